@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every target sets up what it needs in .venv; a machine needs Python 3.11 or newer, pip and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Where PyTorch's CPU build lies; on Linux, PyPI alone would bring gigabytes of CUDA. Empty: PyPI's.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+WORKERS ?= 2
+ARGS ?=
+
+# Only what .venv holds is used.
+unexport PYTHONPATH
+unexport PYTHONHOME
+
+.DEFAULT_GOAL := help
+.PHONY: help venv run test check bench docs budget clean
+
+help: ## print this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@echo
+	@echo "  make test ARGS='-k scaffold'   passes ARGS on to pytest; WORKERS=8 runs eight at once"
+
+venv: $(VENV)/.dev ## create .venv with every extra and the tools of development
+
+run: $(VENV)/.run ## train a federated digits model in demo/, next to its baselines, with a report
+	@test -e demo/plan.py || $(BIN)/muster new digits demo
+	$(BIN)/muster run demo/plan.py --baselines
+	$(BIN)/muster report
+
+test: $(VENV)/.dev ## run every test, doctests included
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+check: $(VENV)/.dev ## format, lint, types, house rules: what a change must pass besides the tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python tools/check.py
+
+bench: $(VENV)/.dev ## measure speed and memory against a hand-written loop; write bench/RESULTS.md
+	$(BIN)/python -m bench
+
+docs: $(VENV)/.dev ## check the links and the Python blocks of every page
+	$(BIN)/python tools/docs.py
+
+budget: $(VENV)/.dev ## print the lines of code by floor against their ceilings
+	$(BIN)/python tools/budget.py
+
+clean: ## remove .venv, builds and caches; runs/ and demo/ stay
+	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find src tests tools examples bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# Where Python comes without ensurepip (Debian), the pip of the machine fills the environment.
+$(BIN)/python:
+	@echo "creating $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is required; name one: make PYTHON=python3.12")'
+	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then $(PYTHON) -m venv $(VENV); \
+	else $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $@ install --quiet pip; fi
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing muster"
+	@$(PIP) install -c constraints.txt -e '.[sklearn]'
+	@touch $@
+
+# PyTorch alone first: no other requirement gets to choose its build.
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing PyTorch, then muster with every extra (minutes, once)"
+	@$(PIP) install -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch==2.13.0
+	@$(PIP) install -c constraints.txt -e '.[dev,torch,jax,sklearn]'
+	@touch $@ $(VENV)/.run

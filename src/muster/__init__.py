@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""muster: federated learning that loses nothing.
+
+Train one model over many data holders without moving their data:
+
+    run = muster.simulate(plan, population, evaluate_on=(x, y))
+"""
+
+from muster import (
+    aggregation,
+    algorithms,
+    data,
+    errors,
+    optimizers,
+    pipeline,
+    sampling,
+    schedules,
+    tasks,
+)
+from muster.data import Population
+from muster.local import Local
+from muster.plan import Every, Patience, Plan, Target
+from muster.runs import Options, Run, explain, simulate
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Every",
+    "Local",
+    "Options",
+    "Patience",
+    "Plan",
+    "Population",
+    "Run",
+    "Target",
+    "aggregation",
+    "algorithms",
+    "data",
+    "errors",
+    "explain",
+    "optimizers",
+    "pipeline",
+    "sampling",
+    "schedules",
+    "simulate",
+    "tasks",
+]

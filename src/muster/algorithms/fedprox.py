@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FedProx: keep local models near the global one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from muster.algorithms.algorithm import Algorithm
+from muster.errors import PlanError
+from muster.optimizers import SGD, Optimizer
+from muster.types import Tree, Vector
+
+__all__ = ["FedProx"]
+
+
+@dataclass(frozen=True)
+class FedProx(Algorithm):
+    """Clients minimise F_k(w) + (mu/2) ‖w − x‖² (Li et al. 2020, arXiv 1812.06127, eq. 2).
+
+    The norm is squared, so the gradient gains mu (w − x). Partial work is accepted.
+
+    >>> FedProx(mu=0.1).mu
+    0.1
+    """
+
+    mu: float = 0.1
+    server: Optimizer = SGD(1.0)
+
+    def __post_init__(self) -> None:
+        if not self.mu >= 0:
+            raise PlanError(f"FedProx(mu={self.mu!r}): mu must be at least 0, such as 0.1")
+
+    def correct(self, g: Vector, w: Vector, sent: Tree, memory: Tree) -> Vector:
+        """g + mu (w − x)."""
+        return g + self.mu * (w - sent.x)

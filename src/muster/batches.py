@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which rows each local step of a cohort sees.
+
+One local epoch of a client with n rows at batch size B is ceil(n/B) steps over a fresh order of
+its rows; the short last batch is kept, and its mean is over its own rows. E epochs are
+E·ceil(n/B) steps; with `steps=S` every client takes S steps, walking as many epochs as that
+needs. Full batch (B=None) is one step an epoch over the rows as they stand.
+
+A cohort is cut as one: clients stand by falling step count, so that those still training at
+step t are a prefix, and nothing is padded to the longest client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muster import keys
+from muster.keys import Key
+from muster.types import Batch, Tree
+from muster.vectors import leaves, tree_map
+
+__all__ = ["Batches", "cut", "fold", "step_counts"]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Steps over the rows `x`, `y`; iterating yields `(active, Batch)` step by step.
+
+    For a matrix: `index` `(steps, clients, B)`, `scale` the same or None when every batch is
+    full, `active` `(steps,)` how many clients (a prefix) take each step, `seeds`
+    `(steps, clients)`. For one client (`alone`): `clients` = 1, batches are cut to their true
+    length and come without the client axis.
+    """
+
+    x: Any
+    y: Any
+    index: Any
+    scale: Any
+    active: NDArray[np.int64]
+    seeds: NDArray[np.uint32]
+    alone: bool = False
+
+    def __len__(self) -> int:
+        return len(self.active)
+
+    def __iter__(self) -> Iterator[tuple[int, Batch]]:
+        return (self.at(step) for step in range(len(self)))
+
+    def at(self, step: int) -> tuple[int, Batch]:
+        """How many clients take this step, and their rows."""
+        k = int(self.active[step])
+        if self.alone:
+            rows = self.index[step, 0]
+            if self.scale is not None:
+                rows = rows[: int((self.scale[step, 0] > 0).sum())]
+            return 1, Batch(self.x[rows], self.y[rows], None, self.seeds[step, 0])
+        rows = self.index[step, :k]
+        scale = None if self.scale is None else self.scale[step, :k]
+        return k, Batch(self.x[rows], self.y[rows], scale, self.seeds[step, :k])
+
+
+def step_counts(
+    sizes: NDArray[np.int64], epochs: int | None, steps: int | None, batch: int | None
+) -> NDArray[np.int64]:
+    """Local steps of each client: `steps` for all, or epochs · ceil(n/B).
+
+    >>> step_counts(np.array([10, 25]), 2, None, 10)
+    array([2, 6])
+    """
+    if steps is not None:
+        return np.full(len(sizes), steps, np.int64)
+    return int(epochs or 1) * (-(-sizes // batch) if batch else np.ones_like(sizes))
+
+
+def cut(
+    x: Any,
+    y: Any,
+    starts: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    clients: NDArray[np.uint64],
+    counts: NDArray[np.int64],
+    batch: int | None,
+    key: Key,
+    dtype: str = "float32",
+    alone: bool = False,
+) -> Batches:
+    """The steps of a cohort whose clients stand by falling `counts` (their local steps).
+
+    `starts`, `sizes`, `clients` `(k,)`: where each client's rows begin in `x`, how many there
+    are, and its key number.
+    """
+    width = batch or int(sizes.max())
+    total = int(counts[0])
+    rounds = -(-sizes // width)  # steps an epoch
+    steps = np.arange(total)
+    turn = steps % rounds[:, None]  # (k, steps)
+    position = turn[:, :, None] * width + np.arange(width)
+    full = bool((sizes % width == 0).all())
+    local = position if full else np.minimum(position, sizes[:, None, None] - 1)
+    if batch is not None:
+        epochs = int((-(-counts // rounds)).max())
+        shuffled = keys.order(key, clients, sizes, epochs)
+        epoch = np.minimum(steps // rounds[:, None], epochs - 1)
+        local = shuffled[np.arange(len(sizes))[:, None, None], epoch[:, :, None], local]
+    index = (local + starts[:, None, None]).swapaxes(0, 1)
+    scale = None
+    if not full:
+        real = position < sizes[:, None, None]
+        scale = (real / real.sum(-1, keepdims=True)).astype(dtype).swapaxes(0, 1)
+    active = (counts[None, :] > steps[:, None]).sum(1)
+    return Batches(x, y, index, scale, active, _seeds(key, clients, total), alone)
+
+
+def _seeds(key: Key, clients: NDArray[np.uint64], steps: int) -> NDArray[np.uint32]:
+    base = np.uint64(key.at("draw").integer())
+    with np.errstate(over="ignore"):
+        mixed = (clients ^ base)[None, :] * np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed + np.arange(steps, dtype=np.uint64)[:, None]) * np.uint64(
+            0xBF58476D1CE4E5B9
+        )
+    return (mixed >> np.uint64(32)).astype(np.uint32)
+
+
+def fold(step: Callable[[Tree, Batch], Tree], carry: Tree, batches: Batches) -> Tree:
+    """Fold `step` over the batches eagerly; clients that have finished keep their rows.
+
+    The carry's arrays have a leading axis of clients (none when `alone`); a step of fewer than
+    all clients works on the prefix and is written back in place.
+    """
+    everybody = int(batches.active[0]) if len(batches) else 0
+    for active, batch in batches:
+        if active == everybody:
+            carry = step(carry, batch)
+            continue
+        part = tree_map(lambda a, k=active: a[:k], carry)
+        fresh = step(part, batch)
+        for (_, old), (_, before), (_, new) in zip(
+            leaves(carry), leaves(part), leaves(fresh), strict=True
+        ):
+            if new is not before:
+                old[:active] = new
+    return carry

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every dataset function returns: who holds what, and the test rows they are judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+from muster.data.partition import Parts, dirichlet, iid, shards, split
+from muster.data.population import Population
+from muster.data.rows import ClientId, Pair
+from muster.errors import DataError
+
+__all__ = ["Federation", "Partition", "dealt", "federated"]
+
+Partition = Literal["iid", "shards", "dirichlet"]
+
+
+class Federation(NamedTuple):
+    """A population, and the test rows `(x, y)` that a central evaluation uses."""
+
+    population: Population
+    test: Pair
+
+
+def federated(train: Mapping[ClientId, Pair], test: Mapping[ClientId, Pair]) -> Federation:
+    """A federation whose central test rows are all clients' own, in client order."""
+    population = Population.from_arrays(
+        train, {k: pair for k, pair in test.items() if len(pair[0])}
+    )
+    pooled = population.pooled_test()
+    assert pooled is not None
+    return Federation(population, pooled)
+
+
+def dealt(
+    train: Pair,
+    test: Pair,
+    clients: int,
+    partition: str,
+    alpha: float,
+    seed: int,
+    local_test: float,
+) -> Federation:
+    """Training rows dealt to clients by a named partition, with a central test set.
+
+    Raises `DataError` on an unknown partition, or where it is impossible.
+    """
+    x, y = train
+    parts: Parts
+    if partition == "iid":
+        parts = iid(len(y), clients, seed)
+    elif partition == "shards":
+        parts = shards(y, clients, 2, seed)
+    elif partition == "dirichlet":
+        parts = dirichlet(y, clients, alpha, seed)
+    else:
+        raise DataError(
+            f"partition={partition!r} was given, 'iid', 'shards' or 'dirichlet' is required; "
+            "or deal the rows yourself with split"
+        )
+    return Federation(split(x, y, parts, local_test, seed), test)

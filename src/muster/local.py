@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a client, or a cohort of them, does in one round: the only local-training loop.
+
+    start → [ gradient → correct → descend ]* → report → check → weight → encode
+
+The same text trains one client at a time, a cohort as one matrix, and (traced by JAX) one
+compiled program; a task only says how to take a gradient and how to fold a step over batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muster import keys
+from muster.algorithms.algorithm import Algorithm
+from muster.batches import cut, step_counts
+from muster.errors import ClientError, PlanError
+from muster.layout import Sharing
+from muster.optimizers import SGD, Optimizer
+from muster.schedules import Constant, Schedule
+from muster.types import Batch, ClientId, Sent, Task, Tree, Work
+from muster.vectors import aligned, tree_map, zeros
+
+__all__ = ["Carry", "Descent", "Given", "Group", "Local", "Memory", "Outcome", "train"]
+
+
+@dataclass(frozen=True)
+class Local:
+    """Local training of one round: `epochs` over the client's rows, or `steps` for everybody.
+
+    `batch` rows a step, None for the full batch, 1 for single-sample; one epoch is ceil(n/batch)
+    steps and keeps the short last batch. `schedule` multiplies the optimizer's rate by round. A
+    round is not an epoch: with 10 % of the clients and E = 1 the data are seen once in 10 rounds.
+
+    >>> Local(epochs=5, batch=10).epochs
+    5
+    """
+
+    epochs: int | None = None
+    steps: int | None = None
+    batch: int | None = None
+    optimizer: Optimizer = SGD(0.1)
+    schedule: Schedule = Constant()
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.steps is None):
+            raise PlanError(
+                f"Local(epochs={self.epochs}, steps={self.steps}): give exactly one of epochs "
+                f"and steps, such as Local(epochs=1, batch=32)"
+            )
+        for name in ("epochs", "steps", "batch"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise PlanError(f"Local({name}={value!r}): {name} must be a whole number above 0")
+
+
+class Given(NamedTuple):
+    """What a whole pass is told: the algorithm's shared state, the local rate, the round."""
+
+    shared: Tree
+    rate: Any
+    round: Any
+
+
+class Carry(NamedTuple):
+    """What a local step turns over; a leading axis of clients when they train as a matrix."""
+
+    w: Any
+    buffers: Any
+    optimizer: Tree
+    memory: Tree
+    loss: Any
+
+
+class Memory(NamedTuple):
+    """What one client keeps between rounds: the algorithm's, the stages', its private part."""
+
+    algorithm: Tree = None
+    stages: Tree = None
+    private: Any = None
+    buffers: Any = None
+
+
+@dataclass(frozen=True)
+class Descent:
+    """One pass of local training as a value: which gradients, bent by whom, over which mask.
+
+    `trained` masks the coordinates that move in this pass (None: all); `fused` updates in place
+    through `task.descend`, where nothing bends gradients.
+    """
+
+    task: Task
+    algorithm: Algorithm
+    optimizer: Optimizer
+    sharing: Sharing
+    fused: bool = False
+    trained: Sharing | None = None
+
+    def walk(self, given: Given, carry: Carry, batches: Any) -> Carry:
+        """All steps of the pass."""
+        return self.task.loop(partial(self.step, given), carry, batches)
+
+    def step(self, given: Given, carry: Carry, batch: Batch) -> Carry:
+        """One local step."""
+        shared, rate, _ = given
+        w, buffers, s, memory, loss = carry
+        if self.fused:
+            return carry._replace(loss=loss + self.task.descend(w, buffers, batch, rate))
+        g, now, buffers = self.task.gradient(w, buffers, batch)
+        g = self._bend(g, w, shared, memory)
+        w, s = self.optimizer.step(w, -g, s, rate)
+        return Carry(w, buffers, s, memory, loss + now)
+
+    def _bend(self, g: Any, w: Any, shared: Tree, memory: Tree) -> Any:
+        if self.algorithm.bends:
+            take = self.sharing.take
+            bent = self.algorithm.correct(take(g), take(w), shared, memory)
+            private = None if self.sharing.everything else take(g, shared=False)
+            g = self.sharing.merge(bent, private)
+        if self.trained is not None:
+            g = self.trained.merge(self.trained.take(g), zeros(self.trained.take(g, shared=False)))
+        return g
+
+
+@dataclass(frozen=True)
+class Group:
+    """Clients that train together: their ids, how often each counts, their rows and memories."""
+
+    clients: tuple[ClientId, ...]
+    times: tuple[int, ...]
+    x: Any
+    y: Any
+    starts: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    memories: tuple[Memory, ...] | None = None
+
+    def alone(self) -> Iterator[Group]:
+        """One group for each client, in order."""
+        for i, client in enumerate(self.clients):
+            memory = self.memories and self.memories[i : i + 1]
+            rows = slice(int(self.starts[i]), int(self.starts[i] + self.sizes[i]))
+            yield Group(
+                (client,), self.times[i : i + 1], self.x[rows], self.y[rows],
+                np.zeros(1, np.int64), self.sizes[i : i + 1], memory,
+            )  # fmt: skip
+
+
+    def without(self, client: ClientId) -> Group:
+        """The group without one client."""
+        keep = [i for i, other in enumerate(self.clients) if other != client]
+        memories = self.memories and tuple(self.memories[i] for i in keep)
+        return Group(
+            tuple(self.clients[i] for i in keep), tuple(self.times[i] for i in keep),
+            self.x, self.y, self.starts[keep], self.sizes[keep], memories,
+        )  # fmt: skip
+
+
+class Outcome(NamedTuple):
+    """One row per client, NumPy: encoded payload, buffers, weight, metrics, new memories."""
+
+    clients: tuple[ClientId, ...]
+    payload: Tree
+    buffers: Any
+    weights: NDArray[np.float64]
+    metrics: dict[str, NDArray[np.float64]]
+    memories: tuple[Memory, ...] | None
+
+
+def train(plan: Any, engine: str, round: int, sent: Sent, group: Group) -> Outcome:
+    """Everything a group of clients does in one round, as one matrix or (a group of one) alone.
+
+    Raises `ClientError` when an update is not finite.
+    """
+    counts = step_counts(group.sizes, plan.local.epochs, plan.local.steps, plan.local.batch)
+    rank = np.argsort(-counts, kind="stable")  # falling step counts
+    memories = _stack(plan, sent, group)
+    if (rank[1:] < rank[:-1]).any():
+        back = np.argsort(rank)
+        w, buffers, loss = _descend(plan, engine, round, sent, group, counts, memories, rank)
+        w, buffers, loss = w[back], buffers[back], loss[back]
+    else:
+        w, buffers, loss = _descend(plan, engine, round, sent, group, counts, memories, None)
+    return _reply(plan, round, sent, group, counts, memories, w, buffers, loss)
+
+
+def _stack(plan: Any, sent: Sent, group: Group) -> Memory:
+    """The clients' memories as one tree with a leading axis of clients."""
+    if group.memories is None:
+        return Memory()
+    if len(group.memories) == 1:
+        return tree_map(lambda a: a[None], group.memories[0])
+    return tree_map(lambda *rows: np.stack(rows), group.memories[0], *group.memories[1:])
+
+
+def _descend(
+    plan: Any, engine: str, round: int, sent: Sent, group: Group,
+    counts: NDArray[np.int64], memories: Memory, rank: NDArray[np.int64] | None,
+) -> tuple[Any, Any, Any]:  # fmt: skip
+    task, k = plan.task, len(group.clients)
+    starts, sizes, numbers = group.starts, group.sizes, keys.numbers(group.clients)
+    if rank is not None:
+        starts, sizes, numbers, counts = starts[rank], sizes[rank], numbers[rank], counts[rank]
+        memories = tree_map(lambda a: a[rank], memories)
+    alone = k == 1 and engine != "matrix"
+    key = keys.key(plan.seed).at("train", round)
+    batches = cut(
+        group.x, group.y, starts, sizes, numbers, counts, plan.local.batch, key,
+        task.layout.dtype, alone,
+    )  # fmt: skip
+    w = _start(plan, sent, memories, k)
+    buffers = _start_buffers(plan, sent, memories, k)
+    memory = memories.algorithm
+    if alone:
+        w, buffers, memory = w[0], buffers[0], tree_map(lambda a: a[0], memory)
+    w, buffers, memory, shared = task.arrays((w, buffers, memory, sent.algorithm))
+    rate = plan.local.optimizer.rate * plan.local.schedule.factor(round)
+    descent = plan.descent(engine)
+    loss = zeros(w[..., 0])
+    carry = Carry(w, buffers, plan.local.optimizer.init(w), memory, loss)
+    carry = task.run(descent, Given(shared, rate, round), carry, batches)
+    w, buffers, loss = task.numpy((carry.w, carry.buffers, carry.loss))
+    if alone:
+        w, buffers, loss = w[None], buffers[None], np.reshape(loss, (1,))
+    return w, buffers, loss / counts
+
+
+def _start(plan: Any, sent: Sent, memories: Memory, k: int) -> Any:
+    """Every client's start `(k, d)`: what was sent, with its own private part."""
+    w = aligned((k, plan.task.layout.size), plan.task.layout.dtype)
+    w[...] = plan.sharing.merge(_rows(sent.algorithm.x, k), memories.private)
+    return w
+
+
+def _start_buffers(plan: Any, sent: Sent, memories: Memory, k: int) -> Any:
+    merged = plan.sharing.merge(_rows(sent.buffers, k), memories.buffers, buffers=True)
+    return np.array(merged, copy=True)
+
+
+def _rows(vector: Any, k: int) -> Any:
+    return np.broadcast_to(vector, (k, *vector.shape))
+
+
+def _reply(
+    plan: Any, round: int, sent: Sent, group: Group, counts: NDArray[np.int64],
+    memories: Memory, w: Any, buffers: Any, loss: Any,
+) -> Outcome:  # fmt: skip
+    """Report, check, weight and encode; the payload leaves as NumPy rows."""
+    rate = plan.local.optimizer.rate * plan.local.schedule.factor(round)
+    steps = counts[:, None].astype(w.dtype)
+    work = Work(steps, steps * w.dtype.type(rate), plan.local.optimizer.weights(steps))
+    take = plan.sharing.take
+    shared = take(w)
+    payload, mine = plan.algorithm.report(shared, sent.algorithm, memories.algorithm, work)
+    _finite(plan, round, group.clients, payload, loss)
+    drift = shared - sent.algorithm.x
+    weights = plan.weights(group.sizes, group.times)
+    draws = keys.Keys(keys.key(plan.seed).at("encode", round), group.clients)
+    payload, stages = plan.encode(payload, sent.stages, memories.stages, draws, weights)
+    metrics = {
+        "rows": group.sizes.astype(float),
+        "loss": loss * group.sizes,
+        "steps": counts.astype(float),
+        "drift": weights * np.einsum("kd,kd->k", drift, drift, dtype=float),
+    }
+    kept = None
+    if plan.remembers:
+        whole = plan.sharing.everything
+        private = None if whole else take(w, shared=False)
+        apart = None if whole else take(buffers, shared=False, buffers=True)
+        kept = Memory(mine, stages, private, apart)
+    new = kept and tuple(tree_map(lambda a, i=i: a[i].copy(), kept) for i in range(len(weights)))
+    averaged = take(buffers, buffers=True)
+    return Outcome(group.clients, payload, averaged, weights, metrics, new)
+
+
+def _finite(
+    plan: Any, round: int, clients: Sequence[ClientId], payload: Tree, loss: Any
+) -> None:
+    for name, field in zip(payload._fields, payload, strict=True):
+        size = np.einsum("kd,kd->k", field, field)
+        for i in np.flatnonzero(~np.isfinite(size)):
+            raise ClientError(
+                round, clients[i], "report",
+                f"its {name} holds NaN or Inf, or overflows {field.dtype} (mean training loss "
+                f"{float(loss[i]):g}); lower the local rate, or clean this client's data",
+            )  # fmt: skip

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Optimizers: on the server with every algorithm, and locally on every client.
+
+An optimizer moves `x` along a direction (an update, or minus a gradient): server steps add.
+`init(x)` gives its state, `step(x, direction, state, rate)` the new `(x, state)`; `rate`
+replaces the field of the same name where a schedule moves it. One text serves NumPy, torch and
+JAX, one vector or a matrix of them.
+
+The adaptive ones follow Reddi et al. 2021 (arXiv 2003.00295, Algorithm 2): no bias correction,
+and v starts at tau². A textbook Adam (bias-corrected, v = 0) is another algorithm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from muster.errors import PlanError
+from muster.vectors import sign, sqrt, zeros
+
+__all__ = ["SGD", "Adagrad", "Adam", "Momentum", "Optimizer", "Yogi"]
+
+
+class Optimizer:
+    """The seam: frozen hyper-parameters, state in and out."""
+
+    rate: float
+
+    def init(self, x: Any) -> Any:
+        """The state for a vector like `x`: a tuple of vectors."""
+        raise NotImplementedError
+
+    def step(
+        self, x: Any, direction: Any, state: Any, rate: float | None = None
+    ) -> tuple[Any, Any]:
+        """Move `x` along `direction`; returns the new `(x, state)`."""
+        raise NotImplementedError
+
+    def weights(self, steps: Any) -> Any:
+        """L1 norm of the step weights after so many steps, in units of the rate (FedNova's a_k).
+
+        None where it is not defined.
+        """
+        return None
+
+
+@dataclass(frozen=True)
+class SGD(Optimizer):
+    """x += rate · direction.
+
+    >>> SGD(0.5).step(1.0, 2.0, ())
+    (2.0, ())
+    """
+
+    rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        _positive(self, "rate")
+
+    def init(self, x: Any) -> tuple[()]:
+        """No state."""
+        return ()
+
+    def step(
+        self, x: Any, direction: Any, state: Any, rate: float | None = None
+    ) -> tuple[Any, Any]:
+        """One plain step."""
+        return x + (self.rate if rate is None else rate) * direction, state
+
+    def weights(self, steps: Any) -> Any:
+        """Every step counts once."""
+        return steps
+
+
+@dataclass(frozen=True)
+class Momentum(Optimizer):
+    """v = beta v + direction; x += rate v (not the damped form): on the server this is FedAvgM.
+
+    Source: Hsu, Qi and Brown 2019 (arXiv 1909.06335).
+
+    >>> Momentum(1.0, beta=0.5).step(0.0, 1.0, (2.0,))
+    (2.0, (2.0,))
+    """
+
+    rate: float = 1.0
+    beta: float = 0.9
+
+    def __post_init__(self) -> None:
+        _positive(self, "rate")
+        _fraction(self, "beta")
+
+    def init(self, x: Any) -> tuple[Any]:
+        """One vector of zeros."""
+        return (zeros(x),)
+
+    def step(
+        self, x: Any, direction: Any, state: Any, rate: float | None = None
+    ) -> tuple[Any, Any]:
+        """One heavy-ball step."""
+        v = self.beta * state[0] + direction
+        return x + (self.rate if rate is None else rate) * v, (v,)
+
+    def weights(self, steps: Any) -> Any:
+        """[K − beta (1 − beta^K)/(1 − beta)]/(1 − beta) (Wang et al. 2020, arXiv 2007.07481)."""
+        b = self.beta
+        return (steps - b * (1 - b**steps) / (1 - b)) / (1 - b)
+
+
+@dataclass(frozen=True)
+class Adagrad(Optimizer):
+    """v += d²; x += rate · d / (sqrt(v) + tau); v starts at tau² (Reddi et al. 2021, Alg. 2).
+
+    >>> Adagrad(0.1, tau=1.0).step(0.0, 1.0, (3.0,))[1]
+    (4.0,)
+    """
+
+    rate: float = 0.1
+    tau: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _positive(self, "rate", "tau")
+
+    def init(self, x: Any) -> tuple[Any]:
+        """v = tau²."""
+        return (zeros(x) + self.tau**2,)
+
+    def step(
+        self, x: Any, direction: Any, state: Any, rate: float | None = None
+    ) -> tuple[Any, Any]:
+        """One adaptive step without momentum (b1 = 0)."""
+        v = state[0] + direction * direction
+        return x + (self.rate if rate is None else rate) * direction / (_root(v) + self.tau), (v,)
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """m, v running means of d, d²; x += rate · m / (sqrt(v) + tau) (Reddi et al. 2021, Alg. 2).
+
+    No bias correction; v starts at tau².
+
+    >>> Adam(0.1).init(0.0)[0]
+    0.0
+    """
+
+    rate: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.99
+    tau: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _positive(self, "rate", "tau")
+        _fraction(self, "beta1", "beta2")
+
+    def init(self, x: Any) -> tuple[Any, Any]:
+        """m = 0, v = tau²."""
+        return zeros(x), zeros(x) + self.tau**2
+
+    def step(
+        self, x: Any, direction: Any, state: Any, rate: float | None = None
+    ) -> tuple[Any, Any]:
+        """One adaptive step with momentum."""
+        m = self.beta1 * state[0] + (1 - self.beta1) * direction
+        v = self.beta2 * state[1] + (1 - self.beta2) * (direction * direction)
+        return x + (self.rate if rate is None else rate) * m / (_root(v) + self.tau), (m, v)
+
+
+@dataclass(frozen=True)
+class Yogi(Optimizer):
+    """As Adam with v −= (1 − beta2) d² sign(v − d²) (Reddi et al. 2021, Alg. 2).
+
+    No bias correction; v starts at tau².
+
+    >>> Yogi(0.1).beta2
+    0.99
+    """
+
+    rate: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.99
+    tau: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _positive(self, "rate", "tau")
+        _fraction(self, "beta1", "beta2")
+
+    def init(self, x: Any) -> tuple[Any, Any]:
+        """m = 0, v = tau²."""
+        return zeros(x), zeros(x) + self.tau**2
+
+    def step(
+        self, x: Any, direction: Any, state: Any, rate: float | None = None
+    ) -> tuple[Any, Any]:
+        """One adaptive step whose second moment moves additively."""
+        m = self.beta1 * state[0] + (1 - self.beta1) * direction
+        square = direction * direction
+        v = state[1] - (1 - self.beta2) * square * sign(state[1] - square)
+        return x + (self.rate if rate is None else rate) * m / (_root(v) + self.tau), (m, v)
+
+
+def _root(v: Any) -> Any:
+    return v**0.5 if isinstance(v, float) else sqrt(v)
+
+
+def _positive(optimizer: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(optimizer, name)
+        if not value > 0:
+            kind = type(optimizer).__name__
+            raise PlanError(f"{kind}({name}={value!r}): {name} must be above 0; give one such as 0.1")
+
+
+def _fraction(optimizer: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(optimizer, name)
+        if not 0 <= value < 1:
+            kind = type(optimizer).__name__
+            raise PlanError(f"{kind}({name}={value!r}): {name} must lie in [0, 1), such as 0.9")

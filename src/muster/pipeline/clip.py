@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clip: no client's update is longer than a bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from muster.errors import PlanError
+from muster.keys import Keys
+from muster.pipeline.stage import Contract, Stage
+from muster.types import Tree
+
+__all__ = ["Clip", "clipped", "refuse_after_weight"]
+
+
+@dataclass(frozen=True)
+class Clip(Stage):
+    """Scale a client's vectors by min(1, bound/‖·‖), the norm taken jointly over all fields.
+
+    Source: McMahan et al. 2018 (arXiv 1710.06963). An all-zero update keeps scale 1; per-client
+    scalars are left alone.
+
+    >>> Clip(1.0).bound
+    1.0
+    """
+
+    bound: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.bound < float("inf"):
+            raise PlanError(f"Clip({self.bound!r}): the bound must be finite and above 0")
+
+    def accept(self, contract: Contract) -> Contract:
+        """Bounds the joint norm."""
+        refuse_after_weight(self, contract)
+        bound = self.bound if contract.bound is None else min(self.bound, contract.bound)
+        return replace(contract, bound=bound)
+
+    def encode(
+        self, payload: dict[str, Any], contract: Contract, sent: Tree, memory: Tree, key: Keys
+    ) -> tuple[dict[str, Any], Tree]:
+        """Rows no longer than the bound."""
+        return clipped(payload, contract, self.bound)[0], memory
+
+
+def clipped(
+    payload: dict[str, Any], contract: Contract, bound: float
+) -> tuple[dict[str, Any], Any]:
+    """The payload with its vectors scaled to the bound, and their joint norms `(clients, 1)`."""
+    vectors = contract.vectors(payload)
+    square: Any = sum(np.square(v, dtype=np.float64).sum(-1) for v in vectors.values())
+    norms = np.sqrt(square)[:, None]
+    scale = bound / np.maximum(norms, bound)
+    return payload | {k: (v * scale).astype(v.dtype) for k, v in vectors.items()}, norms
+
+
+def refuse_after_weight(stage: Stage, contract: Contract) -> None:
+    """Clipping what is already weighted or quantized would bound the wrong thing."""
+    if contract.weighted or contract.integer:
+        raise PlanError(
+            f"{stage} stands after a stage that sums weighted integers, where a clip is not "
+            f"linear; put it before Quantize"
+        )

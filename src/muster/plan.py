@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan: everything that defines a run, as one value, checked when it is built."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from muster.aggregation.mean import Mean
+from muster.algorithms.algorithm import Algorithm
+from muster.errors import PlanError
+from muster.keys import Keys
+from muster.layout import Sharing
+from muster.local import Descent, Local, Memory
+from muster.optimizers import SGD
+from muster.pipeline.stage import Pipeline, Stage, contract_of
+from muster.sampling.everybody import All
+from muster.types import Sampling, Task, Tree
+
+__all__ = ["Every", "Patience", "Plan", "Target"]
+
+
+@dataclass(frozen=True)
+class Every:
+    """Evaluate every so many rounds, and after the last: centrally and on up to `clients`.
+
+    `clients=None` evaluates on every client; 0 on none.
+
+    >>> Every(5).due(10, last=99)
+    True
+    """
+
+    rounds: int = 1
+    clients: int | None = 100
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or (self.clients is not None and self.clients < 0):
+            raise PlanError(f"{self}: rounds must be at least 1, clients at least 0 or None")
+
+    def due(self, round: int, last: int) -> bool:
+        """Whether this round is evaluated."""
+        return round % self.rounds == 0 or round == last
+
+
+@dataclass(frozen=True)
+class Target:
+    """Stop once a central metric reaches a value: at least it, or at most it for a loss.
+
+    >>> Target("accuracy", 0.9).met([{"accuracy": 0.91}])
+    True
+    """
+
+    metric: str
+    value: float
+
+    def met(self, seen: Sequence[dict[str, float]]) -> bool:
+        """Whether the last evaluation reached the value."""
+        if not seen or self.metric not in seen[-1]:
+            return False
+        last = seen[-1][self.metric]
+        return last <= self.value if falls(self.metric) else last >= self.value
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Stop when a central metric has not improved in so many evaluations.
+
+    >>> Patience("loss", 2).met([{"loss": 1.0}, {"loss": 1.1}, {"loss": 1.2}])
+    True
+    """
+
+    metric: str
+    evaluations: int
+
+    def met(self, seen: Sequence[dict[str, float]]) -> bool:
+        """Whether the best value lies at least so many evaluations back."""
+        values = [s[self.metric] for s in seen if self.metric in s]
+        if len(values) <= self.evaluations:
+            return False
+        best = min if falls(self.metric) else max
+        return values.index(best(values)) < len(values) - self.evaluations
+
+
+def falls(metric: str) -> bool:
+    """Whether less of a metric is better (losses and errors).
+
+    >>> falls("loss"), falls("accuracy")
+    (True, False)
+    """
+    return any(word in metric for word in ("loss", "error", "mse", "mae"))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to train, how, with whom, for how long: a value that prints, compares and travels.
+
+    `weighting` is "examples" (n_k rows) or "equal"; `cap` the most rows a client counts with
+    (needed by stages that sum in integers); `share` which tensors travel; `minimum` the fewest
+    accepted replies a round needs. Raises `PlanError`, with the remedy, for what cannot run.
+    """
+
+    task: Task
+    algorithm: Algorithm
+    local: Local
+    sampling: Sampling = All()
+    pipeline: tuple[Stage, ...] = ()
+    aggregation: Mean = Mean()
+    weighting: Literal["examples", "equal"] = "examples"
+    share: str | tuple[str, ...] = "*"
+    rounds: int = 10
+    seed: int = 0
+    dtype: Literal["float32", "float64"] = "float32"
+    evaluate: Every = Every()
+    stop: tuple[Target | Patience, ...] = ()
+    minimum: int = 1
+    cap: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("pipeline", "stop"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if isinstance(self.share, list):
+            object.__setattr__(self, "share", tuple(self.share))
+        self._check_values()
+        if self.task.layout.dtype != self.dtype:
+            object.__setattr__(self, "task", self.task.astype(self.dtype))  # type: ignore[attr-defined]
+        self.algorithm.accept(self.local, self.weighting)
+        self._check_combination()
+        _ = self.stages, self.sharing  # raise now, not in round 1
+
+    def _check_values(self) -> None:
+        kinds = {"algorithm": Algorithm, "local": Local, "evaluate": Every}
+        for name, kind in kinds.items():
+            if not isinstance(getattr(self, name), kind):
+                raise PlanError(
+                    f"Plan({name}={getattr(self, name)!r}): a {kind.__name__} is needed; "
+                    f"did you forget to call it?"
+                )
+        for name in ("rounds", "minimum"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise PlanError(f"Plan({name}={value!r}): a whole number above 0 is needed")
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise PlanError(f"Plan(seed={self.seed!r}): a whole number from 0 up is needed")
+        if self.weighting not in ("examples", "equal"):
+            raise PlanError(f"Plan(weighting={self.weighting!r}): use 'examples' or 'equal'")
+        if self.dtype not in ("float32", "float64"):
+            raise PlanError(f"Plan(dtype={self.dtype!r}): use 'float32' or 'float64'")
+        if self.cap is not None and self.cap < 1:
+            raise PlanError(f"Plan(cap={self.cap!r}): a number of rows above 0 is needed")
+
+    def _check_combination(self) -> None:
+        drawn = getattr(self.sampling, "with_replacement", False)
+        if drawn and self.weighting == "examples":
+            raise PlanError(
+                f"{self.sampling} draws clients by their rows, so weighting='examples' would "
+                f"count size twice; use Plan(weighting='equal')"
+            )
+        if self.task.framework == "custom" and self.algorithm.bends:
+            raise PlanError(
+                f"{self.algorithm} bends every local gradient, which a task with its own fit() "
+                f"does not show; use FedAvg or FedNova, or a numpy, torch or jax task"
+            )
+
+    @cached_property
+    def sharing(self) -> Sharing:
+        """Which coordinates travel."""
+        return self.task.layout.sharing(self.share)
+
+    @cached_property
+    def stages(self) -> Pipeline:
+        """The composed pipeline with its contracts."""
+        runs = self.sharing.parameters
+        size = sum(stop - start for start, stop, shared in runs if shared)
+        bits = 8 * np.dtype(self.dtype).itemsize
+        cap = 1.0 if self.weighting == "equal" else self.cap
+        contract = contract_of(self.algorithm.payload, size, bits, cap and float(cap))
+        return Pipeline.build(self.pipeline, contract)
+
+    @cached_property
+    def remembers(self) -> bool:
+        """Whether clients keep anything between rounds."""
+        return (
+            self.algorithm.remembers
+            or any(memory is not None for memory in self.stages.memory())
+            or not self.sharing.everything
+        )
+
+    def descent(self, engine: str) -> Descent:
+        """Local training under this plan's algorithm, as a value."""
+        return Descent(
+            self.task, self.algorithm, self.local.optimizer, self.sharing,
+            fused=engine == "fused" and self.fusible,
+        )  # fmt: skip
+
+    @property
+    def fusible(self) -> bool:
+        """Whether gradients are left alone, so that a task may update in place."""
+        return type(self.local.optimizer) is SGD and not self.algorithm.bends
+
+    def weights(self, sizes: Any, times: Sequence[int]) -> Any:
+        """The weight of each client `(clients,)`: capped rows or one, times how often drawn."""
+        rows = np.ones(len(sizes)) if self.weighting == "equal" else sizes.astype(float)
+        if self.cap is not None and self.weighting == "examples":
+            rows = np.minimum(rows, self.cap)
+        return rows * np.asarray(times, float)
+
+    def encode(
+        self, payload: Tree, sent: tuple[Tree, ...], memory: Tree, key: Keys, weights: Any
+    ) -> tuple[dict[str, Any], tuple[Tree, ...]]:
+        """The algorithm's payload rows through the pipeline."""
+        return self.stages.encode(payload._asdict(), sent, memory, key, weights)
+
+    def fresh_memory(self, x: Any, buffers: Any) -> Memory:
+        """What a client that never took part remembers; `x`, `buffers` are the full start."""
+        shared = self.sharing.take(x)
+        if self.sharing.everything:
+            return Memory(self.algorithm.memory(shared), self.stages.memory())
+        take = self.sharing.take
+        return Memory(
+            self.algorithm.memory(shared),
+            self.stages.memory(),
+            take(x, shared=False),
+            take(buffers, shared=False, buffers=True),
+        )
+
+    def upload_bytes(self) -> int:
+        """Bytes one client sends a round: the payload as the contract states it, and buffers."""
+        shared = sum(b - a for a, b, flag in self.sharing.buffers if flag)
+        item = np.dtype(self.dtype).itemsize
+        return -(-self.stages.contracts[-1].bits // 8) + shared * item

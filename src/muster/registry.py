@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A plan as plain data and back: what is recorded, compared, shown and set from a shell.
+
+A value is a dict of the class name and its fields; only classes of the catalogue below are ever
+built from one. Functions are named `module:name` and must stand at the top of a module.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import tomli_w
+
+from muster import aggregation, algorithms, optimizers, pipeline, sampling, schedules
+from muster.errors import PlanError
+from muster.local import Local
+from muster.plan import Every, Patience, Plan, Target
+
+__all__ = ["assign", "differences", "fingerprint", "from_text", "to_toml", "to_value"]
+
+OUTSIDE = ("rounds", "stop", "evaluate")  # may change on resume, so not part of the fingerprint
+
+CATALOGUE: dict[str, Callable[..., Any]] = {
+    name: getattr(room, name)
+    for room in (aggregation, algorithms, optimizers, pipeline, sampling, schedules)
+    for name in room.__all__
+    if is_dataclass(getattr(room, name))
+} | {kind.__name__: kind for kind in (Local, Every, Patience, Target)}
+
+
+def to_value(thing: Any) -> Any:
+    """Plain data for a plan or a part of it: dicts, lists, numbers, strings, None.
+
+    Raises `PlanError` for a lambda or a function inside another, which no other process finds.
+
+    >>> to_value(optimizers.SGD(0.5))
+    {'class': 'SGD', 'rate': 0.5}
+    """
+    if is_dataclass(thing) and not isinstance(thing, type):
+        kind = type(thing)
+        local = kind.__module__.startswith("muster.")
+        name = kind.__name__ if local else f"{kind.__module__}:{kind.__qualname__}"
+        if kind.__module__.startswith("muster.tasks."):
+            name = f"{kind.__module__.removeprefix('muster.')}.{name}"
+        return {"class": name} | {f.name: to_value(getattr(thing, f.name)) for f in fields(thing)}
+    if isinstance(thing, (list, tuple)):
+        return [to_value(part) for part in thing]
+    if isinstance(thing, dict):
+        return {str(key): to_value(part) for key, part in thing.items()}
+    if thing is None or isinstance(thing, (bool, int, float, str)):
+        return thing
+    if callable(thing):
+        name = getattr(thing, "__qualname__", repr(thing))
+        if "<" in name:
+            raise PlanError(
+                f"the plan holds {name}, which only this process can find; "
+                f"write it as a function at the top of a module"
+            )
+        return f"{thing.__module__}:{name}"
+    raise PlanError(f"the plan holds {thing!r}, which is neither a number, a name nor a muster value")
+
+
+def to_toml(plan: Plan) -> str:
+    """The plan as TOML text; a field that is None is left out."""
+    return tomli_w.dumps(_without_none(to_value(plan)))
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(part) for key, part in value.items() if part is not None}
+    if isinstance(value, list):
+        return [_without_none(part) for part in value]
+    return value
+
+
+def differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    """The fields in which two plan values differ: (dotted name, old, new).
+
+    >>> differences({"a": {"b": 1}}, {"a": {"b": 2}})
+    [('a.b', 1, 2)]
+    """
+    if isinstance(old, dict) and isinstance(new, dict) and old.get("class") == new.get("class"):
+        found = []
+        for key in dict.fromkeys((*old, *new)):
+            inner = f"{name}.{key}" if name else key
+            found += differences(old.get(key), new.get(key), inner)
+        return found
+    return [] if old == new else [(name, old, new)]
+
+
+def fingerprint(plan: Plan) -> str:
+    """SHA-256 over the plan's value and the source of the modules that define its functions.
+
+    `rounds`, `stop` and `evaluate` stay outside, as they may change on resume.
+    """
+    value = {k: v for k, v in to_value(plan).items() if k not in OUTSIDE}
+    digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode())
+    for module in sorted(_modules(value)):
+        if not module.startswith("muster.") and module in sys.modules:
+            digest.update(inspect.getsource(sys.modules[module]).encode())
+    return digest.hexdigest()
+
+
+def _modules(value: Any) -> set[str]:
+    if isinstance(value, str):
+        return {value.split(":")[0]} if ":" in value else set()
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return set().union(*(_modules(part) for part in parts)) if parts else set()
+
+
+def assign(plan: Plan, setting: str) -> Plan:
+    """A plan with one field changed, as `--set algorithm.mu=0.5` says it.
+
+    The value is a number, a string, None, a list, or a call such as `FedProx(mu=0.1)`. Raises
+    `PlanError` for an unknown field or class, or a value of another kind.
+    """
+    name, equals, text = setting.partition("=")
+    if not equals:
+        raise PlanError(f"--set {setting!r}: write field=value, such as algorithm.mu=0.5")
+    return _replaced(plan, name.strip().split("."), from_text(text), name.strip())
+
+
+def _replaced(thing: Any, path: list[str], value: Any, name: str) -> Any:
+    if not is_dataclass(thing) or isinstance(thing, type):
+        raise PlanError(f"--set {name}: {thing!r} has no fields to set; shorten the name")
+    known = [f.name for f in fields(thing)]
+    if path[0] not in known:
+        raise PlanError(
+            f"--set {name}: {type(thing).__name__} has no field {path[0]!r}; "
+            f"it has {', '.join(known)}"
+        )
+    old = getattr(thing, path[0])
+    if len(path) > 1:
+        value = _replaced(old, path[1:], value, name)
+    elif _number(old) and not _number(value) or is_dataclass(old) and not is_dataclass(value):
+        raise PlanError(f"--set {name}={value!r}: {name} is {old!r}; give a value of that kind")
+    return replace(thing, **{path[0]: value})
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def from_text(text: str) -> Any:
+    """A value written in a shell: a literal, a list, or calls of the catalogue's classes.
+
+    >>> from_text("FedProx(mu=0.5)").mu
+    0.5
+    >>> from_text("equal")
+    'equal'
+    """
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError:
+        return text
+    if isinstance(tree, ast.Name) and tree.id not in CATALOGUE:
+        return text.strip()
+    return _built(tree, text)
+
+
+def _built(node: ast.expr, text: str) -> Any:
+    if isinstance(node, ast.Call):
+        name = ast.unparse(node.func).split(".")[-1]
+        if name not in CATALOGUE:
+            raise PlanError(f"{text}: unknown class {name!r}; known are {', '.join(sorted(CATALOGUE))}")
+        arguments = [_built(argument, text) for argument in node.args]
+        named = {str(k.arg): _built(k.value, text) for k in node.keywords}
+        try:
+            return CATALOGUE[name](*arguments, **named)
+        except TypeError as error:
+            raise PlanError(f"{text}: {error}; see the fields of {name}") from None
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return tuple(_built(part, text) for part in node.elts)
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise PlanError(f"{text!r} is not a value; give a number, a word, or a call") from None

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All: every client, every round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from muster.keys import Key
+from muster.types import Cohort, Roster, Tree
+
+__all__ = ["All"]
+
+
+@dataclass(frozen=True)
+class All:
+    """Everybody enrolled takes part in every round.
+
+    >>> All()
+    All()
+    """
+
+    def sample(
+        self, roster: Roster, state: Tree, round: int, key: Key, probe: Any
+    ) -> tuple[Cohort, Tree]:
+        """The whole roster."""
+        return Cohort(roster.clients), state
+
+    def share(self, roster: Roster) -> float:
+        """One."""
+        return 1.0

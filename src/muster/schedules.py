@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the local rate moves over rounds: a schedule maps a round (1-based) to a factor.
+
+The factor multiplies the local optimizer's rate for the whole round; algorithms that need the
+sum of the rates used (SCAFFOLD) receive it in `Work.rates`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from muster.errors import PlanError
+
+__all__ = ["Constant", "Cosine", "Exponential", "Milestones", "Schedule"]
+
+
+class Schedule:
+    """The seam: a frozen value with `factor(round)`."""
+
+    def factor(self, round: int) -> float:
+        """What to multiply the local rate with in this round (1-based)."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """The rate never moves.
+
+    >>> Constant().factor(9)
+    1.0
+    """
+
+    def factor(self, round: int) -> float:
+        """One."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Exponential(Schedule):
+    """decay^(round − 1), or one step down every so many rounds.
+
+    >>> Exponential(0.5, every=2).factor(3)
+    0.5
+    """
+
+    decay: float
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.decay <= 1 or self.every < 1:
+            raise PlanError(f"{self}: decay must lie in (0, 1] and every be at least 1")
+
+    def factor(self, round: int) -> float:
+        """The decayed factor."""
+        return self.decay ** ((round - 1) // self.every)
+
+
+@dataclass(frozen=True)
+class Milestones(Schedule):
+    """Multiply by `factor_each` after each of these rounds.
+
+    >>> Milestones((150, 300), 0.5).factor(301)
+    0.25
+    """
+
+    rounds: tuple[int, ...]
+    factor_each: float = 0.1
+
+    def factor(self, round: int) -> float:
+        """One factor for each milestone passed."""
+        return self.factor_each ** sum(round > milestone for milestone in self.rounds)
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Half a cosine from 1 down to `floor` over so many rounds, then `floor`.
+
+    >>> Cosine(10, floor=0.0).factor(1)
+    1.0
+    """
+
+    rounds: int
+    floor: float = 0.0
+
+    def factor(self, round: int) -> float:
+        """The cosine factor."""
+        done = min(1.0, (round - 1) / max(1, self.rounds))
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done))

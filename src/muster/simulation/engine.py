@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which engine trains a cohort, and in which pieces: a pure function of plan and data shapes.
+
+Never of clocks, free memory or the number of workers, so that a run chooses the same on every
+machine and gives the same bits with one worker as with many.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from muster.batches import step_counts
+from muster.data import Population
+from muster.errors import PlanError
+from muster.plan import Plan
+from muster.sums import block_size
+
+__all__ = ["ENGINES", "Choice", "choose"]
+
+ENGINES = ("auto", "loop", "matrix", "fused")
+SMALL = 2e6  # flops of a step below which dispatch costs more than arithmetic
+CACHE = 8 << 20  # bytes of parameters that train together
+PIECE = 1e8  # flops below which a piece of work is not worth sending anywhere
+LIGHT = 2e9  # flops of a round below which worker processes do not pay
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The engine, the most clients that train together, whether a round is light, and why."""
+
+    engine: str
+    together: int
+    light: bool
+    reason: str
+
+    def pieces(self, cohort: int) -> list[slice]:
+        """Cut a cohort (by index) into pieces of whole blocks."""
+        block = block_size(cohort)
+        size = max(block, self.together // block * block)
+        return [slice(a, min(a + size, cohort)) for a in range(0, cohort, size)]
+
+
+def choose(plan: Plan, population: Population, cohort: int, engine: str = "auto") -> Choice:
+    """The choice for cohorts of about so many clients; raises `PlanError` for an engine that
+    this task does not have."""
+    task = plan.task
+    if engine not in ENGINES:
+        raise PlanError(f"engine={engine!r}: use one of {', '.join(ENGINES)}")
+    if engine not in ("auto", *task.engines):
+        raise PlanError(
+            f"engine={engine!r}: {type(task).__name__} has {', '.join(task.engines)}; "
+            f"use one of those, or 'auto'"
+        )
+    if engine == "fused" and not plan.fusible:
+        raise PlanError(
+            f"engine='fused' needs plain local SGD and an algorithm that leaves gradients alone, "
+            f"not {plan.algorithm} with {plan.local.optimizer}; use 'loop' or 'matrix'"
+        )
+    sizes = population.sizes
+    mean = max(1, int(np.mean(sizes)))
+    step = task.flops(plan.local.batch or mean)
+    local = plan.local
+    steps = float(step_counts(sizes, local.epochs, local.steps, local.batch).mean())
+    name, reason = (engine, "asked for") if engine != "auto" else _best(plan, step, sizes)
+    fit = max(1, CACHE // max(1, task.layout.size * np.dtype(plan.dtype).itemsize))
+    worth = int(np.ceil(PIECE / max(1.0, step * steps)))
+    alone = name == "loop" or (name == "fused" and getattr(task, "fuses", "client") == "client")
+    together = 1 if alone and worth == 1 else min(fit, max(worth, -(-cohort // 16)))
+    light = step * steps * cohort < LIGHT
+    return Choice(name, max(1, together), light, reason)
+
+
+def _best(plan: Plan, step: float, sizes: np.ndarray) -> tuple[str, str]:
+    """The best engine of those the task has, and a sentence."""
+    has = plan.task.engines
+    flops = f"{step / 1e6:.3g} MFLOP a step"
+    ragged = plan.local.batch is None and int(sizes.max()) > 2 * int(sizes.min())
+    if ragged and "loop" in has:
+        return "loop", "full batches of unequal clients: a matrix would pad to the longest"
+    if plan.fusible and "fused" in has and ("matrix" not in has or has[0] == "fused"):
+        return "fused", f"plain SGD, gradients left alone: updates in place ({flops})"
+    if "matrix" in has and (step < SMALL or has[0] == "matrix"):
+        return "matrix", f"{flops}: the cohort as one matrix saves dispatch"
+    if plan.fusible and "fused" in has:
+        return "fused", f"{flops}: bound by arithmetic, so one client at a time, in place"
+    return "loop", f"{flops}: one client at a time"

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a plan's own functions live, so that another process can find them.
+
+A plan file is loaded as a module under a name made from its stem; a worker loads the same file
+under the same name, so that pickled references resolve without importing the user's `__main__`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pickle
+import pickletools
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from muster.errors import PlanError
+
+__all__ = ["Origin", "load", "origins", "travels"]
+
+
+class Origin(NamedTuple):
+    """A module by name, and the file it came from (empty for an installed one)."""
+
+    name: str
+    file: str
+
+
+def load(origin: Origin) -> ModuleType:
+    """The module, from `sys.modules`, its file or the import path.
+
+    Raises `PlanError` for a file that does not exist.
+    """
+    if origin.name in sys.modules:
+        return sys.modules[origin.name]
+    if not origin.file:
+        return importlib.import_module(origin.name)
+    path = Path(origin.file)
+    if not path.exists():
+        raise PlanError(f"the plan file {origin.file} does not exist; give the path of one")
+    spec = importlib.util.spec_from_file_location(origin.name, path)
+    if spec is None or spec.loader is None:
+        raise PlanError(f"{origin.file} is not a Python file; a plan is written in one (plan.py)")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[origin.name] = module
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[origin.name]
+        raise
+    return module
+
+
+def travels(value: Any) -> bytes | None:
+    """The value pickled, or None where it refers to `__main__`, a lambda or a closure."""
+    try:
+        data = pickle.dumps(value, protocol=5)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return None
+    if any(argument == "__main__" for _, argument, _ in pickletools.genops(data)):
+        return None
+    return data
+
+
+def origins(data: bytes) -> tuple[Origin, ...]:
+    """The modules outside muster that a pickled value may refer to, with their files."""
+    words = {a for _, a, _ in pickletools.genops(data) if isinstance(a, str)}
+    names = {part for word in words for part in word.split(" ")}
+    modules = ((name, sys.modules[name]) for name in sorted(names & set(sys.modules)))
+    return tuple(
+        Origin(name, str(module.__file__))
+        for name, module in modules
+        if getattr(module, "__file__", None) and not name.startswith(("muster.", "numpy"))
+    )

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clients simulated on one machine: here in this process, or by a pool of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+from muster import keys
+from muster.data import Population
+from muster.local import Memory
+from muster.plan import Plan
+from muster.simulation.engine import Choice
+from muster.simulation.piece import Done, Piece, measure, perform
+from muster.types import Answer, ClientId, Cohort, Roster, Sent, Store
+from muster.vectors import leaves, rebuild
+
+__all__ = ["Hands", "Here", "Simulation"]
+
+
+class Hands(Protocol):
+    """Who does the work: this process, or a pool."""
+
+    def perform(self, sent: Sent, pieces: Iterable[Piece]) -> Iterator[Done]:
+        """What became of each piece, in order."""
+
+    def measure(
+        self, sent: Sent, clients: Iterable[tuple[ClientId, Memory | None]]
+    ) -> Iterator[tuple[ClientId, dict[str, float]]]:
+        """Metric sums on each client's own rows, in order."""
+
+    def close(self) -> None:
+        """Let go of processes and memory."""
+
+
+class Here:
+    """The work done in this process, one piece after the other."""
+
+    def __init__(
+        self, plan: Plan, engine: str, population: Population, *, lenient: bool = False
+    ) -> None:
+        self._plan, self._engine, self._population = plan, engine, population
+        self._lenient = lenient
+
+    def perform(self, sent: Sent, pieces: Iterable[Piece]) -> Iterator[Done]:
+        """Train piece by piece."""
+        for piece in pieces:
+            yield perform(
+                self._plan, self._engine, self._population, sent, piece, lenient=self._lenient
+            )
+
+    def measure(
+        self, sent: Sent, clients: Iterable[tuple[ClientId, Memory | None]]
+    ) -> Iterator[tuple[ClientId, dict[str, float]]]:
+        """Evaluate client by client."""
+        for client, memory in clients:
+            yield client, measure(self._plan, self._population, sent, client, memory)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class Simulation:
+    """The Clients seam over a population on this machine; client memory lives in the store.
+
+    `absent` names, by round, clients that do not answer (a replay's dropouts).
+    """
+
+    def __init__(
+        self, plan: Plan, population: Population, store: Store, choice: Choice, hands: Hands,
+        absent: Mapping[int, frozenset[ClientId]] | None = None,
+    ) -> None:  # fmt: skip
+        self._absent = absent or {}
+        self._plan, self._population, self._store = plan, population, store
+        self._choice, self._hands = choice, hands
+        self._pending: tuple[Cohort, Sent, int] | None = None
+        self._blank = self._fresh() if plan.remembers else None
+        self._roster = Roster(population.clients, lambda: population.sizes)
+
+    def _fresh(self) -> Memory:
+        x, buffers = self._plan.task.init(keys.key(self._plan.seed).at("init"))
+        return self._plan.fresh_memory(x, buffers)
+
+    def known(self) -> Roster:
+        """Everybody in the population."""
+        return self._roster
+
+    def send(self, cohort: Cohort, sent: Sent, round: int) -> None:
+        """Note what to train on; the work begins when replies are asked for."""
+        self._pending = cohort, sent, round
+
+    def replies(self) -> Iterator[Answer]:
+        """Block sums in order; each client's new memory is staged before its reply is yielded."""
+        if self._pending is None:
+            return
+        (cohort, sent, round), self._pending = self._pending, None
+        for done in self._hands.perform(sent, self._pieces(cohort, round)):
+            for client, memory in done.memories.items():
+                self._store.remember(round, client, dict(leaves(memory)))
+            yield from done.failed
+            yield from done.replies
+
+    def _pieces(self, cohort: Cohort, round: int) -> Iterator[Piece]:
+        times, n = cohort.counts(), len(cohort.clients)
+        gone = self._absent.get(round, frozenset())
+        for part in self._choice.pieces(n):
+            places = [i for i in range(part.start, part.stop) if cohort.clients[i] not in gone]
+            clients = tuple(cohort.clients[i] for i in places)
+            kept = self.memories(clients)
+            yield Piece(
+                round, n, clients, tuple(times[client] for client in clients), tuple(places),
+                None if kept is None else tuple(kept[client] for client in clients),
+            )  # fmt: skip
+
+    def memories(self, clients: Sequence[ClientId]) -> dict[ClientId, Memory] | None:
+        """What these clients remember, the blank memory for those that never took part."""
+        if self._blank is None:
+            return None
+        found = self._store.memory(clients)
+        return {
+            client: rebuild(self._blank, found[client]) if client in found else self._blank
+            for client in clients
+        }
+
+    def evaluate(
+        self, cohort: Sequence[ClientId], sent: Sent
+    ) -> Iterator[tuple[ClientId, dict[str, float]]]:
+        """Metric sums of the shared model on each client's own rows."""
+        kept = self.memories(cohort) or {}
+        return self._hands.measure(sent, [(client, kept.get(client)) for client in cohort])
+
+    def settle(self, round: int, accepted: Sequence[ClientId]) -> None:
+        """Nothing to tell: the store's commit has already advanced the accepted memories."""
+
+    def close(self) -> None:
+        """Let go of processes and memory."""
+        self._hands.close()

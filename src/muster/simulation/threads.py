@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One thread for training: what makes many workers fast, and bits equal for one and many."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from threadpoolctl import threadpool_limits
+
+from muster.types import Task
+
+__all__ = ["ONE_THREAD", "one_thread"]
+
+ONE_THREAD = {
+    name: "1"
+    for name in (
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "VECLIB_MAXIMUM_THREADS",
+        "NUMEXPR_NUM_THREADS",
+    )
+}
+
+
+@contextlib.contextmanager
+def one_thread(task: Task) -> Iterator[None]:
+    """Inside, BLAS, OpenMP and torch use one thread; afterwards what they used before."""
+    torch = sys.modules.get("torch") if task.framework == "torch" else None
+    before = torch.get_num_threads() if torch else 0
+    with threadpool_limits(limits=1):
+        if torch:
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            if torch:
+                torch.set_num_threads(before)

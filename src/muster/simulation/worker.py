@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker process: `python -m muster.simulation FD LIFELINE`, started by the pool.
+
+It imports muster and the plan's own module, never the user's `__main__`. It runs one thread,
+answers one message after the other, and dies with its parent: the lifeline is a pipe that only
+the parent holds open.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import threading
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+from muster.data import Population
+from muster.errors import ClientError, MusterError
+from muster.local import Memory
+from muster.plan import Plan
+from muster.simulation.channel import Board, receive, send
+from muster.simulation.origins import Origin, load
+from muster.simulation.piece import Piece, measure, perform
+from muster.simulation.threads import one_thread
+from muster.types import ClientId
+
+__all__ = ["Ask", "Failure", "Setup", "main"]
+
+
+class Setup(NamedTuple):
+    """The first message: where the plan's functions live, and what every piece needs."""
+
+    origins: tuple[Origin, ...]
+    plan: bytes
+    engine: str
+    population: bytes
+    template: Any
+    board: int
+    lenient: bool
+
+
+class Ask(NamedTuple):
+    """Evaluate the model on the board on one client's rows."""
+
+    client: ClientId
+    memory: Memory | None
+
+
+class Failure(NamedTuple):
+    """A piece that failed, as text and, where it is one of ours, the error itself."""
+
+    error: MusterError | None
+    text: str
+
+
+def main(fd: int, lifeline: int) -> None:
+    """Serve until the parent closes the channel or dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
+    connection = Connection(fd)
+    try:
+        setup: Setup = receive(connection)
+        for origin in setup.origins:
+            load(origin)
+        plan: Plan = pickle.loads(setup.plan)
+        population = Population.attach(pickle.loads(setup.population))
+        board = Board(setup.template, setup.board)
+        with one_thread(plan.task):
+            while True:
+                message = receive(connection)
+                send(connection, _answer(setup, plan, population, board, message))
+    except (EOFError, OSError):
+        return
+
+
+def _answer(
+    setup: Setup, plan: Plan, population: Population, board: Board, message: Piece | Ask
+) -> Any:
+    sent = board.read()
+    try:
+        if isinstance(message, Ask):
+            return measure(plan, population, sent, message.client, message.memory)
+        return perform(plan, setup.engine, population, sent, message, lenient=setup.lenient)
+    except ClientError as error:
+        return Failure(error, str(error))
+    except Exception:
+        return Failure(None, traceback.format_exc())
+
+
+def _die_with_parent(lifeline: int) -> None:
+    os.read(lifeline, 1)  # returns only when the other end is gone
+    os._exit(1)

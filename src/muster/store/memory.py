@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MemoryStore: the Store without a disk, for tests and for what need not outlive a process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from muster.types import ClientId
+
+__all__ = ["MemoryStore"]
+
+
+class MemoryStore:
+    """Everything in dictionaries; the semantics of any other Store, without durability.
+
+    >>> MemoryStore().history()
+    []
+    """
+
+    def __init__(self) -> None:
+        self._state: tuple[int, dict[str, Any]] | None = None
+        self._records: list[dict[str, Any]] = []
+        self._memory: dict[ClientId, dict[str, Any]] = {}
+        self._staged: dict[tuple[int, ClientId], dict[str, Any]] = {}
+
+    def latest(self) -> tuple[int, dict[str, Any]] | None:
+        """The last committed round and its arrays."""
+        return self._state
+
+    def memory(self, clients: Iterable[ClientId]) -> dict[ClientId, dict[str, Any]]:
+        """The committed memory of these clients."""
+        return {client: self._memory[client] for client in clients if client in self._memory}
+
+    def remember(self, round: int, client: ClientId, arrays: Mapping[str, Any]) -> None:
+        """Stage a client's new memory."""
+        self._staged[round, client] = {k: np.asarray(v) for k, v in arrays.items()}
+
+    def commit(
+        self,
+        round: int,
+        arrays: Mapping[str, Any],
+        record: Mapping[str, Any],
+        accepted: Sequence[ClientId],
+    ) -> None:
+        """Make the round count."""
+        for client in accepted:
+            if (round, client) in self._staged:
+                self._memory[client] = self._staged[round, client]
+        self._staged.clear()
+        self._state = round, {k: np.asarray(v) for k, v in arrays.items()}
+        self._records.append(dict(record))
+
+    def history(self) -> list[dict[str, Any]]:
+        """All records in order."""
+        return list(self._records)

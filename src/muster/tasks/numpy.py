@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tasks in NumPy alone: linear, logistic and softmax regression, and a multilayer perceptron.
+
+Gradients are written by hand (`numpy_layers.py`) for one client `(d,)` or many `(clients, d)`.
+Vectors are laid out as torch's `Linear` lays out its parameters, layer by layer the weight
+`(out, in)` and then the bias, so one vector fits the NumPy, torch and JAX model alike. The
+tensors are called "weight" and "bias" in the linear models, "layers.0.weight",
+"layers.0.bias", "layers.1.weight" … in the perceptron.
+
+`l2` adds l2/2 ‖w‖² (biases included, as torch's `weight_decay`) to the training loss and its
+gradient; evaluation reports the loss without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+
+from muster.batches import Batches, fold
+from muster.errors import PlanError
+from muster.keys import Key
+from muster.layout import Entry, Layout
+from muster.tasks import numpy_layers as layers
+from muster.tasks.task import CrossEntropy, Logistic, Loss, Squares, check_features
+from muster.types import Batch, Tree
+from muster.vectors import aligned, leaves, tree_map
+
+__all__ = ["LinearRegression", "LogisticRegression", "MLP", "Network", "SoftmaxRegression"]
+
+BLOCK = 1 << 20  # numbers in the widest layer of one block of rows under evaluation
+
+
+class Network:
+    """The shared half of every task of this file: fully connected layers under a loss.
+
+    Abstract: a task gives its `widths` (features, hidden layers, outputs) and its `loss`.
+    """
+
+    framework: str = "numpy"
+    draws: bool = False
+    engines: tuple[str, ...] = ("fused", "matrix", "loop")
+    loss: Loss
+    activation: str = "relu"
+    l2: float
+    dtype: str
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Features, the width of each hidden layer, outputs."""
+        raise NotImplementedError
+
+    def __post_init__(self) -> None:
+        if any(not isinstance(width, int) or width < 1 for width in self.widths):
+            raise PlanError(f"{self}: every width must be a whole number above 0")
+        if not self.l2 >= 0:
+            raise PlanError(f"{self}: l2 must be 0 or more; give one such as 1e-4")
+        if self.dtype not in ("float32", "float64"):
+            raise PlanError(f"{self}: dtype must be 'float32' or 'float64'; choose one")
+        if self.activation not in ("relu", "tanh"):
+            raise PlanError(f"{self}: activation must be 'relu' or 'tanh'; choose one")
+
+    @property
+    def layout(self) -> Layout:
+        """Weight and bias of each layer, named as the head of this file says."""
+        pairs = list(zip(self.widths[1:], self.widths[:-1], strict=True))
+        names = [f"layers.{i}." for i in range(len(pairs))] if isinstance(self, MLP) else [""]
+        entries = [
+            Entry(name + part, shape)
+            for name, (out, fan) in zip(names, pairs, strict=True)
+            for part, shape in (("weight", (out, fan)), ("bias", (out,)))
+        ]
+        return Layout(tuple(entries), self.dtype)
+
+    def astype(self, dtype: str) -> Self:
+        """The same task in the other precision."""
+        return replace(self, dtype=dtype)  # type: ignore[type-var]
+
+    def init(self, key: Key) -> tuple[Any, Any]:
+        """The start `(d,)`, and no buffers `(0,)`: zeros, since a linear model is convex."""
+        x = aligned((self.layout.size,), self.dtype)
+        x[...] = 0
+        return x, np.zeros(0, self.dtype)
+
+    def check(self, x: Any, y: Any) -> None:
+        """Raise `DataError` for rows of another width, labels outside the classes, NaN or Inf."""
+        check_features(x, self.widths[0], len(y))
+        self.loss.check(y, self.widths[-1])
+
+    def flops(self, batch: int) -> float:
+        """6 operations a weight and row, less the slopes of the features, which nobody needs."""
+        sizes = [a * b for a, b in zip(self.widths[:-1], self.widths[1:], strict=True)]
+        return float(batch * (6 * sum(sizes) - 2 * sizes[0]))
+
+    def arrays(self, tree: Tree) -> Tree:
+        """The tree as it is."""
+        return tree
+
+    def numpy(self, tree: Tree) -> Tree:
+        """The tree as it is."""
+        return tree
+
+    def model(self, w: Any) -> dict[str, Any]:
+        """Parameters `(d,)` as arrays by name, copied."""
+        return {name: part.copy() for name, part in self.layout.named(np.asarray(w)).items()}
+
+    def gradient(self, w: Any, buffers: Any, batch: Batch) -> tuple[Any, Any, Any]:
+        """Gradient of the mean loss, like `w`; the loss `()` or `(clients,)`; the same buffers."""
+        many = w.reshape(-1, w.shape[-1])
+        g = aligned(many.shape, many.dtype)
+        loss = self._gradient(many, self._rows(w, batch), 1.0, g)
+        return (g, loss, buffers) if w.ndim > 1 else (g[0], loss[0], buffers)
+
+    def descend(self, w: Any, buffers: Any, batch: Batch, rate: float) -> Any:
+        """`w −= rate · gradient` in place; returns the loss `()` or `(clients,)`."""
+        rows = self._rows(w, batch)
+        if w.ndim == 1:
+            return self._descend(w[None], rows, rate)[0]
+        few = layers.together(w)
+        if len(w) <= few:
+            return self._descend(w, rows, rate)
+        parts = []
+        for i in range(0, len(w), few):
+            some = [part[i : i + few] if np.ndim(part) else part for part in rows]
+            parts.append(self._descend(w[i : i + few], some, rate))
+        return np.concatenate(parts)
+
+    def loop(self, step: Callable[[Tree, Batch], Tree], carry: Tree, batches: Batches) -> Tree:
+        """A Python loop."""
+        return fold(step, carry, batches)
+
+    def run(self, descent: Any, given: Tree, carry: Tree, batches: Batches) -> Tree:
+        """Few clients at a time through all their steps, so that their parameters stay in cache.
+
+        With several such chunks the carry's arrays are written in place.
+        """
+        with np.errstate(all="ignore"):  # a client that diverges is found by its update
+            few = layers.together(carry.w)
+            if batches.alone or len(carry.w) <= few:
+                return descent.walk(given, carry, batches)
+            for i in range(0, len(carry.w), few):
+                part = tree_map(lambda a, i=i: a[i : i + few], carry)
+                fresh = descent.walk(given, part, _of(batches, i, i + few))
+                for (_, whole), (_, old), (_, new) in zip(
+                    leaves(carry), leaves(part), leaves(fresh), strict=True
+                ):
+                    if new is not old:
+                        whole[i : i + few] = new
+            return carry
+
+    def evaluate(self, w: Any, buffers: Any, x: Any, y: Any) -> dict[str, float]:
+        """Sums over rows: "rows", "loss", and "accuracy" (hits) or "error" (absolute)."""
+        total: dict[str, float] = {}
+        for rows, z in self._outputs(w, x):
+            with np.errstate(all="ignore"):
+                sums = self.loss.sums(z, np.asarray(y[rows]))
+            total = {name: total.get(name, 0.0) + value for name, value in sums.items()}
+        return total
+
+    def predict(self, w: Any, x: Any) -> Any:
+        """Labels `(rows,)`; for a regression its values, `(rows,)` or `(rows, outputs)`."""
+        return np.concatenate([np.array(self.loss.predict(z)) for _, z in self._outputs(w, x)])
+
+    def _outputs(self, w: Any, x: Any) -> Iterator[tuple[slice, Any]]:
+        """Blocks of rows and their outputs `(outputs, rows)`, in bounded memory."""
+        few = max(1, BLOCK // max(self.widths))
+        parts = layers.views(w[None], self.widths)
+        for i in range(0, max(1, len(x)), few):
+            rows = slice(i, i + few)
+            with np.errstate(all="ignore"):
+                z = layers.forward(parts, self._features(x[None, rows], w), self.activation)[1]
+            yield rows, z[:, 0]
+
+    def _features(self, x: Any, w: Any) -> Any:
+        x = np.asarray(x).reshape(*x.shape[:2], self.widths[0])
+        return x if x.dtype == w.dtype else x.astype(w.dtype)
+
+    def _rows(self, w: Any, batch: Batch) -> Sequence[Any]:
+        """Features, targets and shares of the mean, with the axis of clients in front."""
+        x, y, scale, _ = batch
+        if w.ndim == 1:
+            x, y, scale = x[None], np.asarray(y)[None], None if scale is None else scale[None]
+        x = self._features(x, w)
+        return x, y, 1.0 / x.shape[1] if scale is None else scale.astype(w.dtype, copy=False)
+
+    def _gradient(self, many: Any, rows: Sequence[Any], rate: float, g: Any) -> Any:
+        """Write `rate` times the gradient into `g`; the losses."""
+        mine, into = layers.views(many, self.widths), layers.views(g, self.widths)
+        with np.errstate(all="ignore"):
+            losses = layers.gradient(mine, rows, self, rate, into)
+            if self.l2:
+                g += rate * self.l2 * many
+                losses += self._penalty(many)
+        return losses
+
+    def _descend(self, many: Any, rows: Sequence[Any], rate: float) -> Any:
+        if layers.together(many) > 1:  # a small model: one sweep for the whole update
+            update = layers.scratch("whole", many.shape, many.dtype)
+            losses = self._gradient(many, rows, rate, update)
+            with np.errstate(all="ignore"):
+                np.subtract(many, update, out=many)
+            return losses
+        with np.errstate(all="ignore"):
+            penalty = self._penalty(many) if self.l2 else 0
+            return layers.descend(layers.views(many, self.widths), rows, self, rate) + penalty
+
+    def _penalty(self, many: Any) -> Any:
+        return self.l2 / 2 * np.einsum("kd,kd->k", many, many)
+
+
+def _of(batches: Batches, start: int, stop: int) -> Batches:
+    """The steps of the clients from `start` to `stop` alone."""
+    active = np.clip(batches.active - start, 0, stop - start)
+    steps = int(np.count_nonzero(active))  # falling, so those that take part come first
+    mine = (slice(steps), slice(start, stop))
+    return replace(
+        batches,
+        index=batches.index[mine],
+        scale=None if batches.scale is None else batches.scale[mine],
+        active=active[:steps],
+        seeds=batches.seeds[mine],
+    )
+
+
+@dataclass(frozen=True)
+class LinearRegression(Network):
+    """Least squares: the loss of a row is the mean of (Wx + b − y)² over the outputs.
+
+    As torch's `MSELoss`, without a factor ½. Targets are `(rows,)` or `(rows, outputs)`.
+
+    >>> LinearRegression(3).layout.size
+    4
+    """
+
+    features: int
+    outputs: int = 1
+    l2: float = 0.0
+    dtype: str = "float32"
+    loss = Squares()
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """(features, outputs)."""
+        return self.features, self.outputs
+
+
+@dataclass(frozen=True)
+class LogisticRegression(Network):
+    """Two classes, labels 0 and 1, one logit (torch's `BCEWithLogitsLoss`).
+
+    >>> LogisticRegression(3).evaluate(np.zeros(4), None, np.ones((2, 3)), np.array([0, 1]))
+    {'rows': 2.0, 'loss': 1.3862943611198906, 'accuracy': 1.0}
+    """
+
+    features: int
+    l2: float = 0.0
+    dtype: str = "float32"
+    loss = Logistic()
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """(features, 1)."""
+        return self.features, 1
+
+
+@dataclass(frozen=True)
+class SoftmaxRegression(Network):
+    """Multinomial logistic regression: cross-entropy over classes 0 … classes − 1.
+
+    >>> SoftmaxRegression(64, 10).layout.entries[0]
+    Entry(name='weight', shape=(10, 64), kind='parameter')
+    """
+
+    features: int
+    classes: int
+    l2: float = 0.0
+    dtype: str = "float32"
+    loss = CrossEntropy()
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """(features, classes)."""
+        return self.features, self.classes
+
+
+@dataclass(frozen=True)
+class MLP(Network):
+    """Fully connected layers under a cross-entropy: `MLP([784, 200, 200, 10])` is the 2NN.
+
+    `sizes` are features, hidden widths, classes; `activation` is "relu" or "tanh". Source of the
+    2NN: McMahan et al. 2017 (arXiv 1602.05629, section 3).
+
+    >>> MLP([784, 200, 200, 10]).layout.size
+    199210
+    """
+
+    sizes: Sequence[int]
+    activation: str = "relu"
+    l2: float = 0.0
+    dtype: str = "float32"
+    loss = CrossEntropy()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sizes", tuple(self.sizes))
+        if len(self.sizes) < 2:
+            raise PlanError(f"{self}: give at least features and classes, such as MLP([64, 10])")
+        super().__post_init__()
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The sizes."""
+        return tuple(self.sizes)
+
+    def init(self, key: Key) -> tuple[Any, Any]:
+        """The start `(d,)`, uniform on ±1/sqrt(fan-in) as torch's `Linear`, and no buffers.
+
+        Drawn in the order of the layout in float64, so that both precisions start alike.
+        """
+        x, buffers = super().init(key)
+        draw = key.generator()
+        for weight, bias in layers.views(x[None], self.widths):
+            bound = weight.shape[-1] ** -0.5
+            weight[...] = draw.uniform(-bound, bound, weight.shape)
+            bias[...] = draw.uniform(-bound, bound, bias.shape)
+        return x, buffers

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tasks of every framework share: losses, their metric sums, and what data they refuse.
+
+A loss reads the outputs of a model as `z` `(outputs, ...)`: outputs first, because a reduction
+over the first axis runs along memory. Metrics are sums over rows, so that they add over blocks,
+clients and workers; a mean is taken once, after adding up, by dividing by "rows".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from muster.errors import DataError
+
+__all__ = ["CrossEntropy", "Logistic", "Loss", "Squares", "check_features", "check_labels"]
+
+
+class Loss:
+    """The seam: a loss of one row, as a value without fields."""
+
+    def slope(self, z: Any, y: Any) -> Any:
+        """Losses `(...)` of the outputs `z` `(outputs, ...)`, which become their slopes."""
+        raise NotImplementedError
+
+    def sums(self, z: Any, y: Any) -> dict[str, float]:
+        """Metric sums over the rows of `z` `(outputs, rows)`, in float64; `z` is overwritten."""
+        raise NotImplementedError
+
+    def predict(self, z: Any) -> Any:
+        """What the outputs say about each row."""
+        raise NotImplementedError
+
+    def check(self, y: Any, outputs: int) -> None:
+        """Raise `DataError` for targets that do not fit so many outputs."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class CrossEntropy(Loss):
+    """−log softmax(z)[y], labels y in 0 … outputs − 1; the slope is softmax(z) − onehot(y).
+
+    The largest output is taken off first, so that nothing overflows.
+
+    >>> z = np.array([[1000.0], [1000.0]])
+    >>> CrossEntropy().slope(z, np.array([0])), z[:, 0].tolist()
+    (array([0.69314718]), [-0.5, 0.5])
+    """
+
+    def slope(self, z: Any, y: Any) -> Any:
+        """Losses; `z` becomes softmax(z) − onehot(y)."""
+        flat, at = _picked(z, y)
+        z -= z.max(0)
+        right = flat[at]
+        np.exp(z, out=z)
+        total = z.sum(0)
+        z /= total
+        flat[at] -= 1
+        return np.log(total) - right.reshape(total.shape)
+
+    def sums(self, z: Any, y: Any) -> dict[str, float]:
+        """Sums of rows, cross-entropy and hits."""
+        hits = z.argmax(0) == y
+        return _sums(y, loss=self.slope(z, y), accuracy=hits)
+
+    def predict(self, z: Any) -> Any:
+        """The likeliest class."""
+        return z.argmax(0)
+
+    def check(self, y: Any, outputs: int) -> None:
+        """Labels are whole numbers in 0 … outputs − 1."""
+        check_labels(y, outputs)
+
+
+@dataclass(frozen=True)
+class Logistic(Loss):
+    """log(1 + exp(z)) − y z for one output z and y in {0, 1}; the slope is sigmoid(z) − y.
+
+    Written as max(z, 0) − y z + log1p(exp(−|z|)), so that nothing overflows.
+
+    >>> z = np.array([[-1000.0]])
+    >>> Logistic().slope(z, np.array([0])).tolist(), z.tolist()
+    ([0.0], [[0.0]])
+    """
+
+    def slope(self, z: Any, y: Any) -> Any:
+        """Losses; `z` becomes sigmoid(z) − y."""
+        (one,) = z
+        small = np.exp(-np.abs(one))
+        losses = np.maximum(one, 0) - y * one + np.log1p(small)
+        one[...] = np.where(one >= 0, 1, small) / (1 + small) - y
+        return losses.astype(z.dtype, copy=False)
+
+    def sums(self, z: Any, y: Any) -> dict[str, float]:
+        """Sums of rows, logistic loss and hits."""
+        hits = (z[0] > 0) == (y > 0)
+        return _sums(y, loss=self.slope(z, y), accuracy=hits)
+
+    def predict(self, z: Any) -> Any:
+        """1 where sigmoid(z) > 1/2, else 0."""
+        return (z[0] > 0).astype(np.int64)
+
+    def check(self, y: Any, outputs: int) -> None:
+        """Labels are 0 or 1."""
+        check_labels(y, 2)
+
+
+@dataclass(frozen=True)
+class Squares(Loss):
+    """(z − y)², averaged over the outputs, as torch's `MSELoss`; the slope is 2 (z − y)/outputs.
+
+    >>> z = np.array([[3.0]])
+    >>> Squares().slope(z, np.array([1.0])).tolist(), z.tolist()
+    ([4.0], [[4.0]])
+    """
+
+    def slope(self, z: Any, y: Any) -> Any:
+        """Losses; `z` becomes 2 (z − y)/outputs."""
+        z -= _targets(z, y)
+        losses = np.square(z).mean(0)
+        z *= 2 / len(z)
+        return losses
+
+    def sums(self, z: Any, y: Any) -> dict[str, float]:
+        """Sums of rows, squared and absolute errors (means over the outputs)."""
+        error = np.abs(z - _targets(z, y)).mean(0)
+        return _sums(y, loss=self.slope(z, y), error=error)
+
+    def predict(self, z: Any) -> Any:
+        """The outputs themselves: `(rows,)` for one, else `(rows, outputs)`."""
+        return z[0] if len(z) == 1 else z.T
+
+    def check(self, y: Any, outputs: int) -> None:
+        """Targets are finite numbers, one for each output."""
+        y = np.asarray(y)
+        wanted = "(rows,)" if outputs == 1 else f"(rows, {outputs})"
+        if y.dtype.kind not in "fiub" or y[:1].size != outputs * len(y[:1]) or y.ndim > 2:
+            raise DataError(
+                f"targets have shape {y.shape} and dtype {y.dtype}, but {wanted} numbers are "
+                f"needed; reshape them, or set outputs= to their number of columns"
+            )
+        _finite("targets", y)
+
+
+def check_features(x: Any, features: int, rows: int) -> None:
+    """Raise `DataError` unless `x` is `(rows, ...)` finite numbers, `features` in each row.
+
+    >>> check_features(np.zeros((2, 3)), 3, 2)
+    """
+    x = np.asarray(x)
+    if x.dtype.kind not in "fiub":
+        raise DataError(
+            f"features have dtype {x.dtype}, but numbers are needed; encode them first, such as "
+            f"with x.astype('float32')"
+        )
+    if x.ndim < 2 or int(np.prod(x.shape[1:])) != features:
+        raise DataError(
+            f"features have shape {x.shape}, but the model takes (rows, {features}); give the "
+            f"model the number of columns of your data, or choose other columns"
+        )
+    if len(x) != rows:
+        raise DataError(
+            f"there are {len(x)} rows of features but {rows} labels; each row needs one label"
+        )
+    _finite("features", x)
+
+
+def check_labels(y: Any, classes: int) -> None:
+    """Raise `DataError` unless `y` is `(rows,)` whole numbers in 0 … classes − 1.
+
+    >>> check_labels(np.array([0, 1]), 2)
+    """
+    y = np.asarray(y)
+    if y.ndim != 1 or y.dtype.kind not in "iubf":
+        raise DataError(
+            f"labels have shape {y.shape} and dtype {y.dtype}, but whole numbers (rows,) from 0 "
+            f"to {classes - 1} are needed; number the classes first"
+        )
+    bad = y[(y < 0) | (y >= classes) | (y != np.floor(y))] if len(y) else y
+    if len(bad):
+        raise DataError(
+            f"labels hold {bad[0]}, but {classes} classes are numbered 0 to {classes - 1}; "
+            f"renumber the labels, or give the task more classes"
+        )
+
+
+def _finite(what: str, values: Any) -> None:
+    """Refuse NaN and Inf; the sum of squares is the quick look, the row is found on refusal."""
+    if values.dtype.kind != "f" or np.isfinite(values.min(initial=0) + values.max(initial=0)):
+        return
+    if np.isfinite(values).all():  # finite, yet the two ends overflow when added
+        return
+    row = int(np.argwhere(~np.isfinite(values))[0][0])
+    raise DataError(
+        f"{what} hold NaN or Inf (first in row {row}), but finite numbers are needed; drop or "
+        f"fill such rows"
+    )
+
+
+def _picked(z: Any, y: Any) -> tuple[Any, Any]:
+    """`z` flat, and where in it each row's own label lies."""
+    y = np.asarray(y).reshape(-1).astype(np.intp, copy=False)
+    return z.reshape(-1), y * y.size + np.arange(y.size)
+
+
+def _targets(z: Any, y: Any) -> Any:
+    """Targets `(..., outputs)` (or `(...)` for one) with the outputs first, as in `z`."""
+    return np.moveaxis(np.asarray(y).reshape(*z.shape[1:], len(z)), -1, 0)
+
+
+def _sums(y: Any, **rows: Any) -> dict[str, float]:
+    return {"rows": float(len(y))} | {k: float(v.sum(dtype=np.float64)) for k, v in rows.items()}

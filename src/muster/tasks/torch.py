@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tasks in PyTorch: any `nn.Module` and loss, on a CPU or a GPU.
+
+`Classifier(make_model)` and `Regressor(make_model)` cover most models, `Model` takes a loss.
+`make_model` is a module-level function that builds the same layers at every call.
+
+- Parameters are views of the flat row being trained: results land there, nothing is copied.
+- No optimizer object is made (the first one imports torch's compiler, over a second): plain
+  SGD is one in-place update, and every other optimizer is muster's own.
+- Small models that vmap takes are trained as one matrix. Convolutions, recurrent layers,
+  BatchNorm and dropout train one client at a time.
+- Float buffers (BatchNorm's statistics) are a vector of their own, moved in place by training
+  and averaged; whole-number buffers start anew with each client's round.
+- Layers that draw are seeded by client and step; torch's global generator is left as it was.
+
+Real features become the task's precision; whole numbers stay 64-bit integers (token ids).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from muster.batches import Batches, fold
+from muster.errors import DataError, PlanError
+from muster.extras import require
+from muster.keys import Key
+from muster.layout import Layout
+from muster.tasks.task import check_labels
+from muster.tasks.torch_facts import Facts, build, difference, facts, layout_of
+from muster.tasks.torch_flat import flat
+from muster.tasks.torch_loss import accuracy, cross_entropy, error, mean_cross_entropy, squares
+from muster.types import Batch, Tree, Vector
+from muster.vectors import tree_map
+
+torch: Any = require("torch", "torch")
+
+__all__ = ["Classifier", "Model", "Regressor"]
+
+SMALL = 1 << 15  # parameters up to which a matrix of clients beats a loop over them
+CHUNK = 512  # rows evaluated at once
+
+
+class _Torch:
+    """What the three tasks share; each is a frozen value of the fields it adds."""
+
+    framework: ClassVar[str] = "torch"
+    labels: ClassVar[bool | None] = None  # y holds classes, numbers, or what the loss takes
+    average: ClassVar[Any] = None  # the mean loss in one call, where torch has one
+    make_model: Callable[[], Any]
+    loss: Any
+    dtype: str
+    device: str
+    metrics: Any
+
+    def __post_init__(self) -> None:
+        if not callable(self.make_model) or not callable(self.loss):
+            raise PlanError(f"{self}: make_model and loss must be functions, given by name")
+        if self.dtype not in ("float32", "float64"):
+            raise PlanError(f"{self}: dtype must be 'float32' or 'float64'")
+
+    def astype(self, dtype: str) -> Any:
+        """The same task in another precision."""
+        return dataclasses.replace(self, dtype=dtype)  # type: ignore[type-var]
+
+    @property
+    def layout(self) -> Layout:
+        """Names and shapes as `named_parameters` and `named_buffers` give them."""
+        return self._facts().layout
+
+    @property
+    def draws(self) -> bool:
+        """Whether forward may draw: dropout and its kin, in layers or in the user's code."""
+        return self._facts().draws
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Best first; a matrix only for models that vmap takes and losses by row."""
+        found = self._facts()
+        if not found.batched:
+            return ("fused", "loop")
+        if found.layout.size <= SMALL:
+            return ("matrix", "fused", "loop")
+        return ("fused", "loop", "matrix")
+
+    def flops(self, batch: int) -> float:
+        """Six for each row, weight and place the weight is used at."""
+        return batch * self._facts().flops
+
+    def _facts(self) -> Facts:
+        return facts(self.make_model, self.loss, self.dtype)
+
+    def build(self, seed: int = 0) -> Any:
+        """A fresh module; `PlanError` when its layout is not what it was at the last call."""
+        module = build(self.make_model, self.dtype, seed)
+        changed = difference(self.layout, layout_of(module, self.dtype))
+        if changed:
+            raise PlanError(
+                f"make_model={self.make_model.__name__} builds another model at each call "
+                f"({changed}); it must build the same layers every time"
+            )
+        return module
+
+    def init(self, key: Key) -> tuple[Vector, Vector]:
+        """The start as torch's layers draw it, and the buffers, as NumPy vectors."""
+        module = self.build(key.integer())
+        tensors = {n: t.detach().numpy() for n, t in module.named_parameters()}
+        tensors |= {n: t.numpy() for n, t in module.named_buffers()}
+        return self.layout.flat(tensors), self.layout.flat(tensors, "buffer")
+
+    def model(self, w: Vector, buffers: Vector) -> Any:
+        """A fresh module with these weights, in evaluation mode."""
+        module = self.build().to(self.device)
+        w, buffers = self.arrays((w, buffers))
+        values = self.layout.named(w) | self.layout.named(buffers, "buffer")
+        named = dict(module.named_parameters()) | dict(module.named_buffers())
+        with torch.no_grad():
+            for name, value in values.items():
+                named[name].copy_(value)
+        return module.eval()
+
+    def check(self, x: Any, y: Any) -> None:
+        """Raise `DataError` for rows that the model or the loss cannot take."""
+        x, y = np.asarray(x), np.asarray(y)
+        if len(x) != len(y) or not len(x):
+            raise DataError(f"there are {len(x)} rows of features but {len(y)} labels; give both")
+        for name, values in (("features", x), ("labels", y)):
+            if values.dtype.kind not in "fiub":
+                raise DataError(f"{name} have dtype {values.dtype}, but numbers are needed")
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise DataError(f"{name} hold NaN or Inf; drop or fill such rows")
+        if x.dtype.kind in "iu":  # the largest and smallest token must be in the vocabulary
+            ends = {int(at) // (x.size // len(x)) for at in (x.argmin(), x.argmax())}
+            output = flat(self).answer(x[sorted(ends)])
+        else:
+            output = flat(self).answer_to(x.shape[1:], x.dtype.str)
+        if self.labels:
+            if y.shape[1:] != output[:-1]:
+                raise DataError(
+                    f"labels have shape {y.shape}, but the model answers each row with "
+                    f"{output}, classes last; give one label for each answer"
+                )
+            check_labels(y.reshape(-1), output[-1])
+        elif self.labels is False and np.prod(y.shape[1:]) != np.prod(output):
+            raise DataError(
+                f"targets have shape {y.shape}, but the model answers each row with {output}; "
+                f"give one target for each output"
+            )
+
+    def arrays(self, tree: Tree) -> Tree:
+        """NumPy arrays as tensors on the device; memory is shared where it may be written."""
+        return tree_map(self._tensor, tree)
+
+    def numpy(self, tree: Tree) -> Tree:
+        """The inverse of `arrays`."""
+        return tree_map(_to_numpy, tree)
+
+    def _tensor(self, a: Any) -> Any:
+        if not isinstance(a, np.ndarray):
+            return a
+        if not a.flags.writeable or min(a.strides, default=0) < 0:
+            a = a.copy()
+        return torch.from_numpy(a).to(self.device)
+
+    def rows(self, x: Any) -> Any:
+        """Features or targets: reals in the task's precision, whole numbers in 64 bits."""
+        if torch.is_tensor(x):
+            return x.to(self.device)
+        x = np.asarray(x)
+        kind = self.dtype if x.dtype.kind == "f" else np.int64
+        return self._tensor(x.astype(kind, copy=False))
+
+    def _targets(self, y: Any) -> Any:
+        y = self.rows(y)
+        if self.labels is None:
+            return y
+        return y.to(torch.int64 if self.labels else getattr(torch, self.dtype))
+
+    def gradient(self, w: Vector, buffers: Vector, batch: Batch) -> tuple[Vector, Any, Vector]:
+        """Gradient, loss and the buffers, which a step of training moves in place."""
+        here = flat(self)
+        if w.dim() > 1:
+            grads, _, loss = here.stacked(w, batch)
+        else:
+            here.point(w, buffers)
+            grads, loss = here.gradients(batch)
+        return here.whole(grads), loss, buffers
+
+    def descend(self, w: Vector, buffers: Vector, batch: Batch, rate: float) -> Any:
+        """One step of plain SGD in place; returns the loss."""
+        here = flat(self)
+        if w.dim() > 1:
+            grads, moved, loss = here.stacked(w, batch)
+        else:
+            here.point(w, buffers)
+            grads, loss = here.gradients(batch)
+            moved = here.trained
+        with torch.no_grad():
+            torch._foreach_add_(moved, grads, alpha=-float(rate))
+        return loss
+
+    def loop(self, step: Callable[[Tree, Batch], Tree], carry: Tree, batches: Any) -> Tree:
+        """A Python loop."""
+        if not batches.alone:
+            return fold(step, carry, batches)
+        index, seeds, x, y = batches.index[:, 0], batches.seeds[:, 0].tolist(), batches.x, batches.y
+        index = torch.as_tensor(index)
+        full = batches.scale is None
+        lengths = None if full else (batches.scale[:, 0] > 0).sum(-1).tolist()
+        for t, rows in enumerate(index.unbind(0)):
+            rows = rows if lengths is None else rows[: lengths[t]]
+            batch = Batch(x.index_select(0, rows), y.index_select(0, rows), None, seeds[t])
+            carry = step(carry, batch)
+        return carry
+
+    def run(self, descent: Any, given: Tree, carry: Tree, batches: Batches) -> Tree:
+        """All steps, on tensors that share memory with the arrays."""
+        index, scale = self.arrays((batches.index, batches.scale))
+        tensors = dataclasses.replace(
+            batches, x=self.rows(batches.x), y=self._targets(batches.y), index=index, scale=scale
+        )
+        with flat(self).client():
+            return descent.walk(given, carry, tensors)
+
+    def evaluate(self, w: Vector, buffers: Vector, x: Any, y: Any) -> dict[str, float]:
+        """Sums over rows; where there is a label for each position, rows are positions."""
+        here = flat(self)
+        here.point(*self.arrays((w, buffers)))
+        totals: dict[str, float] = {"rows": 0.0, "loss": 0.0}
+        with torch.no_grad():
+            for start in range(0, len(x), CHUNK):
+                part = slice(start, start + CHUNK)
+                target = self._targets(y[part])
+                output = here.output(self.rows(x[part]), training=False)
+                losses = self.loss(output, target)
+                rows = losses.numel() if losses.dim() else len(target)
+                share = 1 if losses.dim() else rows
+                totals["rows"] += rows
+                totals["loss"] += float(losses.sum(dtype=torch.float64)) * share
+                for metric in self.metrics:
+                    value = float(metric(output, target).sum(dtype=torch.float64))
+                    totals[metric.__name__] = totals.get(metric.__name__, 0.0) + value
+        return totals
+
+
+@dataclass(frozen=True)
+class Model(_Torch):
+    """Any module and loss: `loss(output, y)` gives losses by row `(rows,)`.
+
+    A loss that gives one mean is taken as it is; its models never train as a matrix. `metrics`
+    are functions `(output, y)` of values by row; a metric goes by the name of its function.
+    """
+
+    make_model: Callable[[], Any]
+    loss: Callable[[Any, Any], Any]
+    dtype: str = "float32"
+    device: str = "cpu"
+    metrics: tuple[Callable[[Any, Any], Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Classifier(_Torch):
+    """Cross-entropy and accuracy; outputs are logits `(rows, classes)`, labels `(rows,)`.
+
+    Outputs `(rows, T, classes)` take labels `(rows, T)`: each position is one answer.
+
+    >>> import functools
+    >>> Classifier(functools.partial(torch.nn.Linear, 2, 3)).layout.size
+    9
+    """
+
+    make_model: Callable[[], Any]
+    dtype: str = "float32"
+    device: str = "cpu"
+    loss = staticmethod(cross_entropy)
+    average = staticmethod(mean_cross_entropy)
+    metrics = (accuracy,)
+    labels = True
+
+
+@dataclass(frozen=True)
+class Regressor(_Torch):
+    """Squared error, averaged over the outputs, and absolute error; targets are numbers."""
+
+    make_model: Callable[[], Any]
+    dtype: str = "float32"
+    device: str = "cpu"
+    loss = staticmethod(squares)
+    metrics = (error,)
+    labels = False
+
+
+def _to_numpy(a: Any) -> Any:
+    return a.detach().cpu().numpy() if torch.is_tensor(a) else a

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What travels between the rooms, and the seams as Protocols.
+
+A vector is an array whose last axis is the parameters; leading axes are clients. A payload is
+a named tuple of vectors, so that an algorithm names what it sends; its per-client scalars have
+a last axis of length one. `Vector` and `Scalar` in the annotations of a payload say which is
+which (a Clip bounds vectors, never scalars).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from muster.keys import Key, Keys
+from muster.layout import Layout
+
+__all__ = [
+    "Answer",
+    "Batch",
+    "ClientId",
+    "Clients",
+    "Cohort",
+    "Declined",
+    "Failed",
+    "Late",
+    "Reply",
+    "Roster",
+    "Sampling",
+    "Scalar",
+    "Sent",
+    "State",
+    "Store",
+    "Task",
+    "Tree",
+    "Vector",
+    "Work",
+]
+
+ClientId = int | str
+Vector = Any  # an array (d,) or (clients, d)
+Tree = Any  # None, arrays, numbers, tuples, named tuples and dicts of them
+
+
+class Scalar:
+    """Annotation of a payload field that is one number per client: `(1,)` or `(clients, 1)`."""
+
+
+class State(NamedTuple):
+    """What a hook keeps between rounds: `shared` is sent with the model, `private` is not."""
+
+    shared: Tree = None
+    private: Tree = None
+
+
+class Work(NamedTuple):
+    """What a client did in one round: `(1,)` or `(clients, 1)` each.
+
+    `steps` is the number of local steps, `rates` the sum of the local rates used, `norm` the
+    L1 norm of the step weights (FedNova's a_k).
+    """
+
+    steps: Any
+    rates: Any
+    norm: Any
+
+
+class Sent(NamedTuple):
+    """What a cohort receives: the shared states of algorithm and stages, and the buffers."""
+
+    algorithm: Tree
+    stages: tuple[Tree, ...]
+    buffers: Any
+
+
+class Batch(NamedTuple):
+    """Rows for one step: `(rows, ...)` for one client or `(clients, rows, ...)` for a matrix.
+
+    `scale` holds each row's share of its client's batch mean, zero for a padded row; None means
+    one over the number of rows for each. `seed` is one integer per client for layers that draw.
+    """
+
+    x: Any
+    y: Any
+    scale: Any = None
+    seed: Any = None
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The clients invited in one round, sorted and without repeats, and how often each counts."""
+
+    clients: tuple[ClientId, ...]
+    times: tuple[int, ...] | None = None
+
+    def counts(self) -> dict[ClientId, int]:
+        """How often each client was drawn (1 unless drawn with replacement)."""
+        return dict(zip(self.clients, self.times or (1,) * len(self.clients), strict=True))
+
+
+@dataclass(frozen=True)
+class Roster:
+    """Who is enrolled: `clients` sorted, and a function for their row counts `(clients,)`."""
+
+    clients: tuple[ClientId, ...]
+    rows: Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer of one client, or the weighted sum of several (a worker's block, a region).
+
+    `payload` and `buffers` are already multiplied by the weights and summed; `weight` is the
+    sum of the weights; `metrics` are sums over the clients.
+    """
+
+    clients: tuple[ClientId, ...]
+    payload: Tree
+    weight: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    buffers: Any = None
+
+
+@dataclass(frozen=True)
+class Declined:
+    """A client that would not take part this round, and why."""
+
+    client: ClientId
+    reason: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A client that broke: at which stage, and the error's text."""
+
+    client: ClientId
+    stage: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Late:
+    """A client whose reply came after the deadline."""
+
+    client: ClientId
+
+
+Answer = Reply | Declined | Failed | Late
+
+
+class Task(Protocol):
+    """Model, loss and data in one framework: vectors in, vectors out. A frozen, hashable value.
+
+    `framework` is "numpy", "torch", "jax" or "custom"; `draws` says whether layers draw inside
+    forward (dropout). `engines` lists how a cohort may be trained: "loop" (one client at a
+    time), "matrix" (the cohort as one matrix `(clients, d)`), "fused" (in place through
+    `descend`, only when nothing bends gradients and local training is plain SGD).
+    """
+
+    framework: str
+    draws: bool
+    engines: tuple[str, ...]
+
+    @property
+    def layout(self) -> Layout:
+        """Names, shapes and dtype behind the flat vectors."""
+
+    def init(self, key: Key) -> tuple[Vector, Vector]:
+        """The start: NumPy parameters `(d,)` and buffers `(b,)`."""
+
+    def check(self, x: Any, y: Any) -> None:
+        """Raise `DataError` for rows this task cannot be trained on."""
+
+    def flops(self, batch: int) -> float:
+        """Arithmetic of one training step on so many rows, for the choice of engine."""
+
+    def arrays(self, tree: Tree) -> Tree:
+        """NumPy arrays of a tree as this framework's arrays (sharing memory where possible)."""
+
+    def numpy(self, tree: Tree) -> Tree:
+        """The inverse of `arrays`."""
+
+    def gradient(self, w: Vector, buffers: Vector, batch: Batch) -> tuple[Vector, Any, Vector]:
+        """Gradient of the mean loss, like `w`; the loss `()` or `(clients,)`; new buffers."""
+
+    def descend(self, w: Vector, buffers: Vector, batch: Batch, rate: float) -> Any:
+        """`w −= rate · gradient` in place, without a gradient buffer; returns the loss."""
+
+    def loop(self, step: Callable[[Tree, Batch], Tree], carry: Tree, batches: Any) -> Tree:
+        """Fold `step` over the batches: a Python loop, or one compiled scan."""
+
+    def run(self, descent: Any, given: Tree, carry: Tree, batches: Any) -> Tree:
+        """`descent.walk(given, carry, batches)`, compiled as one program where that pays."""
+
+    def evaluate(self, w: Vector, buffers: Vector, x: Any, y: Any) -> dict[str, float]:
+        """Sums over rows by metric name, with "rows"; means are taken after adding up."""
+
+
+class Clients(Protocol):
+    """The runtime seam: a simulation, a network and a tree of regions all implement it."""
+
+    def known(self) -> Roster:
+        """Who is enrolled."""
+
+    def send(self, cohort: Cohort, sent: Sent, round: int) -> None:
+        """Begin training this cohort on what was sent."""
+
+    def replies(self) -> Iterator[Answer]:
+        """Answers as they come; blocks in order (DESIGN: sums have a fixed shape)."""
+
+    def evaluate(
+        self, cohort: Sequence[ClientId], sent: Sent
+    ) -> Iterator[tuple[ClientId, dict[str, float]]]:
+        """Metric sums of the shared model on each client's own rows."""
+
+    def settle(self, round: int, accepted: Sequence[ClientId]) -> None:
+        """Tell the clients whose replies counted; idempotent; nobody when abandoned."""
+
+
+class Sampling(Protocol):
+    """Client selection."""
+
+    def sample(
+        self, roster: Roster, state: Tree, round: int, key: Key, probe: Any
+    ) -> tuple[Cohort, Tree]:
+        """The cohort of one round; `probe(clients)` asks for local losses on demand."""
+
+    def share(self, roster: Roster) -> float:
+        """The inclusion probability of a client, for estimators with a fixed denominator."""
+
+
+class Store(Protocol):
+    """What makes a run durable."""
+
+    def latest(self) -> tuple[int, dict[str, Any]] | None:
+        """The last committed round and its state's arrays by name, or None before the first."""
+
+    def memory(self, clients: Iterable[ClientId]) -> dict[ClientId, dict[str, Any]]:
+        """The committed memory of these clients; those without one are left out."""
+
+    def remember(self, round: int, client: ClientId, arrays: Mapping[str, Any]) -> None:
+        """Stage a client's new memory; it counts only once its reply is in a commit."""
+
+    def commit(
+        self,
+        round: int,
+        arrays: Mapping[str, Any],
+        record: Mapping[str, Any],
+        accepted: Sequence[ClientId],
+    ) -> None:
+        """Make a round durable in one transaction: all of it or nothing."""
+
+    def history(self) -> list[dict[str, Any]]:
+        """The records of the committed rounds in order, each round once."""

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The from-scratch example reproduces its golden numbers and says what its docstring says."""
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fedavg_from_scratch as scratch
+
+SIZES = [362, 309, 169, 335, 186]
+OPTIMUM = 0.3846179458
+
+
+def gradient(w, client):
+    return client.x.T @ (scratch.sigmoid(client.x @ w) - client.y)
+
+
+def test_client_sizes():
+    assert [len(client.y) for client in scratch.make_clients()] == SIZES
+
+
+@pytest.mark.parametrize(
+    ("train", "first", "twentieth"),
+    [
+        (scratch.fedavg, 0.6413703048, 0.4188011240),
+        (scratch.fedsgd, 0.6388209528, 0.4171994602),
+    ],
+)
+def test_losses(train, first, twentieth):
+    _, losses = train(20)
+    assert len(losses) == 20
+    assert losses[0] == pytest.approx(first, abs=1e-9, rel=0)
+    assert losses[19] == pytest.approx(twentieth, abs=1e-9, rel=0)
+
+
+def test_more_rounds_reach_the_pooled_optimum():
+    w, losses = scratch.fedsgd(200, rate=2.0)
+    assert losses[-1] == pytest.approx(OPTIMUM, abs=1e-9, rel=0)
+    pooled = sum(gradient(w, client) for client in scratch.make_clients())
+    np.testing.assert_allclose(pooled / sum(SIZES), 0, atol=1e-5)
+
+
+def test_one_step_is_pooled_gradient_descent():
+    clients = scratch.make_clients()
+    w = np.zeros(4)
+    for _ in range(3):
+        w = w - 0.5 * sum(gradient(w, client) for client in clients) / sum(SIZES)
+    np.testing.assert_allclose(scratch.fedsgd(3)[0], w, rtol=0, atol=1e-12)
+
+
+def test_average_counts_rows_not_clients():
+    updates = [np.array([0.0]), np.array([3.0])]
+    assert scratch.weighted_average(updates, [2, 1]) == pytest.approx([1.0])
+
+
+def test_an_update_leaves_the_shared_model_alone():
+    w = np.zeros(4)
+    scratch.client_update(w, scratch.make_clients()[0], steps=2, rate=0.1)
+    assert not w.any()
+
+
+def test_a_run_is_a_function_of_nothing_else():
+    assert scratch.fedavg(3)[1] == scratch.fedavg(3)[1]
+
+
+def test_it_prints_one_line_per_round(capsys):
+    scratch.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 21
+    assert lines[20].split() == ["20", "0.418801", "0.417199"]
+
+
+def test_it_needs_numpy_alone():
+    tree = ast.parse(Path(scratch.__file__).read_text(encoding="utf-8"))
+    modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    modules |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    assert modules == {"numpy", "numpy.typing", "typing"}

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The house rules that no off-the-shelf tool knows, each a small function over parsed files.
+
+    python tools/check.py [ROOT]
+
+prints one line per fault, `file:line: message`, and fails when there is one. Advice (marked
+"note") never fails. tests/test_house.py runs every rule and plants a fault for each.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import floors
+from house import Finding, Function, House
+
+MIRRORED = ("aggregation", "algorithms", "data", "pipeline", "sampling", "tasks")
+CATALOGUES = {"aggregation", "algorithms", "pipeline"}
+VAGUE = {"base", "common", "handler", "helpers", "manager", "misc", "utils"}
+SPINES = {"algorithms": "algorithm", "pipeline": "stage"}
+SPDX = "# SPDX-License-Identifier: Apache-2.0\n"
+MAX_FILE, MAX_PAGE, MAX_FUNCTION, MAX_PARAMETERS, MAX_FILES, MAX_LEVELS = 300, 80, 40, 5, 12, 3
+
+
+def sizes(house: House) -> Iterator[Finding]:
+    """Files and functions fit their caps."""
+    for file in house.files:
+        if file.lines > MAX_FILE:
+            yield file.finding(MAX_FILE, f"{file.lines} lines; split it below {MAX_FILE}")
+        for function in file.functions():
+            length = (function.end_lineno or 0) - function.lineno + 1
+            if length > MAX_FUNCTION:
+                message = f"{function.name} has {length} lines; split it below {MAX_FUNCTION}"
+                yield file.finding(function.lineno, message)
+
+
+def folders(house: House) -> Iterator[Finding]:
+    """Folders hold few files and do not nest deeply."""
+    counts: dict[Path, int] = {}
+    for file in house.source:
+        folder = file.path.parent
+        counts[folder] = counts.get(folder, 0) + (not file.path.stem.startswith("__"))
+    for folder, count in counts.items():
+        if count > MAX_FILES and folder.name not in CATALOGUES:
+            yield Finding(folder, 1, f"{count} files; a folder holds at most {MAX_FILES}")
+        if len(folder.parts) - 1 > MAX_LEVELS:
+            yield Finding(folder, 1, f"more than {MAX_LEVELS} folder levels; flatten it")
+
+
+def file_names(house: House) -> Iterator[Finding]:
+    """A file is named by its idea."""
+    for file in house.files:
+        vague = VAGUE & {*file.path.stem.split("_"), *file.path.parent.parts}
+        if vague:
+            yield file.finding(1, f"{vague.pop()!r} names no idea; name the file by what it holds")
+
+
+def exports(house: House) -> Iterator[Finding]:
+    """Every public module says what is public, in sorted order."""
+    for file in house.source:
+        if file.path.stem.startswith("_") and file.path.name != "__init__.py":
+            continue
+        lists = [
+            node
+            for node in file.tree.body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        ]
+        if not lists:
+            yield file.finding(1, "no __all__; list the public names")
+        for node in lists:
+            names = ast.literal_eval(node.value)
+            if list(names) != sorted(set(names)):
+                yield file.finding(node.lineno, f"__all__ is unsorted; write {sorted(set(names))}")
+
+
+def docstrings(house: House) -> Iterator[Finding]:
+    """Every module, public class and public function says in a sentence what it is."""
+    for file in house.files:
+        if ast.get_docstring(file.tree) is None and file.text.strip():
+            yield file.finding(1, "the module has no docstring; say its idea in a sentence")
+    for file in house.source:
+        for node in file.tree.body:
+            if not isinstance(node, ast.ClassDef | Function) or node.name.startswith("_"):
+                continue
+            if ast.get_docstring(node) is None:
+                yield file.finding(node.lineno, f"{node.name} has no docstring; add one")
+
+
+def licences(house: House) -> Iterator[Finding]:
+    """The first line names the licence."""
+    for file in house.files:
+        if not file.text.startswith(SPDX):
+            yield file.finding(1, f"the first line must be {SPDX!r}")
+
+
+def swallowed(house: House) -> Iterator[Finding]:
+    """No error disappears: a handler of everything does something with what it caught."""
+    for file in house.files:
+        for node in ast.walk(file.tree):
+            if isinstance(node, ast.ExceptHandler):
+                kind = ast.unparse(node.type) if node.type else "Exception"
+                idle = all(isinstance(part, ast.Pass | ast.Constant) for part in _steps(node))
+                if kind in ("Exception", "BaseException") and idle:
+                    yield file.finding(node.lineno, "swallows every error; name the error caught")
+
+
+def _steps(handler: ast.ExceptHandler) -> list[ast.AST]:
+    return [part.value if isinstance(part, ast.Expr) else part for part in handler.body]
+
+
+def lambdas(house: House) -> Iterator[Finding]:
+    """A default is a value that prints, compares and travels."""
+    for file in house.source:
+        defaults = [
+            default
+            for function in file.functions()
+            for default in (*function.args.defaults, *function.args.kw_defaults)
+        ]
+        defaults += [
+            part.value
+            for node in ast.walk(file.tree)
+            if isinstance(node, ast.ClassDef)
+            for part in node.body
+            if isinstance(part, ast.AnnAssign | ast.Assign)
+        ]
+        for default in defaults:
+            if isinstance(default, ast.Lambda):
+                yield file.finding(default.lineno, "a lambda as default; name the function")
+
+
+def todos(house: House) -> Iterator[Finding]:
+    """What is left to do has an issue."""
+    for file in house.files:
+        for number, line in enumerate(file.text.splitlines(), 1):
+            if re.search(r"#\s*(TODO|FIXME|XXX)\b(?!.*#\d)", line):
+                yield file.finding(number, "a TODO without the number of its issue")
+
+
+def mirrors(house: House) -> Iterator[Finding]:
+    """tests/ROOM/test_X.py stands beside src/muster/ROOM/X.py, one to one."""
+    paths = {file.path.as_posix(): file for file in house.files}
+    for room in MIRRORED:
+        sources = {
+            path: f"tests/{room}/test_{file.path.stem}.py"
+            for path, file in paths.items()
+            if file.path.parent.as_posix() == f"src/muster/{room}" and file.path.stem != "__init__"
+        }
+        for path, test in sources.items():
+            if test not in paths:
+                yield paths[path].finding(1, f"has no test file; write {test}")
+        for path, file in paths.items():
+            if file.path.match(f"tests/{room}/test_*.py") and path not in sources.values():
+                yield file.finding(1, f"tests no file of src/muster/{room}; rename or move it")
+
+
+def final(house: House) -> Iterator[Finding]:
+    """A class is abstract or final: no algorithm or stage is refined by inheritance."""
+    concrete = {
+        node.name
+        for file in house.source
+        if file.room in SPINES and file.path.stem not in (SPINES[file.room], "__init__")
+        for node in file.tree.body
+        if isinstance(node, ast.ClassDef) and node.bases and not node.name.startswith("_")
+    } - {"NamedTuple", "Protocol"}
+    for file in house.source:
+        for node in (n for n in ast.walk(file.tree) if isinstance(n, ast.ClassDef)):
+            for base in node.bases:
+                if ast.unparse(base).split(".")[-1] in concrete:
+                    message = f"{node.name} refines {ast.unparse(base)}; wrap it instead"
+                    yield file.finding(node.lineno, message)
+
+
+def advice(house: House) -> Iterator[Finding]:
+    """What deserves a second look: long pages, many parameters, a folder without a README."""
+    for file in house.source:
+        if file.room in SPINES and file.lines > MAX_PAGE:
+            yield file.finding(1, f"{file.lines} lines; a page has {MAX_PAGE}")
+        for function in file.functions():
+            args = function.args
+            names = [a.arg for a in (*args.posonlyargs, *args.args, *args.kwonlyargs)]
+            count = len([name for name in names if name not in ("self", "cls")])
+            if count > MAX_PARAMETERS and file.room != "cli":
+                yield file.finding(function.lineno, f"{function.name} has {count} parameters")
+    for folder in sorted({file.path.parent for file in house.source}):
+        modules = [f for f in house.source if f.path.parent == folder]
+        if len(modules) > 6 and not (house.root / folder / "README.md").exists():
+            yield Finding(folder, 1, f"{len(modules)} files and no README.md")
+
+
+Rule = Callable[[House], Iterator[Finding]]
+
+RULES: tuple[Rule, ...] = (
+    *floors.RULES,
+    sizes,
+    folders,
+    file_names,
+    exports,
+    docstrings,
+    licences,
+    swallowed,
+    lambdas,
+    todos,
+    mirrors,
+    final,
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Print every finding; return 1 when a rule is broken."""
+    house = House(Path(arguments[0]) if arguments else Path(__file__).resolve().parent.parent)
+    faults = sorted({finding for rule in RULES for finding in rule(house)})
+    for note in sorted(advice(house)):
+        print(f"{note} (note)")
+    for fault in faults:
+        print(fault)
+    print(f"house: {len(house.files)} files, {len(RULES)} rules, {len(faults)} faults")
+    return int(bool(faults))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
