@@ -98,20 +98,23 @@ def cut(
     total = int(counts[0])
     rounds = -(-sizes // width)  # steps an epoch
     steps = np.arange(total)
-    turn = steps % rounds[:, None]  # (k, steps)
-    position = turn[:, :, None] * width + np.arange(width)
     full = bool((sizes % width == 0).all())
-    local = position if full else np.minimum(position, sizes[:, None, None] - 1)
-    if batch is not None:
-        epochs = int((-(-counts // rounds)).max())
-        shuffled = keys.order(key, clients, sizes, epochs)
-        epoch = np.minimum(steps // rounds[:, None], epochs - 1)
-        local = shuffled[np.arange(len(sizes))[:, None, None], epoch[:, :, None], local]
-    index = (local + starts[:, None, None]).swapaxes(0, 1)
+    epochs = int((-(-counts // rounds)).max())
+    shuffled = None if batch is None else keys.order(key, clients, sizes, epochs)
     scale = None
-    if not full:
-        real = position < sizes[:, None, None]
-        scale = (real / real.sum(-1, keepdims=True)).astype(dtype).swapaxes(0, 1)
+    if full and shuffled is not None and (sizes == sizes[0]).all():
+        local = shuffled.reshape(len(sizes), -1, width)[:, :total]  # epochs end to end
+    else:
+        turn = steps % rounds[:, None]  # (k, steps)
+        position = turn[:, :, None] * width + np.arange(width)
+        local = position if full else np.minimum(position, sizes[:, None, None] - 1)
+        if shuffled is not None:
+            epoch = np.minimum(steps // rounds[:, None], epochs - 1)
+            local = shuffled[np.arange(len(sizes))[:, None, None], epoch[:, :, None], local]
+        if not full:
+            real = position < sizes[:, None, None]
+            scale = (real / real.sum(-1, keepdims=True)).astype(dtype).swapaxes(0, 1)
+    index = (local + starts[:, None, None]).swapaxes(0, 1)
     active = (counts[None, :] > steps[:, None]).sum(1)
     return Batches(x, y, index, scale, active, _seeds(key, clients, total), alone)
 
@@ -120,9 +123,7 @@ def _seeds(key: Key, clients: NDArray[np.uint64], steps: int) -> NDArray[np.uint
     base = np.uint64(key.at("draw").integer())
     with np.errstate(over="ignore"):
         mixed = (clients ^ base)[None, :] * np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed + np.arange(steps, dtype=np.uint64)[:, None]) * np.uint64(
-            0xBF58476D1CE4E5B9
-        )
+        mixed = (mixed + np.arange(steps, dtype=np.uint64)[:, None]) * np.uint64(0xBF58476D1CE4E5B9)
     return (mixed >> np.uint64(32)).astype(np.uint32)
 
 

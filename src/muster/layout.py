@@ -84,7 +84,7 @@ class Layout:
         patterns = (share,) if isinstance(share, str) else tuple(share)
         names = [entry.name for entry in self.entries]
         for pattern in patterns:
-            if not fnmatch.filter(names, pattern.lstrip("!")) and pattern not in ("*", "!*"):
+            if not fnmatch.filter(names, pattern.removeprefix("!")) and pattern not in ("*", "!*"):
                 raise PlanError(
                     f"share={share!r}: {pattern!r} matches none of the model's tensors; "
                     f"use names such as {', '.join(names[:4])}"
@@ -143,7 +143,7 @@ class Sharing:
     def merge(self, shared: Any, private: Any, *, buffers: bool = False) -> Any:
         """A full vector from its shared and private coordinates: the inverse of two `take`s."""
         runs = self.buffers if buffers else self.parameters
-        if private is None or len(runs) <= 1 and (not runs or runs[0][2]):
+        if private is None or (len(runs) <= 1 and (not runs or runs[0][2])):
             return shared
         parts, at = [], {True: 0, False: 0}
         for start, stop, flag in runs:

@@ -58,6 +58,12 @@ class Local:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise PlanError(f"Local({name}={value!r}): {name} must be a whole number above 0")
+        for name, kind in (("optimizer", Optimizer), ("schedule", Schedule)):
+            if not isinstance(getattr(self, name), kind):
+                raise PlanError(
+                    f"Local({name}={getattr(self, name)!r}): a {kind.__name__} is needed; "
+                    f"did you forget to call it?"
+                )
 
 
 class Given(NamedTuple):
@@ -104,7 +110,8 @@ class Descent:
 
     def walk(self, given: Given, carry: Carry, batches: Any) -> Carry:
         """All steps of the pass."""
-        return self.task.loop(partial(self.step, given), carry, batches)
+        end: Carry = self.task.loop(partial(self.step, given), carry, batches)
+        return end
 
     def step(self, given: Given, carry: Carry, batch: Batch) -> Carry:
         """One local step."""
@@ -150,7 +157,6 @@ class Group:
                 np.zeros(1, np.int64), self.sizes[i : i + 1], memory,
             )  # fmt: skip
 
-
     def without(self, client: ClientId) -> Group:
         """The group without one client."""
         keep = [i for i, other in enumerate(self.clients) if other != client]
@@ -193,9 +199,8 @@ def _stack(plan: Any, sent: Sent, group: Group) -> Memory:
     """The clients' memories as one tree with a leading axis of clients."""
     if group.memories is None:
         return Memory()
-    if len(group.memories) == 1:
-        return tree_map(lambda a: a[None], group.memories[0])
-    return tree_map(lambda *rows: np.stack(rows), group.memories[0], *group.memories[1:])
+    rows: Memory = tree_map(lambda *rows: np.stack(rows), *group.memories)
+    return rows
 
 
 def _descend(
@@ -279,14 +284,12 @@ def _reply(
     return Outcome(group.clients, payload, averaged, weights, metrics, new)
 
 
-def _finite(
-    plan: Any, round: int, clients: Sequence[ClientId], payload: Tree, loss: Any
-) -> None:
+def _finite(plan: Any, round: int, clients: Sequence[ClientId], payload: Tree, loss: Any) -> None:
     for name, field in zip(payload._fields, payload, strict=True):
         size = np.einsum("kd,kd->k", field, field)
         for i in np.flatnonzero(~np.isfinite(size)):
             raise ClientError(
-                round, clients[i], "report",
+                round, clients[int(i)], "report",
                 f"its {name} holds NaN or Inf, or overflows {field.dtype} (mean training loss "
                 f"{float(loss[i]):g}); lower the local rate, or clean this client's data",
             )  # fmt: skip

@@ -18,7 +18,7 @@ from typing import Any
 from muster.errors import PlanError
 from muster.vectors import sign, sqrt, zeros
 
-__all__ = ["SGD", "Adagrad", "Adam", "Momentum", "Optimizer", "Yogi"]
+__all__ = ["Adagrad", "Adam", "Momentum", "Optimizer", "SGD", "Yogi"]
 
 
 class Optimizer:
@@ -108,7 +108,9 @@ class Momentum(Optimizer):
 
 @dataclass(frozen=True)
 class Adagrad(Optimizer):
-    """v += d²; x += rate · d / (sqrt(v) + tau); v starts at tau² (Reddi et al. 2021, Alg. 2).
+    """v += d²; x += rate · m / (sqrt(v) + tau); v starts at tau² (Reddi et al. 2021, Alg. 2).
+
+    m is d itself, as in the paper's tables, or with `beta1` its running mean (FLamby's setting).
 
     >>> Adagrad(0.1, tau=1.0).step(0.0, 1.0, (3.0,))[1]
     (4.0,)
@@ -116,20 +118,27 @@ class Adagrad(Optimizer):
 
     rate: float = 0.1
     tau: float = 1e-3
+    beta1: float = 0.0
 
     def __post_init__(self) -> None:
         _positive(self, "rate", "tau")
+        _fraction(self, "beta1")
 
-    def init(self, x: Any) -> tuple[Any]:
-        """v = tau²."""
-        return (zeros(x) + self.tau**2,)
+    def init(self, x: Any) -> tuple[Any, ...]:
+        """v = tau²; before it m = 0 where there is momentum."""
+        v = zeros(x) + self.tau**2
+        return (zeros(x), v) if self.beta1 else (v,)
 
     def step(
         self, x: Any, direction: Any, state: Any, rate: float | None = None
     ) -> tuple[Any, Any]:
-        """One adaptive step without momentum (b1 = 0)."""
-        v = state[0] + direction * direction
-        return x + (self.rate if rate is None else rate) * direction / (_root(v) + self.tau), (v,)
+        """One adaptive step."""
+        v = state[-1] + direction * direction
+        m = direction
+        if self.beta1:
+            m = self.beta1 * state[0] + (1 - self.beta1) * direction
+        x = x + (self.rate if rate is None else rate) * m / (_root(v) + self.tau)
+        return x, (m, v) if self.beta1 else (v,)
 
 
 @dataclass(frozen=True)
@@ -138,8 +147,8 @@ class Adam(Optimizer):
 
     No bias correction; v starts at tau².
 
-    >>> Adam(0.1).init(0.0)[0]
-    0.0
+    >>> Adam(0.1).tau
+    0.001
     """
 
     rate: float = 0.01
@@ -152,7 +161,7 @@ class Adam(Optimizer):
         _fraction(self, "beta1", "beta2")
 
     def init(self, x: Any) -> tuple[Any, Any]:
-        """m = 0, v = tau²."""
+        """Start at m = 0, v = tau²."""
         return zeros(x), zeros(x) + self.tau**2
 
     def step(
@@ -184,7 +193,7 @@ class Yogi(Optimizer):
         _fraction(self, "beta1", "beta2")
 
     def init(self, x: Any) -> tuple[Any, Any]:
-        """m = 0, v = tau²."""
+        """Start at m = 0, v = tau²."""
         return zeros(x), zeros(x) + self.tau**2
 
     def step(
@@ -204,9 +213,11 @@ def _root(v: Any) -> Any:
 def _positive(optimizer: Any, *names: str) -> None:
     for name in names:
         value = getattr(optimizer, name)
-        if not value > 0:
+        if not 0 < value < float("inf"):
             kind = type(optimizer).__name__
-            raise PlanError(f"{kind}({name}={value!r}): {name} must be above 0; give one such as 0.1")
+            raise PlanError(
+                f"{kind}({name}={value!r}): {name} must be finite and above 0, such as 0.1"
+            )
 
 
 def _fraction(optimizer: Any, *names: str) -> None:

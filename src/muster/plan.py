@@ -120,10 +120,10 @@ class Plan:
     cap: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("pipeline", "stop"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if isinstance(self.share, list):
-            object.__setattr__(self, "share", tuple(self.share))
+        self._check_kinds()
+        for name in ("pipeline", "stop", "share"):
+            if not isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         self._check_values()
         if self.task.layout.dtype != self.dtype:
             object.__setattr__(self, "task", self.task.astype(self.dtype))  # type: ignore[attr-defined]
@@ -131,14 +131,24 @@ class Plan:
         self._check_combination()
         _ = self.stages, self.sharing  # raise now, not in round 1
 
-    def _check_values(self) -> None:
+    def _check_kinds(self) -> None:
         kinds = {"algorithm": Algorithm, "local": Local, "evaluate": Every}
-        for name, kind in kinds.items():
-            if not isinstance(getattr(self, name), kind):
+        seams = {"task": "layout", "sampling": "sample", "aggregation": "reduce"}
+        for name in (*kinds, *seams):
+            value, kind = getattr(self, name), kinds.get(name)
+            fits = isinstance(value, kind) if kind else hasattr(value, seams[name])
+            if not fits or isinstance(value, type):
+                noun = kind.__name__ if kind else name
                 raise PlanError(
-                    f"Plan({name}={getattr(self, name)!r}): a {kind.__name__} is needed; "
-                    f"did you forget to call it?"
+                    f"Plan({name}={value!r}): a {noun} is needed; did you forget to call it?"
                 )
+        for name in ("pipeline", "stop"):
+            if not isinstance(getattr(self, name), (tuple, list)):
+                raise PlanError(
+                    f"Plan({name}={getattr(self, name)!r}): a list is needed; put [ ] around it"
+                )
+
+    def _check_values(self) -> None:
         for name in ("rounds", "minimum"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
@@ -158,6 +168,16 @@ class Plan:
             raise PlanError(
                 f"{self.sampling} draws clients by their rows, so weighting='examples' would "
                 f"count size twice; use Plan(weighting='equal')"
+            )
+        if drawn and (self.algorithm.remembers or any(s.needs_sum for s in self.stages.stages)):
+            raise PlanError(
+                f"{self.sampling} may draw a client twice in a round, which neither client "
+                f"memory nor a bound on the weight allows; use Uniform(count=...)"
+            )
+        if drawn and self.aggregation.denominator == "expected":
+            raise PlanError(
+                f"Mean(denominator='expected') needs one inclusion probability for all, which "
+                f"{self.sampling} has not; use Mean(denominator='replies')"
             )
         if self.task.framework == "custom" and self.algorithm.bends:
             raise PlanError(

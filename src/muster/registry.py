@@ -64,7 +64,9 @@ def to_value(thing: Any) -> Any:
                 f"write it as a function at the top of a module"
             )
         return f"{thing.__module__}:{name}"
-    raise PlanError(f"the plan holds {thing!r}, which is neither a number, a name nor a muster value")
+    raise PlanError(
+        f"the plan holds {thing!r}, which is neither a number, a name nor a muster value"
+    )
 
 
 def to_toml(plan: Plan) -> str:
@@ -124,7 +126,8 @@ def assign(plan: Plan, setting: str) -> Plan:
     name, equals, text = setting.partition("=")
     if not equals:
         raise PlanError(f"--set {setting!r}: write field=value, such as algorithm.mu=0.5")
-    return _replaced(plan, name.strip().split("."), from_text(text), name.strip())
+    changed: Plan = _replaced(plan, name.strip().split("."), from_text(text), name.strip())
+    return changed
 
 
 def _replaced(thing: Any, path: list[str], value: Any, name: str) -> Any:
@@ -132,14 +135,12 @@ def _replaced(thing: Any, path: list[str], value: Any, name: str) -> Any:
         raise PlanError(f"--set {name}: {thing!r} has no fields to set; shorten the name")
     known = [f.name for f in fields(thing)]
     if path[0] not in known:
-        raise PlanError(
-            f"--set {name}: {type(thing).__name__} has no field {path[0]!r}; "
-            f"it has {', '.join(known)}"
-        )
+        kind = type(thing).__name__
+        raise PlanError(f"--set {name}: {kind} has no field {path[0]!r}; it has {', '.join(known)}")
     old = getattr(thing, path[0])
     if len(path) > 1:
         value = _replaced(old, path[1:], value, name)
-    elif _number(old) and not _number(value) or is_dataclass(old) and not is_dataclass(value):
+    elif (_number(old) and not _number(value)) or (is_dataclass(old) and not is_dataclass(value)):
         raise PlanError(f"--set {name}={value!r}: {name} is {old!r}; give a value of that kind")
     return replace(thing, **{path[0]: value})
 
@@ -159,8 +160,11 @@ def from_text(text: str) -> Any:
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except SyntaxError:
-        return text
-    if isinstance(tree, ast.Name) and tree.id not in CATALOGUE:
+        return text.strip()
+    word = isinstance(tree, ast.Attribute) or (
+        isinstance(tree, ast.Name) and tree.id not in CATALOGUE
+    )
+    if word:
         return text.strip()
     return _built(tree, text)
 
@@ -169,7 +173,9 @@ def _built(node: ast.expr, text: str) -> Any:
     if isinstance(node, ast.Call):
         name = ast.unparse(node.func).split(".")[-1]
         if name not in CATALOGUE:
-            raise PlanError(f"{text}: unknown class {name!r}; known are {', '.join(sorted(CATALOGUE))}")
+            raise PlanError(
+                f"{text}: unknown class {name!r}; known are {', '.join(sorted(CATALOGUE))}"
+            )
         arguments = [_built(argument, text) for argument in node.args]
         named = {str(k.arg): _built(k.value, text) for k in node.keywords}
         try:

@@ -20,7 +20,6 @@ from muster import keys
 from muster.plan import Plan
 from muster.types import (
     Answer,
-    ClientId,
     Clients,
     Cohort,
     Reply,
@@ -77,24 +76,23 @@ def play(
         denominator, share = _weights(plan, roster, total)
         total, stages = plan.stages.decode(total, state.stages, key.at("decode", round))
         mean = tree_map(lambda field: field / denominator, total.payload)
-        algorithm = plan.algorithm.step(
-            state.algorithm, plan.algorithm.payload(**mean), share
-        )
+        algorithm = plan.algorithm.step(state.algorithm, plan.algorithm.payload(**mean), share)
         buffers = tree_map(lambda b: b / total.weight, total.buffers)
         state = RunState(algorithm, stages, sampler, buffers)
-    record = tally.record(plan, state, round, cohort, total if accepted else None) | measure(round, state)
-    store.commit(round, dict(leaves(state)), record, accepted)
+    record = tally.record(plan, state, round, cohort, total if accepted else None)
+    store.commit(round, dict(leaves(state)), record | measure(round, state), accepted)
     clients.settle(round, accepted)
     return state
 
 
 def _weights(plan: Plan, roster: Roster, total: Reply) -> tuple[float, float]:
-    """What the sum is divided by, and the accepted share of the population's weight."""
+    """What the sum is divided by, and its share of the population's weight."""
     rows = np.asarray(roster.rows()) if plan.weighting == "examples" else None
     sizes = np.ones(len(roster.clients)) if rows is None else rows
     population = float(plan.weights(sizes, (1,)).sum())
     if plan.aggregation.denominator == "expected":
-        return plan.sampling.share(roster) * population, total.weight / population
+        share = plan.sampling.share(roster)
+        return share * population, share
     return total.weight, total.weight / population
 
 

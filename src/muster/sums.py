@@ -8,6 +8,7 @@ order within a block, blocks in order; absent clients leave holes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import reduce
 from itertools import groupby
 from typing import Any
 
@@ -32,19 +33,13 @@ def add(replies: Sequence[Reply]) -> Reply:
     >>> add([Reply(("a",), {"delta": 1.0}, 2.0), Reply(("b",), {"delta": 2.0}, 3.0)]).weight
     5.0
     """
-    total = replies[0]
-    for reply in replies[1:]:
-        total = _plus(total, reply)
-    return total
+    return reduce(_plus, replies)
 
 
 def fold_blocks(replies: Iterable[Reply], block: Callable[[Reply], int]) -> Iterator[Reply]:
     """Replies of one block become one; a reply that covers several blocks passes as it is."""
     for _, members in groupby(replies, block):
-        total = next(members)
-        for reply in members:
-            total = _plus(total, reply)
-        yield total
+        yield reduce(_plus, members)
 
 
 def _plus(a: Reply, b: Reply) -> Reply:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from muster.keys import Key, Keys
+from muster.keys import Key
 from muster.layout import Layout
 
 __all__ = [
@@ -155,12 +155,14 @@ class Task(Protocol):
     `framework` is "numpy", "torch", "jax" or "custom"; `draws` says whether layers draw inside
     forward (dropout). `engines` lists how a cohort may be trained: "loop" (one client at a
     time), "matrix" (the cohort as one matrix `(clients, d)`), "fused" (in place through
-    `descend`, only when nothing bends gradients and local training is plain SGD).
+    `descend`, only when nothing bends gradients and local training is plain SGD). `fuses` says
+    what `descend` likes best: a "client" at a time or the "cohort" as one matrix.
     """
 
     framework: str
     draws: bool
     engines: tuple[str, ...]
+    fuses: str
 
     @property
     def layout(self) -> Layout:

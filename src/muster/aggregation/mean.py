@@ -29,9 +29,7 @@ class Mean:
 
     def __post_init__(self) -> None:
         if self.denominator not in ("replies", "expected"):
-            raise PlanError(
-                f"Mean(denominator={self.denominator!r}): use 'replies' or 'expected'"
-            )
+            raise PlanError(f"Mean(denominator={self.denominator!r}): use 'replies' or 'expected'")
 
     def reduce(self, replies: Iterable[Reply], invited: tuple[ClientId, ...]) -> Reply | None:
         """The weighted sum of all replies, or None if there were none.

@@ -37,8 +37,10 @@ class FedDyn(Algorithm):
     server: Optimizer = SGD(1.0)
 
     def __post_init__(self) -> None:
-        if not self.alpha > 0:
-            raise PlanError(f"FedDyn(alpha={self.alpha!r}): alpha must be above 0, such as 0.1")
+        if not 0 < self.alpha < float("inf"):
+            raise PlanError(
+                f"FedDyn(alpha={self.alpha!r}): alpha must be finite and above 0, such as 0.1"
+            )
 
     def accept(self, local: Any, weighting: str) -> None:
         """The method is stated for equal weights."""
@@ -57,7 +59,7 @@ class FedDyn(Algorithm):
         return zeros(x)
 
     def correct(self, g: Vector, w: Vector, sent: Tree, memory: Tree) -> Vector:
-        """g − h_k + alpha (w − x)."""
+        """The gradient bent to g − h_k + alpha (w − x)."""
         return g - memory + self.alpha * (w - sent.x)
 
     def report(self, w: Vector, sent: Tree, memory: Tree, work: Work) -> tuple[Tree, Tree]:
@@ -66,7 +68,7 @@ class FedDyn(Algorithm):
         return Update(delta), memory - self.alpha * delta
 
     def step(self, state: State, mean: Tree, share: float) -> State:
-        """h −= alpha·share·mean; x moves along mean − h/alpha."""
+        """Move h by −alpha·share·mean, and x along mean − h/alpha."""
         h = state.private.h - self.alpha * share * mean.delta
         direction = mean.delta - h / self.alpha
         x, s = self.server.step(state.shared.x, direction, state.private.optimizer)

@@ -27,9 +27,9 @@ class FedProx(Algorithm):
     server: Optimizer = SGD(1.0)
 
     def __post_init__(self) -> None:
-        if not self.mu >= 0:
-            raise PlanError(f"FedProx(mu={self.mu!r}): mu must be at least 0, such as 0.1")
+        if not 0 <= self.mu < float("inf"):
+            raise PlanError(f"FedProx(mu={self.mu!r}): mu must be finite, at least 0, such as 0.1")
 
     def correct(self, g: Vector, w: Vector, sent: Tree, memory: Tree) -> Vector:
-        """g + mu (w − x)."""
+        """The gradient bent to g + mu (w − x)."""
         return g + self.mu * (w - sent.x)

@@ -61,7 +61,7 @@ class Scaffold(Algorithm):
         return zeros(x)
 
     def correct(self, g: Vector, w: Vector, sent: Tree, memory: Tree) -> Vector:
-        """g − c_k + c."""
+        """The gradient bent to g − c_k + c."""
         return g - memory + sent.c
 
     def report(self, w: Vector, sent: Tree, memory: Tree, work: Work) -> tuple[Tree, Tree]:
@@ -70,6 +70,6 @@ class Scaffold(Algorithm):
         return Change(w - sent.x, control - memory), control
 
     def step(self, state: State, mean: Tree, share: float) -> State:
-        """x moves along the mean update, c by the population's share of the mean change."""
+        """Move x along the mean update, c by the population's share of the mean change."""
         x, s = self.server.step(state.shared.x, mean.delta, state.private)
         return State(Controlled(x, state.shared.c + share * mean.control), s)

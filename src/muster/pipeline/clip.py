@@ -37,7 +37,7 @@ class Clip(Stage):
         """Bounds the joint norm."""
         refuse_after_weight(self, contract)
         bound = self.bound if contract.bound is None else min(self.bound, contract.bound)
-        return replace(contract, bound=bound)
+        return replace(contract, bound=bound, moving=False)
 
     def encode(
         self, payload: dict[str, Any], contract: Contract, sent: Tree, memory: Tree, key: Keys

@@ -69,7 +69,7 @@ class Quantize(Stage):
     def step(self, contract: Contract) -> float:
         """The distance between two levels."""
         reach = (self.range or contract.bound or 0.0) * (contract.cap or 1.0)
-        return reach / (2 ** (self.bits - 1) - 1)
+        return reach / ((1 << self.bits - 1) - 1)
 
     def encode(
         self, payload: dict[str, Any], contract: Contract, sent: Tree, memory: Tree, key: Keys

@@ -147,9 +147,7 @@ class Pipeline:
         for i, stage in enumerate(self.stages):
             if i == self.weigh:
                 payload = _weighted(payload, weights)
-            payload, fresh = stage.encode(
-                payload, self.contracts[i], sent[i], mine[i], key.at(i)
-            )
+            payload, fresh = stage.encode(payload, self.contracts[i], sent[i], mine[i], key.at(i))
             kept.append(fresh)
         if self.weigh == len(self.stages):
             payload = _weighted(payload, weights)
@@ -161,9 +159,7 @@ class Pipeline:
         """The sum back through all stages in reverse."""
         fresh = list(states)
         for i in reversed(range(len(self.stages))):
-            total, fresh[i] = self.stages[i].decode(
-                total, self.contracts[i], states[i], key.at(i)
-            )
+            total, fresh[i] = self.stages[i].decode(total, self.contracts[i], states[i], key.at(i))
         return total, tuple(fresh)
 
 

@@ -35,8 +35,10 @@ class Uniform:
                 f"Uniform(fraction={self.fraction!r}): the fraction must lie in (0, 1]; "
                 f"for a number of clients use Uniform(count=...)"
             )
-        if self.count is not None and self.count < 1:
-            raise PlanError(f"Uniform(count={self.count!r}): the count must be at least 1")
+        if self.count is not None and (not isinstance(self.count, int) or self.count < 1):
+            raise PlanError(
+                f"Uniform(count={self.count!r}): the count must be a whole number, at least 1"
+            )
 
     def size(self, population: int) -> int:
         """How many clients of a population take part."""

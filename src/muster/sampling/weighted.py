@@ -31,8 +31,10 @@ class Weighted:
     with_replacement: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.count < 1:
-            raise PlanError(f"Weighted(count={self.count!r}): the count must be at least 1")
+        if not isinstance(self.count, int) or self.count < 1:
+            raise PlanError(
+                f"Weighted(count={self.count!r}): the count must be a whole number, at least 1"
+            )
 
     def sample(
         self, roster: Roster, state: Tree, round: int, key: Key, probe: Any

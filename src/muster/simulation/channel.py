@@ -82,8 +82,10 @@ class Board:
 
     def close(self) -> None:
         """Give the memory back once nobody looks at it."""
-        self._views = {}
-        os.close(self.fd)
+        if self.fd >= 0:
+            self._views = {}
+            os.close(self.fd)
+            self.fd = -1
 
 
 def _anonymous(size: int) -> int:

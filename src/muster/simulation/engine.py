@@ -66,7 +66,7 @@ def choose(plan: Plan, population: Population, cohort: int, engine: str = "auto"
     name, reason = (engine, "asked for") if engine != "auto" else _best(plan, step, sizes)
     fit = max(1, CACHE // max(1, task.layout.size * np.dtype(plan.dtype).itemsize))
     worth = int(np.ceil(PIECE / max(1.0, step * steps)))
-    alone = name == "loop" or (name == "fused" and getattr(task, "fuses", "client") == "client")
+    alone = name == "loop" or (name == "fused" and task.fuses == "client")
     together = 1 if alone and worth == 1 else min(fit, max(worth, -(-cohort // 16)))
     light = step * steps * cohort < LIGHT
     return Choice(name, max(1, together), light, reason)
@@ -79,10 +79,11 @@ def _best(plan: Plan, step: float, sizes: np.ndarray) -> tuple[str, str]:
     ragged = plan.local.batch is None and int(sizes.max()) > 2 * int(sizes.min())
     if ragged and "loop" in has:
         return "loop", "full batches of unequal clients: a matrix would pad to the longest"
-    if plan.fusible and "fused" in has and ("matrix" not in has or has[0] == "fused"):
-        return "fused", f"plain SGD, gradients left alone: updates in place ({flops})"
+    fused = plan.fusible and "fused" in has
+    if fused and plan.task.fuses == "cohort":
+        return "fused", f"plain SGD, gradients left alone: the cohort in place ({flops})"
     if "matrix" in has and (step < SMALL or has[0] == "matrix"):
         return "matrix", f"{flops}: the cohort as one matrix saves dispatch"
-    if plan.fusible and "fused" in has:
+    if fused:
         return "fused", f"{flops}: bound by arithmetic, so one client at a time, in place"
     return "loop", f"{flops}: one client at a time"

@@ -40,18 +40,34 @@ def load(origin: Origin) -> ModuleType:
     path = Path(origin.file)
     if not path.exists():
         raise PlanError(f"the plan file {origin.file} does not exist; give the path of one")
-    spec = importlib.util.spec_from_file_location(origin.name, path)
+    return _importable(origin.name, path) or _executed(origin.name, path)
+
+
+def _importable(name: str, path: Path) -> ModuleType | None:
+    """The module by its name, where the import path leads to this very file."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or not spec.origin or Path(spec.origin).resolve() != path.resolve():
+        return None
+    return importlib.import_module(name)
+
+
+def _executed(name: str, path: Path) -> ModuleType:
+    """The file as a module of this name."""
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise PlanError(f"{origin.file} is not a Python file; a plan is written in one (plan.py)")
+        raise PlanError(f"{path} is not a Python file; a plan is written in one (plan.py)")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[origin.name] = module
+    sys.modules[name] = module
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         sys.path.append(folder)
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        del sys.modules[origin.name]
+        del sys.modules[name]
         raise
     return module
 

@@ -55,7 +55,8 @@ def perform(
         if outcome is None:
             continue
         memories |= zip(outcome.clients, outcome.memories or (), strict=False)
-        replies += _blocks(outcome, [place[client] // block for client in outcome.clients])
+        blocks = [place[client] // block for client in outcome.clients]
+        replies += _blocks(outcome, blocks, fold=place[outcome.clients[0]] == 0)
     replies = list(fold_blocks(replies, lambda reply: place[reply.clients[0]] // block))
     if piece.places and piece.places[0] == 0:  # a left fold may begin here, and only here
         replies = [add(replies)] if replies else []
@@ -75,7 +76,7 @@ def _groups(
         piece.clients, piece.times, data.x, data.y, data.starts, data.sizes, piece.memories
     )
     together = engine == "matrix" or (
-        engine == "fused" and getattr(plan.task, "fuses", "client") == "cohort"
+        engine == "fused" and plan.task.fuses == "cohort"
     )
     yield from [whole] if together else whole.alone()
 
@@ -115,29 +116,43 @@ def _trained(plan: Plan, engine: str, sent: Sent, round: int, group: Group) -> O
         raise ClientError(round, group.clients[0], "train", text) from error
 
 
-def _blocks(outcome: Outcome, blocks: list[int]) -> list[Reply]:
-    """The weighted sum of each run of clients that share a block."""
+def _blocks(outcome: Outcome, blocks: list[int], *, fold: bool) -> list[Reply]:
+    """The weighted sum of each run of clients that share a block, or (`fold`) of all of them."""
     edges = [i for i in range(len(blocks)) if i == 0 or blocks[i] != blocks[i - 1]]
+    weighted = outcome.buffers * outcome.weights[:, None].astype(outcome.buffers.dtype)
+    names = tuple(outcome.metrics)
+    table = np.stack([outcome.weights, *outcome.metrics.values()], axis=1)
+    payload = {name: _runs(value, edges) for name, value in outcome.payload.items()}
+    buffers, table, ends = _runs(weighted, edges), _runs(table, edges), [*edges[1:], len(blocks)]
+    if fold:
+        payload = {name: in_order(value)[None] for name, value in payload.items()}
+        buffers, table, edges, ends = in_order(buffers)[None], in_order(table)[None], [0], ends[-1:]
     return [
-        _sum(outcome, slice(a, b))
-        for a, b in zip(edges, [*edges[1:], len(blocks)], strict=True)
+        Reply(
+            outcome.clients[first:end],
+            {name: value[i] for name, value in payload.items()},
+            float(table[i, 0]),
+            dict(zip(names, table[i, 1:].tolist(), strict=True)),
+            buffers[i],
+        )
+        for i, (first, end) in enumerate(zip(edges, ends, strict=True))
     ]
 
 
-def _sum(outcome: Outcome, rows: slice) -> Reply:
-    weights, buffers = outcome.weights[rows], outcome.buffers[rows]
-    weighted = buffers * weights[:, None].astype(buffers.dtype)
-    return Reply(
-        outcome.clients[rows],
-        {name: in_order(value[rows]) for name, value in outcome.payload.items()},
-        _total(weights),
-        {name: _total(value[rows]) for name, value in outcome.metrics.items()},
-        in_order(weighted) if weighted.size else weighted[0],
-    )
-
-
-def _total(values: Any) -> float:
-    return float(np.add.accumulate(values)[-1])
+def _runs(rows: Any, edges: list[int]) -> Any:
+    """Rows `(k, d)` summed in order over each run that begins at an edge: `(runs, d)`."""
+    k, runs = len(rows), len(edges)
+    if runs == k:
+        return rows
+    size = edges[1] if runs > 1 else k
+    whole = k // size  # runs of equal size come first, unless clients are absent
+    if edges[:whole] != list(range(0, whole * size, size)) or runs > whole + 1:
+        ends = [*edges[1:], k]
+        return np.stack([in_order(rows[a:b]) for a, b in zip(edges, ends, strict=True)])
+    even = in_order(rows[: whole * size].reshape(whole, size, -1).swapaxes(0, 1))
+    if runs == whole:
+        return even
+    return np.concatenate([even, in_order(rows[whole * size :])[None]])
 
 
 def measure(

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from socket import socketpair
 from typing import Any
@@ -32,6 +33,7 @@ from muster.types import ClientId, Sent
 __all__ = ["Pool"]
 
 DEATHS = 3  # how often one piece may kill its worker
+PATIENCE = 5.0  # seconds for an idle worker to leave by itself
 
 
 class Worker:
@@ -40,17 +42,22 @@ class Worker:
     def __init__(self, setup: Setup, fds: tuple[int, ...]) -> None:
         ours, theirs = socketpair()
         read, self._lifeline = os.pipe()
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "muster.simulation", str(theirs.fileno()), str(read)],
-                pass_fds=(theirs.fileno(), read, *fds),
-                env=os.environ | ONE_THREAD,
-                stdin=subprocess.DEVNULL,
-            )
-        os.close(read)
         self.connection = Connection(ours.detach())
         self.job: tuple[int, Any] | None = None
-        send(self.connection, setup)
+        try:
+            self.process = _started(theirs.fileno(), read, fds)
+        except OSError as error:
+            self.connection.close()
+            os.close(self._lifeline)
+            raise WorkerError(
+                f"a worker process cannot be started ({error}); free memory or processes, or use "
+                f"--workers 1"
+            ) from error
+        finally:
+            theirs.close()
+            os.close(read)
+        with suppress(OSError):  # it died at once, which the first piece will show
+            send(self.connection, setup)
 
     def give(self, place: int, message: Any) -> None:
         """Hand over one piece of work."""
@@ -58,16 +65,35 @@ class Worker:
         send(self.connection, message)
 
     def end(self) -> None:
-        """Close the channel; the process sees that and leaves."""
+        """Close the channel; the process sees that and leaves, at once if it was at work."""
+        if self.job is not None:
+            self.process.kill()
         self.connection.close()
         os.close(self._lifeline)
-        self.process.wait()
+        try:
+            self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def _started(channel: int, lifeline: int, fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
+    """A worker in a process group of its own: Ctrl-C reaches the parent alone, which ends it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "muster.simulation", str(channel), str(lifeline)],
+        pass_fds=(channel, lifeline, *fds),
+        env=os.environ | ONE_THREAD,
+        stdin=subprocess.DEVNULL,
+        process_group=0,
+    )
 
 
 class Pool:
     """So many workers; `Hands` for a simulation on all cores.
 
-    Raises `WorkerError` when a worker cannot be started, or when one piece kills three.
+    One stream of results is read at a time: a new `perform` or `measure` drops what an older
+    one, left unfinished, still had under way. Raises `WorkerError` when a worker cannot be
+    started, or when one piece kills three.
     """
 
     def __init__(
@@ -76,13 +102,22 @@ class Pool:
     ) -> None:  # fmt: skip
         self._board = Board.holding(sent)
         handle = population.handle()
-        data = pickle.dumps(handle)
-        found = tuple({o.name: o for o in (*origins(plan), *origins(data))}.values())
-        self._setup = Setup(found, plan, engine, data, self._board.template, self._board.fd, lenient)
+        found = tuple({o.name: o for o in (*origins(plan), *origins(handle.lazy or b"."))}.values())
+        self._setup = Setup(
+            found, tuple(sys.path), plan, engine, pickle.dumps(handle), self._board.template,
+            self._board.fd, lenient,
+        )  # fmt: skip
         self._fds = (self._board.fd, *handle.fds)
         self._population = population  # keeps the shared rows alive
         self._deaths: Counter[int] = Counter()
-        self._workers = [Worker(self._setup, self._fds) for _ in range(workers)]
+        self._streams = 0
+        self._workers: list[Worker] = []
+        try:
+            for _ in range(workers):
+                self._workers.append(Worker(self._setup, self._fds))
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def pids(self) -> list[int]:
@@ -91,26 +126,40 @@ class Pool:
 
     def perform(self, sent: Sent, pieces: Iterable[Piece]) -> Iterator[Done]:
         """Train all pieces, results in the order of the pieces."""
-        self._board.write(sent)
-        yield from self._in_order(pieces)
+        yield from self._in_order(sent, pieces)
 
     def measure(
-        self, sent: Sent, clients: Iterable[tuple[ClientId, Memory | None]]
+        self, sent: Sent, clients: Iterable[tuple[ClientId, Memory | None]], round: int = 0
     ) -> Iterator[tuple[ClientId, dict[str, float]]]:
-        """Evaluate the model client by client, in order."""
-        self._board.write(sent)
-        clients = list(clients)
-        asks = (Ask(client, memory) for client, memory in clients)
-        for (client, _), sums in zip(clients, self._in_order(asks), strict=True):
-            yield client, sums
+        """Evaluate the model client by client, in order; `round` is for what goes wrong."""
+        asked = list(clients)
+        asks = (Ask(round, client, memory) for client, memory in asked)
+        for (client, _), sums in zip(asked, self._in_order(sent, asks), strict=True):
+            if sums is not None:
+                yield client, sums
 
-    def _in_order(self, messages: Iterable[Any]) -> Iterator[Any]:
-        """Keep every worker busy, at most a few results ahead of the one to be yielded."""
-        todo, ready = enumerate(messages), {}
+    def _begin(self, sent: Sent) -> int:
+        """A new stream: whoever still works for an older one is replaced, its answer unread."""
+        if not self._workers:
+            raise WorkerError("the pool of workers is closed; start the run again")
+        for place, worker in enumerate(self._workers):
+            if worker.job is not None:
+                worker.end()
+                self._workers[place] = Worker(self._setup, self._fds)
         self._deaths.clear()
+        self._board.write(sent)
+        self._streams += 1
+        return self._streams
+
+    def _in_order(self, sent_model: Sent, messages: Iterable[Any]) -> Iterator[Any]:
+        """Keep every worker busy, at most a few results ahead of the one to be yielded."""
+        stream = self._begin(sent_model)
+        todo, ready = enumerate(messages), {}
         turn = sent = 0
         exhausted = False
         while not exhausted or turn < sent:
+            if stream != self._streams:
+                raise WorkerError("these results were dropped when newer work was begun")
             for worker in self._workers:
                 if worker.job is None and not exhausted and sent - turn < 2 * len(self._workers):
                     place, message = next(todo, (-1, None))
@@ -142,11 +191,11 @@ class Pool:
             except (EOFError, OSError):
                 self._replace(worker)
                 continue
+            assert worker.job is not None
+            (place, _), worker.job = worker.job, None
             if isinstance(answer, Failure):
                 raise answer.error or WorkerError(answer.text)
-            assert worker.job is not None
-            found[worker.job[0]] = answer
-            worker.job = None
+            found[place] = answer
         return found
 
     def _replace(self, dead: Worker) -> None:
@@ -156,17 +205,15 @@ class Pool:
         self._deaths[job[0]] += 1
         if self._deaths[job[0]] >= DEATHS:
             raise WorkerError(
-                f"a worker died {DEATHS} times on the same work (exit code "
+                f"workers died {DEATHS} times on the same work (exit code "
                 f"{dead.process.returncode}): the machine may be out of memory, or the task "
                 f"crashes; try --workers 1 to see its output"
             )
-        fresh = Worker(self._setup, self._fds)
-        self._workers[place] = fresh
+        self._workers[place] = fresh = Worker(self._setup, self._fds)
         self._give(fresh, *job)
 
     def close(self) -> None:
-        """End the workers and give the memory back."""
-        for worker in self._workers:
-            worker.end()
-        self._workers = []
+        """End the workers and give the memory back; nothing is left to do the second time."""
+        while self._workers:
+            self._workers.pop().end()
         self._board.close()

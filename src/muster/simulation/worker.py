@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import sys
 import threading
 import traceback
 from multiprocessing.connection import Connection
@@ -33,6 +34,7 @@ class Setup(NamedTuple):
     """The first message: where the plan's functions live, and what every piece needs."""
 
     origins: tuple[Origin, ...]
+    path: tuple[str, ...]
     plan: bytes
     engine: str
     population: bytes
@@ -42,8 +44,9 @@ class Setup(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """Evaluate the model on the board on one client's rows."""
+    """Evaluate the model on the board on one client's rows; in which round, for the error."""
 
+    round: int
     client: ClientId
     memory: Memory | None
 
@@ -59,13 +62,18 @@ def main(fd: int, lifeline: int) -> None:
     """Serve until the parent closes the channel or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
+    for inherited in (fd, lifeline):
+        os.set_inheritable(inherited, False)  # programs that user code starts must not hold them
     connection = Connection(fd)
     try:
         setup: Setup = receive(connection)
-        for origin in setup.origins:
-            load(origin)
-        plan: Plan = pickle.loads(setup.plan)
-        population = Population.attach(pickle.loads(setup.population))
+        try:
+            plan, population = _unpacked(setup)
+        except Exception:
+            failure = Failure(None, f"a worker cannot load the plan:\n{traceback.format_exc()}")
+            while receive(connection):
+                send(connection, failure)
+            return
         board = Board(setup.template, setup.board)
         with one_thread(plan.task):
             while True:
@@ -75,15 +83,29 @@ def main(fd: int, lifeline: int) -> None:
         return
 
 
+def _unpacked(setup: Setup) -> tuple[Plan, Population]:
+    """The plan and the population, with the parent's import path."""
+    sys.path.extend(folder for folder in setup.path if folder not in sys.path)
+    for origin in setup.origins:
+        load(origin)
+    return pickle.loads(setup.plan), Population.attach(pickle.loads(setup.population))
+
+
 def _answer(
     setup: Setup, plan: Plan, population: Population, board: Board, message: Piece | Ask
 ) -> Any:
     sent = board.read()
     try:
         if isinstance(message, Ask):
-            return measure(plan, population, sent, message.client, message.memory)
+            ask = message
+            try:
+                return measure(plan, population, sent, ask.client, ask.memory, ask.round)
+            except ClientError:
+                if setup.lenient:
+                    return None
+                raise
         return perform(plan, setup.engine, population, sent, message, lenient=setup.lenient)
-    except ClientError as error:
+    except MusterError as error:
         return Failure(error, str(error))
     except Exception:
         return Failure(None, traceback.format_exc())

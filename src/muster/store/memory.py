@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from muster.errors import RunError
 from muster.types import ClientId
 
 __all__ = ["MemoryStore"]
@@ -34,9 +35,15 @@ class MemoryStore:
         """The committed memory of these clients."""
         return {client: self._memory[client] for client in clients if client in self._memory}
 
+    def staged(self, round: int, clients: Iterable[ClientId]) -> dict[ClientId, dict[str, Any]]:
+        """The memory of these clients that waits for this round's commit."""
+        wait = self._staged
+        return {client: wait[round, client] for client in clients if (round, client) in wait}
+
     def remember(self, round: int, client: ClientId, arrays: Mapping[str, Any]) -> None:
         """Stage a client's new memory."""
-        self._staged[round, client] = {k: np.asarray(v) for k, v in arrays.items()}
+        self._later(round)
+        self._staged[round, client] = _copied(arrays)
 
     def commit(
         self,
@@ -46,13 +53,30 @@ class MemoryStore:
         accepted: Sequence[ClientId],
     ) -> None:
         """Make the round count."""
+        self._later(round)
         for client in accepted:
             if (round, client) in self._staged:
                 self._memory[client] = self._staged[round, client]
         self._staged.clear()
-        self._state = round, {k: np.asarray(v) for k, v in arrays.items()}
+        self._state = round, _copied(arrays)
         self._records.append(dict(record))
+
+    def rollback(self) -> None:
+        """Forget what was staged since the last commit."""
+        self._staged.clear()
 
     def history(self) -> list[dict[str, Any]]:
         """All records in order."""
         return list(self._records)
+
+    def _later(self, round: int) -> None:
+        last = self._state[0] if self._state else 0
+        if round <= last:
+            raise RunError(
+                f"round {round} was given to a run that has committed round {last}; "
+                f"go on with round {last + 1}"
+            )
+
+
+def _copied(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: np.array(array, order="C") for name, array in arrays.items()}

@@ -3,47 +3,56 @@
 
 Here an update becomes durable: `commit` writes state, record, memories and accepted list
 together or not at all. WAL with synchronous=NORMAL survives the death of the process; a state
-too large for a row lies beside the database as a safetensors file that is complete under its
-name before the row that points to it is committed, and is removed after its successor is.
+too large for a row lies beside the database as a safetensors file, its checksum in its name. It
+is complete under that name before the row that points to it is committed, and is removed after
+its successor is; what a death in between leaves over is swept away when the folder is opened.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, load_file, save, save_file
 
 from muster.errors import RunError
+from muster.store.database import opened, taken
 from muster.types import ClientId
 
-__all__ = ["SCHEMA", "SQLiteStore"]
+__all__ = ["LABELS", "SQLiteStore", "Snapshot"]
 
-SCHEMA = 1
 LARGE = 1 << 20  # bytes from which a state lies beside the database
+LABELS = (
+    "commit: begin",
+    "commit: between blob and row",
+    "commit: before the transaction ends",
+    "commit: after the transaction",
+    "commit: end",
+)
+BROKEN = (sqlite3.Error, OSError, SafetensorError)
 
-TABLES = """
-CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS rounds(round INTEGER PRIMARY KEY, record TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS state(
-  one INTEGER PRIMARY KEY CHECK (one = 1), round INTEGER NOT NULL, file TEXT, arrays BLOB) STRICT;
-CREATE TABLE IF NOT EXISTS memory(
-  client TEXT NOT NULL, round INTEGER NOT NULL, arrays BLOB NOT NULL,
-  PRIMARY KEY (client, round)) STRICT;
-"""
+
+class Snapshot(NamedTuple):
+    """A run at one instant: its facts, its records in order, and its last round and arrays."""
+
+    facts: dict[str, Any]
+    history: list[dict[str, Any]]
+    latest: tuple[int, dict[str, Any]] | None
 
 
 class SQLiteStore:
-    """A run's folder as a Store; `at(label)` is called at each labelled point of a commit.
+    """A run's folder as a Store; `at(label)` is called at each of `LABELS` in a commit.
 
-    Raises `RunError` for a folder that is damaged, in use, or from a newer version.
+    `readonly` reads a run, also one that is being trained. Raises `RunError` for a folder that
+    is damaged, in use, or from a newer version.
 
     >>> import tempfile
     >>> SQLiteStore(tempfile.mkdtemp()).history()
@@ -54,95 +63,131 @@ class SQLiteStore:
         self, path: str | Path, *, readonly: bool = False, at: Callable[[str], None] | None = None
     ) -> None:
         self.path = Path(path)
-        self._at = at or (lambda label: None)
+        self._at = at or _nothing
         self._lock: IO[str] | None = None
+        self._staged: set[tuple[int, str]] = set()
+        self._line = ""
         if not readonly:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = self._take()
-        elif not (self.path / "run.db").exists():
-            raise RunError(f"{self.path} holds no run (there is no run.db in it); see `muster ls`")
-        self._db = self._open(readonly)
-
-    def _take(self) -> IO[str]:
-        lock = open(self.path / "lock", "a")  # noqa: SIM115 (held as long as the store)
+            self._lock = taken(self.path)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
-            raise RunError(
-                f"the run in {self.path} is being trained by another process; wait for it, or stop it"
-            ) from None
-        return lock
-
-    def _open(self, readonly: bool) -> sqlite3.Connection:
-        try:
-            db = sqlite3.connect(self.path / "run.db", isolation_level=None)
-            if not readonly:
-                db.execute("PRAGMA journal_mode=WAL")
-                db.execute("PRAGMA synchronous=NORMAL")
-                db.executescript(TABLES)
-                db.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (str(SCHEMA),))
-            found = int(db.execute("SELECT value FROM meta WHERE key='schema'").fetchone()[0])
-        except (sqlite3.DatabaseError, TypeError) as error:
-            raise RunError(
-                f"{self.path / 'run.db'} cannot be read ({error}); restore it from a copy, "
-                f"or start a new run"
-            ) from error
-        if found > SCHEMA:
-            raise RunError(
-                f"the run in {self.path} was written by a newer muster (schema {found}, this one "
-                f"reads {SCHEMA}); upgrade muster to go on with it"
-            )
-        return db
+            self._db = opened(self.path, readonly=readonly)
+        except BaseException:
+            if self._lock is not None:
+                self._lock.close()
+            raise
+        self._round = 1 << 62  # the last committed round; a reader looks each time
+        self._file: str | None = None
+        if not readonly:
+            row = self._row()
+            self._round, self._file = row[:2] if row else (0, None)
+            self._sweep()
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Let go of the folder; what was staged and not committed is forgotten."""
         self._db.close()
         if self._lock is not None:
             self._lock.close()
 
+    @contextmanager
+    def _guarded(self, deed: str) -> Iterator[None]:
+        """What goes wrong inside is undone, and said in one sentence."""
+        try:
+            yield
+        except BaseException as error:
+            self.rollback()
+            if not isinstance(error, BROKEN):
+                raise
+            raise RunError(
+                f"the run in {self.path} could not {deed} ({error}); what was committed before "
+                f"is safe: make room or repair the disk, then resume"
+            ) from error
+
     def meta(self, key: str) -> Any:
         """A fact about the run (plan, engine, versions), or None."""
-        row = self._db.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
+        with self._guarded("be read"):
+            row = self._db.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
         return None if row is None else json.loads(row[0])
 
     def facts(self) -> dict[str, Any]:
         """All facts about the run."""
-        rows = self._db.execute("SELECT key, value FROM meta").fetchall()
+        with self._guarded("be read"):
+            rows = self._db.execute("SELECT key, value FROM meta").fetchall()
         return {key: json.loads(value) for key, value in rows}
 
     def note(self, **facts: Any) -> None:
-        """Write facts about the run, replacing those of the same name."""
+        """Write facts about the run, all of them or none, replacing those of the same name."""
         rows = [(key, json.dumps(value)) for key, value in facts.items()]
-        self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+        with self._guarded("write its facts"):
+            self._begin()
+            self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+            self._db.execute("COMMIT")
+
+    def snapshot(self) -> Snapshot:
+        """Facts, records and state of one instant, also while another process trains."""
+        while True:
+            with self._guarded("be read"):
+                self._db.execute("BEGIN")
+                facts, history, row = self.facts(), self.history(), self._row()
+                self._db.execute("COMMIT")
+            try:
+                return Snapshot(facts, history, self._loaded(row))
+            except RunError:
+                now = self._row()
+                if row is None or now is None or now[:2] == row[:2]:
+                    raise  # else: a later round was committed, and this one's file is gone
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
         """The last committed round and its state's arrays."""
-        row = self._db.execute("SELECT round, file, arrays FROM state").fetchone()
+        return self._loaded(self._row())
+
+    def _row(self) -> Any:
+        with self._guarded("be read"):
+            return self._db.execute("SELECT round, file, arrays FROM state").fetchone()
+
+    def _loaded(self, row: Any) -> tuple[int, dict[str, Any]] | None:
         if row is None:
             return None
+        round, file, blob = row
         try:
-            arrays = load_file(self.path / row[1]) if row[1] else load(row[2])
+            arrays = load_file(self.path / file) if file else load(blob)
+            if file and _checksum(arrays) not in file:
+                raise SafetensorError(f"the checksum of {file} is wrong")
         except (OSError, SafetensorError) as error:
             raise RunError(
-                f"the state of round {row[0]} in {self.path} is damaged ({error}); "
+                f"the state of round {round} in {self.path} is damaged ({error}); "
                 f"restore the folder from a copy, or start a new run"
             ) from error
-        return row[0], arrays
+        return round, arrays
 
     def memory(self, clients: Iterable[ClientId]) -> dict[ClientId, dict[str, Any]]:
         """The committed memory of these clients; those without one are left out."""
-        query = "SELECT arrays FROM memory WHERE client=? ORDER BY round DESC LIMIT 1"
-        rows = ((c, self._db.execute(query, (json.dumps(c),)).fetchone()) for c in clients)
-        return {client: load(row[0]) for client, row in rows if row is not None}
+        query = "SELECT arrays FROM memory WHERE client=? AND round<=? ORDER BY round DESC LIMIT 1"
+        return self._memories(query, clients, self._round)
+
+    def staged(self, round: int, clients: Iterable[ClientId]) -> dict[ClientId, dict[str, Any]]:
+        """The memory of these clients that waits for this round's commit."""
+        return self._memories(
+            "SELECT arrays FROM memory WHERE client=? AND round=?", clients, round
+        )
+
+    def _memories(
+        self, query: str, clients: Iterable[ClientId], round: int
+    ) -> dict[ClientId, dict[str, Any]]:
+        with self._guarded("be read"):
+            rows = (
+                (c, self._db.execute(query, (json.dumps(c), round)).fetchone()) for c in clients
+            )
+            return {client: load(row[0]) for client, row in rows if row is not None}
 
     def remember(self, round: int, client: ClientId, arrays: Mapping[str, Any]) -> None:
         """Stage a client's new memory, inside the transaction of the round's commit."""
-        self._begin()
-        self._db.execute(
-            "INSERT OR REPLACE INTO memory VALUES (?, ?, ?)",
-            (json.dumps(client), round, save(_plain(arrays))),
-        )
+        self._later(round)
+        name = json.dumps(client)
+        with self._guarded(f"keep the memory of client {client!r}"):
+            self._begin()
+            row = (name, round, save(_plain(arrays)))
+            self._db.execute("INSERT OR REPLACE INTO memory VALUES (?, ?, ?)", row)
+            self._staged.add((round, name))
 
     def commit(
         self,
@@ -152,60 +197,103 @@ class SQLiteStore:
         accepted: Sequence[ClientId],
     ) -> None:
         """Make a round durable: all of it, in one transaction, or nothing."""
-        self._at("commit: begin")
-        self._begin()
-        old = self._db.execute("SELECT file FROM state").fetchone()
-        plain = _plain(arrays)
-        large = sum(a.nbytes for a in plain.values()) >= LARGE
-        file = self._beside(round, plain) if large else None
-        self._at("commit: between blob and row")
-        blob = None if large else save(plain)
-        self._db.execute("INSERT OR REPLACE INTO state VALUES (1, ?, ?, ?)", (round, file, blob))
-        self._db.execute("INSERT INTO rounds VALUES (?, ?)", (round, json.dumps(record)))
-        self._advance(round, accepted)
-        self._at("commit: before the transaction ends")
-        self._db.execute("COMMIT")
-        self._at("commit: after the transaction")
-        if old and old[0] and old[0] != file:
-            (self.path / old[0]).unlink(missing_ok=True)
-        self._at("commit: end")
+        self._later(round)
+        with self._guarded(f"commit round {round}"):
+            self._at("commit: begin")
+            self._begin()
+            state = (round, *self._blob(round, _plain(arrays)))
+            self._at("commit: between blob and row")
+            self._db.execute("INSERT OR REPLACE INTO state VALUES (1, ?, ?, ?)", state)
+            line = json.dumps(record)
+            self._db.execute("INSERT INTO rounds VALUES (?, ?)", (round, line))
+            self._advance(round, accepted)
+            self._at("commit: before the transaction ends")
+            self._db.execute("COMMIT")
+            old, self._round, self._file, self._line = self._file, round, state[1], line
+            self._staged.clear()
+            self._at("commit: after the transaction")
+            if old and old != self._file:
+                with suppress(OSError):  # it would be swept away later
+                    (self.path / old).unlink(missing_ok=True)
+            self._at("commit: end")
+
+    def _later(self, round: int) -> None:
+        if round <= self._round:
+            raise RunError(
+                f"round {round} was given to the run in {self.path}, which has committed round "
+                f"{self._round}; go on with round {self._round + 1}"
+            )
 
     def _begin(self) -> None:
         if not self._db.in_transaction:
             self._db.execute("BEGIN IMMEDIATE")
 
-    def _beside(self, round: int, arrays: dict[str, Any]) -> str:
-        name = f"state-{round:06d}.safetensors"
+    def _blob(self, round: int, arrays: dict[str, Any]) -> tuple[str | None, bytes | None]:
+        """A state as the name of a file that holds it, or as bytes."""
+        if sum(array.nbytes for array in arrays.values()) < LARGE:
+            return None, save(arrays)
+        name = f"state-{round:06d}-{_checksum(arrays)}.safetensors"
         save_file(arrays, self.path / f"{name}.part")
         os.replace(self.path / f"{name}.part", self.path / name)
-        return name
+        return name, None
 
     def _advance(self, round: int, accepted: Sequence[ClientId]) -> None:
         """The new memory of accepted clients replaces the old; that of all others goes."""
-        staged = self._db.execute("SELECT client FROM memory WHERE round=?", (round,)).fetchall()
-        counted = {json.dumps(client) for client in accepted}
-        for (client,) in staged:
-            query = "<" if client in counted else "="
+        counted = {(round, json.dumps(client)) for client in accepted} if self._staged else set()
+        for given, client in self._staged:
+            query = "<" if (given, client) in counted else "="
             self._db.execute(
-                f"DELETE FROM memory WHERE client=? AND round{query}?", (client, round)
+                f"DELETE FROM memory WHERE client=? AND round{query}?", (client, given)
             )
+
+    def _sweep(self) -> None:
+        """Remove what a death in the middle of a commit or an export left over."""
+        for pattern in ("*.part", "state-*.safetensors"):
+            for path in self.path.glob(pattern):
+                if path.name != self._file:
+                    with suppress(OSError):  # it does no harm
+                        path.unlink(missing_ok=True)
+
+    def last_line(self) -> str:
+        """The record of the last committed round as JSON, without the line's end."""
+        query = "SELECT record FROM rounds ORDER BY round DESC LIMIT 1"
+        with self._guarded("be read"):
+            return self._line or str(self._db.execute(query).fetchone()[0])
 
     def last_record(self) -> dict[str, Any]:
         """The record of the last committed round."""
-        query = "SELECT record FROM rounds ORDER BY round DESC LIMIT 1"
-        record: dict[str, Any] = json.loads(self._db.execute(query).fetchone()[0])
+        record: dict[str, Any] = json.loads(self.last_line())
         return record
 
     def rollback(self) -> None:
         """Forget what was staged since the last commit."""
+        self._staged.clear()
         if self._db.in_transaction:
-            self._db.execute("ROLLBACK")
+            with suppress(sqlite3.Error):  # the database has rolled back by itself
+                self._db.execute("ROLLBACK")
+        if self._lock is not None:
+            self._sweep()
 
     def history(self) -> list[dict[str, Any]]:
         """The records of all committed rounds in order."""
-        rows = self._db.execute("SELECT record FROM rounds ORDER BY round")
+        with self._guarded("be read"):
+            rows = self._db.execute("SELECT record FROM rounds ORDER BY round").fetchall()
         return [json.loads(row[0]) for row in rows]
 
 
 def _plain(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return {name: np.asarray(array, order="C") for name, array in arrays.items()}
+
+
+def _checksum(arrays: Mapping[str, Any]) -> str:
+    """CRC-32 over names, dtypes, shapes and bytes, in hex: finds damage, not malice."""
+    found = 0
+    for name in sorted(arrays):
+        array = arrays[name]
+        found = zlib.crc32(f"{name} {array.dtype.str} {array.shape}".encode(), found)
+        found = zlib.crc32(array.reshape(-1).view(np.uint8), found)
+    return f"{found:08x}"
+
+
+def _nothing(label: str) -> None:
+    """What happens at a labelled point when nobody listens."""

@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A task with its own training: the user's `fit` and `evaluate`, in any library.
+"""A task with its own training: the user's `fit` and `measure`, in any library.
 
-muster sees named arrays go in and come out, and no gradient: so FedAvg and FedNova work, with
-any server optimizer and any stage, while algorithms that bend gradients are refused by the plan.
+muster sees named arrays go in and come out, and no gradient. So FedAvg and FedNova work, with
+any server optimizer and any stage, and the plan refuses algorithms that bend gradients.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import numpy as np
 
-from muster.batches import Batches
-from muster.errors import DataError, PlanError
+from muster.errors import DataError, MusterError, PlanError
 from muster.keys import Key
 from muster.layout import Entry, Layout
 from muster.types import Batch, Tree, Vector
@@ -28,11 +28,11 @@ Arrays = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Config:
-    """What `fit` is told beside model and data.
+    """What `fit` is told beside the model and the data.
 
-    `round` counts from 1; `steps` and `batch` (rows a step, the widest) are those of
-    `muster.Local` for this client; `rate` is the local rate after its schedule; `epochs` is how
-    often those steps walk its rows, rounded up; `seed` differs by round and client.
+    `round` counts from 1; `epochs`, `steps` and `batch` (rows a step) are what `muster.Local`
+    comes to for this client; `rate` is the local rate of this round; `seed` differs by round
+    and client.
     """
 
     round: int
@@ -43,22 +43,170 @@ class Config:
     seed: int
 
 
+class _Own:
+    """What the runtime reads off a task with its own training."""
+
+    framework: str = "custom"
+    draws: bool = False
+    engines: tuple[str, ...] = ("loop",)
+
+
 @dataclass(frozen=True)
-class Custom:
-    """Training by module-level functions, with the model as arrays by name.
+class Custom(_Own):
+    """Training by the user's module-level functions, with the model as arrays by name.
 
-    `init()` returns the arrays of the start; `fit(model, (x, y), config)` returns new arrays of
-    the same names and shapes; `evaluate(model, (x, y))` returns means over rows, by metric.
-    `check(x, y)` may raise for data it cannot use. The local optimizer is not used: a rate is
-    passed on in `config`.
+    `start()` returns the arrays of the first round; `fit(model, (x, y), config)` the trained
+    ones, of the same names and shapes; `measure(model, (x, y))` means over rows by metric;
+    `accept(x, y)`, if given, raises for data it cannot use. Models arrive in the plan's dtype,
+    as copies. Of the local optimizer only the rate is used, through `config`.
 
+    >>> def start():
+    ...     return {"mean": np.zeros(2)}
     >>> def fit(model, data, config):
     ...     return {"mean": model["mean"] + config.rate * (data[0].mean(0) - model["mean"])}
-    >>> task = Custom(lambda: {"mean": np.zeros(2)}, fit, lambda model, data: {"loss": 0.0})
-    >>> task.layout.size
+    >>> def measure(model, data):
+    ...     return {"loss": ((data[0] - model["mean"]) ** 2).mean()}
+    >>> Custom(start, fit, measure).layout.size
     2
     """
 
-    init_arrays: Callable[[], Arrays]
+    start: Callable[[], Arrays]
     fit: Callable[[Arrays, tuple[Any, Any], Config], Arrays]
     measure: Callable[[Arrays, tuple[Any, Any]], Mapping[str, float]]
+    accept: Callable[[Any, Any], None] | None = None
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "float64"):
+            raise PlanError(f"{self}: dtype must be 'float32' or 'float64'; choose one")
+
+    def astype(self, dtype: str) -> Self:
+        """The same task in the other precision."""
+        return dataclasses.replace(self, dtype=dtype)
+
+    @property
+    def layout(self) -> Layout:
+        """The arrays of `start()`, in the order of its dict."""
+        return _started(self.start, self.dtype)[0]
+
+    def init(self, key: Key) -> tuple[Vector, Vector]:
+        """The arrays of `start()` as one vector `(d,)`, whatever the key; no buffers."""
+        return _started(self.start, self.dtype)[1].copy(), np.zeros(0, self.dtype)
+
+    def check(self, x: Any, y: Any) -> None:
+        """Raise `DataError` for unequal lengths, and whatever `accept` raises."""
+        if len(x) != len(y):
+            raise DataError(
+                f"there are {len(x)} rows of features but {len(y)} labels; each row needs one label"
+            )
+        if self.accept is not None:
+            self.accept(x, y)
+
+    def flops(self, batch: int) -> float:
+        """Six operations a parameter and row, for want of better knowledge."""
+        return 6.0 * batch * self.layout.size
+
+    def arrays(self, tree: Tree) -> Tree:
+        """The tree as it is."""
+        return tree
+
+    def numpy(self, tree: Tree) -> Tree:
+        """The tree as it is."""
+        return tree
+
+    def model(self, w: Vector) -> dict[str, Any]:
+        """Parameters `(d,)` as arrays by name, copied."""
+        return {name: part.copy() for name, part in self.layout.named(np.asarray(w)).items()}
+
+    def gradient(self, w: Vector, buffers: Vector, batch: Batch) -> NoReturn:
+        """Refused: `fit` shows none."""
+        raise PlanError(
+            f"{self} trains by its own fit and shows no gradients; use FedAvg or FedNova and the "
+            f"engine 'loop', or a numpy, torch or jax task"
+        )
+
+    def loop(self, step: Callable[[Tree, Batch], Tree], carry: Tree, batches: Any) -> NoReturn:
+        """Refused: `fit` has its own."""
+        self.gradient(carry, None, Batch(None, None))
+
+    def run(self, descent: Any, given: Any, carry: Any, batches: Any) -> Any:
+        """One client's round by `fit`, and the loss of what it returned by `measure`.
+
+        Raises `MusterError` with the traceback when `fit` raises, `DataError` when it returns
+        other names or shapes than it was given.
+        """
+        if descent.algorithm.bends or descent.trained is not None or not batches.alone:
+            self.gradient(carry.w, carry.buffers, Batch(None, None))
+        data, steps = (batches.x, batches.y), len(batches)
+        width = min(batches.index.shape[-1], len(batches.x))
+        epochs = -(-steps // -(-len(batches.x) // width))
+        seed = int(batches.seeds[0, 0])
+        config = Config(int(given.round), epochs, steps, width, float(given.rate), seed)
+        found = _call(self.fit, self.model(carry.w), data, config)
+        w = _flat(found, self.layout, f"fit={self.fit.__qualname__}")
+        loss = self._means(w, data).get("loss", 0.0)
+        return carry._replace(w=w, loss=carry.loss + w.dtype.type(loss * steps))
+
+    def evaluate(self, w: Vector, buffers: Vector, x: Any, y: Any) -> dict[str, float]:
+        """Sums over rows: the number of rows, and each mean of `measure` times that number."""
+        means, rows = self._means(w, (x, y)), len(x)
+        return {"rows": float(rows)} | {name: mean * rows for name, mean in means.items()}
+
+    def _means(self, w: Vector, data: tuple[Any, Any]) -> dict[str, float]:
+        found = _call(self.measure, self.model(w), data)
+        try:
+            return {str(name): float(mean) for name, mean in found.items() if name != "rows"}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise DataError(
+                f"measure={self.measure.__qualname__} returned {found!r}; it must return a dict of "
+                f"one number for each metric, such as {{'accuracy': 0.9}}"
+            ) from error
+
+
+@lru_cache(64)
+def _started(start: Callable[[], Arrays], dtype: str) -> tuple[Layout, Any]:
+    found, name = _call(start), f"start={start.__qualname__}"
+    if not isinstance(found, Mapping) or not found:
+        raise PlanError(f"{name} returned {found!r}; it must return a dict of arrays by name")
+    for key, value in found.items():
+        if np.asarray(value).dtype.kind != "f":
+            raise PlanError(
+                f"{name} returned {key!r} of dtype {np.asarray(value).dtype}, but real numbers are "
+                f"needed to be averaged; convert it, such as with .astype('float32')"
+            )
+    layout = Layout(tuple(Entry(str(k), np.shape(v)) for k, v in found.items()), dtype)
+    return layout, _flat(found, layout, name)
+
+
+def _flat(found: Any, layout: Layout, name: str) -> Any:
+    """Arrays by name as one vector, or why not in a sentence."""
+    wanted = {entry.name: entry.shape for entry in layout.entries}
+    if not isinstance(found, Mapping) or set(found) != set(wanted):
+        given = sorted(found) if isinstance(found, Mapping) else type(found).__name__
+        raise DataError(
+            f"{name} returned {given}, but a dict of the arrays {sorted(wanted)} is needed; return "
+            f"every array it was given, and no other"
+        )
+    for key, shape in wanted.items():
+        value = np.asarray(found[key])
+        if value.shape != shape or value.dtype.kind not in "fiub":
+            raise DataError(
+                f"{name} returned {key!r} of shape {value.shape} and dtype {value.dtype}, but "
+                f"numbers of shape {shape} are needed; keep each array's shape"
+            )
+        if not np.isfinite(value).all():
+            raise DataError(
+                f"{name} returned {key!r} with NaN or Inf, but finite numbers are needed; lower "
+                f"the rate, or clean this client's data"
+            )
+    return layout.flat({key: found[key] for key in wanted})
+
+
+def _call(function: Callable[..., Any], *given: Any) -> Any:
+    try:
+        return function(*given)
+    except Exception as error:
+        raise MusterError(
+            f"{function.__qualname__} raised {type(error).__name__}; repair it:\n"
+            f"{traceback.format_exc().rstrip()}"
+        ) from error

@@ -4,7 +4,8 @@
 Steps are a loop inside the program. Clients are a map around it (one after another, so that a
 client's parameters stay in the cache, and each takes just its own steps) or, for tiny models
 in lockstep, a vmap. Algorithms are traced as they are. The program is compiled once for each
-descent and rounded size: rows, steps and clients are rounded up, and what is added never runs.
+descent and rounded size: rows and steps are rounded up to powers of two, clients and the width
+of a batch to `SIZES`. Steps and clients that are added never run, and rows weigh nothing.
 
 Between calls arrays stay NumPy's, which JAX takes as they are: 64-bit mode is then on only
 inside the calls of float64 tasks, and float32 tasks beside them keep their bits.
@@ -41,8 +42,10 @@ __all__ = ["MLP", "Classifier", "Model", "Regressor", "SoftmaxRegression", "dens
 
 LOCKSTEP = 1 << 12  # parameters up to which clients with equal steps step together
 CHUNK = 1024  # rows evaluated at once
-ROUND = [int(m * 10**e) for e in range(1, 9) for m in (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8)]
-SIZES = sorted({*range(11), *ROUND, *(1 << e for e in range(31))})  # what sizes are rounded up to
+NICE = (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8)  # times powers of ten
+SIZES: list[int] = sorted(
+    {*range(11), *(int(m * 10**e) for e in range(1, 9) for m in NICE), *(1 << e for e in range(31))}
+)
 
 
 class Parts(NDArrayOperatorsMixin):
@@ -53,7 +56,11 @@ class Parts(NDArrayOperatorsMixin):
 
     def __init__(self, arrays: Any) -> None:
         self.arrays = tuple(arrays)
-        self.shape = (sum(np.size(a) for a in self.arrays),)
+
+    @property
+    def shape(self) -> tuple[int]:
+        """`(d,)`."""
+        return (sum(a.size for a in self.arrays),)
 
     @property
     def flat(self) -> Any:
@@ -87,14 +94,7 @@ class Parts(NDArrayOperatorsMixin):
         return _cut(other, [a.shape for a in self.arrays]).arrays
 
 
-jax.tree_util.register_pytree_node(Parts, lambda p: (p.arrays, None), lambda _, a: _bare(a))
-
-
-def _bare(arrays: Any) -> Parts:
-    parts = object.__new__(Parts)  # JAX rebuilds trees around leaves that are no arrays, too
-    parts.arrays = tuple(arrays)
-    parts.shape = (sum(prod(getattr(a, "shape", ())) for a in arrays),)
-    return parts
+jax.tree_util.register_pytree_node(Parts, lambda p: (p.arrays, None), lambda _, a: Parts(a))
 
 
 def _cut(vector: Any, shapes: Any) -> Parts:
@@ -134,7 +134,7 @@ def _steps(batches: Any, size: int, dtype: str) -> Steps:
     together = not batches.alone and size <= LOCKSTEP and bool((count == steps).all())
     seen = np.zeros(len(batches.x), bool)
     seen[batches.index] = True
-    shape = (k if together or batches.alone else _up(k), _up(steps), _up(width))
+    shape = (k if together or batches.alone else _up(k), _double(steps, 16), _up(width))
     index, scale = np.zeros(shape, np.int32), np.zeros(shape, dtype)
     seeds = np.zeros(shape[:2], np.uint32)
     index[:k, :steps, :width] = (seen.cumsum() - 1)[batches.index].swapaxes(0, 1)
@@ -144,17 +144,22 @@ def _steps(batches: Any, size: int, dtype: str) -> Steps:
     each = (index, scale, seeds, np.pad(count, (0, shape[0] - k)))
     each = tuple(a[0] for a in each) if batches.alone else each
     x, y = (_rows(a, seen, dtype) for a in (batches.x, batches.y))
-    return Steps(x, y, *each, () if together else None)
+    placed = [jnp.asarray(a) for a in (x, y, *each)]
+    return Steps._make([*placed, () if together else None])
 
 
 def _rows(a: Any, seen: Any, dtype: str) -> Any:
     """The rows that are seen, in order, then zeros up to a rounded number."""
     rows = np.flatnonzero(seen)
-    a, b = a, slice(int(rows[0]), int(rows[-1]) + 1)
-    part = np.asarray(a[b] if b.stop - b.start == len(rows) else a[rows])
-    out = aligned((_up(len(rows)), *part.shape[1:]), _kind(part.dtype, dtype))
+    span = slice(int(rows[0]), int(rows[-1]) + 1)
+    part = np.asarray(a[span] if span.stop - span.start == len(rows) else a[rows])
+    out = aligned((_double(len(rows), 64), *part.shape[1:]), _kind(part.dtype, dtype))
     out[: len(rows)], out[len(rows) :] = part, 0
     return out
+
+
+def _double(size: int, least: int) -> int:
+    return max(least, 1 << (size - 1).bit_length())
 
 
 def _up(size: int) -> int:
@@ -214,22 +219,26 @@ def _known(task: Any) -> tuple[Any, Layout]:
 @lru_cache(256)
 def _through(task: Any, *rows: tuple[Any, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of the outputs and losses of two rows, given the shape and dtype of x and of y."""
-    x, y = (jax.ShapeDtypeStruct((2, *shape), dtype) for shape, dtype in rows)
     try:
+        x, y = (jax.ShapeDtypeStruct((2, *shape), dtype) for shape, dtype in rows)
         out = jax.eval_shape(lambda p, x: task.forward(p, x, None), _known(task)[0], x)
         return out.shape, jax.eval_shape(task.losses, out, y).shape
     except (TypeError, ValueError, LookupError, AttributeError) as error:
+        (x_shape, x_dtype), (y_shape, y_dtype) = rows
         raise DataError(
-            f"rows of shape {x.shape[1:]} and {x.dtype}, with labels {y.shape[1:]} of {y.dtype}, "
-            f"do not go through {task}; change the data or apply: {error}"
+            f"rows of shape {x_shape} and {x_dtype}, with labels of shape {y_shape} and {y_dtype}, "
+            f"do not go through {task}; change the data or the model: {error}"
         ) from error
 
 
 class Traced:
-    """The shared half of every JAX task. Abstract: a task draws its parameters, applies them,
-    and says the losses of its outputs."""
+    """The shared half of every JAX task.
+
+    Abstract: a task draws its parameters, applies them, and says the losses of its outputs.
+    """
 
     framework: str = "jax"
+    fuses: str = "client"
     draws: bool = False
     engines: tuple[str, ...] = ("matrix", "loop")
     dtype: str
@@ -350,13 +359,12 @@ class Traced:
 
     def run(self, descent: Any, given: Any, carry: Any, batches: Any) -> Any:
         """`descent.walk` as one compiled program; returns NumPy arrays."""
-        steps = _steps(batches, self.layout.size, self.dtype)
         k = None if batches.alone else len(carry.w)
-        more = 0 if k is None else len(steps.count) - k
         given = given._replace(rate=np.asarray(given.rate, self.dtype), round=np.int32(given.round))
         with self._precise():
-            placed = tree_map(lambda a: _pad(a, more), carry)
-            done = _program(descent, given, placed, tree_map(jnp.asarray, steps))
+            steps = _steps(batches, self.layout.size, self.dtype)
+            more = 0 if k is None else len(steps.count) - k
+            done = _program(descent, given, tree_map(lambda a: _pad(a, more), carry), steps)
         return tree_map(lambda a: np.asarray(a) if k is None else np.asarray(a)[:k], done)
 
     def evaluate(self, w: Any, buffers: Any, x: Any, y: Any) -> dict[str, float]:

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -23,10 +25,11 @@ from muster.batches import Batches, fold
 from muster.errors import PlanError
 from muster.keys import Key
 from muster.layout import Entry, Layout
+from muster.tasks import numpy_chunks as chunks
 from muster.tasks import numpy_layers as layers
 from muster.tasks.task import CrossEntropy, Logistic, Loss, Squares, check_features
 from muster.types import Batch, Tree
-from muster.vectors import aligned, leaves, tree_map
+from muster.vectors import aligned
 
 __all__ = ["LinearRegression", "LogisticRegression", "MLP", "Network", "SoftmaxRegression"]
 
@@ -40,9 +43,11 @@ class Network:
     """
 
     framework: str = "numpy"
+    fuses: str = "cohort"
     draws: bool = False
     engines: tuple[str, ...] = ("fused", "matrix", "loop")
     loss: Loss
+    naming: str = "{part}"
     activation: str = "relu"
     l2: float
     dtype: str
@@ -62,14 +67,12 @@ class Network:
         if self.activation not in ("relu", "tanh"):
             raise PlanError(f"{self}: activation must be 'relu' or 'tanh'; choose one")
 
-    @property
+    @cached_property
     def layout(self) -> Layout:
         """Weight and bias of each layer, named as the head of this file says."""
-        pairs = list(zip(self.widths[1:], self.widths[:-1], strict=True))
-        names = [f"layers.{i}." for i in range(len(pairs))] if isinstance(self, MLP) else [""]
         entries = [
-            Entry(name + part, shape)
-            for name, (out, fan) in zip(names, pairs, strict=True)
+            Entry(self.naming.format(layer=i, part=part), shape)
+            for i, (fan, out) in enumerate(pairwise(self.widths))
             for part, shape in (("weight", (out, fan)), ("bias", (out,)))
         ]
         return Layout(tuple(entries), self.dtype)
@@ -91,7 +94,7 @@ class Network:
 
     def flops(self, batch: int) -> float:
         """6 operations a weight and row, less the slopes of the features, which nobody needs."""
-        sizes = [a * b for a, b in zip(self.widths[:-1], self.widths[1:], strict=True)]
+        sizes = [a * b for a, b in pairwise(self.widths)]
         return float(batch * (6 * sum(sizes) - 2 * sizes[0]))
 
     def arrays(self, tree: Tree) -> Tree:
@@ -118,13 +121,10 @@ class Network:
         rows = self._rows(w, batch)
         if w.ndim == 1:
             return self._descend(w[None], rows, rate)[0]
-        few = layers.together(w)
-        if len(w) <= few:
-            return self._descend(w, rows, rate)
         parts = []
-        for i in range(0, len(w), few):
-            some = [part[i : i + few] if np.ndim(part) else part for part in rows]
-            parts.append(self._descend(w[i : i + few], some, rate))
+        for some in chunks.chunks(w):
+            few = [part[some] if np.ndim(part) else part for part in rows]
+            parts.append(self._descend(w[some], few, rate))
         return np.concatenate(parts)
 
     def loop(self, step: Callable[[Tree, Batch], Tree], carry: Tree, batches: Batches) -> Tree:
@@ -132,23 +132,9 @@ class Network:
         return fold(step, carry, batches)
 
     def run(self, descent: Any, given: Tree, carry: Tree, batches: Batches) -> Tree:
-        """Few clients at a time through all their steps, so that their parameters stay in cache.
-
-        With several such chunks the carry's arrays are written in place.
-        """
+        """All steps, few clients at a time (`numpy_chunks.py`)."""
         with np.errstate(all="ignore"):  # a client that diverges is found by its update
-            few = layers.together(carry.w)
-            if batches.alone or len(carry.w) <= few:
-                return descent.walk(given, carry, batches)
-            for i in range(0, len(carry.w), few):
-                part = tree_map(lambda a, i=i: a[i : i + few], carry)
-                fresh = descent.walk(given, part, _of(batches, i, i + few))
-                for (_, whole), (_, old), (_, new) in zip(
-                    leaves(carry), leaves(part), leaves(fresh), strict=True
-                ):
-                    if new is not old:
-                        whole[i : i + few] = new
-            return carry
+            return chunks.walk(descent, given, carry, batches)
 
     def evaluate(self, w: Any, buffers: Any, x: Any, y: Any) -> dict[str, float]:
         """Sums over rows: "rows", "loss", and "accuracy" (hits) or "error" (absolute)."""
@@ -196,7 +182,7 @@ class Network:
         return losses
 
     def _descend(self, many: Any, rows: Sequence[Any], rate: float) -> Any:
-        if layers.together(many) > 1:  # a small model: one sweep for the whole update
+        if chunks.together(many) > 1:  # a small model: one sweep for the whole update
             update = layers.scratch("whole", many.shape, many.dtype)
             losses = self._gradient(many, rows, rate, update)
             with np.errstate(all="ignore"):
@@ -208,20 +194,6 @@ class Network:
 
     def _penalty(self, many: Any) -> Any:
         return self.l2 / 2 * np.einsum("kd,kd->k", many, many)
-
-
-def _of(batches: Batches, start: int, stop: int) -> Batches:
-    """The steps of the clients from `start` to `stop` alone."""
-    active = np.clip(batches.active - start, 0, stop - start)
-    steps = int(np.count_nonzero(active))  # falling, so those that take part come first
-    mine = (slice(steps), slice(start, stop))
-    return replace(
-        batches,
-        index=batches.index[mine],
-        scale=None if batches.scale is None else batches.scale[mine],
-        active=active[:steps],
-        seeds=batches.seeds[mine],
-    )
 
 
 @dataclass(frozen=True)
@@ -301,6 +273,7 @@ class MLP(Network):
     l2: float = 0.0
     dtype: str = "float32"
     loss = CrossEntropy()
+    naming = "layers.{layer}.{part}"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sizes", tuple(self.sizes))

@@ -4,10 +4,10 @@
 Every client has its own weights, so a layer of a cohort is a stack of small products. What
 decides the speed of such small steps, in this order:
 
-- A product below 10⁶ multiplications takes OpenBLAS's path for small matrices, which packs
-  nothing and is two to three times faster at batch 10; a wider layer is cut into bands of
-  outputs that stay below it.
-- Parameters stay in cache: `together` says how many clients are trained at a time.
+- Small products take OpenBLAS's path for small matrices, which packs nothing and is two to
+  three times faster at batch 10. Its limits are 10⁶ multiplications, and 1200 results where
+  both factors run along the summed axis (the forward pass); wider layers are cut into bands.
+- Parameters stay in cache: `numpy_chunks.py` says how many clients are trained at a time.
 - No gradient is kept where nothing reads it: `descend` takes a band's update off the weights
   while it is warm, the rate already in the slopes. A small model takes its whole update off in
   one sweep instead, because a few long additions beat many short ones.
@@ -19,6 +19,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,11 +27,11 @@ import numpy as np
 from muster.tasks.task import Loss
 from muster.vectors import aligned
 
-__all__ = ["Layers", "Model", "descend", "forward", "gradient", "scratch", "together", "views"]
+__all__ = ["Layers", "Model", "descend", "forward", "gradient", "scratch", "views"]
 
-CACHE = 1 << 20  # bytes of parameters that are trained together
-SMALL = 1_000_000  # multiplications up to which a product takes the path for small matrices
-NARROW = 48  # outputs below which a band is not worth its call
+SMALL = 1_000_000  # multiplications in a small product
+FEW = 1_200  # results of a small product in the forward pass
+NARROW = 32  # a narrower band is not worth its call
 
 Layers = list[tuple[Any, Any]]  # weight (clients, out, in) and bias (clients, out) by layer
 
@@ -65,15 +66,6 @@ class _Scratch(threading.local):
 scratch = _Scratch()
 
 
-def together(w: Any) -> int:
-    """How many clients `(clients, d)` are trained at a time: as many as fit `CACHE`, at least one.
-
-    >>> together(np.zeros((5, 1 << 17), "float32"))
-    2
-    """
-    return max(1, CACHE // (w.shape[-1] * w.itemsize))
-
-
 def views(w: Any, widths: tuple[int, ...]) -> Layers:
     """The layers of `w` `(clients, d)`, by layer weight `(out, in)` and then bias, as views.
 
@@ -81,7 +73,7 @@ def views(w: Any, widths: tuple[int, ...]) -> Layers:
     [(4, 2, 3), (4, 2)]
     """
     clients, layers, start = len(w), [], 0
-    for fan, out in zip(widths[:-1], widths[1:], strict=True):
+    for fan, out in pairwise(widths):
         middle = start + out * fan
         weight = w[:, start:middle].reshape(clients, out, fan)
         start = middle + out
@@ -97,8 +89,9 @@ def forward(layers: Layers, x: Any, activation: str) -> tuple[list[Any], Any]:
     inputs = [x]
     clients, rows, _ = x.shape
     for i, (weight, bias) in enumerate(layers[:-1]):
-        h = scratch(f"h{i}", (clients, rows, weight.shape[1]), weight.dtype)
-        for band in _bands(rows, *weight.shape[1:]):
+        _, out, fan = weight.shape
+        h = scratch(f"h{i}", (clients, rows, out), weight.dtype)
+        for band in _bands(out, _forward_limit(rows, fan)):
             np.matmul(inputs[-1], weight[:, band].swapaxes(1, 2), out=h[:, :, band])
         h += bias[:, None]
         if activation == "relu":
@@ -107,8 +100,9 @@ def forward(layers: Layers, x: Any, activation: str) -> tuple[list[Any], Any]:
             np.tanh(h, out=h)
         inputs.append(h)
     weight, bias = layers[-1]
-    z = scratch("z", (weight.shape[1], clients, rows), weight.dtype)
-    for band in _bands(rows, *weight.shape[1:]):
+    _, out, fan = weight.shape
+    z = scratch("z", (out, clients, rows), weight.dtype)
+    for band in _bands(out, _forward_limit(rows, fan)):
         part = z[band].transpose(1, 0, 2)
         np.matmul(weight[:, band], inputs[-1].swapaxes(1, 2), out=part)
     z += bias.T[:, :, None]
@@ -124,9 +118,9 @@ def gradient(layers: Layers, rows: Sequence[Any], model: Model, rate: float, int
 
     def put(i: int, slopes: Any, inputs: Any) -> None:
         weight, bias = into[i]
-        for band in _bands(slopes.shape[1], *weight.shape[1:]):
+        for band in _bands(weight.shape[1], SMALL // max(1, inputs[0].size)):
             np.matmul(slopes[:, :, band].swapaxes(1, 2), inputs, out=weight[:, band])
-        np.einsum("kbo->ko", slopes, out=bias)
+        np.matmul(_ones(len(slopes[0]), slopes.dtype), slopes, out=bias)
 
     return _backward(layers, rows, model, rate, put)
 
@@ -139,12 +133,12 @@ def descend(layers: Layers, rows: Sequence[Any], model: Model, rate: float) -> A
         for part in layers[i] if model.l2 else ():
             part *= keep
         weight, bias = layers[i]
-        for band in _bands(slopes.shape[1], *weight.shape[1:]):
+        for band in _bands(weight.shape[1], SMALL // max(1, inputs[0].size)):
             view = weight[:, band]
             update = scratch("update", view.shape, view.dtype)
             np.matmul(slopes[:, :, band].swapaxes(1, 2), inputs, out=update)
             np.subtract(view, update, out=view)
-        bias -= np.einsum("kbo->ko", slopes)
+        bias -= np.matmul(_ones(len(slopes[0]), slopes.dtype), slopes)
 
     return _backward(layers, rows, model, rate, take)
 
@@ -163,7 +157,9 @@ def _backward(layers: Layers, rows: Sequence[Any], model: Model, rate: float, si
         below, h = None, inputs[i]
         if i:
             below = scratch(f"s{i}", h.shape, h.dtype)
-            np.matmul(slopes, layers[i][0], out=below)
+            weight = layers[i][0]
+            for band in _bands(weight.shape[2], SMALL // max(1, slopes[0].size)):
+                np.matmul(slopes, weight[:, :, band], out=below[:, :, band])
         sink(i, slopes, h)
         if i:
             below *= h > 0 if model.activation == "relu" else 1 - h * h
@@ -173,11 +169,24 @@ def _backward(layers: Layers, rows: Sequence[Any], model: Model, rate: float, si
     return np.einsum("kb,kb->k", losses, share)
 
 
+def _forward_limit(rows: int, fan: int) -> int:
+    return min(FEW // max(1, rows), SMALL // max(1, rows * fan))
+
+
+@lru_cache(maxsize=64)
+def _ones(rows: int, dtype: Any) -> Any:
+    """A product with ones sums ten rows faster than a sum does."""
+    return np.ones(rows, dtype)
+
+
 @lru_cache(maxsize=1024)
-def _bands(rows: int, out: int, fan: int) -> tuple[slice, ...]:
-    """Cut the outputs of a layer so that each product is small, if wide enough bands remain."""
-    parts = -(-rows * out * fan // SMALL)
-    width = -(-out // parts)
-    if width < NARROW:
-        return (slice(0, out),)
-    return tuple(slice(i, min(i + width, out)) for i in range(0, out, width))
+def _bands(width: int, limit: int) -> tuple[slice, ...]:
+    """Equal bands of at most `limit` columns; one band where they would be too narrow.
+
+    >>> _bands(200, 127)
+    (slice(0, 100, None), slice(100, 200, None))
+    """
+    if limit >= width or limit < NARROW:
+        return (slice(0, width),)
+    step = -(-width // -(-width // limit))
+    return tuple(slice(i, min(i + step, width)) for i in range(0, width, step))

@@ -88,10 +88,11 @@ class Logistic(Loss):
     def slope(self, z: Any, y: Any) -> Any:
         """Losses; `z` becomes sigmoid(z) − y."""
         (one,) = z
+        y = np.asarray(y).astype(z.dtype, copy=False)
         small = np.exp(-np.abs(one))
         losses = np.maximum(one, 0) - y * one + np.log1p(small)
         one[...] = np.where(one >= 0, 1, small) / (1 + small) - y
-        return losses.astype(z.dtype, copy=False)
+        return losses
 
     def sums(self, z: Any, y: Any) -> dict[str, float]:
         """Sums of rows, logistic loss and hits."""
@@ -187,10 +188,9 @@ def check_labels(y: Any, classes: int) -> None:
 
 
 def _finite(what: str, values: Any) -> None:
-    """Refuse NaN and Inf; the sum of squares is the quick look, the row is found on refusal."""
-    if values.dtype.kind != "f" or np.isfinite(values.min(initial=0) + values.max(initial=0)):
-        return
-    if np.isfinite(values).all():  # finite, yet the two ends overflow when added
+    """Refuse NaN and Inf: the two ends say whether there are any, without a copy of the data."""
+    ends = (values.min(initial=0), values.max(initial=0)) if values.dtype.kind == "f" else (0,)
+    if np.isfinite(ends).all():
         return
     row = int(np.argwhere(~np.isfinite(values))[0][0])
     raise DataError(

@@ -41,7 +41,7 @@ torch: Any = require("torch", "torch")
 
 __all__ = ["Classifier", "Model", "Regressor"]
 
-SMALL = 1 << 15  # parameters up to which a matrix of clients beats a loop over them
+SMALL = 1 << 16  # parameters up to which a matrix of clients beats a loop over them
 CHUNK = 512  # rows evaluated at once
 
 
@@ -80,12 +80,17 @@ class _Torch:
     @property
     def engines(self) -> tuple[str, ...]:
         """Best first; a matrix only for models that vmap takes and losses by row."""
-        found = self._facts()
-        if not found.batched:
+        if not self._facts().batched:
             return ("fused", "loop")
-        if found.layout.size <= SMALL:
-            return ("matrix", "fused", "loop")
-        return ("fused", "loop", "matrix")
+        return (
+            ("fused", "matrix", "loop") if self.fuses == "cohort" else ("fused", "loop", "matrix")
+        )
+
+    @property
+    def fuses(self) -> str:
+        """Whether "fused" does best on one "client" at a time or on a small model's "cohort"."""
+        found = self._facts()
+        return "cohort" if found.batched and found.layout.size <= SMALL else "client"
 
     def flops(self, batch: int) -> float:
         """Six for each row, weight and place the weight is used at."""
@@ -100,7 +105,7 @@ class _Torch:
         changed = difference(self.layout, layout_of(module, self.dtype))
         if changed:
             raise PlanError(
-                f"make_model={self.make_model.__name__} builds another model at each call "
+                f"make_model={self.make_model!r} builds another model at each call "
                 f"({changed}); it must build the same layers every time"
             )
         return module
@@ -198,7 +203,7 @@ class _Torch:
         else:
             here.point(w, buffers)
             grads, loss = here.gradients(batch)
-            moved = here.trained
+            moved = here.moved
         with torch.no_grad():
             torch._foreach_add_(moved, grads, alpha=-float(rate))
         return loss
@@ -207,13 +212,12 @@ class _Torch:
         """A Python loop."""
         if not batches.alone:
             return fold(step, carry, batches)
-        index, seeds, x, y = batches.index[:, 0], batches.seeds[:, 0].tolist(), batches.x, batches.y
-        index = torch.as_tensor(index)
-        full = batches.scale is None
-        lengths = None if full else (batches.scale[:, 0] > 0).sum(-1).tolist()
-        for t, rows in enumerate(index.unbind(0)):
-            rows = rows if lengths is None else rows[: lengths[t]]
-            batch = Batch(x.index_select(0, rows), y.index_select(0, rows), None, seeds[t])
+        index, x, y = batches.index[:, 0].unbind(0), batches.x, batches.y
+        if batches.scale is not None:
+            lengths = (batches.scale[:, 0] > 0).sum(-1).tolist()
+            index = [rows[:n] for rows, n in zip(index, lengths, strict=True)]
+        for rows, seed in zip(index, batches.seeds[:, 0].tolist(), strict=True):
+            batch = Batch(x.index_select(0, rows), y.index_select(0, rows), None, seed)
             carry = step(carry, batch)
         return carry
 

@@ -198,7 +198,7 @@ def _by_row(loss: Callable[[Any, Any], Any], output: Any) -> bool:
 
 def _flops(module: Any, x: Any) -> float:
     """Six for each weight and position: two for the forward pass, four for the backward."""
-    dense = 6.0 * sum(p.numel() for p in module.parameters())
+    dense: float = 6.0 * sum(p.numel() for p in module.parameters())
     if x is None:
         return dense
     total = [0.0]
@@ -216,4 +216,4 @@ def _flops(module: Any, x: Any) -> float:
         module(x)
     for hook in hooks:
         hook.remove()
-    return float(total[0]) or dense
+    return total[0] or dense

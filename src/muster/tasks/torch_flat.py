@@ -27,6 +27,7 @@ nn = torch.nn
 
 __all__ = ["Flat", "flat"]
 
+_BACKWARD = torch.autograd.Variable._execution_engine.run_backward
 _HERE = threading.local()
 _KEPT = 8  # modules that a thread keeps for tasks it has met
 
@@ -59,6 +60,7 @@ class Flat:
         self.forward = torch.func.vmap(self._call)
         self.row: Any = None  # what the parameters point at
         self.store: Any = None  # what the buffers point at
+        self.moved: list[Any] = []  # the trained part of that row, as plain tensors
         self.views: list[Any] = []
         self.stack: list[Any] = []
         self.busy = self.tried = False
@@ -73,6 +75,7 @@ class Flat:
             views = torch._C._nn.unflatten_dense_tensors(w, self.parameters)
             for parameter, view in zip(self.parameters, views, strict=True):
                 parameter.data = view
+            self.moved = [v for v, p in zip(views, self.parameters, strict=True) if p.requires_grad]
             self.row = w
         if self.floats and buffers is not self.store:
             old = [owner._buffers[name] for owner, name in self.floats]
@@ -147,8 +150,7 @@ class Flat:
         loss = self._loss(self.output(batch.x, training=True), batch)
         if self.floats:
             self._write_back()
-        grads = torch.autograd.grad(loss, self.trained, allow_unused=True, materialize_grads=True)
-        return grads, loss.detach()
+        return _gradients_of(loss, self.trained), loss.detach()
 
     def _loss(self, output: Any, batch: Batch) -> Any:
         task = self.task
@@ -192,8 +194,7 @@ class Flat:
         losses = per_row(self.task.loss(output.flatten(0, 1), batch.y.flatten(0, 1)))
         losses = losses.view(clients, -1)
         mean = losses.mean(1) if batch.scale is None else (losses * batch.scale).sum(1)
-        grads = torch.autograd.grad(mean.sum(), trained, allow_unused=True, materialize_grads=True)
-        return grads, trained, mean.detach()
+        return _gradients_of(mean.sum(), trained), trained, mean.detach()
 
     def _stack(self, w: Any) -> list[Any]:
         """Views `(clients, *shape)` of a matrix, kept while the same rows are trained."""
@@ -211,6 +212,21 @@ class Flat:
     def _call(self, values: tuple[Any, ...], x: Any) -> Any:
         named = dict(zip(self.names, values, strict=True))
         return torch.func.functional_call(self.module, named, (x,))
+
+
+def _gradients_of(loss: Any, tensors: list[Any]) -> Any:
+    """`torch.autograd.grad` with zeros for what the loss does not read, without its checks.
+
+    They cost a fifth of a small step.
+    """
+    one = torch.ones_like(loss)
+    grads = _BACKWARD(
+        (loss,), (one,), False, False, tuple(tensors), allow_unreachable=True, accumulate_grad=False
+    )
+    if any(g is None for g in grads):
+        pairs = zip(grads, tensors, strict=True)
+        return [torch.zeros_like(t) if g is None else g for g, t in pairs]
+    return grads
 
 
 def _owner(module: Any, name: str) -> tuple[Any, str]:

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `muster`: which commands there are; each file is loaded when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from muster import __version__
+from muster.cli import screen
+from muster.errors import MusterError
+from muster.simulation.threads import ONE_THREAD
+
+__all__ = ["COMMANDS", "app", "main"]
+
+COMMANDS = ("new", "run", "ls", "show", "report", "compare", "replay", "data")
+
+
+class Commands(TyperGroup):
+    """Finds a command's file by the command's name, and turns a muster error into one line."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = dict.fromkeys(COMMANDS)  # type: ignore[arg-type]  # the names, for hints
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The commands in the order of use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command, built from the function `command` of its file."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"muster.cli.{cmd_name}")
+        single = typer.Typer(add_completion=False)
+        single.command(cmd_name, cls=getattr(module, "Parser", None))(module.command)
+        return typer.main.get_command(single)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; an error that muster raises on purpose is told without a traceback."""
+        try:
+            return super().invoke(ctx)
+        except MusterError as error:
+            screen.complain(error)
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"muster {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Federated learning: one model over many data holders, whose data stays where it is.
+
+    Begin with: muster new digits
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; exit with 0, 1 (an error, told in a sentence) or 2 (wrong usage)."""
+    for name, value in ONE_THREAD.items():  # before torch starts its threads; workers inherit it
+        os.environ.setdefault(name, value)
+    app(sys.argv[1:] if arguments is None else arguments, prog_name="muster")

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run as it is watched: a line per round, above a progress bar where there is a terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from muster.cli import screen
+
+__all__ = ["Quiet", "Rounds", "lines_kept"]
+
+LINES = 40  # lines that a run prints at most, about
+PAUSE = 0.1  # seconds between two redrawings of the bar
+COLUMNS = {  # the width and the style of each
+    "round": (9, "dim"), "train loss": (12, ""), "metric": (11, "bold"), "clients' mean": (15, ""),
+    "worst": (8, ""), "replies": (9, "dim"), "up": (9, "dim"), "time": (9, "dim"),
+}  # fmt: skip
+
+Clock = Callable[[], float]
+
+
+class Quiet:
+    """Watches without a word, or as lines of JSON."""
+
+    def __init__(self, *, lines: bool) -> None:
+        self._lines = lines
+
+    def __enter__(self) -> Quiet:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to end."""
+
+    def watch(self, record: dict[str, Any]) -> None:
+        """One committed round."""
+        if self._lines:
+            screen.emit({"event": "round"} | record)
+
+
+class Rounds:
+    """Watches for a person: `watch` is called with each committed record."""
+
+    def __init__(
+        self, title: str, rounds: int, done: int = 0, clock: Clock = time.monotonic
+    ) -> None:
+        self._console = screen.console()
+        self._rounds, self._kept = rounds, lines_kept(rounds)
+        self._series: list[float] = []
+        self._metric: str | None = None
+        self._headed = False
+        self._clock, self._shown = clock, 0.0
+        self._bar = _bar(self._console) if self._console.is_terminal else None
+        if self._bar:
+            self._task = self._bar.add_task(title, total=rounds, completed=done, note="starting")
+
+    def __enter__(self) -> Rounds:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take the bar away; the lines stay."""
+        if self._bar:
+            self._bar.stop()
+
+    def watch(self, record: dict[str, Any]) -> None:
+        """One committed round."""
+        metrics = record.get("metrics") or _clients_means(record)
+        if self._metric not in metrics:
+            self._metric = screen.leading(metrics) or self._metric
+        if self._metric is not None and self._metric in metrics:
+            self._series.append(metrics[self._metric])
+        self._trouble(record)
+        if record["round"] in self._kept:
+            self._line(record, metrics)
+        if self._bar:
+            self._redraw(record["round"])
+
+    def _redraw(self, round: int) -> None:
+        now = self._clock()
+        if self._bar is None or (now - self._shown < PAUSE and round < self._rounds):
+            return
+        self._shown = now
+        note = ""
+        if self._series and self._metric:
+            note = f"{self._metric} {screen.number(self._series[-1])}  {_trend(self._series)}"
+        self._bar.update(self._task, completed=round, note=note)
+
+    def _line(self, record: dict[str, Any], metrics: dict[str, float]) -> None:
+        spread = (record.get("clients") or {}).get(self._metric) or {}
+        cells = {
+            "round": f"{record['round']}/{self._rounds}",
+            "train loss": screen.number((record.get("train") or {}).get("loss")),
+            "metric": screen.number(metrics.get(self._metric or "")),
+            "clients' mean": screen.number(spread.get("mean")),
+            "worst": screen.number(spread.get("worst")),
+            "replies": f"{len(record['accepted'])}/{len(record['invited'])}",
+            "up": screen.size(record.get("bytes_up")),
+            "time": screen.span(record.get("seconds")),
+        }
+        if not self._headed:
+            self._headed = True
+            named = {"metric": "test loss" if self._metric == "loss" else self._metric or "–"}
+            head = "".join(named.get(n, n).rjust(width) for n, (width, _) in COLUMNS.items())
+            self._console.print(Text(head, "dim"))
+        text = Text()
+        for name, (width, style) in COLUMNS.items():
+            text.append(cells[name].rjust(width), style)
+        self._console.print(text)
+
+    def _trouble(self, record: dict[str, Any]) -> None:
+        """A line for each client that did not answer, and for a round that counted for nothing."""
+        for kind in ("failed", "declined", "late"):
+            for answer in record.get(kind, ()):
+                why = answer.get("error") or answer.get("reason") or "after the deadline"
+                last = str(why).strip().splitlines()[-1]
+                who = f"round {record['round']}: client {answer['client']!r} {kind}: {last}"
+                self._console.print(Text(who, "yellow"))
+        if record.get("abandoned"):
+            text = f"round {record['round']}: too few replies, so the model stays as it was"
+            self._console.print(Text(text, "yellow"))
+
+
+def lines_kept(rounds: int) -> frozenset[int]:
+    """The rounds that get a line: all of a short run, about forty at even steps of a long one.
+
+    >>> sorted(lines_kept(3)), len(lines_kept(1000))
+    ([1, 2, 3], 41)
+    """
+    step = max(1, -(-rounds // LINES))
+    return frozenset({1, rounds, *range(step, rounds + 1, step)})
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        SpinnerColumn(style="cyan"),
+        TextColumn("{task.description}", style="bold"),
+        BarColumn(bar_width=24, complete_style="cyan", finished_style="green"),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}", style="cyan"),
+        TimeRemainingColumn(compact=True),
+        console=console,
+        refresh_per_second=5,
+        transient=True,
+    )
+
+
+def _trend(series: list[float]) -> str:
+    step = max(1, -(-len(series) // 20))
+    return screen.spark(series[::-1][::step][::-1])
+
+
+def _clients_means(record: dict[str, Any]) -> dict[str, float]:
+    """The clients' means, where nothing is evaluated centrally."""
+    spread = record.get("clients") or {}
+    return {name: part["mean"] for name, part in spread.items() if isinstance(part, dict)}

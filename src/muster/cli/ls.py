@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`muster ls`: the runs of a folder."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from muster.cli import screen, where
+from muster.errors import RunError
+from muster.runs import Run
+
+__all__ = ["command"]
+
+COLOURS = {"finished": "green", "resumable": "yellow", "training": "cyan", "unreadable": "red"}
+
+
+def command(
+    folder: Annotated[Path, typer.Argument(help="Where the runs are.")] = where.RUNS,
+    as_json: screen.Json = False,
+) -> None:
+    """List the runs of a folder, the latest first."""
+    if not folder.is_dir() and folder != where.RUNS:
+        raise RunError(f"the folder {folder} does not exist; name one that holds runs")
+    entries = [_entry(place) for place in where.folders(folder)]
+    if as_json:
+        for entry in entries:
+            screen.emit(entry)
+        return
+    if not entries:
+        screen.say(f"no runs in {folder}/; begin with: muster new digits")
+        return
+    heads = ("id", "algorithm", "task", "state", "rounds", "metric", "value", "begun")
+    screen.say(screen.table(heads, map(_row, entries), left=4))
+
+
+def _entry(place: Path) -> dict[str, Any]:
+    when = (place / "plan.toml") if (place / "plan.toml").exists() else place / "run.db"
+    stamp = datetime.fromtimestamp(when.stat().st_mtime).astimezone().isoformat(timespec="seconds")
+    try:
+        run = Run(place)
+    except RunError as error:
+        return {"id": place.name, "path": str(place), "state": "unreadable", "when": stamp,
+                "error": str(error)}  # fmt: skip
+    plan = run.facts.get("plan") or {}
+    far = where.progress(run)
+    metric = screen.leading(run.metrics)
+    return {
+        "id": run.id, "path": str(place),
+        "algorithm": (plan.get("algorithm") or {}).get("class"),
+        "task": (plan.get("task") or {}).get("class"),
+        "state": far.state, "rounds": far.done, "planned": far.planned,
+        "metric": metric, "value": run.metrics.get(metric or ""), "when": stamp,
+    }  # fmt: skip
+
+
+def _row(entry: dict[str, Any]) -> tuple[str, ...]:
+    state = f"[{COLOURS[entry['state']]}]{entry['state']}[/]"
+    when = datetime.fromisoformat(entry["when"]).strftime("%d %b %H:%M")
+    rounds = f"{entry['rounds']}/{entry['planned']}" if "rounds" in entry else "–"
+    words = (entry.get(name) or "–" for name in ("algorithm", "task"))
+    metric = entry.get("metric") or "–"
+    task = [word.removeprefix("tasks.") for word in words]
+    value = screen.number(entry.get("value"))
+    return (entry["id"], *task, state, rounds, metric, value, when)

@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`muster run`: train a plan on this machine, and watch."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+from typer.core import TyperCommand
+
+from muster.cli import screen, where
+from muster.cli.live import Quiet, Rounds
+from muster.errors import RunError
+from muster.plan import Plan
+from muster.registry import assign
+from muster.runs import Options, Run, explain, planfile, simulate
+from muster.runs.baselines import baselines
+from muster.runs.folder import fresh_folder
+
+__all__ = ["Parser", "PlanPath", "Settings", "altered", "command"]
+
+PlanPath = Annotated[Path, typer.Argument(metavar="PLAN", help="The plan file.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="FIELD=VALUE", help="Change a field of the plan: algorithm.mu=0.5."
+    ),
+]
+NONE: list[str] = []
+
+
+class Parser(TyperCommand):
+    """Lets --resume stand without a run: the latest run of the plan."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the word "latest" where --resume is followed by nothing, an option or a plan."""
+        given = list(args)
+        for place in [i for i, word in enumerate(given) if word == "--resume"][::-1]:
+            after = given[place + 1 : place + 2]
+            if not after or after[0].startswith("-") or after[0].endswith(".py"):
+                given.insert(place + 1, where.LATEST)
+        return super().parse_args(ctx, given)
+
+
+def command(
+    plan: PlanPath,
+    path: Annotated[Path | None, typer.Option(help="The run's folder. [runs/…]")] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="[RUN]", help="Go on with a run; the plan's latest.")
+    ] = None,
+    settings: Settings = None,
+    rounds: Annotated[int | None, typer.Option(help="Train for so many rounds in all.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Another seed.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes; 1 for none.")] = None,
+    engine: Annotated[str, typer.Option(help="auto, loop, matrix or fused.")] = "auto",
+    explained: Annotated[
+        bool, typer.Option("--explain", help="Say how it would be trained and why; do not train.")
+    ] = False,
+    compared: Annotated[
+        bool, typer.Option("--baselines", help="Also train on pooled rows, and each client alone.")
+    ] = False,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Go on without a client that fails.")
+    ] = False,
+    as_json: screen.Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only the last lines.")] = False,
+) -> None:
+    """Train a plan on this machine.
+
+    muster run plan.py --set algorithm.mu=0.5 --set "sampling=Uniform(count=20)" --rounds 100
+    """
+    file = planfile.load(plan)
+    changed = altered(file.plan, settings, rounds, seed)
+    if explained:
+        people = file.enrolled().population
+        _explain(explain(changed, people, engine, workers), as_json)
+        return
+    folder = _folder(changed, path, resume)
+    order = Order(
+        changed, file.enrolled(), folder, resume is not None,
+        Options(engine=engine, workers=workers, lenient=keep_going), as_json, quiet,
+    )  # fmt: skip
+    words = _words(plan, settings, rounds, seed, workers, engine, keep_going, compared)
+    try:
+        run = order.train()
+        rows = order.compare(run) if compared else None
+    except KeyboardInterrupt:
+        _interrupt(folder, changed, words, as_json)
+        raise typer.Exit(130) from None
+    order.conclude(run, rows)
+
+
+def altered(
+    plan: Plan, settings: Sequence[str] | None, rounds: int | None, seed: int | None
+) -> Plan:
+    """The plan with what the command line changes."""
+    for setting in settings or ():
+        plan = assign(plan, setting)
+    given = {"rounds": rounds, "seed": seed}
+    found: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return replace(plan, **found) if found else plan
+
+
+def _folder(plan: Plan, path: Path | None, resume: str | None) -> Path:
+    if resume is None:
+        return path or fresh_folder(where.RUNS, plan)
+    if resume != where.LATEST:
+        return where.find(resume)
+    return path or where.latest_of(plan)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be trained, where, and how it is told."""
+
+    plan: Plan
+    enrolled: planfile.Enrolled
+    folder: Path
+    resume: bool
+    options: Options
+    as_json: bool
+    quiet: bool
+
+    def train(self) -> Run:
+        """The federated run."""
+        if not (self.as_json or self.quiet):
+            self._announce()
+        with self._watcher(self.folder.name, self._done()) as watcher:
+            return simulate(
+                self.plan, *self.enrolled, path=self.folder, resume=self.resume,
+                options=replace(self.options, watch=watcher.watch),
+            )  # fmt: skip
+
+    def compare(self, run: Run) -> dict[str, Run]:
+        """The same plan on pooled rows, and by each client alone."""
+        found = {"federated": run}
+        quiet = replace(self, quiet=True, as_json=False)
+        with quiet._watcher("", 0) as watcher:
+            if not self.as_json:
+                screen.say("[dim]now the baselines: pooled rows, then every client alone …[/]")
+            options = replace(self.options, watch=watcher.watch)
+            return found | baselines(self.plan, *self.enrolled, self.folder, options)
+
+    def conclude(self, run: Run, compared: dict[str, Run] | None) -> None:
+        """The summary, as text or as JSON."""
+        if self.as_json:
+            screen.emit({"event": "summary"} | summary(run, compared))
+            return
+        if compared:
+            screen.say()
+            screen.say(_comparison(compared))
+        screen.say()
+        screen.say(_verdict(run, self.plan))
+        screen.say(
+            f"  [dim]run[/] {screen.path(run.path)}   [dim]next[/] muster report   muster ls"
+        )
+
+    def _watcher(self, title: str, done: int) -> Quiet | Rounds:
+        if self.as_json or self.quiet:
+            return Quiet(lines=self.as_json)
+        return Rounds(title, self.plan.rounds, done)
+
+    def _done(self) -> int:
+        with contextlib.suppress(RunError):
+            return len(Run(self.folder).history) if self.resume else 0
+        return 0
+
+    def _announce(self) -> None:
+        plan, people = self.plan, self.enrolled.population
+        rows = f", {int(people.sizes.sum())} rows" if not people.is_lazy else ""
+        text = Text.assemble(
+            (type(plan.algorithm).__name__, "bold"), " on ", (type(plan.task).__name__, "bold"),
+            f" · {plan.task.layout.size} parameters · {len(people)} clients{rows} · seed {plan.seed}",
+        )  # fmt: skip
+        screen.say(text)
+        if self.resume:
+            screen.say(f"[dim]resuming {screen.path(self.folder)} after round {self._done()}[/]")
+
+
+def summary(run: Run, compared: dict[str, Run] | None = None) -> dict[str, Any]:
+    """A run in a few fields."""
+    last = run.history[-1] if run.history else {}
+    found: dict[str, Any] = {
+        "id": run.id, "path": str(run.path), "rounds": len(run.history), "metrics": run.metrics,
+        "clients": {k: v for k, v in _spread(run).items() if k != "each"},
+        "bytes_up": sum(r.get("bytes_up", 0) for r in run.history),
+        "bytes_down": sum(r.get("bytes_down", 0) for r in run.history),
+        "seconds": sum(r.get("seconds", 0.0) for r in run.history),
+        "model": last.get("model"),
+    }  # fmt: skip
+    if compared:
+        found["baselines"] = {k: summary(r) for k, r in compared.items() if r is not run}
+    return found
+
+
+def _spread(run: Run) -> dict[str, Any]:
+    seen = [record["clients"] for record in run.history if record.get("clients")]
+    return dict(seen[-1]) if seen else {}
+
+
+def _comparison(runs: dict[str, Run]) -> Any:
+    metric = screen.leading(next(iter(runs.values())).metrics) or "loss"
+    rows = []
+    for name, run in runs.items():
+        spread = _spread(run).get(metric, {})
+        values = (run.metrics.get(metric), spread.get("mean"), spread.get("worst"))
+        label = "local-only" if name == "local" else name
+        rows.append((label, *(screen.number(v) for v in values)))
+    heads = ("", f"central {metric}", "clients' mean", "worst client")
+    return screen.table(heads, rows)
+
+
+def _verdict(run: Run, plan: Plan) -> Text:
+    facts = summary(run)
+    metric = screen.leading(run.metrics)
+    early = f" of {plan.rounds}" if len(run.history) < plan.rounds else ""
+    parts = [f"{len(run.history)}{early} rounds in {screen.span(facts['seconds'])}"]
+    if metric:
+        parts.append(f"{metric} {screen.number(run.metrics[metric])}")
+    spread = _spread(run).get(metric or "loss")
+    if spread:
+        mean, worst = screen.number(spread["mean"]), screen.number(spread["worst"])
+        parts.append(f"clients' mean {mean}, worst {worst}")
+    parts.append(f"{screen.size(facts['bytes_up'])} up")
+    return Text.assemble(("✓ ", "bold green"), " · ".join(parts))
+
+
+def _explain(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        screen.emit(facts)
+        return
+    together = int(facts["together"])
+    rows = (
+        ("engine", f"{facts['engine']}: {facts['reason']}"),
+        ("together", f"{together} client{'s' if together > 1 else ''} in one piece of work"),
+        ("workers", f"{facts['workers']}: {facts['workers_reason']}"),
+        ("model", f"{facts['parameters']} parameters"),
+        ("upload", f"{screen.size(facts['upload_bytes'])} a client and round"),
+        ("data", f"{facts['mean_rows']:.1f} rows a client, on average"),
+    )
+    screen.say(screen.table(("", ""), rows, left=2))
+
+
+def _words(
+    plan: Path, settings: Sequence[str] | None, rounds: int | None, seed: int | None,
+    workers: int | None, engine: str, keep_going: bool, compared: bool,
+) -> list[str]:  # fmt: skip
+    """The command line again, without where it was trained."""
+    words = ["muster", "run", str(plan)]
+    words += [word for setting in settings or () for word in ("--set", setting)]
+    given = {"--rounds": rounds, "--seed": seed, "--workers": workers}
+    words += [w for name, v in given.items() if v is not None for w in (name, str(v))]
+    words += ["--engine", engine] if engine != "auto" else []
+    flags = {"--keep-going": keep_going, "--baselines": compared}
+    return words + [name for name, on in flags.items() if on]
+
+
+def _interrupt(folder: Path, plan: Plan, words: list[str], as_json: bool) -> None:
+    """Say what is safe, and the command that goes on from there."""
+    try:
+        done = len(Run(folder).history)
+    except RunError:
+        done = 0
+    named = folder.name if folder.parent == where.RUNS else str(folder)
+    again = shlex.join([*words, *(["--resume", named] if done else [])])
+    if as_json:
+        screen.emit({"event": "interrupted", "path": str(folder), "rounds": done, "resume": again})
+        return
+    kept = f"round {done} of {plan.rounds} is committed" if done else "no round was committed"
+    screen.say(Text.assemble(("stopped: ", "bold yellow"), f"{kept}; go on with"))
+    screen.say(f"  {again}")

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`muster show`: one run, its plan and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.markup import escape
+
+from muster.cli import screen, where
+from muster.plan import falls
+from muster.runs import Run
+
+__all__ = ["command", "constructor"]
+
+
+def command(run: where.RunName = where.LATEST, as_json: screen.Json = False) -> None:
+    """Show a run: its plan, how it was trained, and what came of it."""
+    found = Run(where.find(run))
+    far = where.progress(found)
+    if as_json:
+        screen.emit(
+            {"id": found.id, "path": str(found.path), "state": far.state, "planned": far.planned}
+            | found.facts | {"rounds": len(found.history), "history": found.history}
+        )  # fmt: skip
+        return
+    screen.say(f"[bold]{escape(found.id)}[/]  {far.done}/{far.planned} rounds, {far.state}")
+    screen.say(f"[dim]{escape(screen.path(found.path))}[/]")
+    for title, lines in (("plan", _plan(found)), ("trained", _trained(found))):
+        screen.say(f"\n[dim]{title}[/]")
+        screen.say(screen.table(("", ""), lines, left=2))
+    for title, shown in (("history", _history(found)), ("clients", _clients(found))):
+        if shown is not None:
+            screen.say(f"\n[dim]{title}[/]")
+            screen.say(shown)
+
+
+def constructor(value: Any) -> str:
+    """A recorded value as the call that builds it.
+
+    >>> constructor({"class": "FedProx", "mu": 0.1, "server": {"class": "SGD", "rate": 1.0}})
+    'FedProx(mu=0.1, server=SGD(rate=1.0))'
+    """
+    if isinstance(value, dict) and "class" in value:
+        given = ((k, v) for k, v in value.items() if k != "class" and v is not None)
+        return f"{value['class']}({', '.join(f'{k}={constructor(v)}' for k, v in given)})"
+    if isinstance(value, list):
+        return f"[{', '.join(map(constructor, value))}]"
+    return repr(value)
+
+
+def _plan(run: Run) -> Iterator[tuple[str, str]]:
+    for name, value in (run.facts.get("plan") or {}).items():
+        if name != "class" and value not in (None, []):
+            yield name, escape(constructor(value))
+
+
+def _trained(run: Run) -> Iterator[tuple[str, str]]:
+    seconds = sum(record.get("seconds", 0.0) for record in run.history)
+    yield "engine", str(run.facts.get("engine"))
+    versions = run.facts.get("versions") or {}
+    yield "versions", ", ".join(f"{name} {v}" for name, v in versions.items())
+    yield "time", screen.span(seconds)
+    for name, word in (("bytes_down", "sent down"), ("bytes_up", "sent up")):
+        if any(name in record for record in run.history):
+            yield word, screen.size(sum(record.get(name, 0) for record in run.history))
+    lost = {
+        kind: sum(len(record.get(kind, ())) for record in run.history)
+        for kind in ("failed", "declined", "late")
+    }
+    if any(lost.values()):
+        yield "lost", ", ".join(f"{count} {kind}" for kind, count in lost.items() if count)
+
+
+def _history(run: Run) -> Any:
+    seen = [(r["round"], r["metrics"]) for r in run.history if r.get("metrics")]
+    if not seen:
+        return None
+    rows = []
+    for metric in seen[-1][1]:
+        values = [(metrics[metric], round) for round, metrics in seen if metric in metrics]
+        best, at = min(values) if falls(metric) else max(values, key=lambda v: (v[0], -v[1]))
+        shown = [value for value, _ in values]
+        trend = screen.spark(shown[:: max(1, len(shown) // 30)])
+        figures = (screen.number(shown[0]), screen.number(shown[-1]), screen.number(best), str(at))
+        rows.append((metric, trend, *figures))
+    return screen.table(("metric", "over time", "first", "last", "best", "in round"), rows, left=2)
+
+
+def _clients(run: Run) -> Any:
+    seen = [record["clients"] for record in run.history if record.get("clients")]
+    if not seen:
+        return None
+    names = ("mean", "weighted", "p10", "p50", "p90", "worst")
+    rows = [
+        (metric, *(screen.number(part.get(name)) for name in names))
+        for metric, part in seen[-1].items()
+        if isinstance(part, dict)
+    ]
+    return screen.table(("metric", *names), rows)

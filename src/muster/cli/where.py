@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which run is meant: by its id, its path, or the latest; and how far each run is."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import fcntl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from muster.errors import RunError
+from muster.plan import Patience, Plan, Target
+from muster.registry import differences, to_value
+from muster.runs import Run
+from muster.runs.folder import MAY_CHANGE
+
+__all__ = ["LATEST", "RUNS", "Progress", "RunName", "find", "folders", "latest_of", "progress"]
+
+RUNS = Path("runs")
+LATEST = "latest"
+RULES = {"Target": Target, "Patience": Patience}
+
+RunName = Annotated[str, typer.Argument(metavar="[RUN]", help="A run's id or path; the latest.")]
+
+
+def folders(base: Path = RUNS) -> list[Path]:
+    """The folders of all runs below a folder, the latest first."""
+    found = [database.parent for database in base.glob("*/run.db")]
+    return sorted(found, key=lambda folder: (_touched(folder), folder.name), reverse=True)
+
+
+def _touched(folder: Path) -> float:
+    files = (folder / name for name in ("run.db", "run.db-wal"))
+    return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
+
+
+def find(name: str) -> Path:
+    """The folder of a run. Raises `RunError`, with the ids that are near, when there is none."""
+    known = folders()
+    if name == LATEST and not (RUNS / LATEST).exists():
+        if not known:
+            raise RunError(
+                f"there is no run in {RUNS}/ yet; begin with `muster new digits`, "
+                f"or name the folder of a run"
+            )
+        return known[0]
+    for place in (RUNS / name, Path(name)):
+        if (place / "run.db").exists():
+            return place
+    near = difflib.get_close_matches(name, [folder.name for folder in known], n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see `muster ls`"
+    raise RunError(f"there is no run {name!r} in {RUNS}/ or at that path; {hint}")
+
+
+def latest_of(plan: Plan) -> Path:
+    """The folder of the latest run of a plan. Raises `RunError` when there is none."""
+    value = to_value(plan)
+    for folder in folders():
+        with contextlib.suppress(RunError):
+            changed = differences(Run(folder).facts.get("plan"), value)
+            if all(name.split(".")[0] in MAY_CHANGE for name, *_ in changed):
+                return folder
+    raise RunError(
+        f"no run in {RUNS}/ is one of this plan, so there is nothing to resume; "
+        f"leave --resume out to begin one, or name the run to see what differs"
+    )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: rounds done and planned, and "training", "finished" or "resumable"."""
+
+    done: int
+    planned: int
+    state: str
+
+
+def progress(run: Run) -> Progress:
+    """How far a run is, from what it recorded."""
+    plan: dict[str, Any] = run.facts.get("plan") or {}
+    done, planned = len(run.history), int(plan.get("rounds", 0))
+    if _held(run.path):
+        state = "training"
+    elif done >= planned or _stopped(run, plan):
+        state = "finished"
+    else:
+        state = "resumable"
+    return Progress(done, planned, state)
+
+
+def _stopped(run: Run, plan: dict[str, Any]) -> bool:
+    seen = [record["metrics"] for record in run.history if record.get("metrics")]
+    rules = [dict(rule) for rule in plan.get("stop") or ()]
+    return any(RULES[rule.pop("class")](**rule).met(seen) for rule in rules)
+
+
+def _held(folder: Path) -> bool:
+    """Whether a process is training here now."""
+    lock = folder / "lock"
+    if not lock.exists():
+        return False
+    with lock.open() as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The database of a run's folder: opened for one writer and many readers, checked, laid out."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from pathlib import Path
+from typing import IO
+
+from muster.errors import RunError
+
+__all__ = ["SCHEMA", "opened", "taken"]
+
+SCHEMA = 1
+
+TABLES = """
+CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE rounds(round INTEGER PRIMARY KEY, record TEXT NOT NULL) STRICT;
+CREATE TABLE state(
+  one INTEGER PRIMARY KEY CHECK (one = 1), round INTEGER NOT NULL, file TEXT, arrays BLOB) STRICT;
+CREATE TABLE memory(
+  client TEXT NOT NULL, round INTEGER NOT NULL, arrays BLOB NOT NULL,
+  PRIMARY KEY (client, round)) STRICT;
+"""
+
+
+def taken(folder: Path) -> IO[str]:
+    """The lock of a folder, made if need be; held until it is closed or the process dies.
+
+    Raises `RunError` when another process holds it, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / "lock", "a")  # noqa: SIM115 (held as long as the store)
+    except OSError as error:
+        raise RunError(f"{folder} cannot hold a run ({error}); name another folder") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise RunError(
+            f"the run in {folder} is being trained by another process; wait for it, or stop it"
+        ) from None
+    return lock
+
+
+def opened(folder: Path, *, readonly: bool) -> sqlite3.Connection:
+    """The folder's `run.db`, made if need be unless `readonly`.
+
+    Raises `RunError` for one that is missing, damaged, or from a newer version.
+    """
+    file = folder / "run.db"
+    if readonly and not file.exists():
+        raise RunError(f"{folder} holds no run (there is no run.db in it); see `muster ls`")
+    reader = "rw" if os.access(folder, os.W_OK) else "ro&immutable=1"
+    uri = f"{file.resolve().as_uri()}?mode={reader if readonly else 'rwc'}"
+    db = None
+    try:
+        db = sqlite3.connect(uri, uri=True, isolation_level=None)
+        found = _schema(db)
+        if found <= SCHEMA:
+            _prepare(db, readonly=readonly, fresh=found == 0)
+    except (sqlite3.Error, TypeError, ValueError) as error:
+        if db is not None:
+            db.close()
+        raise RunError(
+            f"{file} cannot be read ({error}); restore it from a copy, or start a new run"
+        ) from error
+    if found > SCHEMA:
+        db.close()
+        raise RunError(
+            f"the run in {folder} was written by a newer muster (schema {found}, this one "
+            f"reads {SCHEMA}); upgrade muster to go on with it"
+        )
+    return db
+
+
+def _schema(db: sqlite3.Connection) -> int:
+    """The schema of a database, 0 for one that is empty."""
+    if db.execute("SELECT name FROM sqlite_master LIMIT 1").fetchone() is None:
+        return 0
+    return int(db.execute("SELECT value FROM meta WHERE key='schema'").fetchone()[0])
+
+
+def _prepare(db: sqlite3.Connection, *, readonly: bool, fresh: bool) -> None:
+    if readonly:
+        db.execute("PRAGMA query_only=ON")
+        if fresh:
+            raise ValueError("its run was never begun")
+        return
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute("PRAGMA synchronous=NORMAL")
+    if fresh:  # in one transaction: a death in between leaves an empty database
+        schema = f"INSERT INTO meta VALUES ('schema', '{SCHEMA}');"
+        db.executescript(f"BEGIN IMMEDIATE; {TABLES} {schema} COMMIT;")

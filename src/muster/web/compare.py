@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several runs side by side: what differs between their plans, and what came of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from muster.errors import RunError
+from muster.plan import falls
+from muster.registry import differences
+from muster.runs.run import Run
+from muster.web import page, plots
+from muster.web.drawing import plain
+from muster.web.reading import (
+    Points,
+    best,
+    call,
+    duration,
+    latest,
+    metric_names,
+    number,
+    series,
+    size,
+    total,
+)
+
+__all__ = ["table", "write"]
+
+
+def table(runs: Sequence[Run], metric: str | None = None) -> list[dict[str, Any]]:
+    """One row per run, as plain data.
+
+    "id", "algorithm", "differs" (the plan's fields in which the runs differ, with this run's
+    values), "rounds", "metric", "last", "best", "best_round", "goal" (the worst of the runs'
+    best values), "rounds_to_goal", "bytes_up", "bytes_to_goal", "seconds"; None where unknown
+    or not finite. The metric is central where any run has it so, else the mean over clients.
+
+    Raises `RunError` for no runs, or a metric that none of them has.
+    """
+    name, curves = _curves(runs, metric)
+    tops = [best(points, name) if name else None for points in curves]
+    bests = [top[1] for top in tops if top]
+    goal = (max if falls(name or "") else min)(bests) if bests else None
+    differs = _differs(runs)
+    found = []
+    for id, run, points, top, fields in zip(_ids(runs), runs, curves, tops, differs, strict=True):
+        reached = next((round for round, v in points if _reaches(v, goal, name)), None)
+        way = [record for record in run.history if reached and record["round"] <= reached]
+        found.append({
+            "id": id, "algorithm": (_plan(run).get("algorithm") or {}).get("class"),
+            "differs": fields, "rounds": len(run.history), "metric": name,
+            "last": _last(run, points, name),
+            "best": top[1] if top else None, "best_round": top[0] if top else None,
+            "goal": goal, "rounds_to_goal": reached,
+            "bytes_up": total(run.history, "bytes_up"), "bytes_to_goal": total(way, "bytes_up"),
+            "seconds": total(run.history, "seconds"),
+        })  # fmt: skip
+    return found
+
+
+def write(runs: Sequence[Run], path: Path, metric: str | None = None) -> Path:
+    """Write one page with a plot and a table of all runs, and return its path.
+
+    Raises `RunError` as `table` does, and `MissingExtra` without matplotlib.
+    """
+    lines = table(runs, metric)
+    name, points = _curves(runs, metric)
+    known = {line["id"]: p for line, p in zip(lines, points, strict=True) if p}
+    parts = [page.header("Comparison", f"{len(runs)} federated training runs", _sentence(lines))]
+    if name and known:
+        caption = f"{'Lower' if falls(name) else 'Higher'} is better."
+        if len(known) > 8:
+            caption += f" The best 8 of {len(known)} runs are named."
+        picture = page.figure(plots.curves(known, name), caption)
+        parts.append(page.section("Metric by round", page.figures(picture)))
+    parts.append(page.section("Runs", _listing(lines)))
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page.page("Comparison of runs", parts), encoding="utf-8")
+    return path
+
+
+def _curves(runs: Sequence[Run], metric: str | None) -> tuple[str | None, list[Points]]:
+    """The metric that is compared, and each run's values of it by round."""
+    if not runs:
+        raise RunError("no runs were given to compare; name at least one, see `muster ls`")
+    names = {name: None for run in runs for name in metric_names(run.history)}
+    if metric is not None and metric not in names:
+        known = ", ".join(names) or "none: they were not evaluated"
+        raise RunError(f"no run has the metric {metric!r}; the runs have {known}")
+    name = metric or next(iter(names), None)
+    if name is None:
+        return None, [[] for _ in runs]
+    central = [series(run.history, name) for run in runs]
+    if any(central):
+        return name, central
+    means = [
+        [
+            {"round": record["round"], "metrics": {name: spread["mean"]}}
+            for record in run.history
+            if (spread := (record.get("clients") or {}).get(name))
+        ]
+        for run in runs
+    ]
+    return name, [series(history, name) for history in means]
+
+
+def _last(run: Run, points: Points, name: str | None) -> float | None:
+    """The last value, unless the last evaluation gave no finite one."""
+    over = "metrics" if series(run.history, name or "") else "mean"
+    value = latest(run.history, name or "", over)
+    return points[-1][1] if points and value is not None and math.isfinite(value) else None
+
+
+def _reaches(value: float, goal: float | None, name: str | None) -> bool:
+    if goal is None:
+        return False
+    return value <= goal if falls(name or "") else value >= goal
+
+
+def _plan(run: Run) -> dict[str, Any]:
+    return run.facts.get("plan") or {}
+
+
+def _ids(runs: Sequence[Run]) -> list[str]:
+    """Folder names; with the folder above, then a number, where two runs would share one."""
+    ids = [run.id for run in runs]
+    if len(set(ids)) < len(ids):
+        ids = [f"{run.path.parent.name}/{run.id}" for run in runs]
+    if len(set(ids)) < len(ids):
+        ids = [f"{id} ({place})" for place, id in enumerate(ids, 1)]
+    return ids
+
+
+def _differs(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """For each run its values of the fields in which any plan differs from the first."""
+    plans = [_plan(run) for run in runs]
+    first = next((plan for plan in plans if plan), {})
+    names = {name: None for plan in plans if plan for name, *_ in differences(first, plan) if name}
+    outer = [n for n in names if not any(n.startswith(f"{other}.") for other in names)]
+    return [{name: _field(plan, name) for name in outer} for plan in plans]
+
+
+def _field(value: Any, name: str) -> Any:
+    """The value of a dotted field; a key may hold dots itself."""
+    if not name:
+        return value
+    if isinstance(value, dict):
+        for key, part in value.items():
+            if name == key or name.startswith(f"{key}."):
+                return _field(part, name[len(key) + 1 :])
+    return None
+
+
+def _sentence(lines: Sequence[dict[str, Any]]) -> str:
+    name = lines[0]["metric"]
+    ranked = [line for line in lines if line["best"] is not None]
+    if not ranked:
+        return "None of these runs was evaluated."
+    top = (min if falls(name) else max)(ranked, key=lambda line: line["best"])
+    text = f"{top['id']} has the best {name}: {number(top['best'])} in round {top['best_round']}."
+    quickest = min(ranked, key=lambda line: line["rounds_to_goal"])
+    if len(ranked) > 1:
+        text += (
+            f" All {len(ranked)} reach {number(quickest['goal'])}; {quickest['id']} does so first, "
+            f"after {quickest['rounds_to_goal']} rounds."
+        )
+    return text
+
+
+def _listing(lines: Sequence[dict[str, Any]]) -> page.Markup:
+    fields, name = list(lines[0]["differs"]), lines[0]["metric"] or "metric"
+    goal = number(lines[0]["goal"])
+    kind = [] if "algorithm" in fields else ["algorithm"]
+    head = [
+        "run", *kind, *fields, "rounds", f"last {name}", f"best {name}", "in round",
+        f"rounds to {goal}", "sent up", f"sent up to {goal}", "time",
+    ]  # fmt: skip
+    cells = [
+        [
+            line["id"], *(line[name] or "–" for name in kind),
+            *(plain(call(line["differs"][field]), 80) for field in fields),
+            number(line["rounds"]), number(line["last"]), number(line["best"]),
+            number(line["best_round"]), number(line["rounds_to_goal"]),
+            size(line["bytes_up"]), size(line["bytes_to_goal"]), duration(line["seconds"]),
+        ]
+        for line in lines
+    ]  # fmt: skip
+    caption = f"{goal} is the {name} that every run reaches: the worst of their best values."
+    return page.table(head, cells, caption if goal != "–" else "", words=1 + len(kind + fields))

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The top of a report: the main finding in a sentence, and the final numbers in one table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+from muster.runs.run import Run
+from muster.web import page
+from muster.web.page import Markup
+from muster.web.reading import (
+    best,
+    clients,
+    duration,
+    ending,
+    latest,
+    metric_names,
+    number,
+    primary,
+    series,
+    size,
+    total,
+)
+
+__all__ = ["header", "heading", "result"]
+
+
+def heading(run: Run) -> str:
+    """What the run is called: its algorithm."""
+    return str(((run.facts.get("plan") or {}).get("algorithm") or {}).get("class") or "Run")
+
+
+def header(run: Run, baselines: Mapping[str, Run]) -> Markup:
+    """What the page is about, and the main finding in a sentence."""
+    task = (run.facts.get("plan") or {}).get("task")
+    kind = str(task.get("class", "")) if isinstance(task, dict) else str(task or "")
+    kind = kind.removeprefix("tasks.").split(":")[-1]
+    about = " · ".join(part for part in ("Federated training run", run.id, kind) if part)
+    return page.header(heading(run), about, _sentence(run, baselines))
+
+
+def _sentence(run: Run, baselines: Mapping[str, Run]) -> str:
+    """The main finding in words; over clients where there was no central evaluation."""
+    name = primary(run.history)
+    if not run.history or name is None:
+        return ending(run) + (" The model was never evaluated." if run.history else "")
+    over = "metrics" if latest(run.history, name) is not None else "mean"
+    value = latest(run.history, name, over)
+    if value is None or not math.isfinite(value):
+        return f"The last {name} is not a finite number: training has diverged. {ending(run)}"
+    where = "on central test data" if over == "metrics" else "as the mean over clients"
+    text = f"The shared model reaches {_an(name)} of {number(value)} {where}"
+    told = []
+    for beside, other in baselines.items():
+        reference = latest(other.history, name, over)
+        if reference is not None and math.isfinite(reference):
+            gap = value - reference
+            side = "above" if gap > 0 else "below"
+            told.append(f"{number(abs(gap))} {side} {beside}" if gap else f"equal to {beside}")
+    return text + (f": {' and '.join(told)}. " if told else ". ") + ending(run)
+
+
+def _an(name: str) -> str:
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+
+
+def result(run: Run, baselines: Mapping[str, Run]) -> Iterator[Markup]:
+    """The numbers that matter, and the final metrics against the baselines in one table."""
+    count, enrolled = clients(run)
+    name = primary(run.history)
+    pairs = [
+        ("rounds", f"{len(run.history):,}"),
+        ("clients" if enrolled else "clients invited so far", f"{count:,}"),
+    ]
+    if name and (top := best(series(run.history, name), name)):
+        pairs.append((f"best {name} (round {top[0]})", number(top[1])))
+    pairs += [
+        ("sent by clients", size(total(run.history, "bytes_up"))),
+        ("time", duration(total(run.history, "seconds"))),
+    ]
+    yield page.key_numbers(pairs)
+    columns = [
+        (text, metric, over)
+        for metric in metric_names(run.history)[:4]
+        for text, over in (
+            (f"{metric}, central", "metrics"), (f"{metric}, mean of clients", "mean"),
+            (f"{metric}, worst client", "worst"),
+        )
+        if latest(run.history, metric, over) is not None
+    ]  # fmt: skip
+    if columns:
+        yield page.table(
+            ["model after the last round", *(text for text, *_ in columns)],
+            [
+                [name, *(number(latest(one.history, m, over)) for _, m, over in columns)]
+                for name, one in {f"{heading(run)} (this run)": run, **baselines}.items()
+            ],
+            "Final metrics; a dash where a run was not evaluated that way.",
+        )

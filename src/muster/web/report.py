@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report of one run: one HTML file that a hospital's board can read and a researcher check."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from muster.plan import falls
+from muster.runs.run import Run
+from muster.web import page, plots
+from muster.web.headline import header, heading, result
+from muster.web.page import Markup
+from muster.web.reading import (
+    best,
+    call,
+    clients,
+    duration,
+    each,
+    latest,
+    metric_names,
+    number,
+    plural,
+    primary,
+    rows,
+    series,
+    size,
+    spreads,
+    troubles,
+)
+
+__all__ = ["write"]
+
+LISTED = 12  # most clients in the table of clients
+ROWS = 200  # most rows of the table of rounds, and of the table of failures
+TOLD = ("plan", "engine", "versions", "population", "stopped", "schema")
+DIRECTIONS = (("bytes_up", "sent up"), ("bytes_down", "sent down"))
+
+
+def write(run: Run, path: Path | None = None, baselines: Mapping[str, Run] | None = None) -> Path:
+    """Write the run's report and return its path, `report.html` in the run's folder by default.
+
+    `baselines` are runs to compare with, by title ("centralized", "local-only"); by default
+    those in the folders of `run.path / "baselines"`. The same run gives the same bytes. Raises
+    `MissingExtra` without matplotlib.
+    """
+    path = Path(path) if path is not None else run.path / "report.html"
+    if baselines is None:
+        found = sorted((run.path / "baselines").glob("*/run.db"))
+        baselines = {db.parent.name: Run(db.parent) for db in found}
+    parts = (header(run, baselines), *_sections(run, baselines))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page.page(f"{heading(run)} · {run.id}", parts), encoding="utf-8")
+    return path
+
+
+def _sections(run: Run, baselines: Mapping[str, Run]) -> Iterator[Markup]:
+    yield page.section("Result", *result(run, baselines))
+    if run.history:
+        yield page.section("Metric by round", *_metrics(run, baselines))
+        yield page.section("How it differs between clients", *_spread(run))
+    yield page.section("Who holds what", *_holdings(run))
+    if run.history:
+        yield page.section("Local training", *_training(run))
+        yield page.section("Bytes and time", *_cost(run))
+    yield page.section("Clients that did not deliver", *_troubles(run))
+    yield page.section("Plan and environment", *_plan(run))
+    if run.history:
+        yield page.section("Rounds", _rounds(run))
+
+
+def _metrics(run: Run, baselines: Mapping[str, Run]) -> Iterator[Markup]:
+    drawn = []
+    for name in metric_names(run.history)[:6]:
+        points = series(run.history, name)
+        if not points:
+            continue
+        ends = {title: latest(one.history, name) for title, one in baselines.items()}
+        known = {title: v for title, v in ends.items() if v is not None and math.isfinite(v)}
+        top = best(points, name)
+        assert top is not None
+        caption = f"Best {number(top[1])} in round {top[0]} ({_better(name)} is better)."
+        drawn.append(page.figure(plots.metric(points, name, known), caption))
+    yield page.figures(*drawn, instead="The model was not evaluated on central test data.")
+
+
+def _better(name: str) -> str:
+    return "lower" if falls(name) else "higher"
+
+
+def _spread(run: Run) -> Iterator[Markup]:
+    drawn = []
+    for name in metric_names(run.history)[:4]:
+        points = spreads(run.history, name)
+        if points:
+            asked = next(r["clients"]["count"] for r in run.history if r["round"] == points[-1][0])
+            caption = f"Round {points[-1][0]}: {plural(asked, 'client')}, own rows."
+            drawn.append(page.figure(plots.spread(points, name), caption))
+    telling = primary(run.history) or ""
+    round, values = each(run.history, telling)
+    if values:
+        worst = (max if falls(telling) else min)(values, key=lambda pair: pair[1])
+        caption = f"Round {round}. Worst: {worst[0]} with {number(worst[1])}."
+        drawn.append(page.figure(plots.clients(values, telling), caption))
+    yield page.figures(*drawn, instead="The model was not evaluated on the clients' own rows.")
+
+
+def _holdings(run: Run) -> Iterator[Markup]:
+    population = run.facts.get("population")
+    if not population or not population.get("clients"):
+        yield page.paragraph("This run did not record who holds how many rows.")
+        return
+    held, (count, _) = population["rows"], clients(run)
+    listed = len(population["clients"])
+    text = (
+        f"{plural(count, 'client')}, {population.get('total', sum(held)):,} rows; the smallest "
+        f"{'shown ' if listed < count else ''}{min(held):,}, the largest {max(held):,}."
+    )
+    if population.get("skew") is not None:
+        text += (
+            f" Label skew is {population['skew']:.2f} "
+            f"(0: every client has the same mix of labels; near 1: clients share no label)."
+        )
+    if listed < count:
+        text += f" The picture shows {listed:,} of them."
+    yield page.paragraph(text)
+    picture = page.figure(plots.holdings(population))
+    yield page.figures(picture, *([_clients(run, population)] if listed <= LISTED else []))
+
+
+def _clients(run: Run, population: Mapping[str, Any]) -> Markup:
+    """Few clients as a table: rows, share of all rows, and the last value of the metric."""
+    name = primary(run.history) or ""
+    last = {str(client): value for client, value in each(run.history, name)[1]}
+    everything = sum(population["rows"])
+    cells = [
+        [client, f"{held:,}", f"{held / everything:.1%}", number(last.get(str(client)))][
+            : 4 if last else 3
+        ]
+        for client, held in zip(population["clients"], population["rows"], strict=True)
+    ]
+    return page.table(["client", "rows", "of all rows", *([name] if last else [])], cells)
+
+
+def _training(run: Run) -> Iterator[Markup]:
+    wanted = (("loss", "training loss"), ("drift", "drift: how far clients move from the model"))
+    parts = [(title, p) for name, title in wanted if (p := series(run.history, name, "train"))]
+    if parts:
+        drawn = [plots.training(p, title, place) for place, (title, p) in enumerate(parts)]
+        yield page.figures(*map(page.figure, drawn))
+    lost = [r["round"] for r in run.history if r.get("train") and not _finite(r["train"])]
+    if lost:
+        yield page.paragraph(f"The training loss or drift was not finite in {_listed(lost)}.")
+    abandoned = [record["round"] for record in run.history if record.get("abandoned")]
+    if abandoned:
+        yield page.paragraph(
+            f"Too few clients replied, and the model was left as it was, in {_listed(abandoned)}."
+        )
+    empty = [record["round"] for record in run.history if not record.get("invited")]
+    if empty:
+        yield page.paragraph(f"No client was drawn in {_listed(empty)}.")
+    if not parts and not (lost or abandoned or empty):
+        yield page.paragraph("No training numbers were recorded.")
+
+
+def _finite(numbers: Mapping[str, float]) -> bool:
+    return all(math.isfinite(numbers[name]) for name in ("loss", "drift") if name in numbers)
+
+
+def _listed(found: list[int]) -> str:
+    some = ", ".join(map(str, found[:12])) + (" …" if len(found) > 12 else "")
+    return f"round {some}" if len(found) == 1 else f"{len(found):,} rounds ({some})"
+
+
+def _cost(run: Run) -> Iterator[Markup]:
+    parts = {
+        title: [(r["round"], float(r[name])) for r in run.history if r.get(name) is not None]
+        for name, title in DIRECTIONS
+    }
+    parts = {title: points for title, points in parts.items() if points}
+    drawn = [page.figure(plots.traffic(parts))] if parts else []
+    seconds = [(r["round"], r["seconds"]) for r in run.history if r.get("seconds") is not None]
+    if seconds:
+        drawn.append(page.figure(plots.pace(seconds), "Training and evaluation together."))
+    yield page.figures(*drawn, instead="No bytes or times were recorded.")
+
+
+def _troubles(run: Run) -> Iterator[Markup]:
+    found = troubles(run.history)
+    if not found:
+        yield page.paragraph(
+            "Every invited client delivered." if run.history else "No client was invited yet."
+        )
+        return
+    kinds = [kind for *_, kind, _ in found]
+    counts = ", ".join(f"{kinds.count(kind):,} {kind}" for kind in dict.fromkeys(kinds))
+    more = f"; the last {ROWS} are shown" if len(found) > ROWS else ""
+    yield page.paragraph(f"Of the invited clients, {counts}{more}.")
+    cells = [[round, client, kind, text or "–"] for round, client, kind, text in found[-ROWS:]]
+    listing = page.table(["round", "client", "what", "why"], cells, words=4)
+    yield listing if len(cells) <= 10 else page.details(f"Show {len(cells)} answers", listing)
+
+
+def _plan(run: Run) -> Iterator[Markup]:
+    plan = run.facts.get("plan")
+    if plan:
+        yield page.details("The plan, field by field", page.table(
+            ["field", "value"], rows(plan), "Everything that defines this run.", words=2,
+        ))  # fmt: skip
+    else:
+        yield page.paragraph("This run did not record its plan.")
+    facts = {"engine": run.facts.get("engine"), **(run.facts.get("versions") or {})}
+    facts |= {name: fact for name, fact in run.facts.items() if name not in TOLD}
+    model = next((r["model"] for r in reversed(run.history) if r.get("model")), None)
+    if model:
+        facts["SHA-256 of the model's parameters"] = model
+    known = [[name, call(fact)] for name, fact in facts.items() if fact is not None]
+    if known:
+        yield page.table(["environment", ""], known, words=2)
+
+
+def _rounds(run: Run) -> Markup:
+    step = -(-len(run.history) // ROWS)
+    shown = run.history[::-1][::step][::-1]
+    name = primary(run.history)
+    head = ["round", "invited", "accepted", "training loss", "drift", "sent up", "time"]
+    cells = [_line(record, name) for record in shown]
+    caption = "Every round." if step == 1 else f"Every {step} rounds, up to the last."
+    inner = page.table([*head, *([name, f"{name}, worst client"] if name else [])], cells, caption)
+    return page.details(f"Show {len(shown)} of {len(run.history)} rounds", inner)
+
+
+def _line(record: Mapping[str, Any], name: str | None) -> list[str]:
+    train = record.get("train") or {}
+    cells = [
+        f"{record['round']}{' (abandoned)' if record.get('abandoned') else ''}",
+        number(len(record.get("invited", ()))), number(len(record.get("accepted", ()))),
+        number(train.get("loss")), number(train.get("drift")),
+        size(record.get("bytes_up")), duration(record.get("seconds")),
+    ]  # fmt: skip
+    if name:
+        worst = ((record.get("clients") or {}).get(name) or {}).get("worst")
+        cells += [number((record.get("metrics") or {}).get(name)), number(worst)]
+    return cells

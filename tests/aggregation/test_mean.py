@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The streaming mean: a weighted sum of fixed shape, whatever the pieces it arrives in."""
+
+import numpy as np
+import pytest
+
+from muster.aggregation import Mean
+from muster.errors import PlanError
+from muster.sums import add
+from muster.types import Reply
+
+
+def reply(client, value=1.0, weight=1.0):
+    return Reply((client,), {"delta": np.array([value])}, weight, {"loss": value})
+
+
+def test_nobody_sums_to_nothing():
+    assert Mean().reduce([], ("a", "b")) is None
+    assert Mean().reduce([], ()) is None
+
+
+def test_everything_adds_up():
+    total = Mean().reduce([reply("a", 1.0, 2.0), reply("c", 5.0, 3.0)], ("a", "b", "c"))
+    assert total.clients == ("a", "c")
+    assert total.payload["delta"].tolist() == [6.0]
+    assert (total.weight, total.metrics) == (5.0, {"loss": 6.0})
+
+
+@pytest.mark.parametrize("gone", [(), (0,), (0, 1, 2, 3), (17, 50, 99)])
+def test_absent_clients_leave_holes(gone):
+    """A block is a place among the invited: who is absent moves nobody into another block."""
+    rng = np.random.default_rng(3)
+    invited = tuple(f"{i:03}" for i in range(100))  # blocks of four
+    values = rng.lognormal(0, 15, 100)
+    here = [i for i in range(100) if i not in gone]
+    replies = [reply(invited[i], values[i]) for i in here]
+    blocks = [[r for r, i in zip(replies, here, strict=True) if i // 4 == b] for b in range(25)]
+    expected = add([add(block) for block in blocks if block])
+    total = Mean().reduce(iter(replies), invited)
+    assert total.payload["delta"].tobytes() == expected.payload["delta"].tobytes()
+    assert total.weight == expected.weight
+    run = [add([add(block) for block in blocks[:9] if block])]
+    rest = [add(block) for block in blocks[9:] if block]
+    again = Mean().reduce(run + rest, invited)
+    assert again.payload["delta"].tobytes() == expected.payload["delta"].tobytes()
+
+
+def test_replies_are_consumed_one_by_one():
+    """Memory does not grow with the cohort: no reply is kept once the next is asked for."""
+    alive = []
+
+    def stream():
+        for i in range(64):
+            alive.append(i)
+            yield reply(i)
+            assert len(alive) == i + 1
+
+    assert Mean().reduce(stream(), tuple(range(64))).payload["delta"].tolist() == [64.0]
+
+
+def test_an_unknown_denominator_is_refused():
+    with pytest.raises(PlanError, match=r"Mean.denominator='all'.: use 'replies' or 'expected'"):
+        Mean("all")
