@@ -6,6 +6,9 @@ Train one model over many data holders without moving their data:
     run = muster.simulate(plan, population, evaluate_on=(x, y))
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from muster import (
     aggregation,
     algorithms,
@@ -20,7 +23,9 @@ from muster import (
 from muster.data import Population
 from muster.local import Local
 from muster.plan import Every, Patience, Plan, Target
-from muster.runs import Options, Run, explain, simulate
+
+if TYPE_CHECKING:
+    from muster.runs import Options, Run, explain, simulate
 
 __version__ = "0.1.0"
 
@@ -45,3 +50,11 @@ __all__ = [
     "simulate",
     "tasks",
 ]
+
+LATER = ("Options", "Run", "explain", "simulate")  # they bring the store: NumPy alone until then
+
+
+def __getattr__(name: str) -> Any:
+    if name in LATER:
+        return getattr(importlib.import_module("muster.runs"), name)
+    raise AttributeError(f"module 'muster' has no attribute {name!r}")

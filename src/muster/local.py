@@ -61,8 +61,8 @@ class Local:
         for name, kind in (("optimizer", Optimizer), ("schedule", Schedule)):
             if not isinstance(getattr(self, name), kind):
                 raise PlanError(
-                    f"Local({name}={getattr(self, name)!r}): a {kind.__name__} is needed; "
-                    f"did you forget to call it?"
+                    f"Local({name}={getattr(self, name)!r}): that is no {kind.__name__}; "
+                    f"give one (did you forget to call it?)"
                 )
 
 

@@ -140,7 +140,8 @@ class Plan:
             if not fits or isinstance(value, type):
                 noun = kind.__name__ if kind else name
                 raise PlanError(
-                    f"Plan({name}={value!r}): a {noun} is needed; did you forget to call it?"
+                    f"Plan({name}={value!r}): that is no {noun}; give one "
+                    f"(did you forget to call it?)"
                 )
         for name in ("pipeline", "stop"):
             if not isinstance(getattr(self, name), (tuple, list)):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The streaming mean: a weighted sum of fixed shape, whatever the pieces it arrives in."""
 
+import weakref
+
 import numpy as np
 import pytest
 
@@ -47,13 +49,15 @@ def test_absent_clients_leave_holes(gone):
 
 def test_replies_are_consumed_one_by_one():
     """Memory does not grow with the cohort: no reply is kept once the next is asked for."""
-    alive = []
+    seen = []
 
     def stream():
         for i in range(64):
-            alive.append(i)
-            yield reply(i)
-            assert len(alive) == i + 1
+            one = reply(i)
+            seen.append(weakref.ref(one))
+            yield one
+            del one
+            assert sum(ref() is not None for ref in seen) <= 4
 
     assert Mean().reduce(stream(), tuple(range(64))).payload["delta"].tolist() == [64.0]
 

@@ -116,7 +116,10 @@ def run(task, algorithm=None, alone=True, batch=2, steps=6):
     )
     way = Descent(task, algorithm or FedAvg(), SGD(0.5), task.layout.sharing("*"))
     w, buffers = task.init(keys.key(0))
-    return task.run(way, Given(None, 0.5, 4), Carry(w, buffers, (), None, w.dtype.type(0)), batches)
+    carry = Carry(w, buffers, (), None, w.dtype.type(0))
+    done = task.run(way, Given(None, 0.5, 4), carry, batches)
+    assert (w == 0).all()
+    return done
 
 
 def test_fit_gets_copies_and_its_arrays_come_back():

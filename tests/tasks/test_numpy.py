@@ -13,13 +13,7 @@ from muster.algorithms.fedavg import FedAvg
 from muster.errors import DataError, PlanError
 from muster.local import Carry, Descent, Given
 from muster.optimizers import SGD, Momentum
-from muster.tasks.numpy import (
-    MLP,
-    LinearRegression,
-    LogisticRegression,
-    Network,
-    SoftmaxRegression,
-)
+from muster.tasks.numpy import MLP, LinearRegression, LogisticRegression, SoftmaxRegression
 from muster.types import Batch
 
 TASKS = [
@@ -245,10 +239,6 @@ def test_a_task_is_a_value(task):
     assert task.flops(20) == 2 * task.flops(10) > 0
 
 
-def test_the_cost_of_a_step_counts_each_product_once():
-    assert MLP([3, 4, 2]).flops(5) == 5 * (6 * (12 + 8) - 2 * 12)
-
-
 def test_rows_may_be_images_of_bytes():
     draw = np.random.default_rng(11)
     x, y = draw.integers(0, 256, (6, 2, 2), dtype="uint8"), draw.integers(0, 3, 6, dtype="uint8")
@@ -301,8 +291,3 @@ def test_unfit_rows_are_refused(task):
 def test_impossible_models_are_refused(make, message):
     with pytest.raises(PlanError, match=message):
         make()
-
-
-def test_the_shared_half_is_abstract():
-    with pytest.raises(NotImplementedError):
-        Network()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from muster.tasks import numpy_layers as layers
-from muster.tasks.numpy import MLP
+from muster.tasks.numpy import MLP, Network
 from muster.types import Batch
 
 
@@ -66,3 +66,9 @@ def test_scratch_belongs_to_a_thread():
     thread.start()
     thread.join()
     assert other != [mine.ctypes.data]
+
+
+def test_the_cost_of_a_step_counts_each_product_once():
+    assert MLP([3, 4, 2]).flops(5) == 5 * (6 * (12 + 8) - 2 * 12)
+    with pytest.raises(NotImplementedError):
+        Network().flops(5)

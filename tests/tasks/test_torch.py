@@ -5,7 +5,6 @@ import os
 import pickle
 import subprocess
 import sys
-from functools import partial
 
 import numpy as np
 import pytest
@@ -42,12 +41,6 @@ def normed():
     return nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, momentum=0.1))
 
 
-def pictures():
-    return nn.Sequential(
-        nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 28 * 28, 3)
-    )
-
-
 def scalar():
     return nn.Linear(4, 1)
 
@@ -64,18 +57,6 @@ class Tied(nn.Module):
 
     def forward(self, x):
         return self.b(self.a(x).tanh())
-
-
-class Spare(nn.Module):
-    """One layer is frozen, one is never read."""
-
-    def __init__(self):
-        super().__init__()
-        self.frozen, self.head, self.spare = nn.Linear(4, 4), nn.Linear(4, 3), nn.Linear(2, 2)
-        self.frozen.requires_grad_(False)
-
-    def forward(self, x):
-        return self.head(self.frozen(x).relu())
 
 
 def mean_loss(output, y):
@@ -128,47 +109,6 @@ def test_the_gradient_is_autograds(make):
     torch.testing.assert_close(loss, value)
 
 
-def test_a_tied_parameter_counts_once():
-    assert Classifier(Tied).layout.size == 16 + 4 + 4
-
-
-def test_scale_weighs_the_rows():
-    task = Classifier(mlp, dtype="float64")
-    w, buffers, batch = tensors(task)
-    scale = torch.tensor([0.25, 0.25, 0.25, 0.25, 0.0, 0.0], dtype=torch.float64)
-    short = Batch(batch.x[:4], batch.y[:4])
-    for got, expected in zip(
-        task.gradient(w, buffers, batch._replace(scale=scale))[:2],
-        task.gradient(w, buffers, short)[:2], strict=True,
-    ):  # fmt: skip
-        torch.testing.assert_close(got, expected)
-
-
-def test_frozen_and_unread_layers_do_not_move():
-    task = Classifier(Spare, dtype="float64")
-    w, buffers, batch = tensors(task)
-    g, _, _ = task.gradient(w, buffers, batch)
-    named = task.layout.named(g)
-    assert all((named[n] == 0).all() != n.startswith("head") for n in named)
-    before = w.clone()
-    task.descend(w, buffers, batch, 0.5)
-    torch.testing.assert_close(w, before - 0.5 * g)
-    rows = torch.stack([before, before])
-    both = Batch(torch.stack([batch.x] * 2), torch.stack([batch.y] * 2))
-    torch.testing.assert_close(task.gradient(rows, buffers, both)[0][1], g)
-
-
-def test_descend_lands_in_the_callers_memory():
-    task = Classifier(mlp)
-    start, buffers = task.init(keys.key(0))
-    x, y = rows(dtype="float32")
-    w = start.copy()
-    batch = Batch(*task.arrays((x, y)))
-    g, _, _ = task.gradient(*task.arrays((w, buffers)), batch)
-    task.descend(*task.arrays((w, buffers)), batch, 0.1)
-    np.testing.assert_allclose(w, start - 0.1 * g.numpy(), rtol=1e-5, atol=1e-7)
-
-
 def test_vectors_go_into_a_model_and_back():
     task = Classifier(normed, dtype="float64")
     w, buffers = task.init(keys.key(3))
@@ -209,7 +149,7 @@ def test_matrix_is_loop(make, algorithm, optimizer, steps):
     np.testing.assert_allclose(many, one, rtol=0, atol=1e-12 * np.abs(one).max() * 100)
 
 
-@pytest.mark.parametrize("make", [linear, dropping, normed, Spare])
+@pytest.mark.parametrize("make", [linear, dropping, normed])
 def test_fused_is_loop(make):
     task = Classifier(make, dtype="float64")
     np.testing.assert_allclose(
@@ -217,18 +157,9 @@ def test_fused_is_loop(make):
     )
 
 
-def test_a_matrix_descends_in_place():
-    task = Classifier(mlp, dtype="float64")
-    w, buffers, batch = tensors(task)
-    many = torch.stack([w, 2 * w, 3 * w])
-    both = Batch(torch.stack([batch.x] * 3), torch.stack([batch.y] * 3))
-    expected = torch.stack([row - 0.1 * task.gradient(row, buffers, batch)[0] for row in many])
-    task.descend(many, buffers, both, 0.1)
-    torch.testing.assert_close(many, expected)
-
-
 def test_what_a_matrix_cannot_do_is_refused():
-    for make in (dropping, normed, pictures):
+    assert Classifier(Tied).layout.size == 16 + 4 + 4  # a tied parameter counts once
+    for make in (dropping, normed):
         assert Classifier(make).engines == ("fused", "loop")
         assert Classifier(make).fuses == "client"
     assert Classifier(mlp).engines == ("fused", "matrix", "loop")
@@ -251,31 +182,6 @@ def test_a_mean_loss_trains_and_evaluates_like_a_loss_by_row():
     assert whole.evaluate(w, buffers, x, y)["loss"] == pytest.approx(sums["loss"])
 
 
-def test_batchnorm_statistics_move_by_hand():
-    task = Classifier(normed, dtype="float64")
-    w, buffers, batch = tensors(task)
-    named = task.layout.named(w)
-    hidden = batch.x @ named["0.weight"].T + named["0.bias"]
-    expected = torch.cat([0.1 * hidden.mean(0), 0.9 + 0.1 * hidden.var(0)])
-    before = w.clone()
-    _, _, same = task.gradient(w, buffers, batch)
-    assert same is buffers
-    torch.testing.assert_close(buffers, expected)
-    assert torch.equal(w, before)
-    task.evaluate(w, buffers, *rows())
-    torch.testing.assert_close(buffers, expected)
-
-
-def test_whole_number_buffers_start_anew_with_each_client():
-    def average():
-        return nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, momentum=None))
-
-    task = Classifier(average, dtype="float64")
-    assert task.layout.buffers == 6
-    first, second = trained(task, "fused"), trained(task, "fused")
-    assert np.array_equal(first, second)
-
-
 def test_dropout_is_drawn_from_the_batchs_seed_and_torch_is_left_alone():
     task = Classifier(dropping, dtype="float64")
     assert task.draws
@@ -286,9 +192,11 @@ def test_dropout_is_drawn_from_the_batchs_seed_and_torch_is_left_alone():
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    assert np.array_equal(trained(task, "loop"), trained(task, "loop"))
-    assert not np.array_equal(trained(task, "loop"), trained(task, "loop", seed=1))
+    once = trained(task, "loop")
     assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(1)
+    assert np.array_equal(trained(task, "loop"), once)
+    assert not np.array_equal(trained(task, "loop", seed=1), once)
 
 
 def test_arrays_share_memory_where_they_may_be_written():
@@ -297,24 +205,10 @@ def test_arrays_share_memory_where_they_may_be_written():
     locked = np.ones(3, np.float32)
     locked.flags.writeable = False
     tree = task.arrays((a, None, {"b": locked, "c": 2.0}, a[::-1]))
-    tree[0][0] = 5
-    tree[2]["b"][0] = 5
+    tree[0][0] = tree[2]["b"][0] = 5
     assert a[0] == 5 and locked[0] == 1
     back = task.numpy(tree)
-    assert back[1] is None and back[2]["c"] == 2.0
-    assert isinstance(back[2]["b"], np.ndarray)
-
-
-def test_convolutions_and_their_loop():
-    task = Classifier(pictures)
-    rng = np.random.default_rng(0)
-    x, y = rng.standard_normal((5, 1, 28, 28)).astype("float32"), rng.integers(0, 3, 5)
-    task.check(x, y)
-    w, buffers = task.arrays(task.init(keys.key(0)))
-    batch = Batch(*task.arrays((x, y)))
-    expected, _ = by_autograd(task, w, batch)
-    torch.testing.assert_close(task.gradient(w, buffers, batch)[0], expected)
-    assert task.flops(2) == 2 * 6 * ((2 * 9 + 2) * 28 * 28 + (2 * 28 * 28 * 3 + 3))
+    assert back[1] is None and back[2]["c"] == 2.0 and isinstance(back[2]["b"], np.ndarray)
 
 
 def test_sequences_count_positions():
@@ -368,21 +262,6 @@ def test_bad_targets_are_refused():
         Regressor(scalar).check(np.zeros((2, 4)), np.zeros((2, 3)))
 
 
-def test_a_model_that_changes_is_refused():
-    widths = iter((3, 5))
-    task = Classifier(lambda: nn.Linear(4, next(widths)))
-    assert task.layout.size == 15
-    task = Classifier(partial(_growing, [2]))
-    assert task.layout.size == 15
-    with pytest.raises(PlanError, match=r"weight \(3, 4\) in one, parameter weight \(4, 4\)"):
-        task.init(keys.key(0))
-
-
-def _growing(width):
-    width[0] += 1
-    return nn.Linear(4, width[0])
-
-
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -399,16 +278,15 @@ def test_a_bad_task_is_refused(build, message):
 def test_a_task_is_a_value_that_travels():
     task = Classifier(mlp)
     assert task.layout is not None
-    assert pickle.loads(pickle.dumps(task)) == task
-    assert hash(Classifier(mlp)) == hash(task)
+    assert pickle.loads(pickle.dumps(task)) == task and hash(Classifier(mlp)) == hash(task)
     assert task.astype("float64").layout.dtype == "float64"
-    assert task.astype("float64").astype("float32") == task
 
 
 QUICK = """
 import sys, muster.tasks.torch
 from test_torch import Classifier, mlp, trained
-trained(Classifier(mlp), "matrix"), trained(Classifier(mlp), "fused"), trained(Classifier(mlp), "loop")
+for engine in ("matrix", "fused", "loop"):
+    trained(Classifier(mlp), engine)
 print([m for m in ("torch._dynamo", "torch.optim.sgd", "sympy") if m in sys.modules])
 """
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labels never overlap; names become one short line."""
 
+from itertools import pairwise
+
 import matplotlib.figure
 
 from muster.web.drawing import SIZE, ends, plain
@@ -15,7 +17,7 @@ def test_labels_move_apart():
     assert sorted(places, key=places.get) == ["0.2", "0.98", "0.99", "1.0"]
     heights = sorted(places.values())
     line = SIZE / 72 / (2.7 * axes.get_position().height)
-    assert all(b - a > line for a, b in zip(heights, heights[1:], strict=False))
+    assert all(b - a > line for a, b in pairwise(heights))
     assert heights[-1] < 1.03
 
 

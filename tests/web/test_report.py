@@ -63,9 +63,11 @@ def test_a_full_run(make, history):
         "clients": ["a", "b", "c"], "rows": [10, 20, 30], "skew": 0.25,
         "labels": [[5, 5], [20, 0], [15, 15]], "names": ["ill", "well"],
     })  # fmt: skip
-    text, reader = read(run)
-    for heading in ("Result", "Metric by round", "How it differs between clients", "Rounds",
-                    "Who holds what", "Local training", "Bytes and time", "Plan and environment"):  # fmt: skip
+    text, _ = read(run)
+    for heading in (
+        "Result", "Metric by round", "How it differs between clients", "Who holds what",
+        "Local training", "Bytes and time", "Plan and environment", "Rounds",
+    ):  # fmt: skip
         assert f">{heading}</h2>" in text
     assert "3 clients, 60 rows; the smallest 10, the largest 30." in text
     assert "All 6 planned rounds were completed." in text
@@ -94,7 +96,7 @@ def test_the_numbers_are_those_of_the_history(make):
 def test_baselines_are_found_beside_the_run(make, history):
     run = make()
     make("fedavg-1/baselines/centralized", history(top=0.95))
-    make("fedavg-1/baselines/local-only", history(top=0.8))
+    make("fedavg-1/baselines/local", history(top=0.8))
     text, reader = read(run)
     assert "0.0500 below centralized and 0.1000 above local-only." in text
     assert [line[0] for line in reader.tables[0][1:]] == [
@@ -128,7 +130,7 @@ def test_names_are_text_and_nothing_else(make, history, plan, count):
 
 
 def test_an_empty_run(make):
-    text, reader = read(make(history=[], plan=None))
+    text, _ = read(make(history=[], plan=None))
     assert "No round has been committed yet." in text
     assert "No client was invited yet." in text
     assert "<svg" not in text
@@ -209,3 +211,10 @@ def test_large_numbers_and_one_round(make, history):
     text, _ = read(make(history=lines, population=population))
     assert "100,000 clients, 123,456,789 rows; the smallest shown 1, the largest 500." in text
     assert "sent down 5 TB" in text and "25 h 00 min" in text
+
+
+def test_replies_that_were_not_accepted_for_no_recorded_reason(make, history):
+    lines = history()
+    lines[0] |= {"accepted": [], "abandoned": True}
+    text, _ = read(make(history=lines))
+    assert "3 of 18 invitations led to no accepted reply." in text

@@ -26,7 +26,8 @@ class Commands(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands = dict.fromkeys(COMMANDS)  # type: ignore[arg-type]  # the names, for hints
+        names: dict[str, Any] = dict.fromkeys(COMMANDS)
+        self.commands = names  # what "did you mean" chooses from
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The commands in the order of use."""

@@ -84,10 +84,9 @@ class Rounds:
         if self._metric is not None and self._metric in metrics:
             self._series.append(metrics[self._metric])
         self._trouble(record)
+        self._redraw(record["round"])
         if record["round"] in self._kept:
             self._line(record, metrics)
-        if self._bar:
-            self._redraw(record["round"])
 
     def _redraw(self, round: int) -> None:
         now = self._clock()
@@ -97,7 +96,7 @@ class Rounds:
         note = ""
         if self._series and self._metric:
             note = f"{self._metric} {screen.number(self._series[-1])}  {_trend(self._series)}"
-        self._bar.update(self._task, completed=round, note=note)
+        self._bar.update(self._task, completed=round, note=note, refresh=True)
 
     def _line(self, record: dict[str, Any], metrics: dict[str, float]) -> None:
         spread = (record.get("clients") or {}).get(self._metric) or {}

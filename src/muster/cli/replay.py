@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from muster.cli import screen, where
-from muster.cli.run import PlanPath, Settings, altered
+from muster.cli.run import PlanPath, Seed, Settings, altered
 from muster.runs import planfile
 from muster.runs.replay import replay
 
@@ -19,7 +19,7 @@ def command(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id or path, or latest.")],
     plan: PlanPath,
     settings: Settings = None,
-    seed: Annotated[int | None, typer.Option(help="The seed that the run was given.")] = None,
+    seed: Seed = None,
     as_json: screen.Json = False,
 ) -> None:
     """Train a run again from its record and compare the result bit for bit.

@@ -23,7 +23,9 @@ from muster.runs import Options, Run, explain, planfile, simulate
 from muster.runs.baselines import baselines
 from muster.runs.folder import fresh_folder
 
-__all__ = ["Parser", "PlanPath", "Settings", "altered", "command"]
+__all__ = ["Parser", "PlanPath", "Seed", "Settings", "altered", "command", "summary"]
+
+WORDS = "muster.words"  # the command line, as it can be given again
 
 PlanPath = Annotated[Path, typer.Argument(metavar="PLAN", help="The plan file.")]
 Settings = Annotated[
@@ -32,11 +34,24 @@ Settings = Annotated[
         "--set", metavar="FIELD=VALUE", help="Change a field of the plan: algorithm.mu=0.5."
     ),
 ]
-NONE: list[str] = []
+Folder = Annotated[Path | None, typer.Option(help="The run's folder; else the next in runs/.")]
+Resume = Annotated[
+    str | None, typer.Option(metavar="[RUN]", help="Go on with a run; alone: the plan's latest.")
+]
+Total = Annotated[int | None, typer.Option(help="Train for so many rounds in all.")]
+Seed = Annotated[int | None, typer.Option(help="Another seed than the plan's.")]
+Workers = Annotated[int | None, typer.Option(help="Worker processes; 1 trains in this one.")]
+Engine = Annotated[str, typer.Option(help="auto, loop, matrix or fused.")]
+Explain = Annotated[bool, typer.Option("--explain", help="Say how it would be trained, and why.")]
+Baselines = Annotated[
+    bool, typer.Option("--baselines", help="Also train on pooled rows, and each client alone.")
+]
+Lenient = Annotated[bool, typer.Option("--keep-going", help="Go on without a client that fails.")]
+Silent = Annotated[bool, typer.Option("--quiet", help="Print the result only.")]
 
 
 class Parser(TyperCommand):
-    """Lets --resume stand without a run: the latest run of the plan."""
+    """Lets --resume stand without a run, for the plan's latest; keeps the words as given."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the word "latest" where --resume is followed by nothing, an option or a plan."""
@@ -45,32 +60,16 @@ class Parser(TyperCommand):
             after = given[place + 1 : place + 2]
             if not after or after[0].startswith("-") or after[0].endswith(".py"):
                 given.insert(place + 1, where.LATEST)
+        ctx.meta[WORDS] = tuple(given)
         return super().parse_args(ctx, given)
 
 
 def command(
-    plan: PlanPath,
-    path: Annotated[Path | None, typer.Option(help="The run's folder. [runs/…]")] = None,
-    resume: Annotated[
-        str | None, typer.Option(metavar="[RUN]", help="Go on with a run; the plan's latest.")
-    ] = None,
-    settings: Settings = None,
-    rounds: Annotated[int | None, typer.Option(help="Train for so many rounds in all.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Another seed.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Worker processes; 1 for none.")] = None,
-    engine: Annotated[str, typer.Option(help="auto, loop, matrix or fused.")] = "auto",
-    explained: Annotated[
-        bool, typer.Option("--explain", help="Say how it would be trained and why; do not train.")
-    ] = False,
-    compared: Annotated[
-        bool, typer.Option("--baselines", help="Also train on pooled rows, and each client alone.")
-    ] = False,
-    keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="Go on without a client that fails.")
-    ] = False,
-    as_json: screen.Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Only the last lines.")] = False,
-) -> None:
+    ctx: typer.Context, plan: PlanPath, path: Folder = None, resume: Resume = None,
+    settings: Settings = None, rounds: Total = None, seed: Seed = None, workers: Workers = None,
+    engine: Engine = "auto", explained: Explain = False, compared: Baselines = False,
+    keep_going: Lenient = False, as_json: screen.Json = False, quiet: Silent = False,
+) -> None:  # fmt: skip
     """Train a plan on this machine.
 
     muster run plan.py --set algorithm.mu=0.5 --set "sampling=Uniform(count=20)" --rounds 100
@@ -82,16 +81,15 @@ def command(
         _explain(explain(changed, people, engine, workers), as_json)
         return
     folder = _folder(changed, path, resume)
+    options = Options(engine=engine, workers=workers, lenient=keep_going)
     order = Order(
-        changed, file.enrolled(), folder, resume is not None,
-        Options(engine=engine, workers=workers, lenient=keep_going), as_json, quiet,
+        changed, file.enrolled(), folder, resume is not None, options, as_json, quiet
     )  # fmt: skip
-    words = _words(plan, settings, rounds, seed, workers, engine, keep_going, compared)
     try:
         run = order.train()
         rows = order.compare(run) if compared else None
     except KeyboardInterrupt:
-        _interrupt(folder, changed, words, as_json)
+        order.interrupted(ctx.meta[WORDS])
         raise typer.Exit(130) from None
     order.conclude(run, rows)
 
@@ -161,24 +159,39 @@ class Order:
             f"  [dim]run[/] {screen.path(run.path)}   [dim]next[/] muster report   muster ls"
         )
 
+    def interrupted(self, words: Sequence[str]) -> None:
+        """Say what is safe, and the command that goes on from there."""
+        done = self._done(always=True)
+        named = self.folder.name if self.folder.parent == where.RUNS else str(self.folder)
+        resume = ["--resume", named] if done else []
+        again = shlex.join(["muster", "run", *_without(words, "--resume", "--path"), *resume])
+        if self.as_json:
+            facts = {"path": str(self.folder), "rounds": done, "resume": again}
+            screen.emit({"event": "interrupted"} | facts)
+            return
+        kept = (
+            f"round {done} of {self.plan.rounds} is committed" if done else "before round 1 ended"
+        )
+        screen.say(f"[bold yellow]stopped:[/] {kept}; go on with")
+        screen.say(Text(f"  {again}"))
+
     def _watcher(self, title: str, done: int) -> Quiet | Rounds:
         if self.as_json or self.quiet:
             return Quiet(lines=self.as_json)
         return Rounds(title, self.plan.rounds, done)
 
-    def _done(self) -> int:
+    def _done(self, *, always: bool = False) -> int:
+        """The rounds committed so far."""
         with contextlib.suppress(RunError):
-            return len(Run(self.folder).history) if self.resume else 0
+            return len(Run(self.folder).history) if self.resume or always else 0
         return 0
 
     def _announce(self) -> None:
         plan, people = self.plan, self.enrolled.population
         rows = f", {int(people.sizes.sum())} rows" if not people.is_lazy else ""
-        text = Text.assemble(
-            (type(plan.algorithm).__name__, "bold"), " on ", (type(plan.task).__name__, "bold"),
-            f" · {plan.task.layout.size} parameters · {len(people)} clients{rows} · seed {plan.seed}",
-        )  # fmt: skip
-        screen.say(text)
+        facts = f"{plan.task.layout.size} parameters · {len(people)} clients{rows}"
+        algorithm, task = type(plan.algorithm).__name__, type(plan.task).__name__
+        screen.say(f"[bold]{algorithm}[/] on [bold]{task}[/] · {facts} · seed {plan.seed}")
         if self.resume:
             screen.say(f"[dim]resuming {screen.path(self.folder)} after round {self._done()}[/]")
 
@@ -247,31 +260,11 @@ def _explain(facts: dict[str, Any], as_json: bool) -> None:
     screen.say(screen.table(("", ""), rows, left=2))
 
 
-def _words(
-    plan: Path, settings: Sequence[str] | None, rounds: int | None, seed: int | None,
-    workers: int | None, engine: str, keep_going: bool, compared: bool,
-) -> list[str]:  # fmt: skip
-    """The command line again, without where it was trained."""
-    words = ["muster", "run", str(plan)]
-    words += [word for setting in settings or () for word in ("--set", setting)]
-    given = {"--rounds": rounds, "--seed": seed, "--workers": workers}
-    words += [w for name, v in given.items() if v is not None for w in (name, str(v))]
-    words += ["--engine", engine] if engine != "auto" else []
-    flags = {"--keep-going": keep_going, "--baselines": compared}
-    return words + [name for name, on in flags.items() if on]
-
-
-def _interrupt(folder: Path, plan: Plan, words: list[str], as_json: bool) -> None:
-    """Say what is safe, and the command that goes on from there."""
-    try:
-        done = len(Run(folder).history)
-    except RunError:
-        done = 0
-    named = folder.name if folder.parent == where.RUNS else str(folder)
-    again = shlex.join([*words, *(["--resume", named] if done else [])])
-    if as_json:
-        screen.emit({"event": "interrupted", "path": str(folder), "rounds": done, "resume": again})
-        return
-    kept = f"round {done} of {plan.rounds} is committed" if done else "no round was committed"
-    screen.say(Text.assemble(("stopped: ", "bold yellow"), f"{kept}; go on with"))
-    screen.say(f"  {again}")
+def _without(words: Sequence[str], *options: str) -> list[str]:
+    """A command line without some options and their values."""
+    kept = [word for word in words if not word.startswith(tuple(f"{o}=" for o in options))]
+    for option in options:
+        while option in kept:
+            place = kept.index(option)
+            del kept[place : place + 2]
+    return kept

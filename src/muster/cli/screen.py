@@ -47,7 +47,7 @@ def console(*, stderr: bool = False) -> Console:
     return found
 
 
-def say(text: str | Text = "") -> None:
+def say(text: str | Text | Table = "") -> None:
     """Print a line, with rich's markup."""
     console().print(text)
 
@@ -81,10 +81,19 @@ def plain(value: Any) -> Any:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> Table:
-    """A table without lines; the first `left` columns are words, the others figures."""
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    """A table without lines; the first `left` columns are words, the others figures.
+
+    Where it is too wide, words are folded; ids (the first column) and figures stay whole.
+    """
+    made = Table(
+        box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_header=any(heads)
+    )
     for place, head in enumerate(heads):
-        made.add_column(head, justify="left" if place < left else "right", no_wrap=True)
+        words = place < left
+        made.add_column(
+            head, justify="left" if words else "right", no_wrap=not words or not place,
+            overflow="fold",
+        )  # fmt: skip
     for row in rows:
         made.add_row(*row)
     return made

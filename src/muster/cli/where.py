@@ -18,11 +18,11 @@ from muster.registry import differences, to_value
 from muster.runs import Run
 from muster.runs.folder import MAY_CHANGE
 
-__all__ = ["LATEST", "RUNS", "Progress", "RunName", "find", "folders", "latest_of", "progress"]
+__all__ = ["LATEST", "Progress", "RUNS", "RunName", "find", "folders", "latest_of", "progress"]
 
 RUNS = Path("runs")
 LATEST = "latest"
-RULES = {"Target": Target, "Patience": Patience}
+RULES: dict[str, Any] = {"Target": Target, "Patience": Patience}
 
 RunName = Annotated[str, typer.Argument(metavar="[RUN]", help="A run's id or path; the latest.")]
 

@@ -55,7 +55,10 @@ class Board:
         shapes = dict(leaves(template))
         sizes = [int(np.prod(s.shape)) for s in shapes.values()]
         ends = np.cumsum(
-            [-(-n * s.dtype.itemsize // 64) * 64 for n, s in zip(sizes, shapes.values(), strict=True)]
+            [
+                -(-n * s.dtype.itemsize // 64) * 64
+                for n, s in zip(sizes, shapes.values(), strict=True)
+            ]
         )
         size = int(ends[-1]) if len(ends) else 1
         self.fd = _anonymous(size) if fd is None else fd

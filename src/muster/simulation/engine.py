@@ -17,7 +17,7 @@ from muster.errors import PlanError
 from muster.plan import Plan
 from muster.sums import block_size
 
-__all__ = ["ENGINES", "Choice", "choose"]
+__all__ = ["Choice", "ENGINES", "choose"]
 
 ENGINES = ("auto", "loop", "matrix", "fused")
 SMALL = 2e6  # flops of a step below which dispatch costs more than arithmetic
@@ -43,8 +43,10 @@ class Choice:
 
 
 def choose(plan: Plan, population: Population, cohort: int, engine: str = "auto") -> Choice:
-    """The choice for cohorts of about so many clients; raises `PlanError` for an engine that
-    this task does not have."""
+    """The choice for cohorts of about so many clients.
+
+    Raises `PlanError` for an engine that this task does not have.
+    """
     task = plan.task
     if engine not in ENGINES:
         raise PlanError(f"engine={engine!r}: use one of {', '.join(ENGINES)}")

@@ -4,18 +4,18 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from muster.data import Population, Rows
-from muster.errors import ClientError, DataError, MusterError
+from muster.errors import ClientError, MusterError
 from muster.local import Group, Memory, Outcome, train
 from muster.plan import Plan
-from muster.types import ClientId, Failed, Reply, Sent
 from muster.sums import add, block_size, fold_blocks
+from muster.types import ClientId, Failed, Reply, Sent
 from muster.vectors import in_order
 
 __all__ = ["Done", "Piece", "measure", "perform"]
@@ -31,6 +31,18 @@ class Piece:
     times: tuple[int, ...]
     places: tuple[int, ...]
     memories: tuple[Memory, ...] | None
+
+    def without(self, clients: Collection[ClientId]) -> Piece:
+        """The piece without some of its clients."""
+        keep = [i for i, client in enumerate(self.clients) if client not in clients]
+        return Piece(
+            self.round,
+            self.invited,
+            tuple(self.clients[i] for i in keep),
+            tuple(self.times[i] for i in keep),
+            tuple(self.places[i] for i in keep),
+            self.memories and tuple(self.memories[i] for i in keep),
+        )
 
 
 class Done(NamedTuple):
@@ -50,8 +62,9 @@ def perform(
     replies: list[Reply] = []
     place = dict(zip(piece.clients, piece.places, strict=True))
     block = block_size(piece.invited)
-    for group in _groups(plan, engine, population, piece):
-        outcome = _attempt(plan, engine, sent, piece.round, group, failed if lenient else None)
+    sink = failed if lenient else None
+    for group in _groups(plan, engine, population, piece, sink):
+        outcome = _attempt(plan, engine, sent, piece.round, group, sink)
         if outcome is None:
             continue
         memories |= zip(outcome.clients, outcome.memories or (), strict=False)
@@ -64,31 +77,48 @@ def perform(
 
 
 def _groups(
-    plan: Plan, engine: str, population: Population, piece: Piece
+    plan: Plan, engine: str, population: Population, piece: Piece, failed: list[Failed] | None
 ) -> Iterator[Group]:
-    """The groups that train together."""
+    """The groups that train together, of clients whose rows are good."""
     if not piece.clients:
         return
-    data = population.gather(piece.clients)
-    if population.is_lazy:
-        _check(plan, piece, data)
+    try:
+        data = _rows(plan, population, piece.clients)
+    except Exception:
+        faults = _faults(plan, population, piece)
+        if not faults:
+            raise
+        if failed is None:
+            raise ClientError(piece.round, faults[0].client, "data", faults[0].error) from None
+        failed += faults
+        piece = piece.without({fault.client for fault in faults})
+        yield from _groups(plan, engine, population, piece, failed)
+        return
     whole = Group(
         piece.clients, piece.times, data.x, data.y, data.starts, data.sizes, piece.memories
     )
-    together = engine == "matrix" or (
-        engine == "fused" and plan.task.fuses == "cohort"
-    )
+    together = engine == "matrix" or (engine == "fused" and plan.task.fuses == "cohort")
     yield from [whole] if together else whole.alone()
 
 
-def _check(plan: Plan, piece: Piece, data: Rows) -> None:
-    """Rows loaded on demand are seen here for the first time."""
-    for client, start, size in zip(piece.clients, data.starts, data.sizes, strict=True):
-        rows = slice(int(start), int(start + size))
+def _rows(plan: Plan, population: Population, clients: Sequence[ClientId]) -> Rows:
+    """The clients' rows; those loaded on demand are seen here for the first time."""
+    data = population.gather(clients)
+    if population.is_lazy:
+        for start, size in zip(data.starts.tolist(), data.sizes.tolist(), strict=True):
+            plan.task.check(data.x[start : start + size], data.y[start : start + size])
+    return data
+
+
+def _faults(plan: Plan, population: Population, piece: Piece) -> list[Failed]:
+    """Whose rows cannot be loaded or trained on, and why."""
+    found: list[Failed] = []
+    for client in piece.clients:
         try:
-            plan.task.check(data.x[rows], data.y[rows])
-        except DataError as error:
-            raise ClientError(piece.round, client, "data", str(error)) from None
+            plan.task.check(*population[client])
+        except Exception as error:
+            found.append(Failed(client, "data", _text(error)))
+    return found
 
 
 def _attempt(
@@ -108,12 +138,22 @@ def _attempt(
 
 def _trained(plan: Plan, engine: str, sent: Sent, round: int, group: Group) -> Outcome:
     try:
-        return train(plan, engine, round, sent, group)
+        with np.errstate(all="ignore"):  # what is not finite is refused when it is reported
+            return train(plan, engine, round, sent, group)
     except ClientError:
         raise
     except Exception as error:
-        text = str(error) if isinstance(error, MusterError) else traceback.format_exc()
-        raise ClientError(round, group.clients[0], "train", text) from error
+        if len(group.clients) > 1:  # who of them? The one that fails alone, too
+            for one in group.alone():
+                _trained(plan, engine, sent, round, one)
+        raise ClientError(round, group.clients[0], "train", _text(error)) from error
+
+
+def _text(error: Exception) -> str:
+    """Our own errors are sentences; of the user's, all there is to know."""
+    if isinstance(error, MusterError):
+        return str(error)
+    return "".join(traceback.format_exception(error))
 
 
 def _blocks(outcome: Outcome, blocks: list[int], *, fold: bool) -> list[Reply]:
@@ -156,15 +196,21 @@ def _runs(rows: Any, edges: list[int]) -> Any:
 
 
 def measure(
-    plan: Plan, population: Population, sent: Sent, client: ClientId, memory: Memory | None
-) -> dict[str, float]:
+    plan: Plan, population: Population, sent: Sent, client: ClientId, memory: Memory | None,
+    round: int = 0,
+) -> dict[str, float]:  # fmt: skip
     """Metric sums of the shared model, with the client's private part, on its own rows.
 
-    The client's test rows if it has any, else its training rows.
+    The client's test rows if it has any, else its training rows. What goes wrong raises
+    `ClientError` with the client, in this round.
     """
-    x, y = population.test(client) or population[client]
-    w, buffers = sent.algorithm.x, sent.buffers
-    if memory is not None and not plan.sharing.everything:
-        w = plan.sharing.merge(w, memory.private)
-        buffers = plan.sharing.merge(buffers, memory.buffers, buffers=True)
-    return plan.task.evaluate(w, buffers, x, y)
+    try:
+        x, y = population.test(client) or population[client]
+        w, buffers = sent.algorithm.x, sent.buffers
+        if memory is not None and not plan.sharing.everything:
+            w = plan.sharing.merge(w, memory.private)
+            buffers = plan.sharing.merge(buffers, memory.buffers, buffers=True)
+        with np.errstate(all="ignore"):
+            return plan.task.evaluate(w, buffers, x, y)
+    except Exception as error:
+        raise ClientError(round, client, "evaluate", _text(error)) from error

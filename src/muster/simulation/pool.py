@@ -22,7 +22,6 @@ from typing import Any
 from muster.data import Population
 from muster.errors import WorkerError
 from muster.local import Memory
-from muster.plan import Plan
 from muster.simulation.channel import Board, receive, send
 from muster.simulation.origins import origins
 from muster.simulation.piece import Done, Piece
@@ -154,7 +153,8 @@ class Pool:
     def _in_order(self, sent_model: Sent, messages: Iterable[Any]) -> Iterator[Any]:
         """Keep every worker busy, at most a few results ahead of the one to be yielded."""
         stream = self._begin(sent_model)
-        todo, ready = enumerate(messages), {}
+        todo = enumerate(messages)
+        ready: dict[int, Any] = {}
         turn = sent = 0
         exhausted = False
         while not exhausted or turn < sent:

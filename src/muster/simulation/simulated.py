@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from muster import keys
 from muster.data import Population
+from muster.errors import ClientError
 from muster.local import Memory
 from muster.plan import Plan
 from muster.simulation.engine import Choice
@@ -25,12 +26,20 @@ class Hands(Protocol):
         """What became of each piece, in order."""
 
     def measure(
-        self, sent: Sent, clients: Iterable[tuple[ClientId, Memory | None]]
+        self, sent: Sent, clients: Iterable[tuple[ClientId, Memory | None]], round: int = 0
     ) -> Iterator[tuple[ClientId, dict[str, float]]]:
-        """Metric sums on each client's own rows, in order."""
+        """Metric sums on each client's own rows, in order; `round` is for what goes wrong."""
 
     def close(self) -> None:
         """Let go of processes and memory."""
+
+
+@runtime_checkable
+class Staging(Protocol):
+    """A store that shows what waits for its commit."""
+
+    def staged(self, round: int, clients: Iterable[ClientId]) -> dict[ClientId, dict[str, Any]]:
+        """The memory of these clients that waits for this round's commit."""
 
 
 class Here:
@@ -50,11 +59,17 @@ class Here:
             )
 
     def measure(
-        self, sent: Sent, clients: Iterable[tuple[ClientId, Memory | None]]
+        self, sent: Sent, clients: Iterable[tuple[ClientId, Memory | None]], round: int = 0
     ) -> Iterator[tuple[ClientId, dict[str, float]]]:
-        """Evaluate client by client."""
+        """Evaluate client by client; when lenient, without those that fail."""
         for client, memory in clients:
-            yield client, measure(self._plan, self._population, sent, client, memory)
+            try:
+                sums = measure(self._plan, self._population, sent, client, memory, round)
+            except ClientError:
+                if self._lenient:
+                    continue
+                raise
+            yield client, sums
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -75,6 +90,7 @@ class Simulation:
         self._choice, self._hands = choice, hands
         self._pending: tuple[Cohort, Sent, int] | None = None
         self._blank = self._fresh() if plan.remembers else None
+        self._round, self._answered = 0, 0
         self._roster = Roster(population.clients, lambda: population.sizes)
 
     def _fresh(self) -> Memory:
@@ -94,9 +110,11 @@ class Simulation:
         if self._pending is None:
             return
         (cohort, sent, round), self._pending = self._pending, None
+        self._round, self._answered = round, 0
         for done in self._hands.perform(sent, self._pieces(cohort, round)):
             for client, memory in done.memories.items():
                 self._store.remember(round, client, dict(leaves(memory)))
+            self._answered += sum(len(reply.clients) for reply in done.replies)
             yield from done.failed
             yield from done.replies
 
@@ -116,18 +134,35 @@ class Simulation:
         """What these clients remember, the blank memory for those that never took part."""
         if self._blank is None:
             return None
+        return self._rebuilt(clients, self._store.memory(clients))
+
+    def held(self, clients: Sequence[ClientId]) -> dict[ClientId, Memory] | None:
+        """What these clients will remember once the round that has just been played is committed.
+
+        Asked between the last reply and the commit, for evaluation. Of a store that cannot tell,
+        what it has committed.
+        """
+        if self._blank is None:
+            return None
         found = self._store.memory(clients)
-        return {
-            client: rebuild(self._blank, found[client]) if client in found else self._blank
-            for client in clients
-        }
+        if isinstance(self._store, Staging) and self._answered >= self._plan.minimum:
+            found = found | self._store.staged(self._round, clients)
+        return self._rebuilt(clients, found)
+
+    def _rebuilt(
+        self, clients: Sequence[ClientId], found: Mapping[ClientId, dict[str, Any]]
+    ) -> dict[ClientId, Memory]:
+        blank = self._blank
+        assert blank is not None
+        return {c: rebuild(blank, found[c]) if c in found else blank for c in clients}
 
     def evaluate(
         self, cohort: Sequence[ClientId], sent: Sent
     ) -> Iterator[tuple[ClientId, dict[str, float]]]:
         """Metric sums of the shared model on each client's own rows."""
-        kept = self.memories(cohort) or {}
-        return self._hands.measure(sent, [(client, kept.get(client)) for client in cohort])
+        kept = self.held(cohort) or {}
+        asked = [(client, kept.get(client)) for client in cohort]
+        return self._hands.measure(sent, asked, self._round)
 
     def settle(self, round: int, accepted: Sequence[ClientId]) -> None:
         """Nothing to tell: the store's commit has already advanced the accepted memories."""

@@ -41,9 +41,9 @@ class MemoryStore:
         return {client: wait[round, client] for client in clients if (round, client) in wait}
 
     def remember(self, round: int, client: ClientId, arrays: Mapping[str, Any]) -> None:
-        """Stage a client's new memory."""
-        self._later(round)
-        self._staged[round, client] = _copied(arrays)
+        """Stage a client's new memory; for a round that is committed it comes too late."""
+        if round > self._last():
+            self._staged[round, client] = _copied(arrays)
 
     def commit(
         self,
@@ -53,12 +53,17 @@ class MemoryStore:
         accepted: Sequence[ClientId],
     ) -> None:
         """Make the round count."""
-        self._later(round)
+        if round <= self._last():
+            raise RunError(
+                f"round {round} was given to a run that has committed round {self._last()}; "
+                f"go on with round {self._last() + 1}"
+            )
+        state = round, _copied(arrays)
         for client in accepted:
             if (round, client) in self._staged:
                 self._memory[client] = self._staged[round, client]
         self._staged.clear()
-        self._state = round, _copied(arrays)
+        self._state = state
         self._records.append(dict(record))
 
     def rollback(self) -> None:
@@ -69,13 +74,8 @@ class MemoryStore:
         """All records in order."""
         return list(self._records)
 
-    def _later(self, round: int) -> None:
-        last = self._state[0] if self._state else 0
-        if round <= last:
-            raise RunError(
-                f"round {round} was given to a run that has committed round {last}; "
-                f"go on with round {last + 1}"
-            )
+    def _last(self) -> int:
+        return self._state[0] if self._state else 0
 
 
 def _copied(arrays: Mapping[str, Any]) -> dict[str, Any]:

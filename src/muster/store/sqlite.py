@@ -13,17 +13,16 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, load_file, save, save_file
 
 from muster.errors import RunError
+from muster.store.checksum import checksum, plain
 from muster.store.database import opened, taken
 from muster.types import ClientId
 
@@ -37,7 +36,7 @@ LABELS = (
     "commit: after the transaction",
     "commit: end",
 )
-BROKEN = (sqlite3.Error, OSError, SafetensorError)
+BROKEN = (sqlite3.Error, SafetensorError)
 
 
 class Snapshot(NamedTuple):
@@ -55,8 +54,9 @@ class SQLiteStore:
     is damaged, in use, or from a newer version.
 
     >>> import tempfile
-    >>> SQLiteStore(tempfile.mkdtemp()).history()
-    []
+    >>> store = SQLiteStore(tempfile.mkdtemp())
+    >>> store.history(), store.close()
+    ([], None)
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class SQLiteStore:
         round, file, blob = row
         try:
             arrays = load_file(self.path / file) if file else load(blob)
-            if file and _checksum(arrays) not in file:
+            if file and checksum(arrays) not in file:
                 raise SafetensorError(f"the checksum of {file} is wrong")
         except (OSError, SafetensorError) as error:
             raise RunError(
@@ -180,12 +180,16 @@ class SQLiteStore:
             return {client: load(row[0]) for client, row in rows if row is not None}
 
     def remember(self, round: int, client: ClientId, arrays: Mapping[str, Any]) -> None:
-        """Stage a client's new memory, inside the transaction of the round's commit."""
-        self._later(round)
+        """Stage a client's new memory, inside the transaction of the round's commit.
+
+        For a round that is committed it comes too late to count, and is dropped.
+        """
+        if round <= self._round:
+            return
         name = json.dumps(client)
         with self._guarded(f"keep the memory of client {client!r}"):
             self._begin()
-            row = (name, round, save(_plain(arrays)))
+            row = (name, round, save(plain(arrays)))
             self._db.execute("INSERT OR REPLACE INTO memory VALUES (?, ?, ?)", row)
             self._staged.add((round, name))
 
@@ -197,11 +201,15 @@ class SQLiteStore:
         accepted: Sequence[ClientId],
     ) -> None:
         """Make a round durable: all of it, in one transaction, or nothing."""
-        self._later(round)
+        if round <= self._round:
+            raise RunError(
+                f"round {round} was given to the run in {self.path}, which has committed round "
+                f"{self._round}; go on with round {self._round + 1}"
+            )
         with self._guarded(f"commit round {round}"):
             self._at("commit: begin")
             self._begin()
-            state = (round, *self._blob(round, _plain(arrays)))
+            state = (round, *self._blob(round, plain(arrays)))
             self._at("commit: between blob and row")
             self._db.execute("INSERT OR REPLACE INTO state VALUES (1, ?, ?, ?)", state)
             line = json.dumps(record)
@@ -217,13 +225,6 @@ class SQLiteStore:
                     (self.path / old).unlink(missing_ok=True)
             self._at("commit: end")
 
-    def _later(self, round: int) -> None:
-        if round <= self._round:
-            raise RunError(
-                f"round {round} was given to the run in {self.path}, which has committed round "
-                f"{self._round}; go on with round {self._round + 1}"
-            )
-
     def _begin(self) -> None:
         if not self._db.in_transaction:
             self._db.execute("BEGIN IMMEDIATE")
@@ -232,9 +233,12 @@ class SQLiteStore:
         """A state as the name of a file that holds it, or as bytes."""
         if sum(array.nbytes for array in arrays.values()) < LARGE:
             return None, save(arrays)
-        name = f"state-{round:06d}-{_checksum(arrays)}.safetensors"
-        save_file(arrays, self.path / f"{name}.part")
-        os.replace(self.path / f"{name}.part", self.path / name)
+        name = f"state-{round:06d}-{checksum(arrays)}.safetensors"
+        try:
+            save_file(arrays, self.path / f"{name}.part")
+            os.replace(self.path / f"{name}.part", self.path / name)
+        except OSError as error:
+            raise SafetensorError(str(error)) from error
         return name, None
 
     def _advance(self, round: int, accepted: Sequence[ClientId]) -> None:
@@ -279,20 +283,6 @@ class SQLiteStore:
         with self._guarded("be read"):
             rows = self._db.execute("SELECT record FROM rounds ORDER BY round").fetchall()
         return [json.loads(row[0]) for row in rows]
-
-
-def _plain(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: np.asarray(array, order="C") for name, array in arrays.items()}
-
-
-def _checksum(arrays: Mapping[str, Any]) -> str:
-    """CRC-32 over names, dtypes, shapes and bytes, in hex: finds damage, not malice."""
-    found = 0
-    for name in sorted(arrays):
-        array = arrays[name]
-        found = zlib.crc32(f"{name} {array.dtype.str} {array.shape}".encode(), found)
-        found = zlib.crc32(array.reshape(-1).view(np.uint8), found)
-    return f"{found:08x}"
 
 
 def _nothing(label: str) -> None:

@@ -12,8 +12,7 @@
 - Float buffers (BatchNorm's statistics) are a vector of their own, moved in place by training
   and averaged; whole-number buffers start anew with each client's round.
 - Layers that draw are seeded by client and step; torch's global generator is left as it was.
-
-Real features become the task's precision; whole numbers stay 64-bit integers (token ids).
+- Real features become the task's precision; whole numbers stay 64-bit integers (token ids).
 """
 
 from __future__ import annotations
@@ -188,22 +187,12 @@ class _Torch:
     def gradient(self, w: Vector, buffers: Vector, batch: Batch) -> tuple[Vector, Any, Vector]:
         """Gradient, loss and the buffers, which a step of training moves in place."""
         here = flat(self)
-        if w.dim() > 1:
-            grads, _, loss = here.stacked(w, batch)
-        else:
-            here.point(w, buffers)
-            grads, loss = here.gradients(batch)
-        return here.whole(grads), loss, buffers
+        grads, _, loss = here.gradients(w, buffers, batch)
+        return here.whole(grads, w), loss, buffers
 
     def descend(self, w: Vector, buffers: Vector, batch: Batch, rate: float) -> Any:
         """One step of plain SGD in place; returns the loss."""
-        here = flat(self)
-        if w.dim() > 1:
-            grads, moved, loss = here.stacked(w, batch)
-        else:
-            here.point(w, buffers)
-            grads, loss = here.gradients(batch)
-            moved = here.moved
+        grads, moved, loss = flat(self).gradients(w, buffers, batch)
         with torch.no_grad():
             torch._foreach_add_(moved, grads, alpha=-float(rate))
         return loss

@@ -135,8 +135,18 @@ class Flat:
             ) from cause
         return tuple(output.shape[1:])
 
-    def gradients(self, batch: Batch) -> tuple[Any, Any]:
-        """Of the trained parameters, in order, and the loss; buffers move in place."""
+    def gradients(self, w: Any, buffers: Any, batch: Batch) -> tuple[Any, list[Any], Any]:
+        """Of the trained parameters, the views of `w` that they belong to, and the loss.
+
+        Buffers move in place.
+        """
+        if w.dim() > 1:
+            return self._stacked(w, batch)
+        self.point(w, buffers)
+        grads, loss = self._seeded(batch)
+        return grads, self.moved, loss
+
+    def _seeded(self, batch: Batch) -> tuple[Any, Any]:
         if not self.draws:
             return self._gradients(batch)
         seed = 0 if batch.seed is None else int(batch.seed)
@@ -168,19 +178,16 @@ class Flat:
                 view.copy_(owner._buffers[name].detach())
                 owner._buffers[name] = view
 
-    def whole(self, grads: Any) -> Any:
-        """The flat gradient `(d,)`, or `(clients, d)`, zero where nothing is trained."""
+    def whole(self, grads: Any, w: Any) -> Any:
+        """The flat gradient, like `w`, zero where nothing is trained."""
         if len(self.trained) < len(self.parameters):
             found = {id(p): g for p, g in zip(self.trained, grads, strict=True)}
-            like = self.stack or self.parameters
-            pairs = zip(self.parameters, like, strict=True)
-            grads = [found.get(id(p), torch.zeros_like(v)) for p, v in pairs]
-        if self.stack:
-            return torch.cat([g.reshape(len(g), -1) for g in grads], 1)
-        return torch.cat([g.reshape(-1) for g in grads])
+            empty = [w.new_zeros(*w.shape[:-1], p.numel()) for p in self.parameters]
+            pairs = zip(self.parameters, empty, strict=True)
+            grads = [found.get(id(p), zeros) for p, zeros in pairs]
+        return torch.cat([g.reshape(*w.shape[:-1], -1) for g in grads], -1)
 
-    def stacked(self, w: Any, batch: Batch) -> tuple[Any, Any, Any]:
-        """Gradients and their parameters as stacks of all clients, and the losses `(clients,)`."""
+    def _stacked(self, w: Any, batch: Batch) -> tuple[Any, list[Any], Any]:
         if not self.batched:
             raise PlanError(
                 f"{self.task} cannot be trained as a matrix of clients: its layers or loss do not "
@@ -188,8 +195,8 @@ class Flat:
             )
         clients, views = len(w), self._stack(w)
         trained = [v for v in views if v.requires_grad]
-        if self.module.training is not True:
-            self.module.train(True)
+        if not self.module.training:
+            self.module.train()
         output = self.forward(tuple(views), batch.x)
         losses = per_row(self.task.loss(output.flatten(0, 1), batch.y.flatten(0, 1)))
         losses = losses.view(clients, -1)

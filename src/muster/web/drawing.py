@@ -82,7 +82,7 @@ def _inline(svg: str, label: str) -> str:
     assert box is not None
     head = f'<svg {box[0]} role="img" aria-label="{escape(label)}">'
     svg = head + svg[svg.index(">") + 1 :]
-    svg = re.sub(r' id="[A-Za-z0-9]+_\d+"', "", svg).replace("xlink:href", "href")
+    svg = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", svg).replace("xlink:href", "href")
     svg = re.sub(r"font: ([^;\"]*?[\d.]+px) [^;\"]*", r"font: \1 var(--sans, sans-serif)", svg)
     names = {light: name for name, (light, _) in THEME.items()}
     return re.sub(

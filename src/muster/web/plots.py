@@ -164,9 +164,10 @@ def traffic(parts: Mapping[str, Points]) -> str:
     def paint(panels: Sequence[Any]) -> None:
         (axes,) = panels
         labels = []
-        for (title, points), colour in zip(sums.items(), COLOURS, strict=False):
+        looks = zip(sums.items(), COLOURS, ("-", (0, (4, 3))), strict=False)
+        for (title, points), colour, dash in looks:
             scaled = [(round, value / 1000**power) for round, value in points]
-            _line(axes, scaled, colour)
+            _line(axes, scaled, colour, dash)
             labels.append((scaled[-1][1], f"{plain(title)} {size(points[-1][1])}", colour))
         rounds_axis(axes, [round for points in sums.values() for round, _ in points])
         axes.set_ylim(bottom=0)

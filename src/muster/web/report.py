@@ -36,6 +36,7 @@ __all__ = ["write"]
 LISTED = 12  # most clients in the table of clients
 ROWS = 200  # most rows of the table of rounds, and of the table of failures
 TOLD = ("plan", "engine", "versions", "population", "stopped", "schema")
+TITLES = {"local": "local-only"}  # of baselines, where the folder's name says too little
 DIRECTIONS = (("bytes_up", "sent up"), ("bytes_down", "sent down"))
 
 
@@ -49,7 +50,7 @@ def write(run: Run, path: Path | None = None, baselines: Mapping[str, Run] | Non
     path = Path(path) if path is not None else run.path / "report.html"
     if baselines is None:
         found = sorted((run.path / "baselines").glob("*/run.db"))
-        baselines = {db.parent.name: Run(db.parent) for db in found}
+        baselines = {TITLES.get(db.parent.name, db.parent.name): Run(db.parent) for db in found}
     parts = (header(run, baselines), *_sections(run, baselines))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page.page(f"{heading(run)} · {run.id}", parts), encoding="utf-8")
@@ -190,9 +191,7 @@ def _cost(run: Run) -> Iterator[Markup]:
 def _troubles(run: Run) -> Iterator[Markup]:
     found = troubles(run.history)
     if not found:
-        yield page.paragraph(
-            "Every invited client delivered." if run.history else "No client was invited yet."
-        )
+        yield page.paragraph(_delivered(run))
         return
     kinds = [kind for *_, kind, _ in found]
     counts = ", ".join(f"{kinds.count(kind):,} {kind}" for kind in dict.fromkeys(kinds))
@@ -201,6 +200,18 @@ def _troubles(run: Run) -> Iterator[Markup]:
     cells = [[round, client, kind, text or "–"] for round, client, kind, text in found[-ROWS:]]
     listing = page.table(["round", "client", "what", "why"], cells, words=4)
     yield listing if len(cells) <= 10 else page.details(f"Show {len(cells)} answers", listing)
+
+
+def _delivered(run: Run) -> str:
+    """In a sentence, how invitations and accepted replies compare when no reason is recorded."""
+    if not run.history:
+        return "No client was invited yet."
+    invited, accepted = (
+        sum(len(record.get(name, ())) for record in run.history) for name in ("invited", "accepted")
+    )
+    if accepted >= invited:
+        return "Every invited client delivered."
+    return f"{invited - accepted:,} of {plural(invited, 'invitation')} led to no accepted reply."
 
 
 def _plan(run: Run) -> Iterator[Markup]:

@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The public conformance checks: whatever plugs into muster, by us or by you, goes through them."""
+
+from muster.testing.algorithm import check_algorithm
+from muster.testing.clients import check_clients
+from muster.testing.stage import check_stage
+from muster.testing.store import check_store
+from muster.testing.task import check_task
+
+__all__ = ["check_algorithm", "check_clients", "check_stage", "check_store", "check_task"]
