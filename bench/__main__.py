@@ -30,7 +30,10 @@ OURS = {
 }
 GOAL = {"w1": "25 (aim 40)", "w2": "2 (aim 3)", "w2e1": "2 (aim 3)", "w3": "1.0 (aim 1.15)"}
 ROUNDS = {"w1": 30, "w2": 4, "w2e1": 6, "w3": 6}
-TOLERANCE = 2e-3  # of the update's norm after two rounds, in float32
+# Of the update's norm after two rounds in float32. The CNN's is wide: where a maximum or a ReLU
+# lies within rounding of its kink, equally exact programs take different branches (the plain
+# loop itself is up to 1.3e-2 from float64 on single clients).
+TOLERANCE = {"w1": 1e-4, "w2": 2e-3, "w2e1": 1e-3, "w3": 5e-2}
 
 
 def main() -> None:
@@ -68,7 +71,7 @@ def _equal(workload: str, sides: list[Side]) -> None:
         for side in sides:
             found = _saved(side, Path(folder) / "ours.npy")
             error = np.linalg.norm(found - reference) / np.linalg.norm(reference - start)
-            if not error < TOLERANCE:
+            if not error < TOLERANCE[workload]:
                 sys.exit(f"{workload}: {side.name} differs from the plain loop by {error:.2g}")
 
 

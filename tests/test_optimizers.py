@@ -73,6 +73,19 @@ def test_yogi_moves_v_additively_where_adam_forgets():
     assert Adam().step(0, d, state)[1][1] == pytest.approx(4.0 * 0.99 + 0.01 * 0.01)
 
 
+def test_adagrad_may_run_with_momentum():
+    """m = 0.8 m + 0.2 d; v += d²; x += 0.3 m / (sqrt(v) + tau), for d = 2 and then d = −1."""
+    optimizer, x = Adagrad(0.3, 0.05, beta1=0.8), np.zeros(1)
+    state = optimizer.init(x)
+    x, state = optimizer.step(x, np.array([2.0]), state)
+    x, (m, v) = optimizer.step(x, np.array([-1.0]), state)
+    assert (m[0], v[0]) == pytest.approx((0.8 * 0.4 - 0.2, 0.0025 + 5))
+    first = 0.3 * 0.4 / (math.sqrt(4.0025) + 0.05)
+    assert x[0] == pytest.approx(first + 0.3 * 0.12 / (math.sqrt(5.0025) + 0.05), rel=1e-12)
+    with pytest.raises(PlanError, match="beta1 must lie in"):
+        Adagrad(beta1=1.0)
+
+
 def test_momentum_is_not_damped():
     x, v = np.zeros(1), (np.zeros(1),)
     for _ in range(300):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`play`: the order of the line, rounds that do not count, denominators, and the laws of controls."""
+"""`play`: the order of the line, rounds that do not count, denominators, laws of controls."""
 
 from dataclasses import dataclass, replace
 

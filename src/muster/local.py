@@ -121,7 +121,7 @@ class Descent:
             return carry._replace(loss=loss + self.task.descend(w, buffers, batch, rate))
         g, now, buffers = self.task.gradient(w, buffers, batch)
         g = self._bend(g, w, shared, memory)
-        w, s = self.optimizer.step(w, -g, s, rate)
+        w, s = self.optimizer.step(w, g, s, -rate)  # down the gradient
         return Carry(w, buffers, s, memory, loss + now)
 
     def _bend(self, g: Any, w: Any, shared: Tree, memory: Tree) -> Any:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from muster.errors import PlanError
-from muster.vectors import sign, sqrt, zeros
+from muster.vectors import along, sign, sqrt, zeros
 
 __all__ = ["Adagrad", "Adam", "Momentum", "Optimizer", "SGD", "Yogi"]
 
@@ -65,7 +65,7 @@ class SGD(Optimizer):
         self, x: Any, direction: Any, state: Any, rate: float | None = None
     ) -> tuple[Any, Any]:
         """One plain step."""
-        return x + (self.rate if rate is None else rate) * direction, state
+        return along(x, direction, self.rate if rate is None else rate), state
 
     def weights(self, steps: Any) -> Any:
         """Every step counts once."""
@@ -98,7 +98,7 @@ class Momentum(Optimizer):
     ) -> tuple[Any, Any]:
         """One heavy-ball step."""
         v = self.beta * state[0] + direction
-        return x + (self.rate if rate is None else rate) * v, (v,)
+        return along(x, v, self.rate if rate is None else rate), (v,)
 
     def weights(self, steps: Any) -> Any:
         """[K − beta (1 − beta^K)/(1 − beta)]/(1 − beta) (Wang et al. 2020, arXiv 2007.07481)."""
@@ -125,7 +125,7 @@ class Adagrad(Optimizer):
         _fraction(self, "beta1")
 
     def init(self, x: Any) -> tuple[Any, ...]:
-        """v = tau²; before it m = 0 where there is momentum."""
+        """Start at v = tau², and before it m = 0 where there is momentum."""
         v = zeros(x) + self.tau**2
         return (zeros(x), v) if self.beta1 else (v,)
 

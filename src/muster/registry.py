@@ -133,13 +133,15 @@ def assign(plan: Plan, setting: str) -> Plan:
 def _replaced(thing: Any, path: list[str], value: Any, name: str) -> Any:
     if not is_dataclass(thing) or isinstance(thing, type):
         raise PlanError(f"--set {name}: {thing!r} has no fields to set; shorten the name")
-    known = [f.name for f in fields(thing)]
+    known = {f.name: f.default for f in fields(thing)}
     if path[0] not in known:
         kind = type(thing).__name__
         raise PlanError(f"--set {name}: {kind} has no field {path[0]!r}; it has {', '.join(known)}")
     old = getattr(thing, path[0])
     if len(path) > 1:
         value = _replaced(old, path[1:], value, name)
+    elif value is None and known[path[0]] is None:
+        pass  # an optional field, left out
     elif (_number(old) and not _number(value)) or (is_dataclass(old) and not is_dataclass(value)):
         raise PlanError(f"--set {name}={value!r}: {name} is {old!r}; give a value of that kind")
     return replace(thing, **{path[0]: value})

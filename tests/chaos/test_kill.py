@@ -13,7 +13,7 @@ from muster.store import sqlite
 from muster.store.sqlite import LABELS
 
 KILLS = int(os.environ.get("MUSTER_KILLS", "20"))  # `make chaos` asks for more
-ONCE = ("exports: before", "exports: before the model", "exports: half of one")
+ONCE = ("exports: before", "exports: before the model", "exports: half of one", "facts: before")
 
 # label, the how-manieth time, plan, whether states lie in files
 DEATHS = [
@@ -21,6 +21,7 @@ DEATHS = [
     *((label, round, "quantize", True) for label in LABELS for round in (1, 4)),
     *((label, 1, "quantize", label in victim.OF_FILES) for label in victim.SEAMS),
     *((label, 7, "scaffold", True) for label in victim.SEAMS if label not in ONCE),
+    *(("facts: before", count, "private", False) for count in (2, 3, 4)),
     *((label, 3, "private", False) for label in ("memory: before", LABELS[2], LABELS[3])),
 ]
 
@@ -83,12 +84,12 @@ def patience(process, most):
 
 
 @pytest.mark.parametrize("part", range(4))
-def test_killed_at_random(tmp_path, undisturbed, part):
+def test_killed_at_random(tmp_path, undisturbed, monkeypatch, part):
     deaths = 0
     for kill in range(part, KILLS, 4):
         plan, flags, when = draw(kill)
         folder = tmp_path / f"run-{kill}"
-        for life in range(3):
+        for life in range(2):
             process = scene.start(folder, plan, *flags)
             try:
                 patience(process, when * (0.06 if flags[-1] == "1" else 0.6) / (life + 1))
@@ -97,8 +98,8 @@ def test_killed_at_random(tmp_path, undisturbed, part):
                 error = process.communicate()[1]
             assert process.returncode in (0, -9), error
             deaths += process.returncode == -9
-        error = scene.start(folder, plan, *flags)
-        said = error.communicate()
-        assert error.returncode == 0, said
-        scene.whole(folder, undisturbed[plan], large="--large" in flags)
+        large = "--large" in flags
+        monkeypatch.setattr(sqlite, "LARGE", 1 if large else 1 << 30)
+        victim.train(folder, plan, resume=(folder / "run.db").exists())
+        scene.whole(folder, undisturbed[plan], large=large)
     assert deaths

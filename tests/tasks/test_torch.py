@@ -277,7 +277,6 @@ def test_a_bad_task_is_refused(build, message):
 
 def test_a_task_is_a_value_that_travels():
     task = Classifier(mlp)
-    assert task.layout is not None
     assert pickle.loads(pickle.dumps(task)) == task and hash(Classifier(mlp)) == hash(task)
     assert task.astype("float64").layout.dtype == "float64"
 

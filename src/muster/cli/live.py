@@ -51,22 +51,27 @@ class Quiet:
 
 
 class Rounds:
-    """Watches for a person: `watch` is called with each committed record."""
+    """Watches for a person: `watch` is called with each committed record.
+
+    `intro` stands above the first line; `done` rounds were committed before.
+    """
 
     def __init__(
-        self, title: str, rounds: int, done: int = 0, clock: Clock = time.monotonic
-    ) -> None:
+        self, title: str, rounds: int, done: int = 0, *,
+        intro: str = "", clock: Clock = time.monotonic,
+    ) -> None:  # fmt: skip
         self._console = screen.console()
         self._rounds, self._kept = rounds, lines_kept(rounds)
         self._series: list[float] = []
         self._metric: str | None = None
-        self._headed = False
+        self._intro, self._head = intro, ""
         self._clock, self._shown = clock, 0.0
         self._bar = _bar(self._console) if self._console.is_terminal else None
         if self._bar:
             self._task = self._bar.add_task(title, total=rounds, completed=done, note="starting")
 
     def __enter__(self) -> Rounds:
+        """Show the bar."""
         if self._bar:
             self._bar.start()
         return self
@@ -78,6 +83,9 @@ class Rounds:
 
     def watch(self, record: dict[str, Any]) -> None:
         """One committed round."""
+        if self._intro:
+            self._console.print(self._intro)
+            self._intro = ""
         metrics = record.get("metrics") or _clients_means(record)
         if self._metric not in metrics:
             self._metric = screen.leading(metrics) or self._metric
@@ -103,22 +111,26 @@ class Rounds:
         cells = {
             "round": f"{record['round']}/{self._rounds}",
             "train loss": screen.number((record.get("train") or {}).get("loss")),
-            "metric": screen.number(metrics.get(self._metric or "")),
-            "clients' mean": screen.number(spread.get("mean")),
-            "worst": screen.number(spread.get("worst")),
+            "metric": _figure(metrics.get(self._metric or "")),
+            "clients' mean": _figure(spread.get("mean")),
+            "worst": _figure(spread.get("worst")),
             "replies": f"{len(record['accepted'])}/{len(record['invited'])}",
             "up": screen.size(record.get("bytes_up")),
             "time": screen.span(record.get("seconds")),
         }
-        if not self._headed:
-            self._headed = True
-            named = {"metric": "test loss" if self._metric == "loss" else self._metric or "–"}
-            head = "".join(named.get(n, n).rjust(width) for n, (width, _) in COLUMNS.items())
-            self._console.print(Text(head, "dim"))
+        self._heading()
         text = Text()
         for name, (width, style) in COLUMNS.items():
             text.append(cells[name].rjust(width), style)
         self._console.print(text)
+
+    def _heading(self) -> None:
+        """The names of the columns, again when the metric is first known."""
+        named = {"metric": "test loss" if self._metric == "loss" else self._metric or ""}
+        head = "".join(named.get(n, n).rjust(width) for n, (width, _) in COLUMNS.items())
+        if head != self._head:
+            self._head = head
+            self._console.print(Text(head, "dim"))
 
     def _trouble(self, record: dict[str, Any]) -> None:
         """A line for each client that did not answer, and for a round that counted for nothing."""
@@ -160,6 +172,10 @@ def _bar(console: Console) -> Progress:
 def _trend(series: list[float]) -> str:
     step = max(1, -(-len(series) // 20))
     return screen.spark(series[::-1][::step][::-1])
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else screen.number(value)
 
 
 def _clients_means(record: dict[str, Any]) -> dict[str, float]:

@@ -40,7 +40,7 @@ Resume = Annotated[
 ]
 Total = Annotated[int | None, typer.Option(help="Train for so many rounds in all.")]
 Seed = Annotated[int | None, typer.Option(help="Another seed than the plan's.")]
-Workers = Annotated[int | None, typer.Option(help="Worker processes; 1 trains in this one.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; 1 trains in this one.")]
 Engine = Annotated[str, typer.Option(help="auto, loop, matrix or fused.")]
 Explain = Annotated[bool, typer.Option("--explain", help="Say how it would be trained, and why.")]
 Baselines = Annotated[
@@ -127,8 +127,6 @@ class Order:
 
     def train(self) -> Run:
         """The federated run."""
-        if not (self.as_json or self.quiet):
-            self._announce()
         with self._watcher(self.folder.name, self._done()) as watcher:
             return simulate(
                 self.plan, *self.enrolled, path=self.folder, resume=self.resume,
@@ -141,7 +139,7 @@ class Order:
         quiet = replace(self, quiet=True, as_json=False)
         with quiet._watcher("", 0) as watcher:
             if not self.as_json:
-                screen.say("[dim]now the baselines: pooled rows, then every client alone …[/]")
+                screen.say("\n[dim]now the baselines: pooled rows, then every client alone …[/]")
             options = replace(self.options, watch=watcher.watch)
             return found | baselines(self.plan, *self.enrolled, self.folder, options)
 
@@ -150,10 +148,11 @@ class Order:
         if self.as_json:
             screen.emit({"event": "summary"} | summary(run, compared))
             return
-        if compared:
+        if not self.quiet:
             screen.say()
+        if compared:
             screen.say(_comparison(compared))
-        screen.say()
+            screen.say()
         screen.say(_verdict(run, self.plan))
         screen.say(
             f"  [dim]run[/] {screen.path(run.path)}   [dim]next[/] muster report   muster ls"
@@ -178,7 +177,7 @@ class Order:
     def _watcher(self, title: str, done: int) -> Quiet | Rounds:
         if self.as_json or self.quiet:
             return Quiet(lines=self.as_json)
-        return Rounds(title, self.plan.rounds, done)
+        return Rounds(title, self.plan.rounds, done, intro=self._intro())
 
     def _done(self, *, always: bool = False) -> int:
         """The rounds committed so far."""
@@ -186,14 +185,14 @@ class Order:
             return len(Run(self.folder).history) if self.resume or always else 0
         return 0
 
-    def _announce(self) -> None:
-        plan, people = self.plan, self.enrolled.population
+    def _intro(self) -> str:
+        plan, people, done = self.plan, self.enrolled.population, self._done()
         rows = f", {int(people.sizes.sum())} rows" if not people.is_lazy else ""
         facts = f"{plan.task.layout.size} parameters · {len(people)} clients{rows}"
         algorithm, task = type(plan.algorithm).__name__, type(plan.task).__name__
-        screen.say(f"[bold]{algorithm}[/] on [bold]{task}[/] · {facts} · seed {plan.seed}")
-        if self.resume:
-            screen.say(f"[dim]resuming {screen.path(self.folder)} after round {self._done()}[/]")
+        text = f"[bold]{algorithm}[/] on [bold]{task}[/] · {facts} · seed {plan.seed}"
+        goes_on = f"\n[dim]resuming {screen.path(self.folder)} after round {done}[/]"
+        return text + goes_on if done else text
 
 
 def summary(run: Run, compared: dict[str, Run] | None = None) -> dict[str, Any]:

@@ -65,6 +65,8 @@ class Worker:
 
     def end(self) -> None:
         """Close the channel; the process sees that and leaves, at once if it was at work."""
+        if self.connection.closed:
+            return
         if self.job is not None:
             self.process.kill()
         self.connection.close()

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every template is sound Python, documented, and trains."""
+
+import os
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from muster.cli.new import NEEDS, TEMPLATES
+from muster.data.datasets.fetch import cache
+
+
+def present(name):
+    folders = (os.environ.get("MUSTER_DATA"), cache())
+    return any(folder and (Path(folder) / name).exists() for folder in folders)
+
+
+FILES = {"hospitals": "heart_disease_4sites.csv", "keyboard": "shakespeare_by_role.jsonl.gz"}
+
+
+def test_every_template_is_listed_and_every_listed_one_is_there():
+    folder = files("muster") / "templates"
+    assert {part.name for part in folder.iterdir() if part.is_dir()} == set(TEMPLATES)
+    assert set(NEEDS) == set(TEMPLATES)
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_template_keeps_the_house_style(shell, template):
+    shell("new", template, "mine")
+    written = shell.folder / "mine"
+    text = (written / "plan.py").read_text(encoding="utf-8")
+    compile(text, "plan.py", "exec")
+    assert text.startswith('"""')
+    assert max(len(line) for line in text.splitlines()) <= 100
+    assert (written / "README.md").read_text(encoding="utf-8").startswith("# ")
+    assert "muster run" in text
+    ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "E,F,B,UP"]
+    told = subprocess.run(
+        [*ruff, "--line-length", "100", str(written)],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stdout + told.stderr
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_template_trains(shell, template):
+    for package in NEEDS[template]:
+        pytest.importorskip(package)
+    if template in FILES and not present(FILES[template]):
+        assert FILES[template] in run_without_data(shell, template)
+        pytest.skip(f"{FILES[template]} is not there")
+    shell("new", template, "mine")
+    summary = shell.json("run", "mine/plan.py", "--rounds", "1", "--workers", "1")[-1]
+    assert summary["rounds"] == 1
+    assert 0 <= summary["metrics"]["accuracy"] <= 1
+
+
+def run_without_data(shell, template):
+    shell("new", template, "dry")
+    return shell.fails("run", "dry/plan.py")
+
+
+def test_the_digits_template_learns(shell):
+    pytest.importorskip("sklearn")
+    shell("new", "digits", "mine")
+    assert shell.json("run", "mine/plan.py")[-1]["metrics"]["accuracy"] > 0.93
+
+
+def test_the_csv_template_is_better_together(shell):
+    pytest.importorskip("pandas")
+    shell("new", "csv", "mine")
+    summary = shell.json("run", "mine/plan.py", "--baselines")[-1]
+    local = summary["baselines"]["local"]
+    assert summary["metrics"]["accuracy"] > local["metrics"]["accuracy"]
