@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import fedavg_from_scratch as scratch
+import muster
+from muster import Local, Plan, algorithms, optimizers, tasks
 
 SIZES = [362, 309, 169, 335, 186]
 OPTIMUM = 0.3846179458
@@ -33,6 +35,35 @@ def test_losses(train, first, twentieth):
     assert len(losses) == 20
     assert losses[0] == pytest.approx(first, abs=1e-9, rel=0)
     assert losses[19] == pytest.approx(twentieth, abs=1e-9, rel=0)
+
+
+def planned(algorithm, steps, rate):
+    return Plan(
+        task=tasks.numpy.LogisticRegression(3),
+        algorithm=algorithm,
+        local=Local(steps=steps, optimizer=optimizers.SGD(rate)),
+        rounds=20,
+        dtype="float64",
+    )
+
+
+@pytest.mark.parametrize("engine", ["loop", "matrix", "fused"])
+@pytest.mark.parametrize(
+    ("train", "plan"),
+    [
+        (scratch.fedavg, planned(algorithms.FedAvg(), 5, 0.1)),
+        (scratch.fedsgd, planned(algorithms.FedSGD(optimizers.SGD(0.5)), 1, 0.1)),
+    ],
+    ids=["FedAvg", "FedSGD"],
+)
+def test_the_library_says_the_same(train, plan, engine, tmp_path):
+    rows = {k: (client.x[:, :3], client.y) for k, client in enumerate(scratch.make_clients())}
+    population = muster.Population.from_arrays(rows)
+    run = muster.simulate(plan, population, population.pooled(), path=tmp_path, engine=engine)
+    w, losses = train(20)
+    np.testing.assert_allclose(run.parameters, w, rtol=0, atol=1e-12)
+    found = [record["metrics"]["loss"] for record in run.history]
+    np.testing.assert_allclose(found, losses, rtol=0, atol=1e-12)
 
 
 def test_more_rounds_reach_the_pooled_optimum():

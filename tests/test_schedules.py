@@ -2,6 +2,7 @@
 """The factor of the local rate, round by round."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -20,7 +21,10 @@ from muster.schedules import Constant, Cosine, Exponential, Milestones, Schedule
         (Milestones((2, 4), 0.1), [1, 1, 0.1, 0.1, 0.01, 0.01]),
         (Milestones((4, 2), 0.1), [1, 1, 0.1, 0.1, 0.01, 0.01]),
         (Milestones(()), [1, 1, 1, 1, 1, 1]),
-        (Cosine(4), [1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2, 0, 0]),
+        (
+            Cosine(4, floor=0.5),
+            [1, (3 + math.sqrt(0.5)) / 4, 0.75, (3 - math.sqrt(0.5)) / 4, 0.5, 0.5],
+        ),
         (Cosine(2, floor=0.2), [1, 0.6, 0.2, 0.2, 0.2, 0.2]),
     ],
     ids=str,
@@ -33,7 +37,7 @@ SCHEDULES = st.one_of(
     st.just(Constant()),
     st.builds(Exponential, st.floats(0.1, 1), st.integers(1, 5)),
     st.builds(Milestones, st.lists(st.integers(1, 50), max_size=4).map(tuple)),
-    st.builds(Cosine, st.integers(1, 50), st.floats(0, 1)),
+    st.builds(Cosine, st.integers(1, 50), st.floats(0.001, 1)),
 )
 
 
@@ -53,3 +57,11 @@ def test_schedules_are_values():
 def test_a_decay_outside_its_range_is_refused(decay, every):
     with pytest.raises(PlanError, match=r"decay must lie in \(0, 1\] and every be at least 1"):
         Exponential(decay, every)
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda: Cosine(0), lambda: Cosine(3, floor=0.0), lambda: Milestones((1,), 0.0)]
+)
+def test_a_schedule_that_would_train_nothing_is_refused(wrong: Callable[[], Schedule]) -> None:
+    with pytest.raises(PlanError, match="must be"):
+        wrong()

@@ -76,6 +76,10 @@ class Patience:
     metric: str
     evaluations: int
 
+    def __post_init__(self) -> None:
+        if self.evaluations < 1:
+            raise PlanError(f"{self}: evaluations must be at least 1, such as 5")
+
     def met(self, seen: Sequence[dict[str, float]]) -> bool:
         """Whether the best value lies at least so many evaluations back."""
         values = [s[self.metric] for s in seen if self.metric in s]
@@ -180,11 +184,19 @@ class Plan:
                 f"Mean(denominator='expected') needs one inclusion probability for all, which "
                 f"{self.sampling} has not; use Mean(denominator='replies')"
             )
+        if self.aggregation.denominator == "expected" and self._sends_scalars():
+            raise PlanError(
+                f"{self.algorithm} multiplies means of what clients send, which "
+                f"Mean(denominator='expected') would scale twice; use Mean(denominator='replies')"
+            )
         if self.task.framework == "custom" and self.algorithm.bends:
             raise PlanError(
                 f"{self.algorithm} bends every local gradient, which a task with its own fit() "
                 f"does not show; use FedAvg or FedNova, or a numpy, torch or jax task"
             )
+
+    def _sends_scalars(self) -> bool:
+        return any(field.scalar for field in self.stages.contracts[0].fields)
 
     @cached_property
     def sharing(self) -> Sharing:

@@ -67,6 +67,10 @@ class Milestones(Schedule):
     rounds: tuple[int, ...]
     factor_each: float = 0.1
 
+    def __post_init__(self) -> None:
+        if not self.factor_each > 0:
+            raise PlanError(f"{self}: factor_each must be above 0, such as 0.1")
+
     def factor(self, round: int) -> float:
         """One factor for each milestone passed."""
         return self.factor_each ** sum(round > milestone for milestone in self.rounds)
@@ -76,12 +80,19 @@ class Milestones(Schedule):
 class Cosine(Schedule):
     """Half a cosine from 1 down to `floor` over so many rounds, then `floor`.
 
-    >>> Cosine(10, floor=0.0).factor(1)
+    >>> Cosine(10).factor(1)
     1.0
     """
 
     rounds: int
-    floor: float = 0.0
+    floor: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or not 0 < self.floor <= 1:
+            raise PlanError(
+                f"{self}: rounds must be at least 1 and floor lie in (0, 1], since a rate of 0 "
+                f"trains nothing"
+            )
 
     def factor(self, round: int) -> float:
         """The cosine factor."""

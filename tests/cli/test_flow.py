@@ -139,3 +139,14 @@ def test_help_comes_at_once():
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert "Begin with: muster new digits" in done.stdout
     assert time.process_time() - began < 5
+
+
+def test_without_central_rows_the_clients_are_what_is_shown(shell):
+    plan = (shell.folder / "plan.py").read_text().replace(", test=rows", "")
+    (shell.folder / "plan.py").write_text(plan)
+    assert "clients' mean accuracy" in shell("run", "plan.py")
+    (entry,) = shell.json("ls")
+    assert entry["metric"] == "clients' accuracy"
+    assert 0 < entry["value"] <= 1
+    shell("run", "plan.py", "--quiet", "--seed", "1")
+    assert "accuracy" in shell("compare", "fedavg-1", "fedavg-2")

@@ -28,7 +28,7 @@ def command(
     if len(runs) < 2:
         raise RunError(f"compare needs two runs or more, {len(runs)} was given; see `muster ls`")
     found = [Run(where.find(name)) for name in runs]
-    chosen = metric or screen.leading(found[0].metrics)
+    chosen = metric or where.metric(found[0])
     rows = compare.table(found, chosen)
     written = compare.write(found, out, chosen) if out else None
     if as_json:
@@ -46,8 +46,7 @@ def _results(rows: list[dict[str, Any]], runs: list[Run]) -> Any:
     metric = rows[0]["metric"]
     lines = []
     for row, run in zip(rows, runs, strict=True):
-        spreads = [r["clients"] for r in run.history if r.get("clients")]
-        spread = spreads[-1].get(metric, {}) if spreads else {}
+        spread = where.spread(run).get(metric, {})
         lines.append((
             escape(row["id"]),
             *(screen.number(row[name]) for name in ("last", "best")), str(row["best_round"] or "–"),

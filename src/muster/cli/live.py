@@ -94,7 +94,7 @@ class Rounds:
         self._trouble(record)
         self._redraw(record["round"])
         if record["round"] in self._kept:
-            self._line(record, metrics)
+            self._line(record)
 
     def _redraw(self, round: int) -> None:
         now = self._clock()
@@ -106,7 +106,8 @@ class Rounds:
             note = f"{self._metric} {screen.number(self._series[-1])}  {_trend(self._series)}"
         self._bar.update(self._task, completed=round, note=note, refresh=True)
 
-    def _line(self, record: dict[str, Any], metrics: dict[str, float]) -> None:
+    def _line(self, record: dict[str, Any]) -> None:
+        metrics = record.get("metrics") or {}
         spread = (record.get("clients") or {}).get(self._metric) or {}
         cells = {
             "round": f"{record['round']}/{self._rounds}",

@@ -47,13 +47,15 @@ def _entry(place: Path) -> dict[str, Any]:
                 "error": str(error)}  # fmt: skip
     plan = run.facts.get("plan") or {}
     far = where.progress(run)
-    metric = screen.leading(run.metrics)
+    metric = where.metric(run)
+    over_clients = where.spread(run).get(metric, {}).get("mean")
     return {
         "id": run.id, "path": str(place),
         "algorithm": (plan.get("algorithm") or {}).get("class"),
         "task": (plan.get("task") or {}).get("class"),
         "state": far.state, "rounds": far.done, "planned": far.planned,
-        "metric": metric, "value": run.metrics.get(metric or ""), "when": stamp,
+        "metric": metric if run.metrics else f"clients' {metric}",
+        "value": run.metrics.get(metric, over_clients), "when": stamp,
     }  # fmt: skip
 
 

@@ -200,7 +200,7 @@ def summary(run: Run, compared: dict[str, Run] | None = None) -> dict[str, Any]:
     last = run.history[-1] if run.history else {}
     found: dict[str, Any] = {
         "id": run.id, "path": str(run.path), "rounds": len(run.history), "metrics": run.metrics,
-        "clients": {k: v for k, v in _spread(run).items() if k != "each"},
+        "clients": {k: v for k, v in where.spread(run).items() if k != "each"},
         "bytes_up": sum(r.get("bytes_up", 0) for r in run.history),
         "bytes_down": sum(r.get("bytes_down", 0) for r in run.history),
         "seconds": sum(r.get("seconds", 0.0) for r in run.history),
@@ -211,16 +211,11 @@ def summary(run: Run, compared: dict[str, Run] | None = None) -> dict[str, Any]:
     return found
 
 
-def _spread(run: Run) -> dict[str, Any]:
-    seen = [record["clients"] for record in run.history if record.get("clients")]
-    return dict(seen[-1]) if seen else {}
-
-
 def _comparison(runs: dict[str, Run]) -> Any:
-    metric = screen.leading(next(iter(runs.values())).metrics) or "loss"
+    metric = where.metric(next(iter(runs.values())))
     rows = []
     for name, run in runs.items():
-        spread = _spread(run).get(metric, {})
+        spread = where.spread(run).get(metric, {})
         values = (run.metrics.get(metric), spread.get("mean"), spread.get("worst"))
         label = "local-only" if name == "local" else name
         rows.append((label, *(screen.number(v) for v in values)))
@@ -230,15 +225,17 @@ def _comparison(runs: dict[str, Run]) -> Any:
 
 def _verdict(run: Run, plan: Plan) -> Text:
     facts = summary(run)
-    metric = screen.leading(run.metrics)
+    metric = where.metric(run)
     early = f" of {plan.rounds}" if len(run.history) < plan.rounds else ""
-    parts = [f"{len(run.history)}{early} rounds in {screen.span(facts['seconds'])}"]
-    if metric:
+    plural = "" if len(run.history) == 1 and not early else "s"
+    parts = [f"{len(run.history)}{early} round{plural} in {screen.span(facts['seconds'])}"]
+    if metric in run.metrics:
         parts.append(f"{metric} {screen.number(run.metrics[metric])}")
-    spread = _spread(run).get(metric or "loss")
+    spread = where.spread(run).get(metric)
     if spread:
         mean, worst = screen.number(spread["mean"]), screen.number(spread["worst"])
-        parts.append(f"clients' mean {mean}, worst {worst}")
+        named = "" if metric in run.metrics else f" {metric}"
+        parts.append(f"clients' mean{named} {mean}, worst {worst}")
     parts.append(f"{screen.size(facts['bytes_up'])} up")
     return Text.assemble(("✓ ", "bold green"), " · ".join(parts))
 

@@ -152,7 +152,7 @@ def spark(values: Sequence[float]) -> str:
     if not finite:
         return ""
     low, high = min(finite), max(finite)
-    scale = (len(BARS) - 1) / ((high - low) or 1)
+    scale = (len(BARS) - 1) / (max(high - low, 0.02 * abs(high)) or 1)  # a wobble stays small
     return "".join(BARS[math.floor((value - low) * scale + 0.5)] for value in finite)
 
 

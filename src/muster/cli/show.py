@@ -89,13 +89,13 @@ def _history(run: Run) -> Any:
 
 
 def _clients(run: Run) -> Any:
-    seen = [record["clients"] for record in run.history if record.get("clients")]
-    if not seen:
+    spread = where.spread(run)
+    if not spread:
         return None
     names = ("mean", "weighted", "p10", "p50", "p90", "worst")
     rows = [
         (metric, *(screen.number(part.get(name)) for name in names))
-        for metric, part in seen[-1].items()
+        for metric, part in spread.items()
         if isinstance(part, dict)
     ]
     return screen.table(("metric", *names), rows)

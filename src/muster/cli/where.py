@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which run is meant: by its id, its path, or the latest; and how far each run is."""
+"""Which run is meant: by its id, its path, or the latest; and how far and how good it is."""
 
 from __future__ import annotations
 
@@ -12,13 +12,25 @@ from typing import Annotated, Any
 
 import typer
 
+from muster.cli import screen
 from muster.errors import RunError
 from muster.plan import Patience, Plan, Target
 from muster.registry import differences, to_value
 from muster.runs import Run
 from muster.runs.folder import MAY_CHANGE
 
-__all__ = ["LATEST", "Progress", "RUNS", "RunName", "find", "folders", "latest_of", "progress"]
+__all__ = [
+    "LATEST",
+    "Progress",
+    "RUNS",
+    "RunName",
+    "find",
+    "folders",
+    "latest_of",
+    "metric",
+    "progress",
+    "spread",
+]
 
 RUNS = Path("runs")
 LATEST = "latest"
@@ -90,6 +102,18 @@ def progress(run: Run) -> Progress:
     else:
         state = "resumable"
     return Progress(done, planned, state)
+
+
+def spread(run: Run) -> dict[str, Any]:
+    """How the clients fared in the last evaluation: by metric, its mean, percentiles and worst."""
+    seen = [record["clients"] for record in run.history if record.get("clients")]
+    return dict(seen[-1]) if seen else {}
+
+
+def metric(run: Run) -> str:
+    """The metric to show first, over central rows where there are any, else over clients."""
+    over_clients = (name for name, part in spread(run).items() if isinstance(part, dict))
+    return screen.leading(run.metrics or over_clients) or "loss"
 
 
 def _stopped(run: Run, plan: dict[str, Any]) -> bool:

@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs: plan + data + runtime + store."""
+
+from muster.runs.run import Run
+from muster.runs.simulate import Options, explain, simulate
+
+__all__ = ["Options", "Run", "explain", "simulate"]

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluation of a round: centrally, and on the clients' own rows with its spread."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from muster import keys
+from muster.local import Memory
+from muster.plan import Plan, falls
+from muster.rounds import RunState
+from muster.simulation import Hands, Simulation
+from muster.types import ClientId
+
+__all__ = ["Examiner", "means", "spread"]
+
+
+class Examiner:
+    """Evaluates a state where the plan says so; `rows` are the central test rows, if any.
+
+    Where nothing is shared there is no global model: the central metrics are then the mean over
+    the chosen clients of their own models.
+    """
+
+    def __init__(
+        self, plan: Plan, simulation: Simulation, hands: Hands, clients: Sequence[ClientId],
+        rows: tuple[Any, Any] | None,
+    ) -> None:  # fmt: skip
+        self._plan, self._simulation, self._hands = plan, simulation, hands
+        self._clients, self._rows = clients, rows
+        self._start: tuple[Any, Any] | None = None
+
+    def examine(self, round: int, state: RunState) -> dict[str, Any]:
+        """The record's "metrics", "clients" and "model" (a digest of the parameters).
+
+        Asked after the replies of a round and before its commit: private parts are those that
+        the commit will make count.
+        """
+        plan = self._plan
+        if not plan.evaluate.due(round, plan.rounds):
+            return {}
+        x = state.algorithm.shared.x
+        found: dict[str, Any] = {"model": hashlib.sha256(np.ascontiguousarray(x).data).hexdigest()}
+        chosen = self._chosen(round)
+        memories = self._simulation.held(chosen) or {}
+        if self._rows is not None and x.size:
+            w, buffers = self._whole(state)
+            found["metrics"] = means(plan.task.evaluate(w, buffers, *self._rows))
+        elif self._rows is not None and memories:
+            found["metrics"] = self._alone(state, list(memories.values()))
+        if chosen:
+            asked = [(client, memories.get(client)) for client in chosen]
+            each = dict(self._hands.measure(state.sent(), asked, round))
+            if each:
+                found["clients"] = spread(list(each.values()))
+                found["clients"]["each"] = [[c, means(s)] for c, s in each.items()]
+        return found
+
+    def _alone(self, state: RunState, memories: list[Memory]) -> dict[str, float]:
+        assert self._rows is not None
+        merge, x = self._plan.sharing.merge, state.algorithm.shared.x
+        found = [
+            means(
+                self._plan.task.evaluate(
+                    merge(x, m.private), merge(state.buffers, m.buffers, buffers=True), *self._rows
+                )
+            )
+            for m in memories
+        ]
+        return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+
+    def _chosen(self, round: int) -> Sequence[ClientId]:
+        clients, most = self._clients, self._plan.evaluate.clients
+        if most is None or most >= len(clients):
+            return clients
+        draw = keys.key(self._plan.seed).at("evaluate", round).generator()
+        places = sorted(draw.choice(len(clients), most, replace=False).tolist())
+        return [clients[place] for place in places]
+
+    def _whole(self, state: RunState) -> tuple[Any, Any]:
+        """Full vectors, private parts at their initial values (as for a client never seen)."""
+        x, buffers, sharing = state.algorithm.shared.x, state.buffers, self._plan.sharing
+        if sharing.everything:
+            return x, buffers
+        if self._start is None:
+            self._start = self._plan.task.init(keys.key(self._plan.seed).at("init"))
+        w, b = self._start
+        return (
+            sharing.merge(x, sharing.take(w, shared=False)),
+            sharing.merge(buffers, sharing.take(b, shared=False, buffers=True), buffers=True),
+        )
+
+
+def means(sums: dict[str, float]) -> dict[str, float]:
+    """Metric means from sums over rows.
+
+    >>> means({"rows": 4, "accuracy": 3})
+    {'accuracy': 0.75}
+    """
+    return {name: float(v) / sums["rows"] for name, v in sums.items() if name != "rows"}
+
+
+def spread(each: list[dict[str, float]]) -> dict[str, Any]:
+    """How a metric varies over clients: mean, row-weighted mean, percentiles, the worst client.
+
+    >>> spread([{"rows": 1, "loss": 2.0}, {"rows": 3, "loss": 0.0}])["loss"]["weighted"]
+    0.5
+    """
+    rows = np.array([sums["rows"] for sums in each], float)
+    result: dict[str, Any] = {"count": len(each)}
+    for name in each[0]:
+        if name == "rows":
+            continue
+        values = np.array([sums[name] for sums in each], float) / rows
+        low, middle, high = (float(p) for p in np.percentile(values, (10, 50, 90)))
+        result[name] = {
+            "mean": float(values.mean()),
+            "weighted": float((values * rows).sum() / rows.sum()),
+            "p10": low,
+            "p50": middle,
+            "p90": high,
+            "worst": float(values.max() if falls(name) else values.min()),
+        }
+    return result

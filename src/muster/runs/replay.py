@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Replay: the model is a function of the plan and of who was invited and accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from muster.data import Population
+from muster.errors import RunError
+from muster.keys import Key
+from muster.plan import Plan
+from muster.rounds import RunState, play, start
+from muster.runs.folder import digest, unlike
+from muster.runs.simulate import check
+from muster.simulation import Here, Simulation, choose
+from muster.simulation.threads import one_thread
+from muster.store.memory import MemoryStore
+from muster.store.sqlite import SQLiteStore
+from muster.types import Cohort, Roster, Sampling, Tree
+from muster.vectors import leaves
+
+__all__ = ["Replayed", "replay"]
+
+
+class Replayed(NamedTuple):
+    """The outcome: rounds replayed, whether every bit agrees, and the first array that differs."""
+
+    rounds: int
+    identical: bool
+    differs: str | None
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Sampling by the record: in each round exactly those who were invited then."""
+
+    cohorts: tuple[Cohort, ...]
+    before: Sampling
+
+    def sample(
+        self, roster: Roster, state: Tree, round: int, key: Key, probe: Any
+    ) -> tuple[Cohort, Tree]:
+        """The recorded cohort."""
+        return self.cohorts[round - 1], state
+
+    def share(self, roster: Roster) -> float:
+        """The inclusion probability under the plan's own sampling."""
+        return self.before.share(roster)
+
+
+def replay(path: str | Path, plan: Plan, population: Population) -> Replayed:
+    """Train a run again from its record and compare the final state bit for bit.
+
+    Raises `RunError` when the plan or the population is not the run's.
+    """
+    check(plan, population, None)
+    store = SQLiteStore(path, readonly=True)
+    try:
+        facts, history, latest = store.snapshot()
+    finally:
+        store.close()
+    if latest is None:
+        raise RunError(f"the run in {path} has no committed round to replay; resume it first")
+    changed = unlike(facts["plan"], plan)
+    if changed:
+        raise RunError(
+            f"the run in {path} was trained by another plan ({changed}); "
+            f"restore those fields to replay it"
+        )
+    if facts.get("population", {}).get("digest") not in (None, digest(population)):
+        raise RunError(
+            f"the run in {path} was trained on other clients or row counts than the "
+            f"{len(population)} given; restore that population to replay it"
+        )
+    found = {name: np.asarray(a) for name, a in leaves(_played(plan, population, history, facts))}
+    names = sorted(found.keys() | latest[1].keys())
+    differs = next((n for n in names if not _same(found.get(n), latest[1].get(n))), None)
+    return Replayed(len(history), differs is None, differs)
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Equal in every bit: also the sign of a zero and the payload of a NaN."""
+    if a is None or b is None:
+        return False
+    return (a.shape, a.dtype, a.tobytes()) == (b.shape, b.dtype, b.tobytes())
+
+
+def _played(
+    plan: Plan, population: Population, history: Sequence[dict[str, Any]], facts: dict[str, Any]
+) -> RunState:
+    """Every recorded round again, with the recorded cohorts and accepted sets."""
+    cohorts = tuple(
+        Cohort(tuple(r["invited"]), tuple(r["times"]) if "times" in r else None) for r in history
+    )
+    absent = {r["round"]: frozenset(r["invited"]) - frozenset(r["accepted"]) for r in history}
+    again = replace(plan, sampling=Recorded(cohorts, plan.sampling))
+    choice = choose(plan, population, 1, facts["engine"])
+    choice = replace(choice, together=facts["together"])
+    hands = Here(plan, choice.engine, population)
+    simulation = Simulation(plan, population, store := MemoryStore(), choice, hands, absent)
+    state = start(plan)
+    with one_thread(plan.task):
+        for record in history:
+            state = play(again, state, simulation, store, record["round"], lambda *_: {})
+    return state

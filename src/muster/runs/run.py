@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run: one execution of a plan, with an id and a folder that outlives every process."""
+
+from __future__ import annotations
+
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import save
+
+from muster import keys
+from muster.errors import RunError
+from muster.plan import Plan
+from muster.runs.folder import publish, write
+from muster.store.sqlite import SQLiteStore
+
+__all__ = ["Run"]
+
+
+class Run:
+    """A run's folder, read back: history, parameters, model.
+
+    Raises `RunError` when the folder holds no run, or a damaged one.
+    """
+
+    def __init__(self, path: str | Path, plan: Plan | None = None) -> None:
+        self.path = Path(path)
+        self.plan = plan
+        store = SQLiteStore(self.path, readonly=True)
+        try:
+            self.facts, self.history, self._state = store.snapshot()
+        finally:
+            store.close()
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, rounds={len(self.history)}, {self.metrics})"
+
+    @property
+    def id(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last central evaluation."""
+        seen = [record["metrics"] for record in self.history if record.get("metrics")]
+        return dict(seen[-1]) if seen else {}
+
+    @property
+    def parameters(self) -> Any:
+        """The global model as one flat vector `(d,)`; private parts at their initial values."""
+        shared = self._arrays()["algorithm.shared.x"]
+        if self.plan is None or self.plan.sharing.everything:
+            return shared
+        return self.plan.sharing.merge(shared, self._private(buffers=False))
+
+    @property
+    def buffers(self) -> Any:
+        """The averaged buffers `(b,)`."""
+        shared = self._arrays()["buffers"]
+        if self.plan is None or self.plan.sharing.everything:
+            return shared
+        return self.plan.sharing.merge(shared, self._private(buffers=True), buffers=True)
+
+    def model(self) -> Any:
+        """The framework's own model with these parameters. Raises `RunError` without the plan."""
+        if self.plan is None:
+            raise RunError(f"{self!r} was opened without its plan; use Run(path, plan)")
+        build = self.plan.task.model  # type: ignore[attr-defined]
+        given = (self.parameters, self.buffers)
+        return build(*given[: len(signature(build).parameters)])  # few frameworks have buffers
+
+    def _arrays(self) -> dict[str, Any]:
+        if self._state is None:
+            raise RunError(f"the run in {self.path} has no committed round yet; resume it")
+        return self._state[1]
+
+    def _private(self, *, buffers: bool) -> Any:
+        assert self.plan is not None
+        start = self.plan.task.init(keys.key(self.plan.seed).at("init"))[int(buffers)]
+        return self.plan.sharing.take(start, shared=False, buffers=buffers)
+
+    def export(self) -> None:
+        """Rewrite `history.jsonl` and `model.safetensors` from what is committed.
+
+        The model is written by tensor name, parameters and buffers; only with the plan, and
+        after a first round. Each file is replaced as a whole. Raises `RunError` when it cannot be.
+        """
+        publish(self.path, self.history)
+        if self.plan is None or self._state is None:
+            return
+        named = self.plan.task.layout.named
+        tensors = named(self.parameters) | named(self.buffers, "buffer")
+        facts = {"run": f"{self.id}, round {self._state[0]}"}  # one, so that bytes are the same
+        write(self.path / "model.safetensors", save(tensors, facts))

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`simulate`: plan + data → run, in scripts, notebooks and the shell alike."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from muster import keys
+from muster.data import Population
+from muster.errors import DataError, PlanError, RunError
+from muster.plan import Plan
+from muster.rounds import RunState, play, start
+from muster.runs.folder import append, begun_with, fresh_folder, know, open_folder, publish
+from muster.runs.measure import Examiner
+from muster.runs.run import Run
+from muster.simulation import Choice, Hands, Here, Pool, Simulation, choose
+from muster.simulation.origins import travels
+from muster.simulation.threads import one_thread
+from muster.store.sqlite import SQLiteStore
+from muster.types import Roster
+from muster.vectors import aligned, rebuild, tree_map
+
+__all__ = ["Options", "Watch", "explain", "simulate"]
+
+Rows = tuple[Any, Any]
+Watch = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run, as against what: none of it changes the result, except the engine its bits.
+
+    `workers`: None lets muster choose, 1 stays in this process. `lenient`: go on without a
+    client that fails. `watch` is called with each committed record.
+    """
+
+    engine: str = "auto"
+    workers: int | None = None
+    lenient: bool = False
+    watch: Watch = lambda record: None
+    clock: Callable[[], float] = time.perf_counter
+    at: Callable[[str], None] = lambda label: None
+
+
+def simulate(
+    plan: Plan,
+    population: Population,
+    evaluate_on: Rows | None = None,
+    *,
+    path: str | Path | None = None,
+    resume: bool = False,
+    judged: Population | None = None,
+    options: Options | None = None,
+    **chosen: Any,
+) -> Run:
+    """Train a plan on a population in one machine and return its durable run.
+
+    `evaluate_on` are central test rows `(x, y)`; `path` the run's folder (a new one under
+    `runs/` unless given); `resume` goes on with what is committed there, with the same bits.
+    `judged` is another population whose clients' rows the model is evaluated on. Further
+    keywords are the fields of `Options`. Raises `PlanError` and `DataError` before any
+    training, `ClientError` when a client fails, `RunError` when `resume` meets another plan.
+    """
+    options = options or Options(**chosen)
+    if resume and path is None:
+        raise RunError("resume=True was given without a folder; give path=, the folder of the run")
+    check(plan, population, evaluate_on)
+    folder = Path(path) if path is not None else fresh_folder(Path("runs"), plan)
+    asked = options.engine
+    choice = _choice(plan, population, (resume and begun_with(folder, asked)) or asked)
+    with ExitStack() as stack:
+        store = open_folder(folder, plan, choice, resume=resume, at=options.at)
+        stack.callback(store.close)
+        know(store, population, resume=resume)
+        choice = replace(choice, together=store.meta("together"))
+        hands = _hands(plan, population, choice, options, store)
+        stack.callback(hands.close)
+        lenient = options.lenient
+        judges = Here(plan, choice.engine, judged, lenient=lenient) if judged else hands
+        stack.enter_context(one_thread(plan.task))  # central metrics too: a stop rule reads them
+        simulation = Simulation(plan, population, store, choice, hands)
+        roster = (judged or population).clients
+        examiner = Examiner(plan, simulation, judges, roster, evaluate_on)
+        _rounds(plan, simulation, store, examiner, options)
+    run = Run(folder, plan)
+    run.export()
+    return run
+
+
+def _rounds(
+    plan: Plan, simulation: Simulation, store: SQLiteStore, examiner: Examiner, options: Options
+) -> None:
+    """Round after round until the plan says stop."""
+    done, state = _resumed(plan, store)
+    history = store.history()
+    publish(store.path, history)
+    due = [r for r in history if r.get("metrics") and plan.evaluate.due(r["round"], 0)]
+    seen = [record["metrics"] for record in due]  # without the extra one after a last round
+    began = options.clock()
+
+    def measure(round: int, state: RunState) -> dict[str, Any]:
+        found = examiner.examine(round, state)
+        if found.get("metrics") and plan.evaluate.due(round, 0):
+            seen.append(found["metrics"])
+        if "clients" in found and round < plan.rounds and not _met(plan, seen):
+            found["clients"].pop("each", None)  # of the last evaluation alone
+        return found | {"seconds": round_seconds()}
+
+    def round_seconds() -> float:
+        nonlocal began
+        now = options.clock()
+        spent, began = now - began, now
+        return spent
+
+    while done < plan.rounds and not _met(plan, seen):
+        done += 1
+        state = play(plan, state, simulation, store, done, measure)
+        append(store.path, store.last_line())
+        options.watch(store.last_record())
+    rule = _met(plan, seen)
+    store.note(stopped=repr(rule) if rule and done < plan.rounds else None)
+
+
+def _resumed(plan: Plan, store: SQLiteStore) -> tuple[int, RunState]:
+    """The last committed round and its state, or zero and the start."""
+    template, latest = start(plan), store.latest()
+    if latest is None:
+        return 0, template
+    try:
+        state = rebuild(template, latest[1])
+    except KeyError as error:
+        raise RunError(
+            f"the state in {store.path} has no {error}, which this plan needs; "
+            f"restore the folder from a copy, or start a new run"
+        ) from None
+    return latest[0], tree_map(_aligned, state)
+
+
+def _aligned(array: Any) -> Any:
+    copy = aligned(array.shape, array.dtype)
+    copy[...] = array
+    return copy
+
+
+def _met(plan: Plan, seen: list[dict[str, float]]) -> Any:
+    """The rule that says stop, if one does."""
+    return next((rule for rule in plan.stop if rule.met(seen)), None)
+
+
+def check(plan: Plan, population: Population, evaluate_on: Rows | None) -> None:
+    """Refuse data that this plan cannot be trained on, naming the client."""
+    if not isinstance(population, Population):
+        raise DataError(
+            f"population is a {type(population).__name__}; give a muster.Population, "
+            f"such as Population.from_arrays({{client: (x, y)}})"
+        )
+    if evaluate_on is not None:
+        x, y = evaluate_on
+        if len(x) != len(y) or len(x) == 0:
+            raise DataError(
+                f"evaluate_on has {len(x)} feature rows and {len(y)} labels; "
+                f"give as many of each, at least one"
+            )
+        plan.task.check(x, y)
+    if population.is_lazy:
+        return
+    try:
+        plan.task.check(*population.pooled())
+    except DataError:
+        for client in population.clients:
+            try:
+                plan.task.check(*population[client])
+            except DataError as error:
+                raise DataError(f"client {client!r}: {error}") from None
+        raise
+
+
+def _choice(plan: Plan, population: Population, engine: str) -> Choice:
+    roster = Roster(population.clients, lambda: population.sizes)
+    key = keys.key(plan.seed).at("sample", 1)
+    cohort, _ = plan.sampling.sample(roster, None, 1, key, None)
+    return choose(plan, population, max(1, len(cohort.clients)), engine)
+
+
+def _hands(
+    plan: Plan, population: Population, choice: Choice, options: Options, store: SQLiteStore
+) -> Hands:
+    workers, pickled, why = _crew(plan, population, choice, options.workers)
+    store.note(workers=workers, workers_reason=why)
+    if workers == 1 or pickled is None:
+        return Here(plan, choice.engine, population, lenient=options.lenient)
+    shared = population if population.is_lazy else population.shared()
+    return Pool(
+        pickled, choice.engine, shared, start(plan).sent(), workers, lenient=options.lenient
+    )
+
+
+def _crew(
+    plan: Plan, population: Population, choice: Choice, asked: int | None
+) -> tuple[int, bytes | None, str]:
+    """How many workers, the plan as it travels to them, and why."""
+    if asked is not None and asked < 1:
+        raise PlanError(f"workers={asked}: at least 1 is needed; 1 trains in this process")
+    if asked == 1:
+        return 1, None, "asked for"
+    if asked is None and choice.light:
+        return 1, None, "a round is too little work for more than one process"
+    pickled = travels(plan)
+    if pickled is None or (population.is_lazy and travels(population) is None):
+        what = "plan's functions live" if pickled is None else "population's loader lives"
+        return 1, None, (
+            f"the {what} in __main__, a notebook or another function, where other processes "
+            f"cannot find them; put them at the top of a module (plan.py) to use all cores"
+        )  # fmt: skip
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return asked or cores or 1, pickled, "asked for" if asked else "one per core"
+
+
+def explain(
+    plan: Plan, population: Population, engine: str = "auto", workers: int | None = None
+) -> dict[str, Any]:
+    """Which engine would train this plan, in which pieces, with how many workers, and why."""
+    choice = _choice(plan, population, engine)
+    crew, _, why = _crew(plan, population, choice, workers)
+    return {
+        "engine": choice.engine,
+        "reason": choice.reason,
+        "together": choice.together,
+        "workers": crew,
+        "workers_reason": why,
+        "parameters": plan.task.layout.size,
+        "upload_bytes": plan.upload_bytes(),
+        "mean_rows": float(np.mean(population.sizes)),
+    }

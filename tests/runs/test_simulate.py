@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stopping, resuming, extending, following along, and what is refused."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import muster
+from muster import Every, Patience, Target, algorithms, keys, sampling
+from muster.errors import DataError, PlanError, RunError
+from muster.store import SQLiteStore, sqlite
+
+KEPT = ("round", "invited", "accepted", "bytes_up", "bytes_down", "train", "metrics")
+
+
+def arrays(run):
+    store = SQLiteStore(run.path, readonly=True)
+    try:
+        return {name: array.tobytes() for name, array in store.latest()[1].items()}
+    finally:
+        store.close()
+
+
+def core(run):
+    return [{key: record.get(key) for key in KEPT} for record in run.history]
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_five_rounds_and_then_ten_are_ten(train, every):
+    straight = train("straight", rounds=10, evaluate=Every(every))
+    train("parts", rounds=5, evaluate=Every(every))
+    parts = train("parts", rounds=10, evaluate=Every(every), resume=True)
+    assert arrays(parts) == arrays(straight)
+    extra = {5} if 5 % every else set()  # the last round of five was evaluated, too
+    for one, other in zip(core(parts), core(straight), strict=True):
+        if one["round"] not in extra:
+            assert one == other
+
+
+def test_the_rounds_that_are_evaluated(train):
+    run = train(rounds=7, evaluate=Every(3, clients=4))
+    assert [r["round"] for r in run.history if "metrics" in r] == [3, 6, 7]
+    assert [r["clients"]["count"] for r in run.history if "clients" in r] == [4, 4, 4]
+    assert [len(r["clients"].get("each", ())) for r in run.history if "clients" in r] == [0, 0, 4]
+    chosen = {c for c, _ in run.history[-1]["clients"]["each"]}
+    assert len(chosen) == 4
+    none = train("none", rounds=2, evaluate=Every(1, clients=0))
+    assert "clients" not in none.history[-1]
+    assert "metrics" in none.history[-1]
+
+
+def test_a_target_stops_and_still_stops_after_resume(train):
+    free = train("free", rounds=8)
+    value = free.history[3]["metrics"]["loss"]
+    assert min(r["metrics"]["loss"] for r in free.history[:3]) > value
+    stop = (Target("loss", value),)
+    run = train("stopped", rounds=8, stop=stop)
+    assert len(run.history) == 4
+    assert "Target" in run.facts["stopped"]
+    assert len(run.history[-1]["clients"]["each"]) == 10
+    again = train("stopped", rounds=8, stop=stop, resume=True)
+    assert arrays(again) == arrays(run)
+    assert len(again.history) == 4
+    on = train("stopped", rounds=8, resume=True)
+    assert arrays(on) == arrays(free)
+    assert on.facts["stopped"] is None
+
+
+def test_patience_counts_over_a_resume(train):
+    stop = (Patience("accuracy", 3),)
+    run = train("straight", rounds=30, stop=stop)
+    assert 4 <= len(run.history) < 30
+    for rounds in range(1, len(run.history)):
+        train("parts", rounds=rounds, stop=stop, resume=rounds > 1)
+    parts = train("parts", rounds=30, stop=stop, resume=True)
+    assert len(parts.history) == len(run.history)
+    assert arrays(parts) == arrays(run)
+
+
+def test_patience_does_not_count_the_extra_evaluation_of_a_last_round(train):
+    chosen = {"stop": (Patience("accuracy", 2),), "evaluate": Every(3)}
+    run = train("straight", rounds=60, **chosen)
+    for rounds in range(1, len(run.history)):
+        train("parts", rounds=rounds, resume=rounds > 1, **chosen)
+    parts = train("parts", rounds=60, resume=True, **chosen)
+    assert len(parts.history) == len(run.history)
+
+
+def test_bytes_up_and_down(train, plan):
+    run = train(rounds=1)
+    d = plan.task.layout.size
+    (record,) = run.history
+    assert record["bytes_down"] == 4 * 2 * 4 * d  # four clients, x and c, float32
+    assert record["bytes_up"] == 4 * 2 * 4 * d
+
+
+def test_history_can_be_followed(train, tmp_path):
+    seen = []
+
+    def watch(record):
+        lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
+        assert json.loads(lines[-1]) == record
+        run = muster.Run(tmp_path / "run")  # also while it trains
+        assert run.history[-1] == record
+        assert run.parameters.shape == (43,)
+        seen.append(len(lines))
+
+    train(options={"watch": watch})
+    assert seen == [1, 2, 3, 4, 5]
+
+
+def test_who_holds_what_is_recorded(train, people, tmp_path):
+    known = train(rounds=1).facts["population"]
+    assert (known["count"], known["total"], known["min"], known["max"]) == (10, 140, 5, 23)
+    assert known["median"] == 14.0
+    assert known["clients"] == list(people.clients)
+    assert known["rows"] == people.sizes.tolist()
+    assert known["labels"][0] == np.bincount(people["c0"][1]).tolist()
+    assert 0 <= known["skew"] < 1
+
+
+def test_of_many_clients_a_hundred_are_listed(tmp_path, plan):
+    load = Loaded()
+    many = muster.Population.lazy(range(5000), load, 3)
+    run = muster.simulate(replace(plan, rounds=1), many, path=tmp_path / "lazy")
+    known = run.facts["population"]
+    assert (known["count"], len(known["clients"]), len(known["rows"])) == (5000, 100, 100)
+    assert "labels" not in known
+    assert load.calls < 200
+
+
+class Loaded:
+    """A loader that counts."""
+
+    calls = 0
+
+    def __call__(self, client):
+        self.calls += 1
+        return np.ones((3, 4), "float32"), np.arange(3)
+
+
+def test_a_resume_with_another_plan_names_the_fields(train):
+    train()
+    with pytest.raises(RunError, match=r"local\.batch: 4 then, 8 now"):
+        train(resume=True, local=muster.Local(epochs=1, batch=8))
+    with pytest.raises(RunError, match=r"seed: 0 then, 1 now\); restore those fields"):
+        train(resume=True, seed=1)
+    with pytest.raises(RunError, match="algorithm: "):
+        train(resume=True, algorithm=algorithms.FedAvg())
+    with pytest.raises(RunError, match="engine: 'matrix' then, 'loop' now"):
+        train(resume=True, options={"engine": "loop"})
+    run = train(resume=True, rounds=6, stop=(Target("loss", 0.0),), evaluate=Every(2, clients=1))
+    assert len(run.history) == 6
+
+
+def test_a_resume_keeps_the_engine_it_was_begun_with(train):
+    train("parts", rounds=2, options={"engine": "loop"})
+    parts = train("parts", rounds=4, resume=True)
+    straight = train("straight", rounds=4, options={"engine": "loop"})
+    assert arrays(parts) == arrays(straight)
+    assert parts.facts["engine"] == "loop"
+
+
+def test_a_resume_with_other_data_is_refused(train, tmp_path, plan, people):
+    train()
+    fewer = people.only(people.clients[:9])
+    with pytest.raises(RunError, match=r"begun with 10 clients and 140 rows, and now there are 9"):
+        muster.simulate(plan, fewer, path=tmp_path / "run", resume=True)
+
+
+def test_folders_that_do_not_fit(train, tmp_path, plan, people):
+    with pytest.raises(RunError, match="holds no run to resume"):
+        train("none", resume=True)
+    with pytest.raises(RunError, match="give path="):
+        muster.simulate(plan, people, resume=True)
+    train()
+    with pytest.raises(RunError, match="already holds a run"):
+        train()
+    (tmp_path / "run" / "run.db").write_bytes(b"rubbish" * 1000)
+    with pytest.raises(RunError, match="cannot be read"):
+        train(resume=True)
+
+
+def test_two_at_once(train, tmp_path):
+    def watch(record):
+        with pytest.raises(RunError, match="being trained by another process"):
+            train(resume=True)
+
+    train(rounds=1, options={"watch": watch})
+
+
+def test_a_refused_resume_lets_go_of_the_folder(train):
+    train(rounds=1)
+    with pytest.raises(RunError):
+        train(seed=4, resume=True)
+    train(rounds=2, resume=True)
+
+
+def test_an_error_in_a_round_leaves_the_rounds_before(train):
+    def watch(record):
+        if record["round"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train("parts", options={"watch": watch})
+    parts = train("parts", resume=True)
+    assert arrays(parts) == arrays(train("straight"))
+    assert [record["round"] for record in parts.history] == [1, 2, 3, 4, 5]
+
+
+def test_a_full_disk_stops_the_run_and_a_resume_ends_it(train, monkeypatch):
+    monkeypatch.setattr(sqlite, "LARGE", 1)
+    save, left = sqlite.save_file, iter(range(3))
+
+    def full(arrays, path):
+        if next(left, None) is None:
+            Path(path).write_bytes(b"")
+            raise OSError(28, "No space left on device")
+        save(arrays, path)
+
+    monkeypatch.setattr(sqlite, "save_file", full)
+    with pytest.raises(RunError, match=r"could not commit round 4 \(.*No space left"):
+        train("parts")
+    monkeypatch.setattr(sqlite, "save_file", save)
+    parts = train("parts", resume=True)
+    assert arrays(parts) == arrays(train("straight"))
+    assert len(list(parts.path.glob("state-*"))) == 1
+
+
+def test_what_cannot_be_trained_on(tmp_path, plan, people):
+    with pytest.raises(DataError, match=r"Population\.from_arrays"):
+        muster.simulate(plan, {"a": people["c0"]}, path=tmp_path / "run")
+    with pytest.raises(DataError, match="5 feature rows and 4 labels"):
+        x, y = people["c0"]
+        muster.simulate(plan, people, (x, y[:-1]), path=tmp_path / "run")
+    with pytest.raises(PlanError, match="workers=0"):
+        muster.simulate(plan, people, path=tmp_path / "run", workers=0)
+    bad = muster.Population.from_arrays({"a": people["c0"], "b": (people["c1"][0], [9] * 7)})
+    with pytest.raises(DataError, match="'b'"):
+        muster.simulate(replace(plan, sampling=sampling.All()), bad, path=tmp_path / "bad")
+    assert not (tmp_path / "bad").exists()
+
+
+def test_an_abandoned_round_moves_neither_model_nor_memory(train, plan, people):
+    run = train(rounds=2, minimum=5)
+    assert [record["abandoned"] for record in run.history] == [True, True]
+    store = SQLiteStore(run.path, readonly=True)
+    assert store.memory(people.clients) == {}
+    store.close()
+    start = plan.task.init(keys.key(0).at("init"))[0]
+    assert np.array_equal(run.parameters, start)
