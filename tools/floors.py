@@ -9,9 +9,9 @@ from house import Finding, House
 # A floor imports from the floors below it only; a room is a file or a folder of src/muster.
 FLOORS = {
     "errors": 0, "extras": 0, "keys": 0, "layout": 0, "types": 0, "vectors": 0,
-    "batches": 1, "optimizers": 1, "privacy": 1, "schedules": 1, "secagg": 1, "sums": 1,
+    "batches": 1, "optimizers": 1, "privacy": 1, "schedules": 1, "secagg": 1,
     "aggregation": 2, "algorithms": 2, "data": 2, "pipeline": 2, "sampling": 2,
-    "local": 3, "plan": 3, "registry": 3, "rounds": 3, "tasks": 3,
+    "local": 3, "plan": 3, "rounds": 3, "tasks": 3,
     "topology": 4,
     "service": 5, "simulation": 5, "store": 5,
     "runs": 6, "testing": 6,
@@ -24,7 +24,7 @@ FLOORS = {
 SIDEWAYS = {
     "extras": {"errors"}, "layout": {"errors", "vectors"}, "vectors": {"errors"},
     "keys": {"errors"}, "types": {"errors", "keys", "layout", "vectors"},
-    "plan": {"local"}, "registry": {"local", "plan"}, "rounds": {"local", "plan"},
+    "plan": {"local"}, "rounds": {"local", "plan"},
     "testing": {"runs"}, "cli": {"web", "muster"},
 }  # fmt: skip
 

@@ -25,7 +25,8 @@ from muster.local import Local
 from muster.plan import Every, Patience, Plan, Target
 
 if TYPE_CHECKING:
-    from muster.runs import Options, Run, explain, simulate
+    from muster.runs.run import Run
+    from muster.runs.simulate import Options, explain, simulate
 
 __version__ = "0.1.0"
 

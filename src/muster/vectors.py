@@ -58,7 +58,7 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> Any:
 
 
 def along(x: Any, direction: Any, rate: Any) -> Any:
-    """x + rate · direction, in as few passes over memory as the library allows.
+    """X + rate · direction, in as few passes over memory as the library allows.
 
     >>> along(np.ones(1), np.ones(1), 0.5)
     array([1.5])

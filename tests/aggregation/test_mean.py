@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from muster.aggregation import Mean
+from muster.aggregation.sums import add
 from muster.errors import PlanError
-from muster.sums import add
 from muster.types import Reply
 
 

@@ -67,5 +67,5 @@ def whole(folder, wanted, *, large=False):
     assert [json.loads(line) for line in lines] == run.history
     found = {path.name for path in folder.iterdir()}
     states = {name for name in found if name.startswith("state-")}
-    assert found - states == FILES
+    assert found - states == FILES, found
     assert len(states) == large, found

@@ -2,10 +2,12 @@
 """Law 6: a run that is killed at any instant and resumed is the run that was never killed."""
 
 import ast
+import contextlib
 import os
 import random
 import selectors
 
+import psutil
 import pytest
 from tests.chaos import scene, victim
 
@@ -13,6 +15,7 @@ from muster.store import sqlite
 from muster.store.sqlite import LABELS
 
 KILLS = int(os.environ.get("MUSTER_KILLS", "20"))  # `make chaos` asks for more
+PARTS = max(4, KILLS // 20)  # tests that they are dealt to
 ONCE = ("exports: before", "exports: before the model", "exports: half of one", "facts: before")
 
 # label, the how-manieth time, plan, whether states lie in files
@@ -69,30 +72,34 @@ def test_killed_in_every_life(tmp_path, undisturbed, plan):
 
 
 def draw(kill):
-    """What one kill at random is: plan, flags, and the part of a whole run after which."""
+    """What one kill at random is: plan, flags, after which line, and how long after it."""
     dice = random.Random(kill)
     flags = (["--large"] if dice.random() < 0.5 else []) + ["--workers", dice.choice("112")]
-    return dice.choice(sorted(victim.PLANS)), flags, dice.random()
+    line = dice.randrange(victim.ROUNDS + 1)
+    most = 0.01 if line else 0.04 if flags[-1] == "1" else 0.3  # workers take time to start
+    return dice.choice(sorted(victim.PLANS)), flags, line, dice.random() * most
 
 
-def patience(process, most):
-    """Wait for the victim's word, then at most so long for another."""
+def patience(process, line, most):
+    """Wait for that line of the victim's, then so long, unless it ends before."""
+    assert process.stdout.readline() == "ready\n", process.communicate()[1]
+    for _ in range(line):
+        process.stdout.readline()
     with selectors.DefaultSelector() as selector:
-        assert process.stdout.readline() == "ready\n", process.communicate()[1]
-        selector.register(process.stdout, selectors.EVENT_READ)
-        return bool(selector.select(most))
+        selector.register(process.stderr, selectors.EVENT_READ)  # nothing but its end is heard
+        selector.select(most)
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(PARTS))
 def test_killed_at_random(tmp_path, undisturbed, monkeypatch, part):
     deaths = 0
-    for kill in range(part, KILLS, 4):
-        plan, flags, when = draw(kill)
+    for kill in range(part, KILLS, PARTS):
+        plan, flags, line, most = draw(kill)
         folder = tmp_path / f"run-{kill}"
         for life in range(2):
             process = scene.start(folder, plan, *flags)
             try:
-                patience(process, when * (0.06 if flags[-1] == "1" else 0.6) / (life + 1))
+                patience(process, line // (life + 1), most)
                 process.kill()
             finally:
                 error = process.communicate()[1]
@@ -103,3 +110,19 @@ def test_killed_at_random(tmp_path, undisturbed, monkeypatch, part):
         victim.train(folder, plan, resume=(folder / "run.db").exists())
         scene.whole(folder, undisturbed[plan], large=large)
     assert deaths
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_a_worker_killed_at_random(tmp_path, undisturbed, part):
+    for kill in range(part, KILLS, 4 * PARTS):
+        (plan, _, line, most), folder = draw(kill), tmp_path / f"run-{kill}"
+        process = scene.start(folder, plan, "--workers", "2")
+        try:
+            patience(process, line, most if line else most * 8)
+            for child in psutil.Process(process.pid).children()[:1]:
+                with contextlib.suppress(psutil.NoSuchProcess):  # it was done already
+                    child.kill()
+        finally:
+            error = process.communicate()[1]
+        assert (process.returncode, error) == (0, "")
+        scene.whole(folder, undisturbed[plan])

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run that is killed: `python -m tests.chaos.victim FOLDER PLAN [LABEL COUNT] [--flags]`.
 
-It prints "ready" when it begins to train and "done" at the end. With a label it kills itself, by
-SIGKILL, the COUNT-th time it comes by: the labels of a commit, and SEAMS, which are between and
-inside the other steps of a run.
+It prints "ready" when it begins to train, a line for each round, and "done" at the end. With a
+label it kills itself, by SIGKILL, the COUNT-th time it comes by: the labels of a commit, and
+SEAMS, which are between and inside the other steps of a run.
 """
 
 import argparse
@@ -54,7 +54,7 @@ SEAMS = {
     "evaluation: before": (Examiner, "examine"),
     "evaluation: in the middle": (Here, "measure"),
     "round: before its commit": (SQLiteStore, "commit"),
-    "blob: half": (sqlite, "save_file"),
+    "blob: half": (sqlite, "write_file"),
     "blob: before its name": (sqlite.os, "replace"),
     "history: before its line": (simulating, "append"),
     "history: half a line": (simulating, "append"),
@@ -134,6 +134,11 @@ class Trap:
         return streaming if "in the middle" in self.label else before
 
 
+def tell(record):
+    """A line for whoever waits to kill."""
+    print("round", record["round"], flush=True)
+
+
 def main():
     """Train as the arguments say."""
     parser = argparse.ArgumentParser()
@@ -150,7 +155,8 @@ def main():
     trap.lay()
     print("ready", flush=True)
     resume = (given.folder / "run.db").exists()
-    train(given.folder, given.plan, resume=resume, at=trap, workers=given.workers)
+    chosen = {"resume": resume, "at": trap, "watch": tell, "workers": given.workers}
+    train(given.folder, given.plan, **chosen)
     print("done", flush=True)
 
 

@@ -9,10 +9,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from muster.aggregation.sums import add
 from muster.keys import Keys, key
 from muster.pipeline import Clip, Quantize
 from muster.pipeline.stage import Contract, Field, Pipeline
-from muster.sums import add
 from muster.types import Reply
 
 CLIENTS, SIZE = 9, 11

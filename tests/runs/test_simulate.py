@@ -213,7 +213,7 @@ def test_an_error_in_a_round_leaves_the_rounds_before(train):
 
 def test_a_full_disk_stops_the_run_and_a_resume_ends_it(train, monkeypatch):
     monkeypatch.setattr(sqlite, "LARGE", 1)
-    save, left = sqlite.save_file, iter(range(3))
+    save, left = sqlite.write_file, iter(range(3))
 
     def full(arrays, path):
         if next(left, None) is None:
@@ -221,10 +221,10 @@ def test_a_full_disk_stops_the_run_and_a_resume_ends_it(train, monkeypatch):
             raise OSError(28, "No space left on device")
         save(arrays, path)
 
-    monkeypatch.setattr(sqlite, "save_file", full)
+    monkeypatch.setattr(sqlite, "write_file", full)
     with pytest.raises(RunError, match=r"could not commit round 4 \(.*No space left"):
         train("parts")
-    monkeypatch.setattr(sqlite, "save_file", save)
+    monkeypatch.setattr(sqlite, "write_file", save)
     parts = train("parts", resume=True)
     assert arrays(parts) == arrays(train("straight"))
     assert len(list(parts.path.glob("state-*"))) == 1

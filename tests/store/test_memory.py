@@ -79,7 +79,7 @@ class Twins(RuleBasedStateMachine):
     def reopen(self, large):
         self.stores[1].close()
         self.stores[0].rollback()  # what closing forgets
-        sqlite.LARGE = 1 if large else 1 << 20
+        sqlite.LARGE = 1 if large else 1 << 16
         self.stores[1] = SQLiteStore(self.folder)
 
     @invariant()
@@ -93,10 +93,10 @@ class Twins(RuleBasedStateMachine):
             assert a == b
 
     def teardown(self):
-        sqlite.LARGE = 1 << 20
+        sqlite.LARGE = 1 << 16
         self.stores[1].close()
         shutil.rmtree(self.folder)
 
 
-Twins.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+Twins.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
 TestTwins = Twins.TestCase

@@ -10,6 +10,7 @@ import pytest
 
 from muster.errors import RunError
 from muster.store import SQLiteStore, sqlite
+from muster.store.database import PAGE
 from muster.store.sqlite import LABELS
 
 
@@ -91,18 +92,18 @@ def test_a_full_disk_in_the_database(tmp_path, large):
     assert not leftovers(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["save_file", "replace"])
+@pytest.mark.parametrize("name", ["write_file", "replace"])
 def test_a_full_disk_beside_the_database(tmp_path, monkeypatch, name):
     monkeypatch.setattr(sqlite, "LARGE", 1)
     store = committed(tmp_path)
 
     def full(first, second):
-        path = second if name == "save_file" else first
+        path = second if name == "write_file" else first
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(sqlite if name == "save_file" else sqlite.os, name, full)
+        patch.setattr(sqlite if name == "write_file" else sqlite.os, name, full)
         with pytest.raises(RunError, match="No space left on device"):
             store.commit(3, state(3), {"round": 3}, [])
     assert not leftovers(tmp_path)
@@ -121,7 +122,7 @@ def test_a_damaged_database(tmp_path):
 def test_damaged_pages(tmp_path):
     committed(tmp_path).close()
     data = bytearray((tmp_path / "run.db").read_bytes())
-    data[4096:] = b"\xff" * (len(data) - 4096)
+    data[PAGE:] = b"\xff" * (len(data) - PAGE)
     (tmp_path / "run.db").write_bytes(data)
     with pytest.raises(RunError, match="malformed"):
         SQLiteStore(tmp_path)

@@ -39,6 +39,8 @@ class Broken(Algorithm):
     def correct(self, g, w, sent, memory):
         if self.fault == "in place":
             g += w
+        if self.fault == "branch" and g.sum() > 0:
+            return g + 1
         if self.fault == "rows":
             return g - g.mean(0)
         return g.astype("float64") if self.fault == "dtype" else g
@@ -56,10 +58,14 @@ class Broken(Algorithm):
         return State(Kept(x, x) if self.fault == "state" else Model(x), s)
 
 
-@pytest.mark.parametrize("fault", ["in place", "rows", "dtype", "payload", "zeros", "state"])
+@pytest.mark.parametrize(
+    "fault", ["in place", "rows", "dtype", "payload", "zeros", "state", "branch"]
+)
 @pytest.mark.filterwarnings("ignore:invalid value")
 def test_a_broken_algorithm_is_caught(fault):
     testing.check_algorithm(Broken())
+    if fault == "branch":
+        pytest.importorskip("jax")
     caught(testing.check_algorithm, Broken(fault))
 
 

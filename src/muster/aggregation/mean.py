@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from muster.aggregation.sums import add, block_size, fold_blocks
 from muster.errors import PlanError
-from muster.sums import add, block_size, fold_blocks
 from muster.types import ClientId, Reply
 
 __all__ = ["Mean"]
@@ -35,7 +35,7 @@ class Mean:
         """The weighted sum of all replies, or None if there were none.
 
         Replies must come in client order; each is one client, a block, or a run of blocks from
-        the first on (see `muster.sums`).
+        the first on (see `muster.aggregation.sums`).
         """
         place = {client: i for i, client in enumerate(invited)}
         size = block_size(len(invited))

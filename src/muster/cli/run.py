@@ -18,7 +18,7 @@ from muster.cli import screen, where
 from muster.cli.live import Quiet, Rounds
 from muster.errors import RunError
 from muster.plan import Plan
-from muster.registry import assign
+from muster.plan.registry import assign
 from muster.runs import Options, Run, explain, planfile, simulate
 from muster.runs.baselines import baselines
 from muster.runs.folder import fresh_folder

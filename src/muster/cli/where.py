@@ -15,7 +15,7 @@ import typer
 from muster.cli import screen
 from muster.errors import RunError
 from muster.plan import Patience, Plan, Target
-from muster.registry import differences, to_value
+from muster.plan.registry import differences, to_value
 from muster.runs import Run
 from muster.runs.folder import MAY_CHANGE
 

@@ -18,7 +18,7 @@ import numpy as np
 from muster.data import Population, statistics
 from muster.errors import RunError
 from muster.plan import Plan
-from muster.registry import differences, to_toml, to_value
+from muster.plan.registry import differences, to_toml, to_value
 from muster.simulation import Choice
 from muster.store.sqlite import SQLiteStore
 

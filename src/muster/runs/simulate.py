@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,20 +34,29 @@ Rows = tuple[Any, Any]
 Watch = Callable[[dict[str, Any]], None]
 
 
+def _unwatched(record: dict[str, Any]) -> None:
+    """Nobody looks at the records."""
+
+
+def _unmarked(label: str) -> None:
+    """Nobody waits at the labelled points of a commit."""
+
+
 @dataclass(frozen=True)
 class Options:
     """How to run, as against what: none of it changes the result, except the engine its bits.
 
     `workers`: None lets muster choose, 1 stays in this process. `lenient`: go on without a
-    client that fails. `watch` is called with each committed record.
+    client that fails. `watch` is called with each committed record, `at` at each labelled point
+    of a commit (`store.sqlite.LABELS`).
     """
 
     engine: str = "auto"
     workers: int | None = None
     lenient: bool = False
-    watch: Watch = lambda record: None
+    watch: Watch = _unwatched
     clock: Callable[[], float] = time.perf_counter
-    at: Callable[[str], None] = lambda label: None
+    at: Callable[[str], None] = _unmarked
 
 
 def simulate(
@@ -69,30 +78,37 @@ def simulate(
     keywords are the fields of `Options`. Raises `PlanError` and `DataError` before any
     training, `ClientError` when a client fails, `RunError` when `resume` meets another plan.
     """
-    options = options or Options(**chosen)
+    options = replace(options or Options(), **chosen)
     if resume and path is None:
         raise RunError("resume=True was given without a folder; give path=, the folder of the run")
     check(plan, population, evaluate_on)
     folder = Path(path) if path is not None else fresh_folder(Path("runs"), plan)
     asked = options.engine
     choice = _choice(plan, population, (resume and begun_with(folder, asked)) or asked)
-    with ExitStack() as stack:
-        store = open_folder(folder, plan, choice, resume=resume, at=options.at)
-        stack.callback(store.close)
+    with closing(open_folder(folder, plan, choice, resume=resume, at=options.at)) as store:
         know(store, population, resume=resume)
-        choice = replace(choice, together=store.meta("together"))
+        choice = replace(choice, together=store.meta("together"))  # of the run's first day
+        _train(plan, population, (evaluate_on, judged), store, choice, options)
+    run = Run(folder, plan)
+    run.export()
+    return run
+
+
+def _train(
+    plan: Plan, population: Population, tests: tuple[Rows | None, Population | None],
+    store: SQLiteStore, choice: Choice, options: Options,
+) -> None:  # fmt: skip
+    """All rounds; workers and threads are as before when it ends, however it ends."""
+    rows, judged = tests
+    with ExitStack() as stack:
         hands = _hands(plan, population, choice, options, store)
         stack.callback(hands.close)
         lenient = options.lenient
         judges = Here(plan, choice.engine, judged, lenient=lenient) if judged else hands
         stack.enter_context(one_thread(plan.task))  # central metrics too: a stop rule reads them
         simulation = Simulation(plan, population, store, choice, hands)
-        roster = (judged or population).clients
-        examiner = Examiner(plan, simulation, judges, roster, evaluate_on)
+        examiner = Examiner(plan, simulation, judges, (judged or population).clients, rows)
         _rounds(plan, simulation, store, examiner, options)
-    run = Run(folder, plan)
-    run.export()
-    return run
 
 
 def _rounds(
@@ -124,7 +140,8 @@ def _rounds(
         done += 1
         state = play(plan, state, simulation, store, done, measure)
         append(store.path, store.last_line())
-        options.watch(store.last_record())
+        if options.watch is not _unwatched:
+            options.watch(store.last_record())
     rule = _met(plan, seen)
     store.note(stopped=repr(rule) if rule and done < plan.rounds else None)
 

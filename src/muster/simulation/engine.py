@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from muster.aggregation.sums import block_size
 from muster.batches import step_counts
 from muster.data import Population
 from muster.errors import PlanError
 from muster.plan import Plan
-from muster.sums import block_size
 
 __all__ = ["Choice", "ENGINES", "choose"]
 

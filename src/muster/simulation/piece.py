@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from muster.aggregation.sums import add, block_size, fold_blocks
 from muster.data import Population, Rows
 from muster.errors import ClientError, MusterError
 from muster.local import Group, Memory, Outcome, train
 from muster.plan import Plan
-from muster.sums import add, block_size, fold_blocks
 from muster.types import ClientId, Failed, Reply, Sent
 from muster.vectors import in_order
 

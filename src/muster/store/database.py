@@ -14,6 +14,7 @@ from muster.errors import RunError
 __all__ = ["SCHEMA", "opened", "taken"]
 
 SCHEMA = 1
+PAGE = 16384  # bytes; vectors go in twice as fast as with SQLite's 4096
 
 TABLES = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -90,6 +91,7 @@ def _prepare(db: sqlite3.Connection, *, readonly: bool, fresh: bool) -> None:
         if fresh:
             raise ValueError("its run was never begun")
         return
+    db.execute(f"PRAGMA page_size={PAGE}")
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("PRAGMA synchronous=NORMAL")
     if fresh:  # in one transaction: a death in between leaves an empty database

@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from safetensors import SafetensorError
-from safetensors.numpy import load, load_file, save, save_file
+from safetensors.numpy import load, load_file, save
 
 from muster.errors import RunError
-from muster.store.checksum import checksum, plain
+from muster.store.blob import checksum, plain, write_file
 from muster.store.database import opened, taken
 from muster.types import ClientId
 
 __all__ = ["LABELS", "SQLiteStore", "Snapshot"]
 
-LARGE = 1 << 20  # bytes from which a state lies beside the database
+LARGE = 1 << 16  # bytes from which a state lies beside the database, where it is faster
 LABELS = (
     "commit: begin",
     "commit: between blob and row",
@@ -235,7 +235,7 @@ class SQLiteStore:
             return None, save(arrays)
         name = f"state-{round:06d}-{checksum(arrays)}.safetensors"
         try:
-            save_file(arrays, self.path / f"{name}.part")
+            write_file(arrays, self.path / f"{name}.part")
             os.replace(self.path / f"{name}.part", self.path / name)
         except OSError as error:
             raise SafetensorError(str(error)) from error

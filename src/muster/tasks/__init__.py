@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-__all__ = ["custom", "jax", "numpy", "torch"]  # noqa: F822
+__all__ = ["custom", "jax", "numpy", "torch"]
 
 
 def __getattr__(name: str) -> ModuleType:

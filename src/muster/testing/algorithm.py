@@ -52,6 +52,8 @@ def check_algorithm(algorithm: Algorithm) -> None:
             close(found, matrix, 1e-10, f"a cohort (clients, d), in {framework}")
             found = _play(algorithm, place, alone=True)
             close(found, matrix, 1e-10, f"one client (d,), in {framework}")
+    if algorithm.bends:
+        _traced(algorithm)
 
 
 def _frameworks() -> Iterator[tuple[str, Place, Any]]:
@@ -62,6 +64,25 @@ def _frameworks() -> Iterator[tuple[str, Place, Any]]:
     with contextlib.suppress(MissingExtra):
         jax = require("jax", extra="jax")
         yield "jax", jax.numpy.asarray, jax.enable_x64(True)
+
+
+def _traced(algorithm: Algorithm) -> None:
+    """JAX compiles `correct` into local training, so it may not look at values."""
+    try:
+        jax = require("jax", extra="jax")
+    except MissingExtra:
+        return
+    x = np.linspace(-1, 1, SIZE, dtype=np.float32)
+    made = tree_map(lambda a: a[0], _made(x, 0, "float32"))
+    given = made.g, made.w, algorithm.init(x).shared, algorithm.memory(x)
+    try:
+        found = jax.jit(algorithm.correct)(*given)
+    except Exception as error:
+        raise AssertionError(
+            f"{algorithm}.correct cannot be traced by JAX ({type(error).__name__}); use operators "
+            f"and muster.vectors only, and no if on values"
+        ) from error
+    close(found, algorithm.correct(*given), 1e-5, f"{algorithm}.correct, traced by JAX")
 
 
 class Made(NamedTuple):

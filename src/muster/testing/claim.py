@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from muster.errors import MusterError
-from muster.registry import CATALOGUE, to_value
+from muster.plan.registry import CATALOGUE, to_value
 from muster.vectors import leaves, rebuild, tree_map
 
 __all__ = ["check_tree", "check_value", "claim", "close", "copied", "refused", "same"]

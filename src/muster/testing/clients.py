@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from muster.aggregation import Mean
+from muster.aggregation.sums import block_size
 from muster.algorithms import Scaffold
 from muster.data import Population
 from muster.local import Local
@@ -18,7 +19,6 @@ from muster.plan import Plan
 from muster.rounds import RunState, start
 from muster.simulation import Choice, Here, Simulation
 from muster.store import MemoryStore
-from muster.sums import block_size
 from muster.tasks import numpy as tasks
 from muster.testing.claim import claim, close, same
 from muster.types import ClientId, Clients, Cohort, Declined, Failed, Late, Reply, Store

@@ -10,7 +10,7 @@ from typing import Any
 
 from muster.errors import RunError
 from muster.plan import falls
-from muster.registry import differences
+from muster.plan.registry import differences
 from muster.runs.run import Run
 from muster.web import page, plots
 from muster.web.drawing import plain

@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from typing import Any
 
 import tomli_w
@@ -56,6 +57,9 @@ def to_value(thing: Any) -> Any:
         return {str(key): to_value(part) for key, part in thing.items()}
     if thing is None or isinstance(thing, (bool, int, float, str)):
         return thing
+    if isinstance(thing, partial):
+        inner = {"class": "partial", "function": to_value(thing.func)}
+        return inner | {"arguments": to_value(thing.args)} | to_value(thing.keywords)
     if callable(thing):
         name = getattr(thing, "__qualname__", repr(thing))
         if "<" in name:

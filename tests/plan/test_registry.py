@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from muster import Every, Local, Plan, Target, algorithms, optimizers, pipeline, sampling, schedules
 from muster.errors import PlanError
 from muster.layout import Entry, Layout
-from muster.registry import assign, differences, fingerprint, from_text, to_toml, to_value
+from muster.plan.registry import assign, differences, fingerprint, from_text, to_toml, to_value
 from muster.tasks.numpy import MLP, LinearRegression
 
 LAYOUT = Layout((Entry("w", (2,)),))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from muster.sums import add, block_size, fold_blocks
+from muster.aggregation.sums import add, block_size, fold_blocks
 from muster.types import Reply
 
 
