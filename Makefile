@@ -15,7 +15,7 @@ unexport PYTHONPATH
 unexport PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test check bench docs budget clean
+.PHONY: help venv run test chaos check bench docs budget clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -31,6 +31,9 @@ run: $(VENV)/.run ## train a federated digits model in demo/, next to its baseli
 
 test: $(VENV)/.dev ## run every test, doctests included
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+chaos: $(VENV)/.dev ## kill runs at 500 random instants and compare the bits
+	MUSTER_KILLS=500 $(BIN)/python -m pytest -n $(WORKERS) tests/chaos $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, house rules: what a change must pass besides the tests
 	$(BIN)/ruff format --check .

@@ -14,6 +14,7 @@ import numpy as np
 import muster
 from bench import contenders
 from bench.workloads import WORKLOADS
+from muster import keys
 
 __all__ = ["main"]
 
@@ -39,7 +40,8 @@ def main() -> None:
             watch=lambda record: seconds.append(record["seconds"]),
         )  # fmt: skip
         if options.save:
-            np.save(options.save, run.parameters)
+            start, _ = plan.task.init(keys.key(plan.seed).at("init"))
+            np.save(options.save, np.stack([start, run.parameters]))
     why = muster.explain(plan, rows, options.engine, workers)
     print(json.dumps({"seconds": seconds, "engine": why["engine"], "workers": why["workers"]}))
 

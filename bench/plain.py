@@ -94,12 +94,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--follow", action="store_true")
+    parser.add_argument("--start", default="", help="a file with the start, as one vector")
     parser.add_argument("--save", default="")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     w = WORKLOADS[options.workload]
     model = getattr(models, w.model)()
     weights = [p.detach().clone() for p in model.parameters()]
+    if options.start:
+        start = torch.from_numpy(np.load(options.start))
+        parts = start.split([p.numel() for p in weights])
+        weights = [part.view_as(p) for part, p in zip(parts, weights, strict=True)]
     rows = {
         c: tuple(torch.from_numpy(part) for part in client_rows(w, c)) for c in range(w.clients)
     }

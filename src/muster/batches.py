@@ -13,7 +13,7 @@ step t are a prefix, and nothing is padded to the longest client.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from muster.keys import Key
 from muster.types import Batch, Tree
 from muster.vectors import leaves, tree_map
 
-__all__ = ["Batches", "cut", "fold", "step_counts"]
+__all__ = ["Batches", "cut", "fold", "gather", "step_counts"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Batches:
     For a matrix: `index` `(steps, clients, B)`, `scale` the same or None when every batch is
     full, `active` `(steps,)` how many clients (a prefix) take each step, `seeds`
     `(steps, clients)`. For one client (`alone`): `clients` = 1, batches are cut to their true
-    length and come without the client axis.
+    length and come without the client axis. Once `gathered`, `x` is `(clients, steps, B, ...)`
+    and `y` `(steps, clients, B, ...)`.
     """
 
     x: Any
@@ -42,8 +43,9 @@ class Batches:
     index: Any
     scale: Any
     active: NDArray[np.int64]
-    seeds: NDArray[np.uint32]
+    seeds: NDArray[np.uint32] | None
     alone: bool = False
+    gathered: bool = False
 
     def __len__(self) -> int:
         return len(self.active)
@@ -58,10 +60,27 @@ class Batches:
             rows = self.index[step, 0]
             if self.scale is not None:
                 rows = rows[: int((self.scale[step, 0] > 0).sum())]
-            return 1, Batch(self.x[rows], self.y[rows], None, self.seeds[step, 0])
-        rows = self.index[step, :k]
+            seed = None if self.seeds is None else self.seeds[step, 0]
+            return 1, Batch(self.x[rows], self.y[rows], None, seed)
         scale = None if self.scale is None else self.scale[step, :k]
-        return k, Batch(self.x[rows], self.y[rows], scale, self.seeds[step, :k])
+        seeds = None if self.seeds is None else self.seeds[step, :k]
+        if self.gathered:
+            return k, Batch(self.x[:k, step], self.y[step, :k], scale, seeds)
+        rows = self.index[step, :k]
+        return k, Batch(self.x[rows], self.y[rows], scale, seeds)
+
+
+def gather(batches: Batches, most: int) -> Batches:
+    """NumPy batches of a matrix with all rows taken at once, if they have at most so many bytes.
+
+    Client by client, so that each client's rows come from far memory once and together.
+    """
+    size = batches.index.size * batches.x[:1].nbytes
+    if batches.alone or batches.gathered or size > most:
+        return batches
+    by_client = np.ascontiguousarray(batches.index.swapaxes(0, 1))
+    x, y = batches.x.take(by_client, axis=0), batches.y.take(batches.index, axis=0)
+    return replace(batches, x=x, y=y, gathered=True)
 
 
 def step_counts(
@@ -88,35 +107,40 @@ def cut(
     key: Key,
     dtype: str = "float32",
     alone: bool = False,
+    draws: bool = True,
 ) -> Batches:
     """The steps of a cohort whose clients stand by falling `counts` (their local steps).
 
     `starts`, `sizes`, `clients` `(k,)`: where each client's rows begin in `x`, how many there
     are, and its key number.
     """
-    width = batch or int(sizes.max())
-    total = int(counts[0])
+    width, total = batch or int(sizes.max()), int(counts[0])
     rounds = -(-sizes // width)  # steps an epoch
-    steps = np.arange(total)
-    full = bool((sizes % width == 0).all())
     epochs = int((-(-counts // rounds)).max())
-    shuffled = None if batch is None else keys.order(key, clients, sizes, epochs)
-    scale = None
-    if full and shuffled is not None and (sizes == sizes[0]).all():
-        local = shuffled.reshape(len(sizes), -1, width)[:, :total]  # epochs end to end
+    order = None if batch is None else keys.order(key, clients, sizes, epochs)
+    if order is not None and (sizes == sizes[0]).all() and sizes[0] % width == 0:
+        local, scale = order.reshape(len(sizes), -1, width)[:, :total], None  # end to end
     else:
-        turn = steps % rounds[:, None]  # (k, steps)
-        position = turn[:, :, None] * width + np.arange(width)
-        local = position if full else np.minimum(position, sizes[:, None, None] - 1)
-        if shuffled is not None:
-            epoch = np.minimum(steps // rounds[:, None], epochs - 1)
-            local = shuffled[np.arange(len(sizes))[:, None, None], epoch[:, :, None], local]
-        if not full:
-            real = position < sizes[:, None, None]
-            scale = (real / real.sum(-1, keepdims=True)).astype(dtype).swapaxes(0, 1)
+        local, real = _ragged(order, sizes, width, total)
+        share = real / real.sum(-1, keepdims=True)
+        scale = None if real.all() else share.astype(dtype).swapaxes(0, 1)
     index = (local + starts[:, None, None]).swapaxes(0, 1)
-    active = (counts[None, :] > steps[:, None]).sum(1)
-    return Batches(x, y, index, scale, active, _seeds(key, clients, total), alone)
+    active = (counts[None, :] > np.arange(total)[:, None]).sum(1)
+    seeds = _seeds(key, clients, total) if draws else None
+    return Batches(x, y, index, scale, active, seeds, alone)
+
+
+def _ragged(
+    order: NDArray[np.int64] | None, sizes: NDArray[np.int64], width: int, total: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Each client's own row numbers `(k, steps, B)`, and which of them are no padding."""
+    steps, rounds = np.arange(total), -(-sizes // width)[:, None]
+    position = (steps % rounds)[:, :, None] * width + np.arange(width)
+    local = np.minimum(position, sizes[:, None, None] - 1)
+    if order is not None:
+        epoch = np.minimum(steps // rounds, order.shape[1] - 1)
+        local = order[np.arange(len(sizes))[:, None, None], epoch[:, :, None], local]
+    return local, position < sizes[:, None, None]
 
 
 def _seeds(key: Key, clients: NDArray[np.uint64], steps: int) -> NDArray[np.uint32]:

@@ -12,8 +12,10 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 
 __all__ = ["Key", "Keys", "key", "number", "numbers", "order"]
@@ -42,7 +44,22 @@ def numbers(parts: Iterable[int | str]) -> NDArray[np.uint64]:
     >>> numbers([1, 2])
     array([1, 2], dtype=uint64)
     """
-    return np.fromiter((number(part) for part in parts), np.uint64)
+    parts = tuple(parts)
+    array = np.asarray(parts)
+    if array.dtype.kind == "i" and array.size and array.min() >= 0:
+        return array.astype(np.uint64)
+    return np.fromiter(map(number, parts), np.uint64, len(parts))
+
+
+class _Words(ISeedSequence):
+    """A seed that is the words themselves, so that no entropy is asked of the system."""
+
+    def __init__(self, words: NDArray[np.uint64]) -> None:
+        self._words = words
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> NDArray[Any]:
+        """The words a Philox generator asks for: two of 64 bits."""
+        return self._words
 
 
 @dataclass(frozen=True)
@@ -61,7 +78,7 @@ class Key:
 
     def generator(self) -> np.random.Generator:
         """A fresh counter-based generator (Philox) that starts at this key."""
-        return np.random.Generator(np.random.Philox(key=self._words()))
+        return np.random.Generator(np.random.Philox(_Words(self._words())))  # type: ignore[arg-type]
 
     def integer(self) -> int:
         """One integer in [0, 2⁶³): a seed for another library."""

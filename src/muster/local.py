@@ -167,6 +167,10 @@ class Group:
         )  # fmt: skip
 
 
+def _square(rows: Any) -> Any:
+    return np.vecdot(rows, rows)
+
+
 class Outcome(NamedTuple):
     """One row per client, NumPy: encoded payload, buffers, weight, metrics, new memories."""
 
@@ -216,7 +220,7 @@ def _descend(
     key = keys.key(plan.seed).at("train", round)
     batches = cut(
         group.x, group.y, starts, sizes, numbers, counts, plan.local.batch, key,
-        task.layout.dtype, alone,
+        task.layout.dtype, alone, task.draws,
     )  # fmt: skip
     w = _start(plan, sent, memories, k)
     buffers = _start_buffers(plan, sent, memories, k)
@@ -237,18 +241,16 @@ def _descend(
 
 def _start(plan: Any, sent: Sent, memories: Memory, k: int) -> Any:
     """Every client's start `(k, d)`: what was sent, with its own private part."""
-    w = aligned((k, plan.task.layout.size), plan.task.layout.dtype)
-    w[...] = plan.sharing.merge(_rows(sent.algorithm.x, k), memories.private)
+    w, x = aligned((k, plan.task.layout.size), plan.task.layout.dtype), sent.algorithm.x
+    if not plan.sharing.everything:
+        x = plan.sharing.merge(np.broadcast_to(x, (k, *x.shape)), memories.private)
+    w[...] = x
     return w
 
 
 def _start_buffers(plan: Any, sent: Sent, memories: Memory, k: int) -> Any:
-    merged = plan.sharing.merge(_rows(sent.buffers, k), memories.buffers, buffers=True)
-    return np.array(merged, copy=True)
-
-
-def _rows(vector: Any, k: int) -> Any:
-    return np.broadcast_to(vector, (k, *vector.shape))
+    shared = np.broadcast_to(sent.buffers, (k, *sent.buffers.shape))
+    return np.array(plan.sharing.merge(shared, memories.buffers, buffers=True))
 
 
 def _reply(
@@ -262,8 +264,8 @@ def _reply(
     take = plan.sharing.take
     shared = take(w)
     payload, mine = plan.algorithm.report(shared, sent.algorithm, memories.algorithm, work)
-    _finite(plan, round, group.clients, payload, loss)
-    drift = shared - sent.algorithm.x
+    lengths = _lengths(round, group.clients, payload, loss)
+    drift = lengths[0] if plan.algorithm.plain else _square(shared - sent.algorithm.x)
     weights = plan.weights(group.sizes, group.times)
     draws = keys.Keys(keys.key(plan.seed).at("encode", round), group.clients)
     payload, stages = plan.encode(payload, sent.stages, memories.stages, draws, weights)
@@ -271,7 +273,7 @@ def _reply(
         "rows": group.sizes.astype(float),
         "loss": loss * group.sizes,
         "steps": counts.astype(float),
-        "drift": weights * np.einsum("kd,kd->k", drift, drift, dtype=float),
+        "drift": weights * drift,
     }
     kept = None
     if plan.remembers:
@@ -284,12 +286,15 @@ def _reply(
     return Outcome(group.clients, payload, averaged, weights, metrics, new)
 
 
-def _finite(plan: Any, round: int, clients: Sequence[ClientId], payload: Tree, loss: Any) -> None:
+def _lengths(round: int, clients: Sequence[ClientId], payload: Tree, loss: Any) -> list[Any]:
+    """The squared length of every field; raises `ClientError` where one is not finite."""
+    found = []
     for name, field in zip(payload._fields, payload, strict=True):
-        size = np.einsum("kd,kd->k", field, field)
+        found.append(size := _square(field))
         for i in np.flatnonzero(~np.isfinite(size)):
             raise ClientError(
                 round, clients[int(i)], "report",
                 f"its {name} holds NaN or Inf, or overflows {field.dtype} (mean training loss "
                 f"{float(loss[i]):g}); lower the local rate, or clean this client's data",
             )  # fmt: skip
+    return found

@@ -195,6 +195,9 @@ class Task(Protocol):
     def run(self, descent: Any, given: Tree, carry: Tree, batches: Any) -> Tree:
         """`descent.walk(given, carry, batches)`, compiled as one program where that pays."""
 
+    def model(self, w: Vector, buffers: Vector) -> Any:
+        """The framework's own model with these parameters."""
+
     def evaluate(self, w: Vector, buffers: Vector, x: Any, y: Any) -> dict[str, float]:
         """Sums over rows by metric name, with "rows"; means are taken after adding up."""
 

@@ -204,7 +204,7 @@ def test_a_task_is_a_value():
     assert [(e.name, e.shape) for e in TASK.layout.entries] == [("mean", (2,)), ("count", ())]
     assert TASK.flops(2) == 36 and TASK.arrays(3) == TASK.numpy(3) == 3
     assert list(TASK.model(np.zeros(3))) == ["mean", "count"]
-    assert (TASK.framework, TASK.draws, TASK.engines) == ("custom", False, ("loop",))
+    assert (TASK.framework, TASK.draws, TASK.engines) == ("custom", True, ("loop",))
 
 
 def test_scikit_learn_learns_the_digits_in_a_federation():

@@ -72,6 +72,11 @@ class Algorithm:
         return type(self).correct is not Algorithm.correct
 
     @property
+    def plain(self) -> bool:
+        """Whether clients report w − x and nothing else."""
+        return type(self).report is Algorithm.report
+
+    @property
     def remembers(self) -> bool:
         """Whether clients keep memory between rounds."""
         return type(self).memory is not Algorithm.memory

@@ -164,8 +164,11 @@ def publish(folder: Path, history: Sequence[dict[str, Any]]) -> None:
 def append(folder: Path, line: str) -> None:
     """One more line of `history.jsonl`, right after its commit, for whoever follows along."""
     try:
-        with open(folder / "history.jsonl", "a", encoding="utf-8") as file:
-            file.write(f"{line}\n")
+        file = os.open(folder / "history.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(file, f"{line}\n".encode())
+        finally:
+            os.close(file)
     except OSError as error:
         raise _unwritten(folder / "history.jsonl", error) from error
 

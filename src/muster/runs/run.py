@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +66,7 @@ class Run:
         """The framework's own model with these parameters. Raises `RunError` without the plan."""
         if self.plan is None:
             raise RunError(f"{self!r} was opened without its plan; use Run(path, plan)")
-        build = self.plan.task.model  # type: ignore[attr-defined]
-        given = (self.parameters, self.buffers)
-        return build(*given[: len(signature(build).parameters)])  # few frameworks have buffers
+        return self.plan.task.model(self.parameters, self.buffers)
 
     def _arrays(self) -> dict[str, Any]:
         if self._state is None:

@@ -57,7 +57,7 @@ class Uniform:
         n = len(roster.clients)
         chosen = key.generator().choice(n, self.size(n), replace=False)
         chosen.sort()
-        return Cohort(tuple(roster.clients[i] for i in chosen)), state
+        return Cohort(tuple(map(roster.clients.__getitem__, chosen.tolist()))), state
 
     def share(self, roster: Roster) -> float:
         """m/N."""

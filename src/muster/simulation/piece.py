@@ -68,8 +68,9 @@ def perform(
         if outcome is None:
             continue
         memories |= zip(outcome.clients, outcome.memories or (), strict=False)
-        blocks = [place[client] // block for client in outcome.clients]
-        replies += _blocks(outcome, blocks, fold=place[outcome.clients[0]] == 0)
+        whole = outcome.clients == piece.clients
+        places = piece.places if whole else [place[client] for client in outcome.clients]
+        replies += _blocks(outcome, [p // block for p in places], fold=places[0] == 0)
     replies = list(fold_blocks(replies, lambda reply: place[reply.clients[0]] // block))
     if piece.places and piece.places[0] == 0:  # a left fold may begin here, and only here
         replies = [add(replies)] if replies else []

@@ -119,16 +119,18 @@ class Simulation:
             yield from done.replies
 
     def _pieces(self, cohort: Cohort, round: int) -> Iterator[Piece]:
-        times, n = cohort.counts(), len(cohort.clients)
-        gone = self._absent.get(round, frozenset())
+        n, gone = len(cohort.clients), self._absent.get(round)
+        times = cohort.times or (1,) * n
         for part in self._choice.pieces(n):
-            places = [i for i in range(part.start, part.stop) if cohort.clients[i] not in gone]
-            clients = tuple(cohort.clients[i] for i in places)
+            places = tuple(range(part.start, part.stop))
+            clients, counts = cohort.clients[part], times[part]
+            if gone:
+                places = tuple(i for i in places if cohort.clients[i] not in gone)
+                clients = tuple(cohort.clients[i] for i in places)
+                counts = tuple(times[i] for i in places)
             kept = self.memories(clients)
-            yield Piece(
-                round, n, clients, tuple(times[client] for client in clients), tuple(places),
-                None if kept is None else tuple(kept[client] for client in clients),
-            )  # fmt: skip
+            memories = None if kept is None else tuple(kept[client] for client in clients)
+            yield Piece(round, n, clients, counts, places, memories)
 
     def memories(self, clients: Sequence[ClientId]) -> dict[ClientId, Memory] | None:
         """What these clients remember, the blank memory for those that never took part."""

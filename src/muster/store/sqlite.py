@@ -67,6 +67,7 @@ class SQLiteStore:
         self._lock: IO[str] | None = None
         self._staged: set[tuple[int, str]] = set()
         self._line = ""
+        self._record: dict[str, Any] = {}
         if not readonly:
             self._lock = taken(self.path)
         try:
@@ -217,7 +218,8 @@ class SQLiteStore:
             self._advance(round, accepted)
             self._at("commit: before the transaction ends")
             self._db.execute("COMMIT")
-            old, self._round, self._file, self._line = self._file, round, state[1], line
+            old, self._round, self._file = self._file, round, state[1]
+            self._line, self._record = line, dict(record)
             self._staged.clear()
             self._at("commit: after the transaction")
             if old and old != self._file:
@@ -266,8 +268,7 @@ class SQLiteStore:
 
     def last_record(self) -> dict[str, Any]:
         """The record of the last committed round."""
-        record: dict[str, Any] = json.loads(self.last_line())
-        return record
+        return self._record or dict(json.loads(self.last_line()))
 
     def rollback(self) -> None:
         """Forget what was staged since the last commit."""

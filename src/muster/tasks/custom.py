@@ -47,7 +47,7 @@ class _Own:
     """What the runtime reads off a task with its own training."""
 
     framework: str = "custom"
-    draws: bool = False
+    draws: bool = True  # `Config.seed` is fit's to use
     engines: tuple[str, ...] = ("loop",)
 
 
@@ -114,7 +114,7 @@ class Custom(_Own):
         """The tree as it is."""
         return tree
 
-    def model(self, w: Vector) -> dict[str, Any]:
+    def model(self, w: Vector, buffers: Vector = None) -> dict[str, Any]:
         """Parameters `(d,)` as arrays by name, copied."""
         return {name: part.copy() for name, part in self.layout.named(np.asarray(w)).items()}
 

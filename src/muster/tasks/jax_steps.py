@@ -121,7 +121,8 @@ def pack(batches: Any, size: int, dtype: str) -> Steps:
     index[:k, :steps, :width] = (seen.cumsum() - 1)[batches.index].swapaxes(0, 1)
     shares = 1 / width if batches.scale is None else batches.scale.swapaxes(0, 1)
     scale[:k, :steps, :width] = shares
-    seeds[:k, :steps] = batches.seeds.T
+    if batches.seeds is not None:
+        seeds[:k, :steps] = batches.seeds.T
     each = (index, scale, seeds, np.pad(count, (0, shape[0] - k)))
     each = tuple(a[0] for a in each) if batches.alone else each
     x, y = (_rows(a, seen, dtype) for a in (batches.x, batches.y))

@@ -154,7 +154,7 @@ class Traced:
         """NumPy arrays that may be written to."""
         return tree_map(lambda a: np.require(a, requirements="W"), tree)
 
-    def model(self, w: Any) -> dict[str, Any]:
+    def model(self, w: Any, buffers: Any = None) -> dict[str, Any]:
         """Parameters `(d,)` as JAX arrays in the dict that `apply` takes."""
         with self._precise():
             return self._params([jnp.array(a) for a in self.parted(np.asarray(w)).arrays])

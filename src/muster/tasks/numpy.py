@@ -2,10 +2,9 @@
 """Tasks in NumPy alone: linear, logistic and softmax regression, and a multilayer perceptron.
 
 Gradients are written by hand (`numpy_layers.py`) for one client `(d,)` or many `(clients, d)`.
-Vectors are laid out as torch's `Linear` lays out its parameters, layer by layer the weight
-`(out, in)` and then the bias, so one vector fits the NumPy, torch and JAX model alike. The
-tensors are called "weight" and "bias" in the linear models, "layers.0.weight",
-"layers.0.bias", "layers.1.weight" … in the perceptron.
+Vectors are laid out as torch's `Linear` does, layer by layer the weight `(out, in)` and then the
+bias, so one vector fits the NumPy, torch and JAX model alike. Linear models call the tensors
+"weight" and "bias", the perceptron "layers.0.weight", "layers.0.bias", "layers.1.weight" …
 
 `l2` adds l2/2 ‖w‖² (biases included, as torch's `weight_decay`) to the training loss and its
 gradient; evaluation reports the loss without it.
@@ -21,12 +20,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from muster.batches import Batches, fold
+from muster.batches import Batches, fold, gather
 from muster.errors import PlanError
 from muster.keys import Key
 from muster.layout import Entry, Layout
-from muster.tasks import numpy_chunks as chunks
 from muster.tasks import numpy_layers as layers
+from muster.tasks import numpy_walk as walk
 from muster.tasks.task import CrossEntropy, Logistic, Loss, Squares, check_features
 from muster.types import Batch, Tree
 from muster.vectors import aligned
@@ -105,7 +104,7 @@ class Network:
         """The tree as it is."""
         return tree
 
-    def model(self, w: Any) -> dict[str, Any]:
+    def model(self, w: Any, buffers: Any = None) -> dict[str, Any]:
         """Parameters `(d,)` as arrays by name, copied."""
         return {name: part.copy() for name, part in self.layout.named(np.asarray(w)).items()}
 
@@ -113,18 +112,20 @@ class Network:
         """Gradient of the mean loss, like `w`; the loss `()` or `(clients,)`; the same buffers."""
         many = w.reshape(-1, w.shape[-1])
         g = aligned(many.shape, many.dtype)
-        loss = self._gradient(many, self._rows(w, batch), 1.0, g)
+        with np.errstate(all="ignore"):
+            loss = self._gradient(many, self._rows(w, batch), 1.0, g)
         return (g, loss, buffers) if w.ndim > 1 else (g[0], loss[0], buffers)
 
     def descend(self, w: Any, buffers: Any, batch: Batch, rate: float) -> Any:
         """`w −= rate · gradient` in place; returns the loss `()` or `(clients,)`."""
         rows = self._rows(w, batch)
-        if w.ndim == 1:
-            return self._descend(w[None], rows, rate)[0]
-        parts = []
-        for some in chunks.chunks(w):
-            few = [part[some] if np.ndim(part) else part for part in rows]
-            parts.append(self._descend(w[some], few, rate))
+        with np.errstate(all="ignore"):  # a client that diverges is found by its update
+            if w.ndim == 1:
+                return self._descend(w[None], rows, rate)[0]
+            parts = [
+                self._descend(w[few], [p[few] if np.ndim(p) else p for p in rows], rate)
+                for few in walk.chunks(w)
+            ]
         return np.concatenate(parts)
 
     def loop(self, step: Callable[[Tree, Batch], Tree], carry: Tree, batches: Batches) -> Tree:
@@ -132,9 +133,14 @@ class Network:
         return fold(step, carry, batches)
 
     def run(self, descent: Any, given: Tree, carry: Tree, batches: Batches) -> Tree:
-        """All steps, few clients at a time (`numpy_chunks.py`)."""
-        with np.errstate(all="ignore"):  # a client that diverges is found by its update
-            return chunks.walk(descent, given, carry, batches)
+        """All steps, few clients at a time (`numpy_walk.py`)."""
+        with np.errstate(all="ignore"):
+            if not batches.alone and len(carry.w) <= walk.together(carry.w):
+                batches = gather(batches, walk.ROWS)
+            if descent.fused and walk.sweeps(self.widths, self.l2, batches):
+                loss = walk.sweep(carry.w, self.widths, self.loss, batches, given.rate)
+                return carry._replace(loss=carry.loss + loss)
+            return walk.walk(descent, given, carry, batches)
 
     def evaluate(self, w: Any, buffers: Any, x: Any, y: Any) -> dict[str, float]:
         """Sums over rows: "rows", "loss", and "accuracy" (hits) or "error" (absolute)."""
@@ -151,10 +157,8 @@ class Network:
 
     def _outputs(self, w: Any, x: Any) -> Iterator[tuple[slice, Any]]:
         """Blocks of rows and their outputs `(outputs, rows)`, in bounded memory."""
-        few = max(1, BLOCK // max(self.widths))
-        parts = layers.views(w[None], self.widths)
-        for i in range(0, max(1, len(x)), few):
-            rows = slice(i, i + few)
+        few, parts = max(1, BLOCK // max(self.widths)), layers.views(w[None], self.widths)
+        for rows in (slice(i, i + few) for i in range(0, max(1, len(x)), few)):
             with np.errstate(all="ignore"):
                 z = layers.forward(parts, self._features(x[None, rows], w), self.activation)[1]
             yield rows, z[:, 0]
@@ -168,32 +172,28 @@ class Network:
         x, y, scale, _ = batch
         if w.ndim == 1:
             x, y, scale = x[None], np.asarray(y)[None], None if scale is None else scale[None]
-        x = self._features(x, w)
-        return x, y, 1.0 / x.shape[1] if scale is None else scale.astype(w.dtype, copy=False)
+        share = 1.0 / x.shape[1] if scale is None else scale.astype(w.dtype, copy=False)
+        return self._features(x, w), y, share
 
     def _gradient(self, many: Any, rows: Sequence[Any], rate: float, g: Any) -> Any:
         """Write `rate` times the gradient into `g`; the losses."""
         mine, into = layers.views(many, self.widths), layers.views(g, self.widths)
-        with np.errstate(all="ignore"):
-            losses = layers.gradient(mine, rows, self, rate, into)
-            if self.l2:
-                g += rate * self.l2 * many
-                losses += self._penalty(many)
+        losses = layers.gradient(mine, rows, self, rate, into) + self._penalty(many)
+        if self.l2:
+            g += rate * self.l2 * many
         return losses
 
     def _descend(self, many: Any, rows: Sequence[Any], rate: float) -> Any:
-        if chunks.together(many) > 1:  # a small model: one sweep for the whole update
+        if walk.together(many) > 1:  # a small model: one sweep for the whole update
             update = layers.scratch("whole", many.shape, many.dtype)
             losses = self._gradient(many, rows, rate, update)
-            with np.errstate(all="ignore"):
-                np.subtract(many, update, out=many)
+            np.subtract(many, update, out=many)
             return losses
-        with np.errstate(all="ignore"):
-            penalty = self._penalty(many) if self.l2 else 0
-            return layers.descend(layers.views(many, self.widths), rows, self, rate) + penalty
+        penalty, mine = self._penalty(many), layers.views(many, self.widths)
+        return layers.descend(mine, rows, self, rate) + penalty
 
     def _penalty(self, many: Any) -> Any:
-        return self.l2 / 2 * np.einsum("kd,kd->k", many, many)
+        return self.l2 / 2 * np.vecdot(many, many) if self.l2 else 0
 
 
 @dataclass(frozen=True)

@@ -52,10 +52,10 @@ class CrossEntropy(Loss):
     def slope(self, z: Any, y: Any) -> Any:
         """Losses; `z` becomes softmax(z) − onehot(y)."""
         flat, at = _picked(z, y)
-        z -= z.max(0)
+        z -= np.maximum.reduce(z, 0)
         right = flat[at]
         np.exp(z, out=z)
-        total = z.sum(0)
+        total = np.add.reduce(z, 0)
         z /= total
         flat[at] -= 1
         return np.log(total) - right.reshape(total.shape)

@@ -205,7 +205,8 @@ class _Torch:
         if batches.scale is not None:
             lengths = (batches.scale[:, 0] > 0).sum(-1).tolist()
             index = [rows[:n] for rows, n in zip(index, lengths, strict=True)]
-        for rows, seed in zip(index, batches.seeds[:, 0].tolist(), strict=True):
+        seeds = (None,) * len(index) if batches.seeds is None else batches.seeds[:, 0].tolist()
+        for rows, seed in zip(index, seeds, strict=True):
             batch = Batch(x.index_select(0, rows), y.index_select(0, rows), None, seed)
             carry = step(carry, batch)
         return carry
