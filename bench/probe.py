@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
@@ -16,7 +17,7 @@ import psutil
 
 __all__ = ["Side", "alternate", "peak_memory", "wall"]
 
-PINNED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+PINNED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass
@@ -98,5 +99,5 @@ def _pss(root: psutil.Process) -> float:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    pinned = {name: str(threads) for name in PINNED}
-    return {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | pinned
+    root = str(Path(__file__).parents[1])  # the bench is no installed package
+    return os.environ | {name: str(threads) for name in PINNED} | {"PYTHONPATH": root}

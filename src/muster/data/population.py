@@ -197,9 +197,13 @@ class Population:
         return Population(chosen, self._source.only(self._at(chosen)))
 
     def shared(self) -> Population:
-        """A copy whose arrays lie in shared memory, for worker processes; a lazy one as it is."""
-        source = self._source
-        return self if isinstance(source, Lazy) else Population(self.clients, share(source))
+        """This population with its arrays moved into shared memory, for worker processes.
+
+        Moved once, so that the rows are never held twice; a lazy one stays as it is.
+        """
+        if isinstance(self._source, Stored) and self._source.segment is None:
+            self._source = share(self._source)
+        return self
 
     def handle(self) -> Handle:
         """What a child process needs to `attach` (pass it the file descriptors `handle.fds`).

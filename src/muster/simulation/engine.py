@@ -24,6 +24,7 @@ SMALL = 2e6  # flops of a step below which dispatch costs more than arithmetic
 CACHE = 8 << 20  # bytes of parameters that train together
 PIECE = 1e8  # flops below which a piece of work is not worth sending anywhere
 LIGHT = 2e9  # flops of a round below which worker processes do not pay
+MOST = 128  # clients in one piece, so that memory does not grow with the cohort
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def choose(plan: Plan, population: Population, cohort: int, engine: str = "auto"
     fit = max(1, CACHE // max(1, task.layout.size * np.dtype(plan.dtype).itemsize))
     worth = int(np.ceil(PIECE / max(1.0, step * steps)))
     alone = name == "loop" or (name == "fused" and task.fuses == "client")
-    together = 1 if alone and worth == 1 else min(fit, max(worth, -(-cohort // 16)))
+    together = 1 if alone and worth == 1 else min(fit, MOST, max(worth, -(-cohort // 16)))
     light = step * steps * cohort < LIGHT
     return Choice(name, max(1, together), light, reason)
 
