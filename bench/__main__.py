@@ -28,11 +28,11 @@ OURS = {
     "w3": [("torch", 2)],
 }
 GOAL = {"w1": "25 (aim 40)", "w2": "2 (aim 3)", "w2e1": "2 (aim 3)", "w3": "1.0 (aim 1.15)"}
-ROUNDS = {"w1": 30, "w2": 4, "w2e1": 6, "w3": 6}
+ROUNDS = {"w1": 60, "w2": 4, "w2e1": 6, "w3": 6}
 # Of the update's norm after one round in float32. The CNN's is wide: where a maximum or a ReLU
 # lies within rounding of its kink, equally exact programs take different branches (the plain
 # loop itself is up to 1.3e-2 from float64 on single clients).
-TOLERANCE = {"w1": 1e-4, "w2": 2e-3, "w2e1": 1e-3, "w3": 2e-2}
+TOLERANCE = {"w1": 1e-4, "w2": 2e-3, "w2e1": 1e-3, "w3": 5e-2}
 
 
 def main() -> None:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from muster.batches import cut, fold, step_counts
+from muster import keys
+from muster.batches import cut, fold, gather, step_counts
 from muster.keys import key, numbers
 
 KEY = key(0).at("train", 3)
@@ -183,3 +184,18 @@ def test_scales_have_the_dtype_of_the_model(dtype):
     x, y, starts = rows([3])
     args = (x, y, starts, np.array([3]), numbers([0]), np.array([2]), 2, KEY, dtype)
     assert cut(*args).scale.dtype == dtype
+
+
+def test_gathered_rows_are_the_rows_of_every_step():
+    sizes = np.array([7, 5, 5])
+    x = np.arange(17 * 2, dtype="float32").reshape(17, 2)
+    starts, clients = sizes.cumsum() - sizes, keys.numbers(range(3))
+    counts = step_counts(sizes, 2, None, 3)
+    batches = cut(x, np.arange(17), starts, sizes, clients, counts, 3, keys.key(0))
+    taken = gather(batches, 1 << 20, lambda name, shape, dtype: np.empty(shape, dtype))
+    assert taken.gathered and len(taken) == len(batches)
+    for (k, one), (j, other) in zip(batches, taken, strict=True):
+        assert k == j
+        assert np.array_equal(one.x, other.x) and np.array_equal(one.y, other.y)
+        assert one.scale is other.scale or np.array_equal(one.scale, other.scale)
+    assert gather(batches, 8, np.empty) is batches  # more bytes than allowed

@@ -70,17 +70,19 @@ class Batches:
         return k, Batch(self.x[rows], self.y[rows], scale, seeds)
 
 
-def gather(batches: Batches, most: int) -> Batches:
+def gather(batches: Batches, most: int, room: Callable[..., Any]) -> Batches:
     """NumPy batches of a matrix with all rows taken at once, if they have at most so many bytes.
 
-    Client by client, so that each client's rows come from far memory once and together.
+    Client by client, so that each client's rows come from far memory once and together, into
+    `room("rows", shape, dtype)`, which is theirs until the next gathering.
     """
     size = batches.index.size * batches.x[:1].nbytes
     if batches.alone or batches.gathered or size > most:
         return batches
     by_client = np.ascontiguousarray(batches.index.swapaxes(0, 1))
-    x, y = batches.x.take(by_client, axis=0), batches.y.take(batches.index, axis=0)
-    return replace(batches, x=x, y=y, gathered=True)
+    out = room("rows", (*by_client.shape, *batches.x.shape[1:]), batches.x.dtype)
+    x = batches.x.take(by_client, axis=0, out=out, mode="clip")
+    return replace(batches, x=x, y=batches.y.take(batches.index, axis=0), gathered=True)
 
 
 def step_counts(

@@ -167,10 +167,6 @@ class Group:
         )  # fmt: skip
 
 
-def _square(rows: Any) -> Any:
-    return np.vecdot(rows, rows)
-
-
 class Outcome(NamedTuple):
     """One row per client, NumPy: encoded payload, buffers, weight, metrics, new memories."""
 
@@ -242,13 +238,14 @@ def _descend(
 def _start(plan: Any, sent: Sent, memories: Memory, k: int) -> Any:
     """Every client's start `(k, d)`: what was sent, with its own private part."""
     w, x = aligned((k, plan.task.layout.size), plan.task.layout.dtype), sent.algorithm.x
-    if not plan.sharing.everything:
-        x = plan.sharing.merge(np.broadcast_to(x, (k, *x.shape)), memories.private)
-    w[...] = x
+    everything = plan.sharing.everything
+    w[...] = x if everything else plan.sharing.merge(x[None].repeat(k, 0), memories.private)
     return w
 
 
 def _start_buffers(plan: Any, sent: Sent, memories: Memory, k: int) -> Any:
+    if not plan.task.layout.buffers:
+        return np.empty((k, 0), plan.task.layout.dtype)
     shared = np.broadcast_to(sent.buffers, (k, *sent.buffers.shape))
     return np.array(plan.sharing.merge(shared, memories.buffers, buffers=True))
 
@@ -264,8 +261,8 @@ def _reply(
     take = plan.sharing.take
     shared = take(w)
     payload, mine = plan.algorithm.report(shared, sent.algorithm, memories.algorithm, work)
-    lengths = _lengths(round, group.clients, payload, loss)
-    drift = lengths[0] if plan.algorithm.plain else _square(shared - sent.algorithm.x)
+    _finite(round, group.clients, payload, loss)
+    gap = shared - sent.algorithm.x if not plan.algorithm.plain else payload[0]
     weights = plan.weights(group.sizes, group.times)
     draws = keys.Keys(keys.key(plan.seed).at("encode", round), group.clients)
     payload, stages = plan.encode(payload, sent.stages, memories.stages, draws, weights)
@@ -273,7 +270,7 @@ def _reply(
         "rows": group.sizes.astype(float),
         "loss": loss * group.sizes,
         "steps": counts.astype(float),
-        "drift": weights * drift,
+        "drift": weights * np.vecdot(gap, gap),
     }
     kept = None
     if plan.remembers:
@@ -286,15 +283,12 @@ def _reply(
     return Outcome(group.clients, payload, averaged, weights, metrics, new)
 
 
-def _lengths(round: int, clients: Sequence[ClientId], payload: Tree, loss: Any) -> list[Any]:
-    """The squared length of every field; raises `ClientError` where one is not finite."""
-    found = []
+def _finite(round: int, clients: Sequence[ClientId], payload: Tree, loss: Any) -> None:
+    """Raise `ClientError` where a field holds something not finite."""
     for name, field in zip(payload._fields, payload, strict=True):
-        found.append(size := _square(field))
-        for i in np.flatnonzero(~np.isfinite(size)):
+        for i in np.flatnonzero(~np.isfinite(np.vecdot(field, field))):
             raise ClientError(
                 round, clients[int(i)], "report",
                 f"its {name} holds NaN or Inf, or overflows {field.dtype} (mean training loss "
                 f"{float(loss[i]):g}); lower the local rate, or clean this client's data",
             )  # fmt: skip
-    return found

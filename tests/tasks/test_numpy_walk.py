@@ -12,6 +12,7 @@ from muster.local import Carry, Descent, Given
 from muster.optimizers import SGD, Adam
 from muster.tasks import numpy_walk as walks
 from muster.tasks.numpy import LinearRegression, LogisticRegression, SoftmaxRegression
+from muster.tasks.numpy_layers import scratch
 
 
 @pytest.mark.parametrize("optimizer", [SGD(0.1), Adam(0.1)])
@@ -57,7 +58,7 @@ def cohort(task, sizes, batch, draw):
     counts = batches.step_counts(sizes, 2, None, batch)
     steps = batches.cut(x, y, starts, sizes, clients, counts, batch, keys.key(1), task.dtype)
     w = draw.standard_normal((len(sizes), task.layout.size)).astype(task.dtype)
-    return batches.gather(steps, 1 << 30), w
+    return batches.gather(steps, 1 << 30, scratch), w
 
 
 @pytest.mark.parametrize(

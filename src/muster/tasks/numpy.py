@@ -136,7 +136,7 @@ class Network:
         """All steps, few clients at a time (`numpy_walk.py`)."""
         with np.errstate(all="ignore"):
             if not batches.alone and len(carry.w) <= walk.together(carry.w):
-                batches = gather(batches, walk.ROWS)
+                batches = gather(batches, walk.ROWS, layers.scratch)
             if descent.fused and walk.sweeps(self.widths, self.l2, batches):
                 loss = walk.sweep(carry.w, self.widths, self.loss, batches, given.rate)
                 return carry._replace(loss=carry.loss + loss)

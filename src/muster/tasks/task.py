@@ -9,6 +9,7 @@ clients and workers; a mean is taken once, after adding up, by dividing by "rows
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -202,7 +203,14 @@ def _finite(what: str, values: Any) -> None:
 def _picked(z: Any, y: Any) -> tuple[Any, Any]:
     """`z` flat, and where in it each row's own label lies."""
     y = np.asarray(y).reshape(-1).astype(np.intp, copy=False)
-    return z.reshape(-1), y * y.size + np.arange(y.size)
+    at = y * y.size
+    at += _count(y.size)
+    return z.reshape(-1), at
+
+
+@lru_cache(maxsize=64)
+def _count(size: int) -> Any:
+    return np.arange(size)
 
 
 def _targets(z: Any, y: Any) -> Any:
