@@ -28,7 +28,8 @@ OURS = {
     "w3": [("torch", 2)],
 }
 GOAL = {"w1": "25 (aim 40)", "w2": "2 (aim 3)", "w2e1": "2 (aim 3)", "w3": "1.0 (aim 1.15)"}
-ROUNDS = {"w1": 60, "w2": 4, "w2e1": 6, "w3": 6}
+ROUNDS = {"w1": 150, "w2": 4, "w2e1": 6, "w3": 6}
+WARM = {"w1": 10, "w2": 1, "w2e1": 2, "w3": 1}  # rounds that do not count
 # Of the update's norm after one round in float32. The CNN's is wide: where a maximum or a ReLU
 # lies within rounding of its kink, equally exact programs take different branches (the plain
 # loop itself is up to 1.3e-2 from float64 on single clients).
@@ -84,7 +85,7 @@ def _speed(workload: str, repeats: int) -> list[Line]:
     ours = [_ours(workload, *pair) for pair in OURS[workload]]
     plain = [_plain(workload, 1, 1), _plain(workload, 2, 1), _plain(workload, 1, 2)]
     _equal(workload, ours)
-    alternate([*plain, *ours], ROUNDS[workload], repeats, warm=2)
+    alternate([*plain, *ours], ROUNDS[workload], repeats, warm=WARM[workload])
     best = min(plain, key=lambda side: side.median)
     lines = [
         Line(workload, side.name, f"{side.median * 1e3:.3g} ms", side.spread,
@@ -103,7 +104,7 @@ def _overhead(name: str, repeats: int) -> list[Line]:
     lines = []
     for workload in ("w1", "w2e1", "w3"):
         sides = [_plain(workload, 1, 1), _ours(workload, "torch", 1)]
-        alternate(sides, ROUNDS[workload], repeats, warm=2)
+        alternate(sides, ROUNDS[workload], repeats, warm=WARM[workload])
         ratio = f"{sides[0].median / sides[1].median:.2f}×"
         title = f"torch {workload}, one process, to the one-thread loop"
         seconds = f"{sides[1].median * 1e3:.3g} ms"

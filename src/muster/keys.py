@@ -23,6 +23,7 @@ __all__ = ["Key", "Keys", "key", "number", "numbers", "order"]
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
+_ROUNDS = ((np.uint64(30), _MIX_1), (np.uint64(27), _MIX_2))
 _LAST = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
@@ -140,17 +141,18 @@ def order(
     """
     rows = np.asarray(sizes, np.int64)
     width = int(rows.max(initial=0))
-    with np.errstate(over="ignore"):
-        start = _mix(clients ^ key._words()[0])
-        epoch = _mix(start[:, None] + np.arange(1, epochs + 1, dtype=np.uint64) * _MIX_2)
-        hashes = epoch[:, :, None] + np.arange(1, width + 1, dtype=np.uint64) * _GOLDEN
-        hashes = _mix(hashes)
+    start = _mix(clients ^ key._words()[0])
+    epoch = _mix(start[:, None] + np.arange(1, epochs + 1, dtype=np.uint64) * _MIX_2)
+    hashes = _mix(epoch[:, :, None] + np.arange(1, width + 1, dtype=np.uint64) * _GOLDEN)
     if (rows != width).any():
         hashes[np.broadcast_to(np.arange(width) >= rows[:, None, None], hashes.shape)] = _LAST
     return hashes.argsort(axis=-1)
 
 
 def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    z = (z ^ (z >> np.uint64(30))) * _MIX_1
-    z = (z ^ (z >> np.uint64(27))) * _MIX_2
-    return z ^ (z >> np.uint64(31))
+    """Mix fresh numbers, in place."""
+    for shift, factor in _ROUNDS:
+        z ^= z >> shift
+        z *= factor
+    z ^= z >> np.uint64(31)
+    return z

@@ -247,6 +247,9 @@ class Store(Protocol):
     def remember(self, round: int, client: ClientId, arrays: Mapping[str, Any]) -> None:
         """Stage a client's new memory; it counts only once its reply is in a commit."""
 
+    def staged(self, round: int, clients: Iterable[ClientId]) -> dict[ClientId, dict[str, Any]]:
+        """The memory of these clients that waits for this round's commit."""
+
     def commit(
         self,
         round: int,

@@ -115,9 +115,7 @@ class Trap:
                 self(self.label)
 
         def half(first, second, *rest):
-            path = second if isinstance(first, dict) else first
-            if self.label.startswith("history"):
-                path = path / "history.jsonl"
+            path = second if isinstance(first, dict) else getattr(first, "name", first)
             self.left -= 1
             if not self.left:
                 with open(f"{path}{'' if 'line' in self.label else '.part'}", "ab") as file:

@@ -10,8 +10,8 @@ import typer
 from rich.markup import escape
 
 from muster.cli import screen, where
-from muster.cli.show import constructor
 from muster.errors import RunError
+from muster.plan.registry import spelled
 from muster.runs import Run
 from muster.web import compare
 
@@ -68,4 +68,4 @@ def _differences(rows: list[dict[str, Any]]) -> Any:
 
 
 def _short(value: Any) -> str:
-    return "–" if value is None else value if isinstance(value, str) else constructor(value)
+    return "–" if value is None else value if isinstance(value, str) else spelled(value)

@@ -10,9 +10,10 @@ from rich.markup import escape
 
 from muster.cli import screen, where
 from muster.plan import falls
+from muster.plan.registry import spelled
 from muster.runs import Run
 
-__all__ = ["command", "constructor"]
+__all__ = ["command"]
 
 
 def command(run: where.RunName = where.LATEST, as_json: screen.Json = False) -> None:
@@ -36,24 +37,10 @@ def command(run: where.RunName = where.LATEST, as_json: screen.Json = False) -> 
             screen.say(shown)
 
 
-def constructor(value: Any) -> str:
-    """A recorded value as the call that builds it.
-
-    >>> constructor({"class": "FedProx", "mu": 0.1, "server": {"class": "SGD", "rate": 1.0}})
-    'FedProx(mu=0.1, server=SGD(rate=1.0))'
-    """
-    if isinstance(value, dict) and "class" in value:
-        given = ((k, v) for k, v in value.items() if k != "class" and v is not None)
-        return f"{value['class']}({', '.join(f'{k}={constructor(v)}' for k, v in given)})"
-    if isinstance(value, list):
-        return f"[{', '.join(map(constructor, value))}]"
-    return repr(value)
-
-
 def _plan(run: Run) -> Iterator[tuple[str, str]]:
     for name, value in (run.facts.get("plan") or {}).items():
         if name != "class" and value not in (None, []):
-            yield name, escape(constructor(value))
+            yield name, escape(spelled(value))
 
 
 def _trained(run: Run) -> Iterator[tuple[str, str]]:

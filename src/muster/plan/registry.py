@@ -24,7 +24,15 @@ from muster.errors import PlanError
 from muster.local import Local
 from muster.plan import Every, Patience, Plan, Target
 
-__all__ = ["assign", "differences", "fingerprint", "from_text", "to_toml", "to_value"]
+__all__ = [
+    "assign",
+    "differences",
+    "fingerprint",
+    "from_text",
+    "spelled",
+    "to_toml",
+    "to_value",
+]
 
 OUTSIDE = ("rounds", "stop", "evaluate")  # may change on resume, so not part of the fingerprint
 
@@ -99,6 +107,20 @@ def differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]
             found += differences(old.get(key), new.get(key), inner)
         return found
     return [] if old == new else [(name, old, new)]
+
+
+def spelled(value: Any) -> str:
+    """A recorded value as the call that builds it.
+
+    >>> spelled({"class": "FedProx", "mu": 0.1, "server": {"class": "SGD", "rate": 1.0}})
+    'FedProx(mu=0.1, server=SGD(rate=1.0))'
+    """
+    if isinstance(value, dict) and "class" in value:
+        given = ((k, v) for k, v in value.items() if k != "class" and v is not None)
+        return f"{value['class']}({', '.join(f'{k}={spelled(v)}' for k, v in given)})"
+    if isinstance(value, list):
+        return f"[{', '.join(map(spelled, value))}]"
+    return repr(value)
 
 
 def fingerprint(plan: Plan) -> str:

@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from muster.data import Population, statistics
 from muster.errors import RunError
 from muster.plan import Plan
-from muster.plan.registry import differences, to_toml, to_value
+from muster.plan.registry import differences, spelled, to_toml, to_value
 from muster.simulation import Choice
 from muster.store.sqlite import SQLiteStore
 
@@ -27,6 +27,7 @@ __all__ = [
     "append",
     "begun_with",
     "digest",
+    "following",
     "fresh_folder",
     "know",
     "open_folder",
@@ -88,7 +89,7 @@ def unlike(begun: Any, plan: Plan) -> str:
     """The fields in which a plan differs from the one a run was begun with, as words."""
     found = differences(begun, json.loads(json.dumps(to_value(plan))))
     return "; ".join(
-        f"{name}: {old!r} then, {new!r} now"
+        f"{name}: {spelled(old)} then, {spelled(new)} now"
         for name, old, new in found
         if name.split(".")[0] not in MAY_CHANGE
     )
@@ -161,16 +162,20 @@ def publish(folder: Path, history: Sequence[dict[str, Any]]) -> None:
     write(folder / "history.jsonl", lines.encode())
 
 
-def append(folder: Path, line: str) -> None:
-    """One more line of `history.jsonl`, right after its commit, for whoever follows along."""
+def following(folder: Path) -> BinaryIO:
+    """`history.jsonl`, open for one more line after each commit."""
     try:
-        file = os.open(folder / "history.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            os.write(file, f"{line}\n".encode())
-        finally:
-            os.close(file)
+        return open(folder / "history.jsonl", "ab", buffering=0)
     except OSError as error:
         raise _unwritten(folder / "history.jsonl", error) from error
+
+
+def append(file: BinaryIO, line: str) -> None:
+    """One more line of `history.jsonl`, right after its commit, for whoever follows along."""
+    try:
+        file.write(f"{line}\n".encode())
+    except OSError as error:
+        raise _unwritten(Path(file.name), error) from error
 
 
 def write(path: Path, data: bytes) -> None:

@@ -18,7 +18,15 @@ from muster.data import Population
 from muster.errors import DataError, PlanError, RunError
 from muster.plan import Plan
 from muster.rounds import RunState, play, start
-from muster.runs.folder import append, begun_with, fresh_folder, know, open_folder, publish
+from muster.runs.folder import (
+    append,
+    begun_with,
+    following,
+    fresh_folder,
+    know,
+    open_folder,
+    publish,
+)
 from muster.runs.measure import Examiner
 from muster.runs.run import Run
 from muster.simulation import Choice, Hands, Here, Pool, Simulation, choose
@@ -136,12 +144,13 @@ def _rounds(
         spent, began = now - began, now
         return spent
 
-    while done < plan.rounds and not _met(plan, seen):
-        done += 1
-        state = play(plan, state, simulation, store, done, measure)
-        append(store.path, store.last_line())
-        if options.watch is not _unwatched:
-            options.watch(store.last_record())
+    with following(store.path) as lines:
+        while done < plan.rounds and not _met(plan, seen):
+            done += 1
+            state = play(plan, state, simulation, store, done, measure)
+            append(lines, store.last_line())
+            if options.watch is not _unwatched:
+                options.watch(store.last_record())
     rule = _met(plan, seen)
     store.note(stopped=repr(rule) if rule and done < plan.rounds else None)
 

@@ -70,7 +70,7 @@ def perform(
         memories |= zip(outcome.clients, outcome.memories or (), strict=False)
         whole = outcome.clients == piece.clients
         places = piece.places if whole else [place[client] for client in outcome.clients]
-        replies += _blocks(outcome, [p // block for p in places], fold=places[0] == 0)
+        replies += _blocks(outcome, _edges(places, block), fold=places[0] == 0)
     replies = list(fold_blocks(replies, lambda reply: place[reply.clients[0]] // block))
     if piece.places and piece.places[0] == 0:  # a left fold may begin here, and only here
         replies = [add(replies)] if replies else []
@@ -157,14 +157,22 @@ def _text(error: Exception) -> str:
     return "".join(traceback.format_exception(error))
 
 
-def _blocks(outcome: Outcome, blocks: list[int], *, fold: bool) -> list[Reply]:
+def _edges(places: Sequence[int], block: int) -> list[int]:
+    """Where among clients at these places each block begins."""
+    if places[-1] - places[0] == len(places) - 1:  # nobody is absent
+        return [0, *range(block - places[0] % block, len(places), block)]
+    at = [place // block for place in places]
+    return [i for i in range(len(at)) if i == 0 or at[i] != at[i - 1]]
+
+
+def _blocks(outcome: Outcome, edges: list[int], *, fold: bool) -> list[Reply]:
     """The weighted sum of each run of clients that share a block, or (`fold`) of all of them."""
-    edges = [i for i in range(len(blocks)) if i == 0 or blocks[i] != blocks[i - 1]]
     weighted = outcome.buffers * outcome.weights[:, None].astype(outcome.buffers.dtype)
     names = tuple(outcome.metrics)
     table = np.stack([outcome.weights, *outcome.metrics.values()], axis=1)
     payload = {name: _runs(value, edges) for name, value in outcome.payload.items()}
-    buffers, table, ends = _runs(weighted, edges), _runs(table, edges), [*edges[1:], len(blocks)]
+    ends = [*edges[1:], len(table)]
+    buffers, table = _runs(weighted, edges), _runs(table, edges)
     if fold:
         payload = {name: in_order(value)[None] for name, value in payload.items()}
         buffers, table, edges, ends = in_order(buffers)[None], in_order(table)[None], [0], ends[-1:]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from muster import keys
 from muster.data import Population
@@ -32,14 +32,6 @@ class Hands(Protocol):
 
     def close(self) -> None:
         """Let go of processes and memory."""
-
-
-@runtime_checkable
-class Staging(Protocol):
-    """A store that shows what waits for its commit."""
-
-    def staged(self, round: int, clients: Iterable[ClientId]) -> dict[ClientId, dict[str, Any]]:
-        """The memory of these clients that waits for this round's commit."""
 
 
 class Here:
@@ -141,13 +133,12 @@ class Simulation:
     def held(self, clients: Sequence[ClientId]) -> dict[ClientId, Memory] | None:
         """What these clients will remember once the round that has just been played is committed.
 
-        Asked between the last reply and the commit, for evaluation. Of a store that cannot tell,
-        what it has committed.
+        Asked between the last reply and the commit, for evaluation.
         """
         if self._blank is None:
             return None
         found = self._store.memory(clients)
-        if isinstance(self._store, Staging) and self._answered >= self._plan.minimum:
+        if self._answered >= self._plan.minimum:
             found = found | self._store.staged(self._round, clients)
         return self._rebuilt(clients, found)
 
