@@ -142,14 +142,8 @@ class Adagrad(Optimizer):
 
 
 @dataclass(frozen=True)
-class Adam(Optimizer):
-    """m, v running means of d, d²; x += rate · m / (sqrt(v) + tau) (Reddi et al. 2021, Alg. 2).
-
-    No bias correction; v starts at tau².
-
-    >>> Adam(0.1).tau
-    0.001
-    """
+class Moments(Optimizer):
+    """Abstract: m and v follow d and d²; x += rate · m / (sqrt(v) + tau); says not how v moves."""
 
     rate: float = 0.01
     beta1: float = 0.9
@@ -169,13 +163,32 @@ class Adam(Optimizer):
     ) -> tuple[Any, Any]:
         """One adaptive step with momentum."""
         m = self.beta1 * state[0] + (1 - self.beta1) * direction
-        v = self.beta2 * state[1] + (1 - self.beta2) * (direction * direction)
+        v = self.second(state[1], direction * direction)
         return x + (self.rate if rate is None else rate) * m / (_root(v) + self.tau), (m, v)
+
+    def second(self, v: Any, square: Any) -> Any:
+        """The next v."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Yogi(Optimizer):
-    """As Adam with v −= (1 − beta2) d² sign(v − d²) (Reddi et al. 2021, Alg. 2).
+class Adam(Moments):
+    """m, v running means of d, d²; x += rate · m / (sqrt(v) + tau) (Reddi et al. 2021, Alg. 2).
+
+    No bias correction; v starts at tau².
+
+    >>> Adam(0.1).tau
+    0.001
+    """
+
+    def second(self, v: Any, square: Any) -> Any:
+        """beta2 v + (1 − beta2) d²."""
+        return self.beta2 * v + (1 - self.beta2) * square
+
+
+@dataclass(frozen=True)
+class Yogi(Moments):
+    """As Adam, but v moves additively (Reddi et al. 2021, Alg. 2).
 
     No bias correction; v starts at tau².
 
@@ -183,27 +196,9 @@ class Yogi(Optimizer):
     0.99
     """
 
-    rate: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.99
-    tau: float = 1e-3
-
-    def __post_init__(self) -> None:
-        _positive(self, "rate", "tau")
-        _fraction(self, "beta1", "beta2")
-
-    def init(self, x: Any) -> tuple[Any, Any]:
-        """Start at m = 0, v = tau²."""
-        return zeros(x), zeros(x) + self.tau**2
-
-    def step(
-        self, x: Any, direction: Any, state: Any, rate: float | None = None
-    ) -> tuple[Any, Any]:
-        """One adaptive step whose second moment moves additively."""
-        m = self.beta1 * state[0] + (1 - self.beta1) * direction
-        square = direction * direction
-        v = state[1] - (1 - self.beta2) * square * sign(state[1] - square)
-        return x + (self.rate if rate is None else rate) * m / (_root(v) + self.tau), (m, v)
+    def second(self, v: Any, square: Any) -> Any:
+        """v − (1 − beta2) d² sign(v − d²)."""
+        return v - (1 - self.beta2) * square * sign(v - square)
 
 
 def _root(v: Any) -> Any:
