@@ -182,7 +182,7 @@ class Adam(Moments):
     """
 
     def second(self, v: Any, square: Any) -> Any:
-        """beta2 v + (1 − beta2) d²."""
+        """A running mean: beta2 v + (1 − beta2) d²."""
         return self.beta2 * v + (1 - self.beta2) * square
 
 
@@ -197,7 +197,7 @@ class Yogi(Moments):
     """
 
     def second(self, v: Any, square: Any) -> Any:
-        """v − (1 − beta2) d² sign(v − d²)."""
+        """The additive rule: v − (1 − beta2) d² sign(v − d²)."""
         return v - (1 - self.beta2) * square * sign(v - square)
 
 
