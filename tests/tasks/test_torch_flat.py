@@ -8,7 +8,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import muster  # noqa: E402
 from muster import keys  # noqa: E402
+from muster.algorithms import FedAvg  # noqa: E402
+from muster.errors import ClientError  # noqa: E402
 from muster.tasks.torch import Classifier  # noqa: E402
 from muster.tasks.torch_flat import flat  # noqa: E402
 from muster.types import Batch  # noqa: E402
@@ -260,3 +263,12 @@ def test_a_row_is_flat_again_after_a_matrix():
     first = task.gradient(w, buffers, batch)[0]
     task.gradient(w[None], buffers, Batch(batch.x[None], batch.y[None]))
     assert torch.equal(task.gradient(w, buffers, batch)[0], first)
+
+
+def test_a_last_batch_of_one_row_under_batchnorm_is_refused_with_the_remedy(tmp_path):
+    rows = np.zeros((5, 4), "float32"), np.array([0, 1, 2, 0, 1])
+    people = muster.Population.from_arrays({"north": rows})
+    local = muster.Local(epochs=1, batch=4)
+    plan = muster.Plan(Classifier(normed), FedAvg(), local, rounds=1)
+    with pytest.raises(ClientError, match=r"'north'.*BatchNorm got a batch of one row.*GroupNorm"):
+        muster.simulate(plan, people, path=tmp_path / "run")

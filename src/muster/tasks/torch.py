@@ -41,6 +41,7 @@ torch: Any = require("torch", "torch")
 __all__ = ["Classifier", "Model", "Regressor"]
 
 SMALL = 1 << 16  # parameters up to which a matrix of clients beats a loop over them
+LONE_ROW = "BatchNorm got a batch of one row but needs two; use another batch size, or GroupNorm"
 CHUNK = 512  # rows evaluated at once
 
 
@@ -218,7 +219,12 @@ class _Torch:
             batches, x=self.rows(batches.x), y=self._targets(batches.y), index=index, scale=scale
         )
         with flat(self).client():
-            return descent.walk(given, carry, tensors)
+            try:
+                return descent.walk(given, carry, tensors)
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise DataError(LONE_ROW) from error
 
     def evaluate(self, w: Vector, buffers: Vector, x: Any, y: Any) -> dict[str, float]:
         """Sums over rows; where there is a label for each position, rows are positions."""
