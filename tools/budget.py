@@ -16,7 +16,7 @@ from pathlib import Path
 import floors
 from house import File, House
 
-CEILINGS = {0: 700, 1: 500, 2: 2800, 3: 2400, 4: 0, 5: 1600, 6: 1600, 7: 2100, 8: 40}
+CEILINGS = {0: 700, 1: 500, 2: 2800, 3: 2400, 4: 0, 5: 3200, 6: 1600, 7: 2400, 8: 40}
 
 _SPACE = {
     tokenize.COMMENT,

@@ -8,6 +8,8 @@
     ├── ClientError      one client failed; names round, client and stage, carries the cause
     ├── RunError         a run folder that is missing, damaged, newer, or belongs to another plan
     │   └── WorkerError  a worker process that cannot be started or keeps dying
+    ├── IdentityError    a key, request, certificate or bundle that cannot be used or is refused
+    ├── AuditError       an audit log that was altered, cannot be written, or may not hold a value
     └── MissingExtra     an optional framework that is not installed; names the extra
 
 Each message is one sentence: what was given, what is required, what to do.
@@ -16,9 +18,11 @@ Each message is one sentence: what was given, what is required, what to do.
 from __future__ import annotations
 
 __all__ = [
+    "AuditError",
     "ClientError",
     "DataError",
     "DatasetError",
+    "IdentityError",
     "MissingExtra",
     "MusterError",
     "PlanError",
@@ -49,6 +53,21 @@ class RunError(MusterError):
 
 class WorkerError(RunError):
     """A worker process that cannot be started or keeps dying."""
+
+
+class IdentityError(MusterError):
+    """A key, request, certificate or bundle that cannot be used, or whose holder is refused."""
+
+
+class AuditError(MusterError):
+    """An audit log that was altered, cannot be written, or may not hold a value.
+
+    `line` is the number of the first bad line, or 0 where no line is to blame.
+    """
+
+    def __init__(self, message: str, line: int = 0) -> None:
+        self.line = line
+        super().__init__(message)
 
 
 class MissingExtra(MusterError, ImportError):

@@ -12,6 +12,8 @@ import pytest
         (("--set", "sampling=Uniform(fraction=2)"), "the fraction must lie in (0, 1]"),
         (("--set", "sampling=Uniform(count=20)"), "asks for more than the 3 clients enrolled"),
         (("--set", "rounds"), "write field=value"),
+        (("--set", "cap=many"), "cap"),
+        (("--set", "share=3"), "share"),
         (("--rounds", "0"), "a whole number above 0 is needed"),
         (("--engine", "warp"), "engine='warp': use one of auto, loop, matrix, fused"),
         (("--resume",), "there is nothing to resume"),
@@ -54,6 +56,8 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(shell):
         (("compare", "one", "two"), "there is no run 'one'"),
         (("replay", "nope", "plan.py"), "there is no run 'nope'"),
         (("ls", "nowhere"), "the folder nowhere does not exist"),
+        (("data", "plan.py", "--out", "who.xyz"), "who.xyz cannot be written"),
+        (("data", "plan.py", "--out", "gone/who.png"), "gone/who.png cannot be written"),
     ],
 )
 def test_commands_refuse(shell, words, message):
@@ -80,6 +84,33 @@ def test_a_damaged_run_is_listed_and_named(shell):
     assert shell.json("ls")[0]["state"] == "unreadable"
     assert "unreadable" in shell("ls")
     assert "cannot be read" in shell.fails("show")
+
+
+OWN_RULE = """
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Twice:
+    def met(self, seen):
+        return len(seen) >= 2
+
+
+plan = replace(plan, stop=(Twice(),))
+"""
+
+
+def test_a_stop_rule_of_ones_own_does_not_hide_the_runs(shell):
+    with (shell.folder / "plan.py").open("a") as stream:
+        stream.write(OWN_RULE)
+    shell("run", "plan.py", "--quiet")
+    assert [(run["rounds"], run["state"]) for run in shell.json("ls")] == [(2, "finished")]
+
+
+def test_rounds_that_counted_for_nothing_are_told(shell):
+    told = shell("run", "plan.py", "--quiet", "--rounds", "2", "--set", "minimum=9")
+    assert "2 of them had too few replies" in told
+    assert "✓" not in told
 
 
 def test_an_empty_list_says_how_to_begin(shell):

@@ -75,3 +75,36 @@ def test_the_csv_template_is_better_together(shell):
     summary = shell.json("run", "mine/plan.py", "--baselines")[-1]
     local = summary["baselines"]["local"]
     assert summary["metrics"]["accuracy"] > local["metrics"]["accuracy"]
+
+
+OWN = """who;size;shape;kind
+ann;1.0;round;good
+ann;2.0;flat;bad
+ann;;flat;bad
+bob;3.0;round;odd
+bob;4.0;round;good
+bob;5.0;flat;bad
+eve;6.0;flat;bad
+"""
+
+
+def test_the_csv_template_takes_another_table_by_its_names_alone(shell):
+    """Words as classes and features, a gap, a column that is constant, a site of one row."""
+    pytest.importorskip("pandas")
+    shell("new", "csv", "mine")
+    (shell.folder / "mine/data.csv").write_text(OWN.replace(";", ","))
+    told = shell.fails("run", "mine/plan.py")
+    assert "'cholesterol'" in told and "not found" in told
+    plan = shell.folder / "mine/plan.py"
+    text = plan.read_text()
+    for old, new in (
+        ('SITE = "site"', 'SITE = "who"'), ('TARGET = "ill"', 'TARGET = "kind"'),
+        ('["age", "pressure", "cholesterol", "smoker"]', '["size", "shape"]'),
+    ):  # fmt: skip
+        assert old in text
+        text = text.replace(old, new)
+    plan.write_text(text)
+    found = shell.json("data", "mine/plan.py")[0]
+    assert found["clients"] == ["ann", "bob", "eve"]
+    assert len(found["labels"][0]) == 3
+    assert shell.json("run", "mine/plan.py")[-1]["rounds"] == 20

@@ -18,7 +18,8 @@ from muster.simulation.threads import ONE_THREAD
 
 __all__ = ["COMMANDS", "app", "main"]
 
-COMMANDS = ("new", "run", "ls", "show", "report", "compare", "replay", "data")
+COMMANDS = ("new", "run", "ls", "show", "report", "compare", "replay", "data", "pki", "audit")
+PLACES = {name: f"federation.{name}" for name in ("pki", "audit")}  # files in a folder below
 
 
 class Commands(TyperGroup):
@@ -34,10 +35,12 @@ class Commands(TyperGroup):
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command, built from the function `command` of its file."""
+        """The command, built from the function `command` of its file, or from its `group`."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"muster.cli.{cmd_name}")
+        module = importlib.import_module(f"muster.cli.{PLACES.get(cmd_name, cmd_name)}")
+        if hasattr(module, "group"):
+            return typer.main.get_command(module.group)
         single = typer.Typer(add_completion=False)
         single.command(cmd_name, cls=getattr(module, "Parser", None))(module.command)
         return typer.main.get_command(single)

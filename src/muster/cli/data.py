@@ -10,7 +10,8 @@ import typer
 
 from muster.cli import screen
 from muster.cli.run import PlanPath
-from muster.data import picture, statistics
+from muster.data import Population, picture, statistics
+from muster.errors import RunError
 from muster.runs import planfile
 
 __all__ = ["command"]
@@ -25,7 +26,7 @@ def command(
     people = planfile.load(plan).enrolled().population
     facts = statistics(people)
     if out is not None:
-        picture(people).savefig(out)
+        _draw(people, out)
     if as_json:
         fields = {"rows": facts.rows, "labels": facts.labels, "skew": facts.skew}
         screen.emit({"clients": facts.clients, "picture": out and str(out)} | fields)
@@ -33,3 +34,12 @@ def command(
     print(facts)
     if out is not None:
         screen.say(f"[bold green]✓[/] {out}")
+
+
+def _draw(people: Population, out: Path) -> None:
+    try:
+        picture(people).savefig(out)
+    except (OSError, ValueError) as error:  # no such folder; no such format
+        raise RunError(
+            f"{out} cannot be written ({error}); name a .png or .svg file in a folder that is there"
+        ) from error

@@ -15,6 +15,8 @@ from muster.runs import Run
 
 __all__ = ["command"]
 
+HEADS = ("id", "algorithm", "task", "state", "rounds", "metric", "value", "begun")
+WIDE = 100  # columns of a terminal from which the task has room, too
 COLOURS = {"finished": "green", "resumable": "yellow", "training": "cyan", "unreadable": "red"}
 
 
@@ -33,12 +35,14 @@ def command(
     if not entries:
         screen.say(f"no runs in {folder}/; begin with: muster new digits")
         return
-    heads = ("id", "algorithm", "task", "state", "rounds", "metric", "value", "begun")
-    screen.say(screen.table(heads, map(_row, entries), left=4))
+    shown = [name for name in HEADS if name != "task" or screen.console().width >= WIDE]
+    rows = ([_row(entry)[HEADS.index(name)] for name in shown] for entry in entries)
+    screen.say(screen.table(shown, rows, left=shown.index("rounds")))
 
 
 def _entry(place: Path) -> dict[str, Any]:
-    when = (place / "plan.toml") if (place / "plan.toml").exists() else place / "run.db"
+    files = (place / name for name in ("lock", "plan.toml", "run.db"))  # what resuming leaves first
+    when = next(file for file in files if file.exists())
     stamp = datetime.fromtimestamp(when.stat().st_mtime).astimezone().isoformat(timespec="seconds")
     try:
         run = Run(place)
@@ -64,7 +68,7 @@ def _row(entry: dict[str, Any]) -> tuple[str, ...]:
     when = datetime.fromisoformat(entry["when"]).strftime("%d %b %H:%M")
     rounds = f"{entry['rounds']}/{entry['planned']}" if "rounds" in entry else "–"
     words = (entry.get(name) or "–" for name in ("algorithm", "task"))
-    metric = entry.get("metric") or "–"
+    metric = entry["metric"] if entry.get("value") is not None else "–"
     task = [word.removeprefix("tasks.") for word in words]
     value = screen.number(entry.get("value"))
     return (entry["id"], *task, state, rounds, metric, value, when)

@@ -16,7 +16,7 @@ from typer.core import TyperCommand
 
 from muster.cli import screen, where
 from muster.cli.live import Quiet, Rounds
-from muster.errors import RunError
+from muster.errors import PlanError, RunError
 from muster.plan import Plan
 from muster.plan.registry import assign
 from muster.runs import Options, Run, explain, planfile, simulate
@@ -99,7 +99,10 @@ def altered(
 ) -> Plan:
     """The plan with what the command line changes."""
     for setting in settings or ():
-        plan = assign(plan, setting)
+        try:
+            plan = assign(plan, setting)
+        except (TypeError, AttributeError) as error:  # a value that no check of the field foresees
+            raise PlanError(f"--set {setting}: {error}; give a value of the field's kind") from None
     given = {"rounds": rounds, "seed": seed}
     found: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return replace(plan, **found) if found else plan
@@ -237,7 +240,11 @@ def _verdict(run: Run, plan: Plan) -> Text:
         named = "" if metric in run.metrics else f" {metric}"
         parts.append(f"clients' mean{named} {mean}, worst {worst}")
     parts.append(f"{screen.size(facts['bytes_up'])} up")
-    return Text.assemble(("✓ ", "bold green"), " · ".join(parts))
+    lost = sum(bool(record.get("abandoned")) for record in run.history)
+    if lost:
+        parts.append(f"{lost} of them had too few replies and changed nothing")
+    sign = ("! ", "bold yellow") if lost else ("✓ ", "bold green")
+    return Text.assemble(sign, " · ".join(parts))
 
 
 def _explain(facts: dict[str, Any], as_json: bool) -> None:

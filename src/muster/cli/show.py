@@ -46,6 +46,8 @@ def _plan(run: Run) -> Iterator[tuple[str, str]]:
 def _trained(run: Run) -> Iterator[tuple[str, str]]:
     seconds = sum(record.get("seconds", 0.0) for record in run.history)
     yield "engine", str(run.facts.get("engine"))
+    if "workers" in run.facts:
+        yield "workers", escape(f"{run.facts['workers']}: {run.facts.get('workers_reason')}")
     versions = run.facts.get("versions") or {}
     yield "versions", ", ".join(f"{name} {v}" for name, v in versions.items())
     yield "time", screen.span(seconds)

@@ -118,8 +118,13 @@ def metric(run: Run) -> str:
 
 def _stopped(run: Run, plan: dict[str, Any]) -> bool:
     seen = [record["metrics"] for record in run.history if record.get("metrics")]
-    rules = [dict(rule) for rule in plan.get("stop") or ()]
-    return any(RULES[rule.pop("class")](**rule).met(seen) for rule in rules)
+    rules = list(plan.get("stop") or ())
+    if not all(isinstance(rule, dict) and rule.get("class") in RULES for rule in rules):
+        return bool(run.facts.get("stopped"))  # a rule of the user's own: what the run itself said
+    return any(
+        RULES[rule["class"]](**{k: v for k, v in rule.items() if k != "class"}).met(seen)
+        for rule in rules
+    )
 
 
 def _held(folder: Path) -> bool:

@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who gets in: real TLS handshakes in memory, and what is refused before and after them."""
+
+import base64
+import contextlib
+import json
+import ssl
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("cryptography")
+
+from muster.errors import IdentityError
+from muster.service import identity, pki
+from muster.service.identity import IDENTITY, Grant, Identity
+from muster.service.pki import bundle as bundles
+from muster.service.pki import certificate as certificates
+
+# A changed byte may make a serial negative, at which cryptography warns before it is refused.
+pytestmark = pytest.mark.filterwarnings("ignore:Parsed a serial number which wasn't positive")
+NOW = datetime.now(UTC)
+SERVER = "https://localhost:8443"
+DAY = timedelta(days=1)
+
+
+class Federation:
+    """An authority and the folders of its sites and servers."""
+
+    def __init__(self, folder, title="Heart study", now=NOW):
+        self.folder = folder
+        self.hq = folder / "hq"
+        self.ca = self.hq / "authority.pem"
+        pki.init(self.hq, title, now)
+
+    def join(self, name, role="site", now=NOW, days=365, hosts=()):
+        home = self.folder / name
+        asked, _ = pki.ask(home, name)
+        done = pki.approve(self.hq, asked, Grant(SERVER, role, days, hosts), now)
+        pki.accept(done.bundle, home, now)
+        return home
+
+
+@pytest.fixture
+def hall(tmp_path):
+    """A server and a site."""
+    federation = Federation(tmp_path)
+    return SimpleNamespace(
+        server=federation.join("hub", "server", hosts=("localhost", "127.0.0.1")),
+        site=federation.join("lyon"),
+        federation=federation,
+        ca=federation.ca,
+    )
+
+
+def raw(protocol, folder, ca):
+    """TLS without the checks that muster makes before a handshake."""
+    context = ssl.SSLContext(protocol)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(ca)
+    if folder is not None:
+        context.load_cert_chain(folder / IDENTITY)
+    return context
+
+
+def shake(server, client, name="localhost"):
+    """A handshake and one message each way, in memory; the server's end of it."""
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [
+        client.wrap_bio(back, there, server_hostname=name),
+        server.wrap_bio(there, back, server_side=True),
+    ]
+    waiting = list(ends)
+    for _ in range(10):
+        for end in list(waiting):
+            try:
+                end.do_handshake()
+                waiting.remove(end)
+            except ssl.SSLWantReadError:
+                continue
+    assert not waiting
+    for one, other in (ends, ends[::-1]):
+        one.write(b"ping")
+        assert other.read() == b"ping"
+    return ends[1]
+
+
+def meet(hall):
+    """The server's end of a connection between the two."""
+    return shake(
+        identity.server_context(hall.server, hall.ca), identity.client_context(hall.site, hall.ca)
+    )
+
+
+def refused(server, client, name="localhost"):
+    with pytest.raises(ssl.SSLError) as caught:
+        shake(server, client, name)
+    return str(caught.value)
+
+
+def test_a_site_is_let_in_and_the_server_knows_who_it_is(hall):
+    end = meet(hall)
+    assert end.version() == "TLSv1.3"
+    who = identity.peer_identity(end.getpeercert(True))
+    assert (who.name, who.role) == ("lyon", "site")
+    _, entry = pki.entries(hall.federation.hq)
+    assert (f"{who.serial:x}", who.not_after.isoformat()) == (entry.serial, entry.ends)
+    assert identity.admit(who, "site", pki.revoked(hall.federation.hq), NOW) is who
+
+
+def test_an_address_is_a_name_too_and_another_host_is_not(hall):
+    server = identity.server_context(hall.server, hall.ca)
+    client = identity.client_context(hall.site, hall.ca)
+    shake(server, client, "127.0.0.1")
+    assert "Hostname mismatch" in refused(server, client, "hub")
+    assert "mismatch" in refused(server, client, "127.0.0.2")
+
+
+def test_without_a_certificate_nobody_gets_in(hall):
+    bare = raw(ssl.PROTOCOL_TLS_CLIENT, None, hall.ca)
+    told = refused(identity.server_context(hall.server, hall.ca), bare)
+    assert "PEER_DID_NOT_RETURN_A_CERTIFICATE" in told
+
+
+def test_a_foreign_certificate_does_not_get_in(hall, tmp_path):
+    other = Federation(tmp_path / "other")  # of the same title
+    server = identity.server_context(hall.server, hall.ca)
+    refused(server, identity.client_context(other.join("lyon"), hall.ca))
+    foreign = identity.server_context(other.join("hub", "server"), hall.ca)
+    refused(foreign, identity.client_context(hall.site, hall.ca))
+
+
+def test_an_expired_certificate_does_not_get_in(tmp_path):
+    past = NOW - 400 * DAY
+    federation = Federation(tmp_path, now=past)
+    server = federation.join("hub", "server", now=NOW)
+    site = federation.join("lyon", now=past, days=365)
+    there = identity.server_context(server, federation.ca)
+    assert "expired" in refused(there, identity.client_context(site, federation.ca))
+
+
+def test_a_certificate_is_good_from_five_minutes_before_it_was_made(tmp_path):
+    federation = Federation(tmp_path, now=NOW)
+    asked, _ = pki.ask(tmp_path / "lyon", "lyon")
+    done = pki.approve(federation.hq, asked, Grant(SERVER), NOW)
+    with pytest.raises(IdentityError, match="check the clock"):
+        pki.accept(done.bundle, tmp_path / "lyon", NOW - timedelta(minutes=6))
+    with pytest.raises(IdentityError, match="check the clock"):
+        pki.accept(done.bundle, tmp_path / "lyon", NOW + 366 * DAY)
+    pki.accept(done.bundle, tmp_path / "lyon", NOW - timedelta(minutes=4))
+
+
+def test_neither_role_can_play_the_other(hall):
+    server = identity.server_context(hall.server, hall.ca)
+    client = identity.client_context(hall.site, hall.ca)
+    assert "purpose" in refused(server, raw(ssl.PROTOCOL_TLS_CLIENT, hall.server, hall.ca))
+    assert "purpose" in refused(raw(ssl.PROTOCOL_TLS_SERVER, hall.site, hall.ca), client)
+    with pytest.raises(IdentityError, match="is the site 'lyon'; a server is required"):
+        identity.server_context(hall.site, hall.ca)
+    with pytest.raises(IdentityError, match="is the server 'hub'; a site is required"):
+        identity.client_context(hall.server, hall.ca)
+
+
+def test_tls_1_2_is_refused(hall):
+    old = raw(ssl.PROTOCOL_TLS_CLIENT, hall.site, hall.ca)
+    old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_2
+    told = refused(identity.server_context(hall.server, hall.ca), old)
+    assert "UNSUPPORTED_PROTOCOL" in told
+    old_server = raw(ssl.PROTOCOL_TLS_SERVER, hall.server, hall.ca)
+    old_server.maximum_version = ssl.TLSVersion.TLSv1_2
+    refused(old_server, identity.client_context(hall.site, hall.ca))
+
+
+def test_a_revoked_site_is_seen_at_its_next_request(hall):
+    who = identity.peer_identity(meet(hall).getpeercert(True))
+    pki.revoke(hall.federation.hq, "lyon", "compromised", NOW)
+    gone = pki.revoked(hall.federation.hq)
+    assert gone == {who.serial}
+    with pytest.raises(IdentityError, match="of 'lyon' is revoked"):
+        identity.admit(who, "site", gone, NOW)
+
+
+def test_a_renewed_site_works_before_and_after_on_the_same_server(hall):
+    server = identity.server_context(hall.server, hall.ca)
+
+    def seen():
+        end = shake(server, identity.client_context(hall.site, hall.ca))
+        return identity.peer_identity(end.getpeercert(True))
+
+    before = seen()
+    asked, _ = pki.renew(hall.site)
+    done = pki.approve(hall.federation.hq, asked, Grant(SERVER), NOW, renewal=True)
+    assert seen() == before
+    pki.accept(done.bundle, hall.site, NOW)
+    assert seen().name == before.name and seen().serial != before.serial
+
+
+def test_a_server_takes_a_renewed_certificate_without_a_restart(hall):
+    server = identity.server_context(hall.server, hall.ca)
+    asked, _ = pki.renew(hall.server)
+    grant = Grant(SERVER, "server", hosts=("127.0.0.1",))
+    done = pki.approve(hall.federation.hq, asked, grant, NOW, renewal=True)
+    pki.accept(done.bundle, hall.server, NOW)
+    client = identity.client_context(hall.site, hall.ca)
+    shake(server, client)
+    server.load_cert_chain(hall.server / IDENTITY)
+    shake(server, client, "127.0.0.1")
+    refused(server, client)
+    refused(server, client, "hub")  # its common name is no host
+
+
+def test_admission_looks_at_role_list_and_date():
+    who = Identity("lyon", 7, "site", NOW)
+    assert identity.admit(who, "site", frozenset({8}), NOW) is who
+    for role, now, told in (("server", NOW, "is required here"), ("site", NOW + DAY, "expired on")):
+        with pytest.raises(IdentityError, match=told):
+            identity.admit(who, role, frozenset(), now)
+
+
+def der(pem):
+    return base64.b64decode(b"".join(pem.splitlines()[1:-1]))
+
+
+def pem(raw, kind):
+    return b"-----BEGIN %b-----\n%b-----END %b-----\n" % (kind, base64.encodebytes(raw), kind)
+
+
+def changed(data):
+    """Some bytes with one of them changed, for each of them."""
+    for place in range(len(data)):
+        yield data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+def survivors(read, good):
+    """How many changes are accepted; those say what the original says (padding, spaces)."""
+    first, count = read(good), 0
+    for bad in changed(good):
+        with contextlib.suppress(IdentityError):
+            assert read(bad) == first
+            count += 1
+    return count
+
+
+def test_a_changed_request_is_refused_whichever_byte_it_is():
+    good = der(certificates.request("lyon", certificates.new_key()))
+
+    def read(data):
+        found = certificates.read_request(pem(data, b"CERTIFICATE REQUEST"))
+        return found.name, found.key
+
+    assert survivors(read, good) <= 1  # the count of unused bits after the signature
+
+
+def test_a_changed_certificate_is_refused_whichever_byte_it_is(hall):
+    text = (hall.site / IDENTITY).read_bytes()
+    above = hall.ca.read_bytes()
+
+    def read(data):
+        certificates.check_issued(pem(data, b"CERTIFICATE"), above, NOW)
+        return identity.peer_identity(data)
+
+    good = der(text[text.index(b"-----BEGIN CERTIFICATE-----") :])
+    assert survivors(read, good) <= 1
+
+
+def test_a_changed_bundle_is_refused_whichever_byte_it_is(hall):
+    (place,) = hall.site.glob("*.bundle.json")
+    assert survivors(bundles.unseal, place.read_bytes()) < 20
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"server": "https://evil:1"}, "the signature does not fit"),
+        ({"authority": "\ud800"}, "other fields"),
+        ({"signature": "!"}, "the signature does not fit"),
+        ({"format": 2}, "has format 2; this muster reads 1"),
+        ({"more": "x"}, "other fields"),
+        ({"revoked": 7}, "other fields"),
+    ],
+)
+def test_a_bundle_is_signed_as_a_whole(hall, change, message):
+    (place,) = hall.site.glob("*.bundle.json")
+    body = json.loads(place.read_bytes()) | change
+    with pytest.raises(IdentityError, match=message):
+        bundles.unseal(json.dumps(body).encode())
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"\xff", b"[" * 100_000, b"7"])
+def test_what_is_no_bundle(data):
+    with pytest.raises(IdentityError, match="no bundle of muster"):
+        bundles.unseal(data)
+
+
+def test_a_foreign_list(hall):
+    listed = (hall.federation.hq / "revoked.pem").read_bytes()
+    other = certificates.new_authority("Heart study", NOW)
+    with pytest.raises(IdentityError, match="not signed by this authority"):
+        certificates.revoked_serials(listed, other.certificate)
