@@ -128,8 +128,23 @@ def begun(folder, workers):
         cwd=scene.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
     )  # fmt: skip
+    STARTED.append(process)
     assert process.stdout.readline() == "hanging\n", process.communicate()[1]
     return process
+
+
+STARTED = []
+
+
+@pytest.fixture(autouse=True)
+def _nobody_stays_behind():
+    """Whatever a failing test leaves running ends with it."""
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -115,7 +115,13 @@ class Trap:
                 self(self.label)
 
         def half(first, second, *rest):
-            path = second if isinstance(first, dict) else getattr(first, "name", first)
+            path = (
+                second
+                if isinstance(first, dict)
+                else first
+                if isinstance(first, Path)
+                else first.name
+            )
             self.left -= 1
             if not self.left:
                 with open(f"{path}{'' if 'line' in self.label else '.part'}", "ab") as file:

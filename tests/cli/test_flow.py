@@ -59,6 +59,14 @@ def test_every_command_speaks_json(shell):
     assert shell.json("new", "csv", "mine")[0]["next"] == "muster run mine/plan.py"
 
 
+def test_settings_that_need_one_another_come_in_any_order(shell):
+    both = ("sampling=Weighted(2)", "weighting=equal")
+    for first, second in (both, both[::-1]):
+        shell("run", "plan.py", "--quiet", "--set", first, "--set", second)
+    plan = shell.json("show")[0]["plan"]
+    assert (plan["sampling"]["class"], plan["weighting"]) == ("Weighted", "equal")
+
+
 def test_quiet_prints_the_result_only(shell):
     assert len(shell("run", "plan.py", "--quiet").splitlines()) == 2
 

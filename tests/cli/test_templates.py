@@ -1,24 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every template is sound Python, documented, and trains."""
 
-import os
 import subprocess
 import sys
 from importlib.resources import files
-from pathlib import Path
 
 import pytest
 
 from muster.cli.new import NEEDS, TEMPLATES
-from muster.data.datasets.fetch import cache
-
-
-def present(name):
-    folders = (os.environ.get("MUSTER_DATA"), cache())
-    return any(folder and (Path(folder) / name).exists() for folder in folders)
-
-
-FILES = {"hospitals": "heart_disease_4sites.csv", "keyboard": "shakespeare_by_role.jsonl.gz"}
 
 
 def test_every_template_is_listed_and_every_listed_one_is_there():
@@ -49,18 +38,10 @@ def test_a_template_keeps_the_house_style(shell, template):
 def test_a_template_trains(shell, template):
     for package in NEEDS[template]:
         pytest.importorskip(package)
-    if template in FILES and not present(FILES[template]):
-        assert FILES[template] in run_without_data(shell, template)
-        pytest.skip(f"{FILES[template]} is not there")
     shell("new", template, "mine")
     summary = shell.json("run", "mine/plan.py", "--rounds", "1", "--workers", "1")[-1]
     assert summary["rounds"] == 1
     assert 0 <= summary["metrics"]["accuracy"] <= 1
-
-
-def run_without_data(shell, template):
-    shell("new", template, "dry")
-    return shell.fails("run", "dry/plan.py")
 
 
 def test_the_digits_template_learns(shell):

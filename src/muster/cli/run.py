@@ -98,14 +98,27 @@ def altered(
     plan: Plan, settings: Sequence[str] | None, rounds: int | None, seed: int | None
 ) -> Plan:
     """The plan with what the command line changes."""
-    for setting in settings or ():
-        try:
-            plan = assign(plan, setting)
-        except (TypeError, AttributeError) as error:  # a value that no check of the field foresees
-            raise PlanError(f"--set {setting}: {error}; give a value of the field's kind") from None
+    waiting = list(settings or ())
+    while waiting:  # a setting may need another one first, in whatever order they are given
+        refused: dict[str, PlanError] = {}
+        for setting in waiting:
+            try:
+                plan = _set(plan, setting)
+            except PlanError as error:
+                refused[setting] = error
+        if len(refused) == len(waiting):
+            raise refused[waiting[0]]
+        waiting = list(refused)
     given = {"rounds": rounds, "seed": seed}
     found: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return replace(plan, **found) if found else plan
+
+
+def _set(plan: Plan, setting: str) -> Plan:
+    try:
+        return assign(plan, setting)
+    except (TypeError, AttributeError) as error:  # a value that no check of the field foresees
+        raise PlanError(f"--set {setting}: {error}; give a value of the field's kind") from None
 
 
 def _folder(plan: Plan, path: Path | None, resume: str | None) -> Path:

@@ -194,7 +194,7 @@ def frame_rows(
             "drop those rows or name their client"
         )
     x = np.stack([_column(frame, name).astype(np.float32) for name in names], axis=1)
-    y = _column(frame, target)
+    y = _column(frame, target, "number the classes first, for instance with pandas.factorize")
     y = y.astype(np.int64 if y.dtype.kind in "biu" else np.float32)
     places: Mapping[Any, Any] = frame.groupby(client, observed=True).indices
     return {
@@ -233,14 +233,17 @@ def _array(client: ClientId, name: str, value: object) -> NDArray[Any]:
     return array
 
 
-def _column(frame: Any, name: str) -> NDArray[Any]:
+def _column(
+    frame: Any,
+    name: str,
+    remedy: str = "encode it first, for instance with pandas.get_dummies",
+) -> NDArray[Any]:
     column = frame[name]
     if column.isna().any() and column.dtype.kind not in "f":
         column = column.astype("float64")
     array = np.asarray(column.to_numpy())
     if array.dtype.kind == "O" or array.dtype.kind not in "biuf":
         raise DataError(
-            f"column {name!r} is of dtype {column.dtype}, numbers are required; encode it first, "
-            "for instance with pandas.get_dummies"
+            f"column {name!r} is of dtype {column.dtype}, numbers are required; {remedy}"
         )
     return array

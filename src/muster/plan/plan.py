@@ -16,7 +16,7 @@ from muster.errors import PlanError
 from muster.keys import Keys
 from muster.layout import Sharing
 from muster.local import Descent, Local, Memory
-from muster.optimizers import SGD
+from muster.optimizers import SGD, Optimizer
 from muster.pipeline.stage import Pipeline, Stage, contract_of
 from muster.plan.stopping import Every, Patience, Target
 from muster.sampling.everybody import All
@@ -74,10 +74,24 @@ class Plan:
                     f"Plan({name}={value!r}): that is no {noun}; give one "
                     f"(did you forget to call it?)"
                 )
+        server = getattr(self.algorithm, "server", None)
+        if server is not None and not isinstance(server, Optimizer):
+            raise PlanError(
+                f"{type(self.algorithm).__name__}(server={server!r}): that is no Optimizer; "
+                f"give one such as SGD(1.0) (did you forget to call it?)"
+            )
+        if not isinstance(self.share, (str, tuple, list)):
+            raise PlanError(f"Plan(share={self.share!r}): name patterns are needed, such as '*'")
         for name in ("pipeline", "stop"):
             if not isinstance(getattr(self, name), (tuple, list)):
                 raise PlanError(
                     f"Plan({name}={getattr(self, name)!r}): a list is needed; put [ ] around it"
+                )
+        for rule in self.stop:
+            if not hasattr(rule, "met") or isinstance(rule, type):
+                raise PlanError(
+                    f"Plan(stop=[{rule!r}]): that is no rule; "
+                    f"give rules such as Patience('loss', 5)"
                 )
 
     def _check_values(self) -> None:
@@ -91,7 +105,7 @@ class Plan:
             raise PlanError(f"Plan(weighting={self.weighting!r}): use 'examples' or 'equal'")
         if self.dtype not in ("float32", "float64"):
             raise PlanError(f"Plan(dtype={self.dtype!r}): use 'float32' or 'float64'")
-        if self.cap is not None and self.cap < 1:
+        if self.cap is not None and not (isinstance(self.cap, int) and self.cap >= 1):
             raise PlanError(f"Plan(cap={self.cap!r}): a number of rows above 0 is needed")
 
     def _check_combination(self) -> None:

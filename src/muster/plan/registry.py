@@ -8,6 +8,7 @@ built from one. Functions are named `module:name` and must stand at the top of a
 from __future__ import annotations
 
 import ast
+import difflib
 import hashlib
 import inspect
 import json
@@ -40,7 +41,7 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
     name: getattr(room, name)
     for room in (aggregation, algorithms, optimizers, pipeline, sampling, schedules)
     for name in room.__all__
-    if is_dataclass(getattr(room, name))
+    if is_dataclass(getattr(room, name)) and name not in ("Contract", "Pipeline")
 } | {kind.__name__: kind for kind in (Local, Every, Patience, Target)}
 
 
@@ -166,7 +167,7 @@ def _replaced(thing: Any, path: list[str], value: Any, name: str) -> Any:
     old = getattr(thing, path[0])
     if len(path) > 1:
         value = _replaced(old, path[1:], value, name)
-    elif value is None and known[path[0]] is None:
+    elif value is None and "None" in str(type(thing).__annotations__.get(path[0], "")):
         pass  # an optional field, left out
     elif (_number(old) and not _number(value)) or (is_dataclass(old) and not is_dataclass(value)):
         raise PlanError(f"--set {name}={value!r}: {name} is {old!r}; give a value of that kind")
@@ -194,6 +195,8 @@ def from_text(text: str) -> Any:
     )
     if word:
         return text.strip()
+    if isinstance(tree, ast.Name):
+        raise PlanError(f"{text} is a class; write it as a call, such as {text.strip()}()")
     return _built(tree, text)
 
 
@@ -201,9 +204,10 @@ def _built(node: ast.expr, text: str) -> Any:
     if isinstance(node, ast.Call):
         name = ast.unparse(node.func).split(".")[-1]
         if name not in CATALOGUE:
-            raise PlanError(
-                f"{text}: unknown class {name!r}; known are {', '.join(sorted(CATALOGUE))}"
-            )
+            near = difflib.get_close_matches(name, CATALOGUE, n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else "known are "
+            hint += "" if near else ", ".join(sorted(CATALOGUE))
+            raise PlanError(f"{text}: unknown class {name!r}; {hint}")
         arguments = [_built(argument, text) for argument in node.args]
         named = {str(k.arg): _built(k.value, text) for k in node.keywords}
         try:

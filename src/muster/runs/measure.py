@@ -116,7 +116,8 @@ def spread(each: list[dict[str, float]]) -> dict[str, Any]:
         if name == "rows":
             continue
         values = np.array([sums[name] for sums in each], float) / rows
-        low, middle, high = (float(p) for p in np.percentile(values, (10, 50, 90)))
+        with np.errstate(invalid="ignore"):  # percentiles of infinities are not a number
+            low, middle, high = (float(p) for p in np.percentile(values, (10, 50, 90)))
         result[name] = {
             "mean": float(values.mean()),
             "weighted": float((values * rows).sum() / rows.sum()),

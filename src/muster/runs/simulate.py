@@ -188,14 +188,27 @@ def check(plan: Plan, population: Population, evaluate_on: Rows | None) -> None:
             f"population is a {type(population).__name__}; give a muster.Population, "
             f"such as Population.from_arrays({{client: (x, y)}})"
         )
+    if plan.stop and evaluate_on is None:
+        raise PlanError(
+            f"Plan(stop={list(plan.stop)!r}) reads central metrics, and there are no central test "
+            f"rows; give evaluate_on=(x, y), or leave stop out"
+        )
     if evaluate_on is not None:
+        if not isinstance(evaluate_on, (tuple, list)) or len(evaluate_on) != 2:
+            raise DataError(
+                f"evaluate_on is a {type(evaluate_on).__name__}; "
+                f"give the test rows as a pair (x, y)"
+            )
         x, y = evaluate_on
         if len(x) != len(y) or len(x) == 0:
             raise DataError(
                 f"evaluate_on has {len(x)} feature rows and {len(y)} labels; "
                 f"give as many of each, at least one"
             )
-        plan.task.check(x, y)
+        try:
+            plan.task.check(x, y)
+        except DataError as error:
+            raise DataError(f"evaluate_on: {error}") from None
     if population.is_lazy:
         return
     try:

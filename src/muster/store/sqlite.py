@@ -98,10 +98,12 @@ class SQLiteStore:
             self.rollback()
             if not isinstance(error, BROKEN):
                 raise
-            raise RunError(
-                f"the run in {self.path} could not {deed} ({error}); what was committed before "
-                f"is safe: make room or repair the disk, then resume"
-            ) from error
+            cure = (
+                "restore it from a copy, or start a new run"
+                if deed == "be read"
+                else "what was committed before is safe: make room or repair the disk, then resume"
+            )
+            raise RunError(f"the run in {self.path} could not {deed} ({error}); {cure}") from error
 
     def meta(self, key: str) -> Any:
         """A fact about the run (plan, engine, versions), or None."""

@@ -164,9 +164,11 @@ def _sentence(lines: Sequence[dict[str, Any]]) -> str:
     text = f"{top['id']} has the best {name}: {number(top['best'])} in round {top['best_round']}."
     quickest = min(ranked, key=lambda line: line["rounds_to_goal"])
     if len(ranked) > 1:
+        everybody = "Both" if len(ranked) == 2 else f"All {len(ranked)}"
+        rounds = quickest["rounds_to_goal"]
         text += (
-            f" All {len(ranked)} reach {number(quickest['goal'])}; {quickest['id']} does so first, "
-            f"after {quickest['rounds_to_goal']} rounds."
+            f" {everybody} reach {number(quickest['goal'])}; {quickest['id']} does so first, "
+            f"after {rounds} round{'s' if rounds > 1 else ''}."
         )
     return text
 

@@ -10,7 +10,9 @@ from urllib.error import URLError
 
 import pytest
 
-from muster.data.datasets.fetch import Remote, cache, found, locate
+from muster.data.datasets.fetch import BUNDLED, Remote, cache, found, locate
+from muster.data.datasets.heart import _HEART
+from muster.data.datasets.shakespeare import _FILE as _PLAYS
 from muster.errors import DatasetError
 
 BODY = bytes(range(256)) * 2000
@@ -164,3 +166,10 @@ def test_the_cache_is_in_the_home_without_xdg(monkeypatch, folders):
 def test_a_terminal_gets_a_bar(origin, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert gzip.compress(locate(remote(origin)).read_bytes())
+
+
+@pytest.mark.parametrize("remote", [_HEART, _PLAYS], ids=str)
+def test_small_data_come_with_muster(remote, tmp_path, monkeypatch):
+    monkeypatch.setenv("MUSTER_DATA", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert locate(remote).parent == BUNDLED

@@ -36,6 +36,9 @@ class Remote:
     url: str | None = None
 
 
+BUNDLED = Path(__file__).with_name("files")  # small data that come with muster
+
+
 def cache() -> Path:
     """The folder of downloaded data: `$XDG_CACHE_HOME/muster`, or `~/.cache/muster`."""
     home = os.environ.get("XDG_CACHE_HOME")
@@ -43,11 +46,11 @@ def cache() -> Path:
 
 
 def found(file: Remote) -> Path | None:
-    """The verified file in `$MUSTER_DATA` or the cache, or None where neither holds it.
+    """The verified file in `$MUSTER_DATA`, the cache or muster itself, or None where none holds it.
 
     Raises `DatasetError` when a file is there but damaged.
     """
-    for folder in _folders():
+    for folder in (*_folders(), BUNDLED):
         path = folder / file.name
         if path.is_file():
             _verify(path, file)
