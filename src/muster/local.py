@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from muster.errors import ClientError, PlanError
 from muster.layout import Sharing
 from muster.optimizers import SGD, Optimizer
 from muster.schedules import Constant, Schedule
-from muster.types import Batch, ClientId, Sent, Task, Tree, Work
+from muster.types import Batch, ClientId, Fusing, Sent, Task, Tree, Work
 from muster.vectors import aligned, tree_map, zeros
 
 __all__ = ["Carry", "Descent", "Given", "Group", "Local", "Memory", "Outcome", "train"]
@@ -118,7 +118,8 @@ class Descent:
         shared, rate, _ = given
         w, buffers, s, memory, loss = carry
         if self.fused:
-            return carry._replace(loss=loss + self.task.descend(w, buffers, batch, rate))
+            task = cast("Fusing", self.task)
+            return carry._replace(loss=loss + task.descend(w, buffers, batch, rate))
         g, now, buffers = self.task.gradient(w, buffers, batch)
         g = self._bend(g, w, shared, memory)
         w, s = self.optimizer.step(w, g, s, -rate)  # down the gradient

@@ -24,6 +24,7 @@ __all__ = [
     "Cohort",
     "Declined",
     "Failed",
+    "Fusing",
     "Late",
     "Reply",
     "Roster",
@@ -155,14 +156,12 @@ class Task(Protocol):
     `framework` is "numpy", "torch", "jax" or "custom"; `draws` says whether layers draw inside
     forward (dropout). `engines` lists how a cohort may be trained: "loop" (one client at a
     time), "matrix" (the cohort as one matrix `(clients, d)`), "fused" (in place through
-    `descend`, only when nothing bends gradients and local training is plain SGD). `fuses` says
-    what `descend` likes best: a "client" at a time or the "cohort" as one matrix.
+    `descend`, only when nothing bends gradients and local training is plain SGD).
     """
 
     framework: str
     draws: bool
     engines: tuple[str, ...]
-    fuses: str
 
     @property
     def layout(self) -> Layout:
@@ -186,9 +185,6 @@ class Task(Protocol):
     def gradient(self, w: Vector, buffers: Vector, batch: Batch) -> tuple[Vector, Any, Vector]:
         """Gradient of the mean loss, like `w`; the loss `()` or `(clients,)`; new buffers."""
 
-    def descend(self, w: Vector, buffers: Vector, batch: Batch, rate: float) -> Any:
-        """`w −= rate · gradient` in place, without a gradient buffer; returns the loss."""
-
     def loop(self, step: Callable[[Tree, Batch], Tree], carry: Tree, batches: Any) -> Tree:
         """Fold `step` over the batches: a Python loop, or one compiled scan."""
 
@@ -200,6 +196,15 @@ class Task(Protocol):
 
     def evaluate(self, w: Vector, buffers: Vector, x: Any, y: Any) -> dict[str, float]:
         """Sums over rows by metric name, with "rows"; means are taken after adding up."""
+
+
+class Fusing(Task, Protocol):
+    """A task that lists "fused"; `fuses` says what `descend` likes best: "client" or "cohort"."""
+
+    fuses: str
+
+    def descend(self, w: Vector, buffers: Vector, batch: Batch, rate: float) -> Any:
+        """`w −= rate · gradient` in place, without a gradient buffer; returns the loss."""
 
 
 class Clients(Protocol):

@@ -158,8 +158,19 @@ def _labels(few: Population) -> dict[str, Any]:
 
 def publish(folder: Path, history: Sequence[dict[str, Any]]) -> None:
     """Rewrite `history.jsonl`: one line for each committed round."""
-    lines = "".join(json.dumps(record) + "\n" for record in history)
+    lines = "".join(strict(json.dumps(record)) + "\n" for record in history)
     write(folder / "history.jsonl", lines.encode())
+
+
+def strict(line: str) -> str:
+    """JSON as every reader takes it: what is not finite becomes null.
+
+    >>> strict('{"loss": NaN, "round": 1}')
+    '{"loss": null, "round": 1}'
+    """
+    if "NaN" not in line and "Infinity" not in line:
+        return line
+    return json.dumps(json.loads(line, parse_constant=lambda constant: None))
 
 
 def following(folder: Path) -> BinaryIO:
@@ -173,7 +184,7 @@ def following(folder: Path) -> BinaryIO:
 def append(file: BinaryIO, line: str) -> None:
     """One more line of `history.jsonl`, right after its commit, for whoever follows along."""
     try:
-        file.write(f"{line}\n".encode())
+        file.write(f"{strict(line)}\n".encode())
     except OSError as error:
         raise _unwritten(Path(file.name), error) from error
 

@@ -8,6 +8,7 @@ machine and gives the same bits with one worker as with many.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
@@ -16,8 +17,9 @@ from muster.batches import step_counts
 from muster.data import Population
 from muster.errors import PlanError
 from muster.plan import Plan
+from muster.types import Fusing
 
-__all__ = ["Choice", "ENGINES", "choose"]
+__all__ = ["Choice", "ENGINES", "choose", "grouped"]
 
 ENGINES = ("auto", "loop", "matrix", "fused")
 SMALL = 2e6  # flops of a step below which dispatch costs more than arithmetic
@@ -69,10 +71,16 @@ def choose(plan: Plan, population: Population, cohort: int, engine: str = "auto"
     name, reason = (engine, "asked for") if engine != "auto" else _best(plan, step, sizes)
     fit = max(1, CACHE // max(1, task.layout.size * np.dtype(plan.dtype).itemsize))
     worth = int(np.ceil(PIECE / max(1.0, step * steps)))
-    alone = name == "loop" or (name == "fused" and task.fuses == "client")
+    alone = not grouped(name, plan)
     together = 1 if alone and worth == 1 else min(fit, MOST, max(worth, -(-cohort // 16)))
     light = step * steps * cohort < LIGHT
     return Choice(name, max(1, together), light, reason)
+
+
+def grouped(engine: str, plan: Plan) -> bool:
+    """Whether an engine trains the clients of a piece as one group."""
+    fused = engine == "fused" and cast("Fusing", plan.task).fuses == "cohort"
+    return engine == "matrix" or fused
 
 
 def _best(plan: Plan, step: float, sizes: np.ndarray) -> tuple[str, str]:
@@ -83,7 +91,7 @@ def _best(plan: Plan, step: float, sizes: np.ndarray) -> tuple[str, str]:
     if ragged and "loop" in has:
         return "loop", "full batches of unequal clients: a matrix would pad to the longest"
     fused = plan.fusible and "fused" in has
-    if fused and plan.task.fuses == "cohort":
+    if fused and grouped("fused", plan):
         return "fused", f"plain SGD, gradients left alone: the cohort in place ({flops})"
     if "matrix" in has and (step < SMALL or has[0] == "matrix"):
         return "matrix", f"{flops}: the cohort as one matrix saves dispatch"

@@ -15,6 +15,7 @@ from muster.data import Population, Rows
 from muster.errors import ClientError, MusterError
 from muster.local import Group, Memory, Outcome, train
 from muster.plan import Plan
+from muster.simulation.engine import grouped
 from muster.types import ClientId, Failed, Reply, Sent
 from muster.vectors import in_order
 
@@ -98,8 +99,7 @@ def _groups(
     whole = Group(
         piece.clients, piece.times, data.x, data.y, data.starts, data.sizes, piece.memories
     )
-    together = engine == "matrix" or (engine == "fused" and plan.task.fuses == "cohort")
-    yield from [whole] if together else whole.alone()
+    yield from [whole] if grouped(engine, plan) else whole.alone()
 
 
 def _rows(plan: Plan, population: Population, clients: Sequence[ClientId]) -> Rows:

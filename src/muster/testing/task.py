@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from muster.optimizers import SGD
 from muster.plan import Plan
 from muster.rounds import start
 from muster.testing.claim import claim, close, copied, refused, same
-from muster.types import Batch, Task
+from muster.types import Batch, Fusing, Task
 from muster.vectors import tree_map
 
 __all__ = ["check_task"]
@@ -139,7 +139,7 @@ def _gradient(task: Task, w: Any, buffers: Any, batch: Batch) -> Any:
 
 def _descended(task: Task, w: Any, buffers: Any, batch: Batch) -> Any:
     w, buffers, x, y = task.arrays(copied((w, buffers, batch.x, batch.y)))
-    loss = task.descend(w, buffers, batch._replace(x=x, y=y), RATE)
+    loss = cast("Fusing", task).descend(w, buffers, batch._replace(x=x, y=y), RATE)
     return copied(task.numpy((w, loss)))
 
 
