@@ -31,8 +31,7 @@ GOAL = {"w1": "25 (aim 40)", "w2": "2 (aim 3)", "w2e1": "2 (aim 3)", "w3": "1.0 
 ROUNDS = {"w1": 150, "w2": 4, "w2e1": 6, "w3": 6}
 WARM = {"w1": 10, "w2": 1, "w2e1": 2, "w3": 1}  # rounds that do not count
 # Of the update's norm after one round in float32. The CNN's is wide: where a maximum or a ReLU
-# lies within rounding of its kink, equally exact programs take different branches (the plain
-# loop itself is up to 1.3e-2 from float64 on single clients).
+# lies within rounding of its kink, equally exact programs take different branches.
 TOLERANCE = {"w1": 1e-4, "w2": 2e-3, "w2e1": 1e-3, "w3": 5e-2}
 
 
