@@ -70,5 +70,5 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing PyTorch, then muster with every extra (minutes, once)"
 	@$(PIP) install -c constraints.txt $(if $(TORCH_INDEX),--retries 1 --extra-index-url $(TORCH_INDEX)) torch==2.13.0
-	@$(PIP) install -c constraints.txt -e '.[dev,torch,jax,sklearn]'
+	@$(PIP) install -c constraints.txt -e '.[dev,torch,jax,sklearn,service]'
 	@touch $@ $(VENV)/.run

@@ -13,3 +13,5 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # A property is about values; how long one example takes says something about the machine.
 settings.register_profile("muster", deadline=None)
 settings.load_profile("muster")
+
+pytest_plugins = ("tests.postgres",)  # its fixtures `postgres` and `database`

@@ -119,3 +119,16 @@ def test_named_tuples_are_named_in_paths():
 def test_a_missing_leaf_is_an_error():
     with pytest.raises(KeyError):
         vectors.rebuild((0, 0), {"0": 1})
+
+
+def test_divided_uses_the_memory_of_a_float_array_alone():
+    own = np.array([1.0, 3.0], "float32")
+    assert (
+        vectors.divided(own, 3.0) is own and own.tobytes() == (np.float32([1, 3]) / 3.0).tobytes()
+    )
+    kept, frozen = np.array([1, 3]), np.array([1.0, 3.0])
+    frozen.flags.writeable = False
+    assert (
+        vectors.divided(kept, 2.0).tolist() == vectors.divided(frozen, 2.0).tolist() == [0.5, 1.5]
+    )
+    assert kept.tolist() == [1, 3] and frozen.tolist() == [1.0, 3.0]

@@ -8,7 +8,8 @@ from house import Finding, House
 
 # A floor imports from the floors below it only; a room is a file or a folder of src/muster.
 FLOORS = {
-    "errors": 0, "extras": 0, "keys": 0, "layout": 0, "types": 0, "vectors": 0,
+    "errors": 0, "extras": 0, "keys": 0, "layout": 0, "tensors": 0, "types": 0,
+    "vectors": 0,
     "batches": 1, "optimizers": 1, "privacy": 1, "schedules": 1, "secagg": 1,
     "aggregation": 2, "algorithms": 2, "data": 2, "pipeline": 2, "sampling": 2,
     "local": 3, "plan": 3, "rounds": 3, "tasks": 3,
@@ -20,18 +21,19 @@ FLOORS = {
 }  # fmt: skip
 
 # The steps allowed within a floor: the rooms of the ground floor stand on each other, a plan
-# holds the values of local training, and a round is made of both.
+# holds the values of local training, a round is made of both, and a server keeps a ledger.
 SIDEWAYS = {
-    "extras": {"errors"}, "layout": {"errors", "vectors"}, "vectors": {"errors"},
+    "extras": {"errors"}, "layout": {"errors", "vectors"}, "tensors": {"errors"},
+    "vectors": {"errors"},
     "keys": {"errors"}, "types": {"errors", "keys", "layout", "vectors"},
     "plan": {"local"}, "rounds": {"local", "plan"},
-    "testing": {"runs"}, "cli": {"web", "muster"},
+    "service": {"store"}, "testing": {"runs"}, "cli": {"web", "muster"},
 }  # fmt: skip
 
 # Rooms that may use less than their floor allows.
 ONLY = {
     "algorithms": {"errors", "optimizers", "types", "vectors"},
-    "store": {"errors", "keys", "layout", "types", "vectors"},
+    "store": {"errors", "extras", "keys", "layout", "tensors", "types", "vectors"},
 }
 
 # The one file of a room that its neighbours in the room may import.
@@ -40,7 +42,7 @@ SPINE = {"algorithms": "algorithm", "tasks": "task"}
 # Rooms known by one abstract file to the rooms that must not care which value they hold.
 ABSTRACT = {
     "algorithms": "algorithm", "pipeline": "stage",
-    "aggregation": "aggregation", "sampling": "sampling",
+    "aggregation": "sums", "sampling": "sampling",
 }  # fmt: skip
 BLIND = {"local", "rounds", "service", "topology"}
 

@@ -26,7 +26,8 @@ from muster.plan import Every, Patience, Plan, Target
 
 if TYPE_CHECKING:
     from muster.runs.run import Run
-    from muster.runs.simulate import Options, explain, simulate
+    from muster.runs.drive import Options
+    from muster.runs.simulate import explain, simulate
 
 __version__ = "0.1.0"
 

@@ -69,6 +69,17 @@ class Batches:
         rows = self.index[step, :k]
         return k, Batch(self.x[rows], self.y[rows], scale, seeds)
 
+    def steps(self, start: int, stop: int) -> Batches:
+        """The steps from `start` up to `stop` alone; not once gathered."""
+        part = slice(start, stop)
+        return replace(
+            self,
+            index=self.index[part],
+            scale=None if self.scale is None else self.scale[part],
+            active=self.active[part],
+            seeds=None if self.seeds is None else self.seeds[part],
+        )
+
 
 def gather(batches: Batches, most: int, room: Callable[..., Any]) -> Batches:
     """NumPy batches of a matrix with all rows taken at once, if they have at most so many bytes.

@@ -9,7 +9,7 @@ compiled program; a task only says how to take a gradient and how to fold a step
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -27,7 +27,7 @@ from muster.schedules import Constant, Schedule
 from muster.types import Batch, ClientId, Fusing, Sent, Task, Tree, Work
 from muster.vectors import aligned, tree_map, zeros
 
-__all__ = ["Carry", "Descent", "Given", "Group", "Local", "Memory", "Outcome", "train"]
+__all__ = ["Carry", "Descent", "Given", "Group", "Local", "Memory", "Outcome", "Walk", "train"]
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,9 @@ class Descent:
         return g
 
 
+Walk = Callable[[Descent, Given, Carry, Any], Carry]  # what `task.run` is: all steps over batches
+
+
 @dataclass(frozen=True)
 class Group:
     """Clients that train together: their ids, how often each counts, their rows and memories."""
@@ -179,20 +182,22 @@ class Outcome(NamedTuple):
     memories: tuple[Memory, ...] | None
 
 
-def train(plan: Any, engine: str, round: int, sent: Sent, group: Group) -> Outcome:
+def train(
+    plan: Any, engine: str, round: int, sent: Sent, group: Group, walk: Walk | None = None
+) -> Outcome:
     """Everything a group of clients does in one round, as one matrix or (a group of one) alone.
 
-    Raises `ClientError` when an update is not finite.
+    `walk` takes the local steps in place of `task.run`. Raises `ClientError` when an update is
+    not finite.
     """
     counts = step_counts(group.sizes, plan.local.epochs, plan.local.steps, plan.local.batch)
     rank = np.argsort(-counts, kind="stable")  # falling step counts
     memories = _stack(plan, sent, group)
-    if (rank[1:] < rank[:-1]).any():
-        back = np.argsort(rank)
-        w, buffers, loss = _descend(plan, engine, round, sent, group, counts, memories, rank)
+    turn = rank if (rank[1:] < rank[:-1]).any() else None
+    w, buffers, loss = _descend(plan, engine, round, sent, group, counts, memories, turn, walk)
+    if turn is not None:
+        back = np.argsort(turn)
         w, buffers, loss = w[back], buffers[back], loss[back]
-    else:
-        w, buffers, loss = _descend(plan, engine, round, sent, group, counts, memories, None)
     return _reply(plan, round, sent, group, counts, memories, w, buffers, loss)
 
 
@@ -206,7 +211,7 @@ def _stack(plan: Any, sent: Sent, group: Group) -> Memory:
 
 def _descend(
     plan: Any, engine: str, round: int, sent: Sent, group: Group,
-    counts: NDArray[np.int64], memories: Memory, rank: NDArray[np.int64] | None,
+    counts: NDArray[np.int64], memories: Memory, rank: NDArray[np.int64] | None, walk: Walk | None,
 ) -> tuple[Any, Any, Any]:  # fmt: skip
     task, k = plan.task, len(group.clients)
     starts, sizes, numbers = group.starts, group.sizes, keys.numbers(group.clients)
@@ -229,7 +234,7 @@ def _descend(
     descent = plan.descent(engine)
     loss = zeros(w[..., 0])
     carry = Carry(w, buffers, plan.local.optimizer.init(w), memory, loss)
-    carry = task.run(descent, Given(shared, rate, round), carry, batches)
+    carry = (walk or task.run)(descent, Given(shared, rate, round), carry, batches)
     w, buffers, loss = task.numpy((carry.w, carry.buffers, carry.loss))
     if alone:
         w, buffers, loss = w[None], buffers[None], np.reshape(loss, (1,))

@@ -29,7 +29,7 @@ from muster.types import (
     Store,
     Tree,
 )
-from muster.vectors import leaves, tree_map
+from muster.vectors import divided, leaves, tree_map
 
 __all__ = ["RunState", "play", "start"]
 
@@ -63,19 +63,19 @@ def play(
 ) -> RunState:
     """One round, from the draw of the cohort to clients that know whether they counted."""
     roster, key = clients.known(), keys.key(plan.seed)
-    cohort, sampler = plan.sampling.sample(
+    cohort, sampler = plan.inviting.sample(
         roster, state.sampler, round, key.at("sample", round), None
     )
     clients.send(cohort, state.sent(), round)
     tally = Tally()
     total = plan.aggregation.reduce(tally.replies(clients.replies()), cohort.clients)
     accepted = total.clients if total else ()
-    if total is None or len(accepted) < plan.minimum:
+    if total is None or len(accepted) < plan.needed(len(cohort.clients)):
         state, accepted = state._replace(sampler=sampler), ()
     else:
         denominator, share = _weights(plan, roster, total)
         total, stages = plan.stages.decode(total, state.stages, key.at("decode", round))
-        mean = tree_map(lambda field: field / denominator, total.payload)
+        mean = tree_map(lambda field: divided(field, denominator), total.payload)
         algorithm = plan.algorithm.step(state.algorithm, plan.algorithm.payload(**mean), share)
         buffers = tree_map(lambda b: b / total.weight, total.buffers)
         state = RunState(algorithm, stages, sampler, buffers)

@@ -19,6 +19,7 @@ __all__ = [
     "absolute",
     "aligned",
     "along",
+    "divided",
     "in_order",
     "leaves",
     "norm",
@@ -71,6 +72,17 @@ def along(x: Any, direction: Any, rate: Any) -> Any:
     if library.__name__ == "torch" and isinstance(rate, (int, float)):
         return library.add(x, direction, alpha=rate)
     return x + rate * direction
+
+
+def divided(x: Any, by: float) -> Any:
+    """X / by; a NumPy array that nobody needs any more gives its own memory for the result.
+
+    >>> divided(np.array([1.0, 2.0]), 2.0)
+    array([0.5, 1. ])
+    """
+    if isinstance(x, np.ndarray) and x.dtype.kind == "f" and x.flags.writeable:
+        return np.divide(x, by, out=x)
+    return x / by
 
 
 def in_order(rows: Any) -> Any:

@@ -22,7 +22,7 @@ from muster.runs.measure import Examiner
 from muster.simulation import Here, Simulation
 from muster.store import SQLiteStore, sqlite
 
-simulating = importlib.import_module("muster.runs.simulate")  # not the function of that name
+driving = importlib.import_module("muster.runs.drive")
 ROUNDS = 8
 LOCAL = muster.Local(epochs=2, batch=8, optimizer=optimizers.SGD(0.2))
 MLP = tasks.numpy.MLP([5, 6, 3])
@@ -47,7 +47,7 @@ PLANS = {
 # label: (where, the function that is wrapped)
 SEAMS = {
     "facts: before": (SQLiteStore, "note"),
-    "round: begin": (simulating, "play"),
+    "round: begin": (driving, "play"),
     "round: after sampling": (Simulation, "send"),
     "round: in the middle of the replies": (Simulation, "replies"),
     "memory: before": (SQLiteStore, "remember"),
@@ -56,8 +56,8 @@ SEAMS = {
     "round: before its commit": (SQLiteStore, "commit"),
     "blob: half": (sqlite, "write_file"),
     "blob: before its name": (sqlite.os, "replace"),
-    "history: before its line": (simulating, "append"),
-    "history: half a line": (simulating, "append"),
+    "history: before its line": (driving, "append"),
+    "history: half a line": (driving, "append"),
     "exports: before": (runs.Run, "export"),
     "exports: before the model": (runs, "write"),
     "exports: half of one": (folders, "write"),

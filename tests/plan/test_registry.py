@@ -103,7 +103,7 @@ def test_another_class_differs_as_a_whole():
 CHANGES = {
     "task": LinearRegression(4), "algorithm": algorithms.FedAvg(), "local": Local(steps=1),
     "sampling": sampling.Poisson(0.5), "pipeline": (), "weighting": "equal", "share": "weight",
-    "seed": 1, "dtype": "float64", "minimum": 2, "cap": 9,
+    "seed": 1, "dtype": "float64", "minimum": 2, "deadline": 9.5, "cap": 9,
 }  # fmt: skip
 
 
@@ -118,7 +118,7 @@ def test_what_may_change_on_resume_stays_outside(change):
 
 
 def test_every_field_is_inside_or_outside():
-    inside = set(CHANGES) | {"aggregation"}
+    inside = set(CHANGES) | {"aggregation", "overselect"}
     assert inside | {"rounds", "stop", "evaluate"} == {f.name for f in fields(Plan)}
 
 

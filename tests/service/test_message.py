@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from muster.errors import MusterError
 from muster.service import message
-from muster.service.admission import Terms, admit, arrived
+from muster.service.server.admission import Terms, admit, arrived
 from muster.service.message import Hello, Task, Update, Verdict, agree, from_json, to_json
 from muster.service.refusal import Reason, Refused, parse
 from muster.service.wire import decode, digest, encode
@@ -43,9 +43,9 @@ MESSAGES = st.one_of(
     st.builds(
         Hello,
         st.sets(st.integers(1, 9999), min_size=1, max_size=16).map(lambda s: tuple(sorted(s))),
-        NAMES, DIGESTS,
+        NAMES, DIGESTS, st.integers(0, 1 << 50),
     ),
-    st.builds(Task, IDS, ROUNDS, DIGESTS, st.floats(0, 1e7)),
+    st.builds(Task, IDS, ROUNDS, DIGESTS, st.floats(0, 1e7), st.integers(1, 9)),
     st.builds(
         Update, IDS, ROUNDS, DIGESTS, st.integers(8, 1 << 50), st.floats(0, 1e300),
         st.dictionaries(NAMES, FINITE, max_size=5),

@@ -18,8 +18,12 @@ from muster.simulation.threads import ONE_THREAD
 
 __all__ = ["COMMANDS", "app", "main"]
 
-COMMANDS = ("new", "run", "ls", "show", "report", "compare", "replay", "data", "pki", "audit")
-PLACES = {name: f"federation.{name}" for name in ("pki", "audit")}  # files in a folder below
+ORDERS = ("pause", "drain", "resume", "stop")  # the functions of one file
+NETWORK = ("pki", "serve", "join", "status", *ORDERS, "doctor", "audit")
+COMMANDS = ("new", "run", "ls", "show", "report", "compare", "replay", "data", *NETWORK)
+PLACES = {name: f"federation.{name}" for name in NETWORK} | dict.fromkeys(
+    ORDERS, "federation.order"
+)
 
 
 class Commands(TyperGroup):
@@ -35,14 +39,20 @@ class Commands(TyperGroup):
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command, built from the function `command` of its file, or from its `group`."""
+        """The command, built from the function of its file, or from its `group`.
+
+        The function is called `command`, or like the command where a file holds several.
+        """
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"muster.cli.{PLACES.get(cmd_name, cmd_name)}")
         if hasattr(module, "group"):
-            return typer.main.get_command(module.group)
+            made: Any = typer.main.get_command(module.group)
+            made.name = cmd_name
+            return made
         single = typer.Typer(add_completion=False)
-        single.command(cmd_name, cls=getattr(module, "Parser", None))(module.command)
+        function = getattr(module, "command", None) or getattr(module, cmd_name)
+        single.command(cmd_name, cls=getattr(module, "Parser", None))(function)
         return typer.main.get_command(single)
 
     def invoke(self, ctx: Any) -> Any:

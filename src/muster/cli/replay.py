@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from muster.cli import screen, where
-from muster.cli.run import PlanPath, Seed, Settings, altered
+from muster.cli.run import PlanPath, Seed, Settings
 from muster.runs import planfile
 from muster.runs.replay import replay
 
@@ -28,7 +28,9 @@ def command(
     """
     folder = where.find(run)
     file = planfile.load(plan)
-    found = replay(folder, altered(file.plan, settings, None, seed), file.enrolled().population)
+    found = replay(
+        folder, planfile.altered(file.plan, settings, None, seed), file.enrolled().population
+    )
     if as_json:
         screen.emit({"id": folder.name} | found._asdict())
     elif found.identical:

@@ -16,14 +16,13 @@ from typer.core import TyperCommand
 
 from muster.cli import screen, where
 from muster.cli.live import Quiet, Rounds
-from muster.errors import PlanError, RunError
+from muster.errors import RunError
 from muster.plan import Plan
-from muster.plan.registry import assign
 from muster.runs import Options, Run, explain, planfile, simulate
 from muster.runs.baselines import baselines
 from muster.runs.folder import fresh_folder
 
-__all__ = ["Parser", "PlanPath", "Seed", "Settings", "altered", "command", "summary"]
+__all__ = ["Parser", "PlanPath", "Seed", "Settings", "command", "summary"]
 
 WORDS = "muster.words"  # the command line, as it can be given again
 
@@ -75,7 +74,7 @@ def command(
     muster run plan.py --set algorithm.mu=0.5 --set "sampling=Uniform(count=20)" --rounds 100
     """
     file = planfile.load(plan)
-    changed = altered(file.plan, settings, rounds, seed)
+    changed = planfile.altered(file.plan, settings, rounds, seed)
     if explained:
         people = file.enrolled().population
         _explain(explain(changed, people, engine, workers), as_json)
@@ -92,33 +91,6 @@ def command(
         order.interrupted(ctx.meta[WORDS])
         raise typer.Exit(130) from None
     order.conclude(run, rows)
-
-
-def altered(
-    plan: Plan, settings: Sequence[str] | None, rounds: int | None, seed: int | None
-) -> Plan:
-    """The plan with what the command line changes."""
-    waiting = list(settings or ())
-    while waiting:  # a setting may need another one first, in whatever order they are given
-        refused: dict[str, PlanError] = {}
-        for setting in waiting:
-            try:
-                plan = _set(plan, setting)
-            except PlanError as error:
-                refused[setting] = error
-        if len(refused) == len(waiting):
-            raise refused[waiting[0]]
-        waiting = list(refused)
-    given = {"rounds": rounds, "seed": seed}
-    found: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    return replace(plan, **found) if found else plan
-
-
-def _set(plan: Plan, setting: str) -> Plan:
-    try:
-        return assign(plan, setting)
-    except (TypeError, AttributeError) as error:  # a value that no check of the field foresees
-        raise PlanError(f"--set {setting}: {error}; give a value of the field's kind") from None
 
 
 def _folder(plan: Plan, path: Path | None, resume: str | None) -> Path:

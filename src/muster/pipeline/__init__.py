@@ -2,8 +2,24 @@
 """The update pipeline: what happens to a payload between a client and the sum."""
 
 from muster.pipeline.adaptive_clip import AdaptiveClip
+from muster.pipeline.banded_noise import BandedNoise
 from muster.pipeline.clip import Clip
+from muster.pipeline.discrete_noise import DiscreteNoise
+from muster.pipeline.local_noise import LocalNoise
+from muster.pipeline.noise import Noise
 from muster.pipeline.quantize import Quantize
 from muster.pipeline.stage import Contract, Field, Pipeline, Stage
 
-__all__ = ["AdaptiveClip", "Clip", "Contract", "Field", "Pipeline", "Quantize", "Stage"]
+__all__ = [
+    "AdaptiveClip",
+    "BandedNoise",
+    "Clip",
+    "Contract",
+    "DiscreteNoise",
+    "Field",
+    "LocalNoise",
+    "Noise",
+    "Pipeline",
+    "Quantize",
+    "Stage",
+]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,8 +22,9 @@ __all__ = ["AdaptiveClip"]
 class AdaptiveClip(Stage):
     """C ← C·exp(−rate (b − quantile)), b the share of clients within C.
 
-    Source: Andrew et al. 2021 (arXiv 1905.03871), without noise. The bit travels centred,
-    b_i − 1/2. Deviation: under weighting="examples" b is the weighted share.
+    Source: Andrew et al. 2021 (arXiv 1905.03871); the noise of bit and vectors is that of a Noise
+    after it. The bit travels centred, b_i − 1/2. Deviations: under weighting="examples" b is the
+    weighted share, and noise that drives b out of [0, 1] is cut off.
 
     >>> AdaptiveClip().start
     0.1
@@ -48,6 +50,10 @@ class AdaptiveClip(Stage):
         """The moving bound C is shared."""
         return State(shared=np.array([self.start]))
 
+    def reach(self, contract: Contract, sent: Tree) -> float:
+        """The bound that was sent, or a lower one that holds already."""
+        return min(float(sent[0]), math.inf if contract.bound is None else contract.bound)
+
     def encode(
         self, payload: dict[str, Any], contract: Contract, sent: Tree, memory: Tree, key: Keys
     ) -> tuple[dict[str, Any], Tree]:
@@ -63,5 +69,6 @@ class AdaptiveClip(Stage):
         """Take the bits off the sum and move the bound."""
         payload = dict(total.payload)
         share = float(payload.pop("inside")[0]) / total.weight + 0.5
+        share = min(max(share, 0.0), 1.0)
         bound = state.shared * np.exp(-self.rate * (share - self.quantile))
         return replace(total, payload=payload), State(shared=bound)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -23,7 +24,9 @@ class Quantize(Stage):
     Unbiased, variance ≤ step²/4 a coordinate, step = range·cap/(2^(bits−1) − 1). The range is
     the clip bound before it unless given (values beyond it saturate); cap is the largest weight.
     `feedback` keeps what rounding lost in the client's memory and adds it next time (Stich et
-    al. 2018, arXiv 1809.07599). Per-client scalars travel unrounded.
+    al. 2018, arXiv 1809.07599). Per-client scalars travel unrounded. Rounding d coordinates
+    lengthens a vector by up to √d steps, and the bound it hands on says so; with feedback there
+    is none.
 
     >>> Quantize(bits=8).bits
     8
@@ -57,7 +60,10 @@ class Quantize(Stage):
         fields = tuple(
             f if f.scalar else f._replace(integer=True, bits=self.bits) for f in contract.fields
         )
-        return replace(contract, fields=fields)
+        step, bound = self.step(contract), None
+        if contract.bound is not None and not self.feedback:
+            bound = contract.bound + step * math.sqrt(contract.dimension) / contract.cap
+        return replace(contract, fields=fields, bound=bound, step=step)
 
     def memory(self, contract: Contract) -> Tree:
         """With feedback: what rounding has lost so far, per vector field."""

@@ -7,7 +7,7 @@ it with a remedy, or returns the contract of what it hands on.
 
 A payload inside the pipeline is a dict from field name to `(clients, size)` rows, so a stage may
 append a field. The weight is applied once: after the last Clip and before the first stage that
-needs a sum.
+needs a sum. A bound that moves is filled in for each round from what was sent.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple, get_type_hints
 
 from muster.errors import PlanError
 from muster.keys import Key, Keys
+from muster.privacy.release import Release
 from muster.types import Reply, Scalar, State, Tree
 
 __all__ = ["Contract", "Field", "Pipeline", "Stage", "contract_of"]
@@ -39,7 +40,9 @@ class Contract:
 
     `bound` is the joint L2 norm of the vector fields of one client before weighting, None if
     nothing bounds it; `cap` the largest weight, None if unknown; `weighted` whether the weight
-    has been applied; `moving` whether the bound moves between rounds.
+    has been applied; `moving` whether the bound moves between rounds; `step` the distance between
+    two levels where vectors are integers; `noise` the stage whose noise is made for exactly what
+    is summed, which no later stage may change.
     """
 
     fields: tuple[Field, ...]
@@ -47,6 +50,20 @@ class Contract:
     moving: bool = False
     weighted: bool = False
     cap: float | None = None
+    step: float | None = None
+    noise: str | None = None
+
+    @property
+    def sensitivity(self) -> float | None:
+        """The L2 norm of what one client adds to the sum of the vectors, in their own unit."""
+        if self.bound is None or self.cap is None:
+            return None
+        return self.bound * self.cap / (self.step or 1.0)
+
+    @property
+    def dimension(self) -> int:
+        """Coordinates of all vector fields together."""
+        return sum(field.size for field in self.fields if not field.scalar)
 
     @property
     def integer(self) -> bool:
@@ -79,6 +96,7 @@ class Stage:
     """The hooks; a stage is a frozen dataclass of its settings, with no other state."""
 
     needs_sum: ClassVar[bool] = False
+    keeps_sum: ClassVar[bool] = False  # what is summed stays what it was (a mask)
 
     def accept(self, contract: Contract) -> Contract:
         """The contract of what this stage hands on; raise `PlanError` where it is illegal."""
@@ -87,6 +105,14 @@ class Stage:
     def init(self, contract: Contract) -> State:
         """State between rounds: the shared part is sent with the model."""
         return State()
+
+    def reach(self, contract: Contract, sent: Tree) -> float | None:
+        """The bound of what this stage hands on in a round in which `sent` was sent."""
+        return self.accept(contract).bound
+
+    def release(self, contract: Contract) -> Release | None:
+        """What one round reveals under this stage's noise; None for a stage without."""
+        return None
 
     def memory(self, contract: Contract) -> Tree:
         """What a client keeps for this stage, without a leading axis; None for most."""
@@ -124,6 +150,11 @@ class Pipeline:
         for i, stage in enumerate(stages):
             if not isinstance(stage, Stage):
                 raise PlanError(f"pipeline[{i}] is {stage!r}; give stages such as Clip(1.0)")
+            if contract.noise and not stage.keeps_sum:
+                raise PlanError(
+                    f"{stage} stands after {contract.noise}, whose noise is made for exactly what "
+                    f"is summed; put {stage} before it"
+                )
             if stage.needs_sum and not contract.weighted:
                 weigh, contract = i, replace(contract, weighted=True)
             contracts.append(contract)
@@ -138,16 +169,33 @@ class Pipeline:
         """A client's memory of every stage before its first round."""
         return tuple(s.memory(c) for s, c in zip(self.stages, self.contracts, strict=False))
 
+    def releases(self) -> tuple[Release, ...]:
+        """What each round reveals under the noise of the stages that add any."""
+        made = (s.release(c) for s, c in zip(self.stages, self.contracts, strict=False))
+        return tuple(release for release in made if release is not None)
+
+    def now(self, sent: tuple[Tree, ...]) -> tuple[Contract, ...]:
+        """The contracts of one round: a moving bound has the value that was sent."""
+        if not any(contract.moving for contract in self.contracts):
+            return self.contracts
+        bound, contracts = self.contracts[0].bound, []
+        for stage, contract, shared in zip(self.stages, self.contracts, sent, strict=False):
+            contracts.append(replace(contract, bound=bound) if contract.moving else contract)
+            bound = stage.reach(contracts[-1], shared)
+        last = self.contracts[-1]
+        return (*contracts, replace(last, bound=bound) if last.moving else last)
+
     def encode(
         self, payload: dict[str, Any], sent: tuple[Tree, ...], memory: Tree, key: Keys, weights: Any
     ) -> tuple[dict[str, Any], tuple[Tree, ...]]:
         """Rows `(clients, size)` through all stages, weighted with `weights` `(clients,)`."""
         kept: list[Tree] = []
+        contracts = self.now(sent)
         mine = memory or (None,) * len(self.stages)
         for i, stage in enumerate(self.stages):
             if i == self.weigh:
                 payload = _weighted(payload, weights)
-            payload, fresh = stage.encode(payload, self.contracts[i], sent[i], mine[i], key.at(i))
+            payload, fresh = stage.encode(payload, contracts[i], sent[i], mine[i], key.at(i))
             kept.append(fresh)
         if self.weigh == len(self.stages):
             payload = _weighted(payload, weights)
@@ -157,9 +205,9 @@ class Pipeline:
         self, total: Reply, states: tuple[State, ...], key: Key
     ) -> tuple[Reply, tuple[State, ...]]:
         """The sum back through all stages in reverse."""
-        fresh = list(states)
+        fresh, contracts = list(states), self.now(tuple(state.shared for state in states))
         for i in reversed(range(len(self.stages))):
-            total, fresh[i] = self.stages[i].decode(total, self.contracts[i], states[i], key.at(i))
+            total, fresh[i] = self.stages[i].decode(total, contracts[i], states[i], key.at(i))
         return total, tuple(fresh)
 
 

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -31,7 +32,9 @@ class Plan:
 
     `weighting` is "examples" (n_k rows) or "equal"; `cap` the most rows a client counts with
     (needed by stages that sum in integers); `share` which tensors travel; `minimum` the fewest
-    accepted replies a round needs. Raises `PlanError`, with the remedy, for what cannot run.
+    accepted replies a round needs, or (below 1.0) which fraction. Over a network a round takes
+    replies for `deadline` seconds, and `overselect` invites so many times the clients it needs.
+    Raises `PlanError`, with the remedy, for what cannot run.
     """
 
     task: Task
@@ -47,7 +50,9 @@ class Plan:
     dtype: Literal["float32", "float64"] = "float32"
     evaluate: Every = Every()
     stop: tuple[Target | Patience, ...] = ()
-    minimum: int = 1
+    minimum: int | float = 1
+    deadline: float | None = None
+    overselect: float = 1.0
     cap: int | None = None
 
     def __post_init__(self) -> None:
@@ -95,10 +100,9 @@ class Plan:
                 )
 
     def _check_values(self) -> None:
-        for name in ("rounds", "minimum"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise PlanError(f"Plan({name}={value!r}): a whole number above 0 is needed")
+        if not isinstance(self.rounds, int) or self.rounds < 1:
+            raise PlanError(f"Plan(rounds={self.rounds!r}): a whole number above 0 is needed")
+        self._check_replies()
         if not isinstance(self.seed, int) or self.seed < 0:
             raise PlanError(f"Plan(seed={self.seed!r}): a whole number from 0 up is needed")
         if self.weighting not in ("examples", "equal"):
@@ -107,6 +111,23 @@ class Plan:
             raise PlanError(f"Plan(dtype={self.dtype!r}): use 'float32' or 'float64'")
         if self.cap is not None and not (isinstance(self.cap, int) and self.cap >= 1):
             raise PlanError(f"Plan(cap={self.cap!r}): a number of rows above 0 is needed")
+
+    def _check_replies(self) -> None:
+        least, patience, more = self.minimum, self.deadline, self.overselect
+        if not _number(least) or least <= 0 or (least > 1 and not isinstance(least, int)):
+            raise PlanError(
+                f"Plan(minimum={least!r}): a whole number above 0, or a fraction up to 1.0, is needed"
+            )
+        if patience is not None and not (_number(patience) and 0 < patience < math.inf):
+            raise PlanError(f"Plan(deadline={patience!r}): seconds above 0, or None, are needed")
+        if not _number(more) or not 1 <= more < math.inf:
+            raise PlanError(f"Plan(overselect={more!r}): a factor from 1.0 up is needed")
+        if more > 1 and self.aggregation.denominator == "expected":
+            raise PlanError(
+                f"Plan(overselect={more}): Mean(denominator='expected') expects everybody who is "
+                f"drawn to count; use Mean(denominator='replies'), or overselect=1.0"
+            )
+        _ = self.inviting
 
     def _check_combination(self) -> None:
         drawn = getattr(self.sampling, "with_replacement", False)
@@ -138,6 +159,34 @@ class Plan:
 
     def _sends_scalars(self) -> bool:
         return any(field.scalar for field in self.stages.contracts[0].fields)
+
+    @cached_property
+    def inviting(self) -> Sampling:
+        """The sampling, drawing `overselect` times as many."""
+        if self.overselect == 1:
+            return self.sampling
+        count, fraction = (getattr(self.sampling, name, None) for name in ("count", "fraction"))
+        if count is not None and not getattr(self.sampling, "with_replacement", False):
+            more: Any = {"count": math.ceil(count * self.overselect)}
+        elif fraction is not None:
+            more = {"fraction": min(1.0, fraction * self.overselect)}
+        else:
+            raise PlanError(
+                f"Plan(overselect={self.overselect}): {self.sampling} has no number of clients to "
+                f"draw more of; use Uniform(count=...), or overselect=1.0"
+            )
+        drawing: Any = self.sampling
+        return cast("Sampling", replace(drawing, **more))
+
+    def needed(self, invited: int) -> int:
+        """The fewest replies that make a round of so many invited count."""
+        if isinstance(self.minimum, int):
+            return self.minimum
+        return max(1, math.ceil(self.minimum * self.goal(invited)))
+
+    def goal(self, invited: int) -> int:
+        """How many replies of so many invited are enough; a network round then takes no more."""
+        return math.ceil(round(invited / self.overselect, 9))
 
     @cached_property
     def sharing(self) -> Sharing:
@@ -206,3 +255,7 @@ class Plan:
         shared = sum(b - a for a, b, flag in self.sharing.buffers if flag)
         item = np.dtype(self.dtype).itemsize
         return -(-self.stages.contracts[-1].bits // 8) + shared * item
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

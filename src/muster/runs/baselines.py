@@ -11,8 +11,9 @@ from muster.algorithms import FedAvg
 from muster.data import Population
 from muster.optimizers import SGD
 from muster.plan import Plan
+from muster.runs.drive import Options
 from muster.runs.run import Run
-from muster.runs.simulate import Options, simulate
+from muster.runs.simulate import simulate
 from muster.sampling import All
 
 __all__ = ["baselines"]

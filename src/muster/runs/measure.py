@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,24 +13,40 @@ from muster import keys
 from muster.local import Memory
 from muster.plan import Plan, falls
 from muster.rounds import RunState
-from muster.simulation import Hands, Simulation
-from muster.types import ClientId
+from muster.types import ClientId, Sent
 
 __all__ = ["Examiner", "means", "spread"]
 
 
-class Examiner:
-    """Evaluates a state where the plan says so; `rows` are the central test rows, if any.
+class Memories(Protocol):
+    """Who knows what clients keep, as it will count after this round's commit (or None)."""
 
-    Where nothing is shared there is no global model: the central metrics are then the mean over
-    the chosen clients of their own models.
+    def held(self, clients: Sequence[ClientId]) -> dict[ClientId, Memory] | None:
+        """The memories of these clients, where they are known."""
+
+
+class Measures(Protocol):
+    """Who evaluates a model on clients' own rows."""
+
+    def measure(
+        self, sent: Sent, clients: Sequence[tuple[ClientId, Memory | None]], round: int
+    ) -> Iterator[tuple[ClientId, dict[str, float]]]:
+        """Metric sums by client, in order."""
+
+
+class Examiner:
+    """Evaluates a state where the plan says so.
+
+    `clients()` are those to choose from, `rows` the central test rows, if any. Where nothing is
+    shared there is no global model: the central metrics are then the mean over the chosen
+    clients of their own models.
     """
 
     def __init__(
-        self, plan: Plan, simulation: Simulation, hands: Hands, clients: Sequence[ClientId],
-        rows: tuple[Any, Any] | None,
+        self, plan: Plan, memories: Memories, measures: Measures,
+        clients: Callable[[], Sequence[ClientId]], rows: tuple[Any, Any] | None,
     ) -> None:  # fmt: skip
-        self._plan, self._simulation, self._hands = plan, simulation, hands
+        self._plan, self._memories, self._measures = plan, memories, measures
         self._clients, self._rows = clients, rows
         self._start: tuple[Any, Any] | None = None
 
@@ -46,7 +62,7 @@ class Examiner:
         x = state.algorithm.shared.x
         found: dict[str, Any] = {"model": hashlib.sha256(np.ascontiguousarray(x).data).hexdigest()}
         chosen = self._chosen(round)
-        memories = self._simulation.held(chosen) or {}
+        memories = self._memories.held(chosen) or {}
         if self._rows is not None and x.size:
             w, buffers = self._whole(state)
             found["metrics"] = means(plan.task.evaluate(w, buffers, *self._rows))
@@ -54,7 +70,7 @@ class Examiner:
             found["metrics"] = self._alone(state, list(memories.values()))
         if chosen:
             asked = [(client, memories.get(client)) for client in chosen]
-            each = dict(self._hands.measure(state.sent(), asked, round))
+            each = dict(self._measures.measure(state.sent(), asked, round))
             if each:
                 found["clients"] = spread(list(each.values()))
                 found["clients"]["each"] = [[c, means(s)] for c, s in each.items()]
@@ -74,7 +90,8 @@ class Examiner:
         return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
 
     def _chosen(self, round: int) -> Sequence[ClientId]:
-        clients, most = self._clients, self._plan.evaluate.clients
+        most = self._plan.evaluate.clients
+        clients = () if most == 0 else self._clients()
         if most is None or most >= len(clients):
             return clients
         draw = keys.key(self._plan.seed).at("evaluate", round).generator()

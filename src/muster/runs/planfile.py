@@ -6,9 +6,9 @@ from __future__ import annotations
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 from muster.data import Federation, Population
 from muster.errors import MusterError, PlanError
 from muster.plan import Plan
+from muster.plan.registry import assign
 from muster.simulation import origins
 
-__all__ = ["Enrolled", "PlanFile", "load", "module_name"]
+__all__ = ["Enrolled", "PlanFile", "altered", "load", "module_name"]
 
 EXTRAS = {"torch": "torch", "jax": "jax", "sklearn": "sklearn", "pandas": "sklearn"}
 
@@ -154,3 +155,30 @@ def _own(error: BaseException, path: Path) -> list[traceback.FrameSummary]:
     folder = str(path.resolve().parent)
     frames = traceback.extract_tb(error.__traceback__)
     return [frame for frame in frames if str(Path(frame.filename).parent) == folder]
+
+
+def altered(
+    plan: Plan, settings: Sequence[str] | None, rounds: int | None, seed: int | None
+) -> Plan:
+    """The plan with what the command line changes."""
+    waiting = list(settings or ())
+    while waiting:  # a setting may need another one first, in whatever order they are given
+        refused: dict[str, PlanError] = {}
+        for setting in waiting:
+            try:
+                plan = _set(plan, setting)
+            except PlanError as error:
+                refused[setting] = error
+        if len(refused) == len(waiting):
+            raise refused[waiting[0]]
+        waiting = list(refused)
+    given = {"rounds": rounds, "seed": seed}
+    found: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return replace(plan, **found) if found else plan
+
+
+def _set(plan: Plan, setting: str) -> Plan:
+    try:
+        return assign(plan, setting)
+    except (TypeError, AttributeError) as error:  # a value that no check of the field foresees
+        raise PlanError(f"--set {setting}: {error}; give a value of the field's kind") from None

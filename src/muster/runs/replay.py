@@ -98,7 +98,7 @@ def _played(
         Cohort(tuple(r["invited"]), tuple(r["times"]) if "times" in r else None) for r in history
     )
     absent = {r["round"]: frozenset(r["invited"]) - frozenset(r["accepted"]) for r in history}
-    again = replace(plan, sampling=Recorded(cohorts, plan.sampling))
+    again = replace(plan, sampling=Recorded(cohorts, plan.sampling), overselect=1.0, minimum=1)
     choice = choose(plan, population, 1, facts["engine"])
     choice = replace(choice, together=facts["together"])
     hands = Here(plan, choice.engine, population)

@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +15,9 @@ from muster import keys
 from muster.data import Population
 from muster.errors import DataError, PlanError, RunError
 from muster.plan import Plan
-from muster.rounds import RunState, play, start
-from muster.runs.folder import (
-    append,
-    begun_with,
-    following,
-    fresh_folder,
-    know,
-    open_folder,
-    publish,
-)
+from muster.rounds import start
+from muster.runs.drive import Options, drive
+from muster.runs.folder import begun_with, fresh_folder, know, open_folder
 from muster.runs.measure import Examiner
 from muster.runs.run import Run
 from muster.simulation import Choice, Hands, Here, Pool, Simulation, choose
@@ -34,37 +25,10 @@ from muster.simulation.origins import travels
 from muster.simulation.threads import one_thread
 from muster.store.sqlite import SQLiteStore
 from muster.types import Roster
-from muster.vectors import aligned, rebuild, tree_map
 
-__all__ = ["Options", "Watch", "explain", "simulate"]
+__all__ = ["explain", "simulate"]
 
 Rows = tuple[Any, Any]
-Watch = Callable[[dict[str, Any]], None]
-
-
-def _unwatched(record: dict[str, Any]) -> None:
-    """Nobody looks at the records."""
-
-
-def _unmarked(label: str) -> None:
-    """Nobody waits at the labelled points of a commit."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to run, as against what: none of it changes the result, except the engine its bits.
-
-    `workers`: None lets muster choose, 1 stays in this process. `lenient`: go on without a
-    client that fails. `watch` is called with each committed record, `at` at each labelled point
-    of a commit (`store.sqlite.LABELS`).
-    """
-
-    engine: str = "auto"
-    workers: int | None = None
-    lenient: bool = False
-    watch: Watch = _unwatched
-    clock: Callable[[], float] = time.perf_counter
-    at: Callable[[str], None] = _unmarked
 
 
 def simulate(
@@ -115,70 +79,9 @@ def _train(
         judges = Here(plan, choice.engine, judged, lenient=lenient) if judged else hands
         stack.enter_context(one_thread(plan.task))  # central metrics too: a stop rule reads them
         simulation = Simulation(plan, population, store, choice, hands)
-        examiner = Examiner(plan, simulation, judges, (judged or population).clients, rows)
-        _rounds(plan, simulation, store, examiner, options)
-
-
-def _rounds(
-    plan: Plan, simulation: Simulation, store: SQLiteStore, examiner: Examiner, options: Options
-) -> None:
-    """Round after round until the plan says stop."""
-    done, state = _resumed(plan, store)
-    history = store.history()
-    publish(store.path, history)
-    due = [r for r in history if r.get("metrics") and plan.evaluate.due(r["round"], 0)]
-    seen = [record["metrics"] for record in due]  # without the extra one after a last round
-    began = options.clock()
-
-    def measure(round: int, state: RunState) -> dict[str, Any]:
-        found = examiner.examine(round, state)
-        if found.get("metrics") and plan.evaluate.due(round, 0):
-            seen.append(found["metrics"])
-        if "clients" in found and round < plan.rounds and not _met(plan, seen):
-            found["clients"].pop("each", None)  # of the last evaluation alone
-        return found | {"seconds": round_seconds()}
-
-    def round_seconds() -> float:
-        nonlocal began
-        now = options.clock()
-        spent, began = now - began, now
-        return spent
-
-    with following(store.path) as lines:
-        while done < plan.rounds and not _met(plan, seen):
-            done += 1
-            state = play(plan, state, simulation, store, done, measure)
-            append(lines, store.last_line())
-            if options.watch is not _unwatched:
-                options.watch(store.last_record())
-    rule = _met(plan, seen)
-    store.note(stopped=repr(rule) if rule and done < plan.rounds else None)
-
-
-def _resumed(plan: Plan, store: SQLiteStore) -> tuple[int, RunState]:
-    """The last committed round and its state, or zero and the start."""
-    template, latest = start(plan), store.latest()
-    if latest is None:
-        return 0, template
-    try:
-        state = rebuild(template, latest[1])
-    except KeyError as error:
-        raise RunError(
-            f"the state in {store.path} has no {error}, which this plan needs; "
-            f"restore the folder from a copy, or start a new run"
-        ) from None
-    return latest[0], tree_map(_aligned, state)
-
-
-def _aligned(array: Any) -> Any:
-    copy = aligned(array.shape, array.dtype)
-    copy[...] = array
-    return copy
-
-
-def _met(plan: Plan, seen: list[dict[str, float]]) -> Any:
-    """The rule that says stop, if one does."""
-    return next((rule for rule in plan.stop if rule.met(seen)), None)
+        everybody = (judged or population).clients
+        examiner = Examiner(plan, simulation, judges, lambda: everybody, rows)
+        drive(plan, simulation, store, examiner, options)
 
 
 def check(plan: Plan, population: Population, evaluate_on: Rows | None) -> None:

@@ -37,6 +37,10 @@ class Reason(StrEnum):
     WRONG_VERSION = "wrong version"  # no version of the protocol or format in common
     WRONG_DIGEST = "wrong digest"  # damaged on the way: send it again
     NO_ROOM = "no room"  # the disk is full: try again later
+    TOO_OFTEN = "too often"  # more requests than this identity may make: slow down
+    CLOSED = "closed"  # the round or the run takes nothing more: it is paused or has ended
+    UNKNOWN = "unknown"  # no such resource, or none of this client's
+    UNENROLLED = "unenrolled"  # say hello first
 
 
 class Refused(MusterError):

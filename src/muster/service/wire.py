@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from muster.service.refusal import Reason, Refused, malformed, parse, shown
+from muster.tensors import CHUNK, CODES, pieces
 from muster.types import Tree
 from muster.vectors import leaves, rebuild
 
@@ -34,13 +35,7 @@ __all__ = [
 
 FORMAT = {"muster": "1"}  # what the body's metadata says: the version of this format
 LIMIT = 1 << 20  # bytes of a header
-CHUNK = 1 << 20  # bytes sent or looked at in one piece
 DEPTH = 3  # the header, an entry, its list
-CODES = {
-    "<f8": "F64", "<f4": "F32", "<f2": "F16", "<c8": "C64",
-    "<i8": "I64", "<i4": "I32", "<i2": "I16", "|i1": "I8",
-    "<u8": "U64", "<u4": "U32", "<u2": "U16", "|u1": "U8", "|b1": "BOOL",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,25 +69,8 @@ def encode(tree: Tree) -> Iterator[bytes | memoryview]:
     for name, leaf in leaves(tree):
         _fresh(name, arrays)
         arrays[name] = np.asarray(leaf)
-    specs = {name: _spec(name, array) for name, array in arrays.items()}
-    order = sorted(specs, key=lambda name: (-specs[name].dtype.itemsize, name))
-    header: dict[str, Any] = {"__metadata__": FORMAT}
-    end = 0
-    for name in order:
-        begin, end = end, end + specs[name].size
-        entry = {"dtype": _code(specs[name]), "shape": [*specs[name].shape]}
-        header[name] = entry | {"data_offsets": [begin, end]}
-    head = json.dumps(header, separators=(",", ":")).encode()
-    head += b" " * (-len(head) % 8)
-    return _pieces(head, [(arrays[name], specs[name].dtype) for name in order])
-
-
-def _pieces(head: bytes, arrays: list[tuple[Any, Any]]) -> Iterator[bytes | memoryview]:
-    yield len(head).to_bytes(8, "little") + head
-    for array, dtype in arrays:
-        raw = np.asarray(array, dtype, order="C").reshape(-1).view(np.uint8).data
-        for begin in range(0, len(raw), CHUNK):
-            yield raw[begin : begin + CHUNK]
+        _spec(name, arrays[name])
+    return pieces(arrays, FORMAT)
 
 
 def digest(chunks: Iterable[bytes | memoryview]) -> str:

@@ -82,7 +82,7 @@ class Simulation:
         self._choice, self._hands = choice, hands
         self._pending: tuple[Cohort, Sent, int] | None = None
         self._blank = self._fresh() if plan.remembers else None
-        self._round, self._answered = 0, 0
+        self._round, self._invited, self._answered = 0, 0, 0
         self._roster = Roster(population.clients, lambda: population.sizes)
 
     def _fresh(self) -> Memory:
@@ -102,7 +102,7 @@ class Simulation:
         if self._pending is None:
             return
         (cohort, sent, round), self._pending = self._pending, None
-        self._round, self._answered = round, 0
+        self._round, self._invited, self._answered = round, len(cohort.clients), 0
         for done in self._hands.perform(sent, self._pieces(cohort, round)):
             for client, memory in done.memories.items():
                 self._store.remember(round, client, dict(leaves(memory)))
@@ -138,7 +138,7 @@ class Simulation:
         if self._blank is None:
             return None
         found = self._store.memory(clients)
-        if self._answered >= self._plan.minimum:
+        if self._answered >= self._plan.needed(self._invited):
             found = found | self._store.staged(self._round, clients)
         return self._rebuilt(clients, found)
 

@@ -163,8 +163,8 @@ def _order(answers: list[Any], cohort: Cohort, gone: frozenset[ClientId]) -> Non
     for i, reply in enumerate(replies):
         blocks = {place[client] for client in reply.clients}
         claim(
-            len(blocks) == 1 or (i == 0 and min(blocks) == 0),
-            f"a reply sums the blocks {sorted(blocks)}; one block each, or a run from the first",
+            len(blocks) == 1 or i == 0,
+            f"a reply sums the blocks {sorted(blocks)}; one block each, or the first a run of them",
         )
 
 

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which federation is meant, and what its server says over the control socket in its folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from muster.cli import where
+from muster.errors import RunError
+from muster.extras import require
+
+__all__ = ["CONTROL", "ask", "find", "running"]
+
+CONTROL = "control.sock"
+LONGEST = 100  # characters of a path to a unix socket, about, that every system takes
+PATIENCE = 10.0  # seconds until a server that takes a connection has answered
+
+
+def find(name: str) -> Path:
+    """The folder of a federation; of the only one whose server runs when none is named.
+
+    Raises `RunError` when there is none, or when it is not clear which.
+    """
+    if name != where.LATEST:
+        for place in (where.RUNS / name, Path(name)):
+            if (place / CONTROL).exists():  # also of a run whose rounds are in PostgreSQL
+                return place
+        return where.find(name)
+    found = running()
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise RunError(
+            f"no server of a federation runs here or in {where.RUNS}/; name the run's folder, "
+            f"or start its server with muster serve"
+        )
+    names = ", ".join(str(folder) for folder in found)
+    raise RunError(f"{len(found)} servers run here ({names}); name the run that is meant")
+
+
+def running() -> list[Path]:
+    """The folders, here and in runs/, whose server answers."""
+    sockets = [
+        *Path().glob(CONTROL),
+        *Path().glob(f"*/{CONTROL}"),
+        *where.RUNS.glob(f"*/{CONTROL}"),
+    ]
+    return sorted(socket.parent for socket in sockets if ask(socket.parent, "GET", "/healthz"))
+
+
+def ask(folder: Path, method: str, path: str) -> dict[str, Any] | None:
+    """What the server in a folder answers; None when none runs there. Raises `RunError`."""
+    httpx = require("httpx", extra="service")
+    place = _short(folder.resolve() / CONTROL)
+    if not place.exists():
+        return None
+    transport = httpx.HTTPTransport(uds=str(place))
+    try:
+        with httpx.Client(transport=transport, timeout=PATIENCE, trust_env=False) as client:
+            answer = client.request(method, f"http://server{path}")
+            said: dict[str, Any] = answer.json()
+    except httpx.ConnectError as error:
+        if isinstance(_cause(error), PermissionError):
+            raise RunError(
+                f"{folder / CONTROL} may be used by its owner alone; give this order as the user "
+                f"that the server runs as"
+            ) from None
+        return None  # left behind by a server that was killed
+    except (httpx.TransportError, ValueError) as error:
+        raise RunError(
+            f"the server in {folder} did not answer ({error or type(error).__name__}); look at "
+            f"its output, and try again"
+        ) from None
+    if answer.status_code != 200:
+        raise RunError(f"the server in {folder} refused: {said.get('text', answer.status_code)}")
+    return said
+
+
+def _short(place: Path) -> Path:
+    """The path of a socket, seen from here where that is shorter: systems limit its length."""
+    if len(str(place)) < LONGEST:
+        return place
+    return Path(os.path.relpath(place))
+
+
+def _cause(error: BaseException) -> BaseException:
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return error

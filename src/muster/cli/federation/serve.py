@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`muster serve`: the server of a federation, and a live view of its rounds."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from muster.cli import run as training
+from muster.cli import screen, where
+from muster.cli.federation import halt
+from muster.cli.federation.news import News
+from muster.cli.live import Quiet, Rounds
+from muster.errors import DataError, MusterError, PlanError, RunError
+from muster.extras import require
+from muster.plan import Plan
+from muster.plan.registry import fingerprint
+from muster.runs import Options, Run, planfile
+
+if TYPE_CHECKING:
+    import typer
+    from rich.text import Text
+else:
+    typer = require("typer", extra="service")
+    Text = require("rich.text", extra="service").Text
+
+__all__ = ["Identity", "Parser", "command"]
+
+Parser = training.Parser
+
+Folder = Annotated[Path, typer.Option(help="The run's folder; one that is there goes on.")]
+Identity = Annotated[
+    Path | None, typer.Option(help="The folder of your certificate (muster pki accept).")
+]
+Address = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="Where to listen. (0.0.0.0:8443)")
+]
+Enough = Annotated[
+    int, typer.Option("--clients", min=1, help="Sites that must be present to begin a round.")
+]
+Lease = Annotated[
+    float, typer.Option(min=1, help="Seconds without progress after which a site is late.")
+]
+Database = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL", envvar="MUSTER_STORE", show_envvar=True,
+        help="postgresql://… that several servers share, instead of SQLite in the folder.",
+    ),
+]  # fmt: skip
+Plain = Annotated[bool, typer.Option("--plain", help="No TLS: a trial on this machine alone.")]
+Kept = Annotated[bool, typer.Option("--keep-updates", help="Keep each update after its round.")]
+Judged = Annotated[
+    bool, typer.Option("--evaluate", help="Judge on the test rows of population(), read here.")
+]
+Meters = Annotated[
+    int | None, typer.Option("--health", metavar="PORT", help="/healthz and /metrics on loopback.")
+]
+
+
+def command(
+    ctx: typer.Context, plan: training.PlanPath, path: Folder, identity: Identity = None,
+    address: Address = None, clients: Enough = 1, lease: Lease = 15.0, store: Database = None,
+    plain: Plain = False, keep_updates: Kept = False, evaluate: Judged = False,
+    settings: training.Settings = None, rounds: training.Total = None,
+    seed: training.Seed = None, health: Meters = None, as_json: screen.Json = False,
+    quiet: training.Silent = False,
+) -> None:  # fmt: skip
+    """Serve a plan to the sites of a federation, until its rounds are done.
+
+    muster serve plan.py --path heart --identity hub --clients 3
+
+    The same command goes on where a server was stopped or killed. Ctrl-C ends it safely.
+    """
+    if plain == (identity is not None):
+        raise RunError(_certificate(plain))
+    file = planfile.load(plan)
+    changed = planfile.altered(file.plan, settings, rounds, seed)
+    central = _central(file, changed, evaluate)
+    serving = require("muster.runs.serve", extra="service")
+    terms = serving.Terms(enough=clients, lease=lease)
+    federation = serving.Federation(changed, path, central, terms, store, keep_updates)
+    usual = "127.0.0.1:8443" if plain else "0.0.0.0:8443"
+    at = serving.Where(address or usual, identity, health)
+    shown = Shown(changed, file.path, path, ctx.meta[training.WORDS], as_json, quiet)
+    why = shown.serve(serving, federation, at)
+    shown.conclude(why)
+    if why == "closing":
+        raise typer.Exit(halt.INTERRUPTED)
+
+
+def _certificate(plain: bool) -> str:
+    if plain:
+        return "--plain was given with --identity; leave one of them out"
+    return (
+        "a server proves who it is; give --identity FOLDER (made by muster pki), or --plain "
+        "for a trial on this machine"
+    )
+
+
+def _central(file: planfile.PlanFile, plan: Plan, asked: bool) -> tuple[Any, Any] | None:
+    """Central test rows: those of evaluate_on(), else, when asked for, the population's."""
+    rows = None
+    if file.evaluate_on is not None:
+        try:
+            rows = file.evaluate_on()
+        except MusterError:
+            raise
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise PlanError(f"{file.path} failed in evaluate_on(): {what}") from error
+    elif asked:
+        rows = file.enrolled().evaluate_on
+    if plan.stop and rows is None:
+        raise PlanError(
+            f"Plan(stop={list(plan.stop)!r}) reads central metrics, and a server has no rows; "
+            f"write evaluate_on() in {file.path}, or leave stop out"
+        )
+    if rows is not None:
+        _fits(file.path, plan, rows)
+    return rows
+
+
+def _fits(path: Path, plan: Plan, rows: Any) -> None:
+    if not isinstance(rows, tuple | list) or len(rows) != 2:
+        raise PlanError(
+            f"evaluate_on() in {path} returned a {type(rows).__name__}; return the test rows as a "
+            f"pair (x, y)"
+        )
+    x, y = rows
+    if len(x) != len(y) or len(x) == 0:
+        raise DataError(
+            f"evaluate_on() in {path} has {len(x)} feature rows and {len(y)} labels; give as many "
+            f"of each, at least one"
+        )
+    try:
+        plan.task.check(x, y)
+    except DataError as error:
+        raise DataError(f"evaluate_on() in {path}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A federation as its operator sees it: `words` are the command line as it was given."""
+
+    plan: Plan
+    file: Path
+    folder: Path
+    words: Sequence[str]
+    as_json: bool
+    quiet: bool
+
+    def serve(self, serving: Any, federation: Any, at: Any) -> str:
+        """Serve until it ends; returns why."""
+        news = News(self.folder, federation.terms.enough, self._tell)
+        with halt.graceful() as stop, self._watcher() as watcher:
+
+            def ready(port: int) -> None:
+                self._introduce(at, port)
+                news.start()
+
+            try:
+                why: str = serving.serve(
+                    federation, at, options=Options(watch=watcher.watch), ready=ready, stop=stop
+                )
+            finally:
+                news.close()
+        return why
+
+    def conclude(self, why: str) -> None:
+        """Say what is safe, and how to go on."""
+        done, total = self._done(), self.plan.rounds
+        again = shlex.join(["muster", "serve", *map(_without_secret, self.words)])
+        if self.as_json:
+            facts = {"why": why, "path": str(self.folder), "rounds": done, "planned": total}
+            screen.emit({"event": "ended"} | facts | {"again": None if why == "done" else again})
+            return
+        if why == "done":
+            self._verdict()
+            return
+        heads = {"drain": "drained", "stop": "stopped by an operator", "closing": "stopped"}
+        kept = f"round {done} of {total} is committed" if done else "before round 1 ended"
+        sites = "its sites went home" if why == "stop" else "its sites wait for it"
+        screen.say(f"[bold yellow]{heads.get(why, why)}:[/] {kept}, and {sites}; go on with")
+        screen.say(Text(f"  {again}"))
+
+    def _verdict(self) -> None:
+        parts = [f"{self.plan.rounds} rounds"]
+        with contextlib.suppress(RunError):  # with PostgreSQL there is no run in the folder
+            run = Run(self.folder)
+            facts, metric = training.summary(run), where.metric(run)
+            parts = [f"{facts['rounds']} rounds in {screen.span(facts['seconds'])}"]
+            if metric in run.metrics:
+                parts.append(f"{metric} {screen.number(run.metrics[metric])}")
+            parts.append(f"{screen.size(facts['bytes_up'])} up")
+        screen.say(Text.assemble(("✓ ", "bold green"), "done: ", " · ".join(parts)))
+        named = shlex.quote(_named(self.folder))
+        screen.say(f"  [dim]next[/] muster show {named}   muster report {named}")
+
+    def _introduce(self, at: Any, port: int) -> None:
+        """Where it listens, and how a site joins."""
+        host = at.address.rpartition(":")[0]
+        scheme = "http" if at.identity is None else "https"
+        listens, mark = f"{scheme}://{host}:{port}", fingerprint(self.plan)
+        public, until = listens, None
+        if at.identity is not None:
+            who = require("muster.service.pki", extra="service").member(at.identity)
+            public, until = who.server, who.who.not_after
+        if self.as_json:
+            screen.emit({
+                "event": "listening", "address": listens, "port": port, "server": public,
+                "run": self.folder.resolve().name, "path": str(self.folder), "fingerprint": mark,
+                "rounds": self.plan.rounds, "committed": self._done(),
+                "until": until and until.isoformat(),
+            })  # fmt: skip
+        elif not self.quiet:
+            done = self._done()
+            goes = f", going on after round {done}" if done else ""
+            screen.say(Text.assemble(("✓ ", "bold green"), f"listening on {listens}"))
+            _line("run", f"{screen.path(self.folder)}, {self.plan.rounds} rounds{goes}")
+            algorithm, task = type(self.plan.algorithm).__name__, type(self.plan.task).__name__
+            size = self.plan.task.layout.size
+            _line("plan", f"{mark[:12]}… {algorithm} on {task}, {size} parameters")
+            if until is not None:
+                _line("certificate", f"until {until:%F}")
+            _line("sites", self._invitation(public, plain=at.identity is None))
+            _line("look", f"muster status {shlex.quote(_named(self.folder))}")
+
+    def _invitation(self, server: str, *, plain: bool) -> str:
+        """The command that a site gives."""
+        known = "--plain --name NAME" if plain else "--identity FOLDER"
+        kept = ("--set", "--seed")
+        words = list(self.words)
+        changed = [
+            f"{word} {shlex.quote(words[place + 1])}"
+            for place, word in enumerate(words)
+            if word in kept and place + 1 < len(words)
+        ]
+        url = f"{server} " if plain else ""
+        return " ".join([f"muster join {url}{self.file.name} --data PATH {known}", *changed])
+
+    def _watcher(self) -> Quiet | Rounds:
+        if self.as_json or self.quiet:
+            return Quiet(lines=self.as_json)
+        return Rounds(self.folder.name, self.plan.rounds, self._done())
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        if self.as_json:
+            screen.emit(event)
+        elif not self.quiet:
+            screen.say(Text.assemble(("· ", "dim"), event["text"]))
+
+    def _done(self) -> int:
+        """The rounds committed so far."""
+        with contextlib.suppress(RunError):
+            return len(Run(self.folder).history)
+        return 0
+
+
+def _named(folder: Path) -> str:
+    return folder.name if folder.parent == where.RUNS else screen.path(folder)
+
+
+def _without_secret(word: str) -> str:
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:…@", word)
+
+
+def _line(head: str, text: str) -> None:
+    screen.say(Text.assemble("  ", (f"{head:<12}", "dim"), text))

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`muster status`: who is in a federation, what they do, and what became of their work."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from muster.cli import screen, where
+from muster.cli.federation import control
+from muster.cli.where import RunName
+from muster.errors import RunError
+from muster.extras import require
+from muster.runs import Run
+
+if TYPE_CHECKING:
+    from rich.text import Text
+else:
+    Text = require("rich.text", extra="service").Text
+
+__all__ = ["command", "told"]
+
+COLOURS = {
+    "arrived": "green", "invited": "cyan", "failed": "red", "late": "yellow", "declined": "yellow"
+}  # fmt: skip
+WORDS = {"pause": "paused", "drain": "draining", "stop": "stopping"}
+HEADS = ("member", "rows", "present", "now", "in the model", "missed", "last trouble")
+
+
+def command(run: RunName = where.LATEST, as_json: screen.Json = False) -> None:
+    """Show a federation: its round, its members, and what was refused.
+
+    Without RUN, the only one whose server runs here.
+    """
+    folder = control.find(run)
+    found = told(folder)
+    if as_json:
+        screen.emit(found)
+        return
+    screen.say(_head(folder, found))
+    for kind, text in _lines(found):
+        screen.say(Text.assemble("  ", (f"{kind:<10}", "dim"), text))
+    if found["members"]:
+        screen.say()
+        screen.say(screen.table(HEADS, map(_row, found["members"])))
+    for trouble in _failures(found):
+        screen.say(trouble)
+
+
+def told(folder: Path) -> dict[str, Any]:
+    """What the server says, and what is committed; the latter alone when no server runs."""
+    said = control.ask(folder, "GET", "/status")
+    history, planned = _committed(folder, running=said is not None)
+    found: dict[str, Any] = {"path": str(folder), "running": said is not None, "planned": planned}
+    found |= said or {
+        "run": folder.resolve().name, "wanted": None, "phase": None, "round": None, "asked": None,
+        "committed": len(history), "lease": None, "seats": [], "refusals": {}, "members": [],
+    }  # fmt: skip
+    seats = {seat["client"]: seat for seat in found["seats"]}
+    members = {member["client"]: member for member in found["members"]}
+    for record in history:
+        for client in record["invited"]:
+            members.setdefault(client, {"name": str(client), "client": client})
+    tally = _tally(history)
+    found["members"] = [
+        {"rows": None, "present": None, "seat": seats.get(client), **member, **tally(client)}
+        for client, member in members.items()
+    ]
+    found["refused"] = _refused(history)
+    return found
+
+
+def _committed(folder: Path, *, running: bool) -> tuple[list[dict[str, Any]], int | None]:
+    """The records of a run and the rounds of its plan, where they lie in the folder."""
+    if not (folder / "run.db").exists():
+        if not running:
+            raise RunError(
+                f"no server runs in {folder}, and its rounds are in a database; start the server "
+                f"with muster serve, or ask where it runs"
+            )
+        return [], None
+    run = Run(folder)
+    return run.history, (run.facts.get("plan") or {}).get("rounds")
+
+
+def _tally(history: list[dict[str, Any]]) -> Any:
+    """By client: how often its reply is in the model, how often it was lost, and why at last."""
+    counted: Counter[Any] = Counter()
+    lost: dict[str, Counter[Any]] = {kind: Counter() for kind in ("failed", "late", "declined")}
+    last: dict[Any, dict[str, Any]] = {}
+    for record in history:
+        counted.update(record["accepted"])
+        for kind, count in lost.items():
+            for answer in record.get(kind, ()):
+                count[answer["client"]] += 1
+                text = answer.get("error") or answer.get("reason") or "after the deadline"
+                last[answer["client"]] = {"round": record["round"], "kind": kind, "text": text}
+
+    def of(client: Any) -> dict[str, Any]:
+        return {
+            "accepted": counted[client],
+            **{kind: count[client] for kind, count in lost.items()},
+            "trouble": last.get(client),
+        }
+
+    return of
+
+
+def _refused(history: list[dict[str, Any]]) -> dict[str, int]:
+    """Refusals by reason over all rounds, as far as their records say."""
+    found: Counter[str] = Counter()
+    for record in history:
+        found.update(record.get("refusals") or {})
+    return dict(found)
+
+
+def _head(folder: Path, found: dict[str, Any]) -> Text:
+    of = f" of {found['planned']}" if found["planned"] else ""
+    rounds = f"{found['committed']}{of} rounds committed"
+    if not found["running"]:
+        done = found["planned"] and found["committed"] >= found["planned"]
+        state, colour = ("no server runs", "green" if done else "yellow")
+    else:
+        state, colour = WORDS.get(found["wanted"], str(found["phase"])), "cyan"
+        colour = "yellow" if found["wanted"] in WORDS else colour
+    parts = ((found["run"], "bold"), f"  {rounds}, ", (state, colour))
+    return Text.assemble(*parts, (f"  {screen.path(folder)}", "dim"))
+
+
+def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if not found["running"]:
+        yield "server", "none runs; this is what is committed. Go on with: muster serve"
+    if found["round"] is not None:
+        standing = Counter(seat["standing"] for seat in found["seats"])
+        words = ", ".join(f"{count} {word}" for word, count in sorted(standing.items()))
+        what = "evaluated" if found["asked"] == "evaluate" else found["phase"]
+        yield "round", f"{found['round']} is {what}: {words}"
+    elif found["running"] and found["phase"] == "waiting":
+        here = sum(bool(member["present"]) for member in found["members"])
+        yield "round", f"none is open; {here} members are present"
+    refusals = Counter(found["refused"]) + Counter(found["refusals"])
+    if refusals:
+        yield "refused", ", ".join(f"{count} {reason}" for reason, count in refusals.most_common())
+
+
+def _row(member: dict[str, Any]) -> tuple[str, ...]:
+    seat, trouble = member["seat"], member["trouble"]
+    now = seat["standing"] if seat else "–"
+    present = {True: "[green]yes[/]", False: "[yellow]no[/]", None: "–"}[member["present"]]
+    text = ""
+    if trouble:
+        text = f"{trouble['kind']} in round {trouble['round']}: {_last(trouble['text'])}"
+    if seat and seat["text"]:
+        text = f"{seat['standing']} now: {_last(seat['text'])}"
+    name, client = member["name"], str(member["client"])
+    rows = "–" if member["rows"] is None else str(member["rows"])
+    missed = sum(member[kind] for kind in ("failed", "late", "declined"))
+    return (
+        _plain(name if name == client else f"{name} ({client})"), rows, present,
+        f"[{COLOURS[now]}]{now}[/]" if now in COLOURS else now, str(member["accepted"]),
+        str(missed) if missed else "–", _plain(text),
+    )  # fmt: skip
+
+
+def _failures(found: dict[str, Any]) -> Iterator[Text]:
+    """The whole of what a failed site said, which it has sent without values of data."""
+    for member in found["members"]:
+        seat, trouble = member["seat"], member["trouble"]
+        text = seat["text"] if seat and seat["standing"] == "failed" else ""
+        if not text and trouble and trouble["kind"] == "failed":
+            text = trouble["text"]
+        if "\n" in text.strip():
+            lines = "\n".join(f"  {line}" for line in text.strip().splitlines())
+            yield Text.assemble("\n", (f"{member['name']} said", "bold"), "\n", (lines, "dim"))
+
+
+def _last(text: str) -> str:
+    return (text.strip().splitlines() or [""])[-1][:120]
+
+
+def _plain(text: str) -> str:
+    """Without rich's markup."""
+    return text.replace("[", r"\[")

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Differential privacy: mechanisms, their accounting, the budget, the statement and audits."""
+
+from muster.privacy.accounting import Spent, check_delta, noise_multiplier, rounds_for, spent
+from muster.privacy.gaussian import gaussian_delta, gaussian_deviation, gaussian_epsilon
+from muster.privacy.ledger import Budget, Entry, Ledger
+from muster.privacy.randomness import Secret
+from muster.privacy.release import Charge, Release, Selection
+from muster.privacy.statement import Audit, Facts, Statement, statement
+
+__all__ = [
+    "Audit",
+    "Budget",
+    "Charge",
+    "Entry",
+    "Facts",
+    "Ledger",
+    "Release",
+    "Secret",
+    "Selection",
+    "Spent",
+    "Statement",
+    "check_delta",
+    "gaussian_delta",
+    "gaussian_deviation",
+    "gaussian_epsilon",
+    "noise_multiplier",
+    "rounds_for",
+    "spent",
+    "statement",
+]

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ledger: every noisy round with what all rounds so far reveal, and a budget that says stop.
+
+A ledger is a value that belongs to a population, not to a run: runs over the same people
+compose. A round is entered before it is released, in the commit of its model; one that was
+released and then given up stays in it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from muster.errors import MusterError
+from muster.privacy.accounting import EVERYBODY, rounds_for, spent
+from muster.privacy.gaussian import check_target
+from muster.privacy.release import Charge, Release, Selection
+
+__all__ = ["Budget", "Entry", "Ledger"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One released round: what was charged, whose replies it held, and ε so far, with RDP's.
+
+    `accepted` is the number of replies in the sum, None where it is not recorded.
+    """
+
+    round: int
+    charge: Charge
+    accepted: int | None
+    epsilon: float
+    rdp: float
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The entries in the order of release, and the δ of every ε in it.
+
+    >>> charge = Charge(Release("gaussian", 4.0, 1.0), run="a")
+    >>> ledger = Ledger(1e-6).enter(1, charge, 10)
+    >>> round(ledger.epsilon, 3), Ledger.from_json(ledger.to_json()) == ledger
+    (1.061, True)
+    """
+
+    delta: float
+    entries: tuple[Entry, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_target(1.0, self.delta)
+        known, last = set(), 0.0
+        for entry in self.entries:
+            place = (entry.charge.run, entry.round)
+            if place in known:
+                raise MusterError(f"round {entry.round} of run {entry.charge.run!r} is in the "
+                                  f"ledger already; a round is released once")  # fmt: skip
+            if not last <= entry.epsilon < math.inf:
+                raise MusterError(
+                    f"the ledger falls from epsilon {last!r} to {entry.epsilon!r} at round "
+                    f"{entry.round}; privacy is never given back: restore the ledger from a copy"
+                )
+            known.add(place)
+            last = entry.epsilon
+
+    @property
+    def epsilon(self) -> float:
+        """ε so far; 0 before the first release."""
+        return self.entries[-1].epsilon if self.entries else 0.0
+
+    @property
+    def rdp(self) -> float:
+        """The RDP value beside it."""
+        return self.entries[-1].rdp if self.entries else 0.0
+
+    @property
+    def charges(self) -> tuple[Charge, ...]:
+        """What every entry was charged."""
+        return tuple(entry.charge for entry in self.entries)
+
+    def enter(self, round: int, charge: Charge, accepted: int | None = None) -> Ledger:
+        """The ledger with one more release; never a lower ε than before."""
+        after = spent((*self.charges, charge), self.delta)
+        epsilon, rdp = max(self.epsilon, after.epsilon), max(self.rdp, after.rdp)
+        entry = Entry(round, charge, accepted, epsilon, rdp)
+        return replace(self, entries=(*self.entries, entry))
+
+    def to_json(self) -> str:
+        """The ledger as text, equal for equal ledgers."""
+        return json.dumps(asdict(self), sort_keys=True, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Ledger:
+        """The inverse of `to_json`; raises `MusterError` for what no ledger says."""
+        try:
+            value = json.loads(text, parse_constant=_refuse_constant)
+            return cls(float(value["delta"]), tuple(map(_entry, value["entries"])))
+        except (KeyError, TypeError, ValueError) as error:
+            raise MusterError(
+                f"this is no privacy ledger ({error}); restore it from a copy"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most that may ever be revealed: (ε, δ) over all runs in the ledger.
+
+    >>> Budget(2.0, 1e-6).rounds(Release("gaussian", 20.0, 1.0))
+    80
+    """
+
+    epsilon: float
+    delta: float
+
+    def __post_init__(self) -> None:
+        check_target(self.epsilon, self.delta)
+
+    def rounds(self, release: Release, selection: Selection = EVERYBODY) -> int:
+        """How many rounds a fresh population affords."""
+        return rounds_for(self.epsilon, self.delta, release, selection)
+
+    def refusal(self, ledger: Ledger, charge: Charge) -> str | None:
+        """Why this charge may not be released, or None: asked before the release, not after."""
+        if ledger.delta != self.delta:
+            return (
+                f"the ledger counts at delta {ledger.delta!r} and the budget at {self.delta!r}; "
+                f"give both the same"
+            )
+        after = spent((*ledger.charges, charge), self.delta)
+        if max(after.epsilon, ledger.epsilon) <= self.epsilon:
+            return None
+        return (
+            f"the next release would bring epsilon from {ledger.epsilon:.4g} to "
+            f"{after.epsilon:.4g} at delta {self.delta:g}, past the budget of {self.epsilon:g}; "
+            f"stop here, or plan with more noise"
+        )
+
+    def spend(
+        self, ledger: Ledger, round: int, charge: Charge, accepted: int | None = None
+    ) -> Ledger:
+        """The ledger after this release; raises `MusterError` where the budget refuses it."""
+        refusal = self.refusal(ledger, charge)
+        if refusal:
+            raise MusterError(f"round {round} is not released: {refusal}")
+        return ledger.enter(round, charge, accepted)
+
+
+def _entry(value: dict[str, Any]) -> Entry:
+    charge = value["charge"]
+    made = Charge(
+        Release(**charge["release"]), Selection(**charge["selection"]),
+        charge["rounds"], charge["run"],
+    )  # fmt: skip
+    accepted = value["accepted"]
+    return Entry(
+        int(value["round"]), made, None if accepted is None else int(accepted),
+        float(value["epsilon"]), float(value["rdp"]),
+    )  # fmt: skip
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number")

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Round after round, from what is committed to what the plan says is the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from muster.errors import RunError
+from muster.plan import Plan
+from muster.rounds import RunState, play, start
+from muster.runs.folder import append, following, publish
+from muster.runs.measure import Examiner
+from muster.types import Clients, Store
+from muster.vectors import aligned, rebuild, tree_map
+
+__all__ = ["Options", "Recorder", "Watch", "drive"]
+
+Watch = Callable[[dict[str, Any]], None]
+
+
+def _unwatched(record: dict[str, Any]) -> None:
+    """Nobody looks at the records."""
+
+
+def _unmarked(label: str) -> None:
+    """Nobody waits at the labelled points of a commit."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run, as against what: none of it changes the result, except the engine its bits.
+
+    `workers`: None lets muster choose, 1 stays in this process. `lenient`: go on without a
+    client that fails. `watch` is called with each committed record, `at` at each labelled point
+    of a commit (`store.sqlite.LABELS`).
+    """
+
+    engine: str = "auto"
+    workers: int | None = None
+    lenient: bool = False
+    watch: Watch = _unwatched
+    clock: Callable[[], float] = time.perf_counter
+    at: Callable[[str], None] = _unmarked
+
+
+class Recorder(Store, Protocol):
+    """A store in a folder, with its newest record at hand (SQLiteStore, Ledger)."""
+
+    path: Path
+
+    def last_line(self) -> str:
+        """The record of the last committed round as JSON."""
+
+    def last_record(self) -> dict[str, Any]:
+        """The same as a dict."""
+
+    def note(self, **facts: Any) -> None:
+        """Write facts about the run."""
+
+
+def drive(
+    plan: Plan, clients: Clients, store: Recorder, examiner: Examiner, options: Options
+) -> None:
+    """Round after round until the plan says stop."""
+    done, state = _resumed(plan, store)
+    history = store.history()
+    publish(store.path, history)
+    due = [r for r in history if r.get("metrics") and plan.evaluate.due(r["round"], 0)]
+    seen = [record["metrics"] for record in due]  # without the extra one after a last round
+    began = options.clock()
+
+    def measure(round: int, state: RunState) -> dict[str, Any]:
+        found = examiner.examine(round, state)
+        if found.get("metrics") and plan.evaluate.due(round, 0):
+            seen.append(found["metrics"])
+        if "clients" in found and round < plan.rounds and not _met(plan, seen):
+            found["clients"].pop("each", None)  # of the last evaluation alone
+        return found | {"seconds": round_seconds()}
+
+    def round_seconds() -> float:
+        nonlocal began
+        now = options.clock()
+        spent, began = now - began, now
+        return spent
+
+    with following(store.path) as lines:
+        while done < plan.rounds and not _met(plan, seen):
+            done += 1
+            state = play(plan, state, clients, store, done, measure)
+            append(lines, store.last_line())
+            if options.watch is not _unwatched:
+                options.watch(store.last_record())
+    rule = _met(plan, seen)
+    store.note(stopped=repr(rule) if rule and done < plan.rounds else None)
+
+
+def _resumed(plan: Plan, store: Recorder) -> tuple[int, RunState]:
+    """The last committed round and its state, or zero and the start."""
+    template, latest = start(plan), store.latest()
+    if latest is None:
+        return 0, template
+    try:
+        state = rebuild(template, latest[1])
+    except KeyError as error:
+        raise RunError(
+            f"the state in {store.path} has no {error}, which this plan needs; "
+            f"restore the folder from a copy, or start a new run"
+        ) from None
+    return latest[0], tree_map(_aligned, state)
+
+
+def _aligned(array: Any) -> Any:
+    copy = aligned(array.shape, array.dtype)
+    copy[...] = array
+    return copy
+
+
+def _met(plan: Plan, seen: list[dict[str, float]]) -> Any:
+    """The rule that says stop, if one does."""
+    return next((rule for rule in plan.stop if rule.met(seen)), None)

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The keys of one client in one session, and what two clients derive from them.
+
+X25519 agreement (Langley et al. 2016, RFC 7748), HKDF-SHA256 (Krawczyk and Eronen 2010, RFC 5869)
+and AES-256-GCM for shares on their way, as Bonawitz et al. 2017 section 4 ask. Every derived key
+is bound to the session (run, round and all public keys) and to the terms (the plan's fingerprint
+and the hash of the model): clients that were given different models hold masks that do not
+cancel, so the sum is noise (against Pasquini et al. 2022, "Eluding secure aggregation").
+
+Deviation: a client also publishes a hash of its self seed, so that a wrong share of it shows.
+The seed has 256 random bits, so its hash says nothing about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from muster.extras import require
+
+if TYPE_CHECKING:
+    from cryptography import exceptions
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import x25519
+    from cryptography.hazmat.primitives.ciphers import aead
+    from cryptography.hazmat.primitives.kdf import hkdf
+else:
+    exceptions = require("cryptography.exceptions", extra="service")
+    hashes = require("cryptography.hazmat.primitives.hashes", extra="service")
+    x25519 = require("cryptography.hazmat.primitives.asymmetric.x25519", extra="service")
+    aead = require("cryptography.hazmat.primitives.ciphers.aead", extra="service")
+    hkdf = require("cryptography.hazmat.primitives.kdf.hkdf", extra="service")
+
+__all__ = ["Binding", "Private", "Secrets", "commitment", "framed", "usable"]
+
+NONCE = bytes(12)  # a channel key seals one message, so its nonce may be fixed
+LABEL = b"muster secagg 1 "
+PROBE = x25519.X25519PrivateKey.from_private_bytes(bytes(range(32)))
+
+
+@dataclass(frozen=True, repr=False)
+class Private:
+    """An X25519 private key, 32 bytes; read once, agreed with many.
+
+    >>> a, b = Private(bytes(range(32))), Private(bytes(range(1, 33)))
+    >>> a.agree(b.public) == b.agree(a.public)
+    True
+    """
+
+    data: bytes
+
+    @cached_property
+    def public(self) -> bytes:
+        """Its public half, 32 bytes."""
+        return self._key.public_key().public_bytes_raw()
+
+    def agree(self, public: bytes) -> bytes:
+        """The secret shared with the holder of a public key; ValueError where it is no key."""
+        return self._key.exchange(x25519.X25519PublicKey.from_public_bytes(public))
+
+    @cached_property
+    def _key(self) -> x25519.X25519PrivateKey:
+        return x25519.X25519PrivateKey.from_private_bytes(self.data)
+
+
+@dataclass(frozen=True, repr=False)
+class Secrets:
+    """What a client draws for one session: mask key s_i, channel key e_i, self seed b_i."""
+
+    mask: Private
+    channel: Private
+    seed: bytes
+
+    @classmethod
+    def drawn(cls, entropy: Callable[[int], bytes]) -> Secrets:
+        """Fresh ones."""
+        return cls.read(entropy(96))
+
+    @classmethod
+    def read(cls, data: bytes) -> Secrets:
+        """Those that were kept as `data`."""
+        return cls(Private(data[:32]), Private(data[32:64]), data[64:96])
+
+    @property
+    def data(self) -> bytes:
+        """96 bytes to keep."""
+        return self.mask.data + self.channel.data + self.seed
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What every derived key is bound to: the session's id and the terms' digest."""
+
+    session: bytes
+    context: bytes
+
+    def mask(self, secret: bytes, one: int, other: int) -> bytes:
+        """The key of the mask that two clients share, from what they agreed on."""
+        low, high = sorted((one, other))
+        return self._derived(secret, b"mask" + _pair(low, high))
+
+    def own(self, seed: bytes) -> bytes:
+        """The key of a client's own mask."""
+        return self._derived(seed, b"self")
+
+    def seal(self, secret: bytes, sender: int, receiver: int, shares: bytes) -> bytes:
+        """Shares on their way from one client to another, 16 bytes longer.
+
+        AES-256-GCM; session, terms, sender and receiver are the associated data as well.
+        """
+        key = self._derived(secret, b"share" + _pair(sender, receiver))
+        return aead.AESGCM(key).encrypt(NONCE, shares, self._way(sender, receiver))
+
+    def unseal(self, secret: bytes, sender: int, receiver: int, sealed: bytes) -> bytes | None:
+        """The shares; None where they were altered or meant for somebody or something else."""
+        key = self._derived(secret, b"share" + _pair(sender, receiver))
+        try:
+            return aead.AESGCM(key).decrypt(NONCE, sealed, self._way(sender, receiver))
+        except exceptions.InvalidTag:
+            return None
+
+    def consent(self, shared: bytes, alive: bytes) -> bytes:
+        """What a client signs before it reveals anything: who shared, and who survived."""
+        return framed(LABEL + b"survivors", self.context, self.session, shared, alive)
+
+    def _way(self, sender: int, receiver: int) -> bytes:
+        return self.session + self.context + _pair(sender, receiver)
+
+    def _derived(self, secret: bytes, purpose: bytes) -> bytes:
+        info = LABEL + self.context + purpose
+        return hkdf.HKDF(hashes.SHA256(), length=32, salt=self.session, info=info).derive(secret)
+
+
+def framed(*parts: bytes) -> bytes:
+    """Parts with their lengths before them: no two lists give the same bytes.
+
+    >>> framed(b"a", b"bc").hex()
+    '0000000161000000026263'
+    """
+    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+
+
+def commitment(seed: bytes) -> bytes:
+    """The public half of a self seed.
+
+    >>> len(commitment(bytes(32)))
+    32
+    """
+    return sha256(LABEL + b"seed" + seed).digest()
+
+
+def usable(public: bytes) -> bool:
+    """Whether a public key is one that can be agreed with: no point of low order.
+
+    >>> usable(bytes(32))
+    False
+    """
+    try:
+        PROBE.exchange(x25519.X25519PublicKey.from_public_bytes(public))
+    except ValueError:
+        return False
+    return True
+
+
+def _pair(first: int, second: int) -> bytes:
+    return first.to_bytes(4, "big") + second.to_bytes(4, "big")

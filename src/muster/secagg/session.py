@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What both sides of a session hold before it begins, and the words a driver and a side exchange.
+
+A side is a generator without input or output. It yields what is to be done (`Keep`, `Say`,
+`Forget`; `Tell`, `Refused`) and, with `Await`, asks for what came. Everything but the answer to
+`Await` is answered with None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+from hashlib import sha256
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muster.errors import MusterError, PlanError
+from muster.secagg.agreement import framed
+from muster.secagg.messages import Message
+from muster.secagg.ring import Ring
+
+__all__ = [
+    "Aborted",
+    "Await",
+    "Closed",
+    "Forget",
+    "Heard",
+    "Keep",
+    "Party",
+    "Reason",
+    "Refused",
+    "Say",
+    "Step",
+    "Sum",
+    "Tell",
+    "Terms",
+    "bitmap",
+    "members",
+]
+
+CLIENTS = 65520  # the points of GF(65521) other than 0
+
+
+class Step(Enum):
+    """The steps, in order; `OVER` is where a client waits to hear that it may forget."""
+
+    ADVERTISE = "advertise"
+    SHARE = "share"
+    MASK = "mask"
+    CONSENT = "consent"
+    UNMASK = "unmask"
+    OVER = "over"
+
+
+class Reason(Enum):
+    """Why a session ended or a message was refused: one for every exit."""
+
+    DONE = "done"
+    STOPPED = "stopped by its driver"
+    TERMS = "other terms: plan, model, round, size or parameters differ"
+    COHORT = "fewer clients than the minimum, or more than the terms allow"
+    THRESHOLD = "fewer holders of a secret than the threshold"
+    ROSTER = "a roster that is not sorted or names a client twice"
+    KEYS = "a key that two entries share, or that is no key"
+    OWN_KEY = "the own entry is missing or was changed"
+    SIGNATURE = "a signature that does not verify"
+    MALFORMED = "bytes that are no message, or of the wrong length"
+    ORDER = "a message of another step"
+    SESSION = "a message of another session"
+    SURVIVORS = "a set that is no subset of the one before it, or leaves out who is asked"
+    QUORUM = "fewer valid signatures on the survivors than the threshold"
+    INPUT = "a vector that does not fit the terms"
+    SHARES = "wrong shares, too many to go on without them"
+    UNKNOWN = "a client that was not invited"
+    DUPLICATE = "a second message of one kind; the first stands"
+    LATE = "a message after the step was closed"
+
+
+class Aborted(MusterError):
+    """A session that ended without a sum; nothing was revealed beyond what the steps before say.
+
+    `reason` says why; `remote` whether the other side ended it.
+    """
+
+    def __init__(self, reason: Reason, message: str, remote: bool = False) -> None:
+        self.reason, self.remote = reason, remote
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type[Aborted], tuple[Reason, str, bool]]:
+        return type(self), (self.reason, str(self), self.remote)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a session is about; each side takes them from its own plan and copy of the model.
+
+    Fields: `run`; `round`; `plan` and `model`, 32 bytes each (the plan's fingerprint, the hash of
+    the model as received); `size`, coordinates of a vector; `most`, the largest value of one;
+    `cohort`, the most clients that may take part; `minimum`, the fewest whose sum may be opened;
+    `corrupt` and `dropout`, the fractions borne; `malicious`, whether the server may deviate from
+    the protocol (Bell et al. 2020's semi-malicious server); `security` in bits, see `graph`.
+
+    >>> Terms("run-1", 3, bytes(32), bytes(32), size=8, most=65535, cohort=1000).ring.bits
+    26
+    """
+
+    run: str
+    round: int
+    plan: bytes
+    model: bytes
+    size: int
+    most: int
+    cohort: int
+    minimum: int = 3
+    corrupt: float = 1 / 3
+    dropout: float = 0.1
+    malicious: bool = False
+    security: int = 40
+
+    def __post_init__(self) -> None:
+        if len(self.plan) != 32 or len(self.model) != 32:
+            raise PlanError(
+                f"plan and model have {len(self.plan)} and {len(self.model)} bytes; give SHA-256 "
+                f"digests of 32"
+            )
+        if not 2 <= self.minimum <= self.cohort <= CLIENTS:
+            raise PlanError(
+                f"minimum={self.minimum!r} and cohort={self.cohort!r}; secure aggregation needs "
+                f"2 ≤ minimum ≤ cohort ≤ {CLIENTS}"
+            )
+        if not (0 <= self.corrupt < 1 and 0 <= self.dropout < 1 and self.security >= 1):
+            raise PlanError(
+                f"corrupt={self.corrupt!r}, dropout={self.dropout!r}, security={self.security!r}; "
+                f"give two fractions of the cohort and at least one bit"
+            )
+        if self.size < 1 or self.round < 0:
+            raise PlanError(
+                f"size={self.size!r} and round={self.round!r}; give size ≥ 1, round ≥ 0"
+            )
+        Ring.of(self.cohort, self.most)
+
+    @cached_property
+    def ring(self) -> Ring:
+        """The ring in which cohort · most cannot overflow."""
+        return Ring.of(self.cohort, self.most)
+
+    @cached_property
+    def context(self) -> bytes:
+        """SHA-256 of all of the terms; signed with every key and bound into every derived key."""
+        fields = (
+            self.run, self.round, self.plan.hex(), self.model.hex(), self.size, self.most,
+            self.cohort, self.minimum, self.corrupt, self.dropout, self.malicious, self.security,
+        )  # fmt: skip
+        return sha256(framed(b"muster secagg terms", *(repr(f).encode() for f in fields))).digest()
+
+
+@dataclass(frozen=True)
+class Party:
+    """A client's identity: its name, and the two doors to the keys behind it.
+
+    `sign(data)` gives a signature of at most 256 bytes; `verify(name, data, signature)` says
+    whether it is that client's.
+    """
+
+    name: str
+    sign: Callable[[bytes], bytes]
+    verify: Callable[[str, bytes, bytes], bool]
+
+
+@dataclass(frozen=True, repr=False)
+class Keep:
+    """Make these bytes durable under this name before going on: what follows relies on it.
+
+    They hold secrets: keep them from other users, and leave them out of logs and backups.
+    """
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Say:
+    """Send this to the server; at least once."""
+
+    message: Message
+
+
+@dataclass(frozen=True)
+class Forget:
+    """Erase all that was kept: the session is over for this client."""
+
+
+@dataclass(frozen=True)
+class Await:
+    """Nothing to do: answer with what came."""
+
+    step: Step
+
+
+@dataclass(frozen=True)
+class Tell:
+    """Send this to a client; at least once."""
+
+    name: str
+    message: Message
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A message had no effect; for the audit log. `DUPLICATE` is harmless."""
+
+    name: str
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A message, or its bytes, from an authenticated client."""
+
+    name: str
+    message: Message | bytes
+
+
+@dataclass(frozen=True)
+class Closed:
+    """The deadline of a step passed; ignored unless the step is running."""
+
+    step: Step
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The exact sum `(size,)` of the survivors' vectors.
+
+    `disputes` are pairs (dealer, holder) of a share that did not fit: whoever is in several of
+    them lied; one alone does not say which of the two.
+    """
+
+    total: NDArray[np.uint32] | NDArray[np.uint64]
+    survivors: tuple[str, ...]
+    disputes: tuple[tuple[str, str], ...] = ()
+
+
+def bitmap(alive: NDArray[np.bool_]) -> bytes:
+    """A set of clients as one bit for each entry of the roster.
+
+    >>> bitmap(np.array([True, False, True])).hex()
+    '05'
+    """
+    return np.packbits(alive, bitorder="little").tobytes()
+
+
+def members(data: bytes, count: int) -> NDArray[np.bool_]:
+    """The set that a bitmap names; raises `Aborted` unless it is one of `count` bits."""
+    alive = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little").astype(np.bool_)
+    if len(data) != (count + 7) // 8 or alive[count:].any():
+        raise Aborted(
+            Reason.MALFORMED,
+            f"a set of {len(data)} bytes for {count} clients; one bit for each is required",
+        )
+    return alive[:count]

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hall: who is here, what is open, and who sits where; one state under one lock.
+
+The engine's thread opens and closes rounds, requests come in the event loop; both see the same.
+Whatever must survive is in the ledger before anybody is told: after a restart the hall is built
+anew from there, and all leases begin again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from muster.service.message import Ended
+from muster.service.round.lifecycle import Call, phase
+from muster.store.records import Kind, Member, Opened, Seat, Transition
+from muster.types import ClientId, Tree
+
+__all__ = ["Facts", "Hall", "Keeper"]
+
+RECENT = 64  # rounds whose accepted clients are kept at hand
+PRESENT = 2  # leases without a word after which a member counts as away
+FAILURES = 3  # in a row, after which a member is left out until it says hello again
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What does not change while a server runs.
+
+    `run`, `fingerprint` and `plan` say what is trained; `weigh(rows, times)` the weight a client
+    must claim, `template` and `size` the body of its update; `names` the client ids of members
+    whose certificates are named otherwise. `lease` in seconds; `pace` the check-ins a second
+    that are asked for once more than `polls` are kept waiting.
+    """
+
+    run: str
+    fingerprint: str
+    plan: Mapping[str, Any]
+    weigh: Callable[[int, int], float]
+    template: Tree
+    size: int
+    names: Mapping[str, ClientId] = field(default_factory=dict)
+    lease: float = 15.0
+    pace: float = 2000.0
+    polls: int = 2000
+
+
+class Keeper(Protocol):
+    """What a hall needs of a ledger (see `store.ledger.Ledger`)."""
+
+    blobs: Any
+
+    def members(self) -> dict[str, Member]:
+        """Who is enrolled, by name."""
+
+    def record(self, *transitions: Transition) -> None:
+        """Write steps of the lifecycle down, soon."""
+
+    def history(self) -> list[dict[str, Any]]:
+        """The records of the committed rounds."""
+
+    def wanted(self) -> str:
+        """What the operator wants."""
+
+
+class Hall:
+    """One run's hall; `clock` is monotonic, `wall` is not."""
+
+    def __init__(
+        self, ledger: Keeper, facts: Facts, *, clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
+        self.facts, self.ledger = facts, ledger
+        self.clock, self.wall = clock, wall
+        self.changed = threading.Condition()
+        self.refusals: Counter[str] = Counter()
+        self.members = dict(ledger.members())
+        self.opened: Opened | None = None
+        self.seats: dict[ClientId, Seat] = {}
+        self.counted: frozenset[ClientId] = frozenset()
+        self.call = Call(0)
+        self.leases: dict[ClientId, float] = {}
+        self.held: dict[ClientId, tuple[int, str]] = {}  # the newest update on disk: round, digest
+        self.moved: Counter[ClientId] = Counter()  # progress heard here, for the other servers
+        self.ended: Ended | None = None
+        self.failures: Counter[ClientId] = Counter()  # in a row
+        self.told: set[ClientId] = set()  # who has heard that it ended
+        self.wanted = ledger.wanted()
+        self.closing = False
+        self.phase = "waiting"
+        self.committed = 0
+        self._taken: set[ClientId] = set()
+        self._fates: dict[int, frozenset[ClientId]] = {}
+        for record in ledger.history():
+            self._fate(record["round"], record["accepted"])
+        start = clock()
+        self._seen = {member.client: start for member in self.members.values()}
+        self._waiting: dict[ClientId, set[asyncio.Future[None]]] = {}
+        self._polling = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    # Who is here.
+
+    def enter(self, member: Member) -> None:
+        """A member that is enrolled."""
+        with self.changed:
+            self.members[member.name] = member
+            del self.failures[member.client]
+            self._seen[member.client] = self.clock()
+            self.changed.notify_all()
+
+    def hear(self, client: ClientId, amount: int = 0) -> None:
+        """A client has spoken; when something moved, its lease begins anew."""
+        now = self.clock()
+        with self.changed:
+            back = now - self._seen.get(client, now) > PRESENT * self.facts.lease
+            self._seen[client] = now
+            self.moved[client] += 1
+            if amount and client in self.leases:
+                self.leases[client] = now + self.facts.lease
+            if back:
+                self.changed.notify_all()
+
+    def present(self) -> list[Member]:
+        """The members that have been heard of lately and do not fail for ever, by client id."""
+        since = self.clock() - PRESENT * self.facts.lease
+        with self.changed:
+            here = [
+                member
+                for member in self.members.values()
+                if self._seen.get(member.client, 0) >= since
+                and self.failures[member.client] < FAILURES
+            ]
+        return sorted(here, key=_client)
+
+    def judge(self, seats: Iterable[Seat]) -> None:
+        """Who has failed once more, and who has not."""
+        for seat in seats:
+            if seat.standing == "failed":
+                self.failures[seat.client] += 1
+            elif seat.standing == "arrived":
+                del self.failures[seat.client]
+
+    def take(self, client: ClientId) -> None:
+        """A client has fetched what it is to do."""
+        with self.changed:
+            self.leases[client] = self.clock() + self.facts.lease
+            self._taken.add(client)
+            self._step("a client has its task")
+
+    def accepted(self, round: int) -> frozenset[ClientId]:
+        """Whose replies are in the model of a committed round."""
+        if round not in self._fates:
+            for record in self.ledger.history():
+                if record["round"] == round:
+                    return frozenset(record["accepted"])
+        return self._fates.get(round, frozenset())
+
+    # What is open.
+
+    def show(
+        self, opened: Opened, seats: Mapping[ClientId, Seat], call: Call,
+        counted: Iterable[ClientId] = (),
+    ) -> None:  # fmt: skip
+        """Something is open: tell those who are invited."""
+        with self.changed:
+            self.opened, self.seats, self.call = opened, dict(seats), call
+            self.counted = frozenset(counted)
+            self.leases = dict.fromkeys(seats, self.clock() + self.facts.lease)
+            self._taken.clear()
+            self._hold()
+            self._step(f"{len(seats)} clients invited")
+            self.changed.notify_all()
+        self.wake(seats)
+
+    def sit(self, round: int, kind: Kind, seats: Mapping[ClientId, Seat]) -> None:
+        """Seats as the ledger has them now."""
+        with self.changed:
+            if self.opened and (self.opened.round, self.opened.kind) == (round, kind):
+                self.seats.update(seats)
+                self._hold()
+                self._step("a client has answered")
+            self.changed.notify_all()
+
+    def move(self, phase: str, cause: str) -> None:
+        """The round as a whole takes a step."""
+        if phase != self.phase:
+            round = self.opened.round if self.opened else self.committed + 1
+            self.ledger.record(Transition(self.wall(), round, self.phase, phase, cause))
+            self.phase = phase
+
+    def _hold(self) -> None:
+        if self.opened and self.opened.kind == "train":
+            found = {c: (self.opened.round, s.digest) for c, s in self.seats.items() if s.digest}
+            self.held.update(found)
+
+    def _step(self, cause: str) -> None:
+        if self.opened and self.opened.kind == "train":
+            self.move(phase(self.seats.values(), bool(self._taken)), cause)
+
+    def settled(self, round: int, accepted: Iterable[ClientId]) -> None:
+        """A round is committed: whoever waits for its fate hears it."""
+        with self.changed:
+            self._fate(round, accepted)
+            self.opened, self.seats, self.leases = None, {}, {}
+            self.phase = "waiting"
+            self.changed.notify_all()
+        self.wake(None)
+
+    def _fate(self, round: int, accepted: Iterable[ClientId]) -> None:
+        self.committed = max(self.committed, round)
+        self._fates[round] = frozenset(accepted)
+        self._fates.pop(round - RECENT, None)
+
+    def follow(self, opened: tuple[Opened, dict[ClientId, Seat]] | None, committed: int) -> None:
+        """What the server that leads has opened and committed."""
+        with self.changed:
+            news, seats = opened or (None, {})
+            if news != self.opened:
+                self.leases = dict.fromkeys(seats, self.clock() + self.facts.lease)
+            self.opened, self.seats = news, dict(seats)
+            self.committed = max(self.committed, committed)
+            self._hold()
+        self.wake(None)
+
+    def echo(self, client: ClientId) -> None:
+        """A client was heard at another server."""
+        now = self.clock()
+        with self.changed:
+            self._seen[client] = now
+            if client in self.leases:
+                self.leases[client] = now + self.facts.lease
+
+    def want(self, word: str) -> None:
+        """The operator wants something else."""
+        with self.changed:
+            self.wanted = word
+            self.changed.notify_all()
+
+    def end(self, text: str) -> None:
+        """The run is over."""
+        with self.changed:
+            self.ended = Ended(self.facts.run, self.committed, text)
+            self.phase = "ended"
+            self.changed.notify_all()
+        self.wake(None)
+
+    def close(self) -> None:
+        """The server goes down: nobody is kept waiting."""
+        with self.changed:
+            self.closing = True
+            self.changed.notify_all()
+        self.wake(None)
+
+    # Who waits for news.
+
+    async def news(self, client: ClientId, seconds: float) -> None:
+        """Until something may have changed for this client, or so long."""
+        self._loop = asyncio.get_running_loop()
+        future = self._loop.create_future()
+        self._waiting.setdefault(client, set()).add(future)
+        self._polling += 1
+        try:
+            await asyncio.wait([future], timeout=seconds)
+        finally:
+            self._polling -= 1
+            waiting = self._waiting.get(client, set())
+            waiting.discard(future)
+            if not waiting:
+                self._waiting.pop(client, None)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether as many are kept waiting as may be."""
+        return self._polling >= self.facts.polls
+
+    def wake(self, clients: Iterable[ClientId] | None) -> None:
+        """Have the polls of these clients, or of all, looked at again; from any thread."""
+        if self._loop is not None and not self._loop.is_closed():
+            known = None if clients is None else list(clients)
+            self._loop.call_soon_threadsafe(self._wake, known)
+
+    def _wake(self, clients: Sequence[ClientId] | None) -> None:
+        for client in list(self._waiting) if clients is None else clients:
+            for future in self._waiting.get(client, ()):
+                if not future.done():
+                    future.set_result(None)
+
+
+def _client(member: Member) -> Any:
+    return member.client

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Network: the Clients seam over the sites of a federation.
+
+`play` calls it in the engine's thread; it opens what is asked, waits in the hall until that is
+closed, and sums the updates from the disk, in client order. A server that comes back finds the
+round that was open, and goes on with it: the same roster, so the same cohort, and the updates
+that were acknowledged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from threading import Event
+from typing import Any, Protocol
+
+import numpy as np
+
+from muster.aggregation.sums import block_size, summed
+from muster.errors import RunError
+from muster.plan import Plan
+from muster.service.round.hall import Hall, Keeper
+from muster.service.round.lifecycle import Call, closes, late, next_event
+from muster.service.wire import decode, digest, encode
+from muster.store.blobs import model_name, update_name
+from muster.store.records import Kind, Opened, Seat, Transition
+from muster.types import Answer, ClientId, Cohort, Declined, Failed, Late, Reply, Roster, Sent
+
+__all__ = ["LABELS", "Network", "Stopped"]
+
+LABELS = (
+    "round: before it is opened",
+    "round: opened",
+    "round: closed",
+    "round: summed",
+    "evaluate: opened",
+    "evaluate: closed",
+)
+MODELS = 2  # kept for sites that are behind
+
+Books = Mapping[ClientId, Seat]
+
+
+class Stopped(Exception):
+    """The engine was told to stop: by its process ("closing") or an operator ("drain", "stop")."""
+
+
+class Ledger(Keeper, Protocol):
+    """What the network needs of a ledger (see `store.ledger.Ledger`)."""
+
+    def open(self, opened: Opened) -> None:
+        """Open a piece of a round, with a seat for everybody invited."""
+
+    def opened(self) -> tuple[Opened, dict[ClientId, Seat]] | None:
+        """What is open."""
+
+    def seats(self, round: int, kind: Kind) -> dict[ClientId, Seat]:
+        """Who sits where."""
+
+    def decide(self, round: int, kind: Kind, seats: Sequence[Seat]) -> Any:
+        """Decide seats that are open."""
+
+
+class Network:
+    """Clients at the other end of a hall.
+
+    `enough` members must be present before a round begins; `tick`, in seconds, is how often
+    other servers may have written to the ledger (infinite when there are none); `at` is called
+    at each of `LABELS`.
+    """
+
+    def __init__(
+        self, plan: Plan, ledger: Ledger, hall: Hall, *, enough: int = 1, stop: Event,
+        at: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self._plan, self._ledger, self._hall = plan, ledger, hall
+        self._enough, self._stop, self._at = enough, stop, at
+        self._asked: tuple[Cohort, int] | None = None
+        self._published: tuple[Any, str] | None = None
+        self._counted: tuple[ClientId, ...] = ()
+
+    def known(self) -> Roster:
+        """Who is enrolled and present; waits until that is enough, and nothing is paused."""
+        recorded = self._recorded()
+        roster = recorded.roster if recorded else self._gathered()
+        rows = np.array([count for _, count in roster], np.int64)
+        return Roster(tuple(client for client, _ in roster), lambda: rows)
+
+    def _recorded(self) -> Opened | None:
+        found = self._ledger.opened()
+        return found[0] if found and found[0].round > self._hall.committed else None
+
+    def _gathered(self) -> tuple[tuple[ClientId, int], ...]:
+        hall = self._hall
+        with hall.changed:
+            while True:
+                self._check("drain", "stop")
+                here = hall.present()
+                if hall.wanted == "run" and len(here) >= self._enough:
+                    return tuple((member.client, member.rows) for member in here)
+                hall.changed.wait(hall.facts.lease)
+
+    def _check(self, *words: str) -> None:
+        if self._stop.is_set() or self._hall.closing:
+            raise Stopped("closing")
+        if self._hall.wanted in words:
+            raise Stopped(self._hall.wanted)
+
+    def send(self, cohort: Cohort, sent: Sent, round: int) -> None:
+        """Open the round, or go on with it where this very one was open."""
+        self._at("round: before it is opened")
+        times = cohort.times or (1,) * len(cohort.clients)
+        self._open(round, "train", (cohort.clients, times), sent)
+        self._at("round: opened")
+        self._asked = cohort, round
+
+    def _open(
+        self, round: int, kind: Kind, invited: tuple[tuple[ClientId, ...], tuple[int, ...]],
+        sent: Sent,
+    ) -> None:  # fmt: skip
+        cohort, times = invited
+        model, seats = self._publish(sent), self._ledger.seats(round, kind)
+        hall, recorded = self._hall, self._recorded()
+        roster = recorded.roster if recorded else self._roster()
+        opened = Opened(round, kind, cohort, times, roster, model, hall.wall())
+        if recorded and (kind == "train" or recorded.kind == kind):
+            if set(seats) != set(cohort):
+                raise RunError(
+                    f"round {round} was opened for other clients than this plan draws; restore "
+                    f"the plan that it was opened with"
+                )
+            opened = Opened(round, kind, cohort, times, roster, model, recorded.since)
+        else:
+            self._ledger.open(opened)
+            seats = {client: Seat(client) for client in cohort}
+        call = Call(len(cohort))
+        if kind == "train":
+            call = Call(self._plan.goal(len(cohort)), self._until(opened.since))
+        hall.show(opened, seats, call, self._counted)
+
+    def _roster(self) -> tuple[tuple[ClientId, int], ...]:
+        return tuple((member.client, member.rows) for member in self._hall.present())
+
+    def _until(self, since: float) -> float:
+        """The deadline on the monotonic clock; a wall clock that jumps cannot lengthen it."""
+        deadline, hall = self._plan.deadline, self._hall
+        if deadline is None:
+            return math.inf
+        spent = min(max(0.0, hall.wall() - since), deadline)
+        return hall.clock() + deadline - spent
+
+    def replies(self) -> Iterator[Answer]:
+        """Who gave no update, and why; then the sum of all updates, in the fixed shape."""
+        if self._asked is None:
+            return
+        (cohort, round), self._asked = self._asked, None
+        seats = self._closed()
+        self._at("round: closed")
+        for client in cohort.clients:
+            if seats[client].standing != "arrived":
+                yield _missing(seats[client])
+        arrived = [c for c in cohort.clients if seats[c].standing == "arrived"]
+        self._counted = tuple(arrived) if len(arrived) >= self._plan.needed(len(seats)) else ()
+        if arrived:
+            yield self._sum(round, cohort.clients, [seats[client] for client in arrived])
+        self._at("round: summed")
+
+    def _sum(self, round: int, invited: Sequence[ClientId], seats: Sequence[Seat]) -> Reply:
+        size = block_size(len(invited))
+        place = {client: i // size for i, client in enumerate(invited)}
+        replies = (self._reply(round, seat) for seat in seats)
+        total = summed(replies, lambda reply: place[reply.clients[0]])
+        assert total is not None
+        return total
+
+    def _reply(self, round: int, seat: Seat) -> Reply:
+        """One update, lying where the disk has it."""
+        data = self._ledger.blobs.whole(update_name(round, seat.client, seat.digest))
+        tree = decode(data, self._hall.facts.template)
+        return Reply(
+            (seat.client,), tree["payload"], seat.weight, seat.metrics, tree["buffers"]
+        )  # fmt: skip
+
+    def _closed(self) -> Books:
+        """Wait until what is open is closed; whoever has not answered by then is late."""
+        hall = self._hall
+        while True:
+            with hall.changed:
+                self._check("stop")
+                opened, seats, now = hall.opened, dict(hall.seats), hall.clock()
+                assert opened is not None
+                cause = closes(hall.call, seats.values(), now)
+                gone = late(seats, hall.leases, now)
+                if cause is None and not gone:
+                    wake = next_event(hall.call, seats, hall.leases) - now
+                    hall.changed.wait(min(max(wake, 0.0), hall.facts.lease))
+                    continue
+            if cause is not None:
+                gone = [_out(seat, cause) for seat in seats.values() if seat.standing == "invited"]
+            if gone:
+                found = self._ledger.decide(opened.round, opened.kind, gone).result()
+                hall.sit(opened.round, opened.kind, found)
+            if cause is not None:
+                return self._close(opened, cause)
+
+    def _close(self, opened: Opened, cause: str) -> Books:
+        hall = self._hall
+        with hall.changed:
+            seats = dict(hall.seats)
+            if opened.kind == "train":
+                hall.move("committing", cause)
+                hall.judge(seats.values())
+        for seat in seats.values():
+            if seat.standing != "arrived":
+                self._ledger.record(
+                    Transition(
+                        hall.wall(), opened.round, "invited", seat.standing,
+                        f"{seat.reason}: {seat.text}"[:500], seat.client,
+                    )
+                )  # fmt: skip
+        return seats
+
+    def evaluate(
+        self, cohort: Sequence[ClientId], sent: Sent
+    ) -> Iterator[tuple[ClientId, dict[str, float]]]:
+        """Metric sums of a model on each client's own rows, of those that answer."""
+        recorded = self._recorded()
+        round = recorded.round if recorded else self._hall.committed + 1
+        return self.measure(sent, [(client, None) for client in cohort], round)
+
+    def measure(
+        self, sent: Sent, clients: Sequence[tuple[ClientId, Any]], round: int
+    ) -> Iterator[tuple[ClientId, dict[str, float]]]:
+        """The same, within a round; a private part is added by the client that holds it."""
+        cohort = tuple(client for client, _ in clients)
+        if not cohort:
+            return
+        self._open(round, "evaluate", (cohort, (1,) * len(cohort)), sent)
+        self._at("evaluate: opened")
+        seats = self._closed()
+        self._at("evaluate: closed")
+        for client in cohort:
+            if seats[client].standing == "arrived":
+                yield client, dict(seats[client].metrics)
+
+    def enrolled(self) -> tuple[ClientId, ...]:
+        """Who was enrolled and present when the round that is open began."""
+        recorded = self._recorded()
+        return tuple(client for client, _ in (recorded.roster if recorded else self._roster()))
+
+    def held(self, clients: Sequence[ClientId]) -> None:
+        """No client's memory is known here."""
+
+    def settle(self, round: int, accepted: Sequence[ClientId]) -> None:
+        """A round is committed: its clients may ask what became of them."""
+        self._counted = ()
+        self._hall.settled(round, accepted)
+
+    def _publish(self, sent: Sent) -> str:
+        """The model as a blob under its digest, for as long as somebody may need it."""
+        x, blobs = sent.algorithm, self._ledger.blobs
+        if self._published is None or self._published[0] is not x:
+            self._published = x, digest(encode(sent))
+        name = model_name(self._published[1])
+        if blobs.size(name) is None:
+            blobs.drop(name)
+            place = 0
+            for piece in encode(sent):
+                place = blobs.append(name, place, piece)
+            blobs.finish(name)
+        return self._published[1]
+
+
+def _missing(seat: Seat) -> Declined | Failed | Late:
+    if seat.standing == "declined":
+        return Declined(seat.client, seat.text)
+    if seat.standing == "failed":
+        return Failed(seat.client, seat.reason, seat.text)
+    return Late(seat.client)
+
+
+def _out(seat: Seat, cause: str) -> Seat:
+    return Seat(seat.client, "late", "closed", f"{cause} before its update was here")

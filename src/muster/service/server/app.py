@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The edge: raw ASGI 3 between a connection and the desk, one function per endpoint.
+
+Every request passes the same gates in the same order: who is it, does it ask too often, is it of
+a size and shape that may be read; then the desk. Whatever is refused is a `Verdict` with a reason,
+and is counted. What nobody foresaw is a 500 without a word of what is inside, and a traceback in
+the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+from urllib.parse import parse_qsl
+
+from muster.errors import IdentityError
+from muster.service import identity
+from muster.service.message import (
+    Decline,
+    Evaluate,
+    Failure,
+    Hello,
+    Measured,
+    Poll,
+    Progress,
+    Task,
+    Update,
+    Verdict,
+    Wait,
+    from_json,
+)
+from muster.service.refusal import Reason, Refused
+from muster.service.server.desk import Desk
+from muster.service.server.download import Downloads
+from muster.service.server.exchange import Exchange, Gone, Receive, Scope, Send
+from muster.service.server.limits import Limits
+from muster.service.server.openapi import document
+from muster.service.server.operator import HEALTHY, METRICS, Meters
+from muster.service.server.transfer import Uploads
+from muster.store.blobs import Blobs
+
+__all__ = ["Edge"]
+
+LOG = logging.getLogger("muster.server")
+ROUND, DIGEST = r"[1-9][0-9]{0,9}", r"[0-9a-f]{64}"
+MODEL = re.compile(rf"/v1/models/({DIGEST})")
+UPDATE = re.compile(rf"/v1/updates/({ROUND})/({DIGEST})")
+FAULT = b'{"kind":"fault","text":"the server failed; the reason is in its log; try again later"}'
+Route = Callable[[Exchange], Awaitable[None]]
+
+
+class Edge:
+    """The server's face to its sites.
+
+    `revoked()` gives the serials that open no door; `limits` how often one may ask; with `plain`,
+    a request over plain HTTP says in `Muster-Site` who it is, and is believed. `close` answers
+    all polls at once, and from then on every poll.
+    """
+
+    def __init__(
+        self, desk: Desk, blobs: Blobs, revoked: Callable[[], frozenset[int]], *,
+        limits: Limits | None = None, meters: Meters | None = None, plain: bool = False,
+    ) -> None:  # fmt: skip
+        self.desk, self.revoked, self.plain = desk, revoked, plain
+        self.now = partial(datetime.now, UTC)  # by which certificates end
+        self.limits, self.meters = limits or Limits(), meters or Meters(desk)
+        self.pool = ThreadPoolExecutor(8, "muster-edge")
+        self.uploads = Uploads(desk, blobs, self.pool, desk.facts.lease / 3)
+        self.downloads = Downloads(blobs, self.pool)
+        self.closing = False
+        self._polls: set[asyncio.Task[Any]] = set()
+        self._rounds: dict[str, int] = {}  # what each was last invited to: its downloads renew it
+        self._plan = json.dumps(desk.facts.plan).encode()
+        self._openapi = json.dumps(document()).encode()
+        self._routes: dict[str, dict[str, Route]] = {
+            "/v1/hello": {"POST": self._hello},
+            "/v1/plan": {"GET": self._plan_of},
+            "/v1/poll": {"POST": self._poll},
+            "/v1/models/{digest}": {"GET": self._model},
+            "/v1/updates": {"POST": self._announce},
+            "/v1/updates/{round}/{digest}": {"PUT": self._upload},
+            "/v1/answers": {"POST": self._answer},
+            "/openapi.json": {"GET": self._document},
+            "/healthz": {"GET": self._health},
+            "/metrics": {"GET": self._metrics},
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, from the first gate to its one answer."""
+        if scope["type"] != "http":
+            return
+        exchange, begin = Exchange(scope, receive, send), time.perf_counter()
+        try:
+            await self._serve(exchange)
+        except Refused as refused:
+            await self._tell(exchange, Verdict.of(refused))
+        except Gone:
+            exchange.status = 499
+        except asyncio.CancelledError:
+            if not self.closing:
+                raise
+        except Exception:
+            LOG.exception("%s %s failed", exchange.method, exchange.route)
+            if not exchange.status:
+                await exchange.answer(500, FAULT)
+            else:
+                raise  # half an answer is on its way: the connection ends here
+        finally:
+            self.meters.seen(exchange, time.perf_counter() - begin)
+
+    def close(self) -> None:
+        """The server goes down: whoever polls is told to wait, at once."""
+        self.closing = True
+        for poll in self._polls:
+            poll.cancel()
+
+    async def _serve(self, exchange: Exchange) -> None:
+        path = exchange.path
+        methods = self._routes.get(path)
+        if methods is None and path.startswith("/v1/"):
+            if MODEL.fullmatch(path):
+                path = "/v1/models/{digest}"
+            elif UPDATE.fullmatch(path):
+                path = "/v1/updates/{round}/{digest}"
+            methods = self._routes.get(path)
+        name = self._who(exchange, path)
+        self.limits.check(name)
+        if methods is None or "{" in exchange.path:
+            raise Refused(Reason.UNKNOWN, "there is nothing at this address; see /openapi.json")
+        exchange.route = path
+        exchange.name = name
+        route = methods.get(exchange.method)
+        if route is None:
+            allow = ", ".join(methods)
+            verdict = Verdict(False, Reason.UNKNOWN, f"only {allow} is understood at {path}")
+            await self._tell(exchange, verdict, 405, [(b"allow", allow.encode())])
+        else:
+            await route(exchange)
+
+    def _who(self, exchange: Exchange, path: str) -> str:
+        """The name of the site that asks, admitted now. Raises `Refused`."""
+        who = exchange.scope.get("state", {}).get("identity")
+        if who is not None:
+            try:
+                return identity.admit(who, "site", self.revoked(), self.now()).name
+            except IdentityError as error:
+                raise Refused(Reason.REVOKED, str(error)) from None
+        if self.plain and exchange.scope.get("scheme", "http") == "http":
+            name = exchange.header(b"muster-site")
+            if not path.startswith("/v1"):
+                return name[:64]
+            try:
+                return identity.check_name(name)
+            except IdentityError as error:
+                raise Refused(Reason.UNENROLLED, f"Muster-Site: {error}") from None
+        raise Refused(Reason.UNENROLLED, "nobody is known here without a certificate; use TLS")
+
+    async def _tell(self, exchange: Exchange, verdict: Verdict, *more: Any) -> None:
+        """A verdict; a refusal is counted, here and nowhere else."""
+        if verdict.reason is not None:
+            self.desk.counts[verdict.reason] += 1
+        if exchange.status:
+            raise RuntimeError(f"{exchange.route} was refused behind the start of its answer")
+        await exchange.say(verdict, *more)
+
+    async def _hello(self, exchange: Exchange) -> None:
+        hello = from_json(await exchange.body(), Hello)
+        await exchange.say(await self.desk.welcome(exchange.name, hello))
+
+    async def _plan_of(self, exchange: Exchange) -> None:
+        await exchange.answer(200, self._plan)
+
+    async def _poll(self, exchange: Exchange) -> None:
+        poll = from_json(await exchange.body(), Poll)
+        if self.closing:
+            await exchange.say(Wait(1.0))
+            return
+        asked = asyncio.ensure_future(self.desk.poll(exchange.name, poll))
+        left = asyncio.ensure_future(exchange.left())
+        self._polls.add(asked)
+        try:
+            await asyncio.wait({asked, left}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._polls.discard(asked)
+            if not asked.done():
+                asked.cancel()
+            left.cancel()
+        if not asked.done():
+            raise Gone
+        said = Wait(1.0) if asked.cancelled() else asked.result()
+        if isinstance(said, Task | Evaluate):
+            self._rounds[exchange.name] = said.round
+        await exchange.say(said)
+
+    async def _model(self, exchange: Exchange) -> None:
+        digest, name = exchange.path.rpartition("/")[2], exchange.name
+        blob = self.desk.model(digest)
+        said = dict(parse_qsl(exchange.query())).get("round", "")
+        round = int(said) if re.fullmatch(ROUND, said) else self._rounds.get(name, 0)
+        moved = partial(self.desk.progress, name, round)
+        moved(0)  # whoever is not enrolled hears it before the answer begins
+        await self.downloads.give(exchange, digest, blob, moved)
+
+    async def _announce(self, exchange: Exchange) -> None:
+        update = from_json(await exchange.body(), Update)
+        await exchange.say(await self.uploads.announce(exchange.name, update))
+
+    async def _upload(self, exchange: Exchange) -> None:
+        *_, round, digest = exchange.path.split("/")
+        place = dict(parse_qsl(exchange.query()))
+        said = await self.uploads.take(exchange.name, exchange, (int(round), digest), place)
+        if isinstance(said, Verdict):
+            await self._tell(exchange, said)
+        else:
+            await exchange.say(said)
+
+    async def _answer(self, exchange: Exchange) -> None:
+        kinds = (Decline, Failure, Measured, Progress)
+        said: Any = from_json(await exchange.body(), *kinds)
+        if isinstance(said, Progress):
+            if said.run != self.desk.facts.run:
+                raise Refused(Reason.UNKNOWN_RUN, f"this server runs {self.desk.facts.run}")
+            self.desk.progress(exchange.name, said.round, said.steps)
+            await exchange.say(Verdict(True))
+        else:
+            await self._tell(exchange, await self.desk.answer(exchange.name, said))
+
+    async def _document(self, exchange: Exchange) -> None:
+        await exchange.answer(200, self._openapi)
+
+    async def _health(self, exchange: Exchange) -> None:
+        await exchange.answer(200, HEALTHY)
+
+    async def _metrics(self, exchange: Exchange) -> None:
+        await exchange.answer(200, self.meters.text(), METRICS)

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The front desk: what a site says, checked, made durable, and answered.
+
+All of it runs in the event loop; a name is the one in a certificate that was admitted. What is
+refused changes nothing, and raises `Refused` with the reason that the site is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from muster.service.message import (
+    VERSIONS,
+    Decline,
+    Evaluate,
+    Failure,
+    Hello,
+    Measured,
+    Message,
+    Poll,
+    Settled,
+    Task,
+    Update,
+    Verdict,
+    Wait,
+    Welcome,
+    agree,
+)
+from muster.service.refusal import Reason, Refused
+from muster.service.round.hall import Facts, Hall, Keeper
+from muster.service.server.admission import Terms, admit
+from muster.store.blobs import model_name, update_name
+from muster.store.records import Kind, Member, Opened, Seat
+from muster.types import ClientId, Tree
+
+__all__ = ["Desk", "Upload", "WORDS"]
+
+WORDS = ("run", "pause", "drain", "stop")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An announced update that is wanted: the blob to fill, and what must come; or it is `held`."""
+
+    blob: str
+    update: Update
+    template: Tree
+    held: bool
+
+
+class Writer(Keeper, Protocol):
+    """What a desk needs of a ledger (see `store.ledger.Ledger`): futures resolve when durable."""
+
+    def enrol(self, member: Member) -> Any:
+        """Enrol a member."""
+
+    def decide(self, round: int, kind: Kind, seats: Sequence[Seat]) -> Any:
+        """Decide seats that are open; the seats that hold now."""
+
+    def want(self, word: str) -> None:
+        """Write down what the operator wants."""
+
+
+class Desk:
+    """Where requests of sites and operators are answered, over one hall."""
+
+    def __init__(self, hall: Hall, ledger: Writer) -> None:
+        self.hall, self._ledger = hall, ledger
+        self.counts = hall.refusals
+
+    @property
+    def facts(self) -> Facts:
+        """What does not change while the server runs."""
+        return self.hall.facts
+
+    async def welcome(self, name: str, hello: Hello) -> Welcome:
+        """Enrol a site, durably; the same again changes nothing."""
+        facts = self.facts
+        version = agree(Hello(VERSIONS, "server", facts.fingerprint), hello)
+        if hello.rows < 1:
+            raise Refused(Reason.MALFORMED, f"{name} has {hello.rows} rows; at least 1 is needed")
+        member = Member(name, facts.names.get(name, name), hello.rows)
+        if self.hall.members.get(name) != member:
+            await asyncio.wrap_future(self._ledger.enrol(member))
+        self.hall.enter(member)
+        return Welcome(version, facts.run, member.client, facts.lease)
+
+    async def poll(self, name: str, poll: Poll) -> Message:
+        """What this site is to do next; it is kept waiting until there is something."""
+        client, hall = self._member(name).client, self.hall
+        self._run(poll.run)
+        until = hall.clock() + poll.wait
+        while True:
+            hall.hear(client)
+            with hall.changed:
+                said = self._next(client, poll.pending)
+            left = until - hall.clock()
+            if said is not None:
+                return said
+            if left <= 0 or hall.closing or hall.crowded:
+                return Wait(self._pace(poll.wait))
+            await hall.news(client, left)
+
+    def _pace(self, asked: float) -> float:
+        """Seconds until a client should ask again, so that all together keep to the pace."""
+        if self.hall.closing:
+            return 1.0
+        paced = self.hall.crowded or asked == 0
+        return len(self.hall.members) / self.facts.pace if paced else 0.0
+
+    def _next(self, client: ClientId, pending: int) -> Message | None:
+        hall, run, lease = self.hall, self.facts.run, self.facts.lease
+        if pending and pending <= hall.committed:
+            return Settled(run, pending, client in hall.accepted(pending))
+        opened, seat = hall.opened, hall.seats.get(client)
+        if opened is not None and seat is not None and seat.standing == "invited":
+            hall.take(client)
+            if opened.kind == "evaluate":
+                return Evaluate(run, opened.round, opened.model, lease, client in hall.counted)
+            times = opened.times[opened.cohort.index(client)]
+            return Task(run, opened.round, opened.model, lease, times)
+        if hall.ended is not None and not pending:
+            hall.told.add(client)
+            hall.changed.notify_all()
+            return hall.ended
+        return None
+
+    def announce(self, name: str, update: Update) -> Upload:
+        """Whether an update is wanted, before a byte of it is read."""
+        member, hall = self._member(name), self.hall
+        blob = update_name(update.round, member.client, update.digest)
+        if update.run == self.facts.run and hall.held.get(member.client) == (
+            update.round,
+            update.digest,
+        ):
+            return Upload(blob, update, self.facts.template, held=True)
+        opened, seat = self._admit(member.client, update)
+        self._undecided(seat, update.round)
+        self._weighed(update, member.rows, opened.times[opened.cohort.index(member.client)])
+        hall.hear(member.client, 1)
+        return Upload(blob, update, self.facts.template, held=False)
+
+    def _admit(self, client: ClientId, update: Update) -> tuple[Opened, Seat]:
+        hall = self.hall
+        with hall.changed:
+            opened, seat = hall.opened, hall.seats.get(client)
+            left = hall.leases.get(client, math.inf) - hall.clock()
+        current = hall.committed + 1
+        if opened is not None:
+            current = opened.round + (opened.kind == "evaluate")
+        invited = seat is not None and current == (opened.round if opened else 0)
+        terms = Terms(
+            self.facts.run, current, invited=invited, left=left, held=seat.digest if seat else "",
+            limit=self.facts.size, room=self._ledger.blobs.room(),
+        )  # fmt: skip
+        admit(update, terms)
+        assert opened is not None and seat is not None
+        return opened, seat
+
+    def _weighed(self, update: Update, rows: int, times: int) -> None:
+        weight = self.facts.weigh(rows, times)
+        if update.weight != weight:
+            raise Refused(
+                Reason.MALFORMED,
+                f"the weight {update.weight:g} was claimed for {rows} rows; "
+                f"the plan gives {weight:g}",
+            )
+
+    def _undecided(self, seat: Seat, round: int) -> None:
+        if seat.standing == "late":
+            raise Refused(Reason.LATE, f"round {round} goes on without it: {seat.text}")
+        if seat.standing in ("declined", "failed"):
+            raise Refused(Reason.CLOSED, f"the seat in round {round} is {seat.standing}")
+
+    async def arrived(self, name: str, upload: Upload) -> Verdict:
+        """An update is whole and on the disk: durable as soon as this returns."""
+        update, client = upload.update, self._member(name).client
+        seat = Seat(
+            client, "arrived", digest=update.digest, size=update.size, weight=update.weight,
+            metrics=update.metrics,
+        )  # fmt: skip
+        held = await self._decide(update.round, "train", seat)
+        if held.standing == "arrived" and held.digest == update.digest:
+            return Verdict(True)
+        self._undecided(held, update.round)
+        raise Refused(Reason.DUPLICATE, f"another update for round {update.round} is held")
+
+    async def refuse(self, name: str, update: Update, refused: Refused) -> None:
+        """A whole update was no good: its client has failed in this round."""
+        seat = Seat(self._member(name).client, "failed", str(refused.reason), refused.text)
+        await self._decide(update.round, "train", seat)
+
+    async def answer(self, name: str, message: Decline | Failure | Measured) -> Verdict:
+        """A client that declines, failed, or has measured."""
+        client, opened = self._member(name).client, self.hall.opened
+        self._run(message.run)
+        if opened is None or opened.round != message.round or client not in self.hall.seats:
+            raise Refused(Reason.STALE, f"round {message.round} asks nothing of {client!r} now")
+        if isinstance(message, Decline):
+            seat = Seat(client, "declined", "declined", message.text)
+        elif isinstance(message, Failure):
+            seat = Seat(client, "failed", message.stage, message.text)
+        elif opened.kind == "evaluate" and opened.model == message.model:
+            seat = Seat(client, "arrived", metrics=message.metrics)
+        else:
+            raise Refused(Reason.STALE, f"that model of round {message.round} is not measured now")
+        await self._decide(message.round, opened.kind, seat)
+        return Verdict(True)
+
+    async def _decide(self, round: int, kind: Kind, seat: Seat) -> Seat:
+        found = await asyncio.wrap_future(self._ledger.decide(round, kind, [seat]))
+        if seat.client not in found:
+            raise Refused(Reason.STALE, f"round {round} is over")
+        self.hall.sit(round, kind, found)
+        held: Seat = found[seat.client]
+        return held
+
+    def progress(self, name: str, round: int, amount: int) -> None:
+        """Bytes or steps moved: the client's lease begins anew."""
+        opened = self.hall.opened
+        current = opened is not None and opened.round == round
+        self.hall.hear(self._member(name).client, amount if current else 0)
+
+    def model(self, digest: str) -> str:
+        """The blob of a model that sites may fetch."""
+        name = model_name(digest)
+        if self._ledger.blobs.size(name) is None:
+            raise Refused(Reason.UNKNOWN, f"there is no model {digest[:12]}…; poll for the task")
+        return name
+
+    async def want(self, word: str) -> dict[str, Any]:
+        """Write down what the operator wants, and see to it."""
+        if word not in WORDS:
+            raise Refused(Reason.MALFORMED, f"{word!r} is no order; use {', '.join(WORDS)}")
+        await asyncio.to_thread(self._ledger.want, word)
+        self.hall.want(word)
+        return self.status()
+
+    def status(self) -> dict[str, Any]:
+        """What an operator sees: the run, its round, who is here, who sits where."""
+        hall = self.hall
+        here = {member.client for member in hall.present()}
+        with hall.changed:
+            opened = hall.opened
+            return {
+                "run": self.facts.run,
+                "wanted": hall.wanted,
+                "phase": hall.phase,
+                "committed": hall.committed,
+                "round": opened.round if opened else None,
+                "asked": opened.kind if opened else None,
+                "lease": self.facts.lease,
+                "members": [
+                    asdict(m) | {"present": m.client in here} for m in hall.members.values()
+                ],
+                "seats": [asdict(seat) for seat in hall.seats.values()],
+                "refusals": dict(hall.refusals),
+            }
+
+    def _member(self, name: str) -> Member:
+        try:
+            return self.hall.members[name]
+        except KeyError:
+            raise Refused(Reason.UNENROLLED, f"{name} has not said hello here") from None
+
+    def _run(self, run: str) -> None:
+        if run != self.facts.run:
+            raise Refused(Reason.UNKNOWN_RUN, f"this server runs {self.facts.run}")

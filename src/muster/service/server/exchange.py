@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One request and its one answer.
+
+Over raw ASGI 3. A body is read in pieces as it comes; a refusal is told before the rest of a body
+is read, and what still comes is dropped for a moment so that the sender gets to read it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+from muster.service.message import LIMIT, Message, Verdict, to_json
+from muster.service.refusal import Reason, Refused
+
+__all__ = ["Exchange", "Gone", "JSON", "Receive", "STATUS", "Scope", "Send"]
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Fields = Iterable[tuple[bytes, bytes]]
+
+JSON = b"application/json"
+STATUS = {
+    Reason.MALFORMED: 400, Reason.UNENROLLED: 401, Reason.REVOKED: 403,
+    Reason.UNKNOWN: 404, Reason.UNKNOWN_RUN: 404,
+    Reason.LATE: 409, Reason.DUPLICATE: 409, Reason.STALE: 409, Reason.FOREIGN: 409,
+    Reason.CLOSED: 409, Reason.WRONG_FINGERPRINT: 409, Reason.WRONG_VERSION: 409,
+    Reason.TOO_LARGE: 413, Reason.NOT_FINITE: 422, Reason.WRONG_DIGEST: 422,
+    Reason.TOO_OFTEN: 429, Reason.NO_ROOM: 507,
+}  # fmt: skip
+AGAIN = {Reason.TOO_OFTEN: 1, Reason.NO_ROOM: 30}  # seconds of Retry-After
+PATIENCE = 10.0  # seconds that a message may take to come
+LINGER = (32 << 20, 5.0)  # bytes dropped, and seconds spent, so that a refusal is read
+VERSION = (b"muster-version", b"1")
+
+
+class Gone(Exception):
+    """The client has gone away: nobody is left to be answered."""
+
+
+class Exchange:
+    """One request and its answer; `read` and `sent` count octets of bodies, `status` is told."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope, self.receive, self.send = scope, receive, send
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.status = self.read = self.sent = 0
+        self.route, self.name = "other", ""  # the pattern that was met; who asks
+        bodiless = self.headers.get(b"content-length", b"0") == b"0"
+        self.whole = bodiless and b"transfer-encoding" not in self.headers
+
+    def header(self, name: bytes) -> str:
+        """A header's text, or nothing."""
+        return self.headers.get(name, b"").decode("latin-1").strip()
+
+    def query(self) -> str:
+        """The text behind the question mark."""
+        found: bytes = self.scope["query_string"]
+        return found.decode("latin-1")
+
+    def length(self) -> int | None:
+        """How long the body says it is; None when it does not say."""
+        said = self.headers.get(b"content-length", b"").strip()
+        return int(said) if said.isdigit() and len(said) < 19 else None
+
+    async def piece(self) -> bytes | None:
+        """The next piece of the body, or None behind the last. Raises `Gone`."""
+        if self.whole:
+            return None
+        message = await self.receive()
+        if message["type"] == "http.disconnect":
+            raise Gone
+        self.whole = not message.get("more_body", False)
+        data: bytes = message.get("body", b"")
+        self.read += len(data)
+        return data
+
+    async def body(self, limit: int = LIMIT, patience: float = PATIENCE) -> bytes:
+        """The whole of a small body. Raises `Refused` for a larger or a very slow one."""
+        if (self.length() or 0) > limit:
+            raise Refused(Reason.TOO_LARGE, f"{self.length()} bytes; at most {limit} are read here")
+        data = await self.piece() or b""
+        if not self.whole:
+            try:
+                async with asyncio.timeout(patience):
+                    while not self.whole and len(data) <= limit:
+                        data += await self.piece() or b""
+            except TimeoutError:
+                what = f"the body did not come within {patience:g} s; send it at once"
+                raise Refused(Reason.MALFORMED, what) from None
+        if len(data) > limit:
+            raise Refused(Reason.TOO_LARGE, f"more than {limit} bytes; no more are read here")
+        return data
+
+    async def left(self) -> None:
+        """Return when the client has gone away; nothing of the body may be wanted any more."""
+        while (await self.receive())["type"] != "http.disconnect":
+            continue
+
+    async def start(self, status: int, kind: bytes, size: int | None, more: Fields = ()) -> None:
+        """Begin the answer; `size` None where it is not known before the end."""
+        self.status = status
+        fields = [(b"content-type", kind), *more]
+        if size is not None:
+            fields.append((b"content-length", b"%d" % size))
+        if self.path.startswith("/v1/"):
+            fields.append(VERSION)
+        if not self.whole:
+            fields.append((b"connection", b"close"))
+        await self.send({"type": "http.response.start", "status": status, "headers": fields})
+
+    async def more(self, data: bytes | memoryview, last: bool = False) -> None:
+        """A piece of the answer's body."""
+        self.sent += len(data)
+        await self.send({"type": "http.response.body", "body": data, "more_body": not last})
+
+    async def answer(self, status: int, data: bytes, kind: bytes = JSON, more: Fields = ()) -> None:
+        """The whole answer, also when some of the request has not been read."""
+        await self.start(status, kind, len(data), more)
+        if self.whole:
+            await self.more(data, last=True)
+            return
+        await self.more(data)
+        await self._linger()
+        await self.more(b"", last=True)
+
+    async def say(self, message: Message, status: int = 0, more: Fields = ()) -> None:
+        """A message as the answer; a refusal has the status of its reason."""
+        fields = [*more]
+        reason = message.reason if isinstance(message, Verdict) else None
+        if reason in AGAIN:
+            fields.append((b"retry-after", b"%d" % AGAIN[reason]))
+        usual = 200 if reason is None else STATUS[reason]
+        await self.answer(status or usual, to_json(message), more=fields)
+
+    async def _linger(self) -> None:
+        """Drop what still comes: a connection closed on it would take the answer with it."""
+        most, seconds = LINGER
+        most += self.read
+        try:
+            async with asyncio.timeout(seconds):
+                while not self.whole and self.read < most:
+                    await self.piece()
+        except (TimeoutError, Gone):
+            return

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The HTTP API as an OpenAPI 3.1 document, made from the rules of the messages themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from muster.service import message
+from muster.service.message import Message
+from muster.service.refusal import Reason
+from muster.service.schema import rules
+from muster.service.server.exchange import STATUS
+
+__all__ = ["document"]
+
+KINDS = (
+    message.Hello, message.Welcome, message.Poll, message.Task, message.Evaluate,
+    message.Settled, message.Wait, message.Ended, message.Update, message.Offer, message.Verdict,
+    message.Decline, message.Failure, message.Progress, message.Measured,
+)  # fmt: skip
+GATES = (Reason.MALFORMED, Reason.UNENROLLED, Reason.REVOKED, Reason.TOO_OFTEN, Reason.UNKNOWN)
+BODY = (*GATES, Reason.TOO_LARGE, Reason.NOT_FINITE)
+ROUND = (*BODY, Reason.LATE, Reason.NO_ROOM)  # 409 stands for every reason of a round
+HEX = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+WHOLE = {"type": "integer", "minimum": 0, "maximum": 10**15}
+OCTETS: dict[str, Any] = {"application/octet-stream": {"schema": {}}}
+
+
+def document() -> dict[str, Any]:
+    """The document; the version is that of the protocol.
+
+    >>> document()["info"]["version"], sorted(document()["paths"])[0]
+    ('1', '/healthz')
+    """
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "muster",
+            "version": str(max(message.VERSIONS)),
+            "description": "What sites of a federation say to its server, over mutual TLS.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": _paths(),
+        "components": {
+            "schemas": {kind.__name__: _schema(kind) for kind in KINDS} | {"Fault": FAULT},
+            "securitySchemes": {"certificate": {"type": "mutualTLS"}},
+        },
+        "security": [{"certificate": []}],
+    }
+
+
+FAULT = {
+    "type": "object",
+    "properties": {"kind": {"const": "fault"}, "text": {"type": "string"}},
+    "required": ["kind", "text"],
+}
+
+
+def _schema(kind: Any) -> dict[str, Any]:
+    """A message as JSON Schema."""
+    said = {"kind": {"const": kind.__name__.lower()}}
+    held = {name: rule.schema() for name, rule in rules(kind).items()}
+    return {
+        "type": "object",
+        "description": (kind.__doc__ or "").split("\n\n")[0].replace("\n    ", " "),
+        "properties": said | held,
+        "required": ["kind", *held],
+        "additionalProperties": False,
+    }
+
+
+def _paths() -> dict[str, Any]:
+    text = {"text/plain": {"schema": {"type": "string"}}}
+    json = {"application/json": {"schema": {"type": "object"}}}
+    m = message
+    answers = (m.Task, m.Evaluate, m.Settled, m.Wait, m.Ended)
+    reports = (m.Decline, m.Failure, m.Progress, m.Measured)
+    wrong = (Reason.WRONG_FINGERPRINT,)
+    return {
+        "/v1/hello": {"post": _said("Enrol", m.Hello, (m.Welcome,), *BODY, *wrong)},
+        "/v1/plan": {"get": _got("The plan's value", json, *GATES)},
+        "/v1/poll": {"post": _said("What is there to do?", m.Poll, answers, *BODY)},
+        "/v1/models/{digest}": {"get": _model()},
+        "/v1/updates": {"post": _said("Announce an update", m.Update, (m.Offer,), *ROUND)},
+        "/v1/updates/{round}/{digest}": {"put": _upload()},
+        "/v1/answers": {"post": _said("Answer without a body", reports, (m.Verdict,), *ROUND)},
+        "/openapi.json": {"get": _got("This document", json, *GATES)},
+        "/healthz": {"get": _got("Alive", json, *GATES)},
+        "/metrics": {"get": _got("For Prometheus", text, *GATES)},
+    }
+
+
+def _model() -> dict[str, Any]:
+    found = _got("A model's octets, or a range of them", OCTETS, *GATES)
+    found["parameters"] = [_place("digest", HEX)] + [
+        {"name": name, "in": "header", "schema": {"type": "string"}}
+        for name in ("Range", "If-Range", "If-None-Match")
+    ]
+    found["responses"] |= {
+        "206": {"description": "The range", "content": OCTETS},
+        "304": {"description": "Held already"},
+        "416": {"description": "No such range", "content": _content(message.Verdict)},
+    }
+    return found
+
+
+def _upload() -> dict[str, Any]:
+    kinds = (message.Offer, message.Verdict)
+    found = _said("Send octets of an update", None, kinds, *ROUND)
+    found["parameters"] = [
+        _place("round", WHOLE | {"minimum": 1}), _place("digest", HEX),
+        *({"name": name, "in": "query", "required": True, "schema": WHOLE}
+          for name in ("offset", "size")),
+    ]  # fmt: skip
+    found["requestBody"] = {"required": True, "content": OCTETS}
+    return found
+
+
+def _place(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _got(summary: str, content: Any, *reasons: Reason) -> dict[str, Any]:
+    return {
+        "summary": summary,
+        "responses": {"200": {"description": summary, "content": content}} | _refusals(*reasons),
+    }
+
+
+def _said(summary: str, asked: Any, told: Any, *reasons: Reason) -> dict[str, Any]:
+    found = _got(summary, _content(*told), *reasons)
+    if asked is not None:
+        kinds = asked if isinstance(asked, tuple) else (asked,)
+        found["requestBody"] = {"required": True, "content": _content(*kinds)}
+    return found
+
+
+def _content(*kinds: type[Message]) -> dict[str, Any]:
+    places = [{"$ref": f"#/components/schemas/{kind.__name__}"} for kind in kinds]
+    return {"application/json": {"schema": places[0] if len(places) == 1 else {"oneOf": places}}}
+
+
+def _refusals(*reasons: Reason) -> dict[str, Any]:
+    by: dict[str, list[str]] = {}
+    for reason in reasons:
+        by.setdefault(str(STATUS[reason]), []).append(reason.value)
+    content = _content(message.Verdict)
+    told = {code: {"description": ", ".join(said), "content": content} for code, said in by.items()}
+    fault = {"application/json": {"schema": {"$ref": "#/components/schemas/Fault"}}}
+    return told | {"500": {"description": "a fault of the server", "content": fault}}

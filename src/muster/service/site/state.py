@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What counts in a vault: a few facts in one file that is replaced as a whole, and the lock."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from muster.errors import RunError
+from muster.service.message import Message, Task, Update, from_json, to_json
+from muster.store.blobs import FULL, Disk, Files, NoRoom
+
+__all__ = ["Pending", "State", "Step", "said"]
+
+FILE = "state.json"
+FRESH = f"{FILE}.new"
+VERSION = 1
+EMPTY: dict[str, Any] = {
+    "version": VERSION, "run": "", "client": None, "memory": None, "pending": None, "step": None,
+    "settled": 0, "day": "", "taken": [],
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pending:
+    """An update whose fate is open: the task it answers, and the blob of the memory it left."""
+
+    task: Task
+    update: Update
+    blob: str
+    memory: str | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """A half-trained client: the task, how many local steps are done, and the blob with the rest.
+
+    `loss` is the dtype of the summed loss.
+    """
+
+    task: Task
+    steps: int
+    blob: str
+    loss: str
+
+
+class State:
+    """The facts of one folder, which is locked against other processes.
+
+    Raises `RunError` for a folder that is in use, damaged or newer.
+    """
+
+    def __init__(self, folder: Path, disk: Disk) -> None:
+        self.folder, self._disk = folder, disk
+        self._lock = _locked(folder)
+        try:
+            self._files = Files(folder, disk)
+            self._facts = self._read()
+            self._files.drop(FRESH)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the folder; idempotent."""
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._facts[name]
+
+    @property
+    def pending(self) -> Pending | None:
+        """The update whose fate is open."""
+        found = self["pending"]
+        if found is None:
+            return None
+        task, update = _message(found["task"], Task), _message(found["update"], Update)
+        return Pending(task, update, found["blob"], found["memory"])
+
+    @property
+    def step(self) -> Step | None:
+        """Where a training was broken off."""
+        found = self["step"]
+        task = found and _message(found["task"], Task)
+        return found and Step(task, found["steps"], found["blob"], found["loss"])
+
+    @property
+    def named(self) -> set[str]:
+        """The blobs that count."""
+        pending, step = self["pending"] or {}, self["step"] or {}
+        found = (self["memory"], pending.get("memory"), pending.get("blob"), step.get("blob"))
+        return {name for name in found if name}
+
+    def write(self, **changes: Any) -> None:
+        """Replace facts: when this returns they are on the disk, and a kill leaves old or new."""
+        fresh = self._facts | {name: _plain(value) for name, value in changes.items()}
+        self._files.drop(FRESH)
+        self._files.append(FRESH, 0, json.dumps(fresh).encode())
+        part = self.folder / f"{FRESH}.part"
+        with said(f"{self.folder / FILE} could not be written"):
+            self._sync(part)
+            self._disk.replace(part, self.folder / FILE)
+            self._sync(self.folder)
+        self._facts = fresh
+
+    def _sync(self, path: Path) -> None:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._disk.sync(file)
+        finally:
+            os.close(file)
+
+    def _read(self) -> dict[str, Any]:
+        path = self.folder / FILE
+        with said(f"{path} could not be read"):
+            text = path.read_text("utf-8") if path.exists() else json.dumps(EMPTY)
+        try:
+            found = dict(json.loads(text))
+            version = found["version"]
+        except (ValueError, KeyError, TypeError):
+            raise RunError(
+                f"{path} is damaged; restore it from a copy, or give an empty folder"
+            ) from None
+        if version != VERSION or found.keys() != EMPTY.keys():
+            raise RunError(
+                f"{path} is of version {version!r}, but this muster knows {VERSION}; use the "
+                f"muster that wrote it, or give an empty folder"
+            )
+        return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Message):
+        return json.loads(to_json(value))
+    if isinstance(value, Pending | Step):
+        return {name: _plain(part) for name, part in vars(value).items()}
+    return value
+
+
+def _message(value: Any, kind: type[Any]) -> Any:
+    return from_json(json.dumps(value).encode(), kind)
+
+
+def _locked(folder: Path) -> int:
+    with said(f"the vault {folder} cannot be made"):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise RunError(
+            f"another process attends from {folder}; stop it, or give another folder"
+        ) from None
+    return lock
+
+
+@contextmanager
+def said(what: str) -> Iterator[None]:
+    """What the disk refuses, in a sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise NoRoom(f"{what} ({error.strerror}); make room, then try again") from error
+        raise RunError(f"{what} ({error}); repair the disk, then try again") from error

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a task to an update: the round of one client, with the bits of the loop engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from muster import keys
+from muster.errors import ClientError
+from muster.local import Group, Memory, Outcome, Walk, train
+from muster.plan import Plan
+from muster.service import wire
+from muster.service.message import Task
+from muster.service.site.vault import Made
+from muster.service.site.walk import owned
+from muster.service.template import sent_template
+from muster.types import ClientId, Sent
+from muster.vectors import tree_map
+
+__all__ = ["Training"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What one site trains: a plan, its rows and, if any, its test rows.
+
+    `acting` is the plan that is trained by, where the site's policy outranks the given one.
+    """
+
+    plan: Plan
+    rows: tuple[Any, Any]
+    test: tuple[Any, Any] | None = None
+    acting: Any = None
+
+    @cached_property
+    def blank(self) -> Memory | None:
+        """What a client that has never taken part remembers; None where nobody remembers."""
+        if not self.plan.remembers:
+            return None
+        return self.plan.fresh_memory(*self.plan.task.init(keys.key(self.plan.seed).at("init")))
+
+    @cached_property
+    def _template(self) -> Sent:
+        return sent_template(self.plan)
+
+    def sent(self, body: Any) -> Sent:
+        """What the server sent, aligned as kernels like it. Raises `Refused`."""
+        decoded: Sent = tree_map(owned, wire.decode(body, self._template))
+        return decoded
+
+    def train(
+        self, task: Task, client: ClientId, body: Any, memory: Memory | None, walk: Walk
+    ) -> Made:
+        """The client's round. Raises `ClientError`, `Refused` for the body, what a walk raises."""
+        fault, (x, y) = self._fault, self.rows
+        if fault is not None:
+            raise ClientError(task.round, client, "data", str(fault)) from fault
+        sizes = np.array([len(x)], np.int64)
+        known = None if self.blank is None else (memory or self.blank,)
+        group = Group((client,), (task.times,), x, y, np.zeros(1, np.int64), sizes, known)
+        plan, sent = self.acting or self.plan, self.sent(body)
+        with np.errstate(all="ignore"):  # what is not finite is refused when it is reported
+            return _made(train(plan, "loop", task.round, sent, group, walk))
+
+    @cached_property
+    def _fault(self) -> Exception | None:
+        """Why these rows cannot be trained on, if so."""
+        try:
+            self.plan.task.check(*self.rows)
+        except Exception as error:
+            return error
+        return None
+
+    def measure(self, body: Any, memory: Memory | None) -> dict[str, float]:
+        """Metric sums of the shared model, with the private part, on the test rows if any."""
+        sent, plan = self.sent(body), self.plan
+        w, buffers = sent.algorithm.x, sent.buffers
+        if not plan.sharing.everything:
+            kept = memory or self.blank
+            assert kept is not None
+            w = plan.sharing.merge(w, kept.private)
+            buffers = plan.sharing.merge(buffers, kept.buffers, buffers=True)
+        with np.errstate(all="ignore"):
+            return plan.task.evaluate(w, buffers, *(self.test or self.rows))
+
+
+def _made(outcome: Outcome) -> Made:
+    """A group of one as its update: all of it weighted, so that the server only adds."""
+    weights, buffers = outcome.weights, outcome.buffers
+    update = {
+        "payload": {name: rows[0] for name, rows in outcome.payload.items()},
+        "buffers": (buffers * weights[:, None].astype(buffers.dtype))[0],
+    }
+    metrics = {name: float(values[0]) for name, values in outcome.metrics.items()}
+    return Made(update, float(weights[0]), metrics, outcome.memories and outcome.memories[0])

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The vault: the folder of one client, with all that it must not lose.
+
+The state says what counts; blobs lie beside it under names that end in their SHA-256. A blob is
+on the disk before the state that names it, and is removed after the state that no longer does,
+so a kill at any instant leaves the state before or the one after.
+
+An update and both versions of the memory (the one it was trained with, and the one it left) stay
+until the server has said whether it counts: then one version is the memory, and the other goes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from muster.errors import RunError
+from muster.service import wire
+from muster.service.message import Task, Update
+from muster.service.site.state import Pending, State, Step, said
+from muster.store.blobs import Disk, Files, NoRoom, model_name, update_name
+from muster.types import ClientId, Tree
+
+__all__ = ["LABELS", "Made", "Vault"]
+
+LABELS = (
+    "site: after download",
+    "site: in step",
+    "site: in checkpoint",
+    "site: after checkpoint",
+    "site: before update kept",
+    "site: in update kept",
+    "site: after update kept",
+    "site: before upload",
+    "site: in upload",
+    "site: after upload",
+    "site: in settle",
+    "site: after settle",
+)
+MODELS = 2  # of the newest models that are kept
+DISK = Disk()
+
+
+@dataclass(frozen=True)
+class Made:
+    """The outcome of training: an update tree, its weight and metric sums, and the new memory."""
+
+    update: Tree
+    weight: float
+    metrics: dict[str, float] = field(default_factory=dict)
+    memory: Tree = None
+
+
+class Vault:
+    """One client's folder, open in one process; `at(label)` is called at each of `LABELS`.
+
+    Raises `RunError` for a folder that is in use or damaged, and `NoRoom` when the disk is full:
+    what was kept before is then as it was.
+
+    >>> import tempfile
+    >>> vault = Vault(tempfile.mkdtemp())
+    >>> vault.pending, vault.close()
+    (None, None)
+    """
+
+    def __init__(
+        self, folder: str | Path, *, disk: Disk = DISK, at: Callable[[str], None] | None = None
+    ) -> None:
+        self.folder, self.at = Path(folder), at or _nothing
+        self._state = State(self.folder, disk)
+        try:
+            self.blobs = Files(self.folder, disk)
+            self._sweep()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the folder; idempotent."""
+        self._state.close()
+
+    # Whose vault it is.
+
+    def enter(self, run: str, client: ClientId) -> None:
+        """Belong to a run as one of its clients. Raises `RunError` when it belongs to another."""
+        held = (self._state["run"], self._state["client"])
+        if held == (run, client):
+            return
+        if held[0]:
+            raise RunError(
+                f"{self.folder} keeps what client {held[1]!r} has of the run {held[0]}, and the "
+                f"server speaks of client {client!r} of the run {run}; give another folder"
+            )
+        self._state.write(run=run, client=client)
+
+    # What counts.
+
+    @property
+    def pending(self) -> Pending | None:
+        """The update whose fate is open."""
+        return self._state.pending
+
+    def memory(self, template: Tree, *, left: bool = False) -> Tree:
+        """The memory that counts, or (`left`) the one that the pending update left.
+
+        None for one that has never taken part.
+        """
+        pending = self.pending
+        name = pending.memory if left and pending else self._state["memory"]
+        return None if name is None else self._tree(name, template)
+
+    def body(self, pending: Pending) -> Any:
+        """The octets of the pending update. Raises `RunError` when they are damaged."""
+        return self.blobs.whole(pending.blob)
+
+    def keep(self, task: Task, made: Made) -> Pending:
+        """Put an update and the memory it left on the disk; when this returns, they are safe.
+
+        Raises `Refused` for what cannot travel.
+        """
+        self.at("site: before update kept")
+        digest = wire.digest(wire.encode(made.update))
+        blob = update_name(task.round, self._state["client"], digest)
+        size = self._put(blob, made.update)
+        memory = None
+        if made.memory is not None:
+            memory = self._named(f"memory-{task.round:06d}", made.memory)
+        self.at("site: in update kept")
+        update = Update(task.run, task.round, digest, size, made.weight, made.metrics)
+        pending = Pending(task, update, blob, memory)
+        self._state.write(pending=pending, step=None)
+        self.at("site: after update kept")
+        self._sweep()
+        return pending
+
+    def settle(self, round: int, accepted: bool) -> bool:
+        """The fate of the pending update; False when it is known already. Idempotent."""
+        pending = self.pending
+        if pending is None or pending.task.round != round:
+            return False
+        memory = pending.memory if accepted else None
+        self.at("site: in settle")
+        self._state.write(memory=memory or self._state["memory"], pending=None, settled=round)
+        self.at("site: after settle")
+        self._sweep()
+        return True
+
+    def forget(self) -> None:
+        """Give up the pending update: it is damaged, or the server asks for another."""
+        self._state.write(pending=None)
+        self._sweep()
+
+    # Half-trained.
+
+    @property
+    def step(self) -> Step | None:
+        """Where a training was broken off."""
+        return self._state.step
+
+    def checkpoint(self, task: Task, steps: int, carry: Tree, loss: str) -> None:
+        """Keep how far a training is."""
+        blob = self._named(f"step-{task.round:06d}-{steps}", carry)
+        self.at("site: in checkpoint")
+        self._state.write(step=Step(task, steps, blob, loss))
+        self.at("site: after checkpoint")
+        self._sweep()
+
+    def carry(self, step: Step, template: Tree) -> Tree:
+        """What a checkpoint holds. Raises `RunError` or `Refused` when it is damaged."""
+        return self._tree(step.blob, template)
+
+    # What was downloaded, and what was taken on.
+
+    def model(self, digest: str) -> Any:
+        """The octets of a model that is held whole; a damaged one is removed, to be fetched anew.
+
+        None when it is not held.
+        """
+        name = model_name(digest)
+        if self.blobs.size(name) is None:
+            return None
+        try:
+            found = self.blobs.whole(name)
+        except RunError:
+            self.blobs.drop(name)
+            return None
+        with said(f"the vault {self.folder} could not be written"):
+            os.utime(self.folder / name)
+        return found
+
+    def trim(self) -> None:
+        """Remove all models but the newest."""
+        with said(f"the vault {self.folder} could not be read"):
+            found = [self.folder / f"{name}" for name in self.blobs.names("model-")]
+            whole = sorted((p for p in found if p.exists()), key=lambda p: p.stat().st_mtime_ns)
+        for path in whole[:-MODELS]:
+            self.blobs.drop(path.name)
+
+    def others(self, day: str, round: int) -> int:
+        """How many rounds were taken on that day beside this one."""
+        found = self._state["taken"] if self._state["day"] == day else []
+        return len([other for other in found if other != round])
+
+    def take(self, day: str, round: int) -> None:
+        """Count a round for its day; one that is resumed is counted once."""
+        before = self._state["taken"] if self._state["day"] == day else []
+        if round not in before:
+            self._state.write(day=day, taken=[*before, round])
+
+    def _named(self, prefix: str, tree: Tree) -> str:
+        name = f"{prefix}-{wire.digest(wire.encode(tree))}"
+        self._put(name, tree)
+        return name
+
+    def _put(self, name: str, tree: Tree) -> int:
+        self.blobs.drop(name)
+        size = 0
+        try:
+            for piece in wire.encode(tree):
+                size = self.blobs.append(name, size, piece)
+            self.blobs.finish(name)
+        except NoRoom:
+            self.blobs.drop(name)
+            raise
+        return size
+
+    def _tree(self, name: str, template: Tree) -> Tree:
+        data = self.blobs.whole(name)
+        if sha256(data).hexdigest() != name.rpartition("-")[2]:
+            raise RunError(
+                f"{self.folder / name} is damaged (its SHA-256 is another); restore it from a copy"
+            )
+        return wire.decode(data, template)
+
+    def _sweep(self) -> None:
+        """Remove blobs that the state does not name; models stay."""
+        named = self._state.named
+        for prefix in ("update-", "memory-", "step-"):
+            for name in self.blobs.names(prefix):
+                if name not in named:
+                    self.blobs.drop(name)
+
+
+def _nothing(label: str) -> None:
+    """No kill point."""

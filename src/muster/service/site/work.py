@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a client does when asked, by the hand's thread, while the server hears that it goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from muster.service.audit import Audit
+from muster.service.message import Evaluate, Progress, Task, Verdict
+from muster.service.refusal import Reason, Refused
+from muster.service.site.hand import Hand
+from muster.service.site.line import LONGEST_POLL, Event, Line, quiet
+from muster.service.site.policy import Policy
+from muster.service.site.state import Pending
+from muster.service.site.training import Training
+from muster.service.site.vault import Made, Vault
+from muster.service.site.walk import Effort, Walk
+from muster.store.blobs import NoRoom
+from muster.types import ClientId
+
+__all__ = ["Habits", "Work"]
+
+OVER = {Reason.LATE, Reason.STALE, Reason.FOREIGN}  # of a round: go on with the next
+BEATS = 3  # in a lease
+
+
+@dataclass(frozen=True)
+class Habits:
+    """What may differ from site to site, and in tests: policy, clocks, who watches.
+
+    `wall` is the clock of days and hours, `clock` a monotonic one; `every` the seconds between
+    two checkpoints; `wait` the seconds that the server may keep a question.
+    """
+
+    policy: Policy = Policy()
+    audit: Audit | None = None
+    watch: Callable[[Event], None] = quiet
+    clock: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    every: float = 60.0
+    wait: float = LONGEST_POLL
+
+
+@dataclass(frozen=True)
+class Work:
+    """One client's training and evaluation; the event loop stays free to talk."""
+
+    name: str
+    training: Training
+    line: Line
+    vault: Vault
+    hand: Hand
+    habits: Habits
+
+    async def train(self, task: Task, client: ClientId, body: Any) -> Pending:
+        """The update of a task, kept. Raises `Broken`, and what goes wrong in training."""
+        effort = Effort()
+        done: Pending = await self._working(
+            task, effort, partial(self._train, task, client, body, effort)
+        )
+        return done
+
+    async def measure(self, asked: Evaluate, body: Any) -> dict[str, float]:
+        """Metric sums over the client's own rows."""
+        done: dict[str, float] = await self._working(
+            asked, Effort(), partial(self._measure, asked, body)
+        )
+        return done
+
+    def _train(self, task: Task, client: ClientId, body: Any, effort: Effort) -> Pending:
+        """In the hand's thread: train, and keep what came of it."""
+        vault, habits = self.vault, self.habits
+        walk = Walk(task, vault, effort, habits.every, habits.clock, partial(self.watch, "told"))
+        blank = self.training.blank
+        memory = None if blank is None else vault.memory(blank)
+        made = self.training.train(task, client, body, memory, walk)
+        return self._kept(task, made, effort)
+
+    def _kept(self, task: Task, made: Made, effort: Effort) -> Pending:
+        """Keep it, however long the disk is full: finished work is not thrown away."""
+        tries = 0
+        while True:
+            try:
+                return self.vault.keep(task, made)
+            except NoRoom as error:
+                self.watch("full", round=task.round, text=str(error))
+                tries += 1
+                if effort.stop.wait(self.line.patience.pause(tries)):
+                    raise
+
+    def _measure(self, asked: Evaluate, body: Any) -> dict[str, float]:
+        blank, pending = self.training.blank, self.vault.pending
+        left = asked.counted and pending is not None and pending.task.round == asked.round
+        memory = None if blank is None else self.vault.memory(blank, left=left)
+        return self.training.measure(body, memory)
+
+    async def _working(self, asked: Any, effort: Effort, deed: Callable[[], Any]) -> Any:
+        """Have the hand do it, and tell the server that it goes on."""
+        work = self.hand.do(deed)
+        beat = asyncio.ensure_future(self._beat(asked, effort, work))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            effort.stop.set()
+            await asyncio.wait([work])
+            if not work.cancelled():
+                work.exception()
+            raise
+        finally:
+            beat.cancel()
+            await asyncio.gather(beat, return_exceptions=True)
+
+    async def _beat(self, asked: Any, effort: Effort, work: asyncio.Future[Any]) -> None:
+        """A word in every third of a lease, when steps were done since the last one.
+
+        Work that shows no steps (waiting for the hand, the time before the first step ends, a
+        task's own fit, an evaluation) renews the lease as long as the process lives.
+        """
+        told = beats = 0
+        while True:
+            await asyncio.wait([work], timeout=asked.lease / BEATS)
+            if work.done():
+                return
+            steps = effort.steps
+            self.watch("progress", round=asked.round, step=steps, steps=effort.total)
+            if steps == told and steps:
+                continue
+            told, beats = steps, beats + 1
+            progress = Progress(asked.run, asked.round, steps or beats)
+            try:
+                await self.line.say("/v1/answers", progress, Verdict)
+            except Refused as refused:
+                if refused.reason in OVER:
+                    effort.stop.set()
+                    return
+
+    # Who is told.
+
+    def note(self, action: str, **details: Any) -> None:
+        """Into the audit log, and to whoever watches."""
+        if self.habits.audit is not None:
+            self.habits.audit.append(self.name, action, **details)
+        self.watch(action, **details)
+
+    def watch(self, event: str, text: str = "", **details: Any) -> None:
+        """To whoever watches."""
+        more = {"text": text} if text else {}
+        self.habits.watch({"event": event, "site": self.name} | more | details)

@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models and updates by name: they grow from their first byte on, are finished once, then read.
+
+A blob that is not finished keeps what it holds, so that an upload goes on where it broke off. The
+name ends in the SHA-256 of the whole; `whole` compares, so that a bit that fell over on the disk
+is found before it is added to a sum.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import mmap
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from errno import EDQUOT, EFBIG, ENOSPC
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Protocol
+
+from muster.errors import RunError
+from muster.tensors import CHUNK
+from muster.types import ClientId
+
+__all__ = [
+    "Blobs",
+    "Disk",
+    "Files",
+    "NoRoom",
+    "misplaced",
+    "model_name",
+    "sound",
+    "update_name",
+    "update_round",
+]
+
+PART = ".part"  # ends the file of a blob that is not finished
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+UPDATE = re.compile(r"update-(\d{6,})-[0-9a-f]{16}-[0-9a-f]{64}")
+NAMED = re.compile(r"(?:model|update-\d{6,}-[0-9a-f]{16})-([0-9a-f]{64})")
+FULL = (ENOSPC, EDQUOT, EFBIG)
+
+
+class NoRoom(RunError):
+    """The disk or the database is full; what was written before is safe."""
+
+
+@dataclass(frozen=True)
+class Disk:
+    """How bytes reach the disk; a test puts faults here, and `sync=int` waits for no disk."""
+
+    write: Callable[[int, Any, int], int] = os.pwrite
+    sync: Callable[[int], Any] = os.fsync
+    replace: Callable[[Path, Path], None] = os.replace
+
+
+class Blobs(Protocol):
+    """Where blobs lie; every method is thread-safe and raises `RunError` in a sentence.
+
+    A finished blob takes nothing more: it is dropped before another of its name is begun.
+    """
+
+    def size(self, name: str) -> int | None:
+        """The bytes of a finished blob, or None."""
+
+    def held(self, name: str) -> int:
+        """The bytes that are there of an unfinished blob; 0 for none, or a finished one."""
+
+    def append(self, name: str, offset: int, data: bytes | memoryview) -> int:
+        """Add bytes at the end, which must be at `offset`; the new end.
+
+        Raises `NoRoom` when the disk is full, and then nothing is added.
+        """
+
+    def finish(self, name: str) -> None:
+        """Make a blob durable under its name; idempotent."""
+
+    def drop(self, name: str) -> None:
+        """Remove a blob, finished or not; idempotent."""
+
+    def read(self, name: str, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """Bytes `begin` to `end` in pieces of at most 1 MiB; of an unfinished blob, what it has."""
+
+    def whole(self, name: str) -> mmap.mmap | bytes | bytearray:
+        """A finished blob, checked against the digest in its name."""
+
+    def names(self, prefix: str) -> list[str]:
+        """The sorted names that begin so, finished or not."""
+
+    def room(self) -> int:
+        """The bytes that are free."""
+
+
+def model_name(digest: str) -> str:
+    """The blob of a model.
+
+    >>> model_name("0" * 64)[:12]
+    'model-000000'
+    """
+    return f"model-{digest}"
+
+
+def update_name(round: int, client: ClientId, digest: str) -> str:
+    """The blob of a client's update to a round.
+
+    >>> update_name(3, "a", "0" * 64)[:32]
+    'update-000003-ac8d8342bbb2362d-0'
+    """
+    who = sha256(json.dumps(client).encode()).hexdigest()[:16]
+    return f"update-{round:06d}-{who}-{digest}"
+
+
+def update_round(name: str) -> int | None:
+    """The round of an update's blob; None for the name of anything else.
+
+    >>> update_round(update_name(3, "a", "0" * 64)), update_round("model-x")
+    (3, None)
+    """
+    found = UPDATE.fullmatch(name)
+    return int(found[1]) if found else None
+
+
+def misplaced(name: str, offset: int, held: int) -> RunError:
+    """The error of bytes that do not begin where a blob ends."""
+    return RunError(
+        f"bytes from {offset} on were given for the blob {name}, which holds {held}; go on from "
+        f"{held}"
+    )
+
+
+def sound(name: str, data: Any, where: str) -> None:
+    """Raise `RunError` when a whole blob is not what the digest in its name says."""
+    found = NAMED.fullmatch(name)
+    if found and sha256(data).hexdigest() != found[1]:
+        raise RunError(
+            f"the blob {name} in {where} is damaged (its SHA-256 is another); remove it and "
+            f"have it sent again, or restore it from a copy"
+        )
+
+
+class Files:
+    """Blobs as files of a folder, made if need be; an unfinished one ends in `.part`.
+
+    >>> import tempfile
+    >>> blobs = Files(tempfile.mkdtemp())
+    >>> blobs.append("note", 0, b"ab"), blobs.append("note", 2, b"c"), blobs.finish("note")
+    (2, 3, None)
+    >>> blobs.size("note"), bytes(blobs.whole("note"))
+    (3, b'abc')
+    """
+
+    def __init__(self, folder: str | Path, disk: Disk = Disk()) -> None:
+        self.folder, self._disk = Path(folder), disk
+        with _said(f"the folder {folder} cannot be made"):
+            if not self.folder.exists():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._sync(self.folder.parent)
+
+    def size(self, name: str) -> int | None:
+        """The bytes of a finished blob, or None."""
+        return _size(self._path(name))
+
+    def held(self, name: str) -> int:
+        """The bytes that are there of an unfinished blob."""
+        return 0 if self.size(name) is not None else _size(self._part(name)) or 0
+
+    def append(self, name: str, offset: int, data: bytes | memoryview) -> int:
+        """Add bytes at the end, which must be at `offset`; the new end."""
+        whole = self.size(name)
+        if whole is not None:
+            raise misplaced(name, offset, whole)
+        with (
+            _said(f"the blob {name} could not be written"),
+            _opened(self._part(name), os.O_RDWR | os.O_CREAT) as file,
+        ):
+            fcntl.flock(file, fcntl.LOCK_EX)  # two connections may send one blob
+            end = os.fstat(file).st_size
+            if end != offset:
+                raise misplaced(name, offset, end)
+            try:
+                return self._put(file, memoryview(data), offset)
+            except BaseException:
+                with suppress(OSError):
+                    os.ftruncate(file, offset)
+                raise
+
+    def finish(self, name: str) -> None:
+        """Make a blob durable under its name; idempotent."""
+        path, part = self._path(name), self._part(name)
+        with _said(f"the blob {name} could not be finished"):
+            if not path.exists():
+                with _opened(part, os.O_RDWR) as file, _gone_unless_synced(part):
+                    self._disk.sync(file)
+                self._disk.replace(part, path)
+            self._sync(self.folder)
+
+    def drop(self, name: str) -> None:
+        """Remove a blob, finished or not; idempotent."""
+        with _said(f"the blob {name} could not be removed"):
+            self._part(name).unlink(missing_ok=True)
+            self._path(name).unlink(missing_ok=True)
+
+    def read(self, name: str, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """Bytes `begin` to `end` in pieces of at most 1 MiB."""
+        path = self._path(name) if self.size(name) is not None else self._part(name)
+        with (
+            _said(f"the blob {name} could not be read"),
+            _opened(path, os.O_RDONLY) as file,
+        ):
+            stop = os.fstat(file).st_size if end is None else end
+            while begin < stop:
+                piece = os.pread(file, min(CHUNK, stop - begin), begin)
+                if not piece:
+                    return
+                begin += len(piece)
+                yield piece
+
+    def whole(self, name: str) -> mmap.mmap | bytes:
+        """A finished blob as a map of its file, checked against the digest in its name."""
+        with (
+            _said(f"the blob {name} could not be read"),
+            _opened(self._path(name), os.O_RDONLY) as file,
+        ):
+            size = os.fstat(file).st_size
+            data = mmap.mmap(file, 0, access=mmap.ACCESS_READ) if size else b""
+        sound(name, data, str(self.folder))
+        return data
+
+    def names(self, prefix: str) -> list[str]:
+        """The sorted names that begin so, finished or not."""
+        with _said(f"the folder {self.folder} could not be read"):
+            found = {path.removesuffix(PART) for path in os.listdir(self.folder)}
+        return sorted(n for n in found if n.startswith(prefix) and NAME.fullmatch(n))
+
+    def room(self) -> int:
+        """The bytes that are free to this process."""
+        with _said(f"the room in {self.folder} could not be found"):
+            found = os.statvfs(self.folder)
+        return found.f_bavail * found.f_frsize
+
+    def _sync(self, folder: Path) -> None:
+        with _opened(folder, os.O_RDONLY) as file:
+            self._disk.sync(file)
+
+    def _put(self, file: int, data: memoryview, at: int) -> int:
+        while data:
+            done = self._disk.write(file, data, at)
+            if done <= 0:
+                raise OSError(ENOSPC, f"wrote {done} of {len(data)} bytes")
+            data, at = data[done:], at + done
+        return at
+
+    def _path(self, name: str) -> Path:
+        if not NAME.fullmatch(name) or name.endswith(PART):
+            raise RunError(f"{name!r:.80} names no blob; use letters, digits, '.', '_' and '-'")
+        return self.folder / name
+
+    def _part(self, name: str) -> Path:
+        return self.folder / f"{self._path(name).name}{PART}"
+
+
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    file = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+@contextmanager
+def _gone_unless_synced(part: Path) -> Iterator[None]:
+    """After a failed sync a second one may succeed though bytes are lost: they are sent again."""
+    try:
+        yield
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _said(what: str) -> Iterator[None]:
+    """What the disk refuses, in a sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise NoRoom(f"{what} ({error.strerror}); make room, then try again") from error
+        raise RunError(f"{what} ({error}); repair the disk, then try again") from error
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The durable store of a federation: a run, its members, what is open and who sits where.
+
+SQLite in the run's folder, `run.db` as SQLiteStore reads it, or a PostgreSQL that several servers
+share, one schema a run. A round is durable in one transaction, on SQLite with synchronous=FULL. In
+`commit` the labels are those of SQLiteStore; what a death leaves over is swept away on opening.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from muster.errors import RunError
+from muster.store.blobs import Blobs, Disk, Files, model_name, update_round
+from muster.store.database import taken
+from muster.store.records import Kind, Member, Opened, Seat, Transition
+from muster.store.sql import seats as seating
+from muster.store.sql import states
+from muster.store.sql.connect import connected, lock_key, run_name
+from muster.store.sql.lead import Lead
+from muster.store.sql.rounds import Rounds
+from muster.store.sql.rows import Rows
+from muster.store.sql.states import States
+from muster.store.sql.transact import Transactions, Turn
+from muster.store.sql.writer import Writer
+from muster.types import ClientId
+
+__all__ = ["Ledger", "WORDS"]
+
+DISK = Disk()
+WORDS = ("run", "pause", "drain", "stop")
+
+
+class Ledger(Rounds):
+    """A federation's store; `at(label)` is called at each of `sqlite.LABELS` in a commit.
+
+    `url` None is SQLite in `folder`; else `postgresql://…?run=NAME`, the run being the folder's
+    name unless given. With `keep_updates` the blobs of updates outlive their commit. `clock` is
+    the wall clock in seconds. Raises `RunError` for what is damaged, in use, or newer.
+
+    >>> import tempfile
+    >>> ledger = Ledger(tempfile.mkdtemp())
+    >>> ledger.enrol(Member("a", "a", 10)).result().rows, ledger.wanted(), ledger.close()
+    (10, 'run', None)
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        url: str | None = None,
+        *,
+        at: Callable[[str], None] | None = None,
+        keep_updates: bool = False,
+        clock: Callable[[], float] = time.time,
+        disk: Disk = DISK,
+    ) -> None:
+        self.path, self.shared = Path(folder), url is not None
+        self._at, self._clock, self._keep_updates = at or _nothing, clock, keep_updates
+        self._staged: dict[tuple[int, ClientId], bytes] = {}
+        self._progress: dict[ClientId, int] = {}
+        self._epoch: int | None = None
+        self._failed: BaseException | None = None
+        with ExitStack() as undo:
+            self._open(url, disk, undo)
+            self._undo = undo.pop_all()
+
+    def _open(self, url: str | None, disk: Disk, undo: ExitStack) -> None:
+        name = f"the run in {self.path}"
+        if url is None:
+            undo.enter_context(taken(self.path))
+        else:
+            name = f"the run {run_name(self.path, url)!r} of {self.path}"
+        engine = connected(self.path, url, name)
+        self._transactions = Transactions(engine, name)
+        undo.callback(self._transactions.close)
+        self.blobs: Blobs
+        if url is None:
+            self.blobs, large = Files(self.path / "blobs", disk), Files(self.path, disk)
+            self._states = States(large, name)
+            self._lead = None
+        else:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.blobs = Rows(self._transactions)
+            self._states = States(self.blobs, name)
+            self._lead = Lead(self._transactions, lock_key(run_name(self.path, url)))
+            undo.callback(self._lead.release)
+        self._round = self._transactions.read(seating.last_round)
+        if url is None:  # of several servers only the leader may sweep
+            self._sweep()
+        self._writer = Writer(self._transactions)
+        undo.callback(self._writer.close)
+
+    def close(self) -> None:
+        """Make durable what waits, then let go of the run and the lead; idempotent."""
+        self._undo.close()
+
+    def enrol(self, member: Member) -> Future[Member]:
+        """Enrol a member, or give it other rows; resolves when durable."""
+        return self._writer.submit(
+            f"enrol {member.name!r}", lambda turn: seating.enrol(turn, member)
+        )
+
+    def members(self) -> dict[str, Member]:
+        """Who enrolled, by name."""
+        return self._transactions.read(seating.listed)
+
+    def open(self, opened: Opened) -> None:
+        """Open a piece of a round and invite its cohort; the same again changes nothing."""
+
+        def body(turn: Turn) -> None:
+            turn.fence(self._epoch)
+            seating.open_round(turn, opened)
+
+        self._transactions.write(f"open round {opened.round}", body)
+
+    def opened(self) -> tuple[Opened, dict[ClientId, Seat]] | None:
+        """What was opened last, with its seats, until the round is committed."""
+        return self._transactions.read(seating.latest)
+
+    def seats(self, round: int, kind: Kind) -> dict[ClientId, Seat]:
+        """The seats of one piece of a round that is not committed."""
+        return self._transactions.read(lambda c: seating.seated(c, round, kind))
+
+    def decide(self, round: int, kind: Kind, seats: Sequence[Seat]) -> Future[dict[ClientId, Seat]]:
+        """Decide seats that are "invited"; resolves, when durable, to the seats that hold now.
+
+        A seat decided before stays as it was; {} when this is not open. One who led and has lost
+        the lead changes nothing.
+        """
+        epoch = self._epoch
+
+        def body(turn: Turn) -> dict[ClientId, Seat]:
+            if epoch is not None:
+                turn.fence(epoch)
+            return seating.decide(turn, round, kind, seats)
+
+        return self._writer.submit(f"decide seats of round {round}", body)
+
+    def record(self, *transitions: Transition) -> None:
+        """Add steps of lifecycles to the log, durable soon; what could not be is raised later."""
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            raise RunError(f"an earlier step was not recorded: {failed}") from failed
+        if transitions:
+            job = self._writer.submit(
+                "record a step", lambda turn: seating.recorded(turn, transitions)
+            )
+            job.add_done_callback(self._recorded)
+
+    def transitions(self, last: int = 200) -> list[Transition]:
+        """The last steps, in order."""
+        return self._transactions.read(lambda c: seating.written(c, last))
+
+    def wanted(self) -> str:
+        """What operators want of the run: one of `WORDS`."""
+        return self._transactions.read(seating.wanted)
+
+    def want(self, word: str) -> None:
+        """Say what is wanted of the run. Raises `RunError` for a word not in `WORDS`."""
+        if word not in WORDS:
+            raise RunError(f"{word!r:.40} cannot be wanted; give one of {', '.join(WORDS)}")
+        self._transactions.write("be told", lambda turn: seating.want(turn, word))
+
+    def lead(self, stop: threading.Event) -> bool:
+        """Wait until this process leads; False when `stop` was set first.
+
+        On SQLite the folder's lock is the lead. On PostgreSQL only a leader may open and commit.
+        """
+        if stop.is_set() or self._lead is None:
+            return not stop.is_set()
+        self._epoch = None
+        self._epoch = self._lead.take(stop)
+        if self._epoch is None:
+            return False
+        self._round = self._transactions.read(seating.last_round)
+        self._sweep()
+        return True
+
+    def version(self) -> int:
+        """A number that grows with every write to members, openings, seats and `wanted`."""
+        return self._transactions.read(seating.version)
+
+    def beat(self, progress: Mapping[ClientId, int]) -> None:
+        """Tell the other servers how far clients are; not durable."""
+        if not self.shared:
+            self._progress.update(progress)
+        elif progress:
+            seating.beat(self._transactions, progress)
+
+    def progress(self) -> dict[ClientId, int]:
+        """How far clients are, as any server last said."""
+        return self._transactions.read(seating.progressed) if self.shared else {**self._progress}
+
+    def _recorded(self, job: Future[None]) -> None:
+        if not job.cancelled():
+            self._failed = job.exception() or self._failed
+
+    def _tidy(self, state: str | None) -> None:
+        """Remove what a commit has made needless."""
+        with suppress(RunError):  # it would be swept away later
+            if state:
+                self._states.blobs.drop(state)
+            for name in self.blobs.names("update-"):
+                round = update_round(name)
+                done = round is not None and round <= self._round
+                if done and not (self._keep_updates and self.blobs.size(name) is not None):
+                    self.blobs.drop(name)
+
+    def _sweep(self) -> None:
+        """Remove what a death left over; updates of what is open stay, also half of them."""
+        row, found = self._transactions.read(lambda c: (states.row(c), seating.all_open(c)))
+        state = row[1] if row else None
+        for torn in () if self.shared else self.path.glob("*.part"):
+            with suppress(OSError):  # it does no harm
+                torn.unlink(missing_ok=True)
+        self._states.sweep(state)
+        named = {state, *(model_name(one.model) for one in found)}
+        rounds = {one.round for one in found}
+        for name in self.blobs.names(""):
+            round, whole = update_round(name), self.blobs.size(name) is not None
+            old = whole and self._keep_updates and round is not None and round <= self._round
+            if not (old or round in rounds or (whole and name in named)):
+                with suppress(RunError):  # it does no harm
+                    self.blobs.drop(name)
+
+
+def _nothing(label: str) -> None:
+    """What happens at a labelled point when nobody listens."""

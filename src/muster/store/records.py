@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a federation writes down between commits: its members, what is open, and who sits where."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from muster.types import ClientId
+
+__all__ = ["Kind", "Member", "Opened", "Seat", "Standing", "Transition"]
+
+Kind = Literal["train", "evaluate"]
+Standing = Literal["invited", "arrived", "declined", "failed", "late"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """Who enrolled: the certificate's name, the id among the run's clients, how many rows."""
+
+    name: str
+    client: ClientId
+    rows: int
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A piece of a round that clients are asked to do: train, or evaluate.
+
+    `cohort` and `times` are the invited and how often each was drawn; `roster` who was enrolled
+    then, with their rows, so that a server that comes back draws the same cohort; `model` the
+    digest of what they are sent; `since` the wall-clock time in seconds.
+    """
+
+    round: int
+    kind: Kind
+    cohort: tuple[ClientId, ...]
+    times: tuple[int, ...]
+    roster: tuple[tuple[ClientId, int], ...]
+    model: str
+    since: float
+
+
+@dataclass(frozen=True)
+class Seat:
+    """What became of one client in what is open: "invited" until it is decided, once.
+
+    When it arrived: `digest` and `size` of the update's body, `weight`, and `metrics` as sums.
+    Else `reason` is one word of a list and `text` a sentence or a traceback.
+    """
+
+    client: ClientId
+    standing: Standing = "invited"
+    reason: str = ""
+    text: str = ""
+    digest: str = ""
+    size: int = 0
+    weight: float = 0.0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One step of a lifecycle: when (wall clock), which round, who if one client, why."""
+
+    at: float
+    round: int
+    before: str
+    after: str
+    cause: str
+    client: ClientId | None = None

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a ledger has of any Store: facts, committed rounds, their states, memories of clients."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from safetensors.numpy import load, save
+
+from muster.errors import RunError
+from muster.store.blob import plain
+from muster.store.records import Transition
+from muster.store.sql import seats, states
+from muster.store.sql.states import States
+from muster.store.sql.transact import Transactions, Turn
+from muster.store.sqlite import Snapshot
+from muster.types import ClientId
+
+__all__ = ["Rounds"]
+
+
+class Rounds(ABC):
+    """The half of a ledger that is a Store; what a commit leaves behind, the other half tidies."""
+
+    _transactions: Transactions
+    _states: States
+    _at: Callable[[str], None]
+    _clock: Callable[[], float]
+    _round: int  # the last that this process saw committed
+    _epoch: int | None  # of the lead that this process took last
+    _staged: dict[tuple[int, ClientId], bytes]
+
+    def meta(self, key: str) -> Any:
+        """A fact about the run (plan, engine, versions), or None."""
+        return self.facts().get(key)
+
+    def facts(self) -> dict[str, Any]:
+        """All facts about the run."""
+        return self._transactions.read(states.facts)
+
+    def note(self, **facts: Any) -> None:
+        """Write facts about the run, all of them or none, replacing those of the same name."""
+        rows = [(key, json.dumps(value)) for key, value in facts.items()]
+        if rows:
+            self._transactions.write("write its facts", lambda turn: states.note(turn, rows))
+
+    def snapshot(self) -> Snapshot:
+        """Facts, records and state of one instant, also while another process commits."""
+        while True:
+            facts, history, row = self._transactions.read(
+                lambda c: (states.facts(c), states.history(c), states.row(c))
+            )
+            try:
+                return Snapshot(facts, history, self._states.loaded(row))
+            except RunError:
+                if self._transactions.read(states.row) == row:
+                    raise  # else: a later round was committed, and this one's blob is gone
+
+    def latest(self) -> tuple[int, dict[str, Any]] | None:
+        """The last committed round and its state's arrays."""
+        while True:
+            row = self._transactions.read(states.row)
+            try:
+                return self._states.loaded(row)
+            except RunError:
+                if self._transactions.read(states.row) == row:
+                    raise
+
+    def history(self) -> list[dict[str, Any]]:
+        """The records of all committed rounds in order."""
+        return self._transactions.read(states.history)
+
+    def last_line(self) -> str:
+        """The record of the last committed round as JSON, without the line's end."""
+        line = self._transactions.read(states.last_line)
+        if line is None:
+            raise RunError(f"{self._transactions.name} has no committed round yet; resume it")
+        return line
+
+    def last_record(self) -> dict[str, Any]:
+        """The record of the last committed round."""
+        return dict(json.loads(self.last_line()))
+
+    def memory(self, clients: Iterable[ClientId]) -> dict[ClientId, dict[str, Any]]:
+        """The committed memory of these clients; those without one are left out."""
+        return self._transactions.read(lambda c: states.remembered(c, clients))
+
+    def remember(self, round: int, client: ClientId, arrays: Mapping[str, Any]) -> None:
+        """Stage a client's new memory, in this process; too late for a round that is committed."""
+        if round > self._round:
+            self._staged[round, client] = save(plain(arrays))
+
+    def staged(self, round: int, clients: Iterable[ClientId]) -> dict[ClientId, dict[str, Any]]:
+        """The memory of these clients that waits for this round's commit."""
+        waits = self._staged
+        return {c: dict(load(waits[round, c])) for c in clients if (round, c) in waits}
+
+    def rollback(self) -> None:
+        """Forget what was staged since the last commit."""
+        self._staged.clear()
+
+    def commit(
+        self,
+        round: int,
+        arrays: Mapping[str, Any],
+        record: Mapping[str, Any],
+        accepted: Sequence[ClientId],
+    ) -> None:
+        """Make a round durable: all of it, in one transaction, or nothing."""
+        self._at("commit: begin")
+        old = self._transactions.write("be written", lambda turn: self._may(turn, round))
+        line = json.dumps(record)
+        drawn = self._states.written(round, arrays, self._epoch)
+        kept = {c: self._staged[round, c] for c in accepted if (round, c) in self._staged}
+        step = Transition(self._clock(), round, "open", "committed", f"{len(accepted)} accepted")
+
+        def body(turn: Turn) -> None:
+            self._may(turn, round)
+            states.advance(turn, drawn, line, kept)
+            seats.recorded(turn, [step])
+            self._at("commit: before the transaction ends")
+
+        try:
+            self._at("commit: between blob and row")
+            self._transactions.write(f"commit round {round}", body)
+        except BaseException:
+            self._undo_state(drawn.file)
+            raise
+        self._round = round
+        self._staged.clear()
+        self._at("commit: after the transaction")
+        self._tidy(old if old != drawn.file else None)
+        self._at("commit: end")
+
+    @abstractmethod
+    def _tidy(self, state: str | None) -> None:
+        """Remove what a commit has made needless: the blob of the state before, and updates."""
+
+    def _may(self, turn: Turn, round: int) -> str | None:
+        """Refuse a round that may not be committed now; the blob of the last state."""
+        turn.fence(self._epoch)
+        last = seats.last_round(turn.connection)
+        if round <= last:
+            raise RunError(
+                f"round {round} was given to {turn.name}, which has committed round {last}; go "
+                f"on with round {last + 1}"
+            )
+        row = states.row(turn.connection)
+        return None if row is None else row[1]
+
+    def _undo_state(self, file: str | None) -> None:
+        """Drop the blob of a commit that failed, once it is sure that nothing points to it."""
+        if file is None:
+            return
+
+        def body(turn: Turn) -> None:
+            row = states.row(turn.connection)
+            if row is None or row[1] != file:
+                self._states.blobs.drop(file)
+
+        with suppress(RunError):  # it would be swept away later
+            self._transactions.write("be tidied", body)

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The run half of a ledger: facts, committed rounds, their state, the memories of clients.
+
+A large state is a blob of its own: beside the database on SQLite, where SQLiteStore looks for it,
+in rows on PostgreSQL. It is complete and durable before the transaction that points to it, and is
+written in pieces that lie in the arrays, so that a state is in memory once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from safetensors.numpy import load, save
+from sqlalchemy import Connection, delete, insert, select
+
+from muster import tensors
+from muster.errors import DataError, RunError
+from muster.store.blob import checksum, plain
+from muster.store.blobs import Blobs
+from muster.store.sql.tables import memory, meta, name_of, opened, rounds, seats, state
+from muster.store.sql.transact import Turn
+from muster.types import ClientId
+
+__all__ = [
+    "Drawn",
+    "States",
+    "advance",
+    "facts",
+    "history",
+    "last_line",
+    "note",
+    "remembered",
+    "row",
+]
+
+LARGE = 1 << 16  # bytes from which a state is a blob
+Row = tuple[int, str | None, bytes | None]  # round, the blob's name, or the arrays themselves
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A state that is written, and what its row says."""
+
+    round: int
+    file: str | None
+    arrays: bytes | None
+
+
+@dataclass(frozen=True)
+class States:
+    """Large states as blobs; `where` is what errors call the run."""
+
+    blobs: Blobs
+    where: str
+
+    def written(self, round: int, arrays: Mapping[str, Any], mark: int | None) -> Drawn:
+        """A state, durable. `mark` tells the blobs of two servers apart that both think to lead.
+
+        Raises `RunError`, `NoRoom` where there is none; then nothing is left over.
+        """
+        found = plain(arrays)
+        if sum(array.nbytes for array in found.values()) < LARGE:
+            return Drawn(round, None, save(found))
+        tail = "" if mark is None else f"-{mark}"
+        name = f"state-{round:06d}-{checksum(found)}{tail}.safetensors"
+        with self.dropped_on_error(name):
+            self.blobs.drop(name)
+            end = 0
+            for piece in tensors.pieces(found):
+                end = self.blobs.append(name, end, piece)
+            self.blobs.finish(name)
+        return Drawn(round, name, None)
+
+    def loaded(self, row: Row | None) -> tuple[int, dict[str, Any]] | None:
+        """The state of a row. Raises `RunError` for one that is damaged or gone."""
+        if row is None:
+            return None
+        round, file, data = row
+        try:
+            arrays = tensors.read(self.blobs.whole(file) if file else data)
+            if file and checksum(arrays) not in file:
+                raise DataError(f"the checksum of {file} is wrong")
+        except (DataError, RunError) as error:
+            raise RunError(
+                f"the state of round {round} in {self.where} is damaged ({error}); "
+                f"restore it from a copy, or start a new run"
+            ) from error
+        return round, {name: _own(array) for name, array in arrays.items()}
+
+    def sweep(self, keep: str | None) -> None:
+        """Remove what a death in the middle of a commit left over."""
+        for name in self.blobs.names("state-"):
+            if name != keep:
+                with suppress(RunError):  # it does no harm
+                    self.blobs.drop(name)
+
+    @contextmanager
+    def dropped_on_error(self, name: str | None) -> Iterator[None]:
+        """A blob that nothing points to goes."""
+        try:
+            yield
+        except BaseException:
+            if name is not None:
+                with suppress(RunError):  # it would be swept away later
+                    self.blobs.drop(name)
+            raise
+
+
+def facts(connection: Connection) -> dict[str, Any]:
+    """All facts about the run."""
+    return {row.key: json.loads(row.value) for row in connection.execute(select(meta))}
+
+
+def note(turn: Turn, rows: Sequence[tuple[str, str]]) -> None:
+    """Facts as JSON, replacing those of the same name."""
+    turn.connection.execute(delete(meta).where(meta.c.key.in_([key for key, _ in rows])))
+    turn.connection.execute(insert(meta), [{"key": key, "value": value} for key, value in rows])
+
+
+def history(connection: Connection) -> list[dict[str, Any]]:
+    """The records of all committed rounds in order."""
+    lines = connection.execute(select(rounds.c.record).order_by(rounds.c.round)).scalars()
+    return [json.loads(line) for line in lines]
+
+
+def last_line(connection: Connection) -> str | None:
+    """The record of the last committed round as JSON."""
+    query = select(rounds.c.record).order_by(rounds.c.round.desc()).limit(1)
+    line: str | None = connection.execute(query).scalar()
+    return line
+
+
+def remembered(
+    connection: Connection, clients: Iterable[ClientId]
+) -> dict[ClientId, dict[str, Any]]:
+    """The committed memory of these clients."""
+    query = select(memory.c.arrays).order_by(memory.c.round.desc()).limit(1)
+    found = (
+        (client, connection.execute(query.where(memory.c.client == name_of(client))).scalar())
+        for client in clients
+    )
+    return {client: dict(load(data)) for client, data in found if data is not None}
+
+
+def row(connection: Connection) -> Row | None:
+    """The row of the last state."""
+    found = connection.execute(select(state.c.round, state.c.file, state.c.arrays)).one_or_none()
+    return None if found is None else (found.round, found.file, found.arrays)
+
+
+def advance(turn: Turn, drawn: Drawn, line: str, staged: Mapping[ClientId, bytes]) -> None:
+    """The rows of a commit: state, record, memories; what was open of this round is over."""
+    connection, round = turn.connection, drawn.round
+    connection.execute(delete(state))
+    connection.execute(insert(state), vars(drawn) | {"one": 1})
+    connection.execute(insert(rounds), {"round": round, "record": line})
+    kept = {name_of(client): data for client, data in staged.items()}
+    for client, data in kept.items():
+        connection.execute(delete(memory).where(memory.c.client == client))
+        row = {"client": client, "round": round, "arrays": data}
+        connection.execute(insert(memory), row)
+    for table in (seats, opened):
+        connection.execute(delete(table).where(table.c.round <= round))
+    turn.touched = True
+
+
+def _own(array: Any) -> Any:
+    """An array that its reader may change, outside of any file."""
+    return array if array.flags.writeable else array.copy()

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of a federation, and its records as their rows.
+
+`meta`, `rounds`, `state` and `memory` are those that SQLiteStore reads. What a table is made of
+stands in the migrations; here is what is asked of it. A client's id is kept as JSON, so that 1
+and "1" are two clients.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+)
+
+from muster.store.records import Member, Opened, Seat, Transition
+from muster.types import ClientId
+
+__all__ = [
+    "blobs",
+    "chunks",
+    "control",
+    "member",
+    "members",
+    "memory",
+    "meta",
+    "name_of",
+    "opened",
+    "opened_row",
+    "opening",
+    "progress",
+    "rounds",
+    "seat",
+    "seat_row",
+    "seats",
+    "state",
+    "transition",
+    "transition_row",
+    "transitions",
+]
+
+_all = MetaData()
+
+meta = Table("meta", _all, Column("key", Text, primary_key=True), Column("value", Text))
+rounds = Table("rounds", _all, Column("round", Integer, primary_key=True), Column("record", Text))
+state = Table(
+    "state",
+    _all,
+    Column("one", Integer, primary_key=True),
+    Column("round", Integer),
+    Column("file", Text),
+    Column("arrays", LargeBinary),
+)
+memory = Table(
+    "memory",
+    _all,
+    Column("client", Text, primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("arrays", LargeBinary),
+)
+members = Table(
+    "members",
+    _all,
+    Column("name", Text, primary_key=True),
+    Column("client", Text, unique=True),
+    Column("rows", BigInteger),
+)
+opened = Table(
+    "opened",
+    _all,
+    Column("round", Integer, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("cohort", JSON),
+    Column("times", JSON),
+    Column("roster", JSON),
+    Column("model", Text),
+    Column("since", Double),
+)
+seats = Table(
+    "seats",
+    _all,
+    Column("round", Integer, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("client", Text, primary_key=True),
+    Column("standing", Text),
+    Column("reason", Text),
+    Column("text", Text),
+    Column("digest", Text),
+    Column("size", BigInteger),
+    Column("weight", Double),
+    Column("metrics", JSON),
+)
+transitions = Table(
+    "transitions",
+    _all,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("at", Double),
+    Column("round", Integer),
+    Column("before", Text),
+    Column("after", Text),
+    Column("cause", Text),
+    Column("client", Text),
+)
+control = Table(
+    "control",
+    _all,
+    Column("one", Integer, primary_key=True),
+    Column("epoch", BigInteger),
+    Column("version", BigInteger),
+    Column("wanted", Text),
+)
+progress = Table(
+    "progress", _all, Column("client", Text, primary_key=True), Column("amount", BigInteger)
+)
+blobs = Table(
+    "blobs",
+    _all,
+    Column("name", Text, primary_key=True),
+    Column("size", BigInteger),
+    Column("finished", Boolean),
+)
+chunks = Table(
+    "chunks",
+    _all,
+    Column("name", Text, primary_key=True),
+    Column("start", BigInteger, primary_key=True),
+    Column("data", LargeBinary),
+)
+
+
+def name_of(client: ClientId) -> str:
+    """A client's id as the tables keep it.
+
+    >>> name_of(1), name_of("1")
+    ('1', '"1"')
+    """
+    return json.dumps(client)
+
+
+def member(row: Any) -> Member:
+    """A row of `members`."""
+    return Member(row.name, json.loads(row.client), row.rows)
+
+
+def opening(row: Any) -> Opened:
+    """A row of `opened`."""
+    roster = tuple((client, rows) for client, rows in row.roster)
+    return Opened(
+        row.round, row.kind, tuple(row.cohort), tuple(row.times), roster, row.model, row.since
+    )
+
+
+def opened_row(one: Opened) -> dict[str, Any]:
+    """The inverse of `opening`."""
+    lists = {"cohort": [*one.cohort], "times": [*one.times]}
+    return vars(one) | lists | {"roster": [[client, rows] for client, rows in one.roster]}
+
+
+def seat(row: Any) -> Seat:
+    """A row of `seats`."""
+    fields = ("standing", "reason", "text", "digest", "size", "weight", "metrics")
+    return Seat(json.loads(row.client), *(getattr(row, field) for field in fields))
+
+
+def seat_row(round: int, kind: str, one: Seat) -> dict[str, Any]:
+    """The inverse of `seat`."""
+    place = {"round": round, "kind": kind, "client": name_of(one.client)}
+    return vars(one) | place | {"metrics": dict(one.metrics)}
+
+
+def transition(row: Any) -> Transition:
+    """A row of `transitions`."""
+    client = None if row.client is None else json.loads(row.client)
+    return Transition(row.at, row.round, row.before, row.after, row.cause, client)
+
+
+def transition_row(one: Transition) -> dict[str, Any]:
+    """The inverse of `transition`."""
+    return vars(one) | {"client": None if one.client is None else name_of(one.client)}

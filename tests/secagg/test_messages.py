@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A message comes back as it went; anything else is `Malformed`, never another error."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from muster.secagg.messages import (
+    KINDS,
+    Advert,
+    Consent,
+    Delivery,
+    Ended,
+    Entry,
+    Malformed,
+    Masked,
+    Quit,
+    Quorum,
+    Revealed,
+    Roster,
+    Shares,
+    Survivors,
+    read,
+)
+
+key = st.binary(min_size=32, max_size=32)
+blob = st.binary(max_size=60)
+entry = st.builds(Entry, st.text(min_size=1, max_size=30), key, key, key, blob)
+MESSAGES = st.one_of(
+    st.builds(Advert, key, entry),
+    st.builds(Roster, key, st.lists(entry, max_size=4).map(tuple)),
+    *(st.builds(kind, key, blob) for kind in (Shares, Masked, Survivors, Consent, Revealed)),
+    st.builds(Delivery, key, blob, blob),
+    st.builds(Quorum, key, blob, st.lists(blob, max_size=4).map(tuple)),
+    *(st.builds(kind, st.text(min_size=1, max_size=16)) for kind in (Quit, Ended)),
+)
+
+
+@given(MESSAGES)
+def test_a_message_comes_back(message):
+    data = message.to_bytes()
+    assert read(data) == message == type(message).from_bytes(data)
+    assert read(data).to_bytes() == data
+
+
+@given(MESSAGES, st.data())
+def test_a_damaged_message_is_malformed_or_another_message(message, data):
+    sent = bytearray(message.to_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(sent) - 1))
+        sent[at] = data.draw(st.integers(0, 255))
+    try:
+        again = read(bytes(sent))
+    except Malformed:
+        return
+    assert again.to_bytes() == bytes(sent)  # one form in bytes for each message
+
+
+@given(MESSAGES, st.data())
+def test_a_cut_or_longer_message_is_malformed(message, data):
+    sent = message.to_bytes()
+    with pytest.raises(Malformed):
+        read(sent[: data.draw(st.integers(0, len(sent) - 1))])
+    with pytest.raises(Malformed, match="after the end"):
+        read(sent + data.draw(st.binary(min_size=1, max_size=5)))
+
+
+@given(st.binary(max_size=300))
+def test_noise_is_malformed(data):
+    for head in (b"", b"msa\x01", *(b"msa\x01" + bytes([kind]) for kind in KINDS)):
+        try:
+            message = read(head + data)
+        except Malformed:
+            continue
+        assert message.to_bytes() == head + data
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_huge_length_allocates_nothing(kind):
+    with pytest.raises(Malformed):
+        read(b"msa\x01" + bytes([kind]) + bytes(32) + b"\xff" * 8 + bytes(200))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Shares(bytes(31), b""),
+        Masked(bytes(33), b""),
+        Consent(bytes(32), bytes(257)),
+        Survivors(bytes(32), bytes(8191)),
+        Quit(""),
+        Ended("x" * 65),
+        Advert(bytes(32), Entry("x" * 256, bytes(32), bytes(32), bytes(32), b"")),
+        Advert(bytes(32), Entry("x", bytes(32), bytes(31), bytes(32), b"")),
+    ],
+)
+def test_fields_that_make_no_message_are_not_sent(message):
+    with pytest.raises(Malformed):
+        message.to_bytes()
+
+
+def test_another_kind_is_malformed():
+    with pytest.raises(Malformed, match="Shares is required"):
+        Shares.from_bytes(Quit("DONE").to_bytes())
+    with pytest.raises(Malformed, match="kind 99"):
+        read(b"msa\x01\x63")
+
+
+def test_a_statement_is_of_one_client_under_one_set_of_terms():
+    one = Entry("a", bytes(32), b"\1" * 32, bytes(32), b"")
+    other = Entry("b", bytes(32), b"\1" * 32, bytes(32), b"")
+    said = {e.statement(context) for e in (one, other) for context in (bytes(32), b"\1" * 32)}
+    assert len(said) == 4
+
+
+def test_a_session_is_of_one_roster_in_one_round():
+    one = Entry("a", bytes(32), b"\1" * 32, bytes(32), b"")
+    two = Entry("a", bytes(32), b"\2" * 32, bytes(32), b"")
+    ids = {
+        Roster(bytes(32), entries).session(run, round)
+        for entries in ((one,), (two,), (one, two), ())
+        for run, round in (("r", 1), ("r", 2), ("s", 1))
+    }
+    assert len(ids) == 12

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network is a runtime like any other: it passes the public checks, and has the loop's bits."""
+
+import numpy as np
+import pytest
+from tests.service.round.sites import Federation
+
+import muster
+from muster import algorithms, optimizers, pipeline, sampling, tasks
+from muster.runs.drive import Options, drive
+from muster.runs.measure import Examiner
+from muster.testing import check_clients
+from muster.vectors import leaves
+
+
+def test_the_public_checks(tmp_path):
+    count = iter(range(99))
+
+    def make(plan, population, store, absent):
+        return Checked(Federation(plan, population, tmp_path / str(next(count)), absent=absent))
+
+    check_clients(make)
+
+
+class Checked:
+    """A federation for a store that is not its ledger: what settles is committed there, too."""
+
+    def __init__(self, federation):
+        self.federation = federation
+
+    def __getattr__(self, name):
+        return getattr(self.federation, name)
+
+    def settle(self, round, accepted):
+        """The ledger knows the round before its clients hear of it."""
+        if self.federation.hall.committed < round:
+            self.federation.ledger.commit(
+                round, {"x": np.zeros(1)}, record(round, accepted), accepted
+            )
+        self.federation.settle(round, accepted)
+
+
+def record(round, accepted):
+    return {"round": round, "accepted": list(accepted)}
+
+
+def people(count=5):
+    draw = np.random.default_rng(3)
+    rows = {}
+    for i in range(count):
+        rows[i] = draw.normal(size=(6 + i, 4)), draw.integers(0, 3, 6 + i)
+    return muster.Population.from_arrays(rows)
+
+
+PLANS = {
+    "fedavg": {"algorithm": algorithms.FedAvg()},
+    "scaffold": {"algorithm": algorithms.Scaffold()},
+    "adam": {"algorithm": algorithms.FedProx(mu=0.1, server=optimizers.Adam(0.05))},
+    "quantize": {
+        "algorithm": algorithms.FedAvg(), "cap": 20,
+        "pipeline": [pipeline.Clip(1.0), pipeline.Quantize(8)],
+    },
+    "adaptive": {
+        "algorithm": algorithms.FedAvg(), "weighting": "equal",
+        "pipeline": [pipeline.AdaptiveClip()],
+    },
+    "some": {"algorithm": algorithms.FedAvg(), "sampling": sampling.Uniform(count=2)},
+    "poisson": {"algorithm": algorithms.FedAvg(), "sampling": sampling.Poisson(0.3)},
+    "drawn twice": {
+        "algorithm": algorithms.FedAvg(), "sampling": sampling.Weighted(count=4),
+        "weighting": "equal",
+    },
+}  # fmt: skip
+
+
+def plan(name, **more):
+    given = {"rounds": 3, "dtype": "float32"} | PLANS[name] | more
+    return muster.Plan(
+        task=tasks.numpy.SoftmaxRegression(4, 3),
+        local=muster.Local(epochs=2, batch=2, optimizer=optimizers.SGD(0.1)),
+        **given,
+    )
+
+
+def bits(arrays):
+    return {k: (np.asarray(a).dtype.str, np.asarray(a).tobytes()) for k, a in arrays.items()}
+
+
+@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("count", [5, 40])
+def test_the_bits_of_the_loop(tmp_path, name, count):
+    population, what = people(count), plan(name)
+    run = muster.simulate(what, population, path=tmp_path / "loop", engine="loop", workers=1)
+    federation = Federation(what, population, tmp_path / "network")
+    try:
+        network = federation.network
+        examiner = Examiner(what, network, network, network.enrolled, None)
+        drive(what, network, federation.ledger, examiner, Options())
+        found = federation.ledger.latest()[1]
+        history = federation.ledger.history()
+    finally:
+        federation.close()
+    assert bits(found) == bits(dict(run._arrays()))
+    for ours, theirs in zip(history, run.history, strict=True):
+        assert {k: v for k, v in ours.items() if k != "seconds"} == {
+            k: v for k, v in theirs.items() if k != "seconds"
+        }
+    assert dict(leaves(found))

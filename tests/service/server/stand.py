@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A desk that follows the contract and decides nothing, and ways to talk to an edge before it."""
+
+import asyncio
+import contextlib
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import numpy as np
+
+from muster.service import identity, pki
+from muster.service.identity import Grant
+from muster.service.message import Hello, Poll, Settled, Task, Update, Verdict, Wait, Welcome
+from muster.service.refusal import Reason, Refused
+from muster.service.server.app import Edge
+from muster.service.server.limits import Limits
+from muster.service.server.listen import Where, loop_factory, serve
+from muster.service.server.operator import Meters, Operator
+from muster.service.wire import digest, encode
+from muster.store.blobs import Disk, Files, model_name, update_name
+
+RUN, FINGERPRINT = "digits-1", "f" * 64
+HELLO = Hello((1,), "lyon", FINGERPRINT, 100)
+POLL = Poll(RUN, 0, 0.0)
+TREE = {"b": np.arange(8, dtype="float32"), "w": np.ones((16, 8), "float32")}
+FAST = Disk(sync=int)
+
+
+@dataclass(frozen=True)
+class Upload:
+    blob: str
+    update: Update
+    template: Any
+    held: bool
+
+
+class Desk:
+    """Enrols whom it is asked to, and writes down what it is told."""
+
+    def __init__(self, template=TREE, members=("lyon", "oslo")):
+        self.facts = SimpleNamespace(run=RUN, fingerprint=FINGERPRINT, plan={"a": 1}, lease=15.0)
+        self.template, self.members = template, set(members)
+        self.counts, self.moved = Counter(), Counter()
+        self.seats: dict[str, Any] = {}  # name -> the digest that arrived, or why it failed
+        self.word, self.next = "run", Wait(0.0)
+        self.models: set[str] = set()
+        self.kept = asyncio.Event()  # somebody's poll is kept waiting
+        self.left = asyncio.Event()  # and was given up
+
+    async def welcome(self, name, hello):
+        if hello.fingerprint != FINGERPRINT:
+            raise Refused(Reason.WRONG_FINGERPRINT, "another plan")
+        self.members.add(name)
+        return Welcome(1, RUN, name, 15.0)
+
+    async def poll(self, name, poll):
+        self.known(name)
+        if poll.pending:
+            return Settled(RUN, poll.pending, True)
+        if poll.wait:
+            self.kept.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.left.set()
+        return self.next
+
+    def announce(self, name, update):
+        self.known(name)
+        if update.run != RUN:
+            raise Refused(Reason.UNKNOWN_RUN, "another run")
+        if update.round != 3:
+            raise Refused(Reason.STALE, "over")
+        held = self.seats.get(name) == update.digest
+        if name in self.seats and not held:
+            raise Refused(Reason.CLOSED, "decided")
+        if update.size > 1 << 30:
+            raise Refused(Reason.TOO_LARGE, "at most 1 GiB")
+        return Upload(update_name(3, name, update.digest), update, self.template, held)
+
+    async def arrived(self, name, upload):
+        if self.seats.setdefault(name, upload.update.digest) != upload.update.digest:
+            raise Refused(Reason.DUPLICATE, "another is held")
+        return Verdict(True)
+
+    async def refuse(self, name, update, refused):
+        self.seats.setdefault(name, refused.reason)
+
+    async def answer(self, name, message):
+        self.known(name)
+        if message.round != 3:
+            raise Refused(Reason.STALE, "over")
+        return Verdict(True)
+
+    def progress(self, name, round, amount):
+        self.known(name)
+        self.moved[name, round] += amount
+
+    def model(self, digest):
+        if digest not in self.models:
+            raise Refused(Reason.UNKNOWN, "no such model")
+        return model_name(digest)
+
+    def status(self):
+        seats = [{"standing": "arrived", "client": name} for name in self.seats]
+        return {"run": RUN, "committed": 2, "round": 3, "seats": seats, "wanted": self.word}
+
+    async def want(self, word):
+        if word not in ("run", "pause", "drain", "stop"):
+            raise Refused(Reason.MALFORMED, "no order")
+        self.word = word
+        return self.status()
+
+    def known(self, name):
+        if name not in self.members:
+            raise Refused(Reason.UNENROLLED, "say hello")
+
+
+def task(model):
+    return Task(RUN, 3, model, 15.0)
+
+
+def body(tree=TREE):
+    return b"".join(encode(tree))
+
+
+def update(data, **more):
+    return Update(**{"run": RUN, "round": 3, "digest": digest([data]), "size": len(data),
+                     "weight": 1.0, "metrics": {}} | more)  # fmt: skip
+
+
+def place(said, offset=0, **more):
+    """Where the octets of an announced update go."""
+    return f"/v1/updates/{said.round}/{said.digest}?offset={offset}&size={said.size}"
+
+
+def client_of(edge, name="lyon", **more):
+    """A client that talks to an edge without a socket, in the clear."""
+    headers = {"Muster-Site": name} if name else {}
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(edge), base_url="http://muster", headers=headers, **more
+    )
+
+
+@contextlib.contextmanager
+def edge_over(folder, desk=None, plain=True, **more):
+    """An edge over blobs in a folder."""
+    desk = desk or Desk()
+    blobs = Files(folder / "blobs", FAST)
+    more.setdefault("limits", Limits(1e6, 1e6))
+    edge = Edge(desk, blobs, more.pop("revoked", frozenset), plain=plain, **more)
+    with edge.pool:
+        yield edge, desk, blobs
+
+
+def keep_model(desk, blobs, data):
+    """Have a model that may be fetched; its digest."""
+    name = digest([data])
+    blobs.append(model_name(name), 0, data)
+    blobs.finish(model_name(name))
+    desk.models.add(name)
+    return name
+
+
+def run(main):
+    """Run a coroutine in the loop that the server uses."""
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(main)
+
+
+@contextlib.asynccontextmanager
+async def listening(edge, where=None, trust=None):
+    """A server on a free port of loopback; its port."""
+    where = where or Where(port=0, tick=0.05, grace=2.0)
+    stop, port = asyncio.Event(), asyncio.get_running_loop().create_future()
+    meters = Meters(edge.desk)
+    serving = asyncio.ensure_future(
+        serve(edge, Operator(edge.desk, meters), where, stop, trust=trust, told=port.set_result)
+    )
+    await asyncio.wait({serving, port}, return_when=asyncio.FIRST_COMPLETED)
+    try:
+        yield port.result() if port.done() else serving.result()
+    finally:
+        stop.set()
+        await serving
+
+
+class Federation:
+    """An authority with a server; sites join it."""
+
+    def __init__(self, folder, title="Heart study"):
+        self.folder, self.hq = folder, folder / "hq"
+        pki.init(self.hq, title, datetime.now(UTC) - 9 * DAY)
+        self.hub = self.join("hub", "server", hosts=("localhost", "127.0.0.1"))
+
+    def join(self, name, role="site", days=365, hosts=(), now=None):
+        now, home = now or datetime.now(UTC), self.folder / name
+        asked, _ = pki.ask(home, name)
+        grant = Grant("https://localhost:8443", role, days, hosts)
+        pki.accept(pki.approve(self.hq, asked, grant, now).bundle, home, now)
+        return home
+
+    def revoke(self, name):
+        pki.revoke(self.hq, name, "left", datetime.now(UTC))
+        self.publish()
+
+    def publish(self):
+        """Carry the revocation list to the server."""
+        fresh = self.hub / "fresh.pem"
+        fresh.write_bytes((self.hq / "revoked.pem").read_bytes())
+        fresh.replace(self.hub / "revoked.pem")
+
+    def tls(self, home):
+        return identity.client_context(home, home / "authority.pem")
+
+
+DAY = timedelta(days=1)

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The desk: idempotent, typed refusals, and nothing that a refusal changes."""
+
+import asyncio
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from muster.service.message import (
+    Decline,
+    Ended,
+    Evaluate,
+    Failure,
+    Hello,
+    Measured,
+    Poll,
+    Settled,
+    Task,
+    Update,
+    Wait,
+)
+from muster.service.refusal import Reason, Refused
+from muster.service.round.hall import FAILURES, PRESENT, Facts, Hall
+from muster.service.round.lifecycle import Call
+from muster.service.server.desk import Desk
+from muster.store.ledger import Ledger
+from muster.store.records import Opened, Seat
+
+PRINT, MODEL, BODY = "a" * 64, "b" * 64, "c" * 64
+RUN = "run-1"
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def weigh(rows, times):
+    return float(rows * times)
+
+
+@pytest.fixture
+def scene(tmp_path):
+    made = Scene(tmp_path)
+    yield made
+    made.ledger.close()
+
+
+class Scene:
+    """A ledger, a hall and a desk; sites a and b are enrolled."""
+
+    def __init__(self, folder):
+        self.clock = Clock()
+        self.ledger = Ledger(folder)
+        template = {"payload": {"delta": np.zeros(2, "float32")}}
+        facts = Facts(RUN, PRINT, {}, weigh, template, 500)
+        self.hall = Hall(self.ledger, facts, clock=self.clock)
+        self.desk = Desk(self.hall, self.ledger)
+        for name in ("a", "b"):
+            self.do(self.desk.welcome(name, Hello((1,), name, PRINT, 10)))
+
+    def do(self, work):
+        return asyncio.run(work)
+
+    def open(self, round=1, kind="train", cohort=("a", "b"), counted=()):
+        roster = tuple((client, 10) for client in cohort)
+        opened = Opened(round, kind, cohort, (1,) * len(cohort), roster, MODEL, 0.0)
+        self.ledger.open(opened)
+        self.hall.show(opened, {c: Seat(c) for c in cohort}, Call(len(cohort)), counted)
+
+    def commit(self, round, accepted):
+        record = {"round": round, "accepted": list(accepted), "invited": ["a", "b"]}
+        self.ledger.commit(round, {"x": np.zeros(1)}, record, accepted)
+        self.hall.settled(round, accepted)
+
+    def poll(self, name, pending=0, wait=0.0):
+        return self.do(self.desk.poll(name, Poll(RUN, pending, wait)))
+
+    def arrive(self, name, update):
+        return self.do(self.desk.arrived(name, self.desk.announce(name, update)))
+
+    def state(self):
+        return (
+            self.hall.opened,
+            dict(self.hall.seats),
+            dict(self.hall.members),
+            self.ledger.opened(),
+        )
+
+
+UPDATE = Update(RUN, 1, BODY, 100, 10.0, {"rows": 10.0})
+
+
+def reason(call, *arguments):
+    with pytest.raises(Refused) as caught:
+        found = call(*arguments)
+        if asyncio.iscoroutine(found):
+            asyncio.run(found)
+    return caught.value.reason
+
+
+def test_an_update_counts_once_however_often_it_is_said(scene):
+    scene.open()
+    assert scene.poll("a") == Task(RUN, 1, MODEL, 15.0)
+    assert scene.arrive("a", UPDATE).accepted
+    assert scene.desk.announce("a", UPDATE).held
+    again = replace(scene.desk.announce("a", UPDATE), held=False)
+    assert scene.do(scene.desk.arrived("a", again)).accepted
+    other = replace(UPDATE, digest="d" * 64)
+    assert reason(scene.desk.announce, "a", other) is Reason.DUPLICATE
+    assert scene.hall.seats["a"].digest == BODY and scene.ledger.seats(1, "train")["b"] == Seat("b")
+    assert isinstance(scene.poll("a", pending=1), Wait)
+    scene.commit(1, ["a"])
+    assert scene.poll("a", pending=1) == Settled(RUN, 1, True)
+    assert scene.poll("b", pending=1) == Settled(RUN, 1, False)
+
+
+def test_a_held_update_is_known_while_the_round_is_evaluated(scene):
+    scene.open()
+    scene.arrive("a", UPDATE)
+    scene.do(scene.desk.answer("b", Decline(RUN, 1, "on battery")))
+    scene.open(kind="evaluate", counted=("a",))
+    assert scene.desk.announce("a", UPDATE).held
+    assert reason(scene.desk.announce, "b", UPDATE) is Reason.STALE
+    assert scene.poll("a") == Evaluate(RUN, 1, MODEL, 15.0, True)
+    assert scene.poll("b") == Evaluate(RUN, 1, MODEL, 15.0, False)
+    assert scene.do(scene.desk.answer("a", Measured(RUN, 1, MODEL, {"rows": 2.0}))).accepted
+    assert scene.hall.seats["a"].metrics == {"rows": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"run": "other"}, Reason.UNKNOWN_RUN),
+        ({"round": 2}, Reason.FOREIGN),
+        ({"size": 501}, Reason.TOO_LARGE),
+        ({"weight": 11.0}, Reason.MALFORMED),
+    ],
+)
+def test_what_is_refused_changes_nothing(scene, change, why):
+    scene.open()
+    before = scene.state()
+    assert reason(scene.desk.announce, "a", replace(UPDATE, **change)) is why
+    assert scene.state() == before
+
+
+def test_who_is_not_invited_or_not_enrolled_gets_nowhere(scene):
+    scene.open(cohort=("a",))
+    before = scene.state()
+    assert reason(scene.desk.announce, "b", UPDATE) is Reason.FOREIGN
+    assert isinstance(scene.poll("b"), Wait)
+    assert reason(scene.desk.answer, "b", Decline(RUN, 1, "")) is Reason.STALE
+    assert reason(scene.desk.poll, "c", Poll(RUN, 0, 0)) is Reason.UNENROLLED
+    assert reason(scene.desk.announce, "c", UPDATE) is Reason.UNENROLLED
+    assert reason(scene.desk.poll, "a", Poll("other", 0, 0)) is Reason.UNKNOWN_RUN
+    assert reason(scene.desk.model, "0" * 64) is Reason.UNKNOWN
+    assert reason(scene.desk.want, "explode") is Reason.MALFORMED
+    assert scene.state() == before
+
+
+@pytest.mark.parametrize(
+    ("hello", "why"),
+    [
+        (Hello((7,), "c", PRINT, 1), Reason.WRONG_VERSION),
+        (Hello((1,), "c", "0" * 64, 1), Reason.WRONG_FINGERPRINT),
+        (Hello((1,), "c", PRINT, 0), Reason.MALFORMED),
+    ],
+)
+def test_a_hello_that_does_not_fit(scene, hello, why):
+    assert reason(scene.desk.welcome, "c", hello) is why
+    assert "c" not in scene.hall.members and "c" not in scene.ledger.members()
+
+
+def test_late_is_told_to_the_one_who_is_late(scene):
+    scene.open()
+    upload = scene.desk.announce("a", UPDATE)
+    gone = Seat("a", "late", "lease", "no progress")
+    scene.hall.sit(1, "train", scene.ledger.decide(1, "train", [gone]).result())
+    assert reason(scene.desk.announce, "a", UPDATE) is Reason.LATE
+    assert reason(scene.desk.arrived, "a", upload) is Reason.LATE
+    scene.commit(1, [])
+    assert reason(scene.desk.arrived, "a", upload) is Reason.STALE
+    assert reason(scene.desk.announce, "a", UPDATE) is Reason.STALE
+
+
+def test_a_failure_is_shown_and_closes_the_seat(scene):
+    scene.open()
+    scene.do(scene.desk.answer("a", Failure(RUN, 1, "train", "ValueError in fit, line 3")))
+    assert scene.desk.status()["seats"][0]["text"] == "ValueError in fit, line 3"
+    assert reason(scene.desk.announce, "a", UPDATE) is Reason.CLOSED
+
+
+def test_a_lease_is_renewed_by_progress_in_this_round_alone(scene):
+    scene.open()
+    scene.clock.now += 10
+    scene.desk.progress("a", 1, 5)
+    assert (scene.hall.leases["a"], scene.hall.leases["b"]) == (125.0, 115.0)
+    scene.desk.progress("b", 9, 5)
+    assert scene.hall.leases["b"] == 115.0
+
+
+def test_who_is_silent_is_away_and_who_fails_for_ever_is_left_out(scene):
+    def here():
+        return [member.client for member in scene.hall.present()]
+
+    assert here() == ["a", "b"]
+    scene.clock.now += PRESENT * 15.0 + 1
+    scene.poll("b")
+    assert here() == ["b"]
+    for _ in range(FAILURES):
+        scene.hall.judge([Seat("b", "failed")])
+    assert here() == []
+    scene.do(scene.desk.welcome("b", Hello((1,), "b", PRINT, 10)))
+    assert here() == ["b"]
+
+
+def test_a_poll_is_woken_by_news_and_ends_with_the_run(scene):
+    async def wait():
+        polled = asyncio.create_task(scene.desk.poll("a", Poll(RUN, 0, 60.0)))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(scene.open)
+        task = await asyncio.wait_for(polled, 5)
+        polled = asyncio.create_task(scene.desk.poll("b", Poll(RUN, 0, 60.0)))
+        await asyncio.sleep(0)
+        return task, await polled
+
+    task, other = scene.do(wait())
+    assert task == other == Task(RUN, 1, MODEL, 15.0)
+    scene.arrive("a", UPDATE)
+    scene.commit(1, ["a"])
+    scene.hall.end("all rounds are done")
+    assert scene.poll("a", pending=1) == Settled(RUN, 1, True)  # first what is still owed
+    assert scene.poll("a") == Ended(RUN, 1, "all rounds are done")
+    assert scene.hall.told == {"a"}
+
+
+def test_a_crowd_is_asked_to_keep_to_the_pace(scene):
+    object.__setattr__(scene.hall.facts, "pace", 4.0)
+    assert scene.poll("a") == Wait(0.5)  # two members, four check-ins a second
+    scene.hall.close()
+    assert scene.poll("a", wait=60.0) == Wait(1.0)
+
+
+def test_what_an_operator_wants_is_durable(scene, tmp_path):
+    assert scene.do(scene.desk.want("pause"))["wanted"] == "pause"
+    assert scene.ledger.wanted() == "pause"
+    assert Hall(scene.ledger, scene.hall.facts).wanted == "pause"

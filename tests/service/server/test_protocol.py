@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real TLS on loopback: who gets in, who is thrown out, and who may not hold a place for nothing."""
+
+import asyncio
+import shutil
+import ssl
+from datetime import UTC, datetime
+
+import httpx
+import pytest
+
+from muster.errors import IdentityError
+from muster.service import pki
+from muster.service.identity import IDENTITY, Grant
+from muster.service.message import Poll, Verdict, from_json, to_json
+from muster.service.refusal import Reason
+from muster.service.server.listen import Where
+from muster.service.server.protocol import Trust
+from tests.service.server.stand import (
+    DAY,
+    POLL,
+    RUN,
+    Desk,
+    Federation,
+    client_of,
+    edge_over,
+    listening,
+    run,
+)
+
+ASK = b"GET /v1/plan HTTP/1.1\r\nhost: hub\r\nmuster-site: lyon\r\n"
+
+
+@pytest.fixture
+def fed(tmp_path):
+    return Federation(tmp_path / "fed")
+
+
+def serving(fed, tmp_path, talk, **where):
+    """Have `talk(port, edge, trust)` talk to a server over TLS."""
+
+    async def main():
+        trust, desk = Trust(fed.hub), Desk()
+        with edge_over(tmp_path, desk, plain=False, revoked=trust.revoked) as (edge, _, _):
+            place = Where(**{"port": 0, "tick": 0.02, "grace": 2.0} | where)
+            async with listening(edge, place, trust) as port:
+                return await talk(port, edge, trust)
+
+    return run(main())
+
+
+def site(fed, home, port):
+    return httpx.AsyncClient(verify=fed.tls(home), base_url=f"https://localhost:{port}")
+
+
+def test_a_site_is_known_by_its_certificate_and_by_nothing_else(fed, tmp_path):
+    home = fed.join("lyon")
+
+    async def talk(port, edge, trust):
+        async with site(fed, home, port) as client:
+            for claimed in ("oslo", "lyon"):
+                sent = await client.post(
+                    "/v1/poll", content=to_json(POLL), headers={"Muster-Site": claimed}
+                )
+                assert sent.status_code == 200
+            edge.desk.members.discard("lyon")
+            sent = await client.post("/v1/poll", content=to_json(POLL))
+            assert from_json(sent.content, Verdict).reason is Reason.UNENROLLED
+            assert sent.status_code == 401 and edge.desk.counts[Reason.UNENROLLED] == 1
+
+    serving(fed, tmp_path, talk)
+
+
+def bare(ca, home=None):
+    """TLS without the checks that an honest site makes first."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(ca)
+    if home is not None:
+        context.load_cert_chain(home / IDENTITY)
+    return context
+
+
+def test_nobody_else_gets_anywhere(fed, tmp_path):
+    ca = fed.hub / "authority.pem"
+    other = Federation(tmp_path / "other")
+    past = datetime.now(UTC) - 3 * DAY
+    crowd = {
+        "no certificate": bare(ca),
+        "a foreign one": bare(ca, other.join("lyon")),
+        "an expired one": bare(ca, fed.join("bern", days=1, now=past)),
+        "that of a server": bare(ca, fed.join("hub2", "server", hosts=("localhost",))),
+    }
+
+    async def talk(port, edge, trust):
+        for who, context in crowd.items():
+            async with httpx.AsyncClient(verify=context) as client:
+                with pytest.raises(httpx.TransportError):
+                    await client.post(f"https://localhost:{port}/v1/poll", content=to_json(POLL))
+                    pytest.fail(f"{who} was answered")
+        async with httpx.AsyncClient() as client:
+            with pytest.raises(httpx.TransportError):
+                await client.get(f"http://localhost:{port}/healthz")
+
+    serving(fed, tmp_path, talk)
+
+
+def test_a_revoked_site_is_thrown_out_in_the_middle_of_its_poll_and_stays_out(fed, tmp_path):
+    home, friend = fed.join("lyon"), fed.join("oslo")
+
+    async def talk(port, edge, trust):
+        async with site(fed, home, port) as client, site(fed, friend, port) as other:
+            poll = asyncio.ensure_future(
+                client.post("/v1/poll", content=to_json(Poll(RUN, 0, 60.0)), timeout=None)
+            )
+            await edge.desk.kept.wait()
+            fed.revoke("lyon")
+            with pytest.raises(httpx.TransportError):
+                await poll
+            await edge.desk.left.wait()
+            assert (await other.post("/v1/poll", content=to_json(POLL))).status_code == 200
+            try:
+                again = await client.post("/v1/poll", content=to_json(POLL))
+            except httpx.TransportError:
+                return  # the look at live connections was faster
+            assert again.status_code == 403
+            assert from_json(again.content, Verdict).reason is Reason.REVOKED
+
+    serving(fed, tmp_path, talk)
+
+
+def test_a_revocation_holds_for_the_next_request_of_an_open_connection(fed, tmp_path):
+    home = fed.join("lyon")
+
+    async def talk(port, edge, trust):
+        async with site(fed, home, port) as client:
+            assert (await client.get("/v1/plan")).status_code == 200
+            fed.revoke("lyon")
+            trust.look()
+            sent = await client.get("/healthz")
+            assert sent.status_code == 403
+            assert from_json(sent.content, Verdict).reason is Reason.REVOKED
+
+    serving(fed, tmp_path, talk, tick=60.0)
+
+
+def test_a_certificate_that_expires_meanwhile_is_refused(fed, tmp_path):
+    home = fed.join("lyon", days=1)
+
+    async def talk(port, edge, trust):
+        async with site(fed, home, port) as client:
+            assert (await client.get("/v1/plan")).status_code == 200
+            edge.now = lambda: datetime.now(UTC) + 2 * DAY
+            sent = await client.get("/v1/plan")
+            assert sent.status_code == 403 and "expired" in sent.json()["text"]
+
+    serving(fed, tmp_path, talk)
+
+
+async def _certificate(port, context):
+    _, writer = await asyncio.open_connection("localhost", port, ssl=context)
+    found = writer.get_extra_info("ssl_object").getpeercert(True)
+    writer.close()
+    return found
+
+
+def test_a_renewed_server_needs_no_restart_and_open_connections_go_on(fed, tmp_path):
+    home = fed.join("lyon")
+    context = fed.tls(home)
+
+    async def talk(port, edge, trust):
+        async with site(fed, home, port) as client:
+            assert (await client.get("/v1/plan")).status_code == 200
+            before = await _certificate(port, context)
+            asked, _ = pki.renew(fed.hub)
+            grant = Grant("https://localhost:8443", "server", 365, ("localhost",))
+            now = datetime.now(UTC)
+            done = pki.approve(fed.hq, asked, grant, now, renewal=True)
+            pki.accept(done.bundle, fed.hub, now)
+            trust.look()
+            assert await _certificate(port, context) != before
+            assert (await client.get("/v1/plan")).status_code == 200
+
+    serving(fed, tmp_path, talk)
+
+
+def test_what_cannot_be_read_changes_nothing(fed, caplog):
+    trust = Trust(fed.hub)
+    held = trust.revoked()
+    for name in ("revoked.pem", IDENTITY):
+        whole = (fed.hub / name).read_bytes()
+        (fed.hub / name).write_bytes(whole[: len(whole) // 2])
+        trust.look()
+        assert "cannot be used" in caplog.text
+        caplog.clear()
+        trust.look()  # said once
+        assert not caplog.text
+        (fed.hub / name).write_bytes(whole)
+    (fed.hub / "revoked.pem").unlink()
+    trust.look()
+    assert trust.revoked() == held and "cannot be used" in caplog.text
+    shutil.rmtree(fed.hub)
+    with pytest.raises(IdentityError):
+        Trust(fed.hub)
+
+
+def in_the_clear(tmp_path, talk, **where):
+    async def main():
+        with edge_over(tmp_path) as (edge, _, _):
+            place = Where(**{"port": 0, "tick": 0.02, "grace": 2.0} | where)
+            async with listening(edge, place) as port:
+                return await talk(port, edge)
+
+    return run(main())
+
+
+async def answered(port, *sent):
+    """What a server says to some bytes, until it closes the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for part in sent:
+        writer.write(part)
+    said = await reader.read()
+    writer.close()
+    head, _, data = said.partition(b"\r\n\r\n")
+    return int(head.split()[1]) if head else 0, data
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "why"),
+    [
+        (b"\x16\x03\x01 hello\r\n\r\n", 400, Reason.MALFORMED),
+        (b"GET / HTTP/9.9\r\n\r\n", 400, Reason.MALFORMED),
+        (ASK + b"a: " + b"x" * 20_000 + b"\r\n\r\n", 431, Reason.TOO_LARGE),
+        (ASK + b"".join(b"h%d: 1\r\n" % n for n in range(5000)) + b"\r\n", 431, Reason.TOO_LARGE),
+        (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\n\r\n", 431, Reason.TOO_LARGE),
+        (ASK + b"content-length: 1\r\ncontent-length: 2\r\n\r\n", 400, Reason.MALFORMED),
+        (ASK + b"content-length: -1\r\n\r\n", 400, Reason.MALFORMED),
+        (ASK + b"bad name: 1\r\n\r\n", 400, Reason.MALFORMED),
+    ],
+)
+def test_what_is_no_http_or_has_a_huge_head_is_refused_in_words(tmp_path, sent, status, why):
+    async def talk(port, edge):
+        code, data = await answered(port, sent)
+        assert (code, from_json(data, Verdict).reason) == (status, why)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            assert (await client.get("/healthz")).status_code == 200
+
+    in_the_clear(tmp_path, talk)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"GET /v1/pl", ASK, b"POST /v1/poll HTTP/1.1\r\ncontent-length: 90\r\n" + ASK[23:]],
+    ids=["nothing", "half a line", "half a head", "a body that does not come"],
+)
+def test_whoever_sends_too_slowly_is_cut(tmp_path, sent):
+    async def talk(port, edge):
+        code, _ = await asyncio.wait_for(answered(port, sent), 5)
+        assert code in (0, 400)
+
+    in_the_clear(tmp_path, talk, patience=0.1)
+
+
+def test_whoever_does_not_read_is_cut_and_whoever_waits_is_not(tmp_path):
+    async def talk(port, edge):
+        edge._plan = b" " * (64 << 20)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        writer.write(ASK + b"\r\n")
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            poll = asyncio.ensure_future(
+                client.post(
+                    "/v1/poll", content=to_json(Poll(RUN, 0, 60.0)), headers={"Muster-Site": "lyon"}
+                )
+            )
+            with pytest.raises((OSError, asyncio.IncompleteReadError)):
+                await asyncio.wait_for(cut_off(reader, edge), 10)
+            assert not poll.done()
+            edge.close()
+            assert (await poll).json()["kind"] == "wait"
+        writer.close()
+
+    in_the_clear(tmp_path, talk, patience=0.2)
+
+
+async def cut_off(reader, edge):
+    """Read nothing until the server has given up, then all that is left."""
+    while not edge.meters.text().count(b'route="/v1/plan",status="200"'):
+        await asyncio.sleep(0)
+    await reader.readexactly(64 << 20)
+
+
+def test_one_certificate_has_so_many_connections(fed, tmp_path):
+    home = fed.join("lyon")
+
+    async def talk(port, edge, trust):
+        context, held = fed.tls(home), []
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection("localhost", port, ssl=context)
+            writer.write(ASK + b"\r\n")
+            held.append((reader, writer))
+            if len(held) < 3:
+                assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        with pytest.raises((ConnectionError, ssl.SSLError, asyncio.IncompleteReadError)):
+            await held[2][0].readexactly(1)
+        for _, writer in held:
+            writer.close()
+
+    serving(fed, tmp_path, talk, most=2)
+
+
+def test_the_name_of_a_header_counts_without_tls_only(tmp_path):
+    async def main():
+        with edge_over(tmp_path, plain=False) as (edge, desk, _):
+            async with client_of(edge) as client:
+                sent = await client.post("/v1/poll", content=to_json(POLL))
+                assert sent.status_code == 401 and desk.counts[Reason.UNENROLLED] == 1
+                assert (await client.get("/healthz")).status_code == 401
+
+    run(main())
