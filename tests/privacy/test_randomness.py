@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Noise comes from one place, and a secret is drawn from AES and never shown."""
 
+import hmac
+
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -24,8 +26,7 @@ def test_words_are_a_function_of_seed_and_path():
 
 def test_words_are_aes_in_counter_mode():
     """Block i is AES of the counter i under the path's key."""
-    import_key = __import__("hmac").digest(SECRET.seed, b"", "sha256")
-    block = Cipher(algorithms.AES(import_key), modes.ECB()).encryptor()
+    block = Cipher(algorithms.AES(hmac.digest(SECRET.seed, b"", "sha256")), modes.ECB()).encryptor()
     wanted = b"".join(block.update(i.to_bytes(16, "big")) for i in range(3))
     assert words(SECRET, 6).tobytes() == wanted
 

@@ -8,6 +8,8 @@ import threading
 import pytest
 from tests.store.scene import CLIENTS, DIGEST, arrived, opening, put
 
+pytest.importorskip("sqlalchemy")
+
 from muster.errors import RunError
 from muster.store import SQLiteStore
 from muster.store.blobs import model_name, update_name

@@ -49,6 +49,11 @@ class Quiet:
         if self._lines:
             screen.emit({"event": "round"} | record)
 
+    def tell(self, event: dict[str, Any]) -> None:
+        """Something else that happened."""
+        if self._lines:
+            screen.emit(event)
+
 
 class Rounds:
     """Watches for a person: `watch` is called with each committed record.
@@ -95,6 +100,10 @@ class Rounds:
         self._redraw(record["round"])
         if record["round"] in self._kept:
             self._line(record)
+
+    def tell(self, event: dict[str, Any]) -> None:
+        """Something else that happened, as a line."""
+        self._console.print(Text(str(event.get("text", event)), "yellow"))
 
     def _redraw(self, round: int) -> None:
         now = self._clock()

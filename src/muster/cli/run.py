@@ -16,7 +16,8 @@ from typer.core import TyperCommand
 
 from muster.cli import screen, where
 from muster.cli.live import Quiet, Rounds
-from muster.errors import RunError
+from muster.errors import PlanError, RunError
+from muster.extras import require
 from muster.plan import Plan
 from muster.runs import Options, Run, explain, planfile, simulate
 from muster.runs.baselines import baselines
@@ -45,6 +46,10 @@ Explain = Annotated[bool, typer.Option("--explain", help="Say how it would be tr
 Baselines = Annotated[
     bool, typer.Option("--baselines", help="Also train on pooled rows, and each client alone.")
 ]
+Processes = Annotated[
+    int | None,
+    typer.Option(min=1, help="A real server and so many site processes, over TLS on this machine."),
+]
 Lenient = Annotated[bool, typer.Option("--keep-going", help="Go on without a client that fails.")]
 Silent = Annotated[bool, typer.Option("--quiet", help="Print the result only.")]
 
@@ -67,7 +72,8 @@ def command(
     ctx: typer.Context, plan: PlanPath, path: Folder = None, resume: Resume = None,
     settings: Settings = None, rounds: Total = None, seed: Seed = None, workers: Workers = None,
     engine: Engine = "auto", explained: Explain = False, compared: Baselines = False,
-    keep_going: Lenient = False, as_json: screen.Json = False, quiet: Silent = False,
+    keep_going: Lenient = False, processes: Processes = None, as_json: screen.Json = False,
+    quiet: Silent = False,
 ) -> None:  # fmt: skip
     """Train a plan on this machine.
 
@@ -82,7 +88,8 @@ def command(
     folder = _folder(changed, path, resume)
     options = Options(engine=engine, workers=workers, lenient=keep_going)
     order = Order(
-        changed, file.enrolled(), folder, resume is not None, options, as_json, quiet
+        changed, file.enrolled(), folder, resume is not None, options, as_json, quiet,
+        _staged(file, processes, options, (tuple(settings or ()), rounds, seed)),
     )  # fmt: skip
     try:
         run = order.train()
@@ -93,12 +100,52 @@ def command(
     order.conclude(run, rows)
 
 
+def _staged(
+    file: planfile.PlanFile, processes: int | None, options: Options,
+    changes: tuple[tuple[str, ...], int | None, int | None],
+) -> Staged | None:  # fmt: skip
+    """The processes that were asked for, where what else was asked for allows them."""
+    if processes is None:
+        return None
+    if options.workers is not None or options.engine not in ("auto", "loop") or options.lenient:
+        raise PlanError(
+            "--processes trains each client as a site of its own, in the loop engine, and goes on "
+            "without those that fail; leave --workers, --engine and --keep-going out"
+        )
+    return Staged(file.path, processes, *changes)
+
+
 def _folder(plan: Plan, path: Path | None, resume: str | None) -> Path:
     if resume is None:
         return path or fresh_folder(where.RUNS, plan)
     if resume != where.LATEST:
         return where.find(resume)
     return path or where.latest_of(plan)
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A server and sites as processes: how many, and the plan file with what changes it."""
+
+    file: Path
+    count: int
+    settings: tuple[str, ...]
+    rounds: int | None
+    seed: int | None
+
+    def train(self, order: Order, watcher: Quiet | Rounds) -> Run:
+        """The run of a federation on this machine."""
+        room = require("muster.runs.federation.processes", extra="service")
+        clients = order.enrolled.population.clients
+        names = tuple(f"site-{i:05d}" for i in range(len(clients)))
+        if (order.folder / "run.db").exists() and not order.resume:
+            raise RunError(f"{order.folder} already holds a run; resume it, or name another folder")
+        spec = room.Spec(
+            str(self.file.resolve()), str(order.folder.resolve()), self.count, names, clients,
+            self.settings, self.rounds, self.seed,
+        )  # fmt: skip
+        run: Run = room.federated(order.plan, spec, watcher.watch, watcher.tell)
+        return run
 
 
 @dataclass(frozen=True)
@@ -112,10 +159,13 @@ class Order:
     options: Options
     as_json: bool
     quiet: bool
+    staged: Staged | None = None
 
     def train(self) -> Run:
         """The federated run."""
         with self._watcher(self.folder.name, self._done()) as watcher:
+            if self.staged is not None:
+                return self.staged.train(self, watcher)
             return simulate(
                 self.plan, *self.enrolled, path=self.folder, resume=self.resume,
                 options=replace(self.options, watch=watcher.watch),

@@ -49,6 +49,8 @@ def optimal(rounds: int, bands: int) -> tuple[float, ...]:
     _check_bands(bands)
     if bands == 1:
         return (1.0,)
+    if bands > rounds:  # what is never reached is not there
+        return (*optimal(rounds, rounds), *(0.0,) * (bands - rounds))
     c = np.array(square_root(bands)) / square_root(bands)[0]
     value = _objective(c, rounds)
     for _ in range(100):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -117,7 +117,19 @@ def digest(population: Population) -> str:
     return found.hexdigest()
 
 
-def know(store: SQLiteStore, population: Population, *, resume: bool) -> None:
+class Noted(Protocol):
+    """A store that keeps facts about its run (SQLiteStore, Ledger)."""
+
+    path: Path
+
+    def meta(self, key: str) -> Any:
+        """A fact, or None."""
+
+    def note(self, **facts: Any) -> None:
+        """Write facts."""
+
+
+def know(store: Noted, population: Population, *, resume: bool) -> None:
     """Record who holds what; on resume, refuse another population with `RunError`."""
     known, found = store.meta("population"), digest(population)
     if resume and known is not None:

@@ -62,6 +62,8 @@ class View:
     index: int
     terms: Terms
     secrets: Secrets
+    masks: dict[int, bytes]  # agreed on with each neighbour, for the mask they share
+    channels: dict[int, bytes]  # and with each holder but itself, for shares on their way
 
     @cached_property
     def binding(self) -> Binding:
@@ -72,12 +74,6 @@ class View:
     def holders(self) -> NDArray[np.int64]:
         """Who holds its secrets, and whose secrets it holds."""
         return self.graph.holders(self.index)
-
-    @cached_property
-    def channels(self) -> dict[int, bytes]:
-        """What it agreed on with each of them but itself, for shares on their way."""
-        others = (j for j in self.holders.tolist() if j != self.index)
-        return {j: _secret(self, self.secrets.channel, j) for j in others}
 
 
 def graph_for(terms: Terms, count: int, session: bytes) -> Graph:
@@ -110,8 +106,11 @@ def rostered(
         if not party.verify(entry.name, entry.statement(terms.context), entry.signature):
             end(Reason.SIGNATURE, f"the keys of {entry.name!r} are not signed by it for this plan")
     session = roster.session(terms.run, terms.round)
-    graph = graph_for(terms, count, session)
-    return View(entries, session, graph, entries.index(advert.entry), terms, secrets)
+    graph, index = graph_for(terms, count, session), entries.index(advert.entry)
+    near = graph.neighbours(index).tolist()  # with whom both keys are agreed on, before a share
+    masks = {j: _agreed(secrets.mask, entries[j], entries[j].mask_key) for j in near}
+    channels = {j: _agreed(secrets.channel, entries[j], entries[j].channel_key) for j in near}
+    return View(entries, session, graph, index, terms, secrets, masks, channels)
 
 
 def shared(view: View, entropy: Callable[[int], bytes]) -> tuple[messages.Shares, bytes]:
@@ -164,10 +163,9 @@ def masked(view: View, sharing: Set, vector: Callable[[], Words]) -> messages.Ma
     total = given.astype(ring.dtype)
     plus = [view.binding.own(view.secrets.seed)]
     minus: list[bytes] = []
-    near = view.graph.neighbours(i)
-    for j in near[sharing[near]].tolist():
-        secret = _secret(view, view.secrets.mask, j)
-        (plus if j < i else minus).append(view.binding.mask(secret, i, j))
+    for j, secret in view.masks.items():
+        if sharing[j]:
+            (plus if j < i else minus).append(view.binding.mask(secret, i, j))
     blend(total, plus, minus)
     ring.reduce(total)
     return messages.Masked(view.session, ring.pack(total))
@@ -233,11 +231,9 @@ def _same(view: View, session: bytes) -> None:
         end(Reason.SESSION, "a message of another session came; nothing more is answered in this")
 
 
-def _secret(view: View, private: Private, other: int) -> bytes:
-    """What a private key of mine and the like key of another agree on."""
-    entry = view.entries[other]
+def _agreed(private: Private, entry: messages.Entry, public: bytes) -> bytes:
     try:
-        return private.agree(entry.mask_key if private is view.secrets.mask else entry.channel_key)
+        return private.agree(public)
     except ValueError:
         end(Reason.KEYS, f"a key of {entry.name!r} is a point that hides nothing; refuse it")
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from muster import keys
 from muster.local import Group, train
-from muster.runs.federate import Terms, facts_of
+from muster.runs.federation.conduct import Terms, facts_of
 from muster.service.message import (
     Ended,
     Evaluate,

@@ -2,6 +2,7 @@
 """Sockets: where a server listens, who may use the control socket, and how it ends."""
 
 import asyncio
+import contextlib
 import socket
 import stat
 
@@ -12,7 +13,7 @@ from muster.errors import RunError
 from muster.service.message import Poll, Wait, from_json, to_json
 from muster.service.server.listen import Where, loop_factory, serve
 from muster.service.server.operator import Operator
-from tests.service.server.stand import POLL, RUN, edge_over, listening, place, run, update
+from tests.service.server.stand import POLL, RUN, body, edge_over, listening, place, run, update
 
 SITE = {"Muster-Site": "lyon"}
 
@@ -143,21 +144,22 @@ class Stoppable:
 
 
 def test_whoever_hangs_at_the_end_is_cut_within_the_grace(tmp_path, caplog):
-    data = bytes(8)
+    data = body()
 
     async def main():
         with edge_over(tmp_path) as (edge, desk, blobs):
             async with Stoppable(edge) as (client, done):
-                said = update(data * 100)
+                said = update(data)
                 await client.post("/v1/updates", content=to_json(said))
-
-                async def drip():
-                    yield data
-                    done.set()
-                    await asyncio.Event().wait()
-
-                with pytest.raises(httpx.TransportError):
-                    await client.put(place(said), content=drip(), timeout=None)
+                reader, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port)
+                ask = f"PUT {place(said)} HTTP/1.1\r\nmuster-site: lyon\r\ncontent-length: {len(data)}\r\n"
+                writer.write(ask.encode() + b"\r\n" + data[:8])
+                while not desk.moved["lyon", 3]:
+                    await asyncio.sleep(0)
+                done.set()
+                with contextlib.suppress(ConnectionError):
+                    assert await reader.read() == b""
+                writer.close()
             [name] = blobs.names("update")
             assert blobs.held(name) == 8  # what came is kept
 

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The schema that the migrations make is the one that is asked, whatever was there before."""
 
+import pytest
+
+pytest.importorskip("sqlalchemy")
+
 from sqlalchemy import inspect
 
 from muster.store import SQLiteStore

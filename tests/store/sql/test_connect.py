@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from tests.store.scene import at_once
 
+pytest.importorskip("sqlalchemy")
+
 from muster.errors import RunError
 from muster.store import SQLiteStore
 from muster.store.ledger import Ledger

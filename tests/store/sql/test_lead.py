@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """One leads, the others wait, and a lead that is let go or lost goes to one who waits."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
 from tests.store.scene import at_once, opening
+
+pytest.importorskip("sqlalchemy")
 
 from muster.errors import RunError
 
@@ -49,6 +53,30 @@ def test_closing_hands_the_lead_over(shared):
     thread.start()
     one.close()
     thread.join()
+    assert found == [True]
+    other.open(opening())
+
+
+LEADER = """
+import sys, threading
+from muster.store.ledger import Ledger
+ledger = Ledger(*sys.argv[1:])
+ledger.lead(threading.Event())
+print("leads", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_leader_that_is_killed_is_followed(shared):
+    command = [sys.executable, "-c", LEADER, str(shared.folder), shared.url]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as leader:
+        assert leader.stdout.readline() == "leads\n"
+        other, found = shared(lead=False), []
+        thread = threading.Thread(target=lambda: found.append(other.lead(threading.Event())))
+        thread.start()
+        leader.kill()
+        thread.join()
     assert found == [True]
     other.open(opening())
 

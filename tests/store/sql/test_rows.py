@@ -6,6 +6,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
+pytest.importorskip("sqlalchemy")
+
 from muster.errors import RunError
 
 

@@ -6,6 +6,8 @@ import threading
 import pytest
 from tests.store.scene import CLIENTS, arrived, at_once, opening
 
+pytest.importorskip("sqlalchemy")
+
 from muster.errors import RunError
 from muster.store.records import Member, Seat
 

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from tests.chaos.scene import bits
 
+pytest.importorskip("sqlalchemy")
+
 from muster.errors import RunError
 from muster.store import MemoryStore
 from muster.store.blobs import Files
@@ -102,3 +104,32 @@ def test_a_state_that_is_written_again_is_begun_again(tmp_path):
     kept.blobs.append(file, 0, b"torn")
     assert kept.written(3, arrays, None).file == file
     assert bits(kept.loaded((3, file, None))[1]) == bits(arrays)
+
+
+@pytest.mark.parametrize("damage", ["short", "flipped", "header", "gone"])
+def test_a_damaged_state(alone, monkeypatch, damage):
+    monkeypatch.setattr(states, "LARGE", 1)
+    alone().commit(2, {"x": np.arange(500.0)}, {}, [])
+    alone.close()
+    (path,) = alone.folder.glob("state-*")
+    data = bytearray(path.read_bytes())
+    data[9 if damage == "header" else -9] ^= damage in ("flipped", "header")
+    path.write_bytes(data[: -1000 if damage == "short" else None])
+    if damage == "gone":
+        path.unlink()
+    ledger = alone()
+    for read in (ledger.latest, ledger.snapshot):
+        with pytest.raises(RunError, match=r"the state of round 2 in .* is damaged"):
+            read()
+
+
+def test_a_flipped_bit_in_rows(shared, monkeypatch):
+    monkeypatch.setattr(states, "LARGE", 1)
+    ledger = shared()
+    ledger.commit(1, {"x": np.arange(500.0)}, {}, [])
+    with ledger._transactions.engine.begin() as connection:
+        flip = "UPDATE chunks SET data = set_bit(data, 9999, 1 - get_bit(data, 9999))"
+        flip += " WHERE length(data) > 2000"
+        connection.exec_driver_sql(flip)
+    with pytest.raises(RunError, match=r"the state of round 1 in .* is damaged \(the checksum"):
+        ledger.latest()

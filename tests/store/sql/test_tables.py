@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import pytest
 from tests.store.scene import arrived, opening
 
+pytest.importorskip("sqlalchemy")
+
 from muster.store.records import Seat, Transition
 from muster.store.sql.tables import (
     name_of,

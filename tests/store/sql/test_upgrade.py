@@ -2,6 +2,9 @@
 """A schema is upgraded whole or not at all, and a newer one is left alone."""
 
 import pytest
+
+pytest.importorskip("sqlalchemy")
+
 from sqlalchemy import text
 
 from muster.errors import RunError

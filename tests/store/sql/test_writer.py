@@ -4,6 +4,9 @@
 import threading
 
 import pytest
+
+pytest.importorskip("sqlalchemy")
+
 from sqlalchemy import event
 from tests.store.scene import at_once, opening
 

@@ -91,16 +91,16 @@ async def serve(
         )
     doors = _Doors(where, trust)
     with contextlib.ExitStack() as stack:
-        sock = _tcp(where.host, where.port)
-        await doors.open(app, sock, trust.context() if trust else None)
-        if where.meters is not None:
-            await doors.open(operator, _tcp("127.0.0.1", where.meters))
-        if where.control is not None:
-            control = stack.enter_context(_unix(where.control))
-            await doors.open(operator, control, control=True)
-        if told is not None:
-            told(sock.getsockname()[1])
         try:
+            sock = _tcp(where.host, where.port)
+            await doors.open(app, sock, trust.context() if trust else None)
+            if where.meters is not None:
+                await doors.open(operator, _tcp("127.0.0.1", where.meters))
+            if where.control is not None:
+                control = stack.enter_context(_unix(where.control))
+                await doors.open(operator, control, control=True)
+            if told is not None:
+                told(sock.getsockname()[1])
             await doors.watch(stop)
         finally:
             app.close()

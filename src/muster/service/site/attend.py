@@ -11,6 +11,7 @@ import asyncio
 import json
 from dataclasses import replace
 from datetime import datetime
+from traceback import format_exception
 from typing import Any
 
 from muster.errors import ClientError, PlanError, RunError
@@ -44,6 +45,7 @@ from muster.service.site.work import Habits, Work
 __all__ = ["Attendance"]
 
 FATAL = {Reason.REVOKED, Reason.WRONG_FINGERPRINT, Reason.WRONG_VERSION}
+LAG = 20  # questions after which a server does not just lag
 STRANGE = {Reason.UNENROLLED, Reason.UNKNOWN_RUN}  # say hello again
 
 
@@ -158,6 +160,9 @@ class Attendance:
     async def _task(self, task: Task) -> None:
         """Train and deliver; or deliver what is kept of this very task."""
         pending = self.vault.pending
+        if task.round <= self.vault.settled:
+            await self._behind(task)
+            return
         if pending is not None and pending.task.round != task.round:
             await self._rest()  # its fate first: the next poll asks again
             return
@@ -176,15 +181,23 @@ class Attendance:
         self._idle = 0
         self.work.note("verdict", round=task.round, accepted=verdict.accepted)
 
+    async def _behind(self, task: Task) -> None:
+        """A round that is over: a server that lags behind the others, or one that was put back."""
+        if self._idle > LAG:
+            raise RunError(
+                f"the server asks for round {task.round}, but this site heard the fate of round "
+                f"{self.vault.settled} already: the run was begun anew or put back to an older "
+                f"copy; give another folder than {self.vault.folder}"
+            )
+        await self._rest()
+
     async def _fits(self, pending: Pending, task: Task) -> bool:
         """Whether a kept update answers this task, and is undamaged."""
         if replace(pending.task, lease=0) != replace(task, lease=0):
             self.work.watch("replaced", round=task.round)
             return False
-        try:
-            await asyncio.to_thread(self.vault.body, pending)
-        except RunError as error:
-            self.work.watch("damaged", round=task.round, text=str(error))
+        if not await asyncio.to_thread(self.vault.sound, pending):
+            self.work.watch("damaged", round=task.round)
             return False
         return True
 
@@ -210,10 +223,10 @@ class Attendance:
     async def _declined(self, task: Task) -> bool:
         now = self.habits.wall()
         day = f"{datetime.fromtimestamp(now):%Y-%m-%d}"
-        text = self.policy.declines(now, self.vault.others(day, task.round))
+        text = self.policy.declines(now, self.vault.others(day, task))
         if text is None:
             if self.policy.rounds_per_day is not None:
-                self.vault.take(day, task.round)
+                self.vault.take(day, task)
             return False
         self.work.note("declined", round=task.round, text=text)
         await self.line.say("/v1/answers", Decline(task.run, task.round, text), Verdict)
@@ -221,8 +234,9 @@ class Attendance:
 
     async def _failed(self, round: int, error: Exception) -> None:
         failure = failed(self._welcome.run, round, error)
-        self.work.note("failed", round=round, stage=failure.stage)
-        self.work.watch("failure", round=round, stage=failure.stage, error=error)
+        self.work.log("failed", round=round, stage=failure.stage)
+        text = "".join(format_exception(error))
+        self.work.watch("failed", text, round=round, stage=failure.stage)
         await self.line.say("/v1/answers", failure, Verdict)
 
     # Evaluation.

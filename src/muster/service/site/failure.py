@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from muster.errors import ClientError, DataError, MusterError
 from muster.service.message import Failure
+from muster.service.refusal import Refused
 from muster.service.schema import REPORT
 
 __all__ = ["failed", "masked", "redacted"]
@@ -36,7 +37,8 @@ def failed(run: str, round: int, error: Exception) -> Failure:
     if isinstance(error, ClientError):
         stage = error.stage
     else:
-        stage = "data" if isinstance(error, DataError) else "train"
+        kinds = {DataError: "data", Refused: "model"}
+        stage = next((word for kind, word in kinds.items() if isinstance(error, kind)), "train")
     return Failure(run, round, stage, redacted(error)[:REPORT])
 
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ class Vault:
         self._state = State(self.folder, disk)
         try:
             self.blobs = Files(self.folder, disk)
+            self.models = Files(self.folder, replace(disk, sync=int))  # checked at every use
             self._sweep()
         except BaseException:
             self.close()
@@ -86,18 +88,26 @@ class Vault:
     # Whose vault it is.
 
     def enter(self, run: str, client: ClientId) -> None:
-        """Belong to a run as one of its clients. Raises `RunError` when it belongs to another."""
+        """Belong to a run as one of its clients.
+
+        Raises `RunError` when what is kept is of another run or client.
+        """
         held = (self._state["run"], self._state["client"])
         if held == (run, client):
             return
-        if held[0]:
+        if held[0] and self._state.named:
             raise RunError(
                 f"{self.folder} keeps what client {held[1]!r} has of the run {held[0]}, and the "
                 f"server speaks of client {client!r} of the run {run}; give another folder"
             )
-        self._state.write(run=run, client=client)
+        self._state.write(run=run, client=client, settled=0)
 
     # What counts.
+
+    @property
+    def settled(self) -> int:
+        """The last round whose fate was heard."""
+        return int(self._state["settled"])
 
     @property
     def pending(self) -> Pending | None:
@@ -113,9 +123,22 @@ class Vault:
         name = pending.memory if left and pending else self._state["memory"]
         return None if name is None else self._tree(name, template)
 
-    def body(self, pending: Pending) -> Any:
-        """The octets of the pending update. Raises `RunError` when they are damaged."""
-        return self.blobs.whole(pending.blob)
+    def body(self, pending: Pending) -> mmap:
+        """The octets of the pending update as they lie on the disk; the server checks them."""
+        with said(f"{self.folder / pending.blob} could not be read"):
+            file = os.open(self.folder / pending.blob, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return mmap(file, 0, access=ACCESS_READ)
+            finally:
+                os.close(file)
+
+    def sound(self, pending: Pending) -> bool:
+        """Whether the pending update is on the disk as it was kept."""
+        try:
+            self.blobs.whole(pending.blob)
+        except RunError:
+            return False
+        return True
 
     def keep(self, task: Task, made: Made) -> Pending:
         """Put an update and the memory it left on the disk; when this returns, they are safe.
@@ -181,12 +204,12 @@ class Vault:
         None when it is not held.
         """
         name = model_name(digest)
-        if self.blobs.size(name) is None:
+        if self.models.size(name) is None:
             return None
         try:
-            found = self.blobs.whole(name)
+            found = self.models.whole(name)
         except RunError:
-            self.blobs.drop(name)
+            self.models.drop(name)
             return None
         with said(f"the vault {self.folder} could not be written"):
             os.utime(self.folder / name)
@@ -195,21 +218,23 @@ class Vault:
     def trim(self) -> None:
         """Remove all models but the newest."""
         with said(f"the vault {self.folder} could not be read"):
-            found = [self.folder / f"{name}" for name in self.blobs.names("model-")]
+            found = [self.folder / f"{name}" for name in self.models.names("model-")]
             whole = sorted((p for p in found if p.exists()), key=lambda p: p.stat().st_mtime_ns)
         for path in whole[:-MODELS]:
-            self.blobs.drop(path.name)
+            self.models.drop(path.name)
 
-    def others(self, day: str, round: int) -> int:
-        """How many rounds were taken on that day beside this one."""
-        found = self._state["taken"] if self._state["day"] == day else []
-        return len([other for other in found if other != round])
+    def others(self, day: str, task: Task) -> int:
+        """How many rounds, of whichever run, were taken on that day beside this one."""
+        return len([other for other in self._taken(day) if other != [task.run, task.round]])
 
-    def take(self, day: str, round: int) -> None:
+    def take(self, day: str, task: Task) -> None:
         """Count a round for its day; one that is resumed is counted once."""
-        before = self._state["taken"] if self._state["day"] == day else []
-        if round not in before:
-            self._state.write(day=day, taken=[*before, round])
+        before, one = self._taken(day), [task.run, task.round]
+        if one not in before:
+            self._state.write(day=day, taken=[*before, one])
+
+    def _taken(self, day: str) -> list[Any]:
+        return self._state["taken"] if self._state["day"] == day else []
 
     def _named(self, prefix: str, tree: Tree) -> str:
         name = f"{prefix}-{wire.digest(wire.encode(tree))}"

@@ -19,7 +19,7 @@ from muster.service.site.policy import Policy
 from muster.service.site.state import Pending
 from muster.service.site.training import Training
 from muster.service.site.vault import Made, Vault
-from muster.service.site.walk import Effort, Walk
+from muster.service.site.walk import Broken, Effort, Walk
 from muster.store.blobs import NoRoom
 from muster.types import ClientId
 
@@ -74,6 +74,8 @@ class Work:
 
     def _train(self, task: Task, client: ClientId, body: Any, effort: Effort) -> Pending:
         """In the hand's thread: train, and keep what came of it."""
+        if effort.stop.is_set():
+            raise Broken
         vault, habits = self.vault, self.habits
         walk = Walk(task, vault, effort, habits.every, habits.clock, partial(self.watch, "told"))
         blank = self.training.blank
@@ -143,11 +145,15 @@ class Work:
 
     def note(self, action: str, **details: Any) -> None:
         """Into the audit log, and to whoever watches."""
+        self.log(action, **details)
+        self.watch(action, **details)
+
+    def log(self, action: str, **details: Any) -> None:
+        """Into the audit log."""
         if self.habits.audit is not None:
             self.habits.audit.append(self.name, action, **details)
-        self.watch(action, **details)
 
     def watch(self, event: str, text: str = "", **details: Any) -> None:
         """To whoever watches."""
         more = {"text": text} if text else {}
-        self.habits.watch({"event": event, "site": self.name} | more | details)
+        self.habits.watch({"event": event, "site": self.name} | details | more)

@@ -74,6 +74,10 @@ class Rounds(ABC):
         """The records of all committed rounds in order."""
         return self._transactions.read(states.history)
 
+    def latest_round(self) -> int:
+        """The last committed round, by any server; 0 before the first."""
+        return self._transactions.read(seats.last_round)
+
     def last_line(self) -> str:
         """The record of the last committed round as JSON, without the line's end."""
         line = self._transactions.read(states.last_line)

@@ -16,7 +16,7 @@ from sqlite3 import SQLITE_FULL
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, select, text, update
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from muster.errors import RunError
 from muster.store.blobs import NoRoom
@@ -140,6 +140,8 @@ class Transactions:
         text = f"{self.name} could not {deed} ({why}); "
         if _full(cause):
             return NoRoom(f"{text}what was committed before is safe: make room, then try again")
+        if isinstance(error, DataError | IntegrityError):
+            return RunError(f"{text}nothing was changed: give it another value")
         if deed == "be read":
             return RunError(f"{text}restore it from a copy, or start a new run")
         return RunError(

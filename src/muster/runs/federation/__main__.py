@@ -3,7 +3,7 @@
 
 import sys
 
-from muster.runs.child import main
+from muster.runs.federation.child import main
 
 __all__ = ()
 

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A federation's engine: the rounds of a plan over a hall of sites, from a ledger to its end."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+
+from muster.errors import RunError
+from muster.plan import Plan
+from muster.plan.registry import fingerprint, to_toml, to_value
+from muster.runs.drive import Options, drive
+from muster.runs.folder import unlike, write
+from muster.runs.measure import Examiner
+from muster.runs.run import Run
+from muster.service.round.hall import Facts, Hall
+from muster.service.round.network import Network, Stopped
+from muster.service.template import update_template
+from muster.service.wire import encode
+from muster.simulation.threads import one_thread
+from muster.store.blobs import NoRoom
+from muster.store.ledger import Ledger
+from muster.types import ClientId
+
+__all__ = ["Terms", "conduct", "facts_of", "prepare"]
+
+ENGINE = "loop"  # a site trains one client at a time, so its bits are those of this engine
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How a server runs its federation.
+
+    `enough` members must be present before a round begins; `lease` in seconds; `names` are the
+    client ids of members whose certificates are named otherwise.
+    """
+
+    enough: int = 1
+    lease: float = 15.0
+    names: dict[str, ClientId] = field(default_factory=dict)
+
+
+def facts_of(plan: Plan, run: str, terms: Terms) -> Facts:
+    """What a server tells its sites, and holds them to."""
+    template = update_template(plan)
+    size = sum(memoryview(piece).nbytes for piece in encode(template))
+
+    def weigh(rows: int, times: int) -> float:
+        return float(plan.weights(np.array([rows]), (times,))[0])
+
+    value = json.loads(json.dumps(to_value(plan)))
+    return Facts(
+        run, fingerprint(plan), value, weigh, template, size, terms.names, lease=terms.lease
+    )
+
+
+def prepare(plan: Plan, ledger: Ledger) -> None:
+    """Record what a run is, or check that it is this plan's. Raises `RunError`."""
+    begun, used = ledger.meta("plan"), ledger.meta("engine")
+    changed = unlike(begun, plan) if begun is not None else ""
+    if begun is not None and used != ENGINE:
+        changed = f"engine: {used!r} then, {ENGINE!r} now"
+    if changed:
+        raise RunError(
+            f"the run in {ledger.path} was begun with another plan ({changed}); "
+            f"restore those fields to go on with it, or serve another folder"
+        )
+    versions = {"python": platform.python_version(), "numpy": version("numpy")}
+    ledger.note(
+        plan=to_value(plan), engine=ENGINE, together=1, versions=versions, federation=True
+    )  # fmt: skip
+    write(ledger.path / "plan.toml", to_toml(plan).encode())
+
+
+def conduct(
+    plan: Plan, ledger: Ledger, hall: Hall, rows: tuple[Any, Any] | None, terms: Terms,
+    stop: Event, options: Options,
+) -> str:  # fmt: skip
+    """Play all rounds that are left; returns why it ended: done, drain, stop, or closing.
+
+    A full disk stops nothing: the round is tried again once there may be room.
+    """
+    prepare(plan, ledger)
+    enough = max(terms.enough, plan.minimum if isinstance(plan.minimum, int) else 1)
+    network = Network(plan, ledger, hall, enough=enough, stop=stop, at=options.at)
+    examiner = Examiner(plan, network, network, network.enrolled, rows)
+    with one_thread(plan.task):
+        while True:
+            try:
+                drive(plan, network, ledger, examiner, replace(options, engine=ENGINE))
+                break
+            except Stopped as why:
+                return str(why)
+            except NoRoom as error:
+                with hall.changed:
+                    hall.move("waiting", str(error)[:500])
+                    hall.changed.wait_for(stop.is_set, hall.facts.lease)
+    _export(ledger.path, plan, ledger.shared)
+    return "done"
+
+
+def _export(folder: Path, plan: Plan, shared: bool) -> None:
+    """The model and the history as files; a run in PostgreSQL is read from there."""
+    if not shared:
+        Run(folder, plan).export()

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`serve`: a plan's federation, from the first check-in to the last commit, in one process.
+
+Two threads: the event loop, where sites check in, and the engine, which plays the rounds. A
+server may be killed at any instant; `serve` on the same folder goes on from there. Of several
+servers on one PostgreSQL one leads, and another takes over when that one is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from muster.data import Population
+from muster.errors import RunError
+from muster.plan import Plan
+from muster.runs.drive import Options
+from muster.runs.federation.conduct import Terms, conduct, facts_of
+from muster.runs.folder import know
+from muster.service import audit
+from muster.service.round.hall import Hall
+from muster.service.round.mirror import mirror
+from muster.service.server import listen
+from muster.service.server.app import Edge
+from muster.service.server.desk import Desk
+from muster.service.server.operator import Meters, Operator
+from muster.service.server.protocol import Trust
+from muster.store.ledger import Ledger
+
+__all__ = ["Federation", "Where", "serve"]
+
+TICK = 0.25  # seconds between two looks at a ledger that several servers share
+CONTROL = "control.sock"
+
+Rows = tuple[Any, Any] | None
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a server listens, and as whom.
+
+    `address` is HOST:PORT, port 0 any that is free; `identity` the folder of the server's
+    certificate, None for plain HTTP, which a loopback address alone may have; `meters` a
+    loopback port for health and metrics.
+    """
+
+    address: str = "127.0.0.1:8443"
+    identity: Path | None = None
+    meters: int | None = None
+
+    def listening(self, folder: Path) -> listen.Where:
+        """The same, for the sockets. Raises `RunError` for what is no address."""
+        host, colon, port = self.address.rpartition(":")
+        if not colon or not port.isdigit() or not 0 <= int(port) < 1 << 16:
+            raise RunError(f"the address {self.address!r} is not HOST:PORT; use 0.0.0.0:8443")
+        host = host.strip("[]")
+        return listen.Where(host, int(port), control=folder / CONTROL, meters=self.meters)
+
+
+@dataclass(frozen=True)
+class Federation:
+    """What is served: a plan, its folder, central test rows if any, and the terms.
+
+    `url` is a PostgreSQL that several servers share, instead of SQLite in the folder; with
+    `keep_updates` every update outlives its commit, for tests and audits. `population` is known on
+    one machine alone, and recorded.
+    """
+
+    plan: Plan
+    folder: Path
+    rows: Rows = None
+    terms: Terms = Terms()
+    url: str | None = None
+    keep_updates: bool = False
+    population: Population | None = None
+
+
+def serve(
+    federation: Federation, where: Where, *, options: Options | None = None,
+    ready: Callable[[int], None] | None = None, stop: threading.Event | None = None,
+) -> str:  # fmt: skip
+    """Serve until the run has ended or `stop` is set; returns why: done, drain, stop, closing.
+
+    `ready(port)` is called when sites can connect. Raises `RunError` for a folder that is in
+    use, damaged, or of another plan, and `AuditError` for a log that was altered.
+    """
+    options, stop = options or Options(), stop or threading.Event()
+    folder = federation.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    trust = Trust(where.identity) if where.identity else None
+    with contextlib.ExitStack() as stack:
+        ledger = Ledger(
+            folder, federation.url, at=options.at, keep_updates=federation.keep_updates
+        )  # fmt: skip
+        stack.callback(ledger.close)
+        log = _log(folder)
+        stack.callback(log.close)
+        one = _Server(federation, ledger, log, options, stop)
+        with asyncio.Runner(loop_factory=listen.loop_factory()) as runner:
+            return runner.run(one.run(where.listening(folder), trust, ready or _unheard))
+
+
+def _log(folder: Path) -> audit.Audit:
+    """The server's audit log, after a check of the whole of it."""
+    path = folder / "audit.jsonl"
+    if path.exists():
+        with contextlib.suppress(FileNotFoundError):
+            audit.verify(path)
+    return audit.Audit(path, purpose="server", id=folder.resolve().name)
+
+
+class _Server:
+    """The two threads of a server, and how they end."""
+
+    def __init__(
+        self, federation: Federation, ledger: Ledger, log: audit.Audit, options: Options,
+        stop: threading.Event,
+    ) -> None:  # fmt: skip
+        self.federation, self.ledger, self.log = federation, ledger, log
+        self.options, self.stop = options, stop
+        facts = facts_of(federation.plan, federation.folder.resolve().name, federation.terms)
+        self.hall = Hall(ledger, facts)
+        self.desk = Desk(self.hall, ledger)
+        self.leads = asyncio.Event()
+        self.why = "closing"
+
+    async def run(
+        self, where: listen.Where, trust: Trust | None, ready: Callable[[int], None]
+    ) -> str:
+        """Listen and play, until one of both ends."""
+        meters, closed = Meters(self.desk), asyncio.Event()
+        edge = Edge(
+            self.desk, self.ledger.blobs, trust.revoked if trust else frozenset,
+            meters=meters, plain=trust is None,
+        )  # fmt: skip
+        engine = asyncio.create_task(self._play(closed))
+        watch = asyncio.create_task(self._stopped(closed))
+        tasks = [engine, watch]
+        if self.ledger.shared:
+            tasks.append(asyncio.create_task(mirror(self.ledger, self.hall, self.leads, TICK)))
+        told = partial(self._ready, ready)
+        operator = Operator(self.desk, meters)
+        try:
+            await listen.serve(edge, operator, where, closed, trust=trust, told=told)
+        finally:
+            self.stop.set()
+            self.hall.close()
+            for task in tasks[2:]:
+                task.cancel()
+        await engine
+        await watch
+        self.log.append("server", "closed", why=self.why, committed=self.hall.committed)
+        return self.why
+
+    def _ready(self, ready: Callable[[int], None], port: int) -> None:
+        self.log.append("server", "serving", port=port, committed=self.hall.committed)
+        ready(port)
+
+    async def _stopped(self, closed: asyncio.Event) -> None:
+        """The process was told to stop: everything that waits is let go."""
+        await asyncio.to_thread(self.stop.wait)
+        self.hall.close()
+        closed.set()
+
+    async def _play(self, closed: asyncio.Event) -> None:
+        """The engine, in a thread of its own; when it ends, the sites are told."""
+        loop = asyncio.get_running_loop()
+        try:
+            self.why = await asyncio.to_thread(self._engine, loop)
+            if self.why in ("done", "stop"):
+                text = "all rounds are done" if self.why == "done" else "an operator stopped it"
+                await self._told(text)
+        finally:
+            closed.set()
+            self.stop.set()
+
+    def _engine(self, loop: asyncio.AbstractEventLoop) -> str:
+        if not self.ledger.lead(self.stop):
+            return "closing"
+        loop.call_soon_threadsafe(self.leads.set)
+        federation = self.federation
+        if self.ledger.wanted() in ("drain", "stop"):  # that was the last life of this run
+            self.ledger.want("run")
+            self.hall.want("run")
+        for record in self.ledger.history()[-1:]:  # of a leader that is gone
+            self.hall.settled(record["round"], record["accepted"])
+        watch = self.options.watch
+        options = Options(watch=partial(self._committed, watch), at=self.options.at)
+        if federation.population is not None:
+            know(self.ledger, federation.population, resume=self.hall.committed > 0)
+        return conduct(
+            federation.plan, self.ledger, self.hall, federation.rows, federation.terms,
+            self.stop, options,
+        )  # fmt: skip
+
+    def _committed(self, watch: Callable[[dict[str, Any]], None], record: dict[str, Any]) -> None:
+        self.log.append(
+            "server", "committed", round=record["round"], invited=len(record["invited"]),
+            accepted=len(record["accepted"]), model=record.get("model", ""),
+        )  # fmt: skip
+        watch(record)
+
+    async def _told(self, text: str) -> None:
+        """Until everybody who is present has heard that the run is over, or is silent."""
+        hall = self.hall
+        hall.end(text)
+
+        def heard() -> bool:
+            return self.stop.is_set() or {m.client for m in hall.present()} <= hall.told
+
+        def wait() -> None:
+            until = hall.clock() + hall.facts.lease
+            with hall.changed:
+                while not heard() and hall.clock() < until:
+                    hall.changed.wait(until - hall.clock())
+
+        await asyncio.to_thread(wait)
+
+
+def _unheard(port: int) -> None:
+    """Nobody waits for the port."""

@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sum is exact for every pattern of dropouts, or there is none and a reason."""
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+
+from muster.secagg import (
+    Aborted,
+    Await,
+    Closed,
+    Heard,
+    Reason,
+    Refused,
+    Step,
+    Tell,
+    messages,
+    server,
+)
+from muster.secagg.messages import (
+    Advert,
+    Consent,
+    Ended,
+    Entry,
+    Masked,
+    Quit,
+    Revealed,
+    Roster,
+    Shares,
+)
+from tests.secagg.scene import Scene, believe, expected, named, terms, vectors, verify
+
+NEVER = 9
+
+
+def foreseen(pattern):
+    """What a complete graph must give: the survivors, or the reason why there is no sum."""
+    left = [sum(absent > step for absent in pattern) for step in range(5)]
+    threshold = max(left[0] // 2, left[0] // 3) + 1
+    for step, count in enumerate(left):
+        if step < 4 and count < 3:
+            return Reason.COHORT
+        if count < threshold:
+            return Reason.THRESHOLD
+    return tuple(name for name, absent in zip(named(NEVER), pattern, strict=False) if absent > 2)
+
+
+def check(pattern, **more):
+    own = terms(len(pattern), size=3)
+    absent = dict(zip(named(len(pattern)), pattern, strict=True))
+    played = Scene(own, vectors(own, len(pattern), seed=sum(pattern)), absent=absent, **more)
+    wanted = foreseen(pattern)
+    if isinstance(wanted, Reason):
+        with pytest.raises(Aborted) as caught:
+            played.run()
+        assert caught.value.reason is wanted, pattern
+    else:
+        result = played.run()
+        assert result.survivors == wanted and result.disputes == (), pattern
+        assert result.total.tolist() == expected(played, wanted), pattern
+    assert not played.refused
+    assert all(kept == {} for name, kept in played.kept.items() if name in played.ended)
+    return played
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_every_pattern_of_dropouts(count):
+    for pattern in product((0, 1, 2, 3, 4, NEVER), repeat=count):
+        check(pattern)
+
+
+@pytest.mark.parametrize("first", [1, 2, 3, 4, NEVER])
+def test_every_pattern_of_dropouts_of_five_that_advertised(first):
+    """One that never advertised leaves a session of four, as above."""
+    for rest in product((1, 2, 3, 4, NEVER), repeat=4):
+        check((first, *rest))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_patterns_of_six_in_any_order_of_arrival(seed):
+    generator = np.random.default_rng(seed)
+    pattern = generator.choice([0, 1, 2, 3, 4, NEVER, NEVER, NEVER], 6).tolist()
+    check(tuple(pattern), shuffle=generator, in_bytes=seed % 2 == 0)
+
+
+def dropping(own, count, share, seed):
+    generator = np.random.default_rng(seed)
+    gone = generator.permutation(named(count))[: int(share * count)].tolist()
+    return Scene(
+        own,
+        vectors(own, count, seed),
+        absent={name: int(generator.integers(0, 5)) for name in gone},
+        shuffle=generator,
+    )
+
+
+@pytest.mark.parametrize("malicious", [False, True])
+def test_a_hundred_clients_on_a_sparse_graph(malicious):
+    own = terms(100, size=50, most=65535, corrupt=0.1, malicious=malicious)
+    played = dropping(own, 100, 0.1, seed=int(malicious))
+    result = played.run()
+    assert result.survivors == tuple(n for n in named(100) if played.absent.get(n, NEVER) > 2)
+    assert result.total.tolist() == expected(played, result.survivors)
+
+
+def test_a_thousand_clients(monkeypatch):
+    """Signatures are left out: a thousand clients would each check a thousand."""
+    monkeypatch.setattr(Entry, "statement", lambda entry, context: b"")
+    own = terms(1000, size=20, most=65535, corrupt=0.1)
+    played = dropping(own, 1000, 0.1, seed=3)
+    played.verify = played.server_verify = believe
+    result = played.run()
+    assert result.survivors == tuple(n for n in named(1000) if played.absent.get(n, NEVER) > 2)
+    assert result.total.tolist() == expected(played, result.survivors)
+
+
+def test_the_sparse_graph_gives_the_sum_of_the_complete_one():
+    sparse = terms(60, corrupt=0.05, dropout=0.05)
+    full = replace(sparse, corrupt=0.45, dropout=0.45)
+    absent = {"c0007": 2, "c0031": 3, "c0050": 1}
+    one, other = (Scene(own, vectors(own, 60), absent=absent).run() for own in (sparse, full))
+    assert np.array_equal(one.total, other.total) and one.survivors == other.survivors
+
+
+def test_a_wide_ring():
+    own = terms(4, size=9, most=(1 << 45) - 3)
+    played = Scene(own, vectors(own, 4), absent={"c0002": 2})
+    result = played.run()
+    assert result.total.dtype == np.uint64 and own.ring.bits == 47
+    assert result.total.tolist() == expected(played, result.survivors)
+
+
+def test_the_largest_values_do_not_overflow():
+    own = terms(5, most=65535)
+    played = Scene(own, {name: np.full(7, 65535, "<u4") for name in named(5)})
+    assert played.run().total.tolist() == [5 * 65535] * 7
+
+
+@pytest.mark.parametrize("step", list(Step)[1:5])
+def test_a_server_begun_again_between_two_steps(step):
+    own = terms(5)
+    absent = {"c0003": 2}
+    played = Scene(own, vectors(own, 5), absent=absent, restarts={("server", step)})
+    result = played.run()
+    assert result.total.tolist() == expected(played, result.survivors)
+    assert len(result.survivors) == 4
+
+
+def test_a_server_is_a_function_of_its_events():
+    """Given again in bytes and cut anywhere, they lead to the same effects."""
+    own = terms(4)
+    played = Scene(own, vectors(own, 4), absent={"c0003": 2}, in_bytes=True)
+    result = played.run()
+    effects = []
+    for _ in range(2):
+        side, seen = server(own, named(4), verify), []
+        seen.append(next(side))
+        try:
+            for event in played.events:
+                seen.append(side.send(event))
+                while not isinstance(seen[-1], Await):
+                    seen.append(next(side))
+        except StopIteration as end:
+            assert np.array_equal(end.value.total, result.total)
+        effects.append(seen)
+    assert effects[0] == effects[1]
+
+
+# -- refusals -----------------------------------------------------------------------------------
+
+
+def refused(up, count=4, **more):
+    """What c0000 says is changed on its way; what the server refused, and its sum."""
+
+    def changed(name, message):
+        return up(message) if name == "c0000" else [message]
+
+    own = terms(count)
+    played = Scene(own, vectors(own, count), up=changed, **more)
+    result = played.run()
+    assert result.total.tolist() == expected(played, result.survivors)
+    return played.refused, result.survivors, played
+
+
+def on(kind, change):
+    return lambda message: change(message) if isinstance(message, kind) else [message]
+
+
+def foreign(message):
+    return [replace(message, context=bytes(32))]
+
+
+def keyed(**changes):
+    return lambda message: [replace(message, entry=replace(message.entry, **changes))]
+
+
+REFUSED = [
+    (Advert, foreign, Reason.TERMS),
+    (Advert, keyed(signature=b"forged"), Reason.SIGNATURE),
+    (Advert, keyed(name="c0001"), Reason.SIGNATURE),
+    (Advert, keyed(mask_key=b"\7" * 32), Reason.SIGNATURE),
+    (Shares, lambda m: [replace(m, sealed=m.sealed[1:])], Reason.MALFORMED),
+    (Shares, lambda m: [replace(m, session=bytes(32))], Reason.SESSION),
+    (Masked, lambda m: [replace(m, vector=m.vector[4:])], Reason.MALFORMED),
+    (Masked, lambda m: [replace(m, session=bytes(32))], Reason.SESSION),
+    (Consent, lambda m: [replace(m, signature=b"forged")], Reason.SIGNATURE),
+    (Revealed, lambda m: [replace(m, shares=m.shares[36:])], Reason.MALFORMED),
+    (Shares, lambda m: [Revealed(m.session, b"")], Reason.ORDER),
+    (Masked, lambda m: [Roster(bytes(32), ())], Reason.ORDER),
+]
+
+
+@pytest.mark.parametrize(("kind", "change", "reason"), REFUSED)
+def test_a_false_message_counts_as_none(kind, change, reason):
+    found, survivors, _ = refused(on(kind, change))
+    assert found == [("c0000", reason)]
+    assert ("c0000" in survivors) == (kind in (Consent, Revealed))
+
+
+@pytest.mark.parametrize("change", [{"mask_key": bytes(32)}, {"channel_key": bytes(32)}])
+def test_a_point_of_low_order_is_refused(change):
+    found, _, _ = refused(on(Advert, keyed(**change)), server_verify=believe, verify=believe)
+    assert found == [("c0000", Reason.KEYS)]
+
+
+@pytest.mark.parametrize("field", ["mask_key", "channel_key", "commitment"])
+def test_a_key_that_another_client_has_is_refused(field):
+    seen = {}
+
+    def up(name, message):
+        if isinstance(message, Advert):
+            seen[name] = message.entry
+            if name == "c0003":
+                copied = replace(message.entry, **{field: getattr(seen["c0000"], field)})
+                return [replace(message, entry=copied)]
+        return [message]
+
+    own = terms(4)
+    played = Scene(own, vectors(own, 4), up=up, verify=believe, server_verify=believe)
+    assert played.run().survivors == tuple(named(3))
+    assert played.refused == [("c0003", Reason.KEYS)]
+
+
+def test_one_key_for_two_purposes_is_refused():
+    def change(message):
+        return keyed(channel_key=message.entry.mask_key)(message)
+
+    found, _, _ = refused(on(Advert, change), server_verify=believe, verify=believe)
+    assert found == [("c0000", Reason.KEYS)]
+
+
+@pytest.mark.parametrize("kind", [Advert, Shares, Masked, Consent])
+def test_a_message_sent_twice_counts_once(kind):
+    found, survivors, played = refused(on(kind, lambda m: [m, m]))
+    assert set(found) == {("c0000", Reason.DUPLICATE)} and len(survivors) == 4
+    assert played.reason("c0000") is None
+
+
+def test_a_second_masked_vector_does_not_count():
+    def change(message):
+        return [message, replace(message, vector=bytes(len(message.vector)))]
+
+    found, survivors, _ = refused(on(Masked, change))
+    assert found == [("c0000", Reason.DUPLICATE)] and "c0000" in survivors
+
+
+def test_who_quits_is_not_waited_for():
+    found, survivors, played = refused(on(Masked, lambda m: [Quit("INPUT")]))
+    assert found == [] and survivors == tuple(named(4)[1:])
+    assert Closed(Step.MASK) not in played.events
+
+
+def replies(side, event):
+    effects = [side.send(event)]
+    while not isinstance(effects[-1], Await):
+        effects.append(next(side))
+    return effects
+
+
+def test_strangers_noise_and_stale_timers():
+    side = server(terms(3), named(3), verify)
+    assert next(side) == Await(Step.ADVERTISE)
+    assert replies(side, Heard("eve", Quit("DONE")))[0] == Refused("eve", Reason.UNKNOWN)
+    assert replies(side, Heard("c0000", b"noise"))[0] == Refused("c0000", Reason.MALFORMED)
+    assert replies(side, Closed(Step.UNMASK)) == [Await(Step.ADVERTISE)]
+    assert replies(side, None) == [Await(Step.ADVERTISE)]
+
+
+def test_who_is_late_is_told_so_as_often_as_it_asks():
+    seen = {}
+
+    def up(name, message):
+        if isinstance(message, Masked) and name == "c0003":
+            seen["late"] = message
+            return []
+        if isinstance(message, Consent) and name == "c0000":
+            played.queue.append(Heard("c0003", seen["late"]))
+        return [message]
+
+    own = terms(4)
+    played = Scene(own, vectors(own, 4), up=up)
+    told = []
+    played.down = lambda name, message: told.append((name, message)) or [message]
+    result = played.run()
+    assert result.survivors == tuple(named(3))
+    assert played.refused == [("c0003", Reason.LATE)]
+    assert told.count(("c0003", Ended("LATE"))) == 2
+    assert played.reason("c0003") is Reason.LATE
+
+
+# -- ends ---------------------------------------------------------------------------------------
+
+
+def test_a_larger_minimum():
+    own = terms(6, minimum=5)
+    rows = vectors(own, 6)
+    assert len(Scene(own, rows, absent={"c0000": 2}).run().survivors) == 5
+    played = Scene(own, rows, absent={"c0000": 2, "c0001": 2})
+    with pytest.raises(Aborted) as caught:
+        played.run()
+    assert caught.value.reason is Reason.COHORT
+    assert {played.reason(name) for name in named(6)[2:]} == {Reason.COHORT}
+    assert not any(isinstance(message, Revealed) for _, message in played.said)
+
+
+def test_more_clients_than_the_ring_was_made_for():
+    own = replace(terms(3), cohort=3)
+    with pytest.raises(Aborted) as caught:
+        Scene(own, vectors(own, 4)).run()
+    assert caught.value.reason is Reason.COHORT
+
+
+def test_all_are_told_how_it_ended():
+    own = terms(4)
+    told = []
+    played = Scene(own, vectors(own, 4), absent={"c0003": 1})
+    played.down = lambda name, message: told.append((name, message)) or [message]
+    played.run()
+    ends = [(name, message.reason) for name, message in told if isinstance(message, Ended)]
+    assert ends == [("c0003", "LATE"), *((name, "DONE") for name in named(3))]
+
+
+def test_memory_does_not_hold_masked_vectors():
+    side = server(terms(3), named(3), verify)
+    assert isinstance(next(side), Await)
+    assert isinstance(side.send(Closed(Step.ADVERTISE)), Tell)
+    assert messages.KINDS[5] is Masked
