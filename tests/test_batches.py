@@ -199,3 +199,17 @@ def test_gathered_rows_are_the_rows_of_every_step():
         assert np.array_equal(one.x, other.x) and np.array_equal(one.y, other.y)
         assert one.scale is other.scale or np.array_equal(one.scale, other.scale)
     assert gather(batches, 8, np.empty) is batches  # more bytes than allowed
+
+
+@settings(deadline=None, max_examples=50)
+@given(SIZES, BATCH, st.integers(1, 3), st.integers(1, 7))
+def test_slices_of_the_steps_are_the_steps(sizes, batch, epochs, few):
+    _, _, together, alone = cohort(sizes, batch, epochs)
+    for batches in (together, *alone):
+        parts = [batches.steps(i, i + few) for i in range(0, len(batches), few)]
+        assert sum(map(len, parts)) == len(batches)
+        sliced = [step for part in parts for step in part]
+        for (k, whole), (j, part) in zip(batches, sliced, strict=True):
+            assert k == j
+            for a, b in zip(whole, part, strict=True):
+                assert (a is None and b is None) or np.array_equal(a, b)

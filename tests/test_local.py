@@ -256,3 +256,22 @@ def test_a_pass_may_train_some_coordinates_only():
 def test_impossible_local_training_is_refused(fields, message):
     with pytest.raises(PlanError, match=message):
         Local(**fields)
+
+
+@pytest.mark.parametrize("engine", ["matrix", "loop"])
+def test_a_walk_takes_the_steps_in_place_of_the_task(engine):
+    taken = []
+
+    def walk(descent, given, carry, batches):
+        for start_ in range(0, len(batches), 2):
+            taken.append(start_)
+            carry = descent.task.run(descent, given, carry, batches.steps(start_, start_ + 2))
+        return carry
+
+    whole = group() if engine == "matrix" else next(group().alone())
+    chosen, sent = plan(), start(plan()).sent()
+    plainly = train(chosen, engine, 2, sent, whole)
+    walked = train(chosen, engine, 2, sent, whole, walk)
+    assert len(taken) > 0
+    np.testing.assert_array_equal(walked.payload["delta"], plainly.payload["delta"])
+    np.testing.assert_array_equal(walked.metrics["loss"], plainly.metrics["loss"])

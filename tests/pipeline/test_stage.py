@@ -9,7 +9,7 @@ import pytest
 from muster import algorithms
 from muster.errors import PlanError
 from muster.keys import Keys, key
-from muster.pipeline import AdaptiveClip, Clip, Contract, Field, Pipeline, Quantize, Stage
+from muster.pipeline import AdaptiveClip, Clip, Contract, Field, Noise, Pipeline, Quantize, Stage
 from muster.pipeline.stage import contract_of
 from muster.types import Reply, State
 
@@ -90,7 +90,9 @@ def test_decoding_undoes_encoding_in_reverse_order_and_moves_the_states():
 
 def test_each_stage_sees_the_contract_of_what_reaches_it():
     contracts = Pipeline.build((Clip(2.0), Quantize(8)), REAL).contracts
-    assert [c.bound for c in contracts] == [None, 2.0, 2.0]
+    rounded = 2.0 + 2 / 127 * 3**0.5  # three coordinates, each up to one step longer
+    assert [c.bound for c in contracts] == [None, 2.0, pytest.approx(rounded)]
+    assert [c.step for c in contracts] == [None, None, 2 / 127]
     assert [c.weighted for c in contracts] == [False, True, True]
     assert [c.integer for c in contracts] == [False, False, True]
     assert [c.bits for c in contracts] == [96, 96, 24]
@@ -158,5 +160,42 @@ def test_legal_orders_are_accepted(stages):
 def test_a_stage_must_say_what_it_accepts():
     with pytest.raises(NotImplementedError):
         Pipeline.build((Stage(),), REAL)
-    with pytest.raises(NotImplementedError):
-        Stage().encode({}, REAL, None, None, KEYS)
+
+
+def test_a_stage_leaves_alone_what_it_says_nothing_of():
+    payload = {"delta": np.ones((2, 3))}
+    assert Stage().encode(payload, REAL, None, "memory", KEYS) == (payload, "memory")
+    assert Stage().decode("total", REAL, "state", key(0)) == ("total", "state")
+    assert Stage().release(REAL) is None
+    assert (Stage().init(REAL), Stage().memory(REAL)) == (State(), None)
+
+
+def test_nothing_but_a_mask_may_follow_noise():
+    @dataclass(frozen=True)
+    class Mask(Stage):
+        keeps_sum = True
+
+        def accept(self, contract):
+            return contract
+
+    pipeline = Pipeline.build((Clip(1.0), Noise(1.0), Mask()), REAL)
+    assert [c.noise for c in pipeline.contracts] == [None, None, *["Noise(multiplier=1.0)"] * 2]
+    with pytest.raises(PlanError, match=r"stands after Noise\(multiplier=1\.0\), whose noise is"):
+        Pipeline.build((Clip(1.0), Noise(1.0), Shift(1.0)), REAL)
+
+
+def test_a_moving_bound_has_its_value_of_the_round():
+    stages = (Clip(5.0), AdaptiveClip(), Shift(1.0), Noise(1.0))
+    pipeline = Pipeline.build(stages, REAL)
+    for sent, bound in ((2.0, 2.0), (9.0, 5.0)):
+        now = pipeline.now((None, np.array([sent]), None, None))
+        assert [c.bound for c in now] == [None, 5.0, bound, bound, bound]
+    fixed = Pipeline.build((AdaptiveClip(), Clip(1.0)), REAL)
+    assert [c.bound for c in fixed.now((np.array([0.2]), None))] == [None, 0.2, 1.0]
+
+
+def test_sensitivity_is_bound_times_the_largest_weight_in_the_fields_own_unit():
+    assert Contract((), bound=2.0, cap=3.0).sensitivity == 6.0
+    assert Contract((), bound=2.0, cap=3.0, step=0.5).sensitivity == 12.0
+    assert Contract((), bound=2.0).sensitivity is None
+    assert Contract((), cap=3.0).sensitivity is None

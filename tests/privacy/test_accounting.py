@@ -71,6 +71,13 @@ def test_an_unknown_mechanism_is_refused():
         Release("laplace", 1.0, 1.0)
 
 
+def test_a_release_without_what_its_accountant_needs_is_refused():
+    with pytest.raises(PlanError, match="skellam noise needs an L2 sensitivity in levels"):
+        Release("skellam", 1.0, None)
+    with pytest.raises(PlanError, match="matrix noise needs its coefficients"):
+        Release("matrix", 1.0, 1.0)
+
+
 @pytest.mark.parametrize("multiplier", [0, -1.0, math.inf, math.nan])
 def test_a_multiplier_without_noise_is_refused(multiplier):
     with pytest.raises(PlanError, match="finite number above 0 is needed; without noise nothing"):
@@ -129,9 +136,7 @@ def test_skellam_takes_the_better_of_its_two_bounds():
         total, one = (z * norm) ** 2, min(norm**2, 10 * norm)
         least = math.inf
         for a in range(2, 1025):
-            extra = min(
-                ((2 * a - 1) * norm**2 + 6 * one) / (4 * total**2), 1.5 * one / total
-            )
+            extra = min(((2 * a - 1) * norm**2 + 6 * one) / (4 * total**2), 1.5 * one / total)
             rdp = a * norm**2 / (2 * total) + extra
             least = min(least, rdp + math.log1p(-1 / a) - math.log(1e-6 * a) / (a - 1))
         assert spent([wide], 1e-6).epsilon == pytest.approx(least, rel=0.02)
@@ -140,6 +145,7 @@ def test_skellam_takes_the_better_of_its_two_bounds():
 
 def test_the_rounds_of_a_matrix_run_are_one_gaussian():
     """k turns at least b apart cost √k: 16 rounds of 4 bands are 4 turns, the noise halves."""
+
     def matrix(rounds, bands, separation, run="a"):
         made = Release("matrix", 3.0, 1.0, coefficients=square_root(bands), separation=separation)
         return Charge(made, rounds=rounds, run=run)
@@ -162,7 +168,9 @@ def test_calibration_gives_the_published_multiplier():
     assert spent([charge(found, 0.01, 1000)], 1e-6).epsilon <= 2.0
 
 
-@pytest.mark.parametrize(("epsilon", "delta", "rounds"), [(2.0, 1e-6, 100), (0.1, 1e-9, 7)])
+@pytest.mark.parametrize(
+    ("epsilon", "delta", "rounds"), [(2.0, 1e-6, 100), (0.1, 1e-9, 7), (30.0, 1e-5, 1)]
+)
 def test_calibration_without_sampling_inverts_the_gaussian(epsilon, delta, rounds):
     found = noise_multiplier(epsilon, delta, rounds)
     assert 1.999 / 2 * epsilon <= spent([charge(found, rounds=rounds)], delta).epsilon <= epsilon
@@ -193,7 +201,9 @@ def test_a_budget_that_is_never_spent_ends_the_search():
 
 @pytest.mark.parametrize("delta", [1e-3, 0.5])
 def test_delta_must_lie_below_one_over_the_clients(delta):
-    with pytest.raises(PlanError, match=r"with 3400 clients: it must lie below 1/3400.*use 0.00013"):
+    with pytest.raises(
+        PlanError, match=r"with 3400 clients: it must lie below 1/3400.*use 0.00013"
+    ):
         check_delta(delta, 3400)
     check_delta(3400**-1.1, 3400)
 

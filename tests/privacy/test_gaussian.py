@@ -39,7 +39,7 @@ def test_epsilon_delta_and_deviation_invert_one_another(multiplier):
 
 
 def test_the_classical_formula_breaks_beyond_one():
-    """At epsilon 20 it would take noise that is not private; the analytic one takes what it must."""
+    """At epsilon 20 it takes less noise than its claim needs; the analytic one takes enough."""
     classical = math.sqrt(2 * math.log(1.25e5)) / 20
     assert gaussian_delta(20.0, classical) > 1e-5
     assert gaussian_deviation(20.0, 1e-5) > classical
@@ -56,7 +56,7 @@ def test_split_budgets_add_up_to_the_whole():
     vector = remaining(1.0, 10.0, 1)
     assert vector == pytest.approx(1.00504, abs=1e-5)
     assert (vector**-2 + 10.0**-2) ** -0.5 == pytest.approx(1.0, rel=1e-12)
-    with pytest.raises(PlanError, match="is spent by 1 scalars of multiplier 0.9; give"):
+    with pytest.raises(PlanError, match=r"is spent by 1 scalars of multiplier 0\.9; give"):
         remaining(1.0, 0.9, 1)
 
 

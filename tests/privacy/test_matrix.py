@@ -30,9 +30,7 @@ def play(coefficients, fresh):
 
 def test_the_square_root_has_the_published_coefficients():
     c = np.array(square_root(64))
-    np.testing.assert_allclose(
-        (c / c[0])[:5], [1, 0.5, 0.375, 0.3125, 0.2734375], rtol=1e-12
-    )
+    np.testing.assert_allclose((c / c[0])[:5], [1, 0.5, 0.375, 0.3125, 0.2734375], rtol=1e-12)
     assert ((c / c[0]) ** 2).sum() == pytest.approx(2.388848, abs=1e-6)
     inverse = np.linalg.inv(matrix(c / c[0], 64))[:, 0]
     np.testing.assert_allclose(inverse[:5], [1, -0.5, -0.125, -0.0625, -0.0390625], atol=1e-12)

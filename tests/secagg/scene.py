@@ -25,8 +25,10 @@ from muster.secagg import (
     client,
     server,
 )
+from muster.secagg.session import bitmap
 
-STEPS = tuple(Step)
+VICTIM = "c0001"
+COUNT = 5
 SAYS = {"Advert": 0, "Shares": 1, "Masked": 2, "Consent": 3, "Revealed": 4, "Quit": 5}
 
 
@@ -209,3 +211,38 @@ def expected(scene, survivors):
     """The sum of the survivors' vectors, in Python's integers."""
     rows = [scene.vectors[name].tolist() for name in survivors]
     return [sum(column) for column in zip(*rows, strict=True)]
+
+
+def scene_of(count=COUNT, **changes):
+    own = changes.pop("terms", terms(count))
+    return Scene(own, vectors(own, count), **changes)
+
+
+def told(kind, change, name=VICTIM):
+    """A server that says something else to one client (to all where name is None)."""
+
+    def down(to, message):
+        return change(message) if isinstance(message, kind) and name in (to, None) else [message]
+
+    return down
+
+
+def attacked(kind, change, **more):
+    """Play an attack on the victim; how it ended for it, and what it said."""
+    played = scene_of(down=told(kind, change), **more)
+    try:
+        played.run()
+    except Aborted:
+        played.settle()
+    said = [message for name, message in played.said if name == VICTIM]
+    return played, played.reason(VICTIM), said
+
+
+def kinds(said):
+    return [type(message) for message in said]
+
+
+def only(*numbers, count=COUNT):
+    alive = np.zeros(count, np.bool_)
+    alive[list(numbers)] = True
+    return bitmap(alive)

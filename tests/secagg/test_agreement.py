@@ -20,7 +20,7 @@ def test_rfc_7748():
 
 
 def test_both_ends_agree():
-    assert SHARED == OTHER.agree(ONE.public)
+    assert OTHER.agree(ONE.public) == SHARED
     assert BINDING.mask(SHARED, 3, 9) == BINDING.mask(SHARED, 9, 3)
 
 

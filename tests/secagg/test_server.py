@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sum is exact for every pattern of dropouts, or there is none and a reason."""
+"""The server is a function of its events, and takes in nothing that is not due."""
 
 from dataclasses import replace
-from itertools import product
 
 import numpy as np
 import pytest
+from tests.secagg.scene import Scene, believe, expected, named, terms, vectors, verify
 
 from muster.secagg import (
     Aborted,
@@ -16,126 +16,18 @@ from muster.secagg import (
     Refused,
     Step,
     Tell,
-    messages,
     server,
 )
 from muster.secagg.messages import (
     Advert,
     Consent,
     Ended,
-    Entry,
     Masked,
     Quit,
     Revealed,
     Roster,
     Shares,
 )
-from tests.secagg.scene import Scene, believe, expected, named, terms, vectors, verify
-
-NEVER = 9
-
-
-def foreseen(pattern):
-    """What a complete graph must give: the survivors, or the reason why there is no sum."""
-    left = [sum(absent > step for absent in pattern) for step in range(5)]
-    threshold = max(left[0] // 2, left[0] // 3) + 1
-    for step, count in enumerate(left):
-        if step < 4 and count < 3:
-            return Reason.COHORT
-        if count < threshold:
-            return Reason.THRESHOLD
-    return tuple(name for name, absent in zip(named(NEVER), pattern, strict=False) if absent > 2)
-
-
-def check(pattern, **more):
-    own = terms(len(pattern), size=3)
-    absent = dict(zip(named(len(pattern)), pattern, strict=True))
-    played = Scene(own, vectors(own, len(pattern), seed=sum(pattern)), absent=absent, **more)
-    wanted = foreseen(pattern)
-    if isinstance(wanted, Reason):
-        with pytest.raises(Aborted) as caught:
-            played.run()
-        assert caught.value.reason is wanted, pattern
-    else:
-        result = played.run()
-        assert result.survivors == wanted and result.disputes == (), pattern
-        assert result.total.tolist() == expected(played, wanted), pattern
-    assert not played.refused
-    assert all(kept == {} for name, kept in played.kept.items() if name in played.ended)
-    return played
-
-
-@pytest.mark.parametrize("count", [3, 4])
-def test_every_pattern_of_dropouts(count):
-    for pattern in product((0, 1, 2, 3, 4, NEVER), repeat=count):
-        check(pattern)
-
-
-@pytest.mark.parametrize("first", [1, 2, 3, 4, NEVER])
-def test_every_pattern_of_dropouts_of_five_that_advertised(first):
-    """One that never advertised leaves a session of four, as above."""
-    for rest in product((1, 2, 3, 4, NEVER), repeat=4):
-        check((first, *rest))
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_patterns_of_six_in_any_order_of_arrival(seed):
-    generator = np.random.default_rng(seed)
-    pattern = generator.choice([0, 1, 2, 3, 4, NEVER, NEVER, NEVER], 6).tolist()
-    check(tuple(pattern), shuffle=generator, in_bytes=seed % 2 == 0)
-
-
-def dropping(own, count, share, seed):
-    generator = np.random.default_rng(seed)
-    gone = generator.permutation(named(count))[: int(share * count)].tolist()
-    return Scene(
-        own,
-        vectors(own, count, seed),
-        absent={name: int(generator.integers(0, 5)) for name in gone},
-        shuffle=generator,
-    )
-
-
-@pytest.mark.parametrize("malicious", [False, True])
-def test_a_hundred_clients_on_a_sparse_graph(malicious):
-    own = terms(100, size=50, most=65535, corrupt=0.1, malicious=malicious)
-    played = dropping(own, 100, 0.1, seed=int(malicious))
-    result = played.run()
-    assert result.survivors == tuple(n for n in named(100) if played.absent.get(n, NEVER) > 2)
-    assert result.total.tolist() == expected(played, result.survivors)
-
-
-def test_a_thousand_clients(monkeypatch):
-    """Signatures are left out: a thousand clients would each check a thousand."""
-    monkeypatch.setattr(Entry, "statement", lambda entry, context: b"")
-    own = terms(1000, size=20, most=65535, corrupt=0.1)
-    played = dropping(own, 1000, 0.1, seed=3)
-    played.verify = played.server_verify = believe
-    result = played.run()
-    assert result.survivors == tuple(n for n in named(1000) if played.absent.get(n, NEVER) > 2)
-    assert result.total.tolist() == expected(played, result.survivors)
-
-
-def test_the_sparse_graph_gives_the_sum_of_the_complete_one():
-    sparse = terms(60, corrupt=0.05, dropout=0.05)
-    full = replace(sparse, corrupt=0.45, dropout=0.45)
-    absent = {"c0007": 2, "c0031": 3, "c0050": 1}
-    one, other = (Scene(own, vectors(own, 60), absent=absent).run() for own in (sparse, full))
-    assert np.array_equal(one.total, other.total) and one.survivors == other.survivors
-
-
-def test_a_wide_ring():
-    own = terms(4, size=9, most=(1 << 45) - 3)
-    played = Scene(own, vectors(own, 4), absent={"c0002": 2})
-    result = played.run()
-    assert result.total.dtype == np.uint64 and own.ring.bits == 47
-    assert result.total.tolist() == expected(played, result.survivors)
-
-
-def test_the_largest_values_do_not_overflow():
-    own = terms(5, most=65535)
-    played = Scene(own, {name: np.full(7, 65535, "<u4") for name in named(5)})
-    assert played.run().total.tolist() == [5 * 65535] * 7
 
 
 @pytest.mark.parametrize("step", list(Step)[1:5])
@@ -342,8 +234,11 @@ def test_all_are_told_how_it_ended():
     assert ends == [("c0003", "LATE"), *((name, "DONE") for name in named(3))]
 
 
-def test_memory_does_not_hold_masked_vectors():
+def test_a_server_that_is_stopped_tells_everybody():
     side = server(terms(3), named(3), verify)
-    assert isinstance(next(side), Await)
-    assert isinstance(side.send(Closed(Step.ADVERTISE)), Tell)
-    assert messages.KINDS[5] is Masked
+    next(side)
+    effects = [side.throw(Aborted(Reason.STOPPED, "the operator stopped the run"))]
+    effects += [next(side), next(side)]
+    assert effects == [Tell(name, Ended("STOPPED")) for name in named(3)]
+    with pytest.raises(Aborted, match="operator"):
+        next(side)

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Control messages: they arrive as they were, or are refused for one of the listed reasons."""
 
+import asyncio
 import json
 import pickle
 import tracemalloc
 from dataclasses import FrozenInstanceError, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +15,14 @@ from hypothesis import strategies as st
 
 from muster.errors import MusterError
 from muster.service import message
-from muster.service.server.admission import Terms, admit, arrived
 from muster.service.message import Hello, Task, Update, Verdict, agree, from_json, to_json
 from muster.service.refusal import Reason, Refused, parse
+from muster.service.server.admission import Terms, admit, arrived
+from muster.service.server.desk import Desk
+from muster.service.server.limits import Limits
+from muster.service.server.transfer import Uploads
 from muster.service.wire import decode, digest, encode
+from muster.store.records import Seat
 
 HASH = "0123456789abcdef" * 4
 HELLO = Hello((1, 2), "lyon", HASH)
@@ -206,6 +212,8 @@ def test_the_newest_common_version_is_agreed_on_or_both_are_named():
 
 TERMS = Terms("digits-1", 3, left=1.0)
 BODY = {"w": np.array([np.nan])}
+DESK = Desk(SimpleNamespace(members={}, refusals={}), None)
+UPLOADS = Uploads(DESK, None, None)
 REFUSALS = {
     Reason.LATE: lambda: admit(UPDATE, replace(TERMS, left=-0.001)),
     Reason.DUPLICATE: lambda: admit(UPDATE, replace(TERMS, held="f" * 64)),
@@ -220,6 +228,10 @@ REFUSALS = {
     Reason.WRONG_VERSION: lambda: agree(HELLO, replace(HELLO, versions=(3,))),
     Reason.WRONG_DIGEST: lambda: arrived(UPDATE, digest([b"damaged"]), 1000),
     Reason.NO_ROOM: lambda: admit(UPDATE, replace(TERMS, room=999)),
+    Reason.TOO_OFTEN: lambda: Limits(burst=0.5).check("lyon"),
+    Reason.CLOSED: lambda: DESK._undecided(Seat("lyon", "failed"), 3),
+    Reason.UNKNOWN: lambda: asyncio.run(UPLOADS.take("lyon", None, (3, HASH), {})),
+    Reason.UNENROLLED: lambda: asyncio.run(DESK.poll("lyon", None)),
 }
 
 

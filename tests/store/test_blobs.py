@@ -2,6 +2,7 @@
 """Blobs grow, are finished once, go on where they broke off, and are found out when damaged."""
 
 import errno
+import fcntl
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -90,6 +91,15 @@ def test_two_that_send_the_same_blob(blobs):
     with ThreadPoolExecutor(4) as pool:
         assert sorted(pool.map(send, range(4)), key=str) == [1000, None, None, None]
     assert b"".join(blobs.read(NAME)) == DATA[:1000]
+
+
+def test_one_writes_at_a_time(tmp_path):
+    def write(file, data, at):
+        with open(tmp_path / f"{NAME}.part") as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.pwrite(file, data, at)
+
+    assert Files(tmp_path, Disk(write=write)).append(NAME, 0, b"abc") == 3
 
 
 def test_what_is_not_there(blobs):

@@ -37,7 +37,7 @@ def test_transitions_and_what_is_wanted(place):
     assert ledger.wanted() == "pause" and ledger.version() > before
     assert ledger.transitions() == steps and ledger.transitions(3) == steps[1:]
     ledger.commit(1, {}, {}, ["a"])
-    assert ledger.transitions(1) == [Transition(99.0, 1, "open", "committed", "1 accepted")]
+    assert ledger.transitions(1) == [Transition(99.0, 1, "committing", "committed", "1 accepted")]
 
 
 def test_a_step_that_could_not_be_recorded_is_not_forgotten(place):

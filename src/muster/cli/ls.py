@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from muster.cli import screen, where
+from muster.cli.federation import control
 from muster.errors import RunError
 from muster.runs import Run
 
@@ -57,14 +58,16 @@ def _entry(place: Path) -> dict[str, Any]:
         "id": run.id, "path": str(place),
         "algorithm": (plan.get("algorithm") or {}).get("class"),
         "task": (plan.get("task") or {}).get("class"),
-        "state": far.state, "rounds": far.done, "planned": far.planned,
+        "state": far.state, "phase": control.phase(place),
+        "rounds": far.done, "planned": far.planned,
         "metric": metric if run.metrics else f"clients' {metric}",
         "value": run.metrics.get(metric, over_clients), "when": stamp,
     }  # fmt: skip
 
 
 def _row(entry: dict[str, Any]) -> tuple[str, ...]:
-    state = f"[{COLOURS[entry['state']]}]{entry['state']}[/]"
+    shown = entry.get("phase") or entry["state"]  # of a federation: where its round stands
+    state = f"[{COLOURS[entry['state']]}]{shown}[/]"
     when = datetime.fromisoformat(entry["when"]).strftime("%d %b %H:%M")
     rounds = f"{entry['rounds']}/{entry['planned']}" if "rounds" in entry else "–"
     words = (entry.get(name) or "–" for name in ("algorithm", "task"))

@@ -15,9 +15,9 @@ from rich.text import Text
 from typer.core import TyperCommand
 
 from muster.cli import screen, where
+from muster.cli.federation.staged import Staged, staged
 from muster.cli.live import Quiet, Rounds
-from muster.errors import PlanError, RunError
-from muster.extras import require
+from muster.errors import RunError
 from muster.plan import Plan
 from muster.runs import Options, Run, explain, planfile, simulate
 from muster.runs.baselines import baselines
@@ -89,7 +89,7 @@ def command(
     options = Options(engine=engine, workers=workers, lenient=keep_going)
     order = Order(
         changed, file.enrolled(), folder, resume is not None, options, as_json, quiet,
-        _staged(file, processes, options, (tuple(settings or ()), rounds, seed)),
+        staged(file, processes, options, (tuple(settings or ()), rounds, seed)),
     )  # fmt: skip
     try:
         run = order.train()
@@ -100,52 +100,12 @@ def command(
     order.conclude(run, rows)
 
 
-def _staged(
-    file: planfile.PlanFile, processes: int | None, options: Options,
-    changes: tuple[tuple[str, ...], int | None, int | None],
-) -> Staged | None:  # fmt: skip
-    """The processes that were asked for, where what else was asked for allows them."""
-    if processes is None:
-        return None
-    if options.workers is not None or options.engine not in ("auto", "loop") or options.lenient:
-        raise PlanError(
-            "--processes trains each client as a site of its own, in the loop engine, and goes on "
-            "without those that fail; leave --workers, --engine and --keep-going out"
-        )
-    return Staged(file.path, processes, *changes)
-
-
 def _folder(plan: Plan, path: Path | None, resume: str | None) -> Path:
     if resume is None:
         return path or fresh_folder(where.RUNS, plan)
     if resume != where.LATEST:
         return where.find(resume)
     return path or where.latest_of(plan)
-
-
-@dataclass(frozen=True)
-class Staged:
-    """A server and sites as processes: how many, and the plan file with what changes it."""
-
-    file: Path
-    count: int
-    settings: tuple[str, ...]
-    rounds: int | None
-    seed: int | None
-
-    def train(self, order: Order, watcher: Quiet | Rounds) -> Run:
-        """The run of a federation on this machine."""
-        room = require("muster.runs.federation.processes", extra="service")
-        clients = order.enrolled.population.clients
-        names = tuple(f"site-{i:05d}" for i in range(len(clients)))
-        if (order.folder / "run.db").exists() and not order.resume:
-            raise RunError(f"{order.folder} already holds a run; resume it, or name another folder")
-        spec = room.Spec(
-            str(self.file.resolve()), str(order.folder.resolve()), self.count, names, clients,
-            self.settings, self.rounds, self.seed,
-        )  # fmt: skip
-        run: Run = room.federated(order.plan, spec, watcher.watch, watcher.tell)
-        return run
 
 
 @dataclass(frozen=True)
@@ -165,7 +125,8 @@ class Order:
         """The federated run."""
         with self._watcher(self.folder.name, self._done()) as watcher:
             if self.staged is not None:
-                return self.staged.train(self, watcher)
+                people = self.enrolled.population
+                return self.staged.train(self.plan, people, self.folder, self.resume, watcher)
             return simulate(
                 self.plan, *self.enrolled, path=self.folder, resume=self.resume,
                 options=replace(self.options, watch=watcher.watch),

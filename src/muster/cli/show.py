@@ -9,6 +9,7 @@ from typing import Any
 from rich.markup import escape
 
 from muster.cli import screen, where
+from muster.cli.federation import control
 from muster.plan import falls
 from muster.plan.registry import spelled
 from muster.runs import Run
@@ -19,14 +20,17 @@ __all__ = ["command"]
 def command(run: where.RunName = where.LATEST, as_json: screen.Json = False) -> None:
     """Show a run: its plan, how it was trained, and what came of it."""
     found = Run(where.find(run))
-    far = where.progress(found)
+    far, phase = where.progress(found), control.phase(found.path)
     if as_json:
         screen.emit(
-            {"id": found.id, "path": str(found.path), "state": far.state, "planned": far.planned}
+            {"id": found.id, "path": str(found.path), "state": far.state, "planned": far.planned,
+             "phase": phase}
             | found.facts | {"rounds": len(found.history), "history": found.history}
         )  # fmt: skip
         return
-    screen.say(f"[bold]{escape(found.id)}[/]  {far.done}/{far.planned} rounds, {far.state}")
+    screen.say(
+        f"[bold]{escape(found.id)}[/]  {far.done}/{far.planned} rounds, {phase or far.state}"
+    )
     screen.say(f"[dim]{escape(screen.path(found.path))}[/]")
     for title, lines in (("plan", _plan(found)), ("trained", _trained(found))):
         screen.say(f"\n[dim]{title}[/]")

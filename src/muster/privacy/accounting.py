@@ -8,7 +8,6 @@ beside each. All are upper bounds, under add-or-remove neighbours (Google's dp-a
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -74,8 +73,9 @@ def spent(charges: Iterable[Charge], delta: float) -> Spent:
 
 @lru_cache(maxsize=4096)
 def _spent(charges: tuple[Charge, ...], delta: float) -> Spent:
-    version = importlib.metadata.version("dp-accounting") if _library() else ""
     rdp = _rdp(charges, delta)
+    # Asked for here, as loading it costs more than the rest of this room together.
+    version = str(require("importlib.metadata", extra="privacy").version("dp-accounting"))
     if not charges:
         return Spent(0.0, 0.0, delta, "exact", version)
     if any(charge.release.discrete for charge in charges):

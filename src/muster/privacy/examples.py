@@ -41,9 +41,9 @@ def clipped_rows(gradients: NDArray[np.float64], bound: float) -> NDArray[np.flo
         )
     # The largest coordinate is taken out first, so that no square overflows.
     most = np.maximum(np.abs(rows).max(-1, initial=0, keepdims=True), bound)
-    norms = np.linalg.norm(rows / most, axis=-1, keepdims=True) * most
-    clipped: NDArray[np.float64] = rows * (bound / np.maximum(norms, bound))
-    return clipped
+    unit, limit = rows / most, bound / most
+    norms = np.linalg.norm(unit, axis=-1, keepdims=True)
+    return np.where(norms > limit, unit * (bound / np.maximum(norms, limit)), rows)
 
 
 def private_gradient(

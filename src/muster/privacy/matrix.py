@@ -51,21 +51,11 @@ def optimal(rounds: int, bands: int) -> tuple[float, ...]:
         return (1.0,)
     if bands > rounds:  # what is never reached is not there
         return (*optimal(rounds, rounds), *(0.0,) * (bands - rounds))
-    c = np.array(square_root(bands)) / square_root(bands)[0]
-    value = _objective(c, rounds)
-    for _ in range(100):
+    tried, value = np.array(square_root(bands)) / square_root(bands)[0], math.inf
+    while (after := _objective(tried, rounds)) < value - 1e-10:
+        c, value = tried, after
         gradient, curvature = _slope(c, rounds)
-        move, rate = np.linalg.solve(curvature, gradient), 1.0
-        while rate > 1e-9:
-            tried = np.concatenate([[1.0], c[1:] - rate * move])
-            if (after := _objective(tried, rounds)) < value:
-                break
-            rate /= 2
-        else:
-            break
-        gain, c, value = value - after, tried, after
-        if gain < 1e-12:
-            break
+        tried = np.concatenate([[1.0], c[1:] - np.linalg.solve(curvature, gradient)])
     return _unit(c)
 
 

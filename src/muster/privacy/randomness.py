@@ -59,7 +59,8 @@ class Secret:
 
     def uniform(self, size: int) -> NDArray[np.float64]:
         """`(size,)` numbers uniform on [0, 1), in steps of 2⁻⁵³."""
-        return np.multiply(self.words(size) >> np.uint64(11), 2.0**-53, dtype=np.float64)
+        drawn = self.words(size) >> np.uint64(11)
+        return drawn.astype(np.float64) * 2.0**-53
 
     def integer(self) -> int:
         """One integer in [0, 2⁶³)."""

@@ -49,6 +49,10 @@ class Release:
                 f"noise multiplier {self.multiplier!r}: a finite number above 0 is needed; "
                 f"without noise nothing is private"
             )
+        if self.discrete and not self.sensitivity:
+            raise PlanError(f"{self.mechanism} noise needs an L2 sensitivity in levels; give it")
+        if self.mechanism == "matrix" and not self.coefficients:
+            raise PlanError("matrix noise needs its coefficients; give those of the stage")
 
     @property
     def discrete(self) -> bool:
@@ -58,9 +62,9 @@ class Release:
     @property
     def trust(self) -> str:
         """Who must be trusted: "central" (the server), "distributed" (its sum) or "local"."""
-        return "local" if self.mechanism == "local gaussian" else (
-            "distributed" if self.discrete else "central"
-        )  # fmt: skip
+        if self.mechanism == "local gaussian":
+            return "local"
+        return "distributed" if self.discrete else "central"
 
 
 @dataclass(frozen=True)

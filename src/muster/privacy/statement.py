@@ -114,7 +114,7 @@ def _reasons(facts: Facts) -> Iterator[str]:
             "this is a simulation: its noise is a function of the plan's seed, and whoever holds "
             "the plan can take it off again; run it under serve, which draws secrets"
         )
-    if not facts.ledger.entries:
+    if facts.releases and not facts.ledger.entries:
         yield "the ledger holds no release, so nothing has been accounted"
     if facts.ledger.delta * facts.population >= 1:
         yield (

@@ -86,6 +86,7 @@ class Graph:
         return ring, np.argsort(ring)
 
 
+@lru_cache(maxsize=8)
 def graph_of(count: int, odds: Odds, seed: bytes) -> Graph:
     """The graph of a cohort: sparse where the finder has a solution, complete otherwise.
 

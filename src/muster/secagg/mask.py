@@ -27,7 +27,7 @@ else:
 
 __all__ = ["blend"]
 
-CHUNK = 1 << 16  # bytes: zeros, keystream and the vector's piece stay in the second-level cache
+CHUNK = 1 << 18  # bytes: zeros, keystream and the vector's piece stay in the second-level cache
 OPEN = 256  # ciphers kept open at a time, about a kilobyte each
 ZEROS = bytes(CHUNK)
 START = bytes(16)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from typing import Any, ClassVar, Self, cast
 
@@ -158,17 +159,24 @@ class Entry:
     commitment: bytes
     signature: bytes
 
+    @cached_property
+    def keys(self) -> bytes:
+        """Its name and keys, as they are signed and hashed."""
+        return framed(self.name.encode(), self.mask_key, self.channel_key, self.commitment)
+
+    @cached_property
+    def data(self) -> bytes:
+        """The entry as it travels."""
+        values = (self.name, self.mask_key, self.channel_key, self.commitment, self.signature)
+        return b"".join(form.write(value) for form, value in zip(_KEYS, values, strict=True))
+
     def statement(self, context: bytes) -> bytes:
         """What the client signs: its keys together with the digest of the terms."""
-        keys = (self.mask_key, self.channel_key, self.commitment)
-        return framed(b"muster secagg keys", context, self.name.encode(), *keys)
+        return framed(b"muster secagg keys", context, self.keys)
 
 
 _KEYS = (_text(NAME), _raw(32), _raw(32), _raw(32), _blob(SIGNATURE))
-_ENTRY = _Form(
-    lambda e: b"".join(f.write(v) for f, v in zip(_KEYS, vars(e).values(), strict=True)),
-    lambda source: Entry(*(form.read(source) for form in _KEYS)),
-)
+_ENTRY = _Form(lambda e: cast("bytes", e.data), lambda s: Entry(*(f.read(s) for f in _KEYS)))
 
 
 @dataclass(frozen=True)
@@ -188,13 +196,8 @@ class Roster(Message, kind=2, form=(_raw(32), _many(_ENTRY))):
 
     def session(self, run: str, round: int) -> bytes:
         """The session's id: SHA-256 over run, round and every client's name and keys."""
-        keys = [
-            part
-            for e in self.entries
-            for part in (e.name.encode(), e.mask_key, e.channel_key, e.commitment)
-        ]
         head = (b"muster secagg session", run.encode(), str(round).encode())
-        return sha256(framed(*head, *keys)).digest()
+        return sha256(framed(*head, *(entry.keys for entry in self.entries))).digest()
 
 
 @dataclass(frozen=True)

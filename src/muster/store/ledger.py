@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The durable store of a federation: a run, its members, what is open and who sits where.
 
-SQLite in the run's folder, `run.db` as SQLiteStore reads it, or a PostgreSQL that several servers
-share, one schema a run. A round is durable in one transaction, on SQLite with synchronous=FULL. In
-`commit` the labels are those of SQLiteStore; what a death leaves over is swept away on opening.
+SQLite in the run's folder, `run.db` as SQLiteStore reads it, or a PostgreSQL (13 or newer) that
+several servers share, one schema a run. A round is durable in one transaction, on SQLite with
+synchronous=FULL; what a death leaves over is swept away by whoever opens the run next, or leads it.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from muster.privacy.audits.canary import (
 )
 from muster.privacy.gaussian import gaussian, gaussian_delta, gaussian_deviation
 
-SIZE, COUNT = 50_000, 400
+SIZE, COUNT = 30_000, 300
 
 
 def released(multiplier, draw=0):
@@ -28,7 +28,7 @@ def released(multiplier, draw=0):
 
 @pytest.mark.parametrize("epsilon", [1.0, 3.0, 10.0])
 def test_the_estimate_comes_close_to_the_truth(epsilon):
-    """Within the error of a mean of 400 cosines and the canaries' own crowding (M/d)."""
+    """Within the error of a mean of 300 cosines and the canaries' own crowding (M/d)."""
     multiplier = gaussian_deviation(epsilon, 1e-5)
     found = canary_epsilon(released(multiplier)[0], SIZE, 1e-5)
     assert epsilon * 0.7 < found < epsilon * 1.3
@@ -78,9 +78,11 @@ def test_for_equal_deviations_it_is_the_gaussian_mechanism(epsilon, mu):
 
 @pytest.mark.parametrize(
     ("p", "q"),
-    [(Normal(0.5, 1.3), Normal(0, 1)), (Normal(0.5, 0.7), Normal(0, 1)), (Normal(0, 2), Normal(0, 1)),
-     (Normal(0, 0.5), Normal(0, 1)), (Normal(0, 1), Normal(0, 1)), (Normal(1, 1), Normal(0, 1))],
-)  # fmt: skip
+    [
+        (Normal(mean, deviation), Normal(0, 1))
+        for mean, deviation in ((0.5, 1.3), (0.5, 0.7), (0, 2), (0, 0.5), (0, 1), (1, 1))
+    ],
+)
 @pytest.mark.parametrize("epsilon", [0.0, 0.5, 3.0])
 def test_it_equals_numerical_integration(p, q, epsilon):
     x = np.linspace(-30, 30, 400_001)

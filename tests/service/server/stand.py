@@ -146,6 +146,12 @@ def client_of(edge, name="lyon", **more):
     )
 
 
+def plain(port, name="lyon"):
+    """A client that talks to a server on loopback in the clear."""
+    headers = {"Muster-Site": name}
+    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers)
+
+
 @contextlib.contextmanager
 def edge_over(folder, desk=None, plain=True, **more):
     """An edge over blobs in a folder."""

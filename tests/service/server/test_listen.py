@@ -8,14 +8,22 @@ import stat
 
 import httpx
 import pytest
+from tests.service.server.stand import (
+    POLL,
+    RUN,
+    body,
+    edge_over,
+    listening,
+    place,
+    plain,
+    run,
+    update,
+)
 
 from muster.errors import RunError
 from muster.service.message import Poll, Wait, from_json, to_json
 from muster.service.server.listen import Where, loop_factory, serve
 from muster.service.server.operator import Operator
-from tests.service.server.stand import POLL, RUN, body, edge_over, listening, place, run, update
-
-SITE = {"Muster-Site": "lyon"}
 
 
 def over(tmp_path, talk, where=None):
@@ -25,10 +33,6 @@ def over(tmp_path, talk, where=None):
                 return await talk(port, edge)
 
     return run(main())
-
-
-def plain(port):
-    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=SITE)
 
 
 def control(path):
@@ -152,8 +156,8 @@ def test_whoever_hangs_at_the_end_is_cut_within_the_grace(tmp_path, caplog):
                 said = update(data)
                 await client.post("/v1/updates", content=to_json(said))
                 reader, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port)
-                ask = f"PUT {place(said)} HTTP/1.1\r\nmuster-site: lyon\r\ncontent-length: {len(data)}\r\n"
-                writer.write(ask.encode() + b"\r\n" + data[:8])
+                ask = f"PUT {place(said)} HTTP/1.1\r\nmuster-site: lyon\r\n"
+                writer.write(f"{ask}content-length: {len(data)}\r\n\r\n".encode() + data[:8])
                 while not desk.moved["lyon", 3]:
                     await asyncio.sleep(0)
                 done.set()

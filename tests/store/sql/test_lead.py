@@ -12,6 +12,7 @@ pytest.importorskip("sqlalchemy")
 
 from muster.errors import RunError
 
+WAITS = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
 psycopg = pytest.importorskip("psycopg")
 
 
@@ -45,6 +46,18 @@ def test_who_waits_can_be_stopped(shared):
     assert not other.lead(stop)
     with pytest.raises(RunError, match="does not lead"):
         other.open(opening())
+
+
+def test_one_who_is_closed_waits_no_more(shared, postgres):
+    leader, other, found = shared(), shared(lead=False), []
+    thread = threading.Thread(target=lambda: found.append(other.lead(threading.Event())))
+    thread.start()
+    while not _asked(postgres.url(), WAITS):
+        pass
+    other.close()
+    thread.join()
+    assert found == [False]
+    leader.open(opening())
 
 
 def test_closing_hands_the_lead_over(shared):
@@ -93,15 +106,14 @@ def test_one_who_waits_outlives_a_session_that_ends(shared, postgres):
     one, other, found = shared(), shared(lead=False), []
     thread = threading.Thread(target=lambda: found.append(other.lead(threading.Event())))
     thread.start()
-    waits = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-    while not (rows := _asked(postgres, waits)):
+    while not (rows := _asked(postgres.url(), WAITS)):
         pass
-    _asked(postgres, f"SELECT pg_terminate_backend({rows[0][0]}, 10000)")
+    _asked(postgres.url(), f"SELECT pg_terminate_backend({rows[0][0]}, 10000)")
     one.close()
     thread.join()
     assert found == [True]
 
 
-def _asked(postgres, query):
-    with psycopg.connect(postgres.url(), autocommit=True) as connection:
+def _asked(url, query):
+    with psycopg.connect(url, autocommit=True) as connection:
         return connection.execute(query).fetchall()

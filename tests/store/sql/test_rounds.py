@@ -215,6 +215,7 @@ def test_a_full_database(alone, large):
     with told(ledger, f"max_page_count={pages(ledger)}"):
         with pytest.raises(NoRoom, match=r"could not commit round 3 \(database or disk is full\)"):
             ledger.commit(3, state(3), {"round": 3, "text": "x" * (1 << 20)}, ["a"])
+        assert len(ledger._states.blobs.names("state-")) == large
         with pytest.raises(NoRoom, match="database or disk is full"):
             for step in range(1000):
                 ledger.note(**{f"fact-{step}": "x" * 10_000})

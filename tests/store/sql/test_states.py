@@ -13,12 +13,15 @@ from tests.chaos.scene import bits
 
 pytest.importorskip("sqlalchemy")
 
+from sqlalchemy import update
+
 from muster.errors import RunError
 from muster.store import MemoryStore
 from muster.store.blobs import Files
 from muster.store.ledger import Ledger
 from muster.store.sql import states
 from muster.store.sql.states import States
+from muster.store.sql.tables import memory
 
 CLIENTS = ("a", "b", 1, "1")
 some = st.lists(st.sampled_from(CLIENTS), unique=True)
@@ -133,3 +136,13 @@ def test_a_flipped_bit_in_rows(shared, monkeypatch):
         connection.exec_driver_sql(flip)
     with pytest.raises(RunError, match=r"the state of round 1 in .* is damaged \(the checksum"):
         ledger.latest()
+
+
+def test_a_damaged_memory(place):
+    ledger = place()
+    ledger.remember(1, "a", {"m": np.zeros(2)})
+    ledger.commit(1, {}, {}, ["a"])
+    harm = update(memory).values(arrays=b"1234")
+    ledger._transactions.write("harm", lambda turn: turn.connection.execute(harm))
+    with pytest.raises(RunError, match="the memory of client 'a' is damaged"):
+        ledger.memory(["b", "a"])

@@ -118,7 +118,8 @@ def test_a_database_that_is_gone_is_said_in_a_sentence(shared, postgres):
     ledger.version()
     postgres.stop()
     try:
-        for ask in (ledger.version, lambda: ledger.want("stop")):
+        stop = threading.Event()
+        for ask in (ledger.version, lambda: ledger.want("stop"), lambda: ledger.lead(stop)):
             with pytest.raises(RunError, match=r"the run 'r' of .* could not .*refused"):
                 ask()
         with pytest.raises(RunError, match=r"cannot be used .* check that it runs"):

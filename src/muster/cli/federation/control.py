@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from muster.cli import where
-from muster.errors import RunError
+from muster.errors import MusterError, RunError
 from muster.extras import require
 
-__all__ = ["CONTROL", "ask", "find", "running"]
+__all__ = ["CONTROL", "WORDS", "ask", "find", "phase", "running"]
 
 CONTROL = "control.sock"
 LONGEST = 100  # characters of a path to a unix socket, about, that every system takes
+WORDS = {"pause": "paused", "drain": "draining", "stop": "stopping"}  # what is wanted, as a state
 PATIENCE = 10.0  # seconds until a server that takes a connection has answered
 
 
@@ -76,6 +77,17 @@ def ask(folder: Path, method: str, path: str) -> dict[str, Any] | None:
     if answer.status_code != 200:
         raise RunError(f"the server in {folder} refused: {said.get('text', answer.status_code)}")
     return said
+
+
+def phase(folder: Path) -> str | None:
+    """Where the round of a federation stands, when its server runs here and can be asked."""
+    if not (folder / CONTROL).exists():
+        return None
+    try:
+        said = ask(folder, "GET", "/status")
+    except MusterError:
+        return None
+    return None if said is None else WORDS.get(said["wanted"], str(said["phase"]))
 
 
 def _short(place: Path) -> Path:

@@ -67,7 +67,7 @@ def _findings(
     identity: Path | None, server: str | None, plan: Path | None, data: Path | None,
     loader: str | None, path: Path | None, address: str | None,
 ) -> Iterator[Any]:  # fmt: skip
-    doctor = require("muster.runs.doctor", extra="service")
+    doctor = require("muster.runs.federation.doctor", extra="service")
     yield from doctor.versions()
     role, url = "", server
     if identity is not None:
@@ -75,7 +75,7 @@ def _findings(
         role, known = _role(identity)
         url = server or (known if role == "site" else None)
     if url is not None and role != "server":
-        reach = require("muster.cli.federation.reach", extra="service")
+        reach = require("muster.runs.federation.reach", extra="service")
         yield from reach.proxies(urlsplit(url).hostname or "")
         yield from reach.reach(url, identity)
     file = None
@@ -93,7 +93,7 @@ def _findings(
         yield from doctor.log(path)
     yield from doctor.disk(path or identity or Path(), file and file.plan)
     if file is not None and data is not None:
-        joining = require("muster.runs.join", extra="service")
+        joining = require("muster.runs.federation.join", extra="service")
         yield from doctor.data(file.plan, lambda: joining.site_rows(file, data, loader))
 
 

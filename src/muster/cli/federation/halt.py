@@ -6,58 +6,70 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 __all__ = ["INTERRUPTED", "graceful", "gracefully"]
 
 INTERRUPTED = 130  # the exit status of what a signal has ended
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ECHO = 1.0  # seconds: `timeout` and some shells send a signal twice in one moment
+
+
+class Event(Protocol):
+    """What is waited for, in a thread or in an event loop."""
+
+    def set(self) -> None:
+        """Have the command end."""
+
+    def is_set(self) -> bool:
+        """Whether it is to end."""
+
+
+class _Ear:
+    """Hears signals: the first sets the event, a later Ctrl-C raises `KeyboardInterrupt`."""
+
+    def __init__(self, stop: Event, clock: Callable[[], float]) -> None:
+        self._stop, self._clock, self._since = stop, clock, 0.0
+
+    def __call__(self, number: int, *_: Any) -> None:
+        if not self._stop.is_set():
+            self._since = self._clock()
+            self._stop.set()
+        elif number == signal.SIGINT and self._clock() - self._since > ECHO:
+            raise KeyboardInterrupt
 
 
 @contextmanager
-def graceful() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set; after that they act as usual again."""
+def graceful(clock: Callable[[], float] = time.monotonic) -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # where none can be caught
         yield stop
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-
-    def restore() -> None:
-        for number in SIGNALS:
-            signal.signal(number, before[number])
-
-    def heard(*_: Any) -> None:
-        restore()
-        stop.set()
-
-    for number in SIGNALS:
-        signal.signal(number, heard)
+    ear = _Ear(stop, clock)
+    before = {number: signal.signal(number, ear) for number in SIGNALS}
     try:
         yield stop
     finally:
-        restore()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
-def gracefully() -> Iterator[asyncio.Event]:
+def gracefully(clock: Callable[[], float] = time.monotonic) -> Iterator[asyncio.Event]:
     """The same in an event loop."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
-
-    def restore() -> None:
-        for number in SIGNALS:
-            loop.remove_signal_handler(number)
-
-    def heard() -> None:
-        restore()
-        stop.set()
-
-    if threading.current_thread() is threading.main_thread():
-        for number in SIGNALS:
-            loop.add_signal_handler(number, heard)
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    ear = _Ear(stop, clock)
+    for number in SIGNALS:
+        loop.add_signal_handler(number, ear, number)
     try:
         yield stop
     finally:
-        restore()
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)

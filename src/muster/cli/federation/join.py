@@ -63,7 +63,7 @@ def command(
     who = _who(url, identity, plain, name)
     found = planfile.load(file)
     plan = planfile.altered(found.plan, settings, None, seed)
-    joining = require("muster.runs.join", extra="service")
+    joining = require("muster.runs.federation.join", extra="service")
     rows = joining.site_rows(found, data, loader)
     tests = joining.site_rows(found, test, loader) if test else None
     rules = require("muster.service.site.policy", extra="service")
@@ -201,7 +201,7 @@ class Told:
         if kind == "failure":
             last = (str(event["error"]).strip().splitlines() or [""])[-1]
             return f"failed at stage {event['stage']}: {last}"
-        if kind == "refused":
+        if kind == "refused" and event["reason"] != "revoked":  # that is the error at the end
             return f"refused: {event['reason']}: {event.get('text', '')}"
         return str(event.get("text", "")) if kind in ("declined", "full", "damaged", "told") else ""
 

@@ -42,7 +42,7 @@ class News:
             self._thread.join()
 
     def _look(self) -> None:
-        before: Event = {"members": [], "wanted": "run", "phase": ""}
+        before: Event | None = None
         while not self._end.wait(GLANCE):
             try:
                 said = control.ask(self._folder, "GET", "/status")
@@ -55,8 +55,13 @@ class News:
             before = said
 
 
-def changes(before: Event, now: Event, enough: int) -> Iterator[Event]:
+def changes(before: Event | None, now: Event, enough: int) -> Iterator[Event]:
     """What is different between two looks, as events with a `text` for people."""
+    if before is None:
+        names = [member["name"] for member in now["members"]]
+        if names:  # whether those of an earlier day are still there will be seen
+            yield {"event": "known", "names": names, "text": f"enrolled: {', '.join(names)}"}
+        before = {"members": now["members"], "wanted": "run", "phase": ""}
     known = {member["name"]: member for member in before["members"]}
     for member in now["members"]:
         old, name = known.get(member["name"]), member["name"]

@@ -82,7 +82,7 @@ def command(
     file = planfile.load(plan)
     changed = planfile.altered(file.plan, settings, rounds, seed)
     central = _central(file, changed, evaluate)
-    serving = require("muster.runs.serve", extra="service")
+    serving = require("muster.runs.federation.serve", extra="service")
     terms = serving.Terms(enough=clients, lease=lease)
     federation = serving.Federation(changed, path, central, terms, store, keep_updates)
     usual = "127.0.0.1:8443" if plain else "0.0.0.0:8443"

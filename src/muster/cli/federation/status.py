@@ -25,7 +25,6 @@ __all__ = ["command", "told"]
 COLOURS = {
     "arrived": "green", "invited": "cyan", "failed": "red", "late": "yellow", "declined": "yellow"
 }  # fmt: skip
-WORDS = {"pause": "paused", "drain": "draining", "stop": "stopping"}
 HEADS = ("member", "rows", "present", "now", "in the model", "missed", "last trouble")
 
 
@@ -123,8 +122,8 @@ def _head(folder: Path, found: dict[str, Any]) -> Text:
         done = found["planned"] and found["committed"] >= found["planned"]
         state, colour = ("no server runs", "green" if done else "yellow")
     else:
-        state, colour = WORDS.get(found["wanted"], str(found["phase"])), "cyan"
-        colour = "yellow" if found["wanted"] in WORDS else colour
+        state, colour = control.WORDS.get(found["wanted"], str(found["phase"])), "cyan"
+        colour = "yellow" if found["wanted"] in control.WORDS else colour
     parts = ((found["run"], "bold"), f"  {rounds}, ", (state, colour))
     return Text.assemble(*parts, (f"  {screen.path(folder)}", "dim"))
 

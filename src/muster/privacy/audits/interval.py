@@ -55,14 +55,11 @@ def _beta(x: float, a: float, b: float) -> float:
     """The regularised incomplete beta function by its continued fraction (DLMF 8.17.22)."""
     if x > (a + 1) / (a + b + 2):
         return 1 - _beta(1 - x, b, a)
-    if x <= 0:
-        return 0.0
     front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
     front = math.exp(front + a * math.log(x) + b * math.log1p(-x)) / a
     # Lentz's evaluation: the value is a product of ratios of neighbouring convergents.
-    tiny, c, value = 1e-300, 1.0, 1.0
-    d = 0.0
-    for i in range(2000):
+    tiny, c, d, value, ratio, i = 1e-300, 1.0, 0.0, 1.0, 2.0, 0
+    while abs(ratio - 1) > 1e-14:
         m = i // 2
         if i == 0:
             numerator = 1.0
@@ -72,7 +69,6 @@ def _beta(x: float, a: float, b: float) -> float:
             numerator = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
         d = 1 / (1 + numerator * d or tiny)
         c = 1 + numerator / c or tiny
-        value *= c * d
-        if i and abs(1 - c * d) < 1e-15:
-            break
+        ratio, i = c * d, i + 1
+        value *= ratio
     return front * (value - 1)

@@ -62,9 +62,9 @@ def epsilon_found(
     """
     _check(members, others)
     hits, false = int((members > threshold).sum()), int((others > threshold).sum())
-    low, high = clopper_pearson(hits, len(members), confidence)
+    low, _ = clopper_pearson(hits, len(members), confidence)
     _, most = clopper_pearson(false, len(others), confidence)
-    ratios = [(low - delta, most), (1 - most - delta, high and 1 - low)]
+    ratios = [(low - delta, most), (1 - most - delta, 1 - low)]
     return max([0.0, *(math.log(a / b) for a, b in ratios if a > 0 and b > 0)])
 
 

@@ -3,7 +3,7 @@
 
 Each check is a function of what it is given; clock, network and disk are in `Effects`, so that a
 test can put any fault there. A check never raises for what it looks for: it returns findings. The
-way to a server is looked at in `cli/federation/reach.py`.
+way to a server is looked at in `reach.py`.
 """
 
 from __future__ import annotations

@@ -13,13 +13,13 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from muster.errors import DataError, MusterError
 from muster.plan import Plan
 from muster.runs.planfile import PlanFile, module_name
 from muster.service.audit import Audit
-from muster.service.identity import IDENTITY, client_context, holder
+from muster.service.identity import client_context
 from muster.service.message import Ended
 from muster.service.server import listen
 from muster.service.site.attend import Attendance
@@ -32,109 +32,122 @@ from muster.service.site.work import Habits
 from muster.simulation import origins
 from muster.simulation.threads import one_thread
 
-__all__ = ["Manner", "Seat", "attend_many", "join", "site_rows"]
+__all__ = ["Joining", "Seat", "Stop", "attend_many", "join", "site_rows"]
 
 TICK = 0.1  # seconds between two looks at whether to stop
 AUTHORITY = "authority.pem"
 
 
+class Stop(Protocol):
+    """An `asyncio.Event` or a `threading.Event`."""
+
+    def is_set(self) -> bool:
+        """Whether to stop."""
+
+
 @dataclass(frozen=True)
 class Seat:
-    """One client that joins: its name, its rows, test rows if any, and its folder.
+    """One client of a process: its name, its rows, test rows if any, and its folder.
 
-    The folder holds the identity (see `muster pki`) and, in `vault`, what must not be lost. `tls`
-    in place of the folder's identity is for who keeps identities elsewhere.
+    The folder holds the identity (see `muster pki`), the audit log and, in `vault`, what must not
+    be lost.
     """
 
     name: str
     rows: tuple[Any, Any]
     folder: Path
     test: tuple[Any, Any] | None = None
-    tls: ssl.SSLContext | None = None
 
 
 @dataclass(frozen=True)
-class Manner:
-    """How to join beside the plan: the site's policy, clocks, patience; what tests set.
+class Joining:
+    """How to join: the site's policy, when to stop, who watches; the rest is for tests.
 
-    `at` is called at each of `site.vault.LABELS`; `audit` keeps an audit log in each folder.
+    `at` is called at each of `site.vault.LABELS`; `audit` keeps an audit log beside the vault.
     """
 
-    habits: Habits = Habits()
+    policy: Policy = Policy()
+    stop: Stop | None = None
+    watch: Callable[[Event], None] = quiet
     patience: Patience = Patience()
+    habits: Habits = Habits()
     at: Callable[[str], None] | None = None
     audit: bool = True
 
 
-MANNER = Manner()
+@dataclass(frozen=True)
+class _Place:
+    """Where a client keeps what it must not lose, and who it is on the line."""
+
+    vault: Path
+    log: Path
+    tls: ssl.SSLContext | None
 
 
-def join(
+HOW = Joining()
+
+
+async def join(
     plan: Plan, rows: tuple[Any, Any], address: str, folder: str | Path, *,
     test: tuple[Any, Any] | None = None, tls: ssl.SSLContext | None = None,
-    name: str | None = None, policy: Policy | None = None, stop: threading.Event | None = None,
-    watch: Callable[[Event], None] = quiet, manner: Manner = MANNER,
+    name: str | None = None, how: Joining = HOW,
 ) -> Ended | None:  # fmt: skip
-    """Attend as one client until the run has ended; None when `stop` was set before.
+    """Attend as one client until the run has ended; None when it was told to stop before.
 
-    `name` is by default that of the folder's certificate, else the folder's own. Raises
-    `MusterError` when this site cannot take part.
+    `folder` keeps what must not be lost; `name`, by default that of the folder, is the client's
+    where there is no TLS. Raises `MusterError` when this site cannot take part.
     """
     folder = Path(folder)
-    if name is None:
-        known = (folder / IDENTITY).exists()
-        name = holder((folder / IDENTITY).read_bytes()).name if known else folder.resolve().name
-    if policy is not None:
-        manner = replace(manner, habits=replace(manner.habits, policy=policy))
-    seat = Seat(name, rows, folder, test, tls)
-    return attend_many(plan, [seat], address, stop=stop, watch=watch, manner=manner)[name]
+    seat = Seat(name or folder.resolve().name, rows, folder, test)
+    place = _Place(folder, folder / "audit.jsonl", tls)
+    return (await _attended(plan, [(seat, place)], address, how))[seat.name]
 
 
 def attend_many(
-    plan: Plan, seats: Sequence[Seat], address: str, *, stop: threading.Event | None = None,
-    watch: Callable[[Event], None] = quiet, manner: Manner = MANNER,
+    plan: Plan, seats: Sequence[Seat], address: str, *, stop: Stop | None = None,
+    watch: Callable[[Event], None] = quiet, how: Joining = HOW,
 ) -> dict[str, Ended | None]:  # fmt: skip
     """Attend as several clients of one process: they train one at a time, and all of them talk.
 
     Each has heard that the run ended, or is None when `stop` was set before: what is finished is
     kept, and a training is broken off behind its present steps. The first error of one ends all.
     """
-    manner = replace(manner, habits=replace(manner.habits, watch=watch))
+    how = replace(how, stop=stop or how.stop, watch=watch)
+    placed = [(seat, _placed(seat, address)) for seat in seats]
     with asyncio.Runner(loop_factory=listen.loop_factory()) as runner:
-        return runner.run(_attended(plan, seats, address, manner, stop or threading.Event()))
+        return runner.run(_attended(plan, placed, address, how))
+
+
+def _placed(seat: Seat, address: str) -> _Place:
+    folder = seat.folder
+    secure = address.startswith("https:")
+    tls = client_context(folder, folder / AUTHORITY) if secure else None
+    return _Place(folder / "vault", folder / "audit.jsonl", tls)
 
 
 async def _attended(
-    plan: Plan, seats: Sequence[Seat], address: str, manner: Manner, stop: threading.Event
+    plan: Plan, seats: Sequence[tuple[Seat, _Place]], address: str, how: Joining
 ) -> dict[str, Ended | None]:
     async with AsyncExitStack() as stack:
         hand = await stack.enter_async_context(Hand(partial(one_thread, plan.task)))
-        clients = [await _client(stack, plan, seat, address, manner, hand) for seat in seats]
-        tasks = {client.name: asyncio.ensure_future(client.attend()) for client in clients}
-        return await _together(tasks, stop)
+        tasks = {}
+        for seat, place in seats:
+            vault = Vault(place.vault, at=how.at)
+            stack.callback(vault.close)
+            habits = replace(how.habits, policy=how.policy, watch=how.watch)
+            if how.audit:
+                log = Audit(place.log, habits.wall, purpose="site", id=seat.name)
+                stack.callback(log.close)
+                habits = replace(habits, audit=log)
+            line = Line(address, seat.name, place.tls, patience=how.patience, watch=how.watch)
+            await stack.enter_async_context(line)
+            training = Training(plan, seat.rows, seat.test)
+            client = Attendance(seat.name, training, line, vault, hand, habits)
+            tasks[seat.name] = asyncio.ensure_future(client.attend())
+        return await _together(tasks, how.stop or threading.Event())
 
 
-async def _client(
-    stack: AsyncExitStack, plan: Plan, seat: Seat, address: str, manner: Manner, hand: Hand
-) -> Attendance:
-    """One client with its vault, its log and its line, which the stack closes."""
-    vault = Vault(seat.folder / "vault", at=manner.at)
-    stack.callback(vault.close)
-    habits, tls = manner.habits, seat.tls
-    if manner.audit:
-        log = Audit(seat.folder / "audit.jsonl", habits.wall, purpose="site", id=seat.name)
-        stack.callback(log.close)
-        habits = replace(habits, audit=log)
-    if tls is None and address.startswith("https:"):
-        tls = client_context(seat.folder, seat.folder / AUTHORITY)
-    line = Line(address, seat.name, tls, patience=manner.patience, watch=habits.watch)
-    await stack.enter_async_context(line)
-    return Attendance(seat.name, Training(plan, seat.rows, seat.test), line, vault, hand, habits)
-
-
-async def _together(
-    tasks: dict[str, asyncio.Task[Ended]], stop: threading.Event
-) -> dict[str, Ended | None]:
+async def _together(tasks: dict[str, asyncio.Task[Ended]], stop: Stop) -> dict[str, Ended | None]:
     """All of them until the end, the first error, or until told to stop; then none goes on."""
     everybody = asyncio.ensure_future(asyncio.wait(tasks.values(), return_when=FIRST_EXCEPTION))
     stopped = asyncio.ensure_future(_stopped(stop))
@@ -148,7 +161,7 @@ async def _together(
     return {name: None if task.cancelled() else task.result() for name, task in tasks.items()}
 
 
-async def _stopped(stop: threading.Event) -> None:
+async def _stopped(stop: Stop) -> None:
     while not stop.is_set():  # nothing can await an event of threads, or of a signal's handler
         await asyncio.sleep(TICK)
 

@@ -126,7 +126,7 @@ class _Server:
         self.options, self.stop = options, stop
         facts = facts_of(federation.plan, federation.folder.resolve().name, federation.terms)
         self.hall = Hall(ledger, facts)
-        self.desk = Desk(self.hall, ledger)
+        self.desk = Desk(self.hall, ledger, log.append)
         self.leads = asyncio.Event()
         self.why = "closing"
 

@@ -8,15 +8,15 @@ anew from there, and all leases begin again.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from muster.service.message import Ended
+from muster.service.round.bell import Bell
 from muster.service.round.lifecycle import Call, phase
 from muster.store.records import Kind, Member, Opened, Seat, Transition
 from muster.types import ClientId, Tree
@@ -79,6 +79,7 @@ class Hall:
         self.clock, self.wall = clock, wall
         self.changed = threading.Condition()
         self.refusals: Counter[str] = Counter()
+        self._told_refusals: Counter[str] = Counter()
         self.members = dict(ledger.members())
         self.opened: Opened | None = None
         self.seats: dict[ClientId, Seat] = {}
@@ -100,9 +101,7 @@ class Hall:
             self._fate(record["round"], record["accepted"])
         start = clock()
         self._seen = {member.client: start for member in self.members.values()}
-        self._waiting: dict[ClientId, set[asyncio.Future[None]]] = {}
-        self._polling = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.bell = Bell()
 
     # Who is here.
 
@@ -176,7 +175,7 @@ class Hall:
             self._hold()
             self._step(f"{len(seats)} clients invited")
             self.changed.notify_all()
-        self.wake(seats)
+        self.bell.ring(seats)
 
     def sit(self, round: int, kind: Kind, seats: Mapping[ClientId, Seat]) -> None:
         """Seats as the ledger has them now."""
@@ -207,10 +206,20 @@ class Hall:
         """A round is committed: whoever waits for its fate hears it."""
         with self.changed:
             self._fate(round, accepted)
+            self._refused(round)
             self.opened, self.seats, self.leases = None, {}, {}
             self.phase = "waiting"
             self.changed.notify_all()
-        self.wake(None)
+        self.bell.ring(None)
+
+    def _refused(self, round: int) -> None:
+        """Write down what was refused since the last round, by reason."""
+        fresh = self.refusals - self._told_refusals
+        if fresh:
+            told = ", ".join(f"{count} {reason}" for reason, count in sorted(fresh.items()))
+            step = Transition(self.wall(), round, "collecting", "collecting", f"refused: {told}")
+            self.ledger.record(step)
+            self._told_refusals += fresh
 
     def _fate(self, round: int, accepted: Iterable[ClientId]) -> None:
         self.committed = max(self.committed, round)
@@ -226,7 +235,7 @@ class Hall:
             self.opened, self.seats = news, dict(seats)
             self.committed = max(self.committed, committed)
             self._hold()
-        self.wake(None)
+        self.bell.ring(None)
 
     def echo(self, client: ClientId) -> None:
         """A client was heard at another server."""
@@ -248,48 +257,14 @@ class Hall:
             self.ended = Ended(self.facts.run, self.committed, text)
             self.phase = "ended"
             self.changed.notify_all()
-        self.wake(None)
+        self.bell.ring(None)
 
     def close(self) -> None:
         """The server goes down: nobody is kept waiting."""
         with self.changed:
             self.closing = True
             self.changed.notify_all()
-        self.wake(None)
-
-    # Who waits for news.
-
-    async def news(self, client: ClientId, seconds: float) -> None:
-        """Until something may have changed for this client, or so long."""
-        self._loop = asyncio.get_running_loop()
-        future = self._loop.create_future()
-        self._waiting.setdefault(client, set()).add(future)
-        self._polling += 1
-        try:
-            await asyncio.wait([future], timeout=seconds)
-        finally:
-            self._polling -= 1
-            waiting = self._waiting.get(client, set())
-            waiting.discard(future)
-            if not waiting:
-                self._waiting.pop(client, None)
-
-    @property
-    def crowded(self) -> bool:
-        """Whether as many are kept waiting as may be."""
-        return self._polling >= self.facts.polls
-
-    def wake(self, clients: Iterable[ClientId] | None) -> None:
-        """Have the polls of these clients, or of all, looked at again; from any thread."""
-        if self._loop is not None and not self._loop.is_closed():
-            known = None if clients is None else list(clients)
-            self._loop.call_soon_threadsafe(self._wake, known)
-
-    def _wake(self, clients: Sequence[ClientId] | None) -> None:
-        for client in list(self._waiting) if clients is None else clients:
-            for future in self._waiting.get(client, ()):
-                if not future.done():
-                    future.set_result(None)
+        self.bell.ring(None)
 
 
 def _client(member: Member) -> Any:

@@ -40,7 +40,7 @@ from muster.service.message import (
 from muster.service.refusal import Reason, Refused
 from muster.service.server.desk import Desk
 from muster.service.server.download import Downloads
-from muster.service.server.exchange import Exchange, Gone, Receive, Scope, Send
+from muster.service.server.exchange import PATIENCE, Exchange, Gone, Receive, Scope, Send
 from muster.service.server.limits import Limits
 from muster.service.server.openapi import document
 from muster.service.server.operator import HEALTHY, METRICS, Meters
@@ -61,15 +61,16 @@ class Edge:
     """The server's face to its sites.
 
     `revoked()` gives the serials that open no door; `limits` how often one may ask; with `plain`,
-    a request over plain HTTP says in `Muster-Site` who it is, and is believed. `close` answers
-    all polls at once, and from then on every poll.
+    a request over plain HTTP says in `Muster-Site` who it is, and is believed; `patience` in
+    seconds for a message to come. `close` answers all polls at once, and from then on every poll.
     """
 
     def __init__(
         self, desk: Desk, blobs: Blobs, revoked: Callable[[], frozenset[int]], *,
         limits: Limits | None = None, meters: Meters | None = None, plain: bool = False,
+        patience: float = PATIENCE,
     ) -> None:  # fmt: skip
-        self.desk, self.revoked, self.plain = desk, revoked, plain
+        self.desk, self.revoked, self.plain, self.patience = desk, revoked, plain, patience
         self.now = partial(datetime.now, UTC)  # by which certificates end
         self.limits, self.meters = limits or Limits(), meters or Meters(desk)
         self.pool = ThreadPoolExecutor(8, "muster-edge")
@@ -97,7 +98,7 @@ class Edge:
         """One request, from the first gate to its one answer."""
         if scope["type"] != "http":
             return
-        exchange, begin = Exchange(scope, receive, send), time.perf_counter()
+        exchange, begin = Exchange(scope, receive, send, self.patience), time.perf_counter()
         try:
             await self._serve(exchange)
         except Refused as refused:
@@ -186,10 +187,12 @@ class Edge:
         asked = asyncio.ensure_future(self.desk.poll(exchange.name, poll))
         left = asyncio.ensure_future(exchange.left())
         self._polls.add(asked)
+        self.meters.polls.inc()
         try:
             await asyncio.wait({asked, left}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._polls.discard(asked)
+            self.meters.polls.dec()
             if not asked.done():
                 asked.cancel()
             left.cancel()

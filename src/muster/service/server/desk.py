@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -66,10 +66,13 @@ class Writer(Keeper, Protocol):
 
 
 class Desk:
-    """Where requests of sites and operators are answered, over one hall."""
+    """Where requests of sites and operators are answered, over one hall.
 
-    def __init__(self, hall: Hall, ledger: Writer) -> None:
-        self.hall, self._ledger = hall, ledger
+    `note(actor, action, **details)` writes an audit log, on the disk when it returns.
+    """
+
+    def __init__(self, hall: Hall, ledger: Writer, note: Callable[..., Any] | None = None) -> None:
+        self.hall, self._ledger, self._note = hall, ledger, note or _unnoted
         self.counts = hall.refusals
 
     @property
@@ -86,6 +89,7 @@ class Desk:
         member = Member(name, facts.names.get(name, name), hello.rows)
         if self.hall.members.get(name) != member:
             await asyncio.wrap_future(self._ledger.enrol(member))
+            await asyncio.to_thread(self._note, name, "enrolled", rows=hello.rows)
         self.hall.enter(member)
         return Welcome(version, facts.run, member.client, facts.lease)
 
@@ -101,15 +105,19 @@ class Desk:
             left = until - hall.clock()
             if said is not None:
                 return said
-            if left <= 0 or hall.closing or hall.crowded:
+            if left <= 0 or hall.closing or self._crowded():
                 return Wait(self._pace(poll.wait))
-            await hall.news(client, left)
+            await hall.bell.wait(client, left)
+
+    def _crowded(self) -> bool:
+        """Whether as many are kept waiting as may be."""
+        return self.hall.bell.waiting >= self.facts.polls
 
     def _pace(self, asked: float) -> float:
         """Seconds until a client should ask again, so that all together keep to the pace."""
         if self.hall.closing:
             return 1.0
-        paced = self.hall.crowded or asked == 0
+        paced = self._crowded() or asked == 0
         return len(self.hall.members) / self.facts.pace if paced else 0.0
 
     def _next(self, client: ClientId, pending: int) -> Message | None:
@@ -236,6 +244,7 @@ class Desk:
         """Write down what the operator wants, and see to it."""
         if word not in WORDS:
             raise Refused(Reason.MALFORMED, f"{word!r} is no order; use {', '.join(WORDS)}")
+        await asyncio.to_thread(self._note, "operator", word, round=self.hall.committed)
         await asyncio.to_thread(self._ledger.want, word)
         self.hall.want(word)
         return self.status()
@@ -270,3 +279,7 @@ class Desk:
     def _run(self, run: str) -> None:
         if run != self.facts.run:
             raise Refused(Reason.UNKNOWN_RUN, f"this server runs {self.facts.run}")
+
+
+def _unnoted(actor: str, action: str, **details: Any) -> None:
+    """Nobody keeps a log."""

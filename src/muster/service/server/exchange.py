@@ -8,13 +8,13 @@ is read, and what still comes is dropped for a moment so that the sender gets to
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
 from typing import Any
 
 from muster.service.message import LIMIT, Message, Verdict, to_json
 from muster.service.refusal import Reason, Refused
 
-__all__ = ["Exchange", "Gone", "JSON", "Receive", "STATUS", "Scope", "Send"]
+__all__ = ["Batches", "Exchange", "Gone", "JSON", "PATIENCE", "Receive", "STATUS", "Scope", "Send"]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -31,8 +31,9 @@ STATUS = {
     Reason.TOO_OFTEN: 429, Reason.NO_ROOM: 507,
 }  # fmt: skip
 AGAIN = {Reason.TOO_OFTEN: 1, Reason.NO_ROOM: 30}  # seconds of Retry-After
-PATIENCE = 10.0  # seconds that a message may take to come
-LINGER = (32 << 20, 5.0)  # bytes dropped, and seconds spent, so that a refusal is read
+PATIENCE = 10.0  # seconds that a message may take to come, and half of it that a rest is dropped
+LINGER = 32 << 20  # bytes dropped at most, so that a refusal is read
+BATCH = 1 << 19  # octets that go to the disk in one step
 VERSION = (b"muster-version", b"1")
 
 
@@ -43,8 +44,10 @@ class Gone(Exception):
 class Exchange:
     """One request and its answer; `read` and `sent` count octets of bodies, `status` is told."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.scope, self.receive, self.send = scope, receive, send
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, patience: float = PATIENCE
+    ) -> None:
+        self.scope, self.receive, self.send, self.patience = scope, receive, send, patience
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -79,18 +82,18 @@ class Exchange:
         self.read += len(data)
         return data
 
-    async def body(self, limit: int = LIMIT, patience: float = PATIENCE) -> bytes:
+    async def body(self, limit: int = LIMIT) -> bytes:
         """The whole of a small body. Raises `Refused` for a larger or a very slow one."""
         if (self.length() or 0) > limit:
             raise Refused(Reason.TOO_LARGE, f"{self.length()} bytes; at most {limit} are read here")
         data = await self.piece() or b""
         if not self.whole:
             try:
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout(self.patience):
                     while not self.whole and len(data) <= limit:
                         data += await self.piece() or b""
             except TimeoutError:
-                what = f"the body did not come within {patience:g} s; send it at once"
+                what = f"the body did not come within {self.patience:g} s; send it at once"
                 raise Refused(Reason.MALFORMED, what) from None
         if len(data) > limit:
             raise Refused(Reason.TOO_LARGE, f"more than {limit} bytes; no more are read here")
@@ -139,11 +142,41 @@ class Exchange:
 
     async def _linger(self) -> None:
         """Drop what still comes: a connection closed on it would take the answer with it."""
-        most, seconds = LINGER
-        most += self.read
+        most = LINGER + self.read
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(self.patience / 2):
                 while not self.whole and self.read < most:
                     await self.piece()
         except (TimeoutError, Gone):
             return
+
+
+class Batches:
+    """Gathers octets, and has a batch written while the next one is gathered."""
+
+    def __init__(self, write: Callable[[bytearray], Coroutine[Any, Any, None]]) -> None:
+        self.write, self.batch = write, bytearray()
+        self.job: asyncio.Task[None] | None = None
+        self.broken = False
+
+    async def add(self, data: bytes) -> None:
+        """Take some; wait when the disk is slower than the line."""
+        self.batch += data
+        if len(self.batch) >= BATCH:
+            await self._written()
+            batch, self.batch = self.batch, bytearray()
+            self.job = asyncio.ensure_future(self.write(batch))
+
+    async def end(self) -> None:
+        """Have everything written that was taken, unless some could not be."""
+        if not self.broken:
+            await self._written()
+            if self.batch:
+                await self.write(self.batch)
+
+    async def _written(self) -> None:
+        if self.job is not None:
+            await asyncio.wait({self.job})  # goes on when the waiting is cancelled
+            job, self.job = self.job, None
+            self.broken = job.exception() is not None
+            job.result()

@@ -38,6 +38,7 @@ else:
 
 __all__ = ["Where", "loop_factory", "serve"]
 
+HANDSHAKE = 10.0  # seconds; until then nobody knows who it is
 LOG = logging.getLogger("muster.server")
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -142,7 +143,7 @@ class _Doors:
         else:
             server = await loop.create_server(
                 make, sock=sock, backlog=backlog, ssl=tls,
-                ssl_handshake_timeout=self.where.patience if tls else None,
+                ssl_handshake_timeout=min(HANDSHAKE, self.where.patience) if tls else None,
                 ssl_shutdown_timeout=1.0 if tls else None,
             )  # fmt: skip
         self.servers.append(server)

@@ -13,26 +13,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from typing import Any, TypeVar
 
+from muster.errors import RunError
 from muster.service import wire
 from muster.service.message import Offer, Update, Verdict
 from muster.service.refusal import Reason, Refused, malformed
 from muster.service.server import admission
 from muster.service.server.desk import Desk, Upload
-from muster.service.server.exchange import Exchange
+from muster.service.server.exchange import Batches, Exchange
 from muster.service.server.limits import bounded
 from muster.store.blobs import Blobs, NoRoom
 
 __all__ = ["Uploads"]
 
 HEAD = (1 << 20) + 8  # octets of the longest header
-BATCH = 1 << 19  # octets that go to the disk in one step
+SLACK = 1 << 20  # octets by which zstd may be longer than what it holds
 TRIES = 3  # bodies with a wrong digest, after which the client has failed
 NUMBER = re.compile(r"[0-9]{1,16}")
 T = TypeVar("T")
@@ -158,10 +159,13 @@ class Uploads:
             raise Refused(Reason.MALFORMED, f"Content-Encoding {coding!r:.40}; use zstd or none")
         elif upload.held + (exchange.length() or 0) > upload.size:
             raise _over(upload.size)
-        writer, round = _Writer(partial(self._run, put)), upload.wanted.update.round
+        writer, round = Batches(partial(self._run, put)), upload.wanted.update.round
+        most = upload.size + SLACK
         upload.reader = asyncio.current_task()
         try:
             while (data := await exchange.piece()) is not None:
+                if exchange.read > most:  # zstd that unpacks to nothing would never end
+                    raise _over(upload.size)
                 self.desk.progress(name, round, len(data))
                 await writer.add(data)
         finally:
@@ -175,8 +179,20 @@ class Uploads:
         if upload.head is not None:
             upload.head += data[: HEAD - len(upload.head)]
             self._check_head(upload, upload.head)
-        upload.held = self.blobs.append(upload.wanted.blob, upload.held, memoryview(data))
+        upload.held = self._append(upload, memoryview(data))
         upload.sha.update(data)
+
+    def _append(self, upload: _Arrival, data: memoryview) -> int:
+        blob = upload.wanted.blob
+        try:
+            return self.blobs.append(blob, upload.held, data)
+        except NoRoom:
+            raise
+        except RunError:
+            if self.blobs.held(blob) == upload.held:
+                raise
+            upload.held = -1  # another server of this federation writes it
+            raise _taken() from None
 
     def _check_head(self, upload: _Arrival, head: bytearray) -> None:
         try:
@@ -249,37 +265,6 @@ class Uploads:
             return await asyncio.get_running_loop().run_in_executor(self.pool, call, *given)
         except NoRoom as error:
             raise Refused(Reason.NO_ROOM, "the server's disk is full; try again later") from error
-
-
-class _Writer:
-    """Gathers octets, and has a batch written while the next one is gathered."""
-
-    def __init__(self, write: Callable[[bytearray], Coroutine[Any, Any, None]]) -> None:
-        self.write, self.batch = write, bytearray()
-        self.job: asyncio.Task[None] | None = None
-        self.broken = False
-
-    async def add(self, data: bytes) -> None:
-        """Take some; wait when the disk is slower than the line."""
-        self.batch += data
-        if len(self.batch) >= BATCH:
-            await self._written()
-            batch, self.batch = self.batch, bytearray()
-            self.job = asyncio.ensure_future(self.write(batch))
-
-    async def end(self) -> None:
-        """Have everything written that was taken, unless some could not be."""
-        if not self.broken:
-            await self._written()
-            if self.batch:
-                await self.write(self.batch)
-
-    async def _written(self) -> None:
-        if self.job is not None:
-            await asyncio.wait({self.job})  # goes on when the waiting is cancelled
-            job, self.job = self.job, None
-            self.broken = job.exception() is not None
-            job.result()
 
 
 def _number(place: dict[str, str], name: str) -> int:

@@ -236,7 +236,7 @@ class Attendance:
         failure = failed(self._welcome.run, round, error)
         self.work.log("failed", round=round, stage=failure.stage)
         text = "".join(format_exception(error))
-        self.work.watch("failed", text, round=round, stage=failure.stage)
+        self.work.watch("failed", round=round, stage=failure.stage, error=text)
         await self.line.say("/v1/answers", failure, Verdict)
 
     # Evaluation.

@@ -27,7 +27,7 @@ else:
 __all__ = ["deliver", "fetch"]
 
 PIECE = 8 << 20  # octets of one upload's request
-SEND = 1 << 18  # octets given to the connection at once
+SEND = 1 << 20  # octets given to the connection at once
 GATHER = 1 << 20  # octets that go to the disk at once
 PROBE, PAYS = 1 << 17, 0.8  # octets that are compressed to see whether it pays, and when it does
 SPOILED = 3  # times that a body may be damaged on its way

@@ -97,10 +97,10 @@ class Policy:
 
     def _check_payload(self, plan: Plan) -> None:
         contract = plan.stages.contracts[0]
-        if contract.integer or contract.weighted:
+        if contract.integer:
             raise PlanError(
-                f"{plan.algorithm} sends integers, or sums, which the site's clip = {self.clip} "
-                f"cannot bound; use an algorithm that sends real vectors"
+                f"{plan.algorithm} sends integers, which the site's clip = {self.clip} cannot "
+                f"bound; use an algorithm that sends real vectors"
             )
         scalars = [field.name for field in contract.fields if field.scalar]
         if self.noise is not None and scalars:

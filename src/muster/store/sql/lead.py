@@ -35,7 +35,7 @@ class Lead:
         self._held: Connection | None = None
 
     def take(self, stop: threading.Event) -> int | None:
-        """Wait for the lead; its epoch, or None when `stop` was set first.
+        """Wait for the lead; its epoch, or None when `stop` was set, or the ledger closed, first.
 
         A connection that breaks meanwhile is made again once. Raises `RunError`.
         """
@@ -58,7 +58,7 @@ class Lead:
         connection = self._transactions.connected(isolation_level="AUTOCOMMIT")
         try:
             connection.execute(WAIT)
-            while not stop.is_set():
+            while not (stop.is_set() or self._transactions.closed):
                 if self._locked(connection):
                     connection.execute(FOREVER)
                     epoch: int = connection.execute(EPOCH).scalar_one()

@@ -120,7 +120,8 @@ class Rounds(ABC):
         line = json.dumps(record)
         drawn = self._states.written(round, arrays, self._epoch)
         kept = {c: self._staged[round, c] for c in accepted if (round, c) in self._staged}
-        step = Transition(self._clock(), round, "open", "committed", f"{len(accepted)} accepted")
+        after = "abandoned" if record.get("abandoned") else "committed"
+        step = Transition(self._clock(), round, "committing", after, f"{len(accepted)} accepted")
 
         def body(turn: Turn) -> None:
             self._may(turn, round)

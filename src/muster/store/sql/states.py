@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from sqlalchemy import Connection, delete, insert, select
 
@@ -139,11 +140,17 @@ def remembered(
 ) -> dict[ClientId, dict[str, Any]]:
     """The committed memory of these clients."""
     query = select(memory.c.arrays).order_by(memory.c.round.desc()).limit(1)
-    found = (
-        (client, connection.execute(query.where(memory.c.client == name_of(client))).scalar())
-        for client in clients
-    )
-    return {client: dict(load(data)) for client, data in found if data is not None}
+    found: dict[ClientId, dict[str, Any]] = {}
+    for client in clients:
+        data = connection.execute(query.where(memory.c.client == name_of(client))).scalar()
+        try:
+            found |= {} if data is None else {client: dict(load(data))}
+        except SafetensorError as error:
+            raise RunError(
+                f"the memory of client {client!r} is damaged ({error}); restore the run from a "
+                f"copy, or start a new one"
+            ) from error
+    return found
 
 
 def row(connection: Connection) -> Row | None:

@@ -68,17 +68,17 @@ class Transactions:
         self.engine, self.name = engine, name
         self.shared = engine.dialect.name == "postgresql"
         self._gate = threading.Lock()
-        self._closed = False
+        self.closed = False
         self._reading = {"isolation_level": "REPEATABLE READ"} if self.shared else {}
 
     def close(self) -> None:
         """End all connections; idempotent."""
-        self._closed = True
+        self.closed = True
         self.engine.dispose()
 
     def connected(self, **options: Any) -> Connection:
         """A connection with these options. Raises `RunError` when closed."""
-        if self._closed:
+        if self.closed:
             raise RunError(f"{self.name} is closed; open it again")
         return self.engine.connect().execution_options(**options)
 

@@ -69,14 +69,26 @@ class Writer:
                 self._together(live)
 
     def _together(self, jobs: list[_Job[Any]]) -> None:
+        """One transaction; savepoints cost more than the jobs, so they wait for a failure."""
         deed = jobs[0].deed if len(jobs) == 1 else f"write {len(jobs)} decisions"
         try:
-            found = self._transactions.write(deed, lambda turn: [_apart(turn, job) for job in jobs])
+            results = self._transactions.write(deed, lambda turn: [job.body(turn) for job in jobs])
         except Exception as error:
             if len(jobs) == 1:
-                jobs[0].future.set_exception(error)
-                return
-            for job in jobs:  # so that only the guilty fails
+                jobs[0].future.set_exception(self._transactions.told(deed, error))
+            else:
+                self._apart(jobs)
+            return
+        for job, result in zip(jobs, results, strict=True):
+            job.future.set_result(result)
+
+    def _apart(self, jobs: list[_Job[Any]]) -> None:
+        """One transaction and a savepoint each, so that only the guilty fails."""
+        deed = f"write {len(jobs)} decisions"
+        try:
+            found = self._transactions.write(deed, lambda turn: [_saved(turn, job) for job in jobs])
+        except Exception:  # the ground gave way below all of them: each has its own
+            for job in jobs:
                 self._together([job])
             return
         for job, (result, failed) in zip(jobs, found, strict=True):
@@ -86,11 +98,15 @@ class Writer:
                 job.future.set_exception(self._transactions.told(job.deed, failed))
 
 
-def _apart(turn: Turn, job: _Job[T]) -> tuple[T | None, Exception | None]:
+def _saved(turn: Turn, job: _Job[T]) -> tuple[T | None, Exception | None]:
+    say = turn.connection.exec_driver_sql
     try:
-        with turn.connection.begin_nested():
-            return job.body(turn), None
+        say("SAVEPOINT job")
+        result = job.body(turn)
+        say("RELEASE SAVEPOINT job")
     except Exception as error:
         if turn.lost(error):
             raise
+        say("ROLLBACK TO SAVEPOINT job")
         return None, error
+    return result, None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import ssl
 from email.utils import parsedate_to_datetime
@@ -11,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from muster.errors import IdentityError, MusterError
-from muster.runs.doctor import PATIENCE, USUAL, Effects, Finding, Level
+from muster.runs.federation.doctor import PATIENCE, USUAL, Effects, Finding, Level
 from muster.service import identity
 
 __all__ = ["clock", "proxies", "reach"]
@@ -79,10 +80,19 @@ def _talk(raw: socket.socket, host: str, home: Path | None, effects: Effects) ->
     finally:
         line.close()
     if answer.status != 200:
-        said = f"/healthz answered {answer.status}: {text[:200]}"
+        said = f"/healthz answered {answer.status}: {_said(text)}"
         return [*found, Finding("health", "problem", said, "ask the federation's operator")]
     return [*found, Finding("health", "ok", "the server is well"),
             *clock(answer.headers.get("Date"), effects)]  # fmt: skip
+
+
+def _said(text: str) -> str:
+    """The sentence of a refusal, or the beginning of whatever else it is."""
+    try:
+        said = json.loads(text)["text"]
+    except (ValueError, TypeError, KeyError):
+        said = text
+    return "".join(letter if letter.isprintable() else " " for letter in str(said)[:200])
 
 
 def _why(error: BaseException) -> str:

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Load for a server, out of one process: `python -m bench.network_load requests PORT FOLDER`.
+
+Requests are bytes that were made once, and an answer is looked at no more than it must be, so
+that one core asks faster than another can answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import heapq
+import json
+import os
+import re
+import ssl
+import time
+from collections import Counter, deque
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+from bench.network_server import name_of
+from muster.service.identity import client_context
+from muster.service.server.listen import loop_factory
+
+__all__ = ["main"]
+
+HOST = "127.0.0.1"
+LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
+SECONDS = re.compile(rb'"seconds": *([0-9.e+-]+)')
+
+
+class Line(asyncio.Protocol):
+    """A connection that is kept alive, with one request on it at a time."""
+
+    def __init__(self) -> None:
+        self.transport: Any = None
+        self.lost = False
+        self._data, self._answer = bytearray(), asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: Any) -> None:
+        """Connected."""
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """A piece of an answer."""
+        self._data += data
+        end = self._data.find(b"\r\n\r\n")
+        found = LENGTH.search(self._data, 0, end) if end >= 0 else None
+        if found and len(self._data) >= end + 4 + int(found[1]) and not self._answer.done():
+            self._answer.set_result((int(self._data[9:12]), bytes(self._data[end + 4 :])))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Gone."""
+        self.lost = True
+        if not self._answer.done():
+            self._answer.set_exception(error or ConnectionResetError("closed by the server"))
+            self._answer.exception()
+
+    async def ask(self, request: bytes) -> tuple[int, bytes]:
+        """The status and the body of an answer."""
+        self._data.clear()
+        self._answer = asyncio.get_running_loop().create_future()
+        self.transport.write(request)
+        found: tuple[int, bytes] = await self._answer
+        return found
+
+
+async def _line(port: int, tls: ssl.SSLContext | None = None) -> Line:
+    _, line = await asyncio.get_running_loop().create_connection(
+        Line, HOST, port, ssl=tls, server_hostname=HOST if tls else None
+    )  # fmt: skip
+    return line
+
+
+def _poll(run: str, name: str) -> bytes:
+    body = json.dumps({"kind": "poll", "run": run, "pending": 0, "wait": 0}).encode()
+    head = f"POST /v1/poll HTTP/1.1\r\nhost: {HOST}\r\nmuster-site: {name}\r\n"
+    return f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+
+
+async def requests(options: Any) -> dict[str, Any]:
+    """Small requests as fast as they are answered, over 32 connections."""
+    tls = _tls(options.folder, 0) if options.tls else None
+    request = _poll(options.folder.name, name_of(0))
+    lines = [await _line(options.port, tls) for _ in range(32)]
+    done, until = Counter[int](), time.perf_counter() + 1.0
+    begun = 0.0
+
+    async def one(line: Line) -> None:
+        while time.perf_counter() < until:
+            status, _ = await line.ask(request)
+            done[status] += 1
+
+    for seconds in (1.0, options.seconds):  # the first second does not count
+        done.clear()
+        begun = time.perf_counter()
+        until = begun + seconds
+        await asyncio.gather(*map(one, lines))
+    spent = time.perf_counter() - begun
+    return {"rate": done[200] / spent, "statuses": dict(done)}
+
+
+async def checkins(options: Any) -> dict[str, Any]:
+    """Every member comes back after the seconds it was told, over a few hundred connections.
+
+    Beside them, new TLS connections at a steady rate, each with one check-in. Times are from the
+    moment a check-in or a connection was due, so that a queue in this process counts as well.
+    """
+    crowd = _Crowd(options)
+    return await crowd.run()
+
+
+class _Crowd:
+    def __init__(self, options: Any) -> None:
+        self.options, self.run_name = options, options.folder.name
+        self.tls = _tls(options.folder, 0)
+        self.idle: deque[Line] = deque()
+        self.free = asyncio.Semaphore(0)
+        self.times: list[float] = []
+        self.handshakes: list[float] = []
+        self.statuses: Counter[str] = Counter()
+        self.told: Counter[float] = Counter()
+        self.due: list[tuple[float, int]] = []
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> dict[str, Any]:
+        options = self.options
+        for _ in range(options.connections):
+            self.idle.append(await _line(options.port))
+            self.free.release()
+        begin = time.perf_counter() + 0.5
+        # Whoever was there before comes back spread over one period.
+        period = options.members / options.pace
+        self.due = [(begin + i / options.pace, i) for i in range(options.members)]
+        until = begin + options.seconds
+        await asyncio.gather(self._steer(begin, until), self._knock(begin, until))
+        await asyncio.gather(*self.tasks)
+        spent = time.perf_counter() - begin
+        low = quantiles(self.times, n=100)
+        knocks = quantiles(self.handshakes, n=100) if len(self.handshakes) > 1 else [0.0] * 99
+        return {
+            "rate": len(self.times) / spent, "p50": median(self.times), "p99": low[98],
+            "worst": max(self.times), "statuses": dict(self.statuses), "period": period,
+            "told": max(self.told, default=0), "connections": options.connections,
+            "knocks": len(self.handshakes) / spent, "knock p99": knocks[98],
+            "knock worst": max(self.handshakes, default=0),
+        }  # fmt: skip
+
+    async def _steer(self, begin: float, until: float) -> None:
+        """Send each member when it is due."""
+        while self.due and self.due[0][0] < until:
+            due, member = heapq.heappop(self.due)
+            wait = due - time.perf_counter()
+            if wait > 0.001:
+                await asyncio.sleep(wait)
+            await self.free.acquire()
+            self._start(self._checkin(due, member, self.idle.popleft()))
+
+    async def _checkin(self, due: float, member: int, line: Line) -> None:
+        try:
+            status, body = await line.ask(_poll(self.run_name, name_of(member)))
+        except OSError as error:
+            self.statuses[type(error).__name__] += 1
+            line = await _line(self.options.port)
+        else:
+            now = time.perf_counter()
+            self.times.append(now - due)
+            self.statuses[str(status)] += 1
+            found = SECONDS.search(body)
+            seconds = float(found[1]) if found else 1.0
+            self.told[seconds] += 1
+            heapq.heappush(self.due, (now + seconds, member))
+        self.idle.append(line)
+        self.free.release()
+
+    async def _knock(self, begin: float, until: float) -> None:
+        """New TLS connections, so many a second."""
+        for i in range(int((until - begin) * self.options.knocks)):
+            due = begin + i / self.options.knocks
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            self._start(self._visit(due))
+
+    async def _visit(self, due: float) -> None:
+        try:
+            line = await _line(self.options.other, self.tls)
+            status, _ = await line.ask(_poll(self.run_name, name_of(0)))
+            line.transport.close()
+        except OSError as error:
+            self.statuses[f"tls {type(error).__name__}"] += 1
+            return
+        self.handshakes.append(time.perf_counter() - due)
+        self.statuses[f"tls {status}"] += 1
+
+    def _start(self, deed: Any) -> None:
+        task = asyncio.ensure_future(deed)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+
+def _tls(folder: Path, number: int) -> ssl.SSLContext:
+    home = folder / name_of(number)
+    return client_context(home, home / "authority.pem")
+
+
+KINDS = {"requests": requests, "checkins": checkins}
+
+
+def main() -> None:
+    """Load a server and print what came of it as one JSON line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("kind", choices=[*KINDS])
+    parser.add_argument("port", type=int)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--tls", action="store_true")
+    parser.add_argument("--other", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--members", type=int, default=1)
+    parser.add_argument("--connections", type=int, default=256)
+    parser.add_argument("--pace", type=float, default=2000.0)
+    parser.add_argument("--knocks", type=float, default=100.0)
+    options = parser.parse_args()
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        print(json.dumps(runner.run(KINDS[options.kind](options))), flush=True)
+
+
+if __name__ == "__main__":
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    main()

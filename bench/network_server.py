@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server under load, on one core: `python -m bench.network_server FOLDER --members 100000`.
+
+The ledger, hall, desk and edge of `muster serve`, twice: one edge in the clear, where the header
+`Muster-Site` is the name (one certificate is one name, and 100,000 are needed), and one over TLS,
+both before the same desk. Its engine waits for one member more than there are, so that no round
+is open. It ends with its standard input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import sqlite3
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench.network_plan import plan
+from muster.runs.federation.conduct import Terms, facts_of
+from muster.service.round.hall import Hall
+from muster.service.round.network import Network, Stopped
+from muster.service.server import listen
+from muster.service.server.app import Edge
+from muster.service.server.desk import Desk
+from muster.service.server.limits import Limits
+from muster.service.server.operator import Meters, Operator
+from muster.service.server.protocol import Trust
+from muster.store.ledger import Ledger
+
+__all__ = ["main", "name_of"]
+
+
+def name_of(number: int) -> str:
+    """The name of a member."""
+    return f"site-{number:05d}"
+
+
+def main() -> None:
+    """Serve until the standard input ends; print the ports, and at the end the peak memory."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--members", type=int, default=1)
+    parser.add_argument("--rate", type=float, default=100.0)
+    options = parser.parse_args()
+    _enrol(options.folder, options.members)
+    with asyncio.Runner(loop_factory=listen.loop_factory()) as runner:
+        runner.run(_serve(options.folder, options.members, options.rate))
+    print(json.dumps({"peak": peak()}), flush=True)
+
+
+def peak() -> float:
+    """The most memory that this process has held so far (VmHWM), in MB."""
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024 / 1e6
+
+
+def _enrol(folder: Path, members: int) -> None:
+    """Members as rows of the ledger, all at once: they would come one by one over months."""
+    Ledger(folder).close()
+    rows = [(name_of(i), json.dumps(name_of(i)), 1) for i in range(members)]
+    with contextlib.closing(sqlite3.connect(folder / "run.db")) as database, database:
+        database.executemany("INSERT INTO members (name, client, rows) VALUES (?, ?, ?)", rows)
+
+
+async def _serve(folder: Path, members: int, rate: float) -> None:
+    ledger = Ledger(folder)
+    hall = Hall(ledger, facts_of(plan, folder.name, Terms()))
+    desk, trust = Desk(hall, ledger), Trust(folder / "server")
+    meters, closed, limits = Meters(desk), asyncio.Event(), Limits(rate, 2 * rate)
+    engine = threading.Thread(target=_engine, args=(ledger, hall, members + 1))
+    engine.start()
+    loop, ports = asyncio.get_running_loop(), {}
+
+    def told(name: str, port: int) -> None:
+        ports[name] = port
+        if len(ports) == 2:
+            print(json.dumps(ports), flush=True)
+
+    def orphaned() -> None:
+        sys.stdin.read()
+        loop.call_soon_threadsafe(closed.set)
+
+    threading.Thread(target=orphaned, daemon=True).start()
+    doors = []
+    for name, identity in (("plain", None), ("tls", trust)):
+        edge = Edge(
+            desk, ledger.blobs, trust.revoked, limits=limits, meters=meters, plain=not identity
+        )  # fmt: skip
+        where = listen.Where("127.0.0.1", 0)
+        one: Any = listen.serve(
+            edge, Operator(desk, meters), where, closed, trust=identity, told=partial(told, name)
+        )  # fmt: skip
+        doors.append(one)
+    await asyncio.gather(*doors)
+    hall.close()
+    engine.join()
+    ledger.close()
+
+
+def _engine(ledger: Ledger, hall: Hall, enough: int) -> None:
+    stop = threading.Event()
+    network = Network(plan, ledger, hall, enough=enough, stop=stop, at=str.strip)
+    with contextlib.suppress(Stopped):
+        network.known()
+
+
+if __name__ == "__main__":
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    main()

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a process of a federation can be hurt beside the labels of its code.
+
+SERVER and SITE name further points, which are between and inside the steps that have no label of
+their own; FAULTS are what else can go wrong in a process. All of it wraps functions of the
+process that calls `lay`, which was forked to be hurt.
+"""
+
+import errno
+import functools
+import importlib
+import inspect
+import os
+import time
+from pathlib import Path
+
+from muster.service import audit
+from muster.service.message import Hello
+from muster.service.round.hall import Hall
+from muster.service.round.network import Network
+from muster.service.server.desk import Desk
+from muster.service.server.transfer import Uploads
+from muster.service.site import attend, cargo, line
+from muster.service.site.attend import Attendance
+from muster.service.site.state import State
+from muster.service.site.training import Training
+from muster.store import ledger as ledgers
+from muster.store.blobs import Files
+from muster.store.ledger import Ledger
+
+driving = importlib.import_module("muster.runs.drive")
+
+# label: (whose, which function, before it or after it, the beginning of the blob's name if any)
+SERVER = {
+    "server: before its facts": (Ledger, "note", "before", ""),
+    "server: before a site is enrolled": (Ledger, "enrol", "before", ""),
+    "server: before a site is welcome": (Desk, "welcome", "after", ""),
+    "server: half a model": (Files, "append", "after", "model-"),
+    "server: before a model has its name": (Files, "finish", "before", "model-"),
+    "server: after sampling": (Network, "send", "before", ""),
+    "server: a task is told": (Hall, "take", "after", ""),
+    "server: an update is announced": (Desk, "announce", "after", ""),
+    "server: in mid-upload": (Uploads, "_put", "after", ""),
+    "server: before an update has its name": (Files, "finish", "before", "update-"),
+    "server: an update has its name": (Files, "finish", "after", "update-"),
+    "server: before an update is acknowledged": (Desk, "arrived", "after", ""),
+    "server: before an evaluation is acknowledged": (Desk, "answer", "after", ""),
+    "server: before its history's line": (driving, "append", "before", ""),
+    "server: before the sites know": (Hall, "settled", "before", ""),
+    "server: before its log's line": (audit.Audit, "append", "before", ""),
+    "server: before the end is told": (Hall, "end", "before", ""),
+}
+SITE = {
+    "site: before hello": (Attendance, "_enrol", "before", ""),
+    "site: in download": (Files, "append", "after", "model-"),
+    "site: half an update": (Files, "append", "after", "update-"),
+    "site: half a memory": (Files, "append", "after", "memory-"),
+    "site: half a state": (Files, "append", "after", "state.json"),
+    "site: measured": (Training, "measure", "after", ""),
+    "site: heard the end": (Attendance, "attend", "after", ""),
+    "site: before its log's line": (audit.Audit, "append", "before", ""),
+}
+
+
+def lay(faults, at, *, server):
+    """Have `at(label)` called at each further point, and put the faults in."""
+    for label, (owner, name, when, prefix) in (SERVER if server else SITE).items():
+        call = getattr(owner, name)
+        setattr(owner, name, _passing(call, functools.partial(at, label), when, prefix))
+    for name, value in faults.items():
+        FAULTS[name](value)
+
+
+def _passing(call, at, when, prefix):
+    def whether(given):
+        return not prefix or given[1].startswith(prefix)
+
+    @functools.wraps(call)
+    def sync(*given, **named):
+        if when == "before" and whether(given):
+            at()
+        found = call(*given, **named)
+        if when == "after" and whether(given):
+            at()
+        return found
+
+    @functools.wraps(call)
+    async def soon(*given, **named):
+        if when == "before":
+            at()
+        found = await call(*given, **named)
+        if when == "after":
+            at()
+        return found
+
+    return soon if inspect.iscoroutinefunction(call) else sync
+
+
+def _small_pieces(size):
+    """Uploads in pieces of so many octets, and not compressed."""
+    cargo.PIECE = size
+    cargo._pays = lambda body: False
+
+
+def _wall(path):
+    """A wall clock that jumps by the seconds that a file names."""
+
+    def wall():
+        return time.time() + float(Path(path).read_text())
+
+    Hall.__init__.__kwdefaults__["wall"] = wall
+    Ledger.__init__.__kwdefaults__["clock"] = wall
+
+
+def _full(path):
+    """A disk that is full for blobs of which a file has the beginning of the name."""
+    append = Files.append
+
+    def full(self, name, offset, data):
+        prefix = Path(path).read_text()
+        if prefix and name.startswith(prefix):
+            raise ledgers_no_room(name)
+        return append(self, name, offset, data)
+
+    Files.append = full
+
+
+def ledgers_no_room(name):
+    """What a full disk makes of an append."""
+    why = os.strerror(errno.ENOSPC)
+    return importlib.import_module("muster.store.blobs").NoRoom(
+        f"the blob {name} could not be written ({why}); make room, then try again"
+    )
+
+
+def _fails(rounds):
+    """A client's own code raises in these rounds; by client."""
+    train = Training.train
+
+    def raising(self, task, client, *rest):
+        if task.round in rounds.get(client, ()):
+            raise ValueError(f"the scanner of {client!r} was off, 17 rows")
+        return train(self, task, client, *rest)
+
+    Training.train = raising
+
+
+def _speaks(versions):
+    """A site of another release."""
+    attend.VERSIONS = versions
+
+
+def _patience(seconds):
+    """Seconds without an octet after which a site gives up a connection."""
+    line.READ = seconds
+
+
+def _another_plan(fingerprint):
+    """A site that holds another plan."""
+    attend.fingerprint = lambda plan: fingerprint
+
+
+FAULTS = {
+    "another plan": _another_plan,
+    "fails": _fails,
+    "full": _full,
+    "patience": _patience,
+    "small pieces": _small_pieces,
+    "speaks": _speaks,
+    "wall": _wall,
+}
+assert Hello and State

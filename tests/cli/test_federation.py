@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A federation as an operator and its sites run it: processes, certificates, orders, signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+for package in ("cryptography", "httpx", "sqlalchemy", "uvicorn"):
+    pytest.importorskip(package)
+
+from muster.cli.federation import control, halt, news, status
+from muster.cli.federation.join import Told
+from muster.store.sqlite import SQLiteStore
+
+MAIN = "import sys; from muster.cli.app import main; main(sys.argv[1:])"
+LOADER = '''
+
+def local_data(path):
+    """A site's rows: the last column is the label."""
+    table = np.loadtxt(path, delimiter=",", dtype=np.float32)
+    return table[:, :-1], table[:, -1].astype(np.int64)
+'''
+HOST = "127.0.0.1"
+
+
+class Process:
+    """`muster` in a process of its own, its JSON read line by line."""
+
+    def __init__(self, *words):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", MAIN, *words, "--json"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def until(self, event, **wanted):
+        """The next event of a kind."""
+        for line in self.process.stdout:
+            said = json.loads(line)
+            if said["event"] == event and wanted.items() <= said.items():
+                return said
+        raise AssertionError(f"no {event}: {self.process.stderr.read()}")
+
+    def end(self, code):
+        """The last line, once the process has ended."""
+        out, errors = self.process.communicate(timeout=60)
+        assert self.process.returncode == code, errors
+        return json.loads(out.splitlines()[-1]) if out else None
+
+
+@pytest.fixture
+def start():
+    """Starts processes; whatever is left of them at the end is killed."""
+    started = []
+
+    def one(*words):
+        started.append(Process(*words))
+        return started[-1]
+
+    yield one
+    for held in started:
+        held.process.kill()
+        held.process.communicate()
+
+
+@pytest.fixture
+def sites(shell):
+    """A plan with a loader, a file of rows for each site, and everybody's identity."""
+    path = shell.folder / "plan.py"
+    path.write_text(path.read_text() + LOADER)
+    rng = np.random.default_rng(0)
+    for name in ("lyon", "nice"):
+        x = rng.standard_normal((12, 3)).astype(np.float32)
+        np.savetxt(f"{name}.csv", np.c_[x, x[:, 0] > 0], delimiter=",", fmt="%.5f")
+    server = ("--server", f"https://{HOST}:8443")
+    shell("pki", "init", "hq", "--name", "Heart study")
+    for name, more in (("hub", ("--role", "server")), ("lyon", ()), ("nice", ())):
+        request = shell.json("pki", "request", name, "--out", name)[0]["request"]
+        done = shell.json("pki", "approve", "hq", request, *server, *more)[0]
+        shell("pki", "accept", done["bundle"], "--folder", name)
+    return shell
+
+
+def serve(start, *more):
+    words = ("--path", "heart", "--identity", "hub", "--address", f"{HOST}:0", "--clients", "2")
+    return start("serve", "plan.py", *words, *more)
+
+
+def test_a_federation_from_the_first_certificate_to_the_last_round(sites, start):
+    server = serve(start, "--rounds", "40", "--lease", "30")
+    opened = server.until("listening")
+    assert opened["committed"] == 0 and opened["server"] == f"https://{HOST}:8443"
+    url = f"https://{HOST}:{opened['port']}"
+    assert sites.json("doctor", "--identity", "lyon", "--server", url)[-1]["level"] == "ok"
+    words = ("plan.py", "--rounds", "40") if False else ("plan.py",)
+    joined = [
+        start("join", url, *words, "--data", f"{name}.csv", "--identity", name)
+        for name in ("lyon", "nice")
+    ]
+    server.until("round", round=2)
+    assert sites.json("pause", "heart")[0]["wanted"] == "pause"
+    assert sites.json("ls", ".")[0]["phase"] == "paused"
+    found = sites.json("status")[0]  # the only one that runs
+    assert found["running"] and {m["name"] for m in found["members"]} == {"lyon", "nice"}
+    assert "paused" in sites("status", "heart") and "lyon" in sites("status", "heart")
+    sites("resume", "heart")
+    for held in (server, *joined):
+        held.end(0)
+    assert sites.json("status", "heart")[0] | {"members": []} == found | {
+        "running": False, "committed": 40, "wanted": None, "phase": None, "lease": None,
+        "round": None, "asked": None, "seats": [], "members": [],
+    }  # fmt: skip
+    assert sites.json("audit", "verify", "heart/audit.jsonl")[0]["purpose"] == "server"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_both_sides_safely(sites, start, number):
+    server = serve(start)
+    url = f"https://{HOST}:{server.until('listening')['port']}"
+    site = start("join", url, "plan.py", "--data", "lyon.csv", "--identity", "lyon")
+    site.until("enrolled")
+    for held, event in ((site, "interrupted"), (server, "ended")):
+        os.kill(held.process.pid, number)
+        last = held.end(halt.INTERRUPTED)
+        assert last["event"] == event
+        assert last["again"].startswith(f"muster {'join' if held is site else 'serve'} ")
+    assert server.process.returncode == 130
+
+
+def member(name, rows=10, present=True):
+    return {"name": name, "client": name, "rows": rows, "present": present}
+
+
+def look(*members, wanted="run", phase="waiting"):
+    return {"members": list(members), "wanted": wanted, "phase": phase}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "texts"),
+    [
+        (None, look(), ["waiting for sites: 0 of 2 are here"]),
+        (None, look(member("a"), member("b")), ["enrolled: a, b"]),
+        (look(), look(member("a")),
+         ["a has joined with 10 rows", "waiting for sites: 1 of 2 are here"]),
+        (look(member("a")), look(member("a", rows=11)), ["a has 11 rows now"]),
+        (look(member("a"), phase="training"), look(member("a", present=False), phase="training"),
+         ["a is away, or fails for ever"]),
+        (look(member("a", present=False), phase="training"), look(member("a"), phase="training"),
+         ["a is back"]),
+        (look(), look(wanted="pause"), ["paused by an operator, once the open round has ended"]),
+        (look(wanted="pause"), look(), ["goes on", "waiting for sites: 0 of 2 are here"]),
+        (look(), look(), []),
+    ],
+)  # fmt: skip
+def test_what_changes_between_two_looks(before, now, texts):
+    assert [event["text"] for event in news.changes(before, now, 2)] == texts
+
+
+def test_a_site_tells_each_thing_once(capsys):
+    told = Told(as_json=False, quiet=False)
+    lost = {"event": "waiting", "why": "ConnectError", "seconds": 1.0}
+    events = (
+        {"event": "enrolled", "run": "heart", "client": "lyon"}, lost, lost,
+        {"event": "task", "round": 3}, {"event": "progress", "round": 3, "step": 1, "steps": 2},
+        {"event": "update", "round": 3, "size": 2000, "digest": ""},
+        {"event": "verdict", "round": 3, "accepted": True},
+        {"event": "settled", "round": 3, "accepted": False},
+        {"event": "failure", "round": 4, "stage": "train", "error": ValueError("no [such] luck")},
+    )  # fmt: skip
+    for event in events:
+        told.hear(event)
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        line.split()
+        for line in (
+            "· enrolled in the run heart as lyon",
+            "! the server does not answer (ConnectError); trying again",
+            "· the server answers again",
+            "· round 3 training",
+            "· round 3 sent, 2.0 kB",
+            "· round 3 not counted",
+            "! round 4 failed at stage train: no [such] luck",
+        )
+    ]
+
+
+def committed(folder):
+    """A run of one round, in which one client failed."""
+    store = SQLiteStore(folder)
+    store.note(plan={"rounds": 2})
+    failed = [{"client": "b", "stage": "train", "error": "plan.py, line 3\nValueError: [x]"}]
+    record = {"round": 1, "invited": ["a", "b"], "accepted": ["a"], "failed": failed}
+    store.commit(1, {"x": np.zeros(2)}, record, ["a"])
+    store.close()
+
+
+def test_the_status_of_a_federation_that_does_not_run(shell):
+    committed(shell.folder / "runs" / "heart")
+    found = shell.json("status", "heart")[0]
+    assert not found["running"] and found["committed"] == 1
+    assert [(m["name"], m["accepted"], m["failed"]) for m in found["members"]] == [
+        ("a", 1, 0),
+        ("b", 0, 1),
+    ]
+    text = shell("status", "heart")
+    assert "no server runs" in text and "failed in round 1: ValueError: [x]" in text
+    assert "plan.py, line 3" in text  # the whole of what the site said
+
+
+def test_the_status_of_one_that_runs(shell, monkeypatch):
+    committed(shell.folder / "runs" / "heart")
+    seat = {"client": "a", "standing": "failed", "reason": "train", "text": "one\nValueError: two"}
+    said = look(member("a"), member("c", present=False), phase="training") | {
+        "run": "heart", "committed": 1, "round": 2, "asked": "train", "lease": 15.0,
+        "seats": [seat], "refusals": {"late": 2},
+    }  # fmt: skip
+    monkeypatch.setattr(control, "ask", lambda *_: said)
+    text = shell("status", "heart")
+    for words in ("2 is training: 1 failed", "2 late", "failed now: ValueError: two", "a said"):
+        assert words in text
+    assert status.told(shell.folder / "runs" / "heart")["refusals"] == {"late": 2}
+
+
+@pytest.mark.parametrize("verb", ["pause", "drain", "resume", "stop"])
+def test_an_order_to_nobody(shell, verb):
+    committed(shell.folder / "runs" / "heart")
+    assert "no server runs in runs/heart; " in shell.fails(verb, "heart")
+    assert "name the run's folder" in shell.fails(verb)
+    assert "there is no run 'nope'" in shell.fails(verb, "nope")
+
+
+PLAIN = ("--plain", "--address", f"{HOST}:0")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("serve", "plan.py", "--path", "x"), "give --identity FOLDER"),
+        (("serve", "plan.py", "--path", "x", "--plain", "--identity", "y"), "leave one of them out"),
+        (("serve", "nope.py", "--path", "x", *PLAIN), "nope.py does not exist"),
+        (("serve", "plan.py", "--path", "x", "--plain", "--address", "0.0.0.0:0"), "plain HTTP on"),
+        (("serve", "plan.py", "--path", "x", "--plain", "--address", "here"), "is not HOST:PORT"),
+        (("serve", "plan.py", "--path", "x", *PLAIN, "--set", "stop=[Target('loss', 1.0)]"),
+         "a server has no rows"),
+        (("join", "plan.py", "--data", "x"), "give --identity FOLDER"),
+        (("join", "plan.py", "--data", "x", "--plain", "--name", "a"), "give http://127.0.0.1:PORT"),
+        (("join", "https://hub", "--data", "x", "--identity", "a"), "give one plan file"),
+        (("join", "plan.py", "--data", "x", "--identity", "a"), "holds no identity"),
+        (("join", f"http://{HOST}:1", "plan.py", "--data", "x", "--plain", "--name", "a"),
+         "has no function local_data"),
+        (("doctor", "--data", "x"), "give the plan file"),
+    ],
+)  # fmt: skip
+def test_what_is_refused_in_a_sentence(shell, words, message):
+    told = shell.fails(*words)
+    assert message in told and len(told.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return 1", "return the test rows as a pair"),
+        ("return np.zeros((2, 3)), np.zeros(1, int)", "2 feature rows and 1 labels"),
+        ("return np.zeros((2, 4)), np.zeros(2, int)", "evaluate_on() in plan.py: "),
+        ("raise KeyError('x')", "failed in evaluate_on(): KeyError"),
+    ],
+)
+def test_central_rows_that_are_no_good(shell, body, message):
+    path = shell.folder / "plan.py"
+    path.write_text(path.read_text() + f"\n\ndef evaluate_on():\n    {body}\n")
+    assert message in shell.fails("serve", "plan.py", "--path", "x", *PLAIN)
+
+
+def test_the_network_is_listed_without_its_packages(shell):
+    text = shell("--help")
+    for name in ("serve", "join", "status", "drain", "doctor", "audit"):
+        assert f" {name} " in text
+
+
+def test_a_second_signal_of_the_same_moment_is_an_echo():
+    now = [0.0]
+    with halt.graceful(lambda: now[0]) as stop:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.raise_signal(number)
+        assert stop.is_set()
+        now[0] = 2.0
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sites join a real server on loopback: the bits of the loop engine, and a stop that loses none."""
+
+import asyncio
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import muster
+from muster import algorithms, optimizers, tasks
+from muster.errors import DataError, RunError
+from muster.runs import planfile
+from muster.runs.federation.conduct import Terms
+from muster.runs.federation.join import Joining, Seat, attend_many, join, site_rows
+from muster.runs.federation.serve import Federation, Where, serve
+from muster.runs.run import Run
+from muster.service import audit
+from muster.service.site.work import Habits
+
+PLAN = muster.Plan(
+    task=tasks.numpy.MLP([5, 6, 3]), algorithm=algorithms.Scaffold(), rounds=3,
+    local=muster.Local(epochs=2, batch=8, optimizer=optimizers.SGD(0.2)),
+)  # fmt: skip
+NAMES = ("a", "b", "c")
+
+
+def people():
+    """Three clients."""
+    draw = np.random.default_rng(7)
+    rows = {n: (draw.normal(size=(9, 5)).astype("float32"), draw.integers(0, 3, 9)) for n in NAMES}
+    return muster.Population.from_arrays(rows)
+
+
+class Server:
+    """A server in a thread, on plain HTTP."""
+
+    def __init__(self, folder):
+        self.folder, self.stop = folder, threading.Event()
+        self.heard, self.address, self.why = threading.Event(), "", ""
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self):
+        try:
+            federation = Federation(PLAN, self.folder, None, Terms(enough=len(NAMES)))
+            where = Where("127.0.0.1:0")
+            self.why = serve(federation, where, ready=self.ready, stop=self.stop)
+        finally:
+            self.heard.set()
+
+    def ready(self, port):
+        self.address = f"http://127.0.0.1:{port}"
+        self.heard.set()
+
+    def __enter__(self):
+        self.thread.start()
+        assert self.heard.wait(60) and self.address
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        self.thread.join()
+
+
+def seats(folder):
+    return [Seat(name, people()[name], folder / name) for name in NAMES]
+
+
+def test_sites_have_the_bits_of_the_loop_and_audit_themselves(tmp_path):
+    alone = muster.simulate(PLAN, people(), path=tmp_path / "alone", engine="loop")
+    with Server(tmp_path / "served") as server:
+        ended = attend_many(PLAN, seats(tmp_path), server.address)
+        server.thread.join(60)
+    assert server.why == "done" and {e.rounds for e in ended.values()} == {3}
+    served = Run(tmp_path / "served", PLAN)
+    assert np.array_equal(served.parameters, alone.parameters)
+    found = [e["action"] for e in audit.entries(tmp_path / "a" / "audit.jsonl")]
+    assert found == [
+        "genesis", "enrolled", *["task", "update", "verdict", "settled"] * 3, "ended"
+    ]  # fmt: skip
+
+
+def test_a_stop_keeps_what_is_finished_and_joining_again_goes_on(tmp_path):
+    alone = muster.simulate(PLAN, people(), path=tmp_path / "alone", engine="loop")
+    stop = threading.Event()
+
+    def watch(event):
+        if event["event"] == "settled":
+            stop.set()
+
+    with Server(tmp_path / "served") as server:
+        first = attend_many(PLAN, seats(tmp_path), server.address, stop=stop, watch=watch)
+        assert None in first.values()
+        attend_many(PLAN, seats(tmp_path), server.address)
+        server.thread.join(60)
+    assert np.array_equal(Run(tmp_path / "served", PLAN).parameters, alone.parameters)
+
+
+def test_the_first_error_of_one_ends_all(tmp_path):
+    asyncio.run(hold(tmp_path))
+
+
+async def hold(folder):
+    """Two members from one folder: the second is refused."""
+    rows = people()["a"]
+    seat = Seat("a", rows, folder)
+    with pytest.raises(RunError, match="another process"):
+        await asyncio.to_thread(attend_many, PLAN, [seat, seat], "http://127.0.0.1:9")
+
+
+def test_one_client_joins_and_is_stopped_while_it_waits(tmp_path):
+    async def life():
+        stop = asyncio.Event()
+
+        def watch(event):
+            seen.append(event["event"])
+            stop.set()
+
+        how = Joining(stop=stop, watch=watch, habits=Habits(wait=1.0))
+        return await join(PLAN, people()["a"], "http://127.0.0.1:9", tmp_path / "a", how=how)
+
+    seen = []
+    assert asyncio.run(life()) is None
+    assert seen == ["waiting"]
+
+
+FILE = """
+import numpy as np
+import muster
+from muster import algorithms, tasks
+plan = muster.Plan(tasks.numpy.MLP([2, 2]), algorithms.FedAvg(), muster.Local(epochs=1))
+
+def local_data(path):
+    return {rows}
+"""
+GOOD = "np.ones((3, 2)), np.array([0, 1, 0])"
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Write a plan file and a loader beside it."""
+
+    def write(rows, loader=None):
+        path = tmp_path / "plan.py"
+        path.write_text(FILE.replace("{rows}", rows))
+        (tmp_path / "mine.py").write_text(FILE.replace("{rows}", loader or GOOD))
+        return planfile.load(path)
+
+    yield write
+    for name in ("plan", "loader_plan_mine"):
+        sys.modules.pop(name, None)
+
+
+def test_rows_come_from_the_plan_file_or_a_loader(written, tmp_path):
+    x, y = site_rows(written(GOOD, "np.zeros((1, 2)), np.array([1])"), tmp_path)
+    assert len(x) == len(y) == 3
+    x, _ = site_rows(written(GOOD, "np.zeros((1, 2)), np.array([1])"), tmp_path,
+                     f"{tmp_path}/mine.py:local_data")  # fmt: skip
+    assert len(x) == 1
+
+
+@pytest.mark.parametrize("rows, said", [
+    ("1 / 0", "ZeroDivisionError"), ("5", "returned a int"), ("np.ones((0, 2)), []", "no rows"),
+    ("np.ones((3, 2)), np.array([0, 1, 7])", "labels hold 7"),
+])  # fmt: skip
+def test_rows_that_cannot_be_trained_on_are_said(rows, said, written, tmp_path):
+    with pytest.raises(DataError, match=said):
+        site_rows(written(rows), tmp_path)
+
+
+@pytest.mark.parametrize("loader, said", [
+    ("mine.py", "write file.py:name"), ("gone.py:rows", "does not exist"),
+    ("mine.py:gone", "no function gone"),
+])  # fmt: skip
+def test_a_loader_that_is_none_is_said(loader, said, written, tmp_path):
+    file = written(GOOD)
+    with pytest.raises(DataError, match=said):
+        site_rows(file, tmp_path, f"{tmp_path}/{loader}")
+
+
+def test_a_plan_file_without_local_data_is_said(tmp_path):
+    path = tmp_path / "plan.py"
+    path.write_text(FILE.replace("{rows}", GOOD).replace("local_data", "other"))
+    with pytest.raises(DataError, match="no function local_data"):
+        site_rows(planfile.load(path), tmp_path)
+    sys.modules.pop("plan")

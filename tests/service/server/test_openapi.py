@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The document says what the server does: tried by schemathesis, operation by operation."""
+
+import json
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from tests.service.server.stand import edge_over
+
+from muster.service import message
+from muster.service.schema import rules
+from muster.service.server.openapi import document
+
+checks = schemathesis.checks
+
+
+def test_every_message_stands_in_it_with_its_fields():
+    schemas = document()["components"]["schemas"]
+    kinds = [k for k in vars(message).values() if isinstance(k, type) and k.__module__ ==
+             message.__name__ and issubclass(k, message.Message)]  # fmt: skip
+    assert sorted(schemas) == sorted([kind.__name__ for kind in kinds] + ["Fault"])
+    for kind in kinds:
+        assert list(schemas[kind.__name__]["properties"]) == ["kind", *rules(kind)]
+    assert json.loads(json.dumps(document())) == document()
+
+
+@pytest.mark.parametrize("number", range(9))
+def test_the_server_keeps_to_it(tmp_path, number):
+    with edge_over(tmp_path) as (edge, desk, _):
+        found = schemathesis.openapi.from_asgi("/openapi.json", app=edge)
+        operations = [one.ok() for one in found.get_all_operations()]
+        assert len(operations) == 9
+        operation = operations[number]
+
+        @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(case=operation.as_strategy())
+        def try_it(case):
+            answer = case.call(headers={"Muster-Site": "lyon"})
+            # What a schema cannot say (printable, ordered, finite) is refused with a 400.
+            case.validate_response(answer, excluded_checks=[checks.positive_data_acceptance])
+
+        try_it()
+        assert not desk.seats

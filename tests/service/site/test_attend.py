@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A client attends: nothing that is lost, doubled or killed changes an update or a memory."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tests.service.site import hub as hubs
+from tests.service.site.hub import Hub
+from tests.service.site.scene import PLANS, Killed, attend, plan, rows, spoil
+
+from muster import keys
+from muster.errors import PlanError, RunError
+from muster.local import Group, train
+from muster.rounds import start
+from muster.service.message import Decline, Evaluate, Failure, Measured, Task
+from muster.service.refusal import Reason, Refused
+from muster.service.site.policy import Policy
+from muster.service.site.vault import LABELS, Vault
+from muster.service.site.work import Habits
+from muster.vectors import leaves
+
+CLIENT = "a"
+
+
+def by_hand(plan, accepted, rounds):
+    """The outcomes of rounds on the first model, with the memory that the accepted ones leave."""
+    data = rows()
+    blank = plan.fresh_memory(*plan.task.init(keys.key(plan.seed).at("init")))
+    memory, outcomes = blank, []
+    for round in range(1, rounds + 1):
+        known = (memory,) if plan.remembers else None
+        sizes = np.array([len(data[0])])
+        group = Group((CLIENT,), (1,), *data, np.zeros(1, int), sizes, known)
+        outcomes.append(train(plan, "loop", round, start(plan).sent(), group))
+        if plan.remembers and accepted.get(round, True):
+            memory = outcomes[-1].memories[0]
+    return outcomes, memory
+
+
+def kept(plan, folder):
+    """The memory that counts in a folder."""
+    vault = Vault(folder)
+    try:
+        blank = plan.fresh_memory(*plan.task.init(keys.key(plan.seed).at("init")))
+        found = vault.memory(blank)
+        return None if found is None else {k: np.array(v) for k, v in leaves(found)}
+    finally:
+        vault.close()
+
+
+def same(a, b):
+    """Whether two dicts of arrays have the same bits."""
+    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_updates_have_the_bits_of_the_loop_and_memory_follows_the_accepted(name, tmp_path):
+    plan, accepted = PLANS[name], {2: False}
+    hub = Hub(plan, rounds=3, accepted=accepted)
+    assert attend(plan, hub, tmp_path).rounds == 3
+    outcomes, memory = by_hand(plan, accepted, 3)
+    for round, outcome in enumerate(outcomes, 1):
+        update, body = hub.bodies[round]
+        template = {"payload": {k: v[0] for k, v in outcome.payload.items()}}
+        template["buffers"] = outcome.buffers[0]
+        found = hubs.wire.decode(body, template)
+        for field, value in outcome.payload.items():
+            assert np.array_equal(found["payload"][field], value[0])
+        assert update.weight == outcome.weights[0]
+        assert update.metrics == {k: float(v[0]) for k, v in outcome.metrics.items()}
+    if plan.remembers:
+        assert same(kept(plan, tmp_path), dict(leaves(memory)))
+    assert hub.settled == [1, 2, 3]
+
+
+def undisturbed(plan, tmp_path, **options):
+    """Bodies and memory of a run without faults."""
+    hub = Hub(plan, **options)
+    attend(plan, hub, tmp_path / "undisturbed")
+    return hub, kept(plan, tmp_path / "undisturbed")
+
+
+FAULTS = [hubs.lost, hubs.unheard, hubs.doubled, hubs.broken, hubs.torn, hubs.busy]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.__name__)
+def test_every_message_may_be_lost_doubled_or_torn_once(fault, tmp_path):
+    plan, options = PLANS["scaffold"], {"rounds": 2, "accepted": {1: True, 2: False}}
+    calm, memory = undisturbed(plan, tmp_path, evaluates={1}, **options)
+    for number in range(len(calm.requests)):
+        hub = Hub(plan, evaluates={1}, **options)
+        hub.faults[number] = fault
+        attend(plan, hub, tmp_path / str(number))
+        assert hub.bodies == calm.bodies
+        assert same(kept(plan, tmp_path / str(number)), memory)
+
+
+@pytest.mark.parametrize("name", ["scaffold", "private", "quantize"])
+@pytest.mark.parametrize("label", LABELS)
+def test_a_kill_at_any_label_changes_no_bit(name, label, tmp_path):
+    plan, options = PLANS[name], {"rounds": 3, "accepted": {2: False}}
+    calm, memory = undisturbed(plan, tmp_path, **options)
+    habits = Habits(every=0.0)
+    for count in (1, 2, 5):
+        hub, folder = Hub(plan, **options), tmp_path / f"killed-{count}"
+        left = count
+
+        def trap(passed):
+            nonlocal left
+            left -= passed == label
+            if passed == label and not left:
+                raise Killed
+
+        killed = False
+        try:
+            attend(plan, hub, folder, at=trap, habits=habits)
+        except Killed:
+            killed = True
+            attend(plan, hub, folder, habits=habits)
+        assert killed or left > 0
+        assert hub.bodies == calm.bodies
+        assert same(kept(plan, folder), memory)
+        assert not [p.name for p in folder.iterdir() if p.name.startswith(("update-", "step-"))]
+
+
+def test_every_label_is_passed(tmp_path):
+    passed = set()
+    hub = Hub(PLANS["scaffold"], rounds=1)
+    attend(PLANS["scaffold"], hub, tmp_path, at=passed.add, habits=Habits(every=0.0))
+    assert passed == set(LABELS) - {"site: in upload"}  # which needs more than one piece
+
+
+def test_a_kept_update_is_sent_again_and_never_retrained(tmp_path):
+    plan, trained = PLANS["plain"], []
+
+    def trap(label):
+        trained.append(label == "site: in step")
+        if label == "site: before upload":
+            raise Killed
+
+    hub = Hub(plan, rounds=1)
+    with pytest.raises(Killed):
+        attend(plan, hub, tmp_path, at=trap)
+    assert any(trained) and not hub.bodies
+    again = []
+    attend(plan, hub, tmp_path, at=again.append)
+    assert "site: in step" not in again and list(hub.bodies) == [1]
+
+
+def test_a_damaged_update_is_made_again(tmp_path):
+    plan = PLANS["scaffold"]
+
+    def trap(label):
+        if label == "site: before upload":
+            raise Killed
+
+    calm, _ = undisturbed(plan, tmp_path, rounds=1)
+    hub, folder = Hub(plan, rounds=1), tmp_path / "damaged"
+    with pytest.raises(Killed):
+        attend(plan, hub, folder, at=trap)
+    (path,) = folder.glob("update-*")
+    spoil(path)
+    attend(plan, hub, folder)
+    assert hub.bodies == calm.bodies
+
+
+def test_a_round_with_another_model_is_trained_anew(tmp_path):
+    plan = PLANS["scaffold"]
+
+    def trap(label):
+        if label == "site: before upload":
+            raise Killed
+
+    hub = Hub(plan, rounds=1)
+    with pytest.raises(Killed):
+        attend(plan, hub, tmp_path, at=trap)
+    old = hub.model
+    other = start(replace(plan, seed=1)).sent()
+    hub.model = b"".join(hubs.wire.encode(other))
+    assert hub.model != old
+    passed = []
+    attend(plan, hub, tmp_path, at=passed.append)
+    assert "site: in step" in passed and list(hub.bodies) == [1]
+
+
+@pytest.mark.parametrize("reason", [Reason.LATE, Reason.CLOSED, Reason.MALFORMED])
+def test_a_refused_update_leaves_the_memory_until_its_fate_is_heard(reason, tmp_path):
+    plan = PLANS["scaffold"]
+    hub = Hub(plan, rounds=2, accepted={1: reason is not Reason.LATE})
+    hub.refusals[1] = reason
+    attend(plan, hub, tmp_path)
+    _, memory = by_hand(plan, hub.accepted, 2)
+    assert same(kept(plan, tmp_path), dict(leaves(memory)))
+
+
+def test_a_task_for_a_new_round_waits_for_the_fate_of_the_old(tmp_path):
+    plan = PLANS["scaffold"]
+    hub = Hub(plan, rounds=2, accepted={1: False})
+    honest, early = hub.poll, []
+
+    def poll(question):
+        if question.pending == 1 and len(early) < 3:
+            early.append(question)
+            return Task(hub.run, 2, hub.digest, hub.lease)
+        return honest(question)
+
+    hub.poll = poll
+    attend(plan, hub, tmp_path)
+    _, memory = by_hand(plan, hub.accepted, 2)
+    assert len(early) == 3 and hub.settled == [1, 2]
+    assert same(kept(plan, tmp_path), dict(leaves(memory)))
+
+
+def test_a_settled_round_that_is_asked_for_again_is_refused_in_the_end(tmp_path):
+    plan = PLANS["plain"]
+    hub = Hub(plan, rounds=2)
+    attend(plan, hub, tmp_path)
+    begun_anew = Hub(plan, rounds=2)
+    with pytest.raises(RunError, match="begun anew"):
+        attend(plan, begun_anew, tmp_path)
+
+
+def test_another_run_takes_over_an_empty_folder_and_no_other(tmp_path):
+    for name, fits in (("plain", True), ("scaffold", False)):
+        attend(PLANS[name], Hub(PLANS[name], rounds=1), tmp_path / name)
+        other = Hub(PLANS[name], rounds=1)
+        other.run = "r2"
+        if fits:
+            assert attend(PLANS[name], other, tmp_path / name).run == "r2"
+        else:
+            with pytest.raises(RunError, match="give another folder"):
+                attend(PLANS[name], other, tmp_path / name)
+
+
+def test_another_plan_is_shown_field_by_field(tmp_path):
+    ours = plan(rounds=3)
+    hub = Hub(plan(seed=4, rounds=9))
+    with pytest.raises(PlanError, match="seed is 0 here and 4 there") as caught:
+        attend(ours, hub, tmp_path)
+    assert "rounds" not in str(caught.value)
+
+
+def test_an_equal_plan_of_another_source_is_said(tmp_path):
+    hub = Hub(PLANS["plain"])
+    hub.fingerprint = "0" * 64
+    with pytest.raises(PlanError, match="source"):
+        attend(PLANS["plain"], hub, tmp_path)
+
+
+def test_a_server_that_forgot_the_site_hears_hello_again(tmp_path):
+    hub = Hub(PLANS["plain"], rounds=1)
+
+    def forgetful(request, answer):
+        hub.enrolled = False
+        return answer(request)
+
+    hub.faults[3] = forgetful
+    attend(PLANS["plain"], hub, tmp_path)
+    assert [path for _, path in hub.requests].count("/v1/hello") == 2
+    assert list(hub.bodies) == [1]
+
+
+@pytest.mark.parametrize("reason", [Reason.REVOKED, Reason.WRONG_VERSION])
+def test_a_site_that_is_not_wanted_ends(reason, tmp_path):
+    hub = Hub(PLANS["plain"])
+
+    def refuse(request, answer):
+        verdict = hubs.Verdict(False, reason, "go away")
+        return hubs.httpx.Response(403, content=hubs.to_json(verdict))
+
+    hub.faults[1] = refuse
+    with pytest.raises(Refused, match="go away"):
+        attend(PLANS["plain"], hub, tmp_path)
+
+
+def test_evaluation_takes_the_memory_that_counts(tmp_path):
+    plan = PLANS["private"]
+    found = {}
+    for counted in (True, False):
+        hub = Hub(plan, rounds=1, accepted={1: counted}, evaluates={1})
+        attend(plan, hub, tmp_path / str(counted), test=rows(7, seed=3))
+        (measured,) = [m for m in hub.said if isinstance(m, Measured)]
+        assert measured.metrics["rows"] == 7
+        found[counted] = measured.metrics["loss"]
+    (outcome,), _ = by_hand(plan, {}, 1)
+    sent = start(plan).sent()
+    blank = plan.fresh_memory(*plan.task.init(keys.key(plan.seed).at("init")))
+    for counted, memory in ((True, outcome.memories[0]), (False, blank)):
+        w = plan.sharing.merge(sent.algorithm.x, memory.private)
+        assert found[counted] == plan.task.evaluate(w, None, *rows(7, seed=3))["loss"]
+
+
+def test_what_cannot_be_trained_is_a_failure_and_the_round_goes_on(tmp_path):
+    x, y = rows()
+    hub = Hub(PLANS["plain"], rounds=2)
+    events = []
+    attend(PLANS["plain"], hub, tmp_path, data=(x, y + 7), habits=Habits(watch=events.append))
+    failures = [m for m in hub.said if isinstance(m, Failure)]
+    assert [(f.round, f.stage) for f in failures] == [(1, "data"), (2, "data")]
+    last = failures[0].text.splitlines()[-1]
+    assert "labels hold # but # classes" in last and not any(c.isdigit() for c in last)
+    assert [e["stage"] for e in events if e["event"] == "failed"] == ["data", "data"]
+
+
+def test_an_update_that_is_not_finite_fails_at_report(tmp_path):
+    hub = Hub(plan(local=replace(PLANS["plain"].local, optimizer=muster_sgd(1e30))), rounds=1)
+    attend(hub.plan, hub, tmp_path)
+    (failure,) = [m for m in hub.said if isinstance(m, Failure)]
+    assert failure.stage == "report"
+
+
+def muster_sgd(rate):
+    """A rate that overflows."""
+    return type(PLANS["plain"].local.optimizer)(rate)
+
+
+def test_a_policy_declines_and_counts_over_restarts(tmp_path):
+    hub = Hub(PLANS["plain"], rounds=3)
+    habits = Habits(policy=Policy(rounds_per_day=2), wall=lambda: 1.7e9)
+
+    def trap(label):
+        if label == "site: after download":
+            raise Killed
+
+    with pytest.raises(Killed):
+        attend(PLANS["plain"], hub, tmp_path, at=trap, habits=habits)
+    attend(PLANS["plain"], hub, tmp_path, habits=habits)
+    assert sorted(hub.bodies) == [1, 2]
+    (decline,) = [m for m in hub.said if isinstance(m, Decline)]
+    assert decline.round == 3 and "2 rounds a day" in decline.text
+    later = Hub(PLANS["plain"], rounds=4)
+    later.round = 4
+    attend(PLANS["plain"], later, tmp_path, habits=replace(habits, wall=lambda: 1.7e9 + 9e4))
+    assert list(later.bodies) == [4]
+
+
+def test_evaluate_says_which_model(tmp_path):
+    hub = Hub(PLANS["plain"], rounds=1, evaluates={1})
+    attend(PLANS["plain"], hub, tmp_path)
+    asked = Evaluate(hub.run, 1, hub.digest, 1.0, True)
+    assert [m.model for m in hub.said if isinstance(m, Measured)] == [asked.model]

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The facts of a vault are replaced as a whole, and read strictly."""
+
+import errno
+import json
+import os
+
+import pytest
+
+from muster.errors import RunError
+from muster.service.message import Task, Update
+from muster.service.site.state import Pending, State, Step
+from muster.store.blobs import Disk, NoRoom
+
+TASK = Task("r", 3, "0" * 64, 30.0, 2)
+UPDATE = Update("r", 3, "1" * 64, 99, 4.0, {"loss": 0.5})
+DISK = Disk(sync=int)
+
+
+def test_what_is_written_is_read(tmp_path):
+    state = State(tmp_path, DISK)
+    pending, step = Pending(TASK, UPDATE, "update", None), Step(TASK, 7, "step", "float32")
+    state.write(pending=pending, step=step, run="r", client=4)
+    state.close()
+    again = State(tmp_path, DISK)
+    assert (again.pending, again.step) == (pending, step)
+    assert again["client"] == 4 and again.named == {"update", "step"}
+    again.close()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 1}', "7"])
+def test_a_damaged_file_is_said(text, tmp_path):
+    (tmp_path / "state.json").write_text(text)
+    with pytest.raises(RunError, match="empty folder"):
+        State(tmp_path, DISK)
+
+
+def test_a_newer_file_is_said_with_both_versions(tmp_path):
+    state = State(tmp_path, DISK)
+    state.write(run="r")
+    state.close()
+    path = tmp_path / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 2}))
+    with pytest.raises(RunError, match="version 2, but this muster knows 1"):
+        State(tmp_path, DISK)
+
+
+@pytest.mark.parametrize("place", ["write", "replace"])
+def test_a_fault_leaves_the_old(place, tmp_path):
+    state = State(tmp_path, DISK)
+    state.write(run="old")
+    state.close()
+
+    def fault(*given):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    state = State(tmp_path, Disk(sync=int, **{place: fault}))
+    with pytest.raises(NoRoom):
+        state.write(run="new")
+    assert state["run"] == "old"
+    state.close()
+    again = State(tmp_path, DISK)
+    assert again["run"] == "old" and sorted(os.listdir(tmp_path)) == ["lock", "state.json"]
+    again.close()
