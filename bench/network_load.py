@@ -16,17 +16,26 @@ import re
 import ssl
 import time
 from collections import Counter, deque
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
+import numpy as np
+
+from bench.network_plan import plan
 from bench.network_server import name_of
+from muster.runs.federation.conduct import Terms, facts_of
 from muster.service.identity import client_context
+from muster.service.message import VERSIONS, Hello, Poll, Update, to_json
 from muster.service.server.listen import loop_factory
+from muster.service.wire import digest, encode
+from muster.vectors import tree_map
 
 __all__ = ["main"]
 
 HOST = "127.0.0.1"
+VISITORS = 8  # certificates by which new TLS connections come
 LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 SECONDS = re.compile(rb'"seconds": *([0-9.e+-]+)')
 
@@ -37,6 +46,8 @@ class Line(asyncio.Protocol):
     def __init__(self) -> None:
         self.transport: Any = None
         self.lost = False
+        self._room = asyncio.Event()
+        self._room.set()
         self._data, self._answer = bytearray(), asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: Any) -> None:
@@ -58,6 +69,25 @@ class Line(asyncio.Protocol):
             self._answer.set_exception(error or ConnectionResetError("closed by the server"))
             self._answer.exception()
 
+    def pause_writing(self) -> None:
+        """The server takes less than is sent."""
+        self._room.clear()
+
+    def resume_writing(self) -> None:
+        """The server has taken it."""
+        self._room.set()
+
+    async def send(self, head: bytes, pieces: Sequence[memoryview]) -> bytes:
+        """A large body, as fast as it is taken; the body of the answer."""
+        self._data.clear()
+        self._answer = asyncio.get_running_loop().create_future()
+        self.transport.write(head)
+        for piece in pieces:
+            await self._room.wait()
+            self.transport.write(piece)
+        _, said = await self._answer
+        return said
+
     async def ask(self, request: bytes) -> tuple[int, bytes]:
         """The status and the body of an answer."""
         self._data.clear()
@@ -74,10 +104,14 @@ async def _line(port: int, tls: ssl.SSLContext | None = None) -> Line:
     return line
 
 
+def _head(method: str, path: str, name: str, size: int) -> bytes:
+    first = f"{method} {path} HTTP/1.1\r\nhost: {HOST}\r\nmuster-site: {name}\r\n"
+    return f"{first}content-length: {size}\r\n\r\n".encode()
+
+
 def _poll(run: str, name: str) -> bytes:
-    body = json.dumps({"kind": "poll", "run": run, "pending": 0, "wait": 0}).encode()
-    head = f"POST /v1/poll HTTP/1.1\r\nhost: {HOST}\r\nmuster-site: {name}\r\n"
-    return f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+    body = to_json(Poll(run, 0, 0.0))
+    return _head("POST", "/v1/poll", name, len(body)) + body
 
 
 async def requests(options: Any) -> dict[str, Any]:
@@ -112,10 +146,63 @@ async def checkins(options: Any) -> dict[str, Any]:
     return await crowd.run()
 
 
+async def uploads(options: Any) -> dict[str, Any]:
+    """Sites that only speak the protocol: all of them upload the same large body at once."""
+    facts = facts_of(plan, options.folder.name, Terms())
+    draw = np.random.default_rng(0)
+    tree = tree_map(lambda leaf: draw.standard_normal(leaf.shape, np.float32), facts.template)
+    pieces = [memoryview(piece).cast("B") for piece in encode(tree)]
+    size = sum(map(len, pieces))
+    update = Update(
+        options.folder.name, 1, digest(pieces), size, facts.weigh(1, 1),
+        {"loss": 1.0, "rows": 1.0, "steps": 1.0, "drift": 1.0},
+    )  # fmt: skip
+    sites = [_Site(options, number, facts.fingerprint) for number in range(options.members)]
+    await asyncio.gather(*(site.invited() for site in sites))
+    begun = time.perf_counter()
+    said = await asyncio.gather(*(site.upload(update, pieces) for site in sites))
+    spent = time.perf_counter() - begun
+    settled = await asyncio.gather(*(site.settled() for site in sites))
+    return {
+        "seconds": spent, "size": size, "accepted": sum(b'"accepted":true' in s for s in said),
+        "settled": sum(b'"settled"' in s for s in settled),
+    }  # fmt: skip
+
+
+class _Site:
+    """A site without training, vault or patience."""
+
+    def __init__(self, options: Any, number: int, fingerprint: str) -> None:
+        self.options, self.name = options, name_of(number)
+        self.tls, self.run = _tls(options.folder, number), options.folder.name
+        self.hello = Hello(VERSIONS, self.name, fingerprint, 1)
+        self.line: Any = None
+
+    async def invited(self) -> None:
+        self.line = await _line(self.options.port, self.tls)
+        await self._say("/v1/hello", to_json(self.hello))
+        while b'"task"' not in await self._say("/v1/poll", to_json(Poll(self.run, 0, 30.0))):
+            continue
+
+    async def upload(self, update: Update, pieces: list[memoryview]) -> bytes:
+        await self._say("/v1/updates", to_json(update))
+        path = f"/v1/updates/1/{update.digest}?offset=0&size={update.size}"
+        return await self.line.send(_head("PUT", path, self.name, update.size), pieces)
+
+    async def settled(self) -> bytes:
+        return await self._say("/v1/poll", to_json(Poll(self.run, 1, 60.0)))
+
+    async def _say(self, path: str, body: bytes) -> bytes:
+        status, said = await self.line.ask(_head("POST", path, self.name, len(body)) + body)
+        if status != 200:
+            raise RuntimeError(f"{path}: {status} {said!r}")
+        return said
+
+
 class _Crowd:
     def __init__(self, options: Any) -> None:
         self.options, self.run_name = options, options.folder.name
-        self.tls = _tls(options.folder, 0)
+        self.tls = [_tls(options.folder, number) for number in range(VISITORS)]
         self.idle: deque[Line] = deque()
         self.free = asyncio.Semaphore(0)
         self.times: list[float] = []
@@ -180,12 +267,12 @@ class _Crowd:
         for i in range(int((until - begin) * self.options.knocks)):
             due = begin + i / self.options.knocks
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            self._start(self._visit(due))
+            self._start(self._visit(due, i % VISITORS))
 
-    async def _visit(self, due: float) -> None:
+    async def _visit(self, due: float, number: int) -> None:
         try:
-            line = await _line(self.options.other, self.tls)
-            status, _ = await line.ask(_poll(self.run_name, name_of(0)))
+            line = await _line(self.options.other, self.tls[number])
+            status, _ = await line.ask(_poll(self.run_name, name_of(number)))
             line.transport.close()
         except OSError as error:
             self.statuses[f"tls {type(error).__name__}"] += 1
@@ -200,11 +287,11 @@ class _Crowd:
 
 
 def _tls(folder: Path, number: int) -> ssl.SSLContext:
-    home = folder / name_of(number)
+    home = folder / "federation" / name_of(number)
     return client_context(home, home / "authority.pem")
 
 
-KINDS = {"requests": requests, "checkins": checkins}
+KINDS = {"requests": requests, "checkins": checkins, "uploads": uploads}
 
 
 def main() -> None:

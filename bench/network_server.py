@@ -72,7 +72,7 @@ def _enrol(folder: Path, members: int) -> None:
 async def _serve(folder: Path, members: int, rate: float) -> None:
     ledger = Ledger(folder)
     hall = Hall(ledger, facts_of(plan, folder.name, Terms()))
-    desk, trust = Desk(hall, ledger), Trust(folder / "server")
+    desk, trust = Desk(hall, ledger), Trust(folder / "federation" / "server")
     meters, closed, limits = Meters(desk), asyncio.Event(), Limits(rate, 2 * rate)
     engine = threading.Thread(target=_engine, args=(ledger, hall, members + 1))
     engine.start()

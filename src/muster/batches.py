@@ -70,7 +70,10 @@ class Batches:
         return k, Batch(self.x[rows], self.y[rows], scale, seeds)
 
     def steps(self, start: int, stop: int) -> Batches:
-        """The steps from `start` up to `stop` alone; not once gathered."""
+        """The steps from `start` up to `stop` alone; not once gathered.
+
+        To fold over them takes the carry of those clients that take the first of them.
+        """
         part = slice(start, stop)
         return replace(
             self,

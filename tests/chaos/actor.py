@@ -85,6 +85,7 @@ class Role:
     enough: int = len(CLIENTS)
     url: str | None = None
     every: float = 60.0  # seconds between two checkpoints
+    wait: float = 5.0  # seconds that a poll is kept
     identity: bool = False  # TLS
     faults: dict = field(default_factory=dict)
 
@@ -165,7 +166,7 @@ def attend(role, voice):
     seats = [joining.Seat(client, people[client], home / client) for client in role.clients]
     address = f"http{'s' * role.identity}://127.0.0.1:{role.port}"
     how = joining.Joining(
-        habits=Habits(every=role.every, wait=5.0), patience=Patience(first=0.02, longest=0.2),
+        habits=Habits(every=role.every, wait=role.wait), patience=Patience(first=0.02, longest=0.2),
         at=voice.at,
     )  # fmt: skip
     heard = joining.attend_many(

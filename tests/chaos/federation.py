@@ -141,16 +141,35 @@ class Federation:
         """The next that is heard; who dies is started again, without its trap."""
         one, said = self.next(seconds)
         if one is not None and said is None:
-            self.died(one, again=again)
+            self.died(one, again=again and not (self.over and not one.role.clients))
         return one, said
 
-    def until(self, wanted, *, again=True, seconds=SOON):
-        """Go on until `wanted(actor, said)`."""
+    def until(self, wanted, *, again=True):
+        """Go on until `wanted(actor, said)`; nobody is kept waiting at another gate."""
         while True:
-            one, said = self.step(again=again, seconds=seconds)
+            one, said = self.step(again=again)
             assert one is not None, self.report()
             if wanted(one, said):
                 return one, said
+            if said is not None and said[0] == "at":
+                one.tell()
+
+    def at(self, label, count=1, **more):
+        """Go on until a process waits at this gate: that process."""
+        return self.until(lambda one, said: said == ("at", label, count), **more)[0]
+
+    def round(self, number, **more):
+        """Go on until this round is committed."""
+        self.until(lambda one, said: said == ("round", number), **more)
+
+    def told(self, event, **more):
+        """Go on until a site tells this event: what it tells."""
+
+        def wanted(one, said):
+            event_ = said[1] if said is not None and said[0] == "event" else {}
+            return (event | event_) == event_ and bool(event_)
+
+        return self.until(wanted, **more)[1][1]
 
     def died(self, one, *, again=True):
         """A process has ended: killed, then it is started again; or it has done its work."""
@@ -162,13 +181,10 @@ class Federation:
             if again:
                 self.start(replace(one.role, trap=None))
 
-    def finish(self, *, again=True):
+    def finish(self, **more):
         """Go on to the end of the run, and of all processes; none of them ends with an error."""
         while not self.over or any(not a.role.clients for a in self.actors):
-            one, said = self.next()
-            assert one is not None, self.report()
-            if said is None:
-                self.died(one, again=again and not (self.over and not one.role.clients))
+            self.until(lambda *_: self.over, **more)
         return self.close()
 
     def close(self):
@@ -198,8 +214,9 @@ class Federation:
         if one is not None:
             lines.append(f"{one.role.name} ended with {one.process.exitcode}")
         lines += [f"{a.role.name} lives" for a in self.actors]
-        with contextlib.suppress(Exception):
-            lines.append(json.dumps(self.status()))
+        if any(not a.role.clients for a in self.actors):
+            with contextlib.suppress(httpx.HTTPError):
+                lines.append(json.dumps(self.status()))
         for path in sorted(self.home.glob("*.errors")):
             lines.append(f"{path.name}: {path.read_text()[-3000:]}")
         return "\n".join(lines)

@@ -87,7 +87,8 @@ def same(federation):
     """Nothing shows that anything happened: state, history and memories of the simulation."""
     found, wanted = outcome(federation), undisturbed(federation.role.plan)
     for ours, theirs in zip(found[1], wanted[1], strict=True):
-        assert ours == theirs
+        differ = {k: (ours.get(k), theirs.get(k)) for k in ours | theirs if ours.get(k) != theirs.get(k)}
+        assert not differ, f"{differ}\n{federation.report()}"
     assert found[0] == wanted[0]
     assert found[2] == wanted[2]
     return sound(federation, found)

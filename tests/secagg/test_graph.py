@@ -47,6 +47,7 @@ def test_every_published_pair(n, corrupt, dropout, malicious, k, t):
         (1000, Odds(0.1, 0.45, malicious=True)),
         (100, Odds(0.33, 0.33, True)),
         (4, Odds(0.3, 0.3)),
+        (3, Odds(0.45, 0.45)),
     ],
 )
 def test_no_sparse_solution(n, odds):

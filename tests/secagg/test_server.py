@@ -202,6 +202,21 @@ def test_who_is_late_is_told_so_as_often_as_it_asks():
     assert played.reason("c0003") is Reason.LATE
 
 
+def test_who_fell_out_does_not_come_back():
+    def up(name, message):
+        if isinstance(message, Shares) and name == "c0003":
+            return []
+        if isinstance(message, Masked) and name == "c0000":
+            played.queue.append(Heard("c0003", message))
+        return [message]
+
+    own = terms(4)
+    played = Scene(own, vectors(own, 4), up=up, shuffle=np.random.default_rng(0))
+    result = played.run()
+    assert result.total.tolist() == expected(played, named(3))
+    assert played.refused == [("c0003", Reason.LATE)]
+
+
 # -- ends ---------------------------------------------------------------------------------------
 
 

@@ -116,3 +116,8 @@ def test_too_many_wrong_shares_are_not_named():
     shares[:4] = generator.integers(0, PRIME, (4, LIMBS))
     assert wrong(points, shares, 5) is None
     assert wrong(points[:6], shares[:6], 5) is None  # no share to spare
+
+
+def test_nonsense_is_not_decoded():
+    shares = np.random.default_rng(0).integers(0, PRIME, (9, LIMBS))
+    assert wrong(np.arange(1, 10), shares, 2) is None

@@ -60,13 +60,20 @@ def _merged(a: Reply, b: Reply, plus: Callable[[Any, Any], Any]) -> Reply:
     )
 
 
-def summed(replies: Iterable[Reply], block: Callable[[Reply], int]) -> Reply | None:
+def summed(
+    replies: Iterable[Reply], block: Callable[[Reply], int], *, alone: bool = False
+) -> Reply | None:
     """The sum of replies in the fixed shape, in place: memory for two vectors, however many come.
 
     The same bits as adding up what `fold_blocks` yields. The replies' arrays may be read-only,
-    and are not needed once the next reply is asked for.
+    and are not needed once the next reply is asked for. Where each is `alone` in its block, one
+    vector is enough.
     """
     total: Reply | None = None
+    if alone:  # no look at the next reply before this one is added
+        for reply in replies:
+            total = _owned(reply) if total is None else _into(total, reply)
+        return total
     for _, members in groupby(replies, block):
         part: Reply | None = None
         for reply in members:

@@ -236,7 +236,8 @@ class Sum:
     """The exact sum `(size,)` of the survivors' vectors.
 
     `disputes` are pairs (dealer, holder) of a share that did not fit: whoever is in several of
-    them lied; one alone does not say which of the two.
+    them lied; one alone does not say which of the two. Shares that were not needed to rebuild a
+    secret are not compared.
     """
 
     total: NDArray[np.uint32] | NDArray[np.uint64]

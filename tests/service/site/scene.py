@@ -6,7 +6,9 @@ import asyncio
 import numpy as np
 
 import muster
-from muster import algorithms, optimizers, pipeline, tasks
+from muster import algorithms, keys, optimizers, pipeline, tasks
+from muster.local import Group, train
+from muster.rounds import start
 from muster.service.site.attend import Attendance
 from muster.service.site.hand import Hand
 from muster.service.site.line import Line, Patience
@@ -14,6 +16,7 @@ from muster.service.site.training import Training
 from muster.service.site.vault import Vault
 from muster.service.site.work import Habits
 from muster.store.blobs import Disk
+from muster.vectors import leaves
 
 MLP = tasks.numpy.MLP([5, 6, 3])
 LOCAL = muster.Local(epochs=2, batch=4, optimizer=optimizers.SGD(0.2))
@@ -41,6 +44,37 @@ def rows(n=18, seed=0):
     return draw.normal(size=(n, 5)).astype("float32"), draw.integers(0, 3, n)
 
 
+def by_hand(plan, accepted, rounds):
+    """The outcomes of rounds on the first model, with the memory that the accepted ones leave."""
+    data = rows()
+    blank = plan.fresh_memory(*plan.task.init(keys.key(plan.seed).at("init")))
+    memory, outcomes = blank, []
+    for round in range(1, rounds + 1):
+        known = (memory,) if plan.remembers else None
+        sizes = np.array([len(data[0])])
+        group = Group(("a",), (1,), *data, np.zeros(1, int), sizes, known)
+        outcomes.append(train(plan, "loop", round, start(plan).sent(), group))
+        if plan.remembers and accepted.get(round, True):
+            memory = outcomes[-1].memories[0]
+    return outcomes, memory
+
+
+def kept(plan, folder):
+    """The memory that counts in a folder."""
+    vault = Vault(folder, disk=Disk(sync=int))
+    try:
+        blank = plan.fresh_memory(*plan.task.init(keys.key(plan.seed).at("init")))
+        found = vault.memory(blank)
+        return None if found is None else {k: np.array(v) for k, v in leaves(found)}
+    finally:
+        vault.close()
+
+
+def same(a, b):
+    """Whether two dicts of arrays have the same bits."""
+    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+
+
 async def soon(seconds):
     """A sleep that takes no time."""
     await asyncio.sleep(0)
@@ -62,19 +96,19 @@ def spoil(path):
     path.write_bytes(data)
 
 
-def attend(plan, hub, folder, *, data=None, test=None, at=None, habits=None, name="a"):
+def attend(plan, hub, folder, *, data=None, test=None, at=None, habits=None, disk=None):
     """One life of one client at a hub."""
     habits = habits or Habits()
 
     async def life():
-        vault = Vault(folder, at=at, disk=Disk(sync=int))
+        vault = Vault(folder, at=at, disk=disk or Disk(sync=int))
         try:
             async with Hand() as hand:
                 transport = hub.transport()
                 where = "http://hub"
-                async with Line(where, name, patience=hurried(), transport=transport) as line:
+                async with Line(where, "a", patience=hurried(), transport=transport) as line:
                     training = Training(plan, data or rows(), test)
-                    client = Attendance(name, training, line, vault, hand, habits)
+                    client = Attendance("a", training, line, vault, hand, habits)
                     return await client.attend()
         finally:
             vault.close()

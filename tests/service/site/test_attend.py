@@ -7,51 +7,17 @@ import numpy as np
 import pytest
 from tests.service.site import hub as hubs
 from tests.service.site.hub import Hub
-from tests.service.site.scene import PLANS, Killed, attend, plan, rows, spoil
+from tests.service.site.scene import PLANS, Killed, attend, by_hand, kept, plan, same, spoil
 
-from muster import keys
 from muster.errors import PlanError, RunError
-from muster.local import Group, train
 from muster.rounds import start
-from muster.service.message import Decline, Evaluate, Failure, Measured, Task
+from muster.service.message import Decline, Evaluate, Measured, Task
 from muster.service.refusal import Reason, Refused
+from muster.service.site import cargo
 from muster.service.site.policy import Policy
-from muster.service.site.vault import LABELS, Vault
+from muster.service.site.vault import LABELS
 from muster.service.site.work import Habits
 from muster.vectors import leaves
-
-CLIENT = "a"
-
-
-def by_hand(plan, accepted, rounds):
-    """The outcomes of rounds on the first model, with the memory that the accepted ones leave."""
-    data = rows()
-    blank = plan.fresh_memory(*plan.task.init(keys.key(plan.seed).at("init")))
-    memory, outcomes = blank, []
-    for round in range(1, rounds + 1):
-        known = (memory,) if plan.remembers else None
-        sizes = np.array([len(data[0])])
-        group = Group((CLIENT,), (1,), *data, np.zeros(1, int), sizes, known)
-        outcomes.append(train(plan, "loop", round, start(plan).sent(), group))
-        if plan.remembers and accepted.get(round, True):
-            memory = outcomes[-1].memories[0]
-    return outcomes, memory
-
-
-def kept(plan, folder):
-    """The memory that counts in a folder."""
-    vault = Vault(folder)
-    try:
-        blank = plan.fresh_memory(*plan.task.init(keys.key(plan.seed).at("init")))
-        found = vault.memory(blank)
-        return None if found is None else {k: np.array(v) for k, v in leaves(found)}
-    finally:
-        vault.close()
-
-
-def same(a, b):
-    """Whether two dicts of arrays have the same bits."""
-    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -98,7 +64,8 @@ def test_every_message_may_be_lost_doubled_or_torn_once(fault, tmp_path):
 
 @pytest.mark.parametrize("name", ["scaffold", "private", "quantize"])
 @pytest.mark.parametrize("label", LABELS)
-def test_a_kill_at_any_label_changes_no_bit(name, label, tmp_path):
+def test_a_kill_at_any_label_changes_no_bit(name, label, tmp_path, monkeypatch):
+    monkeypatch.setattr(cargo, "PIECE", 250)
     plan, options = PLANS[name], {"rounds": 3, "accepted": {2: False}}
     calm, memory = undisturbed(plan, tmp_path, **options)
     habits = Habits(every=0.0)
@@ -124,11 +91,12 @@ def test_a_kill_at_any_label_changes_no_bit(name, label, tmp_path):
         assert not [p.name for p in folder.iterdir() if p.name.startswith(("update-", "step-"))]
 
 
-def test_every_label_is_passed(tmp_path):
+def test_every_label_is_passed(tmp_path, monkeypatch):
+    monkeypatch.setattr(cargo, "PIECE", 250)
     passed = set()
     hub = Hub(PLANS["scaffold"], rounds=1)
     attend(PLANS["scaffold"], hub, tmp_path, at=passed.add, habits=Habits(every=0.0))
-    assert passed == set(LABELS) - {"site: in upload"}  # which needs more than one piece
+    assert passed == set(LABELS)
 
 
 def test_a_kept_update_is_sent_again_and_never_retrained(tmp_path):
@@ -272,47 +240,6 @@ def test_a_site_that_is_not_wanted_ends(reason, tmp_path):
     hub.faults[1] = refuse
     with pytest.raises(Refused, match="go away"):
         attend(PLANS["plain"], hub, tmp_path)
-
-
-def test_evaluation_takes_the_memory_that_counts(tmp_path):
-    plan = PLANS["private"]
-    found = {}
-    for counted in (True, False):
-        hub = Hub(plan, rounds=1, accepted={1: counted}, evaluates={1})
-        attend(plan, hub, tmp_path / str(counted), test=rows(7, seed=3))
-        (measured,) = [m for m in hub.said if isinstance(m, Measured)]
-        assert measured.metrics["rows"] == 7
-        found[counted] = measured.metrics["loss"]
-    (outcome,), _ = by_hand(plan, {}, 1)
-    sent = start(plan).sent()
-    blank = plan.fresh_memory(*plan.task.init(keys.key(plan.seed).at("init")))
-    for counted, memory in ((True, outcome.memories[0]), (False, blank)):
-        w = plan.sharing.merge(sent.algorithm.x, memory.private)
-        assert found[counted] == plan.task.evaluate(w, None, *rows(7, seed=3))["loss"]
-
-
-def test_what_cannot_be_trained_is_a_failure_and_the_round_goes_on(tmp_path):
-    x, y = rows()
-    hub = Hub(PLANS["plain"], rounds=2)
-    events = []
-    attend(PLANS["plain"], hub, tmp_path, data=(x, y + 7), habits=Habits(watch=events.append))
-    failures = [m for m in hub.said if isinstance(m, Failure)]
-    assert [(f.round, f.stage) for f in failures] == [(1, "data"), (2, "data")]
-    last = failures[0].text.splitlines()[-1]
-    assert "labels hold # but # classes" in last and not any(c.isdigit() for c in last)
-    assert [e["stage"] for e in events if e["event"] == "failed"] == ["data", "data"]
-
-
-def test_an_update_that_is_not_finite_fails_at_report(tmp_path):
-    hub = Hub(plan(local=replace(PLANS["plain"].local, optimizer=muster_sgd(1e30))), rounds=1)
-    attend(hub.plan, hub, tmp_path)
-    (failure,) = [m for m in hub.said if isinstance(m, Failure)]
-    assert failure.stage == "report"
-
-
-def muster_sgd(rate):
-    """A rate that overflows."""
-    return type(PLANS["plain"].local.optimizer)(rate)
 
 
 def test_a_policy_declines_and_counts_over_restarts(tmp_path):

@@ -26,8 +26,8 @@ def find(name: str) -> Path:
     """
     if name != where.LATEST:
         for place in (where.RUNS / name, Path(name)):
-            if (place / CONTROL).exists():  # also of a run whose rounds are in PostgreSQL
-                return place
+            if (place / CONTROL).exists() or (place / "audit.jsonl").exists():
+                return place  # also where the rounds are in PostgreSQL
         return where.find(name)
     found = running()
     if len(found) == 1:

@@ -182,8 +182,10 @@ class Told:
         if kind == "update":
             self.sizes = {event["round"]: event["size"]}
         text = self._text(kind, event)
-        if text and kind in ("failure", "refused", "declined", "full", "damaged", "told"):
+        if text and kind in ("failed", "refused", "declined", "full", "damaged", "told"):
             self._warn(text if round is None else f"round {round:<6} {text}")
+            for line in str(event.get("error", "")).rstrip().splitlines():
+                screen.say(Text(f"    {line}", "dim"))  # of one's own code, and stays here
         elif text:
             place = "" if round is None else f"round {round:<6} "
             screen.say(Text.assemble(("· ", "dim"), (place, "dim"), text))
@@ -198,7 +200,7 @@ class Told:
             return "sent" if size is None else f"sent, {screen.size(size)}"
         if kind == "settled":
             return "counted" if event["accepted"] else "not counted"
-        if kind == "failure":
+        if kind == "failed":
             last = (str(event["error"]).strip().splitlines() or [""])[-1]
             return f"failed at stage {event['stage']}: {last}"
         if kind == "refused" and event["reason"] != "revoked":  # that is the error at the end

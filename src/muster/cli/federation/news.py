@@ -28,6 +28,7 @@ class News:
 
     def __init__(self, folder: Path, enough: int, tell: Callable[[Event], None]) -> None:
         self._folder, self._enough, self._tell = folder, enough, tell
+        self.committed = 0  # rounds, at the last look
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
@@ -52,7 +53,7 @@ class News:
                 continue
             for event in changes(before, said, self._enough):
                 self._tell(event)
-            before = said
+            before, self.committed = said, said["committed"]
 
 
 def changes(before: Event | None, now: Event, enough: int) -> Iterator[Event]:
@@ -72,17 +73,16 @@ def changes(before: Event | None, now: Event, enough: int) -> Iterator[Event]:
         elif old is not None and old["rows"] != member["rows"]:
             yield facts | {"text": f"{name} has {member['rows']} rows now"}
         elif old is not None and old["present"] != member["present"]:
-            how = "is back" if member["present"] else "is away, or fails for ever"
+            how = "is back" if member["present"] else "is away, or has failed three times in a row"
             yield facts | {"text": f"{name} {how}"}
     if now["wanted"] != before["wanted"]:
         yield {"event": "wanted", "wanted": now["wanted"], "text": WANTED[now["wanted"]]}
     here = _here(now)
-    waits = now["phase"] == "waiting" and now["wanted"] == "run" and here < enough
-    waited = before["phase"] == "waiting" and before["wanted"] == "run"
-    if waits and not (waited and _here(before) == here):
-        text = f"waiting for sites: {here} of {enough} are here"
-        yield {"event": "waiting", "present": here, "enough": enough, "text": text}
+    waits, waited = (one["phase"] == "waiting" and one["wanted"] == "run" for one in (now, before))
+    if waits and len(here) < enough and not (waited and _here(before) == here):
+        text = f"waiting for sites: {len(here)} of {enough} are here"
+        yield {"event": "waiting", "present": len(here), "enough": enough, "text": text}
 
 
-def _here(status: Event) -> int:
-    return sum(bool(member["present"]) for member in status["members"])
+def _here(status: Event) -> set[str]:
+    return {member["name"] for member in status["members"] if member["present"]}

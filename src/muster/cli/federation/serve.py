@@ -88,8 +88,8 @@ def command(
     usual = "127.0.0.1:8443" if plain else "0.0.0.0:8443"
     at = serving.Where(address or usual, identity, health)
     shown = Shown(changed, file.path, path, ctx.meta[training.WORDS], as_json, quiet)
-    why = shown.serve(serving, federation, at)
-    shown.conclude(why)
+    why, done = shown.serve(serving, federation, at)
+    shown.conclude(why, done)
     if why == "closing":
         raise typer.Exit(halt.INTERRUPTED)
 
@@ -155,8 +155,8 @@ class Shown:
     as_json: bool
     quiet: bool
 
-    def serve(self, serving: Any, federation: Any, at: Any) -> str:
-        """Serve until it ends; returns why."""
+    def serve(self, serving: Any, federation: Any, at: Any) -> tuple[str, int]:
+        """Serve until it ends; returns why, and how many rounds are committed."""
         news = News(self.folder, federation.terms.enough, self._tell)
         with halt.graceful() as stop, self._watcher() as watcher:
 
@@ -170,11 +170,11 @@ class Shown:
                 )
             finally:
                 news.close()
-        return why
+        return why, max(self._done(), news.committed)
 
-    def conclude(self, why: str) -> None:
+    def conclude(self, why: str, done: int) -> None:
         """Say what is safe, and how to go on."""
-        done, total = self._done(), self.plan.rounds
+        total = self.plan.rounds
         again = shlex.join(["muster", "serve", *map(_without_secret, self.words)])
         if self.as_json:
             facts = {"why": why, "path": str(self.folder), "rounds": done, "planned": total}

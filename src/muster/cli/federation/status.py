@@ -25,7 +25,7 @@ __all__ = ["command", "told"]
 COLOURS = {
     "arrived": "green", "invited": "cyan", "failed": "red", "late": "yellow", "declined": "yellow"
 }  # fmt: skip
-HEADS = ("member", "rows", "present", "now", "in the model", "missed", "last trouble")
+HEADS = ("member", "present", "now", "rows", "in the model", "missed")
 
 
 def command(run: RunName = where.LATEST, as_json: screen.Json = False) -> None:
@@ -39,13 +39,16 @@ def command(run: RunName = where.LATEST, as_json: screen.Json = False) -> None:
         screen.emit(found)
         return
     screen.say(_head(folder, found))
-    for kind, text in _lines(found):
-        screen.say(Text.assemble("  ", (f"{kind:<10}", "dim"), text))
+    for kind, words in _lines(found):
+        screen.say(Text.assemble("  ", (f"{kind:<10}", "dim"), words))
     if found["members"]:
         screen.say()
-        screen.say(screen.table(HEADS, map(_row, found["members"])))
-    for trouble in _failures(found):
-        screen.say(trouble)
+        screen.say(screen.table(HEADS, map(_row, found["members"]), left=3))
+    troubles = [*_troubles(found)]
+    if troubles:
+        screen.say()
+    for text in (*troubles, *_failures(found)):
+        screen.say(text)
 
 
 def told(folder: Path) -> dict[str, Any]:
@@ -62,7 +65,7 @@ def told(folder: Path) -> dict[str, Any]:
     for record in history:
         for client in record["invited"]:
             members.setdefault(client, {"name": str(client), "client": client})
-    tally = _tally(history)
+    tally = _tally(history) if planned is not None else _untold
     found["members"] = [
         {"rows": None, "present": None, "seat": seats.get(client), **member, **tally(client)}
         for client, member in members.items()
@@ -107,6 +110,11 @@ def _tally(history: list[dict[str, Any]]) -> Any:
     return of
 
 
+def _untold(client: Any) -> dict[str, Any]:
+    """What a folder without rounds tells of a client: they are in PostgreSQL."""
+    return {"accepted": None, "failed": 0, "late": 0, "declined": 0, "trouble": None}
+
+
 def _refused(history: list[dict[str, Any]]) -> dict[str, int]:
     """Refusals by reason over all rounds, as far as their records say."""
     found: Counter[str] = Counter()
@@ -145,22 +153,30 @@ def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _row(member: dict[str, Any]) -> tuple[str, ...]:
-    seat, trouble = member["seat"], member["trouble"]
-    now = seat["standing"] if seat else "–"
+    now = member["seat"]["standing"] if member["seat"] else "–"
     present = {True: "[green]yes[/]", False: "[yellow]no[/]", None: "–"}[member["present"]]
-    text = ""
-    if trouble:
-        text = f"{trouble['kind']} in round {trouble['round']}: {_last(trouble['text'])}"
-    if seat and seat["text"]:
-        text = f"{seat['standing']} now: {_last(seat['text'])}"
     name, client = member["name"], str(member["client"])
-    rows = "–" if member["rows"] is None else str(member["rows"])
-    missed = sum(member[kind] for kind in ("failed", "late", "declined"))
+    figures = [member["rows"], member["accepted"]]
+    missed = sum(member[kind] for kind in ("failed", "late", "declined")) or None
     return (
-        _plain(name if name == client else f"{name} ({client})"), rows, present,
-        f"[{COLOURS[now]}]{now}[/]" if now in COLOURS else now, str(member["accepted"]),
-        str(missed) if missed else "–", _plain(text),
+        _plain(name if name == client else f"{name} ({client})"), present,
+        f"[{COLOURS[now]}]{now}[/]" if now in COLOURS else now,
+        *("–" if figure is None else str(figure) for figure in (*figures, missed)),
     )  # fmt: skip
+
+
+def _troubles(found: dict[str, Any]) -> Iterator[Text]:
+    """A line for each member that was lost at least once: how it was lost at last."""
+    for member in found["members"]:
+        seat, trouble = member["seat"], member["trouble"]
+        if seat and seat["text"]:
+            head = f"{seat['standing']} in round {found['round']}, which is open"
+            text = _last(seat["text"])
+        elif trouble:
+            head, text = f"{trouble['kind']} in round {trouble['round']}", _last(trouble["text"])
+        else:
+            continue
+        yield Text.assemble((f"{member['name']}  ", "yellow"), f"{head}: {text}")
 
 
 def _failures(found: dict[str, Any]) -> Iterator[Text]:

@@ -130,7 +130,7 @@ async def _attended(
 ) -> dict[str, Ended | None]:
     async with AsyncExitStack() as stack:
         hand = await stack.enter_async_context(Hand(partial(one_thread, plan.task)))
-        tasks = {}
+        clients = []
         for seat, place in seats:
             vault = Vault(place.vault, at=how.at)
             stack.callback(vault.close)
@@ -142,8 +142,8 @@ async def _attended(
             line = Line(address, seat.name, place.tls, patience=how.patience, watch=how.watch)
             await stack.enter_async_context(line)
             training = Training(plan, seat.rows, seat.test)
-            client = Attendance(seat.name, training, line, vault, hand, habits)
-            tasks[seat.name] = asyncio.ensure_future(client.attend())
+            clients.append(Attendance(seat.name, training, line, vault, hand, habits))
+        tasks = {client.name: asyncio.ensure_future(client.attend()) for client in clients}
         return await _together(tasks, how.stop or threading.Event())
 
 

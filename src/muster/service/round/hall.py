@@ -24,7 +24,7 @@ from muster.types import ClientId, Tree
 __all__ = ["Facts", "Hall", "Keeper"]
 
 RECENT = 64  # rounds whose accepted clients are kept at hand
-PRESENT = 2  # leases without a word after which a member counts as away
+PRESENT = 2  # leases, or turns of all, without a word after which a member counts as away
 FAILURES = 3  # in a row, after which a member is left out until it says hello again
 
 
@@ -117,7 +117,7 @@ class Hall:
         """A client has spoken; when something moved, its lease begins anew."""
         now = self.clock()
         with self.changed:
-            back = now - self._seen.get(client, now) > PRESENT * self.facts.lease
+            back = self._seen.get(client, now) < self._since(now)
             self._seen[client] = now
             self.moved[client] += 1
             if amount and client in self.leases:
@@ -127,8 +127,8 @@ class Hall:
 
     def present(self) -> list[Member]:
         """The members that have been heard of lately and do not fail for ever, by client id."""
-        since = self.clock() - PRESENT * self.facts.lease
         with self.changed:
+            since = self._since(self.clock())
             here = [
                 member
                 for member in self.members.values()
@@ -136,6 +136,13 @@ class Hall:
                 and self.failures[member.client] < FAILURES
             ]
         return sorted(here, key=_client)
+
+    def _since(self, now: float) -> float:
+        """Whoever was heard of since then is present; a crowd keeps to a pace, and is heard less.
+
+        Without this, each of many clients would be away whenever it keeps the pace it was told.
+        """
+        return now - PRESENT * max(self.facts.lease, len(self.members) / self.facts.pace)
 
     def judge(self, seats: Iterable[Seat]) -> None:
         """Who has failed once more, and who has not."""

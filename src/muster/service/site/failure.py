@@ -23,7 +23,7 @@ CHAIN = 8  # errors that led to one another
 MASKS = (
     (re.compile(r"""'[^']*'|"[^"]*"|‘[^’]*’|`[^`]*`"""), "'…'"),
     (re.compile(r"\[[^\[\]]*\]|\{[^{}]*\}"), "[…]"),
-    (re.compile(r"[-+]?\d[\w.,:+-]*"), "#"),
+    (re.compile(r"[-+]?\d(?:[\w.,:+-]*\w)?"), "#"),
     (re.compile(r"\s+"), " "),
 )
 
