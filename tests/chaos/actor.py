@@ -53,6 +53,10 @@ PLANS = {
     "most": muster.Plan(
         **EVERYBODY, algorithm=algorithms.Scaffold(), local=LOCAL, minimum=3,
     ),
+    "mean": muster.Plan(
+        **EVERYBODY, algorithm=algorithms.FedAvg(), local=LOCAL, minimum=3, weighting="equal",
+        pipeline=[pipeline.Quantize(8, range=2.0, feedback=True)],
+    ),
     "broad": muster.Plan(  # its model and its updates are larger than all the rest on the disk
         task=tasks.numpy.MLP([4, 20000, 3]), rounds=3, algorithm=algorithms.FedAvg(), local=LOCAL,
         evaluate=muster.Every(9, clients=0), cap=4,

@@ -69,6 +69,7 @@ class Federation:
         self.role = Role(str(self.home), plan, self.port, **role)
         self.sites, self.through = sites, through or self.port
         self.actors, self.log, self.deaths = [], [], 0
+        self.told_to = {}  # what `gather` tells single site processes
         self.since = time.monotonic()
         self.over = False  # the server has said that the run has ended
 
@@ -93,6 +94,19 @@ class Federation:
         self.server(**server or {})
         for clients in self.sites:
             self.site(clients, **site or {})
+        return self
+
+    def gather(self, **server):
+        """Everybody is enrolled before the first round, of which fewer would be enough."""
+        waiting = self.server(enough=99)
+        for clients in self.sites:
+            self.site(clients, **self.told_to.get(clients, {}))
+        for _ in CLIENTS:
+            self.told({"event": "enrolled"})
+        waiting.kill()
+        self.until(lambda one, said: one is waiting and said is None, again=False)
+        self.deaths = 0
+        self.server(**server)
         return self
 
     def server(self, **more):

@@ -99,9 +99,9 @@ def sound(federation, found=None):
     state, history, memories = found or outcome(federation)
     plan, people = actor.PLANS[federation.role.plan], actor.population()
     once(plan, people, history)
-    assert scene.bits(recomputed(plan, people, federation.folder, history)) == state
     replayed = replay(federation.folder, plan, people)
-    assert replayed.identical, replayed
+    assert replayed.identical, (replayed, federation.report())
+    assert scene.bits(recomputed(plan, people, federation.folder, history)) == state
     assert played(plan, people, history)[1] == memories
     audited(federation, history)
     return history

@@ -15,57 +15,59 @@ ALONE = tuple((client,) for client in CLIENTS)
 
 
 def test_a_round_ends_within_a_lease_of_a_site_that_does_not_come_back():
-    with Federation("most", ALONE, lease=LEASE, enough=3) as federation:
-        federation.begin()
+    with Federation("mean", ALONE, lease=LEASE) as federation:
+        federation.gather(enough=3)
         federation.round(1)
         federation.the("site-3").kill()
         began = time.monotonic()
         federation.round(2, again=False)
-        assert time.monotonic() - began < LEASE + 3
+        assert time.monotonic() - began < LEASE + 5
         federation.finish(again=False)
         records = history.sound(federation)
-    assert len(records) == ROUNDS
-    assert not records[1]["abandoned"]
-    late = [record["round"] for record in records if "site-3" in str(record.get("late"))]
-    assert late and late[0] in (1, 2)  # it may have died with its first update acknowledged
+    assert [record["abandoned"] for record in records] == [False] * ROUNDS
+    late = [r["round"] for r in records if {"client": "site-3"} in r.get("late", ())]
+    assert late[:1] in ([2], [3])  # its update to round 2 may have been acknowledged
     assert "site-3" not in records[-1]["invited"]  # nobody waits for it for ever
+
+
+@pytest.mark.xfail(reason="who was enrolled is not in the record, and SCAFFOLD's step needs it")
+def test_a_replay_knows_who_was_enrolled():
+    with Federation("most", ALONE, lease=LEASE) as federation:
+        federation.gather(enough=3)
+        federation.round(1)
+        federation.the("site-3").kill()
+        federation.finish(again=False)
+        history.sound(federation)
 
 
 def test_a_round_with_too_few_is_abandoned_and_nobody_remembers_it():
     with Federation("most", ALONE, lease=LEASE) as federation:
-        federation.begin()
-        for name in ("site-2", "site-3"):
-            federation.the(name)  # they are there
-        federation.round(1)
-        lost = [federation.the(name) for name in ("site-2", "site-3")]
-        for one in lost:
-            one.kill()
+        federation.told_to = {c: {"trap": ("site: in step", 9)} for c in ALONE[2:]}  # of round 2
+        federation.gather()
         federation.round(2, again=False)
-        for one in lost:
-            federation.start(one.role)
+        assert federation.deaths == 2
+        for clients in ALONE[2:]:
+            federation.site(clients)
         federation.finish()
         records = history.sound(federation)
     assert [record["abandoned"] for record in records] == [False, True, False, False, False]
-    assert records[1]["accepted"] == []
 
 
 def test_what_was_acknowledged_counts_also_when_its_site_stays_away():
-    with Federation("most", ALONE, lease=LEASE, enough=3) as federation:
-        federation.server()
-        for clients in ALONE:
-            dying = {"trap": ("site: after upload", 2)} if clients == ("site-1",) else {}
-            federation.site(clients, **dying)
+    with Federation("mean", ALONE, lease=LEASE) as federation:
+        federation.told_to = {("site-1",): {"trap": ("site: after upload", 2)}}
+        federation.gather(enough=3)
         federation.finish(again=False)
         assert federation.deaths == 1
         records = history.sound(federation)
-    assert [("site-1" in record["accepted"]) for record in records][:2] == [True, True]
+    assert ["site-1" in record["accepted"] for record in records][:3] == [True, True, False]
 
 
 def test_an_error_in_a_sites_code_shows_at_the_server_at_once():
-    with Federation("most", ALONE, enough=3) as federation:
-        federation.server(gates=("round: closed",))
-        for clients in ALONE:
-            federation.site(clients, faults={"fails": {"site-1": (2, 3, 4)}})
+    fails = {"faults": {"fails": {"site-1": (2, 3, 4)}}}
+    with Federation("mean", ALONE) as federation:
+        federation.told_to = {("site-1",): fails}
+        federation.gather(enough=3, gates=("round: closed",))
         server = federation.at("round: closed", 2)
         (seat,) = [s for s in federation.status()["seats"] if s["client"] == "site-1"]
         assert (seat["standing"], seat["reason"]) == ("failed", "train")
@@ -81,7 +83,7 @@ def test_an_error_in_a_sites_code_shows_at_the_server_at_once():
 
 def test_a_slow_line_that_moves_keeps_its_lease():
     def schedule(seen):
-        return "drip" if seen.what.startswith(("PUT", "GET")) else None
+        return "drip" if seen.what.startswith("PUT") else None
 
     with Federation("scaffold", lease=1.2) as federation:  # a body takes 1.6 s
         with Proxy(federation.port, schedule) as proxy:
@@ -93,10 +95,10 @@ def test_a_slow_line_that_moves_keeps_its_lease():
 
 def test_a_line_that_does_not_move_loses_its_lease():
     def schedule(seen):
-        held = b"site-2" in seen.head and f"/v1/updates/2/" in seen.what
+        held = b"site-2" in seen.head and "/v1/updates/2/" in seen.what
         return "stall" if held else None
 
-    with Federation("most", lease=LEASE, enough=3) as federation:
+    with Federation("most", lease=LEASE) as federation:
         with Proxy(federation.port, schedule) as proxy:
             federation.through = proxy.port
             federation.begin()

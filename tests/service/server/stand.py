@@ -100,6 +100,9 @@ class Desk:
         self.known(name)
         self.moved[name, round] += amount
 
+    def stepped(self, name, round, steps):
+        self.progress(name, round, steps)
+
     def model(self, digest):
         if digest not in self.models:
             raise Refused(Reason.UNKNOWN, "no such model")

@@ -24,6 +24,7 @@ from muster.service.refusal import Reason, Refused
 from muster.service.round.hall import FAILURES, PRESENT, Facts, Hall
 from muster.service.round.lifecycle import Call
 from muster.service.server.desk import Desk
+from muster.store.blobs import update_name
 from muster.store.ledger import Ledger
 from muster.store.records import Opened, Seat
 
@@ -202,6 +203,20 @@ def test_a_lease_is_renewed_by_progress_in_this_round_alone(scene):
     assert (scene.hall.leases["a"], scene.hall.leases["b"]) == (125.0, 115.0)
     scene.desk.progress("b", 9, 5)
     assert scene.hall.leases["b"] == 115.0
+    scene.desk.stepped("b", 1, 7)
+    assert scene.hall.leases["b"] == 125.0
+    scene.clock.now += 5
+    scene.desk.stepped("b", 1, 7)  # the same again is no progress
+    assert scene.hall.leases["b"] == 125.0
+
+
+def test_what_is_held_of_an_upload_needs_no_room(scene):
+    scene.open()
+    blob = update_name(1, "a", BODY)
+    scene.ledger.blobs.append(blob, 0, bytes(60))
+    scene.ledger.blobs.room = lambda: 40
+    assert scene.desk.announce("a", UPDATE).blob == blob
+    assert reason(scene.desk.announce, "b", UPDATE) is Reason.NO_ROOM
 
 
 def test_who_is_silent_is_away_and_who_fails_for_ever_is_left_out(scene):

@@ -231,7 +231,7 @@ class Edge:
         if isinstance(said, Progress):
             if said.run != self.desk.facts.run:
                 raise Refused(Reason.UNKNOWN_RUN, f"this server runs {self.desk.facts.run}")
-            self.desk.progress(exchange.name, said.round, said.steps)
+            self.desk.stepped(exchange.name, said.round, said.steps)
             await exchange.say(Verdict(True))
         else:
             await self._tell(exchange, await self.desk.answer(exchange.name, said))

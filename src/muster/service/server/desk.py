@@ -74,6 +74,7 @@ class Desk:
     def __init__(self, hall: Hall, ledger: Writer, note: Callable[..., Any] | None = None) -> None:
         self.hall, self._ledger, self._note = hall, ledger, note or _unnoted
         self.counts = hall.refusals
+        self._steps: dict[ClientId, tuple[int, int]] = {}  # the round, and how far it is
 
     @property
     def facts(self) -> Facts:
@@ -146,13 +147,13 @@ class Desk:
             update.digest,
         ):
             return Upload(blob, update, self.facts.template, held=True)
-        opened, seat = self._admit(member.client, update)
+        opened, seat = self._admit(member.client, update, self._ledger.blobs.held(blob))
         self._undecided(seat, update.round)
         self._weighed(update, member.rows, opened.times[opened.cohort.index(member.client)])
         hall.hear(member.client, 1)
         return Upload(blob, update, self.facts.template, held=False)
 
-    def _admit(self, client: ClientId, update: Update) -> tuple[Opened, Seat]:
+    def _admit(self, client: ClientId, update: Update, begun: int) -> tuple[Opened, Seat]:
         hall = self.hall
         with hall.changed:
             opened, seat = hall.opened, hall.seats.get(client)
@@ -163,7 +164,7 @@ class Desk:
         invited = seat is not None and current == (opened.round if opened else 0)
         terms = Terms(
             self.facts.run, current, invited=invited, left=left, held=seat.digest if seat else "",
-            limit=self.facts.size, room=self._ledger.blobs.room(),
+            limit=self.facts.size, room=self._ledger.blobs.room() + begun,
         )  # fmt: skip
         admit(update, terms)
         assert opened is not None and seat is not None
@@ -232,6 +233,13 @@ class Desk:
         opened = self.hall.opened
         current = opened is not None and opened.round == round
         self.hall.hear(self._member(name).client, amount if current else 0)
+
+    def stepped(self, name: str, round: int, steps: int) -> None:
+        """Steps done so far in a round: other than said before (a restart repeats) is progress."""
+        client = self._member(name).client
+        if self._steps.get(client) != (round, steps):
+            self._steps[client] = (round, steps)
+            self.progress(name, round, 1)
 
     def model(self, digest: str) -> str:
         """The blob of a model that sites may fetch."""
