@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 __all__ = ["Line", "write"]
 
-HEAD = "<!-- measured -->"
 TAIL = "<!-- end -->"
 
 
@@ -32,20 +31,21 @@ class Line(NamedTuple):
         return f"{self.part:9} {self.who:52} {self.value:>22} {self.ratio:>8}{goal}"
 
 
-def write(lines: list[Line], path: Path, *, partial: bool) -> None:
+def write(lines: list[Line], path: Path, *, partial: bool, mark: str = "measured") -> None:
     """Put the measured table between its marks in the file; keep what was written around it.
 
     A partial measurement is printed but not written, so that one table is one sitting.
     """
     if partial:
         return
+    head = f"<!-- {mark} -->"
     rows = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     table = (
-        f"{HEAD}\n{_machine()}\n\n| part | who | median | spread (quartiles, ms) | ratio | goal |\n"
+        f"{head}\n{_machine()}\n\n| part | who | median | spread (quartiles, ms) | ratio | goal |\n"
         f"|---|---|---|---|---|---|\n{rows}\n{TAIL}"
     )
-    old = path.read_text() if path.exists() else f"# Results\n\n{HEAD}\n{TAIL}\n"
-    before, _, rest = old.partition(HEAD)
+    old = path.read_text() if path.exists() else f"# Results\n\n{head}\n{TAIL}\n"
+    before, _, rest = old.partition(head)
     path.write_text(before + table + rest.partition(TAIL)[2])
 
 

@@ -114,7 +114,7 @@ def test_only_those_who_replied_count():
     assert (record["invited"], record["accepted"]) == ([*IDS], ["c"])
     assert record["declined"] == [{"client": "a", "reason": "busy"}]
     assert record["failed"] == [{"client": "b", "stage": "train", "error": "boom"}]
-    assert record["late"] == [{"client": "d"}]
+    assert record["late"] == [{"client": "d", "reason": "after the deadline"}]
     assert clients.log[-1] == ("settle", 1, ("c",))
 
 

@@ -12,7 +12,7 @@ step t are a prefix, and nothing is padded to the longest client.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from muster import keys
 from muster.keys import Key
-from muster.types import Batch, Tree
+from muster.types import Batch, Private, Tree
 from muster.vectors import leaves, tree_map
 
-__all__ = ["Batches", "cut", "fold", "gather", "step_counts"]
+__all__ = ["Batches", "cut", "drawn", "fold", "gather", "step_counts"]
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Batches:
 
     For a matrix: `index` `(steps, clients, B)`, `scale` the same or None when every batch is
     full, `active` `(steps,)` how many clients (a prefix) take each step, `seeds`
-    `(steps, clients)`. For one client (`alone`): `clients` = 1, batches are cut to their true
-    length and come without the client axis. Once `gathered`, `x` is `(clients, steps, B, ...)`
-    and `y` `(steps, clients, B, ...)`.
+    `(steps, clients)`, `private` the same, a `Private` each. For one client (`alone`):
+    `clients` = 1, batches are cut to their true length and come without the client axis. Once
+    `gathered`, `x` is `(clients, steps, B, ...)` and `y` `(steps, clients, B, ...)`.
     """
 
     x: Any
@@ -46,6 +46,7 @@ class Batches:
     seeds: NDArray[np.uint32] | None
     alone: bool = False
     gathered: bool = False
+    private: NDArray[np.object_] | None = None
 
     def __len__(self) -> int:
         return len(self.active)
@@ -61,13 +62,16 @@ class Batches:
             if self.scale is not None:
                 rows = rows[: int((self.scale[step, 0] > 0).sum())]
             seed = None if self.seeds is None else self.seeds[step, 0]
-            return 1, Batch(self.x[rows], self.y[rows], None, seed)
-        scale = None if self.scale is None else self.scale[step, :k]
-        seeds = None if self.seeds is None else self.seeds[step, :k]
+            private = None if self.private is None else self.private[step, 0]
+            return 1, Batch(self.x[rows], self.y[rows], None, seed, private)
+        scale, seeds, private = (
+            None if each is None else each[step, :k]
+            for each in (self.scale, self.seeds, self.private)
+        )
         if self.gathered:
-            return k, Batch(self.x[:k, step], self.y[step, :k], scale, seeds)
+            return k, Batch(self.x[:k, step], self.y[step, :k], scale, seeds, private)
         rows = self.index[step, :k]
-        return k, Batch(self.x[rows], self.y[rows], scale, seeds)
+        return k, Batch(self.x[rows], self.y[rows], scale, seeds, private)
 
     def steps(self, start: int, stop: int) -> Batches:
         """The steps from `start` up to `stop` alone; not once gathered.
@@ -81,6 +85,7 @@ class Batches:
             scale=None if self.scale is None else self.scale[part],
             active=self.active[part],
             seeds=None if self.seeds is None else self.seeds[part],
+            private=None if self.private is None else self.private[part],
         )
 
 
@@ -144,6 +149,61 @@ def cut(
     active = (counts[None, :] > np.arange(total)[:, None]).sum(1)
     seeds = _seeds(key, clients, total) if draws else None
     return Batches(x, y, index, scale, active, seeds, alone)
+
+
+def drawn(
+    batches: Batches, starts: NDArray[np.int64], sizes: NDArray[np.int64],
+    batch: int | None, sources: Sequence[Any], poisson: bool, dtype: str = "float32",
+) -> Batches:  # fmt: skip
+    """The same steps for private training: what they read is drawn from the clients' `sources`.
+
+    By Poisson's coins each row comes into each step with probability batch/n, apart from all
+    others, so a step may see none; else every epoch is cut from an order of its own. Each step
+    learns where its noise lies and that its sum is divided by `batch`, or n where that is less.
+    """
+    steps = len(batches)
+    expected = np.minimum(batch or sizes, sizes)
+    private = np.empty((steps, len(sizes)), object)
+    for at in np.ndindex(private.shape):
+        private[at] = Private(sources[at[1]].at(at[0]), int(expected[at[1]]))
+    batches = replace(batches, private=private)
+    if batch is None:
+        return batches
+    cut = _tossed if poisson else _shuffled
+    local, real = cut(sources, sizes, batch, steps)
+    share = real / np.maximum(1, real.sum(-1, keepdims=True))
+    index = (local + starts[:, None, None]).swapaxes(0, 1)
+    return replace(batches, index=index, scale=share.astype(dtype).swapaxes(0, 1))
+
+
+def _tossed(
+    sources: Sequence[Any], sizes: NDArray[np.int64], batch: int, steps: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """As `_ragged`, by one coin for each row and step."""
+    rates = np.minimum(1.0, batch / sizes)
+    chosen = [
+        [np.flatnonzero(source.at(step, "rows").uniform(n) < rate) for step in range(steps)]
+        for source, n, rate in zip(sources, sizes.tolist(), rates.tolist(), strict=True)
+    ]
+    width = max(1, *(len(rows) for each in chosen for rows in each))
+    local = np.zeros((len(sizes), steps, width), np.int64)
+    real = np.zeros(local.shape, np.bool_)
+    for client, each in enumerate(chosen):
+        for step, rows in enumerate(each):
+            local[client, step, : len(rows)], real[client, step, : len(rows)] = rows, True
+    return local, real
+
+
+def _shuffled(
+    sources: Sequence[Any], sizes: NDArray[np.int64], batch: int, steps: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """As `_ragged`, by orders that the sources draw."""
+    epochs = int((-(-steps // -(-sizes // batch))).max())
+    order = np.zeros((len(sizes), epochs, int(sizes.max())), np.int64)
+    for client, (source, n) in enumerate(zip(sources, sizes.tolist(), strict=True)):
+        for epoch in range(epochs):
+            order[client, epoch, :n] = source.at("order", epoch).uniform(n).argsort(kind="stable")
+    return _ragged(order, sizes, batch, steps)
 
 
 def _ragged(

@@ -7,9 +7,13 @@
     │   └── DatasetError a named dataset that is missing, damaged or cannot be downloaded
     ├── ClientError      one client failed; names round, client and stage, carries the cause
     ├── RunError         a run folder that is missing, damaged, newer, or belongs to another plan
-    │   └── WorkerError  a worker process that cannot be started or keeps dying
+    │   ├── WorkerError  a worker process that cannot be started or keeps dying
+    │   └── store.NoRoom a disk without room for what was to be stored
     ├── IdentityError    a key, request, certificate or bundle that cannot be used or is refused
     ├── AuditError       an audit log that was altered, cannot be written, or may not hold a value
+    ├── secagg.Aborted   a secure sum that was not opened; carries the reason
+    ├── secagg.Malformed bytes that are no message of a secure sum's session
+    ├── service.Refused  a request that the server refuses; carries the reason
     └── MissingExtra     an optional framework that is not installed; names the extra
 
 Each message is one sentence: what was given, what is required, what to do.

@@ -10,6 +10,7 @@ framework, algorithm or privacy stage is in use.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -86,7 +87,9 @@ def play(
 
 
 def _weights(plan: Plan, roster: Roster, total: Reply) -> tuple[float, float]:
-    """What the sum is divided by, and its share of the population's weight."""
+    """What the sum is divided by, and its share of the population's weight (if rows are known)."""
+    if plan.secure is not None and plan.weighting == "examples":
+        return total.weight, math.nan  # no algorithm that a secure plan may have asks for it
     rows = np.asarray(roster.rows()) if plan.weighting == "examples" else None
     sizes = np.ones(len(roster.clients)) if rows is None else rows
     population = float(plan.weights(sizes, (1,)).sum())
@@ -123,11 +126,13 @@ class Tally:
             "accepted": list(accepted),
             "abandoned": bool(cohort.clients) and not accepted,
             "bytes_down": down * len(cohort.clients),
-            "bytes_up": plan.upload_bytes() * len(accepted),
+            "bytes_up": plan.upload_bytes(len(cohort.clients) or 1) * len(accepted),
         }
         if cohort.times is not None:
             record["times"] = list(cohort.times)
-        if total is not None:
+        if total is not None and total.secure:
+            record["secure"] = dict(total.secure)
+        if total is not None and total.metrics:
             sums = total.metrics
             record["train"] = {
                 "loss": sums["loss"] / sums["rows"],

@@ -26,6 +26,7 @@ __all__ = [
     "Failed",
     "Fusing",
     "Late",
+    "Private",
     "Reply",
     "Roster",
     "Sampling",
@@ -113,7 +114,8 @@ class Reply:
     """The answer of one client, or the weighted sum of several (a worker's block, a region).
 
     `payload` and `buffers` are already multiplied by the weights and summed; `weight` is the
-    sum of the weights; `metrics` are sums over the clients.
+    sum of the weights; `metrics` are sums over the clients, empty where they keep them; `secure`
+    is what a secure sum notes of itself.
     """
 
     clients: tuple[ClientId, ...]
@@ -121,6 +123,7 @@ class Reply:
     weight: float
     metrics: Mapping[str, float] = field(default_factory=dict)
     buffers: Any = None
+    secure: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -142,9 +145,10 @@ class Failed:
 
 @dataclass(frozen=True)
 class Late:
-    """A client whose reply came after the deadline."""
+    """A client whose reply did not come in time, and what time that was."""
 
     client: ClientId
+    reason: str = "after the deadline"
 
 
 Answer = Reply | Declined | Failed | Late

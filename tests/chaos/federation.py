@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sqlite3
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -221,6 +222,12 @@ class Federation:
 
     def want(self, word):
         return self.ask("POST", f"/want/{word}")
+
+    def transitions(self):
+        """The steps of the lifecycle that the server has written down."""
+        path = self.folder / "run.db"
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+            return database.execute("SELECT * FROM transitions ORDER BY id").fetchall()
 
     def report(self, one=None):
         """What is known when something went wrong."""

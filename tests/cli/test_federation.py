@@ -171,6 +171,8 @@ def test_a_site_tells_each_thing_once(capsys):
         {"event": "verdict", "round": 3, "accepted": True},
         {"event": "settled", "round": 3, "accepted": False},
         {"event": "failed", "round": 4, "stage": "train", "error": "plan.py\nValueError: [x]"},
+        {"event": "declined", "round": 5, "text": "at night only"},
+        {"event": "declined", "round": 6, "text": "at night only"},
     )  # fmt: skip
     for event in events:
         told.hear(event)
@@ -186,6 +188,7 @@ def test_a_site_tells_each_thing_once(capsys):
             "! round 4 failed at stage train: ValueError: [x]",
             "plan.py",
             "ValueError: [x]",
+            "! round 5 at night only",
         )
     ]
 
@@ -238,62 +241,3 @@ def test_an_order_to_nobody(shell, verb):
     assert "no server runs in runs/heart; " in shell.fails(verb, "heart")
     assert "name the run's folder" in shell.fails(verb)
     assert "there is no run 'nope'" in shell.fails(verb, "nope")
-
-
-PLAIN = ("--plain", "--address", f"{HOST}:0")
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("serve", "plan.py", "--path", "x"), "give --identity FOLDER"),
-        (("serve", "plan.py", "--path", "x", "--plain", "--identity", "y"), "leave one of"),
-        (("serve", "nope.py", "--path", "x", *PLAIN), "nope.py does not exist"),
-        (("serve", "plan.py", "--path", "x", "--plain", "--address", "0.0.0.0:0"), "plain HTTP on"),
-        (("serve", "plan.py", "--path", "x", "--plain", "--address", "here"), "is not HOST:PORT"),
-        (("serve", "plan.py", "--path", "x", *PLAIN, "--set", "stop=[Target('loss', 1.0)]"),
-         "a server has no rows"),
-        (("join", "plan.py", "--data", "x"), "give --identity FOLDER"),
-        (("join", "plan.py", "--data", "x", "--plain", "--name", "a"), "give http://127.0.0.1:PORT"),
-        (("join", "https://hub", "--data", "x", "--identity", "a"), "give one plan file"),
-        (("join", "plan.py", "--data", "x", "--identity", "a"), "holds no identity"),
-        (("join", f"http://{HOST}:1", "plan.py", "--data", "x", "--plain", "--name", "a"),
-         "has no function local_data"),
-        (("doctor", "--data", "x"), "give the plan file"),
-    ],
-)  # fmt: skip
-def test_what_is_refused_in_a_sentence(shell, words, message):
-    told = shell.fails(*words)
-    assert message in told and len(told.splitlines()) == 1
-
-
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        ("return 1", "return the test rows as a pair"),
-        ("return np.zeros((2, 3)), np.zeros(1, int)", "2 feature rows and 1 labels"),
-        ("return np.zeros((2, 4)), np.zeros(2, int)", "evaluate_on() in plan.py: "),
-        ("raise KeyError('x')", "failed in evaluate_on(): KeyError"),
-    ],
-)
-def test_central_rows_that_are_no_good(shell, body, message):
-    path = shell.folder / "plan.py"
-    path.write_text(path.read_text() + f"\n\ndef evaluate_on():\n    {body}\n")
-    assert message in shell.fails("serve", "plan.py", "--path", "x", *PLAIN)
-
-
-def test_the_network_is_listed_without_its_packages(shell):
-    text = shell("--help")
-    for name in ("serve", "join", "status", "drain", "doctor", "audit"):
-        assert f" {name} " in text
-
-
-def test_a_second_signal_of_the_same_moment_is_an_echo():
-    now = [0.0]
-    with halt.graceful(lambda: now[0]) as stop:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.raise_signal(number)
-        assert stop.is_set()
-        now[0] = 2.0
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)

@@ -2,6 +2,7 @@
 """Control messages: they arrive as they were, or are refused for one of the listed reasons."""
 
 import asyncio
+import contextlib
 import json
 import pickle
 import tracemalloc
@@ -15,14 +16,14 @@ from hypothesis import strategies as st
 
 from muster.errors import MusterError
 from muster.service import message
-from muster.service.message import Hello, Task, Update, Verdict, agree, from_json, to_json
+from muster.service.message import Hello, Poll, Task, Update, Verdict, agree, from_json, to_json
 from muster.service.refusal import Reason, Refused, parse
 from muster.service.server.admission import Terms, admit, arrived
 from muster.service.server.desk import Desk
 from muster.service.server.limits import Limits
 from muster.service.server.transfer import Uploads
 from muster.service.wire import decode, digest, encode
-from muster.store.records import Seat
+from muster.store.records import Member, Seat
 
 HASH = "0123456789abcdef" * 4
 HELLO = Hello((1, 2), "lyon", HASH)
@@ -213,6 +214,24 @@ def test_the_newest_common_version_is_agreed_on_or_both_are_named():
 TERMS = Terms("digits-1", 3, left=1.0)
 BODY = {"w": np.array([np.nan])}
 DESK = Desk(SimpleNamespace(members={}, refusals={}), None)
+
+
+class Left:
+    """A hall whose one member has failed too often."""
+
+    members, refusals, facts = {"lyon": Member("lyon", "lyon", 1)}, {}, SimpleNamespace(run="r")
+    changed, committed, opened, ended, seats = contextlib.nullcontext(), 0, None, None, {}
+
+    def clock(self):
+        return 0.0
+
+    def hear(self, client):
+        return None
+
+    def quarantined(self, client):
+        return True
+
+
 UPLOADS = Uploads(DESK, None, None)
 REFUSALS = {
     Reason.LATE: lambda: admit(UPDATE, replace(TERMS, left=-0.001)),
@@ -230,6 +249,7 @@ REFUSALS = {
     Reason.NO_ROOM: lambda: admit(UPDATE, replace(TERMS, room=999)),
     Reason.TOO_OFTEN: lambda: Limits(burst=0.5).check("lyon"),
     Reason.CLOSED: lambda: DESK._undecided(Seat("lyon", "failed"), 3),
+    Reason.LEFT_OUT: lambda: asyncio.run(Desk(Left(), None).poll("lyon", Poll("r", 0, 1.0))),
     Reason.UNKNOWN: lambda: asyncio.run(UPLOADS.take("lyon", None, (3, HASH), {})),
     Reason.UNENROLLED: lambda: asyncio.run(DESK.poll("lyon", None)),
 }

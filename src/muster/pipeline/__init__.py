@@ -8,6 +8,7 @@ from muster.pipeline.discrete_noise import DiscreteNoise
 from muster.pipeline.local_noise import LocalNoise
 from muster.pipeline.noise import Noise
 from muster.pipeline.quantize import Quantize
+from muster.pipeline.secure_sum import SecureSum
 from muster.pipeline.stage import Contract, Field, Pipeline, Stage
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "Noise",
     "Pipeline",
     "Quantize",
+    "SecureSum",
     "Stage",
 ]

@@ -42,7 +42,8 @@ class Contract:
     nothing bounds it; `cap` the largest weight, None if unknown; `weighted` whether the weight
     has been applied; `moving` whether the bound moves between rounds; `step` the distance between
     two levels where vectors are integers; `noise` the stage whose noise is made for exactly what
-    is summed, which no later stage may change.
+    is summed, which no later stage may change; `visible` whether replies are seen one by one,
+    not only in the sum.
     """
 
     fields: tuple[Field, ...]
@@ -52,6 +53,7 @@ class Contract:
     cap: float | None = None
     step: float | None = None
     noise: str | None = None
+    visible: bool = True
 
     @property
     def sensitivity(self) -> float | None:
@@ -150,6 +152,11 @@ class Pipeline:
         for i, stage in enumerate(stages):
             if not isinstance(stage, Stage):
                 raise PlanError(f"pipeline[{i}] is {stage!r}; give stages such as Clip(1.0)")
+            if not contract.visible:
+                raise PlanError(
+                    f"{stage} stands after {type(stages[i - 1]).__name__}, behind which only the "
+                    f"sum is seen; put {stage} before it (one such stage is enough)"
+                )
             if contract.noise and not stage.keeps_sum:
                 raise PlanError(
                     f"{stage} stands after {contract.noise}, whose noise is made for exactly what "

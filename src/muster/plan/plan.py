@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -18,10 +18,15 @@ from muster.keys import Keys
 from muster.layout import Sharing
 from muster.local import Descent, Local, Memory
 from muster.optimizers import SGD, Optimizer
+from muster.pipeline.secure_sum import SecureSum
 from muster.pipeline.stage import Pipeline, Stage, contract_of
+from muster.plan.secure import refuse_leaks
 from muster.plan.stopping import Every, Patience, Target
 from muster.sampling.everybody import All
 from muster.types import Sampling, Task, Tree
+
+if TYPE_CHECKING:
+    from muster.secagg import Frame
 
 __all__ = ["Plan"]
 
@@ -66,6 +71,8 @@ class Plan:
         self.algorithm.accept(self.local, self.weighting)
         self._check_combination()
         _ = self.stages, self.sharing  # raise now, not in round 1
+        if self.secure is not None:
+            refuse_leaks(self)
 
     def _check_kinds(self) -> None:
         kinds = {"algorithm": Algorithm, "local": Local, "evaluate": Every}
@@ -204,6 +211,19 @@ class Plan:
         return Pipeline.build(self.pipeline, contract)
 
     @cached_property
+    def secure(self) -> SecureSum | None:
+        """The pipeline's SecureSum, if it ends with one."""
+        last = self.pipeline[-1:]
+        return last[0] if last and isinstance(last[0], SecureSum) else None
+
+    @cached_property
+    def frame(self) -> Frame:
+        """How an encoded payload and its weight lie in the vector that SecureSum masks."""
+        if self.secure is None:
+            raise PlanError("this plan masks nothing; put SecureSum() last in its pipeline")
+        return self.secure.frame(self.stages.contracts[len(self.pipeline) - 1])
+
+    @cached_property
     def remembers(self) -> bool:
         """Whether clients keep anything between rounds."""
         return (
@@ -250,8 +270,13 @@ class Plan:
             take(buffers, shared=False, buffers=True),
         )
 
-    def upload_bytes(self) -> int:
-        """Bytes one client sends a round: the payload as the contract states it, and buffers."""
+    def upload_bytes(self, invited: int = 1) -> int:
+        """Bytes one client sends a round: the payload as the contract states it, and buffers.
+
+        Under SecureSum the masked vector of a cohort of so many, without keys and shares.
+        """
+        if self.secure is not None:
+            return self.secure.nbytes(self.frame, invited)
         shared = sum(b - a for a, b, flag in self.sharing.buffers if flag)
         item = np.dtype(self.dtype).itemsize
         return -(-self.stages.contracts[-1].bits // 8) + shared * item

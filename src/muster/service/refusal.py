@@ -39,6 +39,7 @@ class Reason(StrEnum):
     NO_ROOM = "no room"  # the disk is full: try again later
     TOO_OFTEN = "too often"  # more requests than this identity may make: slow down
     CLOSED = "closed"  # the round or the run takes nothing more: it is paused or has ended
+    LEFT_OUT = "left out"  # failed in too many rounds on end: mend it, say hello again
     UNKNOWN = "unknown"  # no such resource, or none of this client's
     UNENROLLED = "unenrolled"  # say hello first
 

@@ -47,7 +47,10 @@ class Piece:
 
 
 class Done(NamedTuple):
-    """What became of a piece: block sums in order, new memories, and who failed."""
+    """What became of a piece: block sums in order, new memories, and who failed.
+
+    Under SecureSum one reply a client instead: they are summed behind their masks.
+    """
 
     replies: tuple[Reply, ...]
     memories: dict[ClientId, Memory]
@@ -71,7 +74,12 @@ def perform(
         memories |= zip(outcome.clients, outcome.memories or (), strict=False)
         whole = outcome.clients == piece.clients
         places = piece.places if whole else [place[client] for client in outcome.clients]
+        if plan.secure is not None:
+            replies += _blocks(outcome, list(range(len(places))), fold=False)
+            continue
         replies += _blocks(outcome, _edges(places, block), fold=places[0] == 0)
+    if plan.secure is not None:
+        return Done(tuple(replies), memories, tuple(failed))
     replies = list(fold_blocks(replies, lambda reply: place[reply.clients[0]] // block))
     if piece.places and piece.places[0] == 0:  # a left fold may begin here, and only here
         replies = [add(replies)] if replies else []

@@ -39,8 +39,8 @@ __all__ = [
 
 PART = ".part"  # ends the file of a blob that is not finished
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-UPDATE = re.compile(r"update-(\d{6,})-[0-9a-f]{16}-[0-9a-f]{64}")
-NAMED = re.compile(r"(?:model|update-\d{6,}-[0-9a-f]{16})-([0-9a-f]{64})")
+UPDATE = re.compile(r"(?:update|masked)-(\d{6,})-[0-9a-f]{16}-[0-9a-f]{64}")
+NAMED = re.compile(r"(?:model|(?:update|masked)-\d{6,}-[0-9a-f]{16})-([0-9a-f]{64})")
 FULL = (ENOSPC, EDQUOT, EFBIG)
 
 
@@ -84,8 +84,8 @@ class Blobs(Protocol):
     def read(self, name: str, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Bytes `begin` to `end` in pieces of at most 1 MiB; of an unfinished blob, what it has."""
 
-    def whole(self, name: str) -> mmap.mmap | bytes | bytearray:
-        """A finished blob, checked against the digest in its name."""
+    def whole(self, name: str, *, known: bool = False) -> mmap.mmap | bytes | bytearray:
+        """A finished blob, checked against the digest in its name unless that is `known`."""
 
     def names(self, prefix: str) -> list[str]:
         """The sorted names that begin so, finished or not."""
@@ -103,14 +103,14 @@ def model_name(digest: str) -> str:
     return f"model-{digest}"
 
 
-def update_name(round: int, client: ClientId, digest: str) -> str:
-    """The blob of a client's update to a round.
+def update_name(round: int, client: ClientId, digest: str, kind: str = "update") -> str:
+    """The blob of a client's update to a round; `kind` is "masked" for one that is hidden.
 
     >>> update_name(3, "a", "0" * 64)[:32]
     'update-000003-ac8d8342bbb2362d-0'
     """
     who = sha256(json.dumps(client).encode()).hexdigest()[:16]
-    return f"update-{round:06d}-{who}-{digest}"
+    return f"{kind}-{round:06d}-{who}-{digest}"
 
 
 def update_round(name: str) -> int | None:
@@ -218,15 +218,16 @@ class Files:
                 begin += len(piece)
                 yield piece
 
-    def whole(self, name: str) -> mmap.mmap | bytes:
-        """A finished blob as a map of its file, checked against the digest in its name."""
+    def whole(self, name: str, *, known: bool = False) -> mmap.mmap | bytes:
+        """A finished blob as a map of its file, checked unless its digest is `known`."""
         with (
             _said(f"the blob {name} could not be read"),
             _opened(self._path(name), os.O_RDONLY) as file,
         ):
             size = os.fstat(file).st_size
             data = mmap.mmap(file, 0, access=mmap.ACCESS_READ) if size else b""
-        sound(name, data, str(self.folder))
+        if not known:
+            sound(name, data, str(self.folder))
         return data
 
     def names(self, prefix: str) -> list[str]:

@@ -13,14 +13,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from muster.errors import RunError
 from muster.store.blobs import Blobs, Disk, Files, model_name, update_round
 from muster.store.database import taken
-from muster.store.records import Kind, Member, Opened, Seat, Transition
+from muster.store.records import Kind, Member, Opened, Seat, Transition, Word
 from muster.store.sql import seats as seating
 from muster.store.sql import states
+from muster.store.sql import words as speech
 from muster.store.sql.connect import connected, lock_key, run_name
 from muster.store.sql.lead import Lead
 from muster.store.sql.rounds import Rounds
@@ -79,13 +81,15 @@ class Ledger(Rounds):
         self._transactions = Transactions(engine, name)
         undo.callback(self._transactions.close)
         self.blobs: Blobs
+        self.models: Blobs  # the same, for what can be made again: it waits for no disk
         if url is None:
             self.blobs, large = Files(self.path / "blobs", disk), Files(self.path, disk)
+            self.models = Files(self.path / "blobs", replace(disk, sync=int))
             self._states = States(large, name)
             self._lead = None
         else:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.blobs = Rows(self._transactions)
+            self.models = self.blobs = Rows(self._transactions)
             self._states = States(self.blobs, name)
             self._lead = Lead(self._transactions, lock_key(run_name(self.path, url)))
             undo.callback(self._lead.release)
@@ -140,6 +144,19 @@ class Ledger(Rounds):
             return seating.decide(turn, round, kind, seats)
 
         return self._writer.submit(f"decide seats of round {round}", body)
+
+    def hear(self, round: int, word: Word) -> Future[Word | None]:
+        """Write an event of a secure sum down; resolves, when durable, to the one that holds now.
+
+        That is the first of its kind by its member; None when the round is not open.
+        """
+        return self._writer.submit(
+            f"hear {word.name!r}", lambda turn: speech.hear(turn, round, word)
+        )
+
+    def heard(self, round: int, after: int = 0) -> list[Word]:
+        """Some of the events of a round's secure sum behind the given one, in order."""
+        return self._transactions.read(lambda c: speech.heard(c, round, after))
 
     def record(self, *transitions: Transition) -> None:
         """Add steps of lifecycles to the log, durable soon; what could not be is raised later."""
@@ -209,6 +226,9 @@ class Ledger(Rounds):
                 round = update_round(name)
                 done = round is not None and round <= self._round
                 if done and not (self._keep_updates and self.blobs.size(name) is not None):
+                    self.blobs.drop(name)
+            for name in self.blobs.names("masked-"):  # these no audit needs
+                if (update_round(name) or 0) <= self._round:
                     self.blobs.drop(name)
 
     def _sweep(self) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from muster.types import ClientId
 
-__all__ = ["Kind", "Member", "Opened", "Seat", "Standing", "Transition"]
+__all__ = ["Kind", "Member", "Opened", "Seat", "Standing", "Transition", "Word"]
 
 Kind = Literal["train", "evaluate"]
 Standing = Literal["invited", "arrived", "declined", "failed", "late"]
@@ -17,11 +17,15 @@ Standing = Literal["invited", "arrived", "declined", "failed", "late"]
 
 @dataclass(frozen=True)
 class Member:
-    """Who enrolled: the certificate's name, the id among the run's clients, how many rows."""
+    """Who enrolled: the certificate's name, the id among the run's clients, how many rows.
+
+    `certificate` is the PEM that it showed, empty without TLS.
+    """
 
     name: str
     client: ClientId
     rows: int
+    certificate: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,24 @@ class Seat:
     size: int = 0
     weight: float = 0.0
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Word:
+    """One event of a round's secure sum: what a member said, or (`name` empty) a step's end.
+
+    `number` is its place among the round's events, 0 before it has one; `kind` the number of the
+    message on the wire, or the step that was closed; the octets are in `data`, or in a `blob`;
+    `digest` is their SHA-256; `metrics` are those that the plan makes public.
+    """
+
+    name: str
+    kind: str
+    data: bytes = b""
+    blob: str = ""
+    digest: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    number: int = 0
 
 
 @dataclass(frozen=True)

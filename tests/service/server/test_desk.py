@@ -208,6 +208,9 @@ def test_a_lease_is_renewed_by_progress_in_this_round_alone(scene):
     scene.clock.now += 5
     scene.desk.stepped("b", 1, 7)  # the same again is no progress
     assert scene.hall.leases["b"] == 125.0
+    assert reason(scene.desk.stepped, "b", 2, 1) is Reason.STALE
+    scene.hall.sit(1, "train", {"b": Seat("b", "late", "lease", "no progress")})
+    assert reason(scene.desk.stepped, "b", 1, 8) is Reason.LATE
 
 
 def test_what_is_held_of_an_upload_needs_no_room(scene):
@@ -230,8 +233,16 @@ def test_who_is_silent_is_away_and_who_fails_for_ever_is_left_out(scene):
     for _ in range(FAILURES):
         scene.hall.judge([Seat("b", "failed")])
     assert here() == []
+    assert reason(scene.desk.poll, "b", Poll(RUN, 0, 0)) is Reason.LEFT_OUT
     scene.do(scene.desk.welcome("b", Hello((1,), "b", PRINT, 10)))
     assert here() == ["b"]
+
+
+def test_who_declines_is_left_alone_for_a_lease(scene):
+    scene.hall.judge([Seat("b", "declined"), Seat("a", "arrived")])
+    assert [member.client for member in scene.hall.present()] == ["a"]
+    scene.clock.now += 15.0
+    assert [member.client for member in scene.hall.present()] == ["a", "b"]
 
 
 def test_a_poll_is_woken_by_news_and_ends_with_the_run(scene):
@@ -251,6 +262,7 @@ def test_a_poll_is_woken_by_news_and_ends_with_the_run(scene):
     scene.hall.end("all rounds are done")
     assert scene.poll("a", pending=1) == Settled(RUN, 1, True)  # first what is still owed
     assert scene.poll("a") == Ended(RUN, 1, "all rounds are done")
+    assert scene.poll("a", pending=2) == Ended(RUN, 1, "all rounds are done")  # kept for later
     assert scene.hall.told == {"a"}
 
 

@@ -180,13 +180,15 @@ def test_a_task_for_a_new_round_waits_for_the_fate_of_the_old(tmp_path):
     assert same(kept(plan, tmp_path), dict(leaves(memory)))
 
 
-def test_a_settled_round_that_is_asked_for_again_is_refused_in_the_end(tmp_path):
-    plan = PLANS["plain"]
-    hub = Hub(plan, rounds=2)
-    attend(plan, hub, tmp_path)
-    begun_anew = Hub(plan, rounds=2)
-    with pytest.raises(RunError, match="begun anew"):
-        attend(plan, begun_anew, tmp_path)
+def test_a_server_that_was_put_back_is_followed_by_who_remembers_nothing(tmp_path):
+    hub = Hub(PLANS["plain"], rounds=2)
+    attend(PLANS["plain"], hub, tmp_path / "plain")
+    put_back = Hub(PLANS["plain"], rounds=3)
+    attend(PLANS["plain"], put_back, tmp_path / "plain")
+    assert put_back.settled == [1, 2, 3]
+    attend(PLANS["scaffold"], Hub(PLANS["scaffold"], rounds=2), tmp_path / "scaffold")
+    with pytest.raises(RunError, match="was put back to round 1"):
+        attend(PLANS["scaffold"], Hub(PLANS["scaffold"], rounds=3), tmp_path / "scaffold")
 
 
 def test_another_run_takes_over_an_empty_folder_and_no_other(tmp_path):

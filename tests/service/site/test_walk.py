@@ -103,6 +103,7 @@ def check(plan, vault, whole):
     lives = 0
     while True:
         lives += 1
+        assert lives <= 46
         effort = Effort()
         effort.stop.set()
         try:

@@ -150,6 +150,7 @@ class Told:
     as_json: bool
     quiet: bool
     away: str = ""
+    said: str = ""
     sizes: dict[int, int] = field(default_factory=dict)
 
     def begin(self, who: Who, rows: int, mark: str) -> None:
@@ -182,6 +183,8 @@ class Told:
         if kind == "update":
             self.sizes = {event["round"]: event["size"]}
         text = self._text(kind, event)
+        if kind == "declined":  # round after round for the same reason: told once
+            text, self.said = ("" if text == self.said else text), text
         if text and kind in ("failed", "refused", "declined", "full", "damaged", "told"):
             self._warn(text if round is None else f"round {round:<6} {text}")
             for line in str(event.get("error", "")).rstrip().splitlines():

@@ -87,7 +87,8 @@ def conduct(
 
     A full disk stops nothing: the round is tried again once there may be room.
     """
-    prepare(plan, ledger)
+    if ledger.shared:
+        prepare(plan, ledger)  # by the server that leads
     enough = max(terms.enough, plan.minimum if isinstance(plan.minimum, int) else 1)
     network = Network(plan, ledger, hall, enough=enough, stop=stop, at=options.at)
     examiner = Examiner(plan, network, network, network.enrolled, rows)

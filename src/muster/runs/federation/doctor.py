@@ -227,12 +227,14 @@ def plan(given: Plan) -> Finding:
 
 def port(address: str, ours: Path | None = None, effects: Effects = USUAL) -> list[Finding]:
     """Whether a server could listen at HOST:PORT; `ours` is a run whose server may do so."""
-    host, _, number = address.rpartition(":")
+    host, _, digits = address.rpartition(":")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        effects.listen((host.strip("[]"), int(number)), family=family).close()
+        effects.listen((host.strip("[]"), int(digits)), family=family).close()
     except (OSError, ValueError, OverflowError) as error:
-        text = f"{address} cannot be listened on ({error})"
+        number = error.errno if isinstance(error, OSError) else None
+        why = os.strerror(number) if number else str(error)
+        text = f"{address} cannot be listened on ({why})"
         if ours is not None and (ours / "control.sock").exists():
             cure = f"if that is the server of {ours}, all is well; see muster status"
             return [Finding("port", "warning", text, cure)]

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from queue import SimpleQueue
@@ -30,7 +30,7 @@ from muster.runs.run import Run
 from muster.service import pki
 from muster.types import ClientId
 
-__all__ = ["Spec", "federated"]
+__all__ = ["Crew", "Spec", "federated", "identities"]
 
 DAYS = 30  # of the certificates, which are made anew for a new run
 DEATHS = 5  # of one process without a round between them, after which the run is given up
@@ -88,6 +88,17 @@ class Crew:
         default_factory=SimpleQueue
     )
 
+    def open(self) -> _Child:
+        """Start the server; `spec.port` is where it listens, from now on."""
+        server = self.start("server", 0)
+        while True:
+            child, said = self.news.get()
+            if said is None and child is server:
+                server = self.replace(child)
+            elif said is not None and said.get("event") == "ready":
+                self.spec = replace(self.spec, port=int(said["port"]))
+                return server
+
     def start(self, role: str, number: int, deaths: int = 0) -> _Child:
         """One more process; what it says is put among the news, and its end as None."""
         errors = tempfile.TemporaryFile()
@@ -110,7 +121,7 @@ class Crew:
             self.news.put((child, json.loads(line)))
         self.news.put((child, None))
 
-    def replace(self, child: _Child) -> None:
+    def replace(self, child: _Child) -> _Child:
         """A process that died: start it again. Raises `RunError` when it dies for ever."""
         self.children.remove(child)
         code, said = child.process.wait(), child.said()
@@ -121,7 +132,7 @@ class Crew:
                 f"{who} ended with status {code}; what is committed is safe, resume the run once "
                 f"this is mended:\n{said}"
             )
-        self.start(child.role, child.number, child.deaths + 1)
+        return self.start(child.role, child.number, child.deaths + 1)
 
     def close(self) -> None:
         """End what still runs: gently, then by force."""
@@ -143,29 +154,16 @@ def federated(plan: Plan, spec: Spec, watch: Watch, tell: Callable[[dict[str, An
     `watch` gets each committed record, `tell` what else happens (a process that was started
     again), with a "text". Raises `RunError` when a process fails, with what it said.
     """
-    _enrol(spec)
+    identities(spec)
     crew = Crew(spec)
     try:
-        port = _opened(crew)
-        crew.spec = Spec(**{**asdict(spec), "port": port})
+        crew.open()
         for number in range(spec.processes):
             crew.start("site", number)
         _follow(crew, watch, tell)
     finally:
         crew.close()
     return Run(spec.folder, plan)
-
-
-def _opened(crew: Crew) -> int:
-    """Start the server; the port it listens on."""
-    server = crew.start("server", 0)
-    while True:
-        child, said = crew.news.get()
-        if said is None and child is server:
-            crew.replace(child)
-            return _opened(crew)
-        if said is not None and said.get("event") == "ready":
-            return int(said["port"])
 
 
 def _follow(crew: Crew, watch: Watch, tell: Callable[[dict[str, Any]], None]) -> None:
@@ -192,7 +190,7 @@ def _follow(crew: Crew, watch: Watch, tell: Callable[[dict[str, Any]], None]) ->
             tell(said)
 
 
-def _enrol(spec: Spec) -> None:
+def identities(spec: Spec) -> None:
     """An authority, and an identity for the server and for each site, unless they are there."""
     home, now = spec.home, datetime.now(UTC)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
+import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from muster.data import Population
 from muster.errors import RunError
 from muster.plan import Plan
 from muster.runs.drive import Options
-from muster.runs.federation.conduct import Terms, conduct, facts_of
+from muster.runs.federation.conduct import Terms, conduct, facts_of, prepare
 from muster.runs.folder import know
 from muster.service import audit
 from muster.service.round.hall import Hall
@@ -92,7 +94,7 @@ def serve(
     """
     options, stop = options or Options(), stop or threading.Event()
     folder = federation.folder
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # updates of single sites lie here
     trust = Trust(where.identity) if where.identity else None
     with contextlib.ExitStack() as stack:
         ledger = Ledger(
@@ -101,6 +103,8 @@ def serve(
         stack.callback(ledger.close)
         log = _log(folder)
         stack.callback(log.close)
+        if not ledger.shared:
+            prepare(federation.plan, ledger)  # refused before anybody connects
         one = _Server(federation, ledger, log, options, stop)
         with asyncio.Runner(loop_factory=listen.loop_factory()) as runner:
             return runner.run(one.run(where.listening(folder), trust, ready or _unheard))
@@ -124,7 +128,7 @@ class _Server:
     ) -> None:  # fmt: skip
         self.federation, self.ledger, self.log = federation, ledger, log
         self.options, self.stop = options, stop
-        facts = facts_of(federation.plan, federation.folder.resolve().name, federation.terms)
+        facts = facts_of(federation.plan, _name(ledger), federation.terms)
         self.hall = Hall(ledger, facts)
         self.desk = Desk(self.hall, ledger, log.append)
         self.leads = asyncio.Event()
@@ -221,6 +225,16 @@ class _Server:
                     hall.changed.wait(until - hall.clock())
 
         await asyncio.to_thread(wait)
+
+
+def _name(ledger: Ledger) -> str:
+    """The run's id: its folder's name, and what tells it from one that was there before."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", ledger.path.resolve().name)[:96].lstrip("._-") or "run"
+    if ledger.shared:
+        return name  # all servers must say the same without asking each other
+    if ledger.meta("run") is None:
+        ledger.note(run=f"{name}-{secrets.token_hex(4)}")
+    return str(ledger.meta("run"))
 
 
 def _unheard(port: int) -> None:

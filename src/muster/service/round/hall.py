@@ -90,6 +90,7 @@ class Hall:
         self.moved: Counter[ClientId] = Counter()  # progress heard here, for the other servers
         self.ended: Ended | None = None
         self.failures: Counter[ClientId] = Counter()  # in a row
+        self.resting: dict[ClientId, float] = {}  # who declined, and until when it is left alone
         self.told: set[ClientId] = set()  # who has heard that it ended
         self.wanted = ledger.wanted()
         self.closing = False
@@ -109,7 +110,9 @@ class Hall:
         """A member that is enrolled."""
         with self.changed:
             self.members[member.name] = member
-            del self.failures[member.client]
+            if self.failures[member.client] >= FAILURES:
+                self.failures[member.client] = FAILURES - 1  # one more chance
+            self.resting.pop(member.client, None)
             self._seen[member.client] = self.clock()
             self.changed.notify_all()
 
@@ -127,13 +130,15 @@ class Hall:
 
     def present(self) -> list[Member]:
         """The members that have been heard of lately and do not fail for ever, by client id."""
+        now = self.clock()
         with self.changed:
-            since = self._since(self.clock())
+            since = self._since(now)
             here = [
                 member
                 for member in self.members.values()
                 if self._seen.get(member.client, 0) >= since
                 and self.failures[member.client] < FAILURES
+                and self.resting.get(member.client, now) <= now
             ]
         return sorted(here, key=_client)
 
@@ -144,11 +149,20 @@ class Hall:
         """
         return now - PRESENT * max(self.facts.lease, len(self.members) / self.facts.pace)
 
+    def quarantined(self, client: ClientId) -> bool:
+        """Whether a client has failed so often that it is left out until it says hello."""
+        return self.failures[client] >= FAILURES
+
     def judge(self, seats: Iterable[Seat]) -> None:
-        """Who has failed once more, and who has not."""
+        """Who has failed once more, who has not, and who is left alone for a lease."""
+        until = self.clock() + self.facts.lease
         for seat in seats:
             if seat.standing == "failed":
                 self.failures[seat.client] += 1
+                if self.failures[seat.client] >= FAILURES:
+                    self.bell.ring([seat.client])
+            elif seat.standing == "declined":
+                self.resting[seat.client] = until
             elif seat.standing == "arrived":
                 del self.failures[seat.client]
 

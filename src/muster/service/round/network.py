@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Event
 from typing import Any, Protocol
 
@@ -38,6 +40,7 @@ LABELS = (
     "evaluate: closed",
 )
 MODELS = 2  # kept for sites that are behind
+CHECKS = 2  # updates compared with their digests at once
 
 Books = Mapping[ClientId, Seat]
 
@@ -48,6 +51,9 @@ class Stopped(Exception):
 
 class Ledger(Keeper, Protocol):
     """What the network needs of a ledger (see `store.ledger.Ledger`)."""
+
+    path: Path
+    models: Any
 
     def open(self, opened: Opened) -> None:
         """Open a piece of a round, with a seat for everybody invited."""
@@ -176,15 +182,30 @@ class Network:
         return total
 
     def _updates(self, round: int, seats: Sequence[Seat]) -> Iterator[Reply]:
-        """The updates, lying where the disk has them; each leaves memory before the next."""
-        for seat in seats:
-            data = self._ledger.blobs.whole(update_name(round, seat.client, seat.digest))
-            tree = decode(data, self._hall.facts.template)
-            yield Reply(
-                (seat.client,), tree["payload"], seat.weight, seat.metrics, tree["buffers"]
-            )  # fmt: skip
-            if isinstance(data, mmap.mmap):
-                data.madvise(mmap.MADV_DONTNEED)
+        """The updates, lying where the disk has them; each leaves memory before the next.
+
+        They are compared with their digests ahead, by threads that read a little at a time.
+        """
+        blobs, template = self._ledger.blobs, self._hall.facts.template
+        names = [update_name(round, seat.client, seat.digest) for seat in seats]
+        pool = ThreadPoolExecutor(CHECKS, "muster-check")
+        try:
+            found = [pool.submit(lambda name: digest(blobs.read(name)), name) for name in names]
+            for seat, name, check in zip(seats, names, found, strict=True):
+                if check.result() != seat.digest:
+                    raise RunError(
+                        f"the blob {name} in {self._ledger.path} is damaged (its SHA-256 is "
+                        f"another); remove it and have it sent again, or restore it from a copy"
+                    )
+                data = blobs.whole(name, known=True)
+                tree = decode(data, template)
+                yield Reply(
+                    (seat.client,), tree["payload"], seat.weight, seat.metrics, tree["buffers"]
+                )  # fmt: skip
+                if isinstance(data, mmap.mmap):
+                    data.madvise(mmap.MADV_DONTNEED)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _closed(self) -> Books:
         """Wait until what is open is closed; whoever has not answered by then is late."""
@@ -263,11 +284,13 @@ class Network:
 
     def _publish(self, sent: Sent) -> str:
         """The model as a blob under its digest, for as long as somebody may need it."""
-        x, blobs = sent.algorithm, self._ledger.blobs
+        x, blobs = sent.algorithm, self._ledger.models
+        # One from before a power cut may be torn: models wait for no disk, unlike what is shared.
+        afresh = self._published is None and blobs is not self._ledger.blobs
         if self._published is None or self._published[0] is not x:
             self._published = x, digest(encode(sent))
         name = model_name(self._published[1])
-        if blobs.size(name) is None:
+        if afresh or blobs.size(name) is None:
             blobs.drop(name)
             place = 0
             for piece in encode(sent):
@@ -281,7 +304,7 @@ def _missing(seat: Seat) -> Declined | Failed | Late:
         return Declined(seat.client, seat.text)
     if seat.standing == "failed":
         return Failed(seat.client, seat.reason, seat.text)
-    return Late(seat.client)
+    return Late(seat.client, seat.text)
 
 
 def _out(seat: Seat, cause: str) -> Seat:

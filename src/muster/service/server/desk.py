@@ -106,6 +106,12 @@ class Desk:
             left = until - hall.clock()
             if said is not None:
                 return said
+            if hall.quarantined(client):
+                raise Refused(
+                    Reason.LEFT_OUT,
+                    f"{name} has failed in too many rounds on end and is left out; mend it (its "
+                    f"log has the reason), then say hello again",
+                )
             if left <= 0 or hall.closing or self._crowded():
                 return Wait(self._pace(poll.wait))
             await hall.bell.wait(client, left)
@@ -132,7 +138,7 @@ class Desk:
                 return Evaluate(run, opened.round, opened.model, lease, client in hall.counted)
             times = opened.times[opened.cohort.index(client)]
             return Task(run, opened.round, opened.model, lease, times)
-        if hall.ended is not None and not pending:
+        if hall.ended is not None:
             hall.told.add(client)
             hall.changed.notify_all()
             return hall.ended
@@ -236,7 +242,11 @@ class Desk:
 
     def stepped(self, name: str, round: int, steps: int) -> None:
         """Steps done so far in a round: other than said before (a restart repeats) is progress."""
-        client = self._member(name).client
+        client, opened = self._member(name).client, self.hall.opened
+        seat = self.hall.seats.get(client)
+        if opened is None or opened.round != round or seat is None:
+            raise Refused(Reason.STALE, f"round {round} is over, or does not ask {client!r}")
+        self._undecided(seat, round)
         if self._steps.get(client) != (round, steps):
             self._steps[client] = (round, steps)
             self.progress(name, round, 1)

@@ -257,7 +257,8 @@ class Uploads:
         wanted = upload.wanted
         admission.arrived(wanted.update, upload.sha.hexdigest(), upload.held)
         self.blobs.finish(wanted.blob)
-        wire.decode(self.blobs.whole(wanted.blob), wanted.template, finite=True)
+        body = self.blobs.whole(wanted.blob, known=True)  # it was hashed as it came
+        wire.decode(body, wanted.template, finite=True)
 
     async def _run(self, call: Callable[..., T], *given: Any) -> T:
         """Off the loop: whatever touches a disk, or takes longer than a millisecond."""

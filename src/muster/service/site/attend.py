@@ -45,7 +45,8 @@ from muster.service.site.work import Habits, Work
 __all__ = ["Attendance"]
 
 FATAL = {Reason.REVOKED, Reason.WRONG_FINGERPRINT, Reason.WRONG_VERSION}
-LAG = 20  # questions after which a server does not just lag
+LAG = 5  # questions after which a server does not just lag, but was put back
+OUT = 4  # leases to wait before a site that was left out says hello again
 STRANGE = {Reason.UNENROLLED, Reason.UNKNOWN_RUN}  # say hello again
 
 
@@ -143,6 +144,10 @@ class Attendance:
             self.work.note("refused", reason=str(refused.reason), text=refused.text)
             raise refused
         self.work.watch("refused", reason=str(refused.reason), text=refused.text)
+        if refused.reason is Reason.LEFT_OUT:
+            await self.line.patience.sleep(OUT * self._welcome.lease)
+            await self._enrol()
+            return
         await self._rest()
         if refused.reason in STRANGE:
             await self._enrol()
@@ -160,10 +165,11 @@ class Attendance:
     async def _task(self, task: Task) -> None:
         """Train and deliver; or deliver what is kept of this very task."""
         pending = self.vault.pending
-        if task.round <= self.vault.settled:
+        latest = pending.task.round if pending else 0
+        if task.round <= self.vault.settled or task.round < latest:
             await self._behind(task)
             return
-        if pending is not None and pending.task.round != task.round:
+        if pending is not None and task.round > latest:
             await self._rest()  # its fate first: the next poll asks again
             return
         if pending is not None and not await self._fits(pending, task):
@@ -182,14 +188,21 @@ class Attendance:
         self.work.note("verdict", round=task.round, accepted=verdict.accepted)
 
     async def _behind(self, task: Task) -> None:
-        """A round that is over: a server that lags behind the others, or one that was put back."""
-        if self._idle > LAG:
+        """A round before one that is known: a server that lags, or was put back to a copy.
+
+        Who remembers nothing goes back with it, and trains the rounds anew that were lost there.
+        """
+        if self._idle <= LAG:
+            await self._rest()
+        elif self.training.blank is None:
+            self.work.note("put back", round=task.round, settled=self.vault.settled)
+            self.vault.back(task.round - 1)
+        else:
             raise RunError(
-                f"the server asks for round {task.round}, but this site heard the fate of round "
-                f"{self.vault.settled} already: the run was begun anew or put back to an older "
-                f"copy; give another folder than {self.vault.folder}"
+                f"the server was put back to round {task.round}, and what this site remembers is "
+                f"of round {self.vault.settled} or later, which the plan's algorithm cannot go "
+                f"back from; restore a newer copy of the server, or begin a new run"
             )
-        await self._rest()
 
     async def _fits(self, pending: Pending, task: Task) -> bool:
         """Whether a kept update answers this task, and is undamaged."""

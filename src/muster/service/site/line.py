@@ -43,7 +43,7 @@ class Patience:
     """How long to wait before trying again: up to `first` · 2^tries seconds, at most `longest`."""
 
     first: float = 0.25
-    longest: float = 30.0
+    longest: float = 5.0  # well within a lease: a server that is back is found in time
     sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep
     random: Callable[[], float] = random.random
 

@@ -172,6 +172,11 @@ class Vault:
         self._sweep()
         return True
 
+    def back(self, settled: int) -> None:
+        """The server has lost what came after this round, and so has this site."""
+        self._state.write(pending=None, settled=settled, step=None)
+        self._sweep()
+
     def forget(self) -> None:
         """Give up the pending update: it is damaged, or the server asks for another."""
         self._state.write(pending=None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Version 1: members, what is open, seats, transitions, who leads; blobs where no disk is shared.
+"""Version 1: members, what is open, seats, secure sums, who leads; blobs where no disk is shared.
 
 The tables of a simulation's run are there already on SQLite, and made here on PostgreSQL.
 """
@@ -31,6 +31,7 @@ def upgrade() -> None:
         _run()
         _shared()
     _federation()
+    _secure()
     _control()
 
 
@@ -73,6 +74,7 @@ def _federation() -> None:
         _text("name", **PRIMARY),
         _text("client", unique=True, **GIVEN),
         sa.Column("rows", sa.BigInteger, nullable=False),
+        _text("certificate", **EMPTY),
     )
     op.create_table(
         "opened",
@@ -100,6 +102,17 @@ def _federation() -> None:
         _round(**GIVEN),
         *(_text(name, **GIVEN) for name in ("before", "after", "cause")),
         _text("client"),
+    )
+
+
+def _secure() -> None:
+    op.create_table(
+        "words",
+        _round(**PRIMARY),
+        sa.Column("number", sa.Integer, autoincrement=False, **PRIMARY),
+        *(_text(name, **GIVEN) for name in ("name", "kind", "blob", "digest")),
+        sa.Column("data", sa.LargeBinary, nullable=False),
+        sa.Column("metrics", sa.JSON, nullable=False),
     )
 
 

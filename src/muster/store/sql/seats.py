@@ -76,7 +76,9 @@ def enrol(turn: Turn, one: Member) -> Member:
     row = turn.connection.execute(ENROLLED, {"b_name": one.name}).one_or_none()
     if row is not None and member(row) == one:
         return one
-    values = {"client": name_of(one.client), "rows": one.rows}
+    values = {
+        "client": name_of(one.client), "rows": one.rows, "certificate": one.certificate
+    }  # fmt: skip
     other = turn.connection.execute(SAME_CLIENT, {"b_client": values["client"]}).scalar()
     if other not in (None, one.name):
         raise RunError(

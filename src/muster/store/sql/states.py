@@ -22,7 +22,7 @@ from muster import tensors
 from muster.errors import DataError, RunError
 from muster.store.blob import checksum, plain
 from muster.store.blobs import Blobs
-from muster.store.sql.tables import memory, meta, name_of, opened, rounds, seats, state
+from muster.store.sql.tables import memory, meta, name_of, opened, rounds, seats, state, words
 from muster.store.sql.transact import Turn
 from muster.types import ClientId
 
@@ -170,7 +170,7 @@ def advance(turn: Turn, drawn: Drawn, line: str, staged: Mapping[ClientId, bytes
         connection.execute(delete(memory).where(memory.c.client == client))
         row = {"client": client, "round": round, "arrays": data}
         connection.execute(insert(memory), row)
-    for table in (seats, opened):
+    for table in (seats, opened, words):
         connection.execute(delete(table).where(table.c.round <= round))
     turn.touched = True
 

@@ -24,7 +24,7 @@ from sqlalchemy import (
     Text,
 )
 
-from muster.store.records import Member, Opened, Seat, Transition
+from muster.store.records import Member, Opened, Seat, Transition, Word
 from muster.types import ClientId
 
 __all__ = [
@@ -48,6 +48,9 @@ __all__ = [
     "transition",
     "transition_row",
     "transitions",
+    "word",
+    "word_row",
+    "words",
 ]
 
 _all = MetaData()
@@ -75,6 +78,7 @@ members = Table(
     Column("name", Text, primary_key=True),
     Column("client", Text, unique=True),
     Column("rows", BigInteger),
+    Column("certificate", Text),
 )
 opened = Table(
     "opened",
@@ -99,6 +103,18 @@ seats = Table(
     Column("digest", Text),
     Column("size", BigInteger),
     Column("weight", Double),
+    Column("metrics", JSON),
+)
+words = Table(
+    "words",
+    _all,
+    Column("round", Integer, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("name", Text),
+    Column("kind", Text),
+    Column("data", LargeBinary),
+    Column("blob", Text),
+    Column("digest", Text),
     Column("metrics", JSON),
 )
 transitions = Table(
@@ -150,7 +166,7 @@ def name_of(client: ClientId) -> str:
 
 def member(row: Any) -> Member:
     """A row of `members`."""
-    return Member(row.name, json.loads(row.client), row.rows)
+    return Member(row.name, json.loads(row.client), row.rows, row.certificate)
 
 
 def opening(row: Any) -> Opened:
@@ -177,6 +193,17 @@ def seat_row(round: int, kind: str, one: Seat) -> dict[str, Any]:
     """The inverse of `seat`."""
     place = {"round": round, "kind": kind, "client": name_of(one.client)}
     return vars(one) | place | {"metrics": dict(one.metrics)}
+
+
+def word(row: Any) -> Word:
+    """A row of `words`."""
+    found = (row.name, row.kind, row.data, row.blob, row.digest, row.metrics, row.number)
+    return Word(*found)
+
+
+def word_row(round: int, one: Word) -> dict[str, Any]:
+    """The inverse of `word`."""
+    return vars(one) | {"round": round, "metrics": dict(one.metrics)}
 
 
 def transition(row: Any) -> Transition:

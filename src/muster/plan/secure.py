@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a plan whose sums are masked must not do: send beside the mask what the mask hides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from muster.aggregation.mean import Mean
+from muster.errors import PlanError
+
+__all__ = ["refuse_leaks"]
+
+
+def refuse_leaks(plan: Any) -> None:
+    """Raise `PlanError`, with the remedy, for a plan with SecureSum that would undo it."""
+    secure = plan.secure
+    if type(plan.aggregation) is not Mean:
+        raise PlanError(
+            f"{plan.aggregation} looks at every reply, and SecureSum shows none; use Mean(), or "
+            f"leave SecureSum out"
+        )
+    shared = sum(stop - start for start, stop, flag in plan.sharing.buffers if flag)
+    if shared:
+        raise PlanError(
+            f"SecureSum masks parameters, and {shared} averaged buffers (BatchNorm statistics) would "
+            f"travel beside them in the clear; keep them local with Plan(share='!*.bn*'), by your "
+            f"layers' names, or use a model without, such as one with GroupNorm"
+        )
+    _refuse_weights(plan)
+    if secure.metrics == "hidden" and plan.evaluate.clients != 0:
+        raise PlanError(
+            f"SecureSum keeps metrics with the clients, and {plan.evaluate} asks some for theirs; "
+            f"use Plan(evaluate=Every(clients=0)), or SecureSum(metrics='public')"
+        )
+    count = getattr(plan.inviting, "count", None)
+    cohort, needed = (secure.minimum, 0) if count is None else (count, plan.needed(count))
+    digest = bytes(32)
+    secure.terms(
+        plan.frame, run="", round=0, plan=digest, model=digest, cohort=cohort, needed=needed
+    )
+
+
+def _refuse_weights(plan: Any) -> None:
+    """What the population weighs is a sum of secret row counts."""
+    if plan.weighting == "equal":
+        return
+    if plan.algorithm.remembers:
+        raise PlanError(
+            f"{plan.algorithm} needs the cohort's share of all clients' rows, which SecureSum "
+            f"keeps secret; use Plan(weighting='equal')"
+        )
+    if plan.aggregation.denominator == "expected":
+        raise PlanError(
+            f"Mean(denominator='expected') divides by what all clients' rows lead to expect, which "
+            f"SecureSum keeps secret; use Plan(weighting='equal'), or denominator='replies'"
+        )

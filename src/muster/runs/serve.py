@@ -1,1 +1,0 @@
-federation/serve.py
