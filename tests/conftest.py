@@ -14,4 +14,4 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("muster", deadline=None)
 settings.load_profile("muster")
 
-pytest_plugins = ("tests.postgres",)  # its fixtures `postgres` and `database`
+pytest_plugins = ("tests.optional", "tests.postgres")  # fixtures `postgres` and `database`

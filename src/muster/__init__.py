@@ -23,10 +23,11 @@ from muster import (
 from muster.data import Population
 from muster.local import Local
 from muster.plan import Every, Patience, Plan, Target
+from muster.privacy.per_example import PerExample
 
 if TYPE_CHECKING:
-    from muster.runs.run import Run
     from muster.runs.drive import Options
+    from muster.runs.run import Run
     from muster.runs.simulate import explain, simulate
 
 __version__ = "0.1.0"
@@ -36,6 +37,7 @@ __all__ = [
     "Local",
     "Options",
     "Patience",
+    "PerExample",
     "Plan",
     "Population",
     "Run",

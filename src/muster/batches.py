@@ -153,7 +153,7 @@ def cut(
 
 def drawn(
     batches: Batches, starts: NDArray[np.int64], sizes: NDArray[np.int64],
-    batch: int | None, sources: Sequence[Any], poisson: bool, dtype: str = "float32",
+    batch: int | None, sources: Sequence[Any], poisson: bool,
 ) -> Batches:  # fmt: skip
     """The same steps for private training: what they read is drawn from the clients' `sources`.
 
@@ -165,7 +165,7 @@ def drawn(
     expected = np.minimum(batch or sizes, sizes)
     private = np.empty((steps, len(sizes)), object)
     for at in np.ndindex(private.shape):
-        private[at] = Private(sources[at[1]].at(at[0]), int(expected[at[1]]))
+        private[at] = Private(sources[at[1]].at(at[0], "noise"), int(expected[at[1]]))
     batches = replace(batches, private=private)
     if batch is None:
         return batches
@@ -173,7 +173,7 @@ def drawn(
     local, real = cut(sources, sizes, batch, steps)
     share = real / np.maximum(1, real.sum(-1, keepdims=True))
     index = (local + starts[:, None, None]).swapaxes(0, 1)
-    return replace(batches, index=index, scale=share.astype(dtype).swapaxes(0, 1))
+    return replace(batches, index=index, scale=share.swapaxes(0, 1))
 
 
 def _tossed(

@@ -12,13 +12,13 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 
-__all__ = ["Key", "Keys", "key", "number", "numbers", "order"]
+__all__ = ["Key", "Keys", "Source", "key", "number", "numbers", "order"]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -63,6 +63,19 @@ class _Words(ISeedSequence):
         return self._words
 
 
+class Source(Protocol):
+    """Where draws come from: a `Key` that a plan's seed fixes, or a secret that somebody holds."""
+
+    def at(self, *parts: int | str) -> Any:
+        """The source below this one named by `parts`."""
+
+    def uniform(self, size: int) -> NDArray[np.float64]:
+        """`(size,)` numbers uniform on [0, 1)."""
+
+    def choice(self, count: int, size: int) -> NDArray[np.int64]:
+        """`size` of the numbers 0 … count − 1 without replacement, sorted."""
+
+
 @dataclass(frozen=True)
 class Key:
     """One path; `at` walks down it, `generator`, `integer` and `uniform` draw from its end.
@@ -89,6 +102,10 @@ class Key:
         """`(size,)` numbers uniform on [0, 1)."""
         return self.generator().random(size)
 
+    def choice(self, count: int, size: int) -> NDArray[np.int64]:
+        """`size` of the numbers 0 … count − 1 without replacement, sorted."""
+        return np.sort(self.generator().choice(count, size, replace=False))
+
     def _words(self) -> NDArray[np.uint64]:
         data = b"".join(part.to_bytes(8, "little") for part in self.path)
         return np.frombuffer(hashlib.sha256(data).digest()[:16], np.uint64)
@@ -102,7 +119,7 @@ class Keys:
     (2, 3)
     """
 
-    key: Key
+    key: Source
     clients: tuple[int | str, ...]
 
     def at(self, *parts: int | str) -> Keys:

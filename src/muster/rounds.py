@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from muster import keys
 from muster.plan import Plan
+from muster.plan.private import noises_sum, silence
 from muster.types import (
     Answer,
     Clients,
@@ -60,30 +61,44 @@ def start(plan: Plan) -> RunState:
 
 
 def play(
-    plan: Plan, state: RunState, clients: Clients, store: Store, round: int, measure: Measure
-) -> RunState:
-    """One round, from the draw of the cohort to clients that know whether they counted."""
-    roster, key = clients.known(), keys.key(plan.seed)
+    plan: Plan, state: RunState, clients: Clients, store: Store, round: int, measure: Measure,
+    source: keys.Source | None = None,
+) -> RunState:  # fmt: skip
+    """One round, from the draw of the cohort to clients that know whether they counted.
+
+    Cohort and noise are drawn from `source`: the plan's seed, or a secret of this round alone.
+    """
+    roster, key = clients.known(), source or keys.key(plan.seed)
     cohort, sampler = plan.inviting.sample(
         roster, state.sampler, round, key.at("sample", round), None
     )
     clients.send(cohort, state.sent(), round)
     tally = Tally()
     total = plan.aggregation.reduce(tally.replies(clients.replies()), cohort.clients)
-    accepted = total.clients if total else ()
-    if total is None or len(accepted) < plan.needed(len(cohort.clients)):
-        state, accepted = state._replace(sampler=sampler), ()
+    total = _counted(plan, total, len(cohort.clients))
+    if total is None:
+        state = state._replace(sampler=sampler)
     else:
         denominator, share = _weights(plan, roster, total)
-        total, stages = plan.stages.decode(total, state.stages, key.at("decode", round))
-        mean = tree_map(lambda field: divided(field, denominator), total.payload)
+        summed = replace(total, weight=denominator)
+        summed, stages = plan.stages.decode(summed, state.stages, key.at("decode", round))
+        mean = tree_map(lambda field: divided(field, denominator), summed.payload)
         algorithm = plan.algorithm.step(state.algorithm, plan.algorithm.payload(**mean), share)
         buffers = tree_map(lambda b: b / total.weight, total.buffers)
         state = RunState(algorithm, stages, sampler, buffers)
-    record = tally.record(plan, state, round, cohort, total if accepted else None)
+    accepted = total.clients if total else ()
+    record = tally.record(plan, state, round, cohort, total)
     store.commit(round, dict(leaves(state)), record | measure(round, state), accepted)
     clients.settle(round, accepted)
     return state
+
+
+def _counted(plan: Plan, total: Reply | None, invited: int) -> Reply | None:
+    """The sum, where it has enough replies; a sum of nobody, where noise hides that it is one."""
+    least = plan.needed(invited)
+    if total is None:
+        return silence(plan) if least <= 1 and noises_sum(plan) else None
+    return total if len(total.clients) >= least else None
 
 
 def _weights(plan: Plan, roster: Roster, total: Reply) -> tuple[float, float]:
@@ -124,7 +139,7 @@ class Tally:
             "round": round,
             "invited": list(cohort.clients),
             "accepted": list(accepted),
-            "abandoned": bool(cohort.clients) and not accepted,
+            "abandoned": bool(cohort.clients) and total is None,
             "bytes_down": down * len(cohort.clients),
             "bytes_up": plan.upload_bytes(len(cohort.clients) or 1) * len(accepted),
         }

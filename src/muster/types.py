@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from muster.keys import Key
+from muster.keys import Key, Source
 from muster.layout import Layout
 
 __all__ = [
     "Answer",
     "Batch",
+    "ByRow",
     "ClientId",
     "Clients",
     "Cohort",
@@ -76,17 +77,26 @@ class Sent(NamedTuple):
     buffers: Any
 
 
+class Private(NamedTuple):
+    """For one client's private step: the source of its noise, and what its sum is divided by."""
+
+    source: Any
+    expected: int
+
+
 class Batch(NamedTuple):
     """Rows for one step: `(rows, ...)` for one client or `(clients, rows, ...)` for a matrix.
 
     `scale` holds each row's share of its client's batch mean, zero for a padded row; None means
-    one over the number of rows for each. `seed` is one integer per client for layers that draw.
+    one over the number of rows for each. `seed` is one integer per client for layers that draw,
+    `private` a `Private` per client where single rows are kept private.
     """
 
     x: Any
     y: Any
     scale: Any = None
     seed: Any = None
+    private: Any = None
 
 
 @dataclass(frozen=True)
@@ -211,6 +221,23 @@ class Fusing(Task, Protocol):
         """`w −= rate · gradient` in place, without a gradient buffer; returns the loss."""
 
 
+class ByRow(Task, Protocol):
+    """A task that shows each row's own gradient: of its loss alone, without the penalty of `l2`.
+
+    `frozen` names the tensors that no step moves, `mixing` a layer that mixes rows, if any.
+    """
+
+    l2: float
+    frozen: tuple[str, ...]
+    mixing: str
+
+    def gradients(self, w: Vector, buffers: Vector, batch: Batch) -> tuple[Any, Any]:
+        """One client's gradients `(rows, d)` and losses `(rows,)`."""
+
+    def clipped(self, w: Vector, buffers: Vector, batch: Batch, bound: float) -> tuple[Vector, Any]:
+        """The sum of all rows' gradients, each clipped to the bound, like `w`; the mean loss."""
+
+
 class Clients(Protocol):
     """The runtime seam: a simulation, a network and a tree of regions all implement it."""
 
@@ -236,7 +263,7 @@ class Sampling(Protocol):
     """Client selection."""
 
     def sample(
-        self, roster: Roster, state: Tree, round: int, key: Key, probe: Any
+        self, roster: Roster, state: Tree, round: int, key: Source, probe: Any
     ) -> tuple[Cohort, Tree]:
         """The cohort of one round; `probe(clients)` asks for local losses on demand."""
 

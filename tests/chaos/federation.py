@@ -20,7 +20,7 @@ import httpx
 from tests.chaos import actor
 from tests.chaos.actor import CLIENTS, Role
 
-SOON = 60.0  # seconds in which something must happen
+SOON = 20.0  # seconds in which something must happen
 DEATHS = 20  # of one federation
 FORK = multiprocessing.get_context("forkserver")  # a process that has imported everything forks
 FORK.set_forkserver_preload(["__main__", "tests.chaos.actor"])

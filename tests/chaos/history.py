@@ -25,6 +25,7 @@ from muster.simulation import Here, Simulation, choose
 from muster.simulation.threads import one_thread
 from muster.store import SQLiteStore
 from muster.store.blobs import Files, update_name
+from muster.store.ledger import Ledger
 from muster.store.memory import MemoryStore
 from muster.types import Cohort
 from muster.vectors import leaves, tree_map
@@ -50,7 +51,7 @@ def undisturbed(name):
 
 def outcome(federation):
     """The same of a federation that has ended; the memories lie in the vaults of its sites."""
-    store = SQLiteStore(federation.folder, readonly=True)
+    store = _store(federation)
     try:
         _, history, latest = store.snapshot()
     finally:
@@ -60,6 +61,18 @@ def outcome(federation):
         [scene.timeless(record) for record in history],
         kept(federation, history),
     )
+
+
+def _store(federation):
+    """What the run is in; the updates that a PostgreSQL keeps are laid where files would be."""
+    if federation.role.url is None:
+        return SQLiteStore(federation.folder, readonly=True)
+    ledger, files = Ledger(federation.folder, federation.role.url), Files(federation.folder / "blobs")
+    for name in ledger.blobs.names("update-"):
+        if ledger.blobs.size(name) is not None and files.size(name) is None:
+            files.append(name, 0, bytes(ledger.blobs.whole(name)))
+            files.finish(name)
+    return ledger
 
 
 def kept(federation, history):
@@ -101,10 +114,10 @@ def sound(federation, found=None):
     state, history, memories = found or outcome(federation)
     plan, people = actor.PLANS[federation.role.plan], actor.population()
     once(plan, people, history)
-    replayed = replay(federation.folder, plan, people)
-    assert replayed.identical, (replayed, federation.report())
+    if federation.role.url is None:
+        assert replay(federation.folder, plan, people).identical, federation.report()
     assert scene.bits(recomputed(plan, people, federation.folder, history)) == state
-    assert played(plan, people, history)[1] == memories
+    assert played(plan, people, history) == (state, memories)
     audited(federation, history)
     return history
 

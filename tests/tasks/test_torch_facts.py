@@ -11,7 +11,7 @@ from muster import keys  # noqa: E402
 from muster.errors import PlanError  # noqa: E402
 from muster.tasks.torch import Classifier  # noqa: E402
 from muster.tasks.torch_facts import build, difference, facts, layout_of, seeded  # noqa: E402
-from muster.tasks.torch_loss import cross_entropy, squares  # noqa: E402
+from muster.tasks.torch_rows import cross_entropy, squares  # noqa: E402
 
 nn = torch.nn
 

@@ -13,6 +13,7 @@ from muster.algorithms.algorithm import Algorithm
 from muster.errors import MissingExtra
 from muster.keys import key
 from muster.pipeline.stage import Contract, Field
+from muster.privacy import PerExample
 from muster.rounds import start
 from muster.simulation import Choice, Here, Pool, Simulation
 from muster.store import MemoryStore, SQLiteStore
@@ -45,6 +46,7 @@ STAGES = [
     (pipeline.Quantize(16), None),
     (pipeline.Quantize(4, range=0.5, feedback=True), None),
 ]
+ELSE = [aggregation.Mean(), aggregation.Mean("expected"), PerExample(1.0, 1.1, "shuffled")]
 SAMPLINGS = [
     sampling.All(),
     sampling.Uniform(fraction=0.3),
@@ -189,7 +191,7 @@ def pooled_clients(_):
 SHIPPED = [
     *((repr(a), algorithm, a) for a in ALGORITHMS),
     *((repr(s), stage, s, contract) for s, contract in STAGES),
-    *((repr(s), value, s) for s in [*SERVERS, aggregation.Mean(), aggregation.Mean("expected")]),
+    *((repr(s), value, s) for s in [*SERVERS, *ELSE]),
     *((repr(s), drawn, s) for s in SAMPLINGS),
     ("numpy linear", numpy_task, tasks.LinearRegression(5, l2=0.1), "numbers"),
     ("numpy logistic", numpy_task, tasks.LogisticRegression(5), "classes"),

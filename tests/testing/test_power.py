@@ -213,6 +213,13 @@ class Wrong(tasks.SoftmaxRegression):
     def descend(self, w, buffers, batch, rate):
         return super().descend(w, buffers, batch, 2 * rate if self.fault == "descend" else rate)
 
+    def gradients(self, w, buffers, batch):
+        g, losses = super().gradients(w, buffers, batch)
+        return (np.broadcast_to(g.mean(0), g.shape) if self.fault == "rows" else g), losses
+
+    def clipped(self, w, buffers, batch, bound):
+        return super().clipped(w, buffers, batch, 2 * bound if self.fault == "clip" else bound)
+
     def evaluate(self, w, buffers, x, y):
         found = super().evaluate(w, buffers, x, y)
         return found | {"loss": found["loss"] / len(x)} if self.fault == "means" else found
@@ -230,7 +237,8 @@ class Wrong(tasks.SoftmaxRegression):
 
 
 @pytest.mark.parametrize(
-    "fault", ["gradient", "matrix", "descend", "means", "check", "init", "size"]
+    "fault",
+    ["gradient", "matrix", "descend", "rows", "clip", "means", "check", "init", "size"],
 )
 def test_a_broken_task_is_caught(fault):
     draw = np.random.default_rng(0)

@@ -26,8 +26,9 @@ LINES = 40  # lines that a run prints at most, about
 PAUSE = 0.1  # seconds between two redrawings of the bar
 COLUMNS = {  # the width and the style of each
     "round": (9, "dim"), "train loss": (12, ""), "metric": (11, "bold"), "clients' mean": (15, ""),
-    "worst": (8, ""), "replies": (9, "dim"), "up": (9, "dim"), "time": (9, "dim"),
+    "worst": (8, ""), "ε": (8, "magenta"), "replies": (9, "dim"), "up": (9, "dim"), "time": (9, "dim"),
 }  # fmt: skip
+RARE = "ε"  # a column of runs with noise alone
 
 Clock = Callable[[], float]
 
@@ -124,20 +125,22 @@ class Rounds:
             "metric": _figure(metrics.get(self._metric or "")),
             "clients' mean": _figure(spread.get("mean")),
             "worst": _figure(spread.get("worst")),
+            "ε": _figure((record.get("privacy") or {}).get("epsilon")),
             "replies": f"{len(record['accepted'])}/{len(record['invited'])}",
             "up": screen.size(record.get("bytes_up")),
             "time": screen.span(record.get("seconds")),
         }
-        self._heading()
+        shown = {n: c for n, c in COLUMNS.items() if n != RARE or cells[n]}
+        self._heading(shown)
         text = Text()
-        for name, (width, style) in COLUMNS.items():
+        for name, (width, style) in shown.items():
             text.append(cells[name].rjust(width), style)
         self._console.print(text)
 
-    def _heading(self) -> None:
+    def _heading(self, columns: dict[str, tuple[int, str]]) -> None:
         """The names of the columns, again when the metric is first known."""
         named = {"metric": "test loss" if self._metric == "loss" else self._metric or ""}
-        head = "".join(named.get(n, n).rjust(width) for n, (width, _) in COLUMNS.items())
+        head = "".join(named.get(n, n).rjust(width) for n, (width, _) in columns.items())
         if head != self._head:
             self._head = head
             self._console.print(Text(head, "dim"))

@@ -16,9 +16,12 @@ from muster.runs import Run
 
 __all__ = ["command"]
 
-HEADS = ("id", "algorithm", "task", "state", "rounds", "metric", "value", "begun")
+HEADS = ("id", "algorithm", "task", "state", "rounds", "metric", "value", "ε", "begun")
 WIDE = 100  # columns of a terminal from which the task has room, too
-COLOURS = {"finished": "green", "resumable": "yellow", "training": "cyan", "unreadable": "red"}
+COLOURS = {
+    "finished": "green", "resumable": "yellow", "spent": "yellow", "training": "cyan",
+    "unreadable": "red",
+}  # fmt: skip
 
 
 def command(
@@ -36,7 +39,9 @@ def command(
     if not entries:
         screen.say(f"no runs in {folder}/; begin with: muster new digits")
         return
-    shown = [name for name in HEADS if name != "task" or screen.console().width >= WIDE]
+    noisy = any(entry.get("epsilon") is not None for entry in entries)
+    left_out = {"task": screen.console().width < WIDE, "ε": not noisy}
+    shown = [name for name in HEADS if not left_out.get(name)]
     rows = ([_row(entry)[HEADS.index(name)] for name in shown] for entry in entries)
     screen.say(screen.table(shown, rows, left=shown.index("rounds")))
 
@@ -61,7 +66,8 @@ def _entry(place: Path) -> dict[str, Any]:
         "state": far.state, "phase": control.phase(place),
         "rounds": far.done, "planned": far.planned,
         "metric": metric if run.metrics else f"clients' {metric}",
-        "value": run.metrics.get(metric, over_clients), "when": stamp,
+        "value": run.metrics.get(metric, over_clients), "epsilon": where.epsilon(run),
+        "when": stamp,
     }  # fmt: skip
 
 
@@ -73,5 +79,5 @@ def _row(entry: dict[str, Any]) -> tuple[str, ...]:
     words = (entry.get(name) or "–" for name in ("algorithm", "task"))
     metric = entry["metric"] if entry.get("value") is not None else "–"
     task = [word.removeprefix("tasks.") for word in words]
-    value = screen.number(entry.get("value"))
-    return (entry["id"], *task, state, rounds, metric, value, when)
+    values = (screen.number(entry.get(name)) for name in ("value", "epsilon"))
+    return (entry["id"], *task, state, rounds, metric, *values, when)

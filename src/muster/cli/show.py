@@ -32,7 +32,11 @@ def command(run: where.RunName = where.LATEST, as_json: screen.Json = False) -> 
         f"[bold]{escape(found.id)}[/]  {far.done}/{far.planned} rounds, {phase or far.state}"
     )
     screen.say(f"[dim]{escape(screen.path(found.path))}[/]")
-    for title, lines in (("plan", _plan(found)), ("trained", _trained(found))):
+    parts = (("plan", _plan(found)), ("trained", _trained(found)), ("privacy", _privacy(found)))
+    for title, made in parts:
+        lines = list(made)
+        if not lines:
+            continue
         screen.say(f"\n[dim]{title}[/]")
         screen.say(screen.table(("", ""), lines, left=2))
     for title, shown in (("history", _history(found)), ("clients", _clients(found))):
@@ -64,6 +68,19 @@ def _trained(run: Run) -> Iterator[tuple[str, str]]:
     }
     if any(lost.values()):
         yield "lost", ", ".join(f"{count} {kind}" for kind, count in lost.items() if count)
+
+
+def _privacy(run: Run) -> Iterator[tuple[str, str]]:
+    seen = [record["privacy"] for record in run.history if record.get("privacy")]
+    if not seen:
+        return
+    last, budget = seen[-1], (run.facts.get("privacy") or {}).get("budget")
+    of = f" of {budget['epsilon']:g}" if budget else ", without a budget"
+    yield "epsilon", f"{screen.number(last['epsilon'])}{of}, at delta {last['delta']:g}"
+    yield "by RDP", screen.number(last["rdp"])
+    if run.facts.get("spent"):
+        yield "stopped", escape(str(run.facts["stopped"]))
+    yield "statement", f"muster privacy {escape(run.id)}"
 
 
 def _history(run: Run) -> Any:

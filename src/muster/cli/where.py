@@ -24,6 +24,7 @@ __all__ = [
     "Progress",
     "RUNS",
     "RunName",
+    "epsilon",
     "find",
     "folders",
     "latest_of",
@@ -84,7 +85,10 @@ def latest_of(plan: Plan) -> Path:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: rounds done and planned, and "training", "finished" or "resumable"."""
+    """How far a run is: rounds done and planned, and its state.
+
+    "training", "finished", "resumable", or "spent": resumable with a larger budget of privacy.
+    """
 
     done: int
     planned: int
@@ -99,6 +103,8 @@ def progress(run: Run) -> Progress:
         state = "training"
     elif done >= planned or _stopped(run, plan):
         state = "finished"
+    elif run.facts.get("spent"):
+        state = "spent"
     else:
         state = "resumable"
     return Progress(done, planned, state)
@@ -108,6 +114,12 @@ def spread(run: Run) -> dict[str, Any]:
     """How the clients fared in the last evaluation: by metric, its mean, percentiles and worst."""
     seen = [record["clients"] for record in run.history if record.get("clients")]
     return dict(seen[-1]) if seen else {}
+
+
+def epsilon(run: Run) -> float | None:
+    """What the noise of all rounds reveals at most, or None for a run without noise."""
+    seen = (record["privacy"] for record in reversed(run.history) if record.get("privacy"))
+    return next((float(found["epsilon"]) for found in seen), None)
 
 
 def metric(run: Run) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from muster.errors import PlanError
-from muster.keys import Key, Keys
+from muster.keys import Keys, Source
 from muster.pipeline.clip import clipped, refuse_after_weight
 from muster.pipeline.stage import Contract, Field, Stage
 from muster.types import Reply, State, Tree
@@ -64,7 +64,7 @@ class AdaptiveClip(Stage):
         return payload | {"inside": ((norms <= bound) - 0.5).astype(dtype)}, memory
 
     def decode(
-        self, total: Reply, contract: Contract, state: State, key: Key
+        self, total: Reply, contract: Contract, state: State, key: Source
     ) -> tuple[Reply, State]:
         """Take the bits off the sum and move the bound."""
         payload = dict(total.payload)

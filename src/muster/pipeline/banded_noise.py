@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from muster.errors import PlanError
-from muster.keys import Key
+from muster.keys import Source
 from muster.pipeline.noise import refuse_multiplier, refuse_unbounded
 from muster.pipeline.stage import Contract, Stage
 from muster.privacy.gaussian import gaussian
@@ -75,7 +75,7 @@ class BandedNoise(Stage):
         )  # fmt: skip
 
     def decode(
-        self, total: Reply, contract: Contract, state: State, key: Key
+        self, total: Reply, contract: Contract, state: State, key: Source
     ) -> tuple[Reply, State]:
         """The sum with this round's row; integers become reals here."""
         spread = self.multiplier * (contract.sensitivity or 0.0)

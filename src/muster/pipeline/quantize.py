@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from muster.errors import PlanError
-from muster.keys import Key, Keys
-from muster.pipeline.stage import Contract, Stage
+from muster.keys import Keys, Source
+from muster.pipeline.stage import Contract, Field, Stage
 from muster.types import Reply, State, Tree
 
 __all__ = ["Quantize"]
@@ -24,9 +24,9 @@ class Quantize(Stage):
     Unbiased, variance ≤ step²/4 a coordinate, step = range·cap/(2^(bits−1) − 1). The range is
     the clip bound before it unless given (values beyond it saturate); cap is the largest weight.
     `feedback` keeps what rounding lost in the client's memory and adds it next time (Stich et
-    al. 2018, arXiv 1809.07599). Per-client scalars travel unrounded. Rounding d coordinates
-    lengthens a vector by up to √d steps, and the bound it hands on says so; with feedback there
-    is none.
+    al. 2018, arXiv 1809.07599). A per-client scalar has its own bound for a range; one that
+    nothing bounds travels unrounded. Rounding d coordinates lengthens a vector by up to √d steps,
+    and the bound it hands on says so; with feedback there is none.
 
     >>> Quantize(bits=8).bits
     8
@@ -57,13 +57,24 @@ class Quantize(Stage):
                 f"{self} needs to know the largest weight; give Plan(cap=rows) with "
                 f"weighting='examples', or use weighting='equal'"
             )
-        fields = tuple(
-            f if f.scalar else f._replace(integer=True, bits=self.bits) for f in contract.fields
-        )
         step, bound = self.step(contract), None
         if contract.bound is not None and not self.feedback:
             bound = contract.bound + step * math.sqrt(contract.dimension) / contract.cap
+        fields = tuple(self._rounded(f, contract.cap) for f in contract.fields)
         return replace(contract, fields=fields, bound=bound, step=step)
+
+    def _rounded(self, field: Field, cap: float) -> Field:
+        """A field as it travels; a scalar's bound is then in levels, as its values are."""
+        if not field.scalar:
+            return field._replace(integer=True, bits=self.bits)
+        if field.bound is None:
+            return field
+        return field._replace(integer=True, bits=self.bits, bound=self._most / cap)
+
+    @property
+    def _most(self) -> int:
+        """The highest level."""
+        return (1 << self.bits - 1) - 1
 
     def memory(self, contract: Contract) -> Tree:
         """With feedback: what rounding has lost so far, per vector field."""
@@ -75,27 +86,36 @@ class Quantize(Stage):
     def step(self, contract: Contract) -> float:
         """The distance between two levels."""
         reach = (self.range or contract.bound or 0.0) * (contract.cap or 1.0)
-        return reach / ((1 << self.bits - 1) - 1)
+        return reach / self._most
+
+    def _steps(self, contract: Contract) -> dict[str, float]:
+        """The distance between two levels of each field that is rounded, vectors first."""
+        step, scale = self.step(contract), (contract.cap or 1.0) / self._most
+        return {f.name: step for f in contract.fields if not f.scalar} | {
+            f.name: f.bound * scale for f in contract.fields if f.scalar and f.bound is not None
+        }
 
     def encode(
         self, payload: dict[str, Any], contract: Contract, sent: Tree, memory: Tree, key: Keys
     ) -> tuple[dict[str, Any], Tree]:
         """Round each coordinate up or down at random, so that the mean is kept."""
-        step, most = self.step(contract), 2 ** (self.bits - 1) - 1
-        levels, lost = {}, {}
-        for i, (name, value) in enumerate(contract.vectors(payload).items()):
-            wanted = value + memory[name] if memory else value
+        most, levels, lost = self._most, {}, {}
+        for i, (name, step) in enumerate(self._steps(contract).items()):
+            value = payload[name]
+            kept = memory is not None and name in memory
+            wanted = value + memory[name] if kept else value
             draw = key.at(i).uniform(value.shape[-1])
             level = np.floor(wanted / step + draw).clip(-most, most).astype(np.int64)
             levels[name] = level
-            lost[name] = (wanted - level * step).astype(value.dtype)
+            if kept:
+                lost[name] = (wanted - level * step).astype(value.dtype)
         return payload | levels, lost if self.feedback else memory
 
     def decode(
-        self, total: Reply, contract: Contract, state: State, key: Key
+        self, total: Reply, contract: Contract, state: State, key: Source
     ) -> tuple[Reply, State]:
         """Integers times the step."""
         dtype = {32: np.float32, 64: np.float64}[contract.fields[0].bits]
-        step = self.step(contract)
-        real = {k: (v * step).astype(dtype) for k, v in contract.vectors(total.payload).items()}
+        levels = total.payload
+        real = {k: (levels[k] * s).astype(dtype) for k, s in self._steps(contract).items()}
         return replace(total, payload=total.payload | real), state

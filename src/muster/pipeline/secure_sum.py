@@ -71,8 +71,8 @@ class SecureSum(Stage):
             )
         if contract.cap is None:
             raise PlanError(
-                f"SecureSum needs to know the largest weight; give Plan(cap=rows) with "
-                f"weighting='examples', or use weighting='equal'"
+                "SecureSum needs to know the largest weight; give Plan(cap=rows) with "
+                "weighting='examples', or use weighting='equal'"
             )
         return replace(contract, visible=False)
 

@@ -15,8 +15,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, get_type_hints
 
+import numpy as np
+
 from muster.errors import PlanError
-from muster.keys import Key, Keys
+from muster.keys import Keys, Source
 from muster.privacy.release import Release
 from muster.types import Reply, Scalar, State, Tree
 
@@ -127,7 +129,7 @@ class Stage:
         return payload, memory
 
     def decode(
-        self, total: Reply, contract: Contract, state: State, key: Key
+        self, total: Reply, contract: Contract, state: State, key: Source
     ) -> tuple[Reply, State]:
         """Undo the encoding on the sum, on the server; the next state."""
         return total, state
@@ -181,6 +183,11 @@ class Pipeline:
         made = (s.release(c) for s, c in zip(self.stages, self.contracts, strict=False))
         return tuple(release for release in made if release is not None)
 
+    def silence(self, dtype: str) -> dict[str, Any]:
+        """The sum of no replies, as it would travel."""
+        fields = self.contracts[-1].fields
+        return {f.name: np.zeros(f.size, np.int64 if f.integer else dtype) for f in fields}
+
     def now(self, sent: tuple[Tree, ...]) -> tuple[Contract, ...]:
         """The contracts of one round: a moving bound has the value that was sent."""
         if not any(contract.moving for contract in self.contracts):
@@ -209,7 +216,7 @@ class Pipeline:
         return payload, tuple(kept)
 
     def decode(
-        self, total: Reply, states: tuple[State, ...], key: Key
+        self, total: Reply, states: tuple[State, ...], key: Source
     ) -> tuple[Reply, tuple[State, ...]]:
         """The sum back through all stages in reverse."""
         fresh, contracts = list(states), self.now(tuple(state.shared for state in states))

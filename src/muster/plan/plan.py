@@ -20,8 +20,10 @@ from muster.local import Descent, Local, Memory
 from muster.optimizers import SGD, Optimizer
 from muster.pipeline.secure_sum import SecureSum
 from muster.pipeline.stage import Pipeline, Stage, contract_of
+from muster.plan.private import refuse_budget, refuse_exposed
 from muster.plan.secure import refuse_leaks
 from muster.plan.stopping import Every, Patience, Target
+from muster.privacy.ledger import Budget
 from muster.sampling.everybody import All
 from muster.types import Sampling, Task, Tree
 
@@ -39,6 +41,7 @@ class Plan:
     (needed by stages that sum in integers); `share` which tensors travel; `minimum` the fewest
     accepted replies a round needs, or (below 1.0) which fraction. Over a network a round takes
     replies for `deadline` seconds, and `overselect` invites so many times the clients it needs.
+    A run stops before its noise reveals more than the `budget`.
     Raises `PlanError`, with the remedy, for what cannot run.
     """
 
@@ -59,6 +62,7 @@ class Plan:
     deadline: float | None = None
     overselect: float = 1.0
     cap: int | None = None
+    budget: Budget | None = None
 
     def __post_init__(self) -> None:
         self._check_kinds()
@@ -71,6 +75,7 @@ class Plan:
         self.algorithm.accept(self.local, self.weighting)
         self._check_combination()
         _ = self.stages, self.sharing  # raise now, not in round 1
+        refuse_exposed(self)
         if self.secure is not None:
             refuse_leaks(self)
 
@@ -116,6 +121,7 @@ class Plan:
             raise PlanError(f"Plan(weighting={self.weighting!r}): use 'examples' or 'equal'")
         if self.dtype not in ("float32", "float64"):
             raise PlanError(f"Plan(dtype={self.dtype!r}): use 'float32' or 'float64'")
+        refuse_budget(self.budget)
         if self.cap is not None and not (isinstance(self.cap, int) and self.cap >= 1):
             raise PlanError(f"Plan(cap={self.cap!r}): a number of rows above 0 is needed")
 
@@ -137,6 +143,8 @@ class Plan:
         _ = self.inviting
 
     def _check_combination(self) -> None:
+        if self.local.examples is not None:
+            self.local.examples.accept(self.task)
         drawn = getattr(self.sampling, "with_replacement", False)
         if drawn and self.weighting == "examples":
             raise PlanError(
@@ -236,13 +244,14 @@ class Plan:
         """Local training under this plan's algorithm, as a value."""
         return Descent(
             self.task, self.algorithm, self.local.optimizer, self.sharing,
-            fused=engine == "fused" and self.fusible,
+            fused=engine == "fused" and self.fusible, examples=self.local.examples,
         )  # fmt: skip
 
     @property
     def fusible(self) -> bool:
         """Whether gradients are left alone, so that a task may update in place."""
-        return type(self.local.optimizer) is SGD and not self.algorithm.bends
+        alone = not self.algorithm.bends and self.local.examples is None
+        return alone and type(self.local.optimizer) is SGD
 
     def weights(self, sizes: Any, times: Sequence[int]) -> Any:
         """The weight of each client `(clients,)`: capped rows or one, times how often drawn."""

@@ -24,6 +24,7 @@ from muster import aggregation, algorithms, optimizers, pipeline, sampling, sche
 from muster.errors import PlanError
 from muster.local import Local
 from muster.plan import Every, Patience, Plan, Target
+from muster.privacy.per_example import PerExample
 
 __all__ = [
     "assign",
@@ -35,14 +36,15 @@ __all__ = [
     "to_value",
 ]
 
-OUTSIDE = ("rounds", "stop", "evaluate")  # may change on resume, so not part of the fingerprint
+# What may change on resume, and so is not part of the fingerprint.
+OUTSIDE = ("rounds", "stop", "evaluate", "budget")
 
 CATALOGUE: dict[str, Callable[..., Any]] = {
     name: getattr(room, name)
     for room in (aggregation, algorithms, optimizers, pipeline, sampling, schedules)
     for name in room.__all__
     if is_dataclass(getattr(room, name)) and name not in ("Contract", "Pipeline")
-} | {kind.__name__: kind for kind in (Local, Every, Patience, Target)}
+} | {kind.__name__: kind for kind in (Local, PerExample, Every, Patience, Target)}
 
 
 def to_value(thing: Any) -> Any:
@@ -127,7 +129,7 @@ def spelled(value: Any) -> str:
 def fingerprint(plan: Plan) -> str:
     """SHA-256 over the plan's value and the source of the modules that define its functions.
 
-    `rounds`, `stop` and `evaluate` stay outside, as they may change on resume.
+    `rounds`, `stop`, `evaluate` and `budget` stay outside, as they may change on resume.
     """
     value = {k: v for k, v in to_value(plan).items() if k not in OUTSIDE}
     digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode())

@@ -51,6 +51,6 @@ def _refuse_weights(plan: Any) -> None:
         )
     if plan.aggregation.denominator == "expected":
         raise PlanError(
-            f"Mean(denominator='expected') divides by what all clients' rows lead to expect, which "
-            f"SecureSum keeps secret; use Plan(weighting='equal'), or denominator='replies'"
+            "Mean(denominator='expected') divides by what all clients' rows lead to expect, which "
+            "SecureSum keeps secret; use Plan(weighting='equal'), or denominator='replies'"
         )

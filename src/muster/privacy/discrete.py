@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muster.errors import PlanError
-from muster.privacy.randomness import Source, words
+from muster.keys import Source
+from muster.privacy.randomness import words
 
 __all__ = ["discrete_gaussian", "skellam"]
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muster.errors import PlanError
-from muster.privacy.randomness import Source, normal
+from muster.keys import Source
+from muster.privacy.randomness import normal
 
 __all__ = [
     "check_target",

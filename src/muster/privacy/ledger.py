@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -74,6 +75,10 @@ class Ledger:
         """The RDP value beside it."""
         return self.entries[-1].rdp if self.entries else 0.0
 
+    def holds(self, run: str, round: int) -> bool:
+        """Whether this round of a run was entered already."""
+        return any(e.round == round and e.charge.run == run for e in reversed(self.entries))
+
     @property
     def charges(self) -> tuple[Charge, ...]:
         """What every entry was charged."""
@@ -86,17 +91,37 @@ class Ledger:
         entry = Entry(round, charge, accepted, epsilon, rdp)
         return replace(self, entries=(*self.entries, entry))
 
+    def witnessed(self, counts: Mapping[tuple[str, int], int | None]) -> Ledger:
+        """The ledger with the replies of each (run, round), where they were not recorded yet."""
+        if all(entry.accepted is not None for entry in self.entries):
+            return self
+        entries = (
+            replace(e, accepted=counts.get((e.charge.run, e.round))) if e.accepted is None else e
+            for e in self.entries
+        )
+        return replace(self, entries=tuple(entries))
+
     def to_json(self) -> str:
-        """The ledger as text, equal for equal ledgers."""
-        return json.dumps(asdict(self), sort_keys=True, allow_nan=False)
+        """The ledger as text, equal for equal ledgers; equal charges are written once."""
+        places: dict[int, int] = {}  # of a charge's first object, by the object: see `spent`
+        kinds: dict[Charge, int] = {}
+        entries = []
+        for entry in self.entries:
+            if id(entry.charge) not in places:
+                places[id(entry.charge)] = kinds.setdefault(entry.charge, len(kinds))
+            entries.append(vars(entry) | {"charge": places[id(entry.charge)]})
+        value = {"delta": self.delta, "charges": list(map(asdict, kinds)), "entries": entries}
+        return json.dumps(value, sort_keys=True, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Ledger:
         """The inverse of `to_json`; raises `MusterError` for what no ledger says."""
         try:
             value = json.loads(text, parse_constant=_refuse_constant)
-            return cls(float(value["delta"]), tuple(map(_entry, value["entries"])))
-        except (KeyError, TypeError, ValueError) as error:
+            charges = tuple(map(_charge, value.get("charges", ())))
+            entries = tuple(_entry(entry, charges) for entry in value["entries"])
+            return cls(float(value["delta"]), entries)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise MusterError(
                 f"this is no privacy ledger ({error}); restore it from a copy"
             ) from error
@@ -146,15 +171,15 @@ class Budget:
         return ledger.enter(round, charge, accepted)
 
 
-def _entry(value: dict[str, Any]) -> Entry:
-    charge = value["charge"]
-    made = Charge(
-        Release(**charge["release"]), Selection(**charge["selection"]),
-        charge["rounds"], charge["run"],
-    )  # fmt: skip
+def _charge(value: dict[str, Any]) -> Charge:
+    release, selection = Release(**value["release"]), Selection(**value["selection"])
+    return Charge(release, selection, value["rounds"], value["run"])
+
+
+def _entry(value: dict[str, Any], charges: tuple[Charge, ...]) -> Entry:
     accepted = value["accepted"]
     return Entry(
-        int(value["round"]), made, None if accepted is None else int(accepted),
+        int(value["round"]), charges[value["charge"]], None if accepted is None else int(accepted),
         float(value["epsilon"]), float(value["rdp"]),
     )  # fmt: skip
 

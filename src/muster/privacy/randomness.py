@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from muster.errors import MusterError
 from muster.extras import require
-from muster.keys import Key, Keys, number
+from muster.keys import Key, Keys, Source, number
 
-__all__ = ["Secret", "Source", "clients_of", "normal", "words"]
+__all__ = ["Secret", "clients_of", "normal", "words"]
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,16 @@ class Secret:
         drawn = self.words(size) >> np.uint64(11)
         return drawn.astype(np.float64) * 2.0**-53
 
+    def choice(self, count: int, size: int) -> NDArray[np.int64]:
+        """`size` of the numbers 0 … count − 1 without replacement, sorted.
+
+        Those with the least of `count` words of 64 bits, of which no two are expected to be equal.
+        """
+        return np.sort(np.argsort(self.words(count), kind="stable")[:size])
+
     def integer(self) -> int:
         """One integer in [0, 2⁶³)."""
         return int(self.words(1)[0] >> np.uint64(1))
-
-
-Source = Key | Secret
 
 
 def words(source: Source, size: int) -> NDArray[np.uint64]:
@@ -77,9 +81,11 @@ def words(source: Source, size: int) -> NDArray[np.uint64]:
     >>> words(key(0), 2).dtype
     dtype('uint64')
     """
-    if isinstance(source, Secret):
-        return source.words(size)
-    return source.generator().integers(0, 2**64 - 1, size, np.uint64, endpoint=True)
+    if isinstance(source, Key):
+        return source.generator().integers(0, 2**64 - 1, size, np.uint64, endpoint=True)
+    secret: Any = source
+    drawn: NDArray[np.uint64] = secret.words(size)
+    return drawn
 
 
 def normal(source: Source, size: int) -> NDArray[np.float64]:
@@ -93,10 +99,10 @@ def normal(source: Source, size: int) -> NDArray[np.float64]:
     >>> normal(key(0), 3).shape
     (3,)
     """
-    if not isinstance(source, Secret):
+    if isinstance(source, Key):
         return source.generator().standard_normal(size)
     half = -(-size // 2)
-    drawn = source.words(2 * half) >> np.uint64(11)
+    drawn = words(source, 2 * half) >> np.uint64(11)
     radius = np.sqrt(-2 * np.log((drawn[:half] + np.uint64(1)) * 2.0**-53))
     angle = drawn[half:] * (2 * np.pi * 2.0**-53)
     return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:size]

@@ -36,7 +36,7 @@ def baselines(
     options = options or Options()
     plain = replace(
         plan, algorithm=FedAvg(server=SGD(1.0)), sampling=All(), pipeline=(), minimum=1,
-        share="*", stop=(),
+        share="*", stop=(), budget=None,
     )  # fmt: skip
     pooled = Population.from_arrays({"everybody": population.pooled()})
     found = {

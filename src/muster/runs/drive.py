@@ -14,6 +14,7 @@ from muster.plan import Plan
 from muster.rounds import RunState, play, start
 from muster.runs.folder import append, following, publish
 from muster.runs.measure import Examiner
+from muster.runs.privacy.guard import Guard
 from muster.types import Clients, Store
 from muster.vectors import aligned, rebuild, tree_map
 
@@ -36,7 +37,9 @@ class Options:
 
     `workers`: None lets muster choose, 1 stays in this process. `lenient`: go on without a
     client that fails. `watch` is called with each committed record, `at` at each labelled point
-    of a commit (`store.sqlite.LABELS`).
+    of a commit (`store.sqlite.LABELS`). What noise reveals is charged in the run, and in the file
+    `ledger`, which runs over the same people share; `entropy(n)` draws n secret bytes for noise
+    and cohorts, None takes them from the plan's seed.
     """
 
     engine: str = "auto"
@@ -45,12 +48,17 @@ class Options:
     watch: Watch = _unwatched
     clock: Callable[[], float] = time.perf_counter
     at: Callable[[str], None] = _unmarked
+    ledger: Path | None = None
+    entropy: Callable[[int], bytes] | None = None
 
 
 class Recorder(Store, Protocol):
     """A store in a folder, with its newest record at hand (SQLiteStore, Ledger)."""
 
     path: Path
+
+    def meta(self, key: str) -> Any:
+        """A fact about the run, or None."""
 
     def last_line(self) -> str:
         """The record of the last committed round as JSON."""
@@ -65,13 +73,15 @@ class Recorder(Store, Protocol):
 def drive(
     plan: Plan, clients: Clients, store: Recorder, examiner: Examiner, options: Options
 ) -> None:
-    """Round after round until the plan says stop."""
+    """Round after round until the plan, or the budget of privacy, says stop."""
     done, state = _resumed(plan, store)
-    history = store.history()
+    guard = Guard(plan, clients.known, store, file=options.ledger, entropy=options.entropy)
+    guard.close(done)
+    history, spent = store.history(), None
     publish(store.path, history)
     due = [r for r in history if r.get("metrics") and plan.evaluate.due(r["round"], 0)]
     seen = [record["metrics"] for record in due]  # without the extra one after a last round
-    began = options.clock()
+    watch = _Stopwatch(options.clock)
 
     def measure(round: int, state: RunState) -> dict[str, Any]:
         found = examiner.examine(round, state)
@@ -79,23 +89,34 @@ def drive(
             seen.append(found["metrics"])
         if "clients" in found and round < plan.rounds and not _met(plan, seen):
             found["clients"].pop("each", None)  # of the last evaluation alone
-        return found | {"seconds": round_seconds()}
-
-    def round_seconds() -> float:
-        nonlocal began
-        now = options.clock()
-        spent, began = now - began, now
-        return spent
+        return found | guard.record() | {"seconds": watch.lap()}
 
     with following(store.path) as lines:
         while done < plan.rounds and not _met(plan, seen):
+            spent = guard.admit(done + 1)
+            if spent:
+                break
             done += 1
-            state = play(plan, state, clients, store, done, measure)
+            state = play(plan, state, clients, store, done, measure, guard.source())
+            guard.close(done)
             append(lines, store.last_line())
             if options.watch is not _unwatched:
                 options.watch(store.last_record())
     rule = _met(plan, seen)
-    store.note(stopped=repr(rule) if rule and done < plan.rounds else None)
+    stopped = spent or (repr(rule) if rule and done < plan.rounds else None)
+    store.note(stopped=stopped, spent=bool(spent))
+
+
+class _Stopwatch:
+    """Seconds since the last look."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock, self._began = clock, clock()
+
+    def lap(self) -> float:
+        """Seconds since the last lap."""
+        began, self._began = self._began, self._clock()
+        return self._began - began
 
 
 def _resumed(plan: Plan, store: Recorder) -> tuple[int, RunState]:

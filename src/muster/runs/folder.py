@@ -36,7 +36,7 @@ __all__ = [
     "write",
 ]
 
-MAY_CHANGE = ("rounds", "stop", "evaluate")
+MAY_CHANGE = ("rounds", "stop", "evaluate", "budget")
 LISTED = 100  # clients whose rows and labels are recorded one by one
 CLASSES = 1000  # labels beyond which counts tell nothing
 
@@ -55,7 +55,7 @@ def open_folder(
     """A store for a new run, or for one to go on with.
 
     Raises `RunError` when a new run meets a folder that holds one, or a resumed one another
-    plan (its differing fields are named; `rounds`, `stop` and `evaluate` may change).
+    plan (its differing fields are named; `rounds`, `stop`, `evaluate` and `budget` may).
     """
     exists = (folder / "run.db").exists()
     if exists and not resume:

@@ -12,7 +12,7 @@ import numpy as np
 
 from muster.data import Population
 from muster.errors import RunError
-from muster.keys import Key
+from muster.keys import Source
 from muster.plan import Plan
 from muster.rounds import RunState, play, start
 from muster.runs.folder import digest, unlike
@@ -42,8 +42,18 @@ class Recorded:
     cohorts: tuple[Cohort, ...]
     before: Sampling
 
+    @property
+    def kind(self) -> str | None:
+        """What an accountant of privacy calls the plan's own sampling."""
+        return getattr(self.before, "kind", None)
+
+    @property
+    def separation(self) -> int:
+        """The rounds that the plan's own sampling keeps between two turns of a client."""
+        return int(getattr(self.before, "separation", 1))
+
     def sample(
-        self, roster: Roster, state: Tree, round: int, key: Key, probe: Any
+        self, roster: Roster, state: Tree, round: int, key: Source, probe: Any
     ) -> tuple[Cohort, Tree]:
         """The recorded cohort."""
         return self.cohorts[round - 1], state
@@ -77,6 +87,11 @@ def replay(path: str | Path, plan: Plan, population: Population) -> Replayed:
             f"the run in {path} was trained on other clients or row counts than the "
             f"{len(population)} given; restore that population to replay it"
         )
+    if facts.get("privacy", {}).get("randomness") == "secret":
+        raise RunError(
+            f"the run in {path} drew its noise from secrets that are erased, so nobody can train "
+            f"it again; `muster audit verify` shows that its log was not changed"
+        )
     found = {name: np.asarray(a) for name, a in leaves(_played(plan, population, history, facts))}
     names = sorted(found.keys() | latest[1].keys())
     differs = next((n for n in names if not _same(found.get(n), latest[1].get(n))), None)
@@ -98,7 +113,8 @@ def _played(
         Cohort(tuple(r["invited"]), tuple(r["times"]) if "times" in r else None) for r in history
     )
     absent = {r["round"]: frozenset(r["invited"]) - frozenset(r["accepted"]) for r in history}
-    again = replace(plan, sampling=Recorded(cohorts, plan.sampling), overselect=1.0, minimum=1)
+    least = plan.minimum if plan.overselect == 1 else 1  # what counts as nobody's sum is as it was
+    again = replace(plan, sampling=Recorded(cohorts, plan.sampling), overselect=1.0, minimum=least)
     choice = choose(plan, population, 1, facts["engine"])
     choice = replace(choice, together=facts["together"])
     hands = Here(plan, choice.engine, population)

@@ -31,6 +31,7 @@ class Run:
             self.facts, self.history, self._state = store.snapshot()
         finally:
             store.close()
+        self.facts.pop("secret", None)  # of an open round: nobody's to read
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, rounds={len(self.history)}, {self.metrics})"

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from muster.errors import PlanError
-from muster.keys import Key
+from muster.keys import Source
 from muster.types import Cohort, Roster, Tree
 
 __all__ = ["Poisson"]
@@ -25,13 +25,14 @@ class Poisson:
     """
 
     rate: float
+    kind: ClassVar[str] = "poisson"  # what an accountant of privacy calls it
 
     def __post_init__(self) -> None:
         if not 0 < self.rate <= 1:
             raise PlanError(f"Poisson(rate={self.rate!r}): the rate must lie in (0, 1]")
 
     def sample(
-        self, roster: Roster, state: Tree, round: int, key: Key, probe: Any
+        self, roster: Roster, state: Tree, round: int, key: Source, probe: Any
     ) -> tuple[Cohort, Tree]:
         """Independent coins."""
         heads = key.uniform(len(roster.clients)) < self.rate

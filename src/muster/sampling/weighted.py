@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from muster.errors import PlanError
-from muster.keys import Key
 from muster.types import Cohort, Roster, Tree
 
 __all__ = ["Weighted"]
@@ -37,7 +36,7 @@ class Weighted:
             )
 
     def sample(
-        self, roster: Roster, state: Tree, round: int, key: Key, probe: Any
+        self, roster: Roster, state: Tree, round: int, key: Any, probe: Any
     ) -> tuple[Cohort, Tree]:
         """Draws with their multiplicities."""
         rows = np.asarray(roster.rows(), float)

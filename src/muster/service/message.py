@@ -100,7 +100,8 @@ class Poll(Message):
 class Task(Message):
     """An invitation: train `model` (a digest) within `lease` seconds, renewed by progress.
 
-    `times` is how often the client was drawn, 1 unless with replacement.
+    `times` is how often the client was drawn, 1 unless with replacement; `invited` how many
+    clients are asked, for which a secure sum is made.
     """
 
     run: RunId
@@ -108,6 +109,7 @@ class Task(Message):
     model: Digest
     lease: Seconds
     times: Annotated[int, Number(1, 1 << 31, whole=True)] = 1
+    invited: Annotated[int, Number(1, 1 << 31, whole=True)] = 1
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,7 @@ def perform(
     replies: list[Reply] = []
     place = dict(zip(piece.clients, piece.places, strict=True))
     block = block_size(piece.invited)
+    masked = plan.secure is not None
     sink = failed if lenient else None
     for group in _groups(plan, engine, population, piece, sink):
         outcome = _attempt(plan, engine, sent, piece.round, group, sink)
@@ -74,11 +75,9 @@ def perform(
         memories |= zip(outcome.clients, outcome.memories or (), strict=False)
         whole = outcome.clients == piece.clients
         places = piece.places if whole else [place[client] for client in outcome.clients]
-        if plan.secure is not None:
-            replies += _blocks(outcome, list(range(len(places))), fold=False)
-            continue
-        replies += _blocks(outcome, _edges(places, block), fold=places[0] == 0)
-    if plan.secure is not None:
+        edges = list(range(len(places))) if masked else _edges(places, block)
+        replies += _blocks(outcome, edges, fold=places[0] == 0 and not masked)
+    if masked:
         return Done(tuple(replies), memories, tuple(failed))
     replies = list(fold_blocks(replies, lambda reply: place[reply.clients[0]] // block))
     if piece.places and piece.places[0] == 0:  # a left fold may begin here, and only here

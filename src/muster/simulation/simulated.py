@@ -4,17 +4,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from muster import keys
 from muster.data import Population
 from muster.errors import ClientError
+from muster.extras import require
 from muster.local import Memory
 from muster.plan import Plan
 from muster.simulation.engine import Choice
 from muster.simulation.piece import Done, Piece, measure, perform
-from muster.types import Answer, ClientId, Cohort, Roster, Sent, Store
+from muster.types import Answer, ClientId, Cohort, Reply, Roster, Sent, Store
 from muster.vectors import leaves, rebuild
+
+if TYPE_CHECKING:
+    from muster.simulation.secure import Masks
 
 __all__ = ["Hands", "Here", "Simulation"]
 
@@ -70,19 +74,24 @@ class Here:
 class Simulation:
     """The Clients seam over a population on this machine; client memory lives in the store.
 
-    `absent` names, by round, clients that do not answer (a replay's dropouts).
+    `absent` names, by round, clients that do not answer (a replay's dropouts). Under SecureSum
+    `masks` runs the sessions (by default with the operating system's randomness).
     """
 
     def __init__(
         self, plan: Plan, population: Population, store: Store, choice: Choice, hands: Hands,
-        absent: Mapping[int, frozenset[ClientId]] | None = None,
+        absent: Mapping[int, frozenset[ClientId]] | None = None, *, masks: Masks | None = None,
     ) -> None:  # fmt: skip
         self._absent = absent or {}
         self._plan, self._population, self._store = plan, population, store
         self._choice, self._hands = choice, hands
         self._pending: tuple[Cohort, Sent, int] | None = None
         self._blank = self._fresh() if plan.remembers else None
-        self._round, self._invited, self._answered = 0, 0, 0
+        self._masks = masks
+        if plan.secure is not None and masks is None:
+            self._masks = require("muster.simulation.secure", extra="service").Masks()
+        self._round, self._invited = 0, 0
+        self._heard: set[ClientId] = set()
         self._roster = Roster(population.clients, lambda: population.sizes)
 
     def _fresh(self) -> Memory:
@@ -98,15 +107,28 @@ class Simulation:
         self._pending = cohort, sent, round
 
     def replies(self) -> Iterator[Answer]:
-        """Block sums in order; each client's new memory is staged before its reply is yielded."""
+        """Block sums in order, or the one sum of a secure session.
+
+        Each client's new memory is staged before its reply is yielded.
+        """
         if self._pending is None:
             return
         (cohort, sent, round), self._pending = self._pending, None
-        self._round, self._invited, self._answered = round, len(cohort.clients), 0
+        self._round, self._invited, self._heard = round, len(cohort.clients), set()
+        answers = self._trained(cohort, sent, round)
+        if self._masks is not None:
+            gone = self._absent.get(round, frozenset())
+            answers = self._masks.answers(self._plan, round, cohort, sent, answers, gone)
+        for answer in answers:
+            if isinstance(answer, Reply):
+                self._heard.update(answer.clients)
+            yield answer
+
+    def _trained(self, cohort: Cohort, sent: Sent, round: int) -> Iterator[Answer]:
+        """The work, piece by piece, as it is asked for."""
         for done in self._hands.perform(sent, self._pieces(cohort, round)):
             for client, memory in done.memories.items():
                 self._store.remember(round, client, dict(leaves(memory)))
-            self._answered += sum(len(reply.clients) for reply in done.replies)
             yield from done.failed
             yield from done.replies
 
@@ -138,8 +160,9 @@ class Simulation:
         if self._blank is None:
             return None
         found = self._store.memory(clients)
-        if self._answered >= self._plan.needed(self._invited):
-            found = found | self._store.staged(self._round, clients)
+        if len(self._heard) >= self._plan.needed(self._invited):
+            heard = [client for client in clients if client in self._heard]
+            found = found | self._store.staged(self._round, heard)
         return self._rebuilt(clients, found)
 
     def _rebuilt(

@@ -35,7 +35,7 @@ __all__ = ["LinearRegression", "LogisticRegression", "MLP", "Network", "SoftmaxR
 BLOCK = 1 << 20  # numbers in the widest layer of one block of rows under evaluation
 
 
-class Network:
+class Network(layers.ByRow):
     """The shared half of every task of this file: fully connected layers under a loss.
 
     Abstract: a task gives its `widths` (features, hidden layers, outputs) and its `loss`.
@@ -50,11 +50,6 @@ class Network:
     activation: str = "relu"
     l2: float
     dtype: str
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Features, the width of each hidden layer, outputs."""
-        raise NotImplementedError
 
     def __post_init__(self) -> None:
         if any(not isinstance(width, int) or width < 1 for width in self.widths):
@@ -162,18 +157,6 @@ class Network:
             with np.errstate(all="ignore"):
                 z = layers.forward(parts, self._features(x[None, rows], w), self.activation)[1]
             yield rows, z[:, 0]
-
-    def _features(self, x: Any, w: Any) -> Any:
-        x = np.asarray(x).reshape(*x.shape[:2], self.widths[0])
-        return x if x.dtype == w.dtype else x.astype(w.dtype)
-
-    def _rows(self, w: Any, batch: Batch) -> Sequence[Any]:
-        """Features, targets and shares of the mean, with the axis of clients in front."""
-        x, y, scale, _ = batch
-        if w.ndim == 1:
-            x, y, scale = x[None], np.asarray(y)[None], None if scale is None else scale[None]
-        share = 1.0 / x.shape[1] if scale is None else scale.astype(w.dtype, copy=False)
-        return self._features(x, w), y, share
 
     def _gradient(self, many: Any, rows: Sequence[Any], rate: float, g: Any) -> Any:
         """Write `rate` times the gradient into `g`; the losses."""

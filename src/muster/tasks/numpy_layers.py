@@ -24,10 +24,23 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from muster.privacy.examples import clip_factors
 from muster.tasks.task import Loss
+from muster.types import Batch
 from muster.vectors import aligned
 
-__all__ = ["Layers", "Model", "descend", "forward", "gradient", "scratch", "views"]
+__all__ = [
+    "ByRow",
+    "Layers",
+    "Model",
+    "clipped",
+    "descend",
+    "forward",
+    "gradient",
+    "scratch",
+    "single",
+    "views",
+]
 
 SMALL = 1_000_000  # multiplications in a small product
 FEW = 1_200  # results of a small product in the forward pass
@@ -122,7 +135,7 @@ def gradient(layers: Layers, rows: Sequence[Any], model: Model, rate: float, int
             np.matmul(slopes[:, :, band].swapaxes(1, 2), inputs, out=weight[:, band])
         np.matmul(_ones(len(slopes[0]), slopes.dtype), slopes, out=bias)
 
-    return _backward(layers, rows, model, rate, put)
+    return _mean(_backward(layers, rows, model, rate, put), rows[2])
 
 
 def descend(layers: Layers, rows: Sequence[Any], model: Model, rate: float) -> Any:
@@ -140,13 +153,99 @@ def descend(layers: Layers, rows: Sequence[Any], model: Model, rate: float) -> A
             np.subtract(view, update, out=view)
         bias -= np.matmul(_ones(len(slopes[0]), slopes.dtype), slopes)
 
-    return _backward(layers, rows, model, rate, take)
+    return _mean(_backward(layers, rows, model, rate, take), rows[2])
+
+
+def single(layers: Layers, rows: Sequence[Any], model: Model, into: Layers) -> Any:
+    """Write each row's own gradient, of one client, into layers of as many clients; the losses."""
+
+    def put(i: int, slopes: Any, inputs: Any) -> None:
+        weight, bias = into[i]
+        np.multiply(slopes[0, :, :, None], inputs[0, :, None], out=weight)
+        bias[...] = slopes[0]
+
+    return _backward(layers, [*rows[:2], 1.0], model, 1.0, put)[0]
+
+
+def clipped(layers: Layers, rows: Sequence[Any], model: Model, bound: float, into: Layers) -> Any:
+    """Write the sum of each client's row gradients, each no longer than the bound; the losses.
+
+    No row's gradient is ever made: that of a linear layer is slopes times inputs, so its squared
+    norm is ‖slopes‖² (‖inputs‖² + 1), with one for the bias (Goodfellow 2015, arXiv 1510.01799).
+    A row whose share is zero does not count. Returns the mean losses.
+    """
+    passed: list[tuple[int, Any, Any]] = []
+    losses = _backward(layers, [*rows[:2], 1.0], model, 1.0, lambda *layer: passed.append(layer))
+    square: Any = sum(_square(slopes) * (_square(h) + 1) for _, slopes, h in passed)
+    real = np.broadcast_to(np.asarray(rows[2]) > 0, square.shape)
+    factors = clip_factors(np.sqrt(np.where(real, square, 0)), bound, losses.dtype.name)
+    for i, slopes, h in passed:
+        weight, bias = into[i]
+        scaled = np.where(real[..., None], slopes * factors[..., None], 0).astype(slopes.dtype)
+        np.matmul(scaled.swapaxes(1, 2), h, out=weight)
+        np.matmul(_ones(len(slopes[0]), slopes.dtype), scaled, out=bias)
+    return _mean(losses, rows[2])
+
+
+class ByRow:
+    """The half of a task that looks at single rows; abstract: who it is says `Network`."""
+
+    frozen: tuple[str, ...] = ()
+    mixing: str = ""
+    loss: Loss
+    activation: str
+    l2: float
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Features, the width of each hidden layer, outputs."""
+        raise NotImplementedError
+
+    def gradients(self, w: Any, buffers: Any, batch: Batch) -> tuple[Any, Any]:
+        """Each row's gradient `(rows, d)` of its loss without the penalty; losses `(rows,)`."""
+        g = aligned((len(batch.x), len(w)), w.dtype)
+        rows, mine = self._rows(w, batch), views(w[None], self.widths)
+        with np.errstate(all="ignore"):
+            losses = single(mine, rows, self, views(g, self.widths))
+        return g, losses.copy()
+
+    def clipped(self, w: Any, buffers: Any, batch: Batch, bound: float) -> tuple[Any, Any]:
+        """The sum of the rows' gradients, clipped one by one, like `w`; the mean loss."""
+        many = w.reshape(-1, w.shape[-1])
+        g, mine = aligned(many.shape, many.dtype), views(many, self.widths)
+        with np.errstate(all="ignore"):
+            loss = clipped(mine, self._rows(w, batch), self, bound, views(g, self.widths))
+        return (g, loss) if w.ndim > 1 else (g[0], loss[0])
+
+    def _features(self, x: Any, w: Any) -> Any:
+        x = np.asarray(x).reshape(*x.shape[:2], self.widths[0])
+        return x if x.dtype == w.dtype else x.astype(w.dtype)
+
+    def _rows(self, w: Any, batch: Batch) -> Sequence[Any]:
+        """Features, targets and shares of the mean, with the axis of clients in front."""
+        x, y, scale = batch.x, batch.y, batch.scale
+        if w.ndim == 1:
+            x, y, scale = x[None], np.asarray(y)[None], None if scale is None else scale[None]
+        share = 1.0 / max(1, x.shape[1]) if scale is None else scale.astype(w.dtype, copy=False)
+        return self._features(x, w), y, share
+
+
+def _square(rows: Any) -> Any:
+    wide = rows.astype(np.float64)
+    return np.vecdot(wide, wide)
+
+
+def _mean(losses: Any, share: Any) -> Any:
+    if isinstance(share, float):
+        return losses.sum(-1) * share
+    return np.einsum("kb,kb->k", losses, share)
 
 
 def _backward(layers: Layers, rows: Sequence[Any], model: Model, rate: float, sink: Sink) -> Any:
     """Feed `sink` each layer's slopes `(clients, rows, out)`, times the rate, and its inputs.
 
     From the last layer to the first; a layer's weights are read before its sink may move them.
+    Returns the losses `(clients, rows)`.
     """
     x, y, share = rows
     inputs, z = forward(layers, x, model.activation)
@@ -164,9 +263,7 @@ def _backward(layers: Layers, rows: Sequence[Any], model: Model, rate: float, si
         if i:
             below *= h > 0 if model.activation == "relu" else 1 - h * h
         slopes = below
-    if isinstance(share, float):
-        return losses.sum(-1) * share
-    return np.einsum("kb,kb->k", losses, share)
+    return losses
 
 
 def _forward_limit(rows: int, fan: int) -> int:

@@ -75,6 +75,7 @@ def _of(batches: Batches, rows: slice) -> Batches:
         scale=None if batches.scale is None else batches.scale[mine],
         active=active[:steps],
         seeds=None if batches.seeds is None else batches.seeds[mine],
+        private=None if batches.private is None else batches.private[mine],
     )
 
 

@@ -29,10 +29,10 @@ from muster.errors import DataError, PlanError
 from muster.extras import require
 from muster.keys import Key
 from muster.layout import Layout
+from muster.tasks import torch_rows as by_row
 from muster.tasks.task import check_labels
 from muster.tasks.torch_facts import Facts, build, difference, facts, layout_of
 from muster.tasks.torch_flat import flat
-from muster.tasks.torch_loss import accuracy, cross_entropy, error, mean_cross_entropy, squares
 from muster.types import Batch, Tree, Vector
 from muster.vectors import tree_map
 
@@ -45,7 +45,7 @@ LONE_ROW = "BatchNorm got a batch of one row but needs two; use another batch si
 CHUNK = 512  # rows evaluated at once
 
 
-class _Torch:
+class _Torch(by_row.ByRow):
     """What the three tasks share; each is a frozen value of the fields it adds."""
 
     framework: ClassVar[str] = "torch"
@@ -206,9 +206,11 @@ class _Torch:
         if batches.scale is not None:
             lengths = (batches.scale[:, 0] > 0).sum(-1).tolist()
             index = [rows[:n] for rows, n in zip(index, lengths, strict=True)]
-        seeds = (None,) * len(index) if batches.seeds is None else batches.seeds[:, 0].tolist()
-        for rows, seed in zip(index, seeds, strict=True):
-            batch = Batch(x.index_select(0, rows), y.index_select(0, rows), None, seed)
+        nothing = (None,) * len(index)
+        seeds = nothing if batches.seeds is None else batches.seeds[:, 0].tolist()
+        marks = nothing if batches.private is None else batches.private[:, 0]
+        for rows, seed, mark in zip(index, seeds, marks, strict=True):
+            batch = Batch(x.index_select(0, rows), y.index_select(0, rows), None, seed, mark)
             carry = step(carry, batch)
         return carry
 
@@ -276,9 +278,9 @@ class Classifier(_Torch):
     make_model: Callable[[], Any]
     dtype: str = "float32"
     device: str = "cpu"
-    loss = staticmethod(cross_entropy)
-    average = staticmethod(mean_cross_entropy)
-    metrics = (accuracy,)
+    loss = staticmethod(by_row.cross_entropy)
+    average = staticmethod(by_row.mean_cross_entropy)
+    metrics = (by_row.accuracy,)
     labels = True
 
 
@@ -289,8 +291,8 @@ class Regressor(_Torch):
     make_model: Callable[[], Any]
     dtype: str = "float32"
     device: str = "cpu"
-    loss = staticmethod(squares)
-    metrics = (error,)
+    loss = staticmethod(by_row.squares)
+    metrics = (by_row.error,)
     labels = False
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from muster.errors import DataError, PlanError
 from muster.extras import require
 from muster.tasks.torch_facts import saved, seeded
-from muster.tasks.torch_loss import per_row
+from muster.tasks.torch_rows import per_row
 from muster.types import Batch
 
 torch: Any = require("torch", "torch")

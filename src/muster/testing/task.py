@@ -13,6 +13,7 @@ from muster.errors import DataError
 from muster.local import Group, Local, train
 from muster.optimizers import SGD
 from muster.plan import Plan
+from muster.privacy.examples import clipped_rows
 from muster.rounds import start
 from muster.testing.claim import claim, close, copied, refused, same
 from muster.types import Batch, Fusing, Task
@@ -47,6 +48,8 @@ def check_task(task: Task, x: Any, y: Any, frozen: tuple[str, ...] = ()) -> None
     claim(double.layout.dtype == "float64", f"{task}.astype('float64') has another dtype")
     if task.framework != "custom":
         _gradients(double, *_rows(x, y), frozen)
+    if hasattr(task, "clipped") and not double.mixing and not double.draws:
+        _by_row(double, *_rows(x, y), frozen)
     _training(double, x, y)
 
 
@@ -129,6 +132,30 @@ def _gradients(task: Task, x: Any, y: Any, frozen: tuple[str, ...]) -> None:
         moved, loss = _descended(task, many[0], buffers, batch)
         wanted = many[0] - RATE * alone[0][0], alone[0][1]
         close((moved, loss), wanted, 1e-12, f"{task}: descend against a gradient step")
+
+
+def _by_row(task: Any, x: Any, y: Any, frozen: tuple[str, ...]) -> None:
+    """Each row's gradient is its own, and the sum of the clipped ones is just that."""
+    claim(task.frozen == frozen, f"{task}.frozen is {task.frozen}, but {frozen} do not move")
+    w, buffers = task.init(keys.key(6))
+    w = w + 0.1 * np.random.default_rng(7).normal(size=w.shape)
+    batch = Batch(*(a.reshape(-1, *a.shape[2:]) for a in (x, y)))
+    mean, loss, _ = _gradient(task, w, buffers, batch)
+    given = task.arrays(copied((w, buffers, batch.x, batch.y)))
+    rows = Batch(*given[2:])
+    grads, losses = copied(task.numpy(task.gradients(*given[:2], rows)))
+    penalty = task.l2 * w, task.l2 / 2 * w @ w
+    found = grads.mean(0) + penalty[0], losses.mean() + penalty[1]
+    close(found, (mean, loss), 1e-12, f"{task}: the mean of gradients against the gradient")
+    one = Batch(batch.x[1:2], batch.y[1:2])
+    alone = _gradient(task, w, buffers, one)[0] - penalty[0]
+    close(grads[1], alone, 1e-12, f"{task}: the gradient of a row against that of a batch of one")
+    bound = float(np.median(np.linalg.norm(grads, axis=1)))
+    for few, told in ((slice(None), "of rows"), (slice(0), "of no row")):
+        part = Batch(rows.x[few], rows.y[few])
+        total = copied(task.numpy(task.clipped(*given[:2], part, bound)[0]))
+        wanted = clipped_rows(grads[few], bound).sum(0)
+        close(total, wanted, 1e-10, f"{task}: the clipped sum {told}")
 
 
 def _gradient(task: Task, w: Any, buffers: Any, batch: Batch) -> Any:

@@ -51,7 +51,7 @@ class Desk:
         self.kept = asyncio.Event()  # somebody's poll is kept waiting
         self.left = asyncio.Event()  # and was given up
 
-    async def welcome(self, name, hello):
+    async def welcome(self, name, hello, certificate=""):
         if hello.fingerprint != FINGERPRINT:
             raise Refused(Reason.WRONG_FINGERPRINT, "another plan")
         self.members.add(name)

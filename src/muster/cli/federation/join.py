@@ -139,7 +139,7 @@ class Site:
             how = joining.Joining(stop=stop, watch=self.told.hear, **given)
             return await joining.join(
                 self.plan, rows, self.who.server, self.folder, test=tests, tls=tls,
-                name=self.who.name, how=how,
+                name=self.who.name, how=how, identity=self.who.identity,
             )  # fmt: skip
 
 

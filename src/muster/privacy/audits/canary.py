@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muster.errors import MusterError
-from muster.privacy.randomness import Source, normal
+from muster.keys import Source
+from muster.privacy.randomness import normal
 
 __all__ = ["Normal", "canary", "canary_epsilon", "cosine", "fitted", "hockey_stick"]
 

@@ -20,6 +20,7 @@ from muster.runs.drive import Options, drive
 from muster.runs.folder import unlike, write
 from muster.runs.measure import Examiner
 from muster.runs.run import Run
+from muster.service.refusal import Reason, Refused
 from muster.service.round.hall import Facts, Hall
 from muster.service.round.network import Network, Stopped
 from muster.service.template import update_template
@@ -53,6 +54,10 @@ def facts_of(plan: Plan, run: str, terms: Terms) -> Facts:
     size = sum(memoryview(piece).nbytes for piece in encode(template))
 
     def weigh(rows: int, times: int) -> float:
+        if plan.secure is not None:
+            raise Refused(
+                Reason.MALFORMED, "this plan's updates are masked; send none as it is: upgrade"
+            )
         return float(plan.weights(np.array([rows]), (times,))[0])
 
     value = json.loads(json.dumps(to_value(plan)))
@@ -90,6 +95,8 @@ def conduct(
     if ledger.shared:
         prepare(plan, ledger)  # by the server that leads
     enough = max(terms.enough, plan.minimum if isinstance(plan.minimum, int) else 1)
+    if plan.secure is not None:
+        enough = max(enough, plan.secure.minimum)
     network = Network(plan, ledger, hall, enough=enough, stop=stop, at=options.at)
     examiner = Examiner(plan, network, network, network.enrolled, rows)
     with one_thread(plan.task):

@@ -15,12 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from muster.errors import DataError, MusterError
+from muster.errors import DataError, MusterError, RunError
 from muster.plan import Plan
 from muster.runs.planfile import PlanFile, module_name
 from muster.service.audit import Audit
 from muster.service.identity import client_context
 from muster.service.message import Ended
+from muster.service.pki import Notary
 from muster.service.server import listen
 from muster.service.site.attend import Attendance
 from muster.service.site.hand import Hand
@@ -82,6 +83,7 @@ class _Place:
     vault: Path
     log: Path
     tls: ssl.SSLContext | None
+    identity: Path | None = None
 
 
 HOW = Joining()
@@ -90,16 +92,17 @@ HOW = Joining()
 async def join(
     plan: Plan, rows: tuple[Any, Any], address: str, folder: str | Path, *,
     test: tuple[Any, Any] | None = None, tls: ssl.SSLContext | None = None,
-    name: str | None = None, how: Joining = HOW,
+    name: str | None = None, how: Joining = HOW, identity: Path | None = None,
 ) -> Ended | None:  # fmt: skip
     """Attend as one client until the run has ended; None when it was told to stop before.
 
     `folder` keeps what must not be lost; `name`, by default that of the folder, is the client's
-    where there is no TLS. Raises `MusterError` when this site cannot take part.
+    where there is no TLS; `identity` is the folder to sign with, where sums are masked. Raises
+    `MusterError` when this site cannot take part.
     """
     folder = Path(folder)
     seat = Seat(name or folder.resolve().name, rows, folder, test)
-    place = _Place(folder, folder / "audit.jsonl", tls)
+    place = _Place(folder, folder / "audit.jsonl", tls, identity)
     return (await _attended(plan, [(seat, place)], address, how))[seat.name]
 
 
@@ -122,7 +125,8 @@ def _placed(seat: Seat, address: str) -> _Place:
     folder = seat.folder
     secure = address.startswith("https:")
     tls = client_context(folder, folder / AUTHORITY) if secure else None
-    return _Place(folder / "vault", folder / "audit.jsonl", tls)
+    identity = folder if secure else None
+    return _Place(folder / "vault", folder / "audit.jsonl", tls, identity)
 
 
 async def _attended(
@@ -141,10 +145,22 @@ async def _attended(
                 habits = replace(habits, audit=log)
             line = Line(address, seat.name, place.tls, patience=how.patience, watch=how.watch)
             await stack.enter_async_context(line)
-            training = Training(plan, seat.rows, seat.test)
-            clients.append(Attendance(seat.name, training, line, vault, hand, habits))
+            training, notary = Training(plan, seat.rows, seat.test), _notary(plan, place)
+            clients.append(Attendance(seat.name, training, line, vault, hand, habits, notary))
         tasks = {client.name: asyncio.ensure_future(client.attend()) for client in clients}
         return await _together(tasks, how.stop or threading.Event())
+
+
+def _notary(plan: Plan, place: _Place) -> Notary | None:
+    """Who signs for a client of a plan whose sums are masked. Raises `RunError` without one."""
+    if plan.secure is None:
+        return None
+    if place.identity is None:
+        raise RunError(
+            "this plan masks its sums, for which every site signs with its identity; join over "
+            "https with --identity FOLDER (made by muster pki), or leave SecureSum out"
+        )
+    return Notary(place.identity)
 
 
 async def _together(tasks: dict[str, asyncio.Task[Ended]], stop: Stop) -> dict[str, Ended | None]:

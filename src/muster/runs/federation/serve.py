@@ -14,7 +14,7 @@ import re
 import secrets
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from muster.plan import Plan
 from muster.runs.drive import Options
 from muster.runs.federation.conduct import Terms, conduct, facts_of, prepare
 from muster.runs.folder import know
-from muster.service import audit
+from muster.service import audit, pki
 from muster.service.round.hall import Hall
 from muster.service.round.mirror import mirror
 from muster.service.server import listen
@@ -96,6 +96,7 @@ def serve(
     folder = federation.folder
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # updates of single sites lie here
     trust = Trust(where.identity) if where.identity else None
+    notary = _notary(federation.plan, where)
     with contextlib.ExitStack() as stack:
         ledger = Ledger(
             folder, federation.url, at=options.at, keep_updates=federation.keep_updates
@@ -105,9 +106,21 @@ def serve(
         stack.callback(log.close)
         if not ledger.shared:
             prepare(federation.plan, ledger)  # refused before anybody connects
-        one = _Server(federation, ledger, log, options, stop)
+        one = _Server(federation, ledger, log, options, stop, notary)
         with asyncio.Runner(loop_factory=listen.loop_factory()) as runner:
             return runner.run(one.run(where.listening(folder), trust, ready or _unheard))
+
+
+def _notary(plan: Plan, where: Where) -> pki.Notary | None:
+    """Who knows the members of a plan whose sums are masked. Raises `RunError` without one."""
+    if plan.secure is None:
+        return None
+    if where.identity is None:
+        raise RunError(
+            "this plan masks its sums, for which every site signs with its identity; serve with "
+            "--identity FOLDER (made by muster pki), or leave SecureSum out"
+        )
+    return pki.Notary(where.identity)
 
 
 def _log(folder: Path) -> audit.Audit:
@@ -124,11 +137,13 @@ class _Server:
 
     def __init__(
         self, federation: Federation, ledger: Ledger, log: audit.Audit, options: Options,
-        stop: threading.Event,
+        stop: threading.Event, notary: pki.Notary | None,
     ) -> None:  # fmt: skip
         self.federation, self.ledger, self.log = federation, ledger, log
         self.options, self.stop = options, stop
         facts = facts_of(federation.plan, _name(ledger), federation.terms)
+        if notary is not None:
+            facts = replace(facts, vouch=notary.vouch, note=log.append)
         self.hall = Hall(ledger, facts)
         self.desk = Desk(self.hall, ledger, log.append)
         self.leads = asyncio.Event()

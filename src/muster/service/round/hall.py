@@ -12,42 +12,21 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from muster.service.message import Ended
 from muster.service.round.bell import Bell
+from muster.service.round.facts import Facts
 from muster.service.round.lifecycle import Call, phase
+from muster.service.round.session import Session
 from muster.store.records import Kind, Member, Opened, Seat, Transition
-from muster.types import ClientId, Tree
+from muster.types import ClientId
 
 __all__ = ["Facts", "Hall", "Keeper"]
 
 RECENT = 64  # rounds whose accepted clients are kept at hand
 PRESENT = 2  # leases, or turns of all, without a word after which a member counts as away
 FAILURES = 3  # in a row, after which a member is left out until it says hello again
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What does not change while a server runs.
-
-    `run`, `fingerprint` and `plan` say what is trained; `weigh(rows, times)` the weight a client
-    must claim, `template` and `size` the body of its update; `names` the client ids of members
-    whose certificates are named otherwise. `lease` in seconds; `pace` the check-ins a second
-    that are asked for once more than `polls` are kept waiting.
-    """
-
-    run: str
-    fingerprint: str
-    plan: Mapping[str, Any]
-    weigh: Callable[[int, int], float]
-    template: Tree
-    size: int
-    names: Mapping[str, ClientId] = field(default_factory=dict)
-    lease: float = 15.0
-    pace: float = 2000.0
-    polls: int = 2000
 
 
 class Keeper(Protocol):
@@ -84,6 +63,7 @@ class Hall:
         self.opened: Opened | None = None
         self.seats: dict[ClientId, Seat] = {}
         self.counted: frozenset[ClientId] = frozenset()
+        self.session: Session | None = None  # of a round whose sum is masked, until its commit
         self.call = Call(0)
         self.leases: dict[ClientId, float] = {}
         self.held: dict[ClientId, tuple[int, str]] = {}  # the newest update on disk: round, digest
@@ -228,7 +208,7 @@ class Hall:
         with self.changed:
             self._fate(round, accepted)
             self._refused(round)
-            self.opened, self.seats, self.leases = None, {}, {}
+            self.opened, self.seats, self.leases, self.session = None, {}, {}, None
             self.phase = "waiting"
             self.changed.notify_all()
         self.bell.ring(None)

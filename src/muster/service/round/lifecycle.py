@@ -15,9 +15,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from muster.store.records import Seat
-from muster.types import ClientId
+from muster.types import ClientId, Declined, Failed, Late
 
-__all__ = ["Call", "ORDER", "closes", "late", "next_event", "phase"]
+__all__ = ["Call", "ORDER", "closes", "late", "missing", "next_event", "out", "phase"]
 
 ORDER = ("waiting", "selected", "training", "collecting", "committing", "committed")
 
@@ -60,6 +60,28 @@ def late(
         for client, seat in seats.items()
         if seat.standing == "invited" and leases.get(client, math.inf) <= now
     ]
+
+
+def missing(seat: Seat) -> Declined | Failed | Late:
+    """What the engine is told of a client that gave no update.
+
+    >>> missing(Seat("a", "declined", "declined", "not at night"))
+    Declined(client='a', reason='not at night')
+    """
+    if seat.standing == "declined":
+        return Declined(seat.client, seat.text)
+    if seat.standing == "failed":
+        return Failed(seat.client, seat.reason, seat.text)
+    return Late(seat.client, seat.text)
+
+
+def out(seat: Seat, cause: str) -> Seat:
+    """The seat of a client that was asked and is not waited for any longer.
+
+    >>> out(Seat("a"), "the deadline has passed").reason
+    'closed'
+    """
+    return Seat(seat.client, "late", "closed", f"{cause} before its update was here")
 
 
 def next_event(

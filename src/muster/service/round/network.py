@@ -10,9 +10,8 @@ that were acknowledged.
 from __future__ import annotations
 
 import math
-import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any, Protocol
@@ -23,11 +22,13 @@ from muster.aggregation.sums import block_size, summed
 from muster.errors import RunError
 from muster.plan import Plan
 from muster.service.round.hall import Hall, Keeper
-from muster.service.round.lifecycle import Call, closes, late, next_event
-from muster.service.wire import decode, digest, encode
-from muster.store.blobs import model_name, update_name
-from muster.store.records import Kind, Opened, Seat, Transition
-from muster.types import Answer, ClientId, Cohort, Declined, Failed, Late, Reply, Roster, Sent
+from muster.service.round.lifecycle import Call, closes, late, missing, next_event, out
+from muster.service.round.secure import Masking
+from muster.service.round.updates import updates
+from muster.service.wire import digest, encode
+from muster.store.blobs import model_name
+from muster.store.records import Kind, Opened, Seat, Transition, Word
+from muster.types import Answer, ClientId, Cohort, Reply, Roster, Sent
 
 __all__ = ["LABELS", "Network", "Stopped"]
 
@@ -40,7 +41,6 @@ LABELS = (
     "evaluate: closed",
 )
 MODELS = 2  # kept for sites that are behind
-CHECKS = 2  # updates compared with their digests at once
 
 Books = Mapping[ClientId, Seat]
 
@@ -67,6 +67,12 @@ class Ledger(Keeper, Protocol):
     def decide(self, round: int, kind: Kind, seats: Sequence[Seat]) -> Any:
         """Decide seats that are open."""
 
+    def hear(self, round: int, word: Word) -> Any:
+        """Write an event of a secure sum down."""
+
+    def heard(self, round: int, after: int = 0) -> list[Word]:
+        """The next events of a secure sum."""
+
 
 class Network:
     """Clients at the other end of a hall.
@@ -83,6 +89,7 @@ class Network:
         self._plan, self._ledger, self._hall = plan, ledger, hall
         self._enough, self._stop, self._at = enough, stop, at
         self._asked: tuple[Cohort, int] | None = None
+        self._masking: Masking | None = None
         self._published: tuple[Any, str] | None = None
         self._counted: tuple[ClientId, ...] = ()
 
@@ -143,6 +150,12 @@ class Network:
         call = Call(len(cohort))
         if kind == "train":
             call = Call(self._plan.goal(len(cohort)), self._until(opened.since))
+            if self._plan.secure is not None:
+                check = partial(self._check, "stop")
+                self._masking = Masking(
+                    self._plan, self._ledger, hall, opened, check=check, at=self._at
+                )
+                hall.session = self._masking.session
         hall.show(opened, seats, call, self._counted)
 
     def _roster(self) -> tuple[tuple[ClientId, int], ...]:
@@ -161,11 +174,14 @@ class Network:
         if self._asked is None:
             return
         (cohort, round), self._asked = self._asked, None
+        if self._masking is not None:
+            yield from self._masked(self._masking, cohort)
+            return
         seats = self._closed()
         self._at("round: closed")
         for client in cohort.clients:
             if seats[client].standing != "arrived":
-                yield _missing(seats[client])
+                yield missing(seats[client])
         arrived = [c for c in cohort.clients if seats[c].standing == "arrived"]
         self._counted = tuple(arrived) if len(arrived) >= self._plan.needed(len(seats)) else ()
         if arrived:
@@ -175,37 +191,24 @@ class Network:
     def _sum(self, round: int, invited: Sequence[ClientId], seats: Sequence[Seat]) -> Reply:
         size = block_size(len(invited))
         place = {client: i // size for i, client in enumerate(invited)}
-        total = summed(
-            self._updates(round, seats), lambda reply: place[reply.clients[0]], alone=size == 1
-        )  # fmt: skip
+        replies = updates(self._ledger.blobs, round, seats, self._hall.facts.template)
+        total = summed(replies, lambda reply: place[reply.clients[0]], alone=size == 1)
         assert total is not None
         return total
 
-    def _updates(self, round: int, seats: Sequence[Seat]) -> Iterator[Reply]:
-        """The updates, lying where the disk has them; each leaves memory before the next.
-
-        They are compared with their digests ahead, by threads that read a little at a time.
-        """
-        blobs, template = self._ledger.blobs, self._hall.facts.template
-        names = [update_name(round, seat.client, seat.digest) for seat in seats]
-        pool = ThreadPoolExecutor(CHECKS, "muster-check")
-        try:
-            found = [pool.submit(lambda name: digest(blobs.read(name)), name) for name in names]
-            for seat, name, check in zip(seats, names, found, strict=True):
-                if check.result() != seat.digest:
-                    raise RunError(
-                        f"the blob {name} in {self._ledger.path} is damaged (its SHA-256 is "
-                        f"another); remove it and have it sent again, or restore it from a copy"
-                    )
-                data = blobs.whole(name, known=True)
-                tree = decode(data, template)
-                yield Reply(
-                    (seat.client,), tree["payload"], seat.weight, seat.metrics, tree["buffers"]
-                )  # fmt: skip
-                if isinstance(data, mmap.mmap):
-                    data.madvise(mmap.MADV_DONTNEED)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    def _masked(self, masking: Masking, cohort: Cohort) -> Iterator[Answer]:
+        """Who is not in the secure sum, and why; then the sum."""
+        total, cause = masking.outcome()
+        seats = self._close(masking.opened, cause)
+        self._at("round: closed")
+        self._counted = total.clients if total else ()
+        for client in cohort.clients:
+            if client not in self._counted:
+                yield missing(seats[client])
+        if total is not None:
+            yield total
+        self._masking = None
+        self._at("round: summed")
 
     def _closed(self) -> Books:
         """Wait until what is open is closed; whoever has not answered by then is late."""
@@ -222,7 +225,7 @@ class Network:
                     hall.changed.wait(min(max(wake, 0.0), hall.facts.lease))
                     continue
             if cause is not None:
-                gone = [_out(seat, cause) for seat in seats.values() if seat.standing == "invited"]
+                gone = [out(seat, cause) for seat in seats.values() if seat.standing == "invited"]
             if gone:
                 found = self._ledger.decide(opened.round, opened.kind, gone).result()
                 hall.sit(opened.round, opened.kind, found)
@@ -297,15 +300,3 @@ class Network:
                 place = blobs.append(name, place, piece)
             blobs.finish(name)
         return self._published[1]
-
-
-def _missing(seat: Seat) -> Declined | Failed | Late:
-    if seat.standing == "declined":
-        return Declined(seat.client, seat.text)
-    if seat.standing == "failed":
-        return Failed(seat.client, seat.reason, seat.text)
-    return Late(seat.client, seat.text)
-
-
-def _out(seat: Seat, cause: str) -> Seat:
-    return Seat(seat.client, "late", "closed", f"{cause} before its update was here")

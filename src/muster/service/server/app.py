@@ -14,11 +14,11 @@ import json
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from muster.errors import IdentityError
@@ -44,6 +44,7 @@ from muster.service.server.exchange import PATIENCE, Exchange, Gone, Receive, Sc
 from muster.service.server.limits import Limits
 from muster.service.server.openapi import document
 from muster.service.server.operator import HEALTHY, METRICS, Meters
+from muster.service.server.secure import Sessions
 from muster.service.server.transfer import Uploads
 from muster.store.blobs import Blobs
 
@@ -53,8 +54,10 @@ LOG = logging.getLogger("muster.server")
 ROUND, DIGEST = r"[1-9][0-9]{0,9}", r"[0-9a-f]{64}"
 MODEL = re.compile(rf"/v1/models/({DIGEST})")
 UPDATE = re.compile(rf"/v1/updates/({ROUND})/({DIGEST})")
+SECURE = re.compile(rf"/v1/secure/({ROUND})")
 FAULT = b'{"kind":"fault","text":"the server failed; the reason is in its log; try again later"}'
 Route = Callable[[Exchange], Awaitable[None]]
+T = TypeVar("T")
 
 
 class Edge:
@@ -76,6 +79,7 @@ class Edge:
         self.pool = ThreadPoolExecutor(8, "muster-edge")
         self.uploads = Uploads(desk, blobs, self.pool, desk.facts.lease / 3)
         self.downloads = Downloads(blobs, self.pool)
+        self.sessions = Sessions(desk, blobs, self.pool)
         self.closing = False
         self._polls: set[asyncio.Task[Any]] = set()
         self._rounds: dict[str, int] = {}  # what each was last invited to: its downloads renew it
@@ -89,6 +93,8 @@ class Edge:
             "/v1/updates": {"POST": self._announce},
             "/v1/updates/{round}/{digest}": {"PUT": self._upload},
             "/v1/answers": {"POST": self._answer},
+            "/v1/members": {"GET": self._members},
+            "/v1/secure/{round}": {"POST": self._say, "GET": self._told},
             "/openapi.json": {"GET": self._document},
             "/healthz": {"GET": self._health},
             "/metrics": {"GET": self._metrics},
@@ -131,6 +137,8 @@ class Edge:
                 path = "/v1/models/{digest}"
             elif UPDATE.fullmatch(path):
                 path = "/v1/updates/{round}/{digest}"
+            elif SECURE.fullmatch(path):
+                path = "/v1/secure/{round}"
             methods = self._routes.get(path)
         name = self._who(exchange, path)
         self.limits.check(name)
@@ -174,7 +182,8 @@ class Edge:
 
     async def _hello(self, exchange: Exchange) -> None:
         hello = from_json(await exchange.body(), Hello)
-        await exchange.say(await self.desk.welcome(exchange.name, hello))
+        shown = exchange.scope.get("state", {}).get("certificate", "")
+        await exchange.say(await self.desk.welcome(exchange.name, hello, shown))
 
     async def _plan_of(self, exchange: Exchange) -> None:
         await exchange.answer(200, self._plan)
@@ -184,7 +193,14 @@ class Edge:
         if self.closing:
             await exchange.say(Wait(1.0))
             return
-        asked = asyncio.ensure_future(self.desk.poll(exchange.name, poll))
+        said = await self._kept(exchange, self.desk.poll(exchange.name, poll)) or Wait(1.0)
+        if isinstance(said, Task | Evaluate):
+            self._rounds[exchange.name] = said.round
+        await exchange.say(said)
+
+    async def _kept(self, exchange: Exchange, answer: Coroutine[Any, Any, T]) -> T | None:
+        """An answer that may take long: given up when its client has gone, None at the end."""
+        asked = asyncio.ensure_future(answer)
         left = asyncio.ensure_future(exchange.left())
         self._polls.add(asked)
         self.meters.polls.inc()
@@ -198,10 +214,7 @@ class Edge:
             left.cancel()
         if not asked.done():
             raise Gone
-        said = Wait(1.0) if asked.cancelled() else asked.result()
-        if isinstance(said, Task | Evaluate):
-            self._rounds[exchange.name] = said.round
-        await exchange.say(said)
+        return None if asked.cancelled() else asked.result()
 
     async def _model(self, exchange: Exchange) -> None:
         digest, name = exchange.path.rpartition("/")[2], exchange.name
@@ -235,6 +248,27 @@ class Edge:
             await exchange.say(Verdict(True))
         else:
             await self._tell(exchange, await self.desk.answer(exchange.name, said))
+
+    async def _members(self, exchange: Exchange) -> None:
+        said = dict(parse_qsl(exchange.query())).get("round", "")
+        round = int(said) if re.fullmatch(ROUND, said) else 0
+        await exchange.answer(200, self.sessions.members(exchange.name, round))
+
+    async def _say(self, exchange: Exchange) -> None:
+        round, query = int(exchange.path.rpartition("/")[2]), dict(parse_qsl(exchange.query()))
+        await self._tell(exchange, await self.sessions.say(exchange.name, exchange, round, query))
+
+    async def _told(self, exchange: Exchange) -> None:
+        round, query = int(exchange.path.rpartition("/")[2]), dict(parse_qsl(exchange.query()))
+        if self.closing:
+            await exchange.say(Wait(1.0))
+            return
+        found = await self._kept(exchange, self.sessions.told(exchange.name, round, query))
+        if found is None:
+            await exchange.say(Wait(1.0 if self.closing else 0.0))
+        else:
+            number = (b"muster-told", b"%d" % found[0])
+            await exchange.answer(200, found[1], b"application/octet-stream", [number])
 
     async def _document(self, exchange: Exchange) -> None:
         await exchange.answer(200, self._openapi)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from muster.service.message import (
@@ -81,13 +81,13 @@ class Desk:
         """What does not change while the server runs."""
         return self.hall.facts
 
-    async def welcome(self, name: str, hello: Hello) -> Welcome:
+    async def welcome(self, name: str, hello: Hello, certificate: str = "") -> Welcome:
         """Enrol a site, durably; the same again changes nothing."""
         facts = self.facts
         version = agree(Hello(VERSIONS, "server", facts.fingerprint), hello)
         if hello.rows < 1:
             raise Refused(Reason.MALFORMED, f"{name} has {hello.rows} rows; at least 1 is needed")
-        member = Member(name, facts.names.get(name, name), hello.rows)
+        member = Member(name, facts.names.get(name, name), hello.rows, certificate)
         if self.hall.members.get(name) != member:
             await asyncio.wrap_future(self._ledger.enrol(member))
             await asyncio.to_thread(self._note, name, "enrolled", rows=hello.rows)
@@ -137,7 +137,7 @@ class Desk:
             if opened.kind == "evaluate":
                 return Evaluate(run, opened.round, opened.model, lease, client in hall.counted)
             times = opened.times[opened.cohort.index(client)]
-            return Task(run, opened.round, opened.model, lease, times)
+            return Task(run, opened.round, opened.model, lease, times, len(opened.cohort))
         if hall.ended is not None:
             hall.told.add(client)
             hall.changed.notify_all()
@@ -282,7 +282,8 @@ class Desk:
                 "asked": opened.kind if opened else None,
                 "lease": self.facts.lease,
                 "members": [
-                    asdict(m) | {"present": m.client in here} for m in hall.members.values()
+                    asdict(replace(m, certificate="")) | {"present": m.client in here}
+                    for m in hall.members.values()
                 ],
                 "seats": [asdict(seat) for seat in hall.seats.values()],
                 "refusals": dict(hall.refusals),

@@ -26,7 +26,8 @@ STATUS = {
     Reason.MALFORMED: 400, Reason.UNENROLLED: 401, Reason.REVOKED: 403,
     Reason.UNKNOWN: 404, Reason.UNKNOWN_RUN: 404,
     Reason.LATE: 409, Reason.DUPLICATE: 409, Reason.STALE: 409, Reason.FOREIGN: 409,
-    Reason.CLOSED: 409, Reason.LEFT_OUT: 409, Reason.WRONG_FINGERPRINT: 409, Reason.WRONG_VERSION: 409,
+    Reason.CLOSED: 409, Reason.LEFT_OUT: 409,
+    Reason.WRONG_FINGERPRINT: 409, Reason.WRONG_VERSION: 409,
     Reason.TOO_LARGE: 413, Reason.NOT_FINITE: 422, Reason.WRONG_DIGEST: 422,
     Reason.TOO_OFTEN: 429, Reason.NO_ROOM: 507,
 }  # fmt: skip

@@ -23,6 +23,7 @@ BODY = (*GATES, Reason.TOO_LARGE, Reason.NOT_FINITE)
 ROUND = (*BODY, Reason.LATE, Reason.NO_ROOM)  # 409 stands for every reason of a round
 HEX = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 WHOLE = {"type": "integer", "minimum": 0, "maximum": 10**15}
+JSON: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
 OCTETS: dict[str, Any] = {"application/octet-stream": {"schema": {}}}
 
 
@@ -71,21 +72,22 @@ def _schema(kind: Any) -> dict[str, Any]:
 
 def _paths() -> dict[str, Any]:
     text = {"text/plain": {"schema": {"type": "string"}}}
-    json = {"application/json": {"schema": {"type": "object"}}}
     m = message
     answers = (m.Task, m.Evaluate, m.Settled, m.Wait, m.Ended)
     reports = (m.Decline, m.Failure, m.Progress, m.Measured)
     wrong = (Reason.WRONG_FINGERPRINT,)
     return {
         "/v1/hello": {"post": _said("Enrol", m.Hello, (m.Welcome,), *BODY, *wrong)},
-        "/v1/plan": {"get": _got("The plan's value", json, *GATES)},
+        "/v1/plan": {"get": _got("The plan's value", JSON, *GATES)},
         "/v1/poll": {"post": _said("What is there to do?", m.Poll, answers, *BODY)},
         "/v1/models/{digest}": {"get": _model()},
         "/v1/updates": {"post": _said("Announce an update", m.Update, (m.Offer,), *ROUND)},
         "/v1/updates/{round}/{digest}": {"put": _upload()},
+        "/v1/members": {"get": _members()},
+        "/v1/secure/{round}": {"post": _masked_up(), "get": _masked_down()},
         "/v1/answers": {"post": _said("Answer without a body", reports, (m.Verdict,), *ROUND)},
-        "/openapi.json": {"get": _got("This document", json, *GATES)},
-        "/healthz": {"get": _got("Alive", json, *GATES)},
+        "/openapi.json": {"get": _got("This document", JSON, *GATES)},
+        "/healthz": {"get": _got("Alive", JSON, *GATES)},
         "/metrics": {"get": _got("For Prometheus", text, *GATES)},
     }
 
@@ -114,6 +116,36 @@ def _upload() -> dict[str, Any]:
     ]  # fmt: skip
     found["requestBody"] = {"required": True, "content": OCTETS}
     return found
+
+
+def _members() -> dict[str, Any]:
+    found = _got("Certificates of a masked round's members, by name", JSON, *GATES, Reason.STALE)
+    found["parameters"] = [_query("round", WHOLE | {"minimum": 1})]
+    return found
+
+
+def _masked_up() -> dict[str, Any]:
+    found = _said("A message of a secure sum", None, (message.Verdict,), *ROUND)
+    found["parameters"] = [
+        _place("round", WHOLE | {"minimum": 1}), _query("digest", HEX) | {"required": False},
+        {"name": "Muster-Metrics", "in": "header", "schema": {"type": "string"}},
+    ]  # fmt: skip
+    found["requestBody"] = {"required": True, "content": OCTETS}
+    return found
+
+
+def _masked_down() -> dict[str, Any]:
+    content = OCTETS | _content(message.Wait)
+    found = _got("What the server said last, once it is newer", content, *GATES, Reason.STALE)
+    found["parameters"] = [
+        _place("round", WHOLE | {"minimum": 1}), _query("after", WHOLE),
+        _query("wait", {"type": "number", "minimum": 0, "maximum": 60}),
+    ]  # fmt: skip
+    return found
+
+
+def _query(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": True, "schema": schema}
 
 
 def _place(name: str, schema: dict[str, Any]) -> dict[str, Any]:

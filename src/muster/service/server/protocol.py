@@ -2,7 +2,8 @@
 """Connections that know who is at the other end, and close when that end is no longer welcome.
 
 uvicorn keeps the peer's certificate to itself. Here it is read once per connection, and every
-request's scope has `scope["state"]["identity"]`: an `Identity`, or None without TLS. Whether it is
+request's scope has `scope["state"]["identity"]`: an `Identity`, or None without TLS; the PEM that
+it showed is in `scope["state"]["certificate"]`. Whether it is
 admitted is asked anew on every request, by the application; a revocation also closes what is open.
 """
 
@@ -87,6 +88,7 @@ class Connection(httptools_impl.HttpToolsProtocol):
         self.live = live
         self.who: Identity | None = None
         self.serial = 0  # of the certificate; 0 without one
+        self.certificate = ""  # PEM
         self.heard = 0.0  # when the last byte came
         self.head: float | None = None  # since when the head of a request is awaited
         self.stuck: float | None = None  # since when the other end takes nothing
@@ -99,8 +101,9 @@ class Connection(httptools_impl.HttpToolsProtocol):
         secured = transport.get_extra_info("ssl_object")
         if secured is not None:
             try:
-                self.who = peer_identity(secured.getpeercert(True) or b"")
-                self.serial = self.who.serial
+                shown = secured.getpeercert(True) or b""
+                self.who = peer_identity(shown)
+                self.serial, self.certificate = self.who.serial, ssl.DER_cert_to_PEM_cert(shown)
             except IdentityError as error:
                 LOG.warning("a connection is closed: %s", error)
                 transport.abort()
@@ -122,7 +125,7 @@ class Connection(httptools_impl.HttpToolsProtocol):
         """A request begins."""
         super().on_message_begin()
         self.size, self.head = 0, self.heard
-        self.scope["state"]["identity"] = self.who
+        self.scope["state"] |= {"identity": self.who, "certificate": self.certificate}
 
     def on_url(self, url: bytes) -> None:
         """A piece of the address."""

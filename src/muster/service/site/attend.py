@@ -31,11 +31,13 @@ from muster.service.message import (
     Wait,
     Welcome,
 )
+from muster.service.pki.notary import Notary
 from muster.service.refusal import Reason, Refused
 from muster.service.site.cargo import deliver, fetch
 from muster.service.site.failure import failed
 from muster.service.site.hand import Hand
 from muster.service.site.line import Line
+from muster.service.site.secure import Masked
 from muster.service.site.state import Pending
 from muster.service.site.training import Training
 from muster.service.site.vault import Vault
@@ -55,7 +57,7 @@ class Attendance:
 
     def __init__(
         self, name: str, training: Training, line: Line, vault: Vault, hand: Hand,
-        habits: Habits,
+        habits: Habits, notary: Notary | None = None,
     ) -> None:  # fmt: skip
         self.name, self.line, self.vault, self.hand = name, line, vault, hand
         self.habits, self.policy = habits, habits.policy
@@ -64,7 +66,9 @@ class Attendance:
         self.policy.check(training.plan, print_, rows)
         training = replace(training, acting=self.policy.guard(training.plan))
         self.training, self.work = training, Work(name, training, line, vault, hand, habits)
-        self.hello = Hello(VERSIONS, name, print_, rows)
+        secure = training.plan.secure
+        self.masked = None if secure is None else Masked(self.work, print_, notary)
+        self.hello = Hello(VERSIONS, name, print_, 1 if secure else rows)  # masks hide rows as well
         self.welcome: Welcome | None = None
         self._idle = 0  # answers in a row that led to nothing
 
@@ -180,12 +184,15 @@ class Attendance:
             if pending is None:
                 return
         try:
-            verdict = await deliver(self.line, self.vault, pending)
+            if self.masked is not None:
+                accepted = await self.masked.deliver(task, pending)
+            else:
+                accepted = (await deliver(self.line, self.vault, pending)).accepted
         except Refused as refused:
             self.work.note("verdict", round=task.round, accepted=False, reason=str(refused.reason))
             raise
         self._idle = 0
-        self.work.note("verdict", round=task.round, accepted=verdict.accepted)
+        self.work.note("verdict", round=task.round, accepted=accepted)
 
     async def _behind(self, task: Task) -> None:
         """A round before one that is known: a server that lags, or was put back to a copy.
@@ -194,7 +201,7 @@ class Attendance:
         """
         if self._idle <= LAG:
             await self._rest()
-        elif self.training.blank is None:
+        elif self.training.blank is None and self.masked is None:  # a sum is opened once
             self.work.note("put back", round=task.round, settled=self.vault.settled)
             self.vault.back(task.round - 1)
         else:

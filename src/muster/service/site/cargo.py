@@ -24,7 +24,7 @@ else:
     httpx = require("httpx", extra="service")
     zstandard = require("zstandard", extra="service")
 
-__all__ = ["deliver", "fetch"]
+__all__ = ["cut", "deliver", "fetch"]
 
 PIECE = 8 << 20  # octets of one upload's request
 SEND = 1 << 20  # octets given to the connection at once
@@ -155,10 +155,10 @@ async def _put(
         piece = memoryview(await asyncio.to_thread(pack.compress, piece))
         headers["content-encoding"] = "zstd"
     headers["content-length"] = str(len(piece))
-    return await line.http.put(path, content=_cut(piece), headers=headers)
+    return await line.http.put(path, content=cut(piece), headers=headers)
 
 
-async def _cut(piece: memoryview) -> AsyncIterator[bytes]:
+async def cut(piece: memoryview) -> AsyncIterator[bytes]:
     """A body in pieces that lie where it lies."""
     for begin in range(0, len(piece), SEND):
         part: Any = piece[begin : begin + SEND]

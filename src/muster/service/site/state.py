@@ -1,29 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What counts in a vault: a few facts in one file that is replaced as a whole, and the lock."""
+"""What counts in a vault: a few facts in one file that is replaced as a whole, and the lock.
+
+Beside them, while a secure sum lasts, its secrets: sealed under a key that has a file of its own,
+so that to destroy that one file is to destroy all of them.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from muster.errors import RunError
+from muster.extras import require
 from muster.service.message import Message, Task, Update, from_json, to_json
 from muster.store.blobs import FULL, Disk, Files, NoRoom
 
-__all__ = ["Pending", "State", "Step", "said"]
+if TYPE_CHECKING:
+    from cryptography import exceptions
+    from cryptography.hazmat.primitives.ciphers import aead
+else:
+    exceptions = require("cryptography.exceptions", extra="service")
+    aead = require("cryptography.hazmat.primitives.ciphers.aead", extra="service")
 
-FILE = "state.json"
+__all__ = ["Chest", "Pending", "State", "Step", "destroyed", "said"]
+
+FILE, KEY = "state.json", "key"
 FRESH = f"{FILE}.new"
 VERSION = 1
 EMPTY: dict[str, Any] = {
     "version": VERSION, "run": "", "client": None, "memory": None, "pending": None, "step": None,
-    "settled": 0, "day": "", "taken": [],
+    "settled": 0, "day": "", "taken": [], "spent": 0,
 }  # fmt: skip
 
 
@@ -135,6 +147,72 @@ class State:
                 f"muster that wrote it, or give an empty folder"
             )
         return found
+
+
+class Chest:
+    """The secrets of one task's secure sum; its files begin with `secure-`, and the round.
+
+    AES-256-GCM under a key that is drawn with the chest; run, round, model and name are bound to
+    what is sealed. Raises `RunError` for what is damaged, or was sealed for another task.
+    """
+
+    def __init__(self, files: Files, folder: Path, task: Task) -> None:
+        self._files, self._folder = files, folder
+        self._prefix = f"secure-{task.round:06d}-"
+        self._place = json.dumps([task.run, task.round, task.model])
+        self._key = self._prefix + KEY
+
+    def read(self) -> dict[str, bytes]:
+        """All that was kept, by name."""
+        if self._files.size(self._key) is None:
+            return {}
+        names = [n for n in self._files.names(self._prefix) if n != self._key]
+        whole = [name for name in names if self._files.size(name) is not None]
+        return {name.removeprefix(self._prefix): self._opened(name) for name in whole}
+
+    def keep(self, name: str, data: bytes) -> None:
+        """Seal something; it is on the disk when this returns."""
+        if self._files.size(self._key) is None:
+            self._put(self._key, os.urandom(32))
+        place, nonce = self._prefix + name, os.urandom(12)
+        sealed = aead.AESGCM(self._secret()).encrypt(nonce, data, self._bound(place))
+        self._put(place, nonce + sealed)
+
+    def _secret(self) -> bytes:
+        return bytes(self._files.whole(self._key))
+
+    def _opened(self, name: str) -> bytes:
+        sealed = bytes(self._files.whole(name))
+        try:
+            cipher = aead.AESGCM(self._secret())
+            return cipher.decrypt(sealed[:12], sealed[12:], self._bound(name))
+        except (exceptions.InvalidTag, ValueError):
+            raise RunError(
+                f"{self._folder / name} is damaged, or of another task; this round goes on "
+                f"without this site"
+            ) from None
+
+    def _bound(self, name: str) -> bytes:
+        return f"{self._place} {name}".encode()
+
+    def _put(self, name: str, data: bytes) -> None:
+        self._files.drop(name)
+        self._files.append(name, 0, data)
+        self._files.finish(name)
+
+
+def destroyed(files: Files, folder: Path, names: Iterable[str]) -> None:
+    """Remove secrets, the keys before what they open; a key is written over first."""
+    for name in sorted(names, key=lambda name: not name.endswith(KEY)):
+        if name.endswith(KEY) and files.size(name) is not None:
+            with said(f"{folder / name} could not be destroyed"):
+                file = os.open(folder / name, os.O_WRONLY | os.O_CLOEXEC)
+                try:
+                    os.pwrite(file, bytes(32), 0)
+                    os.fsync(file)
+                finally:
+                    os.close(file)
+        files.drop(name)
 
 
 def _plain(value: Any) -> Any:

@@ -22,7 +22,7 @@ from typing import Any
 from muster.errors import RunError
 from muster.service import wire
 from muster.service.message import Task, Update
-from muster.service.site.state import Pending, State, Step, said
+from muster.service.site.state import Chest, Pending, State, Step, destroyed, said
 from muster.store.blobs import Disk, Files, NoRoom, model_name, update_name
 from muster.types import ClientId, Tree
 
@@ -100,7 +100,7 @@ class Vault:
                 f"{self.folder} keeps what client {held[1]!r} has of the run {held[0]}, and the "
                 f"server speaks of client {client!r} of the run {run}; give another folder"
             )
-        self._state.write(run=run, client=client, settled=0)
+        self._state.write(run=run, client=client, settled=0, spent=0)
 
     # What counts.
 
@@ -180,6 +180,22 @@ class Vault:
     def forget(self) -> None:
         """Give up the pending update: it is damaged, or the server asks for another."""
         self._state.write(pending=None)
+        self._sweep()
+
+    # The secrets of a secure sum; they last as long as its update is pending, at most.
+
+    @property
+    def spent(self) -> int:
+        """The last round whose secure sum is over for this site: it has no second one."""
+        return int(self._state["spent"])
+
+    def chest(self, task: Task) -> Chest:
+        """Where the secrets of a task's secure sum are kept."""
+        return Chest(self.blobs, self.folder, task)
+
+    def spend(self, round: int) -> None:
+        """A secure sum is over for this site: its secrets are destroyed."""
+        self._state.write(spent=round)
         self._sweep()
 
     # Half-trained.
@@ -273,6 +289,11 @@ class Vault:
             for name in self.blobs.names(prefix):
                 if name not in named:
                     self.blobs.drop(name)
+        pending = self.pending
+        live = pending.task.round if pending and pending.task.round > self.spent else 0
+        secrets = self.blobs.names("secure-")
+        gone = [name for name in secrets if not name.startswith(f"secure-{live:06d}-")]
+        destroyed(self.blobs, self.folder, gone)
 
 
 def _nothing(label: str) -> None:

@@ -60,14 +60,14 @@ class Work:
     async def train(self, task: Task, client: ClientId, body: Any) -> Pending:
         """The update of a task, kept. Raises `Broken`, and what goes wrong in training."""
         effort = Effort()
-        done: Pending = await self._working(
+        done: Pending = await self.working(
             task, effort, partial(self._train, task, client, body, effort)
         )
         return done
 
     async def measure(self, asked: Evaluate, body: Any) -> dict[str, float]:
         """Metric sums over the client's own rows."""
-        done: dict[str, float] = await self._working(
+        done: dict[str, float] = await self.working(
             asked, Effort(), partial(self._measure, asked, body)
         )
         return done
@@ -101,7 +101,7 @@ class Work:
         memory = None if blank is None else self.vault.memory(blank, left=left)
         return self.training.measure(body, memory)
 
-    async def _working(self, asked: Any, effort: Effort, deed: Callable[[], Any]) -> Any:
+    async def working(self, asked: Any, effort: Effort, deed: Callable[[], Any]) -> Any:
         """Have the hand do it, and tell the server that it goes on."""
         work = self.hand.do(deed)
         beat = asyncio.ensure_future(self._beat(asked, effort, work))
@@ -133,7 +133,8 @@ class Work:
             if steps == told and steps:
                 continue
             told, beats = steps, beats + 1
-            progress = Progress(asked.run, asked.round, steps or beats)
+            shown = beats if self.training.plan.secure else steps or beats  # steps tell of rows
+            progress = Progress(asked.run, asked.round, shown)
             try:
                 await self.line.say("/v1/answers", progress, Verdict)
             except Refused as refused:

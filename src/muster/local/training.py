@@ -9,79 +9,22 @@ compiled program; a task only says how to take a gradient and how to fold a step
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from muster import keys
-from muster.algorithms.algorithm import Algorithm
-from muster.batches import cut, step_counts
-from muster.errors import ClientError, PlanError
-from muster.layout import Sharing
-from muster.optimizers import SGD, Optimizer
-from muster.schedules import Constant, Schedule
-from muster.types import Batch, ClientId, Fusing, Sent, Task, Tree, Work
+from muster.batches import cut, drawn, step_counts
+from muster.errors import ClientError
+from muster.keys import Source
+from muster.local.descent import Carry, Given, Walk
+from muster.types import ClientId, Sent, Tree, Work
 from muster.vectors import aligned, tree_map, zeros
 
-__all__ = ["Carry", "Descent", "Given", "Group", "Local", "Memory", "Outcome", "Walk", "train"]
-
-
-@dataclass(frozen=True)
-class Local:
-    """Local training of one round: `epochs` over the client's rows, or `steps` for everybody.
-
-    `batch` rows a step, None for the full batch, 1 for single-sample; one epoch is ceil(n/batch)
-    steps and keeps the short last batch. `schedule` multiplies the optimizer's rate by round. A
-    round is not an epoch: with 10 % of the clients and E = 1 the data are seen once in 10 rounds.
-
-    >>> Local(epochs=5, batch=10).epochs
-    5
-    """
-
-    epochs: int | None = None
-    steps: int | None = None
-    batch: int | None = None
-    optimizer: Optimizer = SGD(0.1)
-    schedule: Schedule = Constant()
-
-    def __post_init__(self) -> None:
-        if (self.epochs is None) == (self.steps is None):
-            raise PlanError(
-                f"Local(epochs={self.epochs}, steps={self.steps}): give exactly one of epochs "
-                f"and steps, such as Local(epochs=1, batch=32)"
-            )
-        for name in ("epochs", "steps", "batch"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise PlanError(f"Local({name}={value!r}): {name} must be a whole number above 0")
-        for name, kind in (("optimizer", Optimizer), ("schedule", Schedule)):
-            if not isinstance(getattr(self, name), kind):
-                raise PlanError(
-                    f"Local({name}={getattr(self, name)!r}): that is no {kind.__name__}; "
-                    f"give one (did you forget to call it?)"
-                )
-
-
-class Given(NamedTuple):
-    """What a whole pass is told: the algorithm's shared state, the local rate, the round."""
-
-    shared: Tree
-    rate: Any
-    round: Any
-
-
-class Carry(NamedTuple):
-    """What a local step turns over; a leading axis of clients when they train as a matrix."""
-
-    w: Any
-    buffers: Any
-    optimizer: Tree
-    memory: Tree
-    loss: Any
+__all__ = ["Group", "Memory", "Outcome", "train"]
 
 
 class Memory(NamedTuple):
@@ -91,52 +34,6 @@ class Memory(NamedTuple):
     stages: Tree = None
     private: Any = None
     buffers: Any = None
-
-
-@dataclass(frozen=True)
-class Descent:
-    """One pass of local training as a value: which gradients, bent by whom, over which mask.
-
-    `trained` masks the coordinates that move in this pass (None: all); `fused` updates in place
-    through `task.descend`, where nothing bends gradients.
-    """
-
-    task: Task
-    algorithm: Algorithm
-    optimizer: Optimizer
-    sharing: Sharing
-    fused: bool = False
-    trained: Sharing | None = None
-
-    def walk(self, given: Given, carry: Carry, batches: Any) -> Carry:
-        """All steps of the pass."""
-        end: Carry = self.task.loop(partial(self.step, given), carry, batches)
-        return end
-
-    def step(self, given: Given, carry: Carry, batch: Batch) -> Carry:
-        """One local step."""
-        shared, rate, _ = given
-        w, buffers, s, memory, loss = carry
-        if self.fused:
-            task = cast("Fusing", self.task)
-            return carry._replace(loss=loss + task.descend(w, buffers, batch, rate))
-        g, now, buffers = self.task.gradient(w, buffers, batch)
-        g = self._bend(g, w, shared, memory)
-        w, s = self.optimizer.step(w, g, s, -rate)  # down the gradient
-        return Carry(w, buffers, s, memory, loss + now)
-
-    def _bend(self, g: Any, w: Any, shared: Tree, memory: Tree) -> Any:
-        if self.algorithm.bends:
-            take = self.sharing.take
-            bent = self.algorithm.correct(take(g), take(w), shared, memory)
-            private = None if self.sharing.everything else take(g, shared=False)
-            g = self.sharing.merge(bent, private)
-        if self.trained is not None:
-            g = self.trained.merge(self.trained.take(g), zeros(self.trained.take(g, shared=False)))
-        return g
-
-
-Walk = Callable[[Descent, Given, Carry, Any], Carry]  # what `task.run` is: all steps over batches
 
 
 @dataclass(frozen=True)
@@ -183,18 +80,21 @@ class Outcome(NamedTuple):
 
 
 def train(
-    plan: Any, engine: str, round: int, sent: Sent, group: Group, walk: Walk | None = None
-) -> Outcome:
+    plan: Any, engine: str, round: int, sent: Sent, group: Group,
+    walk: Walk | None = None, source: Source | None = None,
+) -> Outcome:  # fmt: skip
     """Everything a group of clients does in one round, as one matrix or (a group of one) alone.
 
-    `walk` takes the local steps in place of `task.run`. Raises `ClientError` when an update is
-    not finite.
+    `walk` takes the local steps in place of `task.run`. `source` is where batches and noise of
+    `Local(examples=...)` are drawn: a secret in production, without one the plan's key. Raises
+    `ClientError` when an update is not finite.
     """
     counts = step_counts(group.sizes, plan.local.epochs, plan.local.steps, plan.local.batch)
     rank = np.argsort(-counts, kind="stable")  # falling step counts
     memories = _stack(plan, sent, group)
     turn = rank if (rank[1:] < rank[:-1]).any() else None
-    w, buffers, loss = _descend(plan, engine, round, sent, group, counts, memories, turn, walk)
+    own = (source or keys.key(plan.seed)).at("examples", round)
+    w, buffers, loss = _descend(plan, engine, round, sent, group, counts, memories, turn, walk, own)
     if turn is not None:
         back = np.argsort(turn)
         w, buffers, loss = w[back], buffers[back], loss[back]
@@ -212,6 +112,7 @@ def _stack(plan: Any, sent: Sent, group: Group) -> Memory:
 def _descend(
     plan: Any, engine: str, round: int, sent: Sent, group: Group,
     counts: NDArray[np.int64], memories: Memory, rank: NDArray[np.int64] | None, walk: Walk | None,
+    source: Source,
 ) -> tuple[Any, Any, Any]:  # fmt: skip
     task, k = plan.task, len(group.clients)
     starts, sizes, numbers = group.starts, group.sizes, keys.numbers(group.clients)
@@ -224,6 +125,11 @@ def _descend(
         group.x, group.y, starts, sizes, numbers, counts, plan.local.batch, key,
         task.layout.dtype, alone, task.draws,
     )  # fmt: skip
+    if plan.local.examples is not None:
+        order = range(k) if rank is None else rank.tolist()
+        sources = [source.at(group.clients[i]) for i in order]
+        poisson = plan.local.examples.batches == "poisson"
+        batches = drawn(batches, starts, sizes, plan.local.batch, sources, poisson)
     w = _start(plan, sent, memories, k)
     buffers = _start_buffers(plan, sent, memories, k)
     memory = memories.algorithm

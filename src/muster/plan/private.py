@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a plan must be for its noise to hide anybody, and what each round then reveals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from muster.errors import PlanError
+from muster.privacy.ledger import Budget
+from muster.privacy.release import Charge, Release, Selection
+from muster.types import Reply, Roster
+
+__all__ = ["charges", "noises_sum", "refuse_budget", "refuse_exposed", "selection", "silence"]
+
+
+def refuse_exposed(plan: Any) -> None:
+    """Raise `PlanError`, with the remedy, for a plan whose noise would not hide its clients."""
+    releases = plan.stages.releases()
+    if not releases:
+        if plan.budget is not None:
+            raise PlanError(
+                f"Plan(budget={plan.budget}): no stage adds noise, so nothing is bounded; put "
+                f"Clip(bound) and Noise(multiplier) into the pipeline, or leave the budget out"
+            )
+        return
+    _refuse_sampling(plan)
+    noise = plan.stages.contracts[-1].noise
+    if noise and plan.aggregation.denominator != "expected":
+        raise PlanError(
+            f"{noise} hides who took part only where the sum is divided by a fixed number, and "
+            f"{plan.aggregation} divides by the replies; use Mean(denominator='expected')"
+        )
+    shared = sum(stop - start for start, stop, flag in plan.sharing.buffers if flag)
+    if shared:
+        raise PlanError(
+            f"{noise or 'LocalNoise'} hides parameters, and {shared} averaged buffers (BatchNorm "
+            f"statistics) would travel beside them in the clear; keep them local with "
+            f"Plan(share='!*.bn*'), by your layers' names, or use a model with GroupNorm"
+        )
+    for release in releases:
+        _refuse_release(plan, release)
+
+
+def _refuse_sampling(plan: Any) -> None:
+    if getattr(plan.sampling, "kind", None) is None:
+        raise PlanError(
+            f"{plan.sampling} has no privacy accounting: a client may count more than once, or by "
+            f"its data; use Poisson(rate), Uniform(count=...) or All()"
+        )
+
+
+def _refuse_release(plan: Any, release: Release) -> None:
+    least = release.survivors
+    if release.discrete and not (isinstance(plan.minimum, int) and plan.minimum >= least):
+        raise PlanError(
+            f"{plan.stages.contracts[-1].noise} makes its noise for {least} replies, and "
+            f"Plan(minimum={plan.minimum!r}) would release fewer; use Plan(minimum={least})"
+        )
+    kept = getattr(plan.sampling, "separation", 1)
+    if release.mechanism == "matrix" and release.separation > kept:
+        raise PlanError(
+            f"the noise counts on {release.separation} rounds between two turns of a client, and "
+            f"{plan.sampling} keeps {kept}; use BandedNoise(separation={kept}), or a sampling "
+            f"that declares its separation"
+        )
+
+
+def refuse_budget(budget: Any) -> None:
+    """Raise `PlanError` for what is no budget."""
+    if budget is not None and not isinstance(budget, Budget):
+        raise PlanError(
+            f"Plan(budget={budget!r}): that is no budget; give muster.privacy.Budget(epsilon=2.0, "
+            f"delta=1e-6), or None"
+        )
+
+
+def noises_sum(plan: Any) -> bool:
+    """Whether the server adds noise to the sum: then a sum of nobody is a release, too."""
+    return any(release.trust == "central" for release in plan.stages.releases())
+
+
+def silence(plan: Any) -> Reply:
+    """The sum of no replies; noise then hides that there were none."""
+    return Reply((), plan.stages.silence(plan.dtype), 0.0, {}, np.zeros(0, plan.dtype))
+
+
+def selection(plan: Any, roster: Roster) -> Selection:
+    """How the plan draws its clients from those."""
+    return Selection(plan.sampling.kind, plan.sampling.share(roster))
+
+
+def charges(plan: Any, roster: Roster, run: str) -> tuple[Charge, ...]:
+    """What one round reveals, a charge for each stage with noise.
+
+    The second one and those after it go by the run's name with their number, as a ledger has one
+    entry for a round of a run.
+    """
+    how = selection(plan, roster)
+    named = (run if not i else f"{run}#{i + 1}" for i in range(len(plan.stages.releases())))
+    return tuple(
+        Charge(release, how, run=name)
+        for release, name in zip(plan.stages.releases(), named, strict=True)
+    )

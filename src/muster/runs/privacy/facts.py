@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's privacy statement, from what it recorded; the plan itself is not needed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from muster.privacy import Audit, Budget, Facts, Ledger, Release, Selection, Statement, statement
+from muster.privacy.statement import UNCOVERED
+from muster.runs.privacy.guard import usual_delta
+from muster.runs.run import Run
+
+__all__ = ["facts_of", "ledger_of", "stated"]
+
+
+def stated(run: Run, audits: tuple[Audit, ...] = ()) -> Statement:
+    """What may be claimed of a run, or why nothing is."""
+    return statement(facts_of(run, audits))
+
+
+def ledger_of(run: Run) -> Ledger | None:
+    """The ledger that the run was charged in, as it was then, with the replies of its own rounds.
+
+    None for a run without noise, or before its first round.
+    """
+    text, kept = run.facts.get("ledger"), run.facts.get("privacy") or {}
+    if text is None:
+        return None
+    counts = {
+        (kept["run"], record["round"]): len(record["accepted"])
+        for record in run.history
+        if not record["abandoned"]
+    }
+    return Ledger.from_json(text).witnessed(counts)
+
+
+def facts_of(run: Run, audits: tuple[Audit, ...] = ()) -> Facts:
+    """The facts that `muster.privacy.statement` makes its eleven items of."""
+    kept: dict[str, Any] = run.facts.get("privacy") or {}
+    people = kept.get("population") or (run.facts.get("population") or {}).get("count", 1)
+    ledger = ledger_of(run) or Ledger(usual_delta(people))
+    if not kept:
+        return Facts((), Selection(), people, ledger, "seed", audits=audits)
+    budget = kept["budget"] and Budget(**kept["budget"])
+    return Facts(
+        tuple(Release(**release) for release in kept["releases"]), Selection(**kept["selection"]),
+        people, ledger, kept["randomness"], kept["denominator"], kept["weighting"],
+        budget=budget, enforced=kept["enforced"], separation=kept["separation"],
+        mask=kept["mask"], audits=audits, uncovered=UNCOVERED,
+    )  # fmt: skip

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What stands before each round: its charge in the ledger, the budget, and its secret.
+
+The order is that of the disk: the round's secret, then the ledger, then the round. So a round
+that was released is in the ledger, and one that is resumed releases the very same noise. A round
+counts once it was begun, also if it is abandoned: whether it is tells something.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+from muster.errors import PlanError, RunError
+from muster.keys import Source
+from muster.plan import Plan
+from muster.plan.private import charges, selection
+from muster.privacy import Budget, Ledger, Secret, check_delta
+from muster.privacy.book import Book, Wish, granted, united
+from muster.types import Roster
+
+__all__ = ["Guard", "Noted", "afforded", "usual_delta"]
+
+MOST = 1e-5  # of a δ that nobody named
+
+
+class Noted(Protocol):
+    """A store that keeps facts about its run, durable when `note` returns."""
+
+    path: Path
+
+    def meta(self, key: str) -> Any:
+        """A fact, or None."""
+
+    def note(self, **facts: Any) -> None:
+        """Write facts."""
+
+    def history(self) -> list[dict[str, Any]]:
+        """The records of the committed rounds."""
+
+    def last_record(self) -> dict[str, Any]:
+        """The newest of them."""
+
+
+class Guard:
+    """Answers for what the rounds of a run release; for a plan without noise it does nothing.
+
+    `known()` is who is enrolled; `file` the ledger of runs over the same people, else that of the
+    run alone; `entropy(n)` draws n secret bytes, None takes the plan's seed (a simulation). Facts
+    that it keeps: "privacy" (what was promised), "ledger", and "secret" while a round is open.
+    """
+
+    def __init__(
+        self, plan: Plan, known: Callable[[], Roster], store: Noted, *,
+        file: Path | None = None, entropy: Callable[[int], bytes] | None = None,
+    ) -> None:  # fmt: skip
+        self._plan, self._known, self._store = plan, known, store
+        self._entropy = entropy
+        self._active = bool(plan.stages.releases())
+        self._secret: Secret | None = None
+        if not self._active:
+            return
+        facts = store.meta("privacy") or {}
+        self._run: str = facts.get("run") or f"{store.path.resolve().name}-{os.urandom(4).hex()}"
+        self._book = self._opened(facts.get("file"), file)
+        text = store.meta("ledger")
+        self._ledger = None if text is None else Ledger.from_json(text)
+        self._counts = dict(map(self._counted, store.history()))
+
+    def _counted(self, record: dict[str, Any]) -> tuple[tuple[str, int], int | None]:
+        accepted = None if record["abandoned"] else len(record["accepted"])
+        return (self._run, record["round"]), accepted
+
+    def _opened(self, before: str | None, file: Path | None) -> Book | None:
+        if before is not None and file is not None and Path(before) != file.resolve():
+            raise RunError(
+                f"the run in {self._store.path} is charged in the ledger {before}, not in {file}; "
+                f"leave --ledger out to go on with it"
+            )
+        path = Path(before) if before is not None else file
+        return None if path is None else Book(path.resolve())
+
+    def admit(self, round: int) -> str | None:
+        """Why this round may not be played, or None: then it is in the ledger.
+
+        Raises `PlanError` for a δ that would let a client be published whole, `RunError` when
+        the ledger cannot be written, or the round was released before and its secret is gone.
+        """
+        if not self._active:
+            return None
+        plan, roster = self._plan, self._known()
+        ledger = self._so_far(roster)
+        before = ledger if self._book is None else united(self._book.read(ledger.delta), ledger)
+        self._check(before, roster)
+        wish = Wish(round, charges(plan, roster, self._run), plan.budget)
+        after, why = granted(before, wish)
+        if why is None:
+            self._keep_secret(round, before)
+            if self._book is not None:
+                after, why = self._book.grant(wish, ledger)
+        if why is not None:
+            self._store.note(privacy=self._facts(roster))
+            return why
+        self._store.note(ledger=after.to_json(), privacy=self._facts(roster))
+        self._ledger = after
+        return None
+
+    def _check(self, ledger: Ledger, roster: Roster) -> None:
+        budget = self._plan.budget
+        if budget is not None and budget.delta != ledger.delta:
+            raise PlanError(
+                f"the ledger counts at delta {ledger.delta!r} and Plan(budget={budget}) at "
+                f"another; give the budget that delta, or begin another ledger"
+            )
+        check_delta(ledger.delta, len(roster.clients))
+
+    def _so_far(self, roster: Roster) -> Ledger:
+        """The ledger, with the replies of this run's rounds that are committed."""
+        if self._ledger is None:
+            budget, clients = self._plan.budget, len(roster.clients)
+            delta = budget.delta if budget else usual_delta(clients)
+            if self._book is not None and budget is None:
+                delta = self._book.read(delta).delta
+            self._ledger = Ledger(delta)
+        return self._ledger.witnessed(self._counts)
+
+    def _keep_secret(self, round: int, known: Ledger) -> None:
+        """The secret of the round, drawn and durable before anything comes of it."""
+        if self._entropy is None:
+            return
+        kept = self._store.meta("secret")
+        if kept is None or kept["round"] != round:
+            if known.holds(self._run, round):
+                raise RunError(
+                    f"round {round} of the run in {self._store.path} was released before, and the "
+                    f"secret of its noise is gone: the folder was put back to an older copy; start "
+                    f"a new run"
+                )
+            kept = {"round": round, "seed": self._entropy(32).hex()}
+            self._store.note(secret=kept)
+        self._secret = Secret(bytes.fromhex(kept["seed"]))
+
+    def source(self) -> Source | None:
+        """What the admitted round draws from: its secret, or None for the plan's seed."""
+        return self._secret
+
+    def record(self) -> dict[str, Any]:
+        """The line's part about privacy: ε so far at δ."""
+        if self._ledger is None or not self._active:
+            return {}
+        releases, ledger = self._plan.stages.releases(), self._ledger
+        found = {"epsilon": ledger.epsilon, "rdp": ledger.rdp, "delta": ledger.delta}
+        return {"privacy": found | {"multiplier": releases[0].multiplier}}
+
+    def close(self, done: int) -> None:
+        """Round `done` is committed: its secret is erased, and its replies are counted."""
+        if not self._active or not done:
+            return
+        place, count = self._counted(self._store.last_record())
+        self._counts[place] = count
+        kept = self._store.meta("secret") if self._entropy is not None else None
+        if kept is not None and kept["round"] <= done:
+            self._store.note(secret=None)
+        self._secret = None
+
+    def _facts(self, roster: Roster) -> dict[str, Any]:
+        """What a statement needs beside the ledger (see `runs.privacy.facts`)."""
+        plan, how = self._plan, selection(self._plan, roster)
+        return {
+            "run": self._run,
+            "file": None if self._book is None else str(self._book.path),
+            "releases": [asdict(release) for release in plan.stages.releases()],
+            "selection": asdict(how),
+            "population": len(roster.clients),
+            "randomness": "seed" if self._entropy is None else "secret",
+            "denominator": plan.aggregation.denominator,
+            "weighting": _weighting(plan),
+            "budget": plan.budget and asdict(plan.budget),
+            "enforced": _enforced(how.kind, secret=self._entropy is not None),
+            "separation": getattr(plan.sampling, "separation", 1),
+            "mask": _mask(plan),
+        }
+
+
+def usual_delta(clients: int) -> float:
+    """δ where no budget names one: below one over the clients, and never above 10⁻⁵.
+
+    >>> usual_delta(4)
+    1e-05
+    """
+    return min(MOST, 1 / clients**1.1)
+
+
+def afforded(plan: Plan, roster: Roster) -> int | None:
+    """How many rounds the plan's budget affords people who were in no run before."""
+    budget: Budget | None = plan.budget
+    if budget is None:
+        return None
+    how = selection(plan, roster)
+    return min(budget.rounds(release, how) for release in plan.stages.releases())
+
+
+def _weighting(plan: Plan) -> str:
+    if plan.weighting == "equal":
+        return "each client counts once"
+    return f"a client counts by its rows, at most {plan.cap}" if plan.cap else "by rows, no cap"
+
+
+def _enforced(kind: str, *, secret: bool) -> str:
+    who = "the server, from a secret of each round" if secret else "the plan's seed"
+    return f"{who}, drew the cohorts" if kind != "all" else "everybody enrolled was invited"
+
+
+def _mask(plan: Plan) -> dict[str, Any] | None:
+    return None if plan.secure is None else asdict(plan.secure)

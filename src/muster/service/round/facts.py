@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What does not change while a server runs: the run, its plan, and how members are held to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from muster.types import ClientId, Tree
+
+__all__ = ["Facts"]
+
+
+def _nobody(name: str, certificate: str, data: bytes, signature: bytes) -> bool:
+    """Nobody is vouched for without an authority."""
+    return False
+
+
+def _unnoted(actor: str, action: str, **details: Any) -> None:
+    """Nobody keeps a log."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What does not change while a server runs.
+
+    `run`, `fingerprint` and `plan` say what is trained; `weigh(rows, times)` the weight a client
+    must claim, `template` and `size` the body of its update; `names` the client ids of members
+    whose certificates are named otherwise. `lease` in seconds; `pace` the check-ins a second
+    that are asked for once more than `polls` are kept waiting. `vouch(name, certificate, data,
+    signature)` says whether a member signed; `note(actor, action, **details)` writes the audit log.
+    """
+
+    run: str
+    fingerprint: str
+    plan: Mapping[str, Any]
+    weigh: Callable[[int, int], float]
+    template: Tree
+    size: int
+    names: Mapping[str, ClientId] = field(default_factory=dict)
+    lease: float = 15.0
+    pace: float = 2000.0
+    polls: int = 2000
+    vouch: Callable[[str, str, bytes, bytes], bool] = _nobody
+    note: Callable[..., Any] = _unnoted

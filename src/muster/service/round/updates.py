@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The updates of a round as they lie on the disk, one after the other, ready to be added up."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from muster.errors import RunError
+from muster.service.wire import decode, digest
+from muster.store.blobs import Blobs, update_name
+from muster.store.records import Seat
+from muster.types import Reply, Tree
+
+__all__ = ["updates"]
+
+CHECKS = 2  # updates that are compared with their digests at once
+
+
+def updates(blobs: Blobs, round: int, seats: Sequence[Seat], template: Tree) -> Iterator[Reply]:
+    """The replies of seats that have arrived; each leaves memory before the next.
+
+    They are compared with their digests ahead, by threads that read a little at a time. Raises
+    `RunError` for one that is damaged.
+    """
+    names = [update_name(round, seat.client, seat.digest) for seat in seats]
+    pool = ThreadPoolExecutor(CHECKS, "muster-check")
+    try:
+        checks = [pool.submit(partial(_digest, blobs, name)) for name in names]
+        for seat, name, check in zip(seats, names, checks, strict=True):
+            if check.result() != seat.digest:
+                raise RunError(
+                    f"the blob {name} is damaged (its SHA-256 is another); remove it and have it "
+                    f"sent again, or restore it from a copy"
+                )
+            data = blobs.whole(name, known=True)
+            tree = decode(data, template)
+            payload, buffers = tree["payload"], tree["buffers"]
+            yield Reply((seat.client,), payload, seat.weight, seat.metrics, buffers)
+            if isinstance(data, mmap.mmap):
+                data.madvise(mmap.MADV_DONTNEED)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _digest(blobs: Blobs, name: str) -> str:
+    return digest(blobs.read(name))

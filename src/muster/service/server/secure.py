@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What members say in a secure sum, and what they are told: durable before it is answered.
+
+Octets are not understood here: a message is known by its kind, is of a bounded size, and of each
+kind the first by a member stands. A message larger than others goes to the disk as it comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import replace
+from functools import partial
+from hashlib import sha256
+from typing import Any, TypeVar
+
+from muster.secagg.messages import HEAD
+from muster.service.message import LIMIT, Verdict
+from muster.service.refusal import Reason, Refused, malformed, parse
+from muster.service.round.session import Session
+from muster.service.schema import Numbers
+from muster.service.server.desk import Desk
+from muster.service.server.exchange import Batches, Exchange
+from muster.store.blobs import Blobs, NoRoom, update_name
+from muster.store.records import Word
+from muster.types import ClientId
+
+__all__ = ["Sessions"]
+
+KINDS = {1, 3, 5, 7, 9, 10}  # what clients say
+LONGEST = 60.0  # seconds that a question may be kept
+METRICS = b"muster-metrics"  # a header: what the plan lets be seen beside the sum
+T = TypeVar("T")
+
+
+class Sessions:
+    """The edge of secure sums; what touches a disk runs in `pool`."""
+
+    def __init__(self, desk: Desk, blobs: Blobs, pool: Executor) -> None:
+        self.desk, self.blobs, self.pool = desk, blobs, pool
+        self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def say(
+        self, name: str, exchange: Exchange, round: int, query: Mapping[str, str]
+    ) -> Verdict:
+        """Take a message in. Raises `Refused`."""
+        session, client = self._session(name, round)
+        metrics = Numbers().read(parse(_header(exchange), LIMIT, 1), "metrics")
+        async with self._turns[name]:
+            word = await self._read(exchange, session, Word(name, ""), query.get("digest", ""))
+            session.at("secure: before a message is recorded")
+            ledger: Any = self.desk.hall.ledger
+            job = ledger.hear(round, replace(word, metrics=metrics))
+            held = await asyncio.wrap_future(job)
+        if held is None:
+            raise Refused(Reason.STALE, f"round {round} is over")
+        if held.digest != word.digest:
+            if word.blob:
+                await self._run(self.blobs.drop, word.blob)
+            raise Refused(
+                Reason.DUPLICATE, f"another message of kind {word.kind} is held of {name}"
+            )
+        session.at("secure: a message is recorded")
+        hall = self.desk.hall
+        hall.hear(client, 1)
+        with hall.changed:
+            session.last = max(session.last, held.number)
+            hall.changed.notify_all()
+        return Verdict(True)
+
+    async def told(
+        self, name: str, round: int, query: Mapping[str, str]
+    ) -> tuple[int, bytes] | None:
+        """What the member was told last, when that is newer than what it knows; waits for it.
+
+        None when there was nothing. Raises `Refused` once the round is over.
+        """
+        after, wait = _number(query, "after"), min(_number(query, "wait"), LONGEST)
+        hall, client = self.desk.hall, self._client(name)
+        until = hall.clock() + wait
+        while True:
+            hall.hear(client)
+            with hall.changed:
+                session = self._mine(name, round)
+                found = session.told.get(client, (0, b"")) if session else (0, b"")
+            left = until - hall.clock()
+            if found[0] > after:
+                return found
+            if left <= 0 or hall.closing:
+                return None
+            await hall.bell.wait(client, left)
+
+    def members(self, name: str, round: int) -> bytes:
+        """The certificates of everybody who takes part in a round, by name, as JSON."""
+        session, _ = self._session(name, round)
+        known = self.desk.hall.members
+        found = {other: known[other].certificate for other in session.clients}
+        return json.dumps(found).encode()
+
+    def _client(self, name: str) -> ClientId:
+        member = self.desk.hall.members.get(name)
+        if member is None:
+            raise Refused(Reason.UNENROLLED, f"{name} has not said hello here")
+        return member.client
+
+    def _session(self, name: str, round: int) -> tuple[Session, ClientId]:
+        client = self._client(name)
+        session = self._mine(name, round)
+        if session is None:
+            raise Refused(Reason.CLOSED, f"no secure sum of round {round} is open; poll again")
+        return session, client
+
+    def _mine(self, name: str, round: int) -> Session | None:
+        """The session of a round that this member takes part in; None before it begins."""
+        hall = self.desk.hall
+        session = hall.session
+        if round <= hall.committed:
+            raise Refused(Reason.STALE, f"round {round} is over")
+        if hall.ended is not None:
+            raise Refused(Reason.CLOSED, f"the run has ended: {hall.ended.text}")
+        if session is None or session.round != round:
+            return None
+        if name not in session.clients:
+            raise Refused(Reason.FOREIGN, f"not invited to round {round}; wait for a task")
+        return session
+
+    async def _read(
+        self, exchange: Exchange, session: Session, word: Word, digest: str
+    ) -> Word:
+        """The body, in memory or on the disk."""
+        size = exchange.length()
+        if size is None or size > session.limit:
+            raise Refused(Reason.TOO_LARGE, f"{size} octets; at most {session.limit} are taken")
+        if size > LIMIT:
+            return await self._stored(exchange, session, word, digest)
+        data = await exchange.body(LIMIT)
+        return replace(word, kind=_kind(data), data=data, digest=sha256(data).hexdigest())
+
+    async def _stored(
+        self, exchange: Exchange, session: Session, word: Word, digest: str
+    ) -> Word:
+        """A large body, to the disk as it comes; what breaks off is sent again from its start."""
+        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+            malformed("digest", digest, "the SHA-256 of the message, as in ?digest=…")
+        client = session.clients[word.name]
+        blob = update_name(session.round, client, digest, "masked")
+        if await self._run(self.blobs.size, blob) is not None:
+            head = next(iter(self.blobs.read(blob, 0, len(HEAD) + 1)))
+            return replace(word, kind=_kind(head), blob=blob, digest=digest)
+        await self._run(self.blobs.drop, blob)
+        sha, place, head = sha256(), 0, b""
+
+        def put(data: bytearray) -> None:
+            nonlocal place
+            place = self.blobs.append(blob, place, memoryview(data))
+            sha.update(data)
+
+        writer = Batches(partial(self._run, put))
+        while (data := await exchange.piece()) is not None:
+            head = (head + data)[: len(HEAD) + 1] if len(head) <= len(HEAD) else head
+            self.desk.progress(word.name, session.round, len(data))
+            await writer.add(data)
+        await writer.end()
+        if sha.hexdigest() != digest:
+            await self._run(self.blobs.drop, blob)
+            raise Refused(Reason.WRONG_DIGEST, "damaged on the way: send it again")
+        await self._run(self.blobs.finish, blob)
+        return replace(word, kind=_kind(head), blob=blob, digest=digest)
+
+    async def _run(self, call: Callable[..., T], *given: Any) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.pool, call, *given)
+        except NoRoom as error:
+            raise Refused(Reason.NO_ROOM, "the server's disk is full; try again later") from error
+
+
+def _kind(data: bytes) -> str:
+    """The number of a message's kind, when clients say such."""
+    if not data.startswith(HEAD) or len(data) <= len(HEAD) or data[len(HEAD)] not in KINDS:
+        malformed("the message", data[:5], "a message of a secure sum that clients say")
+    return str(data[len(HEAD)])
+
+
+def _header(exchange: Exchange) -> bytes:
+    return exchange.headers.get(METRICS, b"{}")
+
+
+def _number(query: Mapping[str, str], name: str) -> float:
+    said = query.get(name, "0")
+    try:
+        found = float(said)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < math.inf:
+        malformed(name, said, "a number from 0 up")
+    return found

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Secure sums in one process: both sides of `muster.secagg`, step by step, with a real session.
+
+Keys, masks, shares and seals are those of a network; only identities are not: signatures are
+made with one key of this process, for there is nobody here to be told apart. Who is asked for
+its vector is trained then, so that memory does not grow with the cohort.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from muster.plan import Plan
+from muster.secagg import (
+    Aborted,
+    Await,
+    Closed,
+    Heard,
+    Message,
+    Party,
+    Say,
+    Step,
+    Sum,
+    Tell,
+    Terms,
+    client,
+    server,
+)
+from muster.types import Answer, ClientId, Cohort, Failed, Late, Reply, Sent
+from muster.vectors import leaves
+
+__all__ = ["Masks", "Opened", "session"]
+
+TALK = (Step.ADVERTISE, Step.SHARE, Step.MASK, Step.CONSENT, Step.UNMASK)
+Rows = Iterable[tuple[str, Any]]  # the vector of each client by name, as it is trained
+
+
+class Opened(NamedTuple):
+    """What a session gave, and how many clients' keys it began with."""
+
+    sum: Sum
+    advertised: int
+
+
+def session(
+    terms: Terms, names: Sequence[str], rows: Rows, entropy: Callable[[int], bytes],
+    lost: Mapping[str, Step],
+) -> Opened:  # fmt: skip
+    """One session of these clients, `lost[name]` being the first step at which one is silent.
+
+    `rows` are read once, when vectors are due; who is not among them is silent from then on.
+    Raises `Aborted` where the sum must not be opened.
+    """
+    mark = entropy(32)
+
+    def sign(name: str, data: bytes) -> bytes:
+        return hmac.digest(mark, name.encode() + b"\0" + data, "sha256")
+
+    def verify(name: str, data: bytes, signature: bytes) -> bool:
+        return hmac.compare_digest(sign(name, data), signature)
+
+    vectors: dict[str, Any] = {}
+    inbox: dict[str, Message | None] = dict.fromkeys(names)
+    sides = {
+        name: client(
+            terms, Party(name, partial(sign, name), verify), partial(vectors.pop, name), entropy
+        )
+        for name in names
+    }
+    centre, talking, advertised = server(terms, names, verify), list(names), len(names)
+    _serve(centre, None, inbox)
+    try:
+        for step in TALK:
+            spoke = []
+            for name, vector in rows if step is Step.MASK else [(name, None) for name in talking]:
+                if name not in talking or lost.get(name) is step:
+                    continue
+                vectors[name] = vector
+                for message in _said(sides[name], inbox.pop(name)):
+                    _serve(centre, Heard(name, message), inbox)
+                spoke.append(name)
+            talking = spoke
+            advertised = len(spoke) if step is Step.ADVERTISE else advertised
+            _serve(centre, Closed(step), inbox)
+    except StopIteration as end:
+        return Opened(end.value, advertised)
+    raise AssertionError("a session neither gave a sum nor said why not")
+
+
+def _serve(centre: Any, event: Heard | Closed | None, inbox: dict[str, Message | None]) -> None:
+    """Let the server hear an event; what it tells a client goes into the inbox."""
+    effect = centre.send(event)
+    while not isinstance(effect, Await):
+        if isinstance(effect, Tell):
+            inbox[effect.name] = effect.message
+        effect = next(centre)
+
+
+def _said(side: Any, heard: Message | None) -> list[Message]:
+    """What a client says to what it hears."""
+    said, action = [], side.send(heard)
+    while not isinstance(action, Await):
+        if isinstance(action, Say):
+            said.append(action.message)
+        action = next(side)
+    return said
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Secure sums of a simulation: where its keys come from, and who falls silent when.
+
+    `entropy(n)` gives n bytes; the sum does not depend on them. `lost` names, by round, clients
+    with the first step at which they are silent: advertise, share, mask, consent or unmask.
+    """
+
+    entropy: Callable[[int], bytes] = os.urandom
+    lost: Mapping[int, Mapping[ClientId, str]] = field(default_factory=dict)
+
+    def answers(
+        self, plan: Plan, round: int, cohort: Cohort, sent: Sent, trained: Iterator[Answer],
+        gone: frozenset[ClientId] = frozenset(),
+    ) -> Iterator[Answer]:  # fmt: skip
+        """One reply, of the survivors; or none, and from everybody why not.
+
+        `trained` are single clients' replies, asked for when their vectors are due; those in
+        `gone` are not there at all.
+        """
+        secure, invited = plan.secure, len(cohort.clients)
+        assert secure is not None
+        present = {f"{i:05}": c for i, c in enumerate(cohort.clients) if c not in gone}
+        least = max(secure.minimum, plan.needed(invited))
+        if invited < least:
+            reason = f"{invited} clients were invited and {least} are required; invite more"
+            yield from (Failed(one, "secure", reason) for one in present.values())
+            return
+        terms = secure.terms(
+            plan.frame, run="simulation", round=round, plan=sha256(repr(plan).encode()).digest(),
+            model=_digest(sent), cohort=invited, needed=least,
+        )  # fmt: skip
+        book = _Book(plan, terms, {c: name for name, c in present.items()})
+        silent = {c: Step(word) for c, word in self.lost.get(round, {}).items()}
+        lost = {book.names[c]: step for c, step in silent.items() if c in book.names}
+        try:
+            opened = session(terms, tuple(present), book.rows(trained), self.entropy, lost)
+        except Aborted as stop:
+            why = str(stop)
+        else:
+            survivors = tuple(present[name] for name in opened.sum.survivors)
+            yield book.reply(opened, survivors, cohort, sent)
+            why = ""
+        failed = {answer.client for answer in book.failed}
+        yield from book.failed
+        counted = set() if why else set(survivors)
+        for one in present.values():
+            if one not in failed | counted:
+                yield Late(one) if one in silent else Failed(one, "secure", why)
+
+
+@dataclass
+class _Book:
+    """What is known of a round beside its session: names, public metrics, failures."""
+
+    plan: Plan
+    terms: Terms
+    names: Mapping[ClientId, str]
+    failed: list[Failed] = field(default_factory=list)
+    public: list[Reply] = field(default_factory=list)
+
+    def rows(self, trained: Iterator[Answer]) -> Iterator[tuple[str, Any]]:
+        """Each trained client's vector, by the name it has in the session."""
+        frame, dtype = self.plan.frame, self.terms.ring.dtype
+        assert self.plan.secure is not None
+        for answer in trained:
+            if isinstance(answer, Failed):
+                self.failed.append(answer)
+            if isinstance(answer, Reply):
+                if self.plan.secure.metrics == "public":
+                    self.public.append(replace(answer, payload={}, buffers=None))
+                vector = frame.flatten(answer.payload, int(answer.weight))
+                yield self.names[answer.clients[0]], vector.astype(dtype)
+
+    def reply(
+        self, opened: Opened, survivors: tuple[ClientId, ...], cohort: Cohort, sent: Sent
+    ) -> Reply:
+        """The exact sums, as if the survivors' replies had been added up."""
+        assert self.plan.secure is not None
+        counted = set(survivors)
+        public = iter([one for one in self.public if one.clients[0] in counted])
+        shown = self.plan.aggregation.reduce(public, cohort.clients)
+        sums, weight = self.plan.frame.restore(opened.sum.total, len(survivors))
+        facts = self.plan.secure.facts(self.terms, opened.advertised, len(survivors))
+        metrics = shown.metrics if shown else {}
+        none = np.zeros_like(sent.buffers)
+        return Reply(survivors, sums, float(weight), metrics, none, facts)
+
+
+def _digest(sent: Sent) -> bytes:
+    """The hash of everything the cohort received."""
+    found = sha256()
+    for name, leaf in leaves(sent):
+        array = np.ascontiguousarray(leaf)
+        found.update(f"{name} {array.dtype} {array.shape} ".encode())
+        found.update(array.data)
+    return found.digest()

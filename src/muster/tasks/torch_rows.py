@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What torch models say row by row: losses and metrics, and each row's own gradient.
+
+A row's gradient is that of a batch of one, so nothing else can be in it. vmap takes many rows at
+once, with a loop where a model has layers that vmap does not know (recurrent ones).
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from muster.extras import require
+from muster.privacy.examples import clip_factors
+from muster.tasks.torch_facts import seeded
+from muster.types import Batch
+
+torch: Any = require("torch", "torch")
+_functional = torch.nn.functional
+
+__all__ = [
+    "ByRow",
+    "accuracy",
+    "cross_entropy",
+    "error",
+    "mean_cross_entropy",
+    "per_row",
+    "squares",
+]
+
+ROOM = 1 << 26  # bytes of row gradients that are held at once
+_HERE = threading.local()
+
+
+def cross_entropy(output: Any, y: Any) -> Any:
+    """−log softmax(output)[y], like `y`: classes are the last axis of the output.
+
+    >>> cross_entropy(torch.zeros(1, 2), torch.tensor([0]))
+    tensor([0.6931])
+    """
+    flat_output, labels = output.flatten(0, -2), y.flatten()
+    return _functional.cross_entropy(flat_output, labels, reduction="none").view(y.shape)
+
+
+def accuracy(output: Any, y: Any) -> Any:
+    """1 where the likeliest class is the label, else 0, like `y`."""
+    return output.argmax(-1) == y
+
+
+def squares(output: Any, y: Any) -> Any:
+    """(output − y)² by row `(rows,)`, averaged over the outputs, as torch's `MSELoss`."""
+    return (output.reshape(y.shape) - y).square().reshape(len(y), -1).mean(1)
+
+
+def error(output: Any, y: Any) -> Any:
+    """|output − y| by row `(rows,)`, averaged over the outputs."""
+    return (output.reshape(y.shape) - y).abs().reshape(len(y), -1).mean(1)
+
+
+def mean_cross_entropy(output: Any, y: Any) -> Any:
+    """The mean of `cross_entropy` in one call."""
+    if output.dim() > 2:
+        output, y = output.flatten(0, -2), y.flatten()
+    return _functional.cross_entropy(output, y)
+
+
+def per_row(losses: Any) -> Any:
+    """Losses `(rows,)` from losses by row and position `(rows, ...)`: the mean over positions.
+
+    >>> per_row(torch.tensor([[1.0, 3.0]])).tolist()
+    [2.0]
+    """
+    return losses if losses.dim() < 2 else losses.flatten(1).mean(1)
+
+
+class ByRow:
+    """The half of a torch task that looks at single rows; abstract: the rest says `_Torch`."""
+
+    l2: float = 0.0
+    dtype: str
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """The parameters that ask for no gradient."""
+        return _single(self).frozen
+
+    @property
+    def mixing(self) -> str:
+        """A BatchNorm by name, whether it keeps statistics or not; empty without one."""
+        return _single(self).mixing
+
+    def gradients(self, w: Any, buffers: Any, batch: Batch) -> tuple[Any, Any]:
+        """Each row's gradient `(rows, d)` and its loss `(rows,)`."""
+        parts = list(_single(self).parts(w, batch))
+        grads = [torch.cat([g.flatten(1) for g in part], 1) for part, _ in parts]
+        return torch.cat(grads), torch.cat([losses for _, losses in parts])
+
+    def clipped(self, w: Any, buffers: Any, batch: Batch, bound: float) -> tuple[Any, Any]:
+        """The sum of the rows' gradients, clipped one by one, like `w`; the mean loss.
+
+        A chunk of rows at a time, so memory is bounded; a matrix client by client.
+        """
+        if w.dim() > 1:
+            each = [self.clipped(one, None, _of(batch, i), bound) for i, one in enumerate(w)]
+            return torch.stack([g for g, _ in each]), torch.stack([loss for _, loss in each])
+        total, loss = torch.zeros_like(w), w.new_zeros(())
+        for grads, losses in _single(self).parts(w, batch):
+            square = sum(torch.linalg.vector_norm(g.flatten(1), dim=1, dtype=torch.float64) ** 2
+                         for g in grads)  # fmt: skip
+            norms = square.sqrt().cpu().numpy()
+            factors = torch.from_numpy(clip_factors(norms, bound, self.dtype)).to(w)
+            total += torch.cat([torch.tensordot(factors, g, 1).flatten() for g in grads])
+            loss += losses.sum()
+        return total, loss / max(1, len(batch.x))
+
+
+def _of(batch: Batch, client: int) -> Batch:
+    """One client's rows of a matrix, without those that only fill it up."""
+    x, y, scale = batch.x[client], batch.y[client], batch.scale
+    if scale is not None:
+        real = scale[client] > 0
+        x, y = x[real], y[real]
+    return Batch(x, y, None, None if batch.seed is None else batch.seed[client])
+
+
+def _single(task: Any) -> Single:
+    """This thread's model of a task, for rows by themselves."""
+    kept: dict[Any, Single] = vars(_HERE)
+    if task not in kept:
+        kept.clear()
+        kept[task] = Single(task)
+    return kept[task]
+
+
+class Single:
+    """A module in training mode that is called with one row at a time, and given its tensors."""
+
+    def __init__(self, task: Any) -> None:
+        self.task, self.module = task, task.build().to(task.device).train()
+        named = dict(self.module.named_parameters())
+        self.shapes = {name: p.shape for name, p in named.items()}
+        self.frozen = tuple(name for name, p in named.items() if not p.requires_grad)
+        norm = torch.nn.modules.batchnorm._NormBase
+        self.mixing = next(
+            (type(m).__name__ for m in self.module.modules() if isinstance(m, norm)
+             and not isinstance(m, torch.nn.modules.instancenorm._InstanceNorm)),
+            "",
+        )  # fmt: skip
+        self.generator = (
+            torch.default_generator if torch.device(task.device).type != "cuda"
+            else torch.cuda.default_generators[torch.device(task.device).index or 0]
+        )  # fmt: skip
+        slope = torch.func.grad(self.loss, has_aux=True)
+        self.mapped: Any = torch.func.vmap(slope, (None, None, 0, 0), randomness="different")
+        self.known = False  # whether vmap takes this model
+
+    def loss(self, moving: Any, still: Any, x: Any, y: Any) -> tuple[Any, Any]:
+        """The loss of one row, twice."""
+        output = torch.func.functional_call(self.module, moving | still, (x[None],))
+        loss = self.task.loss(output, y[None]).mean()
+        return loss, loss.detach()
+
+    def parts(self, w: Any, batch: Batch) -> Iterator[tuple[list[Any], Any]]:
+        """Chunk by chunk, each parameter's gradients `(rows, *shape)` and the losses `(rows,)`."""
+        sizes = [shape.numel() for shape in self.shapes.values()]
+        views = w.detach().split(sizes)
+        values = {n: v.view(s) for (n, s), v in zip(self.shapes.items(), views, strict=True)}
+        still = {name: values.pop(name) for name in self.frozen}
+        few = max(1, ROOM // max(1, w.numel() * w.element_size()))
+        seed = 0 if batch.seed is None else int(batch.seed)
+        for start in range(0, len(batch.x), few):
+            x, y = batch.x[start : start + few], batch.y[start : start + few]
+            with seeded(self.generator, seed + start):
+                grads, losses = self._slopes(values, still, x, y)
+            empty = {n: v.new_zeros((len(x), *v.shape)) for n, v in still.items()}
+            yield [(grads | empty)[name] for name in self.shapes], losses
+
+    def _slopes(self, moving: Any, still: Any, x: Any, y: Any) -> tuple[dict[str, Any], Any]:
+        if self.mapped is not None and not self.known:
+            self._try(moving, still, x, y)
+        if self.mapped is not None:
+            found: tuple[dict[str, Any], Any] = self.mapped(moving, still, x, y)
+            return found
+        leaves = {name: value.clone().requires_grad_() for name, value in moving.items()}
+        rows = []
+        for row, target in zip(x, y, strict=True):
+            loss, value = self.loss(leaves, still, row, target)
+            grads = torch.autograd.grad(loss, leaves.values(), materialize_grads=True)
+            rows.append((*grads, value))
+        *grads, losses = (torch.stack(part) for part in zip(*rows, strict=True))
+        return dict(zip(leaves, grads, strict=True)), losses
+
+    def _try(self, moving: Any, still: Any, x: Any, y: Any) -> None:
+        """Whether vmap has a rule for everything in the user's forward; if not, a loop it is."""
+        try:
+            with warnings.catch_warnings(), seeded(self.generator, 0):
+                warnings.simplefilter("error")
+                self.mapped(moving, still, x[:1], y[:1])
+        except Exception:  # a user's forward may raise anything under vmap
+            self.mapped = None
+        self.known = True

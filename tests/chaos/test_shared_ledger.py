@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two servers on one PostgreSQL behind one address: either may be killed, and the run goes on."""
+
+import pytest
+from tests.chaos import history
+from tests.chaos.federation import Federation, port
+from tests.chaos.proxy import Balancer
+
+PIECES = {"faults": {"small pieces": 200}}
+
+
+@pytest.mark.parametrize("again", [True, False])
+@pytest.mark.parametrize(
+    ("label", "count"),
+    [
+        ("round: opened", 2), ("round: closed", 2), ("evaluate: opened", 3),
+        ("commit: before the transaction ends", 2), ("commit: after the transaction", 3),
+        ("server: an update has its name", 5),
+    ],
+)  # fmt: skip
+def test_the_server_that_leads_is_killed(database, label, count, again):
+    with pair(database) as (federation, other):
+        federation.server(trap=(label, count))
+        federation.site(federation.sites[0], **PIECES)
+        federation.round(1)
+        federation.server(number=1, port=other)
+        federation.finish(again=again)
+        assert federation.deaths == 1
+        leaders = [name for _, name, said in federation.log if said and said[0] == "round"]
+        assert set(leaders) == {"server-0", "server-1"}
+        history.same(federation)
+
+
+@pytest.mark.parametrize(
+    "label", ["server: in mid-upload", "server: before an update is acknowledged"]
+)
+def test_a_server_that_follows_is_killed(database, label):
+    with pair(database) as (federation, other):
+        federation.server()
+        federation.until(lambda one, said: said is not None and said[0] == "ready")
+        federation.server(number=1, port=other, trap=(label, 1))
+        federation.until(lambda one, said: said is not None and said[0] == "ready")
+        federation.site(federation.sites[0], **PIECES)
+        federation.finish()
+        assert federation.deaths == 1
+        history.same(federation)
+
+
+class pair:
+    """A federation whose sites dial a balancer before two ports; the second of them."""
+
+    def __init__(self, database):
+        self.federation = Federation("scaffold", url=f"{database}?run=shared")
+        self.other = port()
+        self.balancer = Balancer((self.federation.port, self.other))
+
+    def __enter__(self):
+        self.balancer.__enter__()
+        self.federation.through = self.balancer.port
+        return self.federation, self.other
+
+    def __exit__(self, *error):
+        self.federation.__exit__(*error)
+        self.balancer.__exit__(*error)
