@@ -32,7 +32,7 @@ run: $(VENV)/.run ## train a federated digits model in demo/, next to its baseli
 test: $(VENV)/.dev ## run every test, doctests included
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
-chaos: $(VENV)/.dev ## kill runs at 500 random instants and compare the bits
+chaos: $(VENV)/.dev ## kill runs and federations at 500 random instants each, and compare the bits
 	MUSTER_KILLS=500 $(BIN)/python -m pytest -n $(WORKERS) tests/chaos $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, house rules: what a change must pass besides the tests

@@ -27,7 +27,7 @@ from bench.network_plan import plan
 from bench.network_server import name_of
 from muster.runs.federation.conduct import Terms, facts_of
 from muster.service.identity import client_context
-from muster.service.message import VERSIONS, Hello, Poll, Update, to_json
+from muster.service.message import VERSIONS, Hello, Poll, Update, Welcome, from_json, to_json
 from muster.service.server.listen import loop_factory
 from muster.service.wire import digest, encode
 from muster.vectors import tree_map
@@ -153,12 +153,10 @@ async def uploads(options: Any) -> dict[str, Any]:
     tree = tree_map(lambda leaf: draw.standard_normal(leaf.shape, np.float32), facts.template)
     pieces = [memoryview(piece).cast("B") for piece in encode(tree)]
     size = sum(map(len, pieces))
-    update = Update(
-        options.folder.name, 1, digest(pieces), size, facts.weigh(1, 1),
-        {"loss": 1.0, "rows": 1.0, "steps": 1.0, "drift": 1.0},
-    )  # fmt: skip
+    metrics = {"loss": 1.0, "rows": 1.0, "steps": 1.0, "drift": 1.0}
     sites = [_Site(options, number, facts.fingerprint) for number in range(options.members)]
     await asyncio.gather(*(site.invited() for site in sites))
+    update = Update(sites[0].run, 1, digest(pieces), size, facts.weigh(1, 1), metrics)
     begun = time.perf_counter()
     said = await asyncio.gather(*(site.upload(update, pieces) for site in sites))
     spent = time.perf_counter() - begun
@@ -174,13 +172,14 @@ class _Site:
 
     def __init__(self, options: Any, number: int, fingerprint: str) -> None:
         self.options, self.name = options, name_of(number)
-        self.tls, self.run = _tls(options.folder, number), options.folder.name
+        self.tls, self.run = _tls(options.folder, number), ""
         self.hello = Hello(VERSIONS, self.name, fingerprint, 1)
         self.line: Any = None
 
     async def invited(self) -> None:
         self.line = await _line(self.options.port, self.tls)
-        await self._say("/v1/hello", to_json(self.hello))
+        said = await self._say("/v1/hello", to_json(self.hello))
+        self.run = from_json(said, Welcome).run
         while b'"task"' not in await self._say("/v1/poll", to_json(Poll(self.run, 0, 30.0))):
             continue
 

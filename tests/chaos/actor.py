@@ -21,8 +21,8 @@ from tests.chaos.victim import die
 import muster
 from muster import algorithms, optimizers, pipeline, sampling, tasks
 from muster.runs.drive import Options
-from muster.runs.federation.conduct import Terms
 from muster.runs.federation import join as joining
+from muster.runs.federation.conduct import Terms
 from muster.runs.federation.serve import Federation, Where, serve
 from muster.service.site.line import Patience
 from muster.service.site.work import Habits
@@ -56,6 +56,11 @@ PLANS = {
     "mean": muster.Plan(
         **EVERYBODY, algorithm=algorithms.FedAvg(), local=LOCAL, minimum=3, weighting="equal",
         pipeline=[pipeline.Quantize(8, range=2.0, feedback=True)],
+    ),
+    "masked": muster.Plan(
+        **EVERYBODY | {"rounds": 3}, algorithm=algorithms.FedAvg(), local=LOCAL, cap=9,
+        pipeline=[pipeline.Clip(1.0), pipeline.Quantize(12), pipeline.SecureSum()],
+        evaluate=muster.Every(1, clients=0),
     ),
     "broad": muster.Plan(  # its model and its updates are larger than all the rest on the disk
         task=tasks.numpy.MLP([4, 20000, 3]), rounds=3, algorithm=algorithms.FedAvg(), local=LOCAL,
@@ -153,7 +158,7 @@ def be_server(role, voice):
     """Serve."""
     terms = Terms(enough=role.enough, lease=role.lease)
     federation = Federation(
-        PLANS[role.plan], role.folder, terms=terms, url=role.url, keep_updates=True
+        PLANS[role.plan], role.folder, terms=terms, url=role.url, keep_updates=True, entropy=None
     )
     where = Where(f"127.0.0.1:{role.port}", Path(role.home) / "hub" if role.identity else None)
     why = serve(
@@ -170,7 +175,7 @@ def attend(role, voice):
     seats = [joining.Seat(client, people[client], home / client) for client in role.clients]
     address = f"http{'s' * role.identity}://127.0.0.1:{role.port}"
     how = joining.Joining(
-        habits=Habits(every=role.every, wait=role.wait), patience=Patience(first=0.02, longest=0.2),
+        habits=Habits(every=role.every, wait=role.wait, entropy=None), patience=Patience(first=0.02, longest=0.2),
         at=voice.at,
     )  # fmt: skip
     heard = joining.attend_many(

@@ -116,7 +116,9 @@ class Federation:
 
     def site(self, clients, **more):
         """One more site process."""
-        return self.start(replace(self.role, clients=tuple(clients), **{"port": self.through, **more}))
+        return self.start(
+            replace(self.role, clients=tuple(clients), **{"port": self.through, **more})
+        )
 
     def start(self, role):
         """A process that plays a role."""

@@ -67,7 +67,10 @@ def _store(federation):
     """What the run is in; the updates that a PostgreSQL keeps are laid where files would be."""
     if federation.role.url is None:
         return SQLiteStore(federation.folder, readonly=True)
-    ledger, files = Ledger(federation.folder, federation.role.url), Files(federation.folder / "blobs")
+    ledger, files = (
+        Ledger(federation.folder, federation.role.url),
+        Files(federation.folder / "blobs"),
+    )
     for name in ledger.blobs.names("update-"):
         if ledger.blobs.size(name) is not None and files.size(name) is None:
             files.append(name, 0, bytes(ledger.blobs.whole(name)))

@@ -50,7 +50,7 @@ def drawn(seed, share=0.3):
             return None
         fault = dice.choice(FAULTS)
         upload, model = seen.what.startswith("PUT"), seen.what.startswith("GET /v1/models")
-        if fault == "spoil request" and not upload or fault == "spoil answer" and not model:
+        if (fault == "spoil request" and not upload) or (fault == "spoil answer" and not model):
             return "lose answer"
         return fault
 
@@ -210,7 +210,9 @@ class Proxy(_Background):
             reader, writer = await asyncio.open_connection("127.0.0.1", self.target)
             try:
                 writer.write(octets)
-                if b" /v1/poll" not in octets[:20]:  # nobody waits for the answer to an old question
+                if (
+                    b" /v1/poll" not in octets[:20]
+                ):  # nobody waits for the answer to an old question
                     await message(reader)
             finally:
                 writer.transport.abort()

@@ -15,17 +15,14 @@ import time
 from pathlib import Path
 
 from muster.service import audit
-from muster.service.message import Hello
 from muster.service.round.hall import Hall
 from muster.service.round.network import Network
 from muster.service.server.desk import Desk
 from muster.service.server.transfer import Uploads
 from muster.service.site import attend, cargo, line
 from muster.service.site.attend import Attendance
-from muster.service.site.state import State
 from muster.service.site.training import Training
-from muster.store import ledger as ledgers
-from muster.store.blobs import Files
+from muster.store.blobs import Files, NoRoom
 from muster.store.ledger import Ledger
 
 driving = importlib.import_module("muster.runs.drive")
@@ -119,18 +116,11 @@ def _full(path):
     def full(self, name, offset, data):
         prefix = Path(path).read_text()
         if prefix and name.startswith(prefix):
-            raise ledgers_no_room(name)
+            why = os.strerror(errno.ENOSPC)
+            raise NoRoom(f"the blob {name} could not be written ({why}); make room, then try again")
         return append(self, name, offset, data)
 
     Files.append = full
-
-
-def ledgers_no_room(name):
-    """What a full disk makes of an append."""
-    why = os.strerror(errno.ENOSPC)
-    return importlib.import_module("muster.store.blobs").NoRoom(
-        f"the blob {name} could not be written ({why}); make room, then try again"
-    )
 
 
 def _fails(rounds):
@@ -169,4 +159,3 @@ FAULTS = {
     "speaks": _speaks,
     "wall": _wall,
 }
-assert Hello and State

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Law 6: a run that is killed at any instant and resumed is the run that was never killed."""
 
-import ast
 import contextlib
 import os
 import random
@@ -36,20 +35,6 @@ def undisturbed(tmp_path_factory):
         victim.train(base / name, name)
         found[name] = scene.outcome(base / name)
     return found
-
-
-def test_every_label_is_killed_at():
-    named = set()
-    for path in (scene.ROOT / "src/muster").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in (
-                "_at",
-                "at",
-            ):
-                text = node.args and isinstance(node.args[0], ast.Constant) and node.args[0].value
-                named |= {text} if isinstance(text, str) and ": " in text else set()
-    assert named == set(LABELS)
-    assert {label for label, *_ in DEATHS} == {*LABELS, *victim.SEAMS}
 
 
 @pytest.mark.parametrize(("label", "count", "plan", "large"), DEATHS)

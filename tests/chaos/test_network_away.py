@@ -133,7 +133,7 @@ def test_a_newer_line_goes_on_where_a_stalled_one_stopped():
         federation.through = proxy.port
         federation.begin(None, {"faults": {"patience": 0.5}, "wait": 0.2}).finish()
         stalled = [one for one in proxy.seen if one.fault == "stall"]
-        offers = [json.loads(o.answer.partition(b"\r\n\r\n")[2]) for o in proxy.seen if o.status == 200
-                  and o.what.startswith("POST /v1/updates")]  # fmt: skip
+        announced = [o for o in proxy.seen if o.what.startswith("POST /v1/updates")]
+        offers = [json.loads(one.answer.partition(b"\r\n\r\n")[2]) for one in announced]
         assert stalled and any(offer.get("offset") for offer in offers)
         history.same(federation)

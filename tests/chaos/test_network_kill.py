@@ -39,7 +39,9 @@ PIECES = {"faults": {"small pieces": 200}}  # several requests for one update
 
 def named(deaths):
     """What pytest calls them."""
-    return [f"{label.replace(': ', '-').replace(' ', '-')}-{n}-{plan}" for label, n, plan, _ in deaths]
+    return [
+        f"{label.replace(': ', '-').replace(' ', '-')}-{n}-{plan}" for label, n, plan, _ in deaths
+    ]
 
 
 @pytest.mark.parametrize(("label", "count", "plan", "told"), SERVER, ids=named(SERVER))

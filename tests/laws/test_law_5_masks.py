@@ -12,9 +12,10 @@ from tests.laws.setting import people, planned, same_bits
 
 import muster
 from muster import algorithms, optimizers
+from muster.aggregation import Mean
 from muster.aggregation.sums import add
 from muster.keys import Keys, key
-from muster.pipeline import AdaptiveClip, Clip, Quantize, SecureSum
+from muster.pipeline import AdaptiveClip, Clip, DiscreteNoise, Noise, Quantize, SecureSum
 from muster.pipeline.stage import Contract, Field, Pipeline
 from muster.plan import Every
 from muster.rounds import play, start
@@ -40,6 +41,18 @@ PLANS = {
         weighting="equal",
     ),
     "FedDyn": planned(algorithms.FedDyn(), pipeline=[Clip(1.0), Quantize(16)]),
+    "noise of the clients": planned(
+        pipeline=[Clip(0.5), Quantize(12), DiscreteNoise(1.0, clients=FEW, dropout=0.4)],
+        aggregation=Mean("expected"),
+        weighting="equal",
+        minimum=3,
+    ),
+    "noise of the server": planned(
+        pipeline=[Clip(0.5), Quantize(12), Noise(1.0)],
+        aggregation=Mean("expected"),
+        weighting="equal",
+        minimum=2,
+    ),
     "a moving clip": planned(
         pipeline=[AdaptiveClip(start=0.3), Quantize(8, range=0.5)], cap=6, dtype="float32"
     ),
@@ -84,7 +97,9 @@ patterns = st.dictionaries(st.integers(0, FEW - 1), st.sampled_from(STEPS), max_
 @settings(max_examples=25)
 @given(data=st.data())
 def test_any_dropouts(name, data):
-    plan, engine = PLANS[name], data.draw(st.sampled_from(["loop", "matrix"]))
+    plan = PLANS[name]
+    engines = ["loop", "matrix", "fused"] if plan.fusible else ["loop", "matrix"]
+    engine = data.draw(st.sampled_from(engines))
     lost = {round: data.draw(patterns) for round in range(1, ROUNDS + 1)}
     state, history = played(masked(plan), engine=engine, masks=Masks(lost=lost))
     for record in history:
@@ -116,10 +131,10 @@ def test_a_sparse_graph():
     """A hundred clients, each with fewer neighbours than all, a tenth of them lost."""
     lost = {1: {c: STEPS[c // 10 % 5] for c in range(3, 100, 10)}}
     plan = PLANS["FedAvg"]
-    state, history = played(masked(plan), 100, 1, masks=Masks(lost=lost))
+    state, history = played(masked(plan), 100, 1, "matrix", masks=Masks(lost=lost))
     assert history[0]["secure"]["degree"] < 60
     assert 90 <= history[0]["secure"]["survivors"] < 100
-    assert same_bits(state, played(plan, 100, 1, absent=silent(history))[0])
+    assert same_bits(state, played(plan, 100, 1, "matrix", absent=silent(history))[0])
 
 
 def encoded(seed):

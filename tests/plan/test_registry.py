@@ -119,7 +119,7 @@ def test_what_may_change_on_resume_stays_outside(change):
 
 def test_every_field_is_inside_or_outside():
     inside = set(CHANGES) | {"aggregation", "overselect"}
-    assert inside | {"rounds", "stop", "evaluate"} == {f.name for f in fields(Plan)}
+    assert inside | {"rounds", "stop", "evaluate", "budget"} == {f.name for f in fields(Plan)}
 
 
 def test_the_fingerprint_changes_with_the_source_of_its_functions(tmp_path, monkeypatch):

@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bands and kept scratch change the speed of a product, never the numbers."""
+"""Bands and scratch change the speed of a product, never the numbers; rows by themselves."""
 
 import threading
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from muster.errors import DataError
+from muster.privacy.examples import clipped_rows
+from muster.tasks import numpy as tasks
 from muster.tasks import numpy_layers as layers
 from muster.tasks.numpy import MLP, Network
 from muster.types import Batch
@@ -72,3 +77,67 @@ def test_the_cost_of_a_step_counts_each_product_once():
     assert MLP([3, 4, 2]).flops(5) == 5 * (6 * (12 + 8) - 2 * 12)
     with pytest.raises(NotImplementedError):
         Network().flops(5)
+
+
+NETWORKS = [
+    tasks.LinearRegression(5, outputs=2, dtype="float64"),
+    tasks.LogisticRegression(5, l2=0.3, dtype="float64"),
+    tasks.SoftmaxRegression(5, 3, dtype="float64"),
+    tasks.MLP([5, 7, 6, 3], dtype="float64"),
+    tasks.MLP([5, 7, 3], "tanh", l2=0.1, dtype="float64"),
+]
+
+
+def setting(task, seed, clients=()):
+    draw = np.random.default_rng(seed)
+    x = draw.normal(size=(*clients, 6, 5)).astype(task.dtype)
+    numbers = isinstance(task, tasks.LinearRegression)
+    shape = (*clients, 6)
+    y = draw.normal(size=(*shape, 2)) if numbers else draw.integers(0, 2, shape)
+    return draw.normal(size=(*clients, task.layout.size)).astype(task.dtype), x, y
+
+
+@pytest.mark.parametrize("task", NETWORKS, ids=repr)
+def test_a_rows_gradient_is_that_of_a_batch_of_one(task):
+    w, x, y = setting(task, 1)
+    found, losses = task.gradients(w, None, Batch(x, y))
+    for i in range(6):
+        g, loss, _ = task.gradient(w, None, Batch(x[i : i + 1], y[i : i + 1]))
+        np.testing.assert_allclose(found[i], g - task.l2 * w, rtol=1e-12, atol=1e-14)
+        assert losses[i] == pytest.approx(loss - task.l2 / 2 * w @ w, rel=1e-12)
+
+
+@pytest.mark.parametrize("task", NETWORKS, ids=repr)
+def test_rows_are_clipped_without_being_made(task):
+    w, x, y = setting(task, 2, clients=(3,))
+    scale = np.full((3, 6), 1 / 6)
+    scale[1, 4:], scale[1, :4] = 0, 1 / 4  # two rows that only fill up
+    scale[2] = 0  # a client whose coins all fell
+    for bound in (1e-3, 1.0, 1e6):
+        found, loss = task.clipped(w, None, Batch(x, y, scale), bound)
+        for i, n in enumerate((6, 4, 0)):
+            rows, losses = task.gradients(w[i], None, Batch(x[i, :n], y[i, :n]))
+            np.testing.assert_allclose(found[i], clipped_rows(rows, bound).sum(0), atol=1e-12)
+            assert loss[i] == pytest.approx(losses.sum() / max(n, 1))
+            alone = task.clipped(w[i], None, Batch(x[i, :n], y[i, :n]), bound)
+            np.testing.assert_allclose(alone[0], found[i], atol=1e-12)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6), st.floats(-6, 6), st.floats(-6, 6), st.sampled_from([3, 4]))
+def test_no_row_adds_more_than_the_bound_in_single_precision(seed, size, clip, which):
+    task, bound = NETWORKS[which].astype("float32"), 10.0**clip
+    w, x, y = setting(task, seed)
+    one = Batch((x * 10**size).astype("float32")[:1], y[:1])
+    norm = np.linalg.norm(task.clipped(w, None, one, bound)[0].astype(np.float64))
+    whole = np.linalg.norm(task.gradients(w, None, one)[0].astype(np.float64))
+    assert norm <= bound
+    assert norm == pytest.approx(min(whole, bound), rel=1e-5)
+
+
+def test_a_row_that_no_clip_bounds_is_refused():
+    task = NETWORKS[3]
+    w, x, y = setting(task, 3)
+    x[2, 0] = np.nan
+    with pytest.raises(DataError, match="gradient of row 2 of a batch holds NaN or Inf"):
+        task.clipped(w, None, Batch(x, y), 1.0)

@@ -26,7 +26,8 @@ LINES = 40  # lines that a run prints at most, about
 PAUSE = 0.1  # seconds between two redrawings of the bar
 COLUMNS = {  # the width and the style of each
     "round": (9, "dim"), "train loss": (12, ""), "metric": (11, "bold"), "clients' mean": (15, ""),
-    "worst": (8, ""), "ε": (8, "magenta"), "replies": (9, "dim"), "up": (9, "dim"), "time": (9, "dim"),
+    "worst": (8, ""), "ε": (8, "magenta"), "replies": (9, "dim"), "up": (9, "dim"),
+    "time": (9, "dim"),
 }  # fmt: skip
 RARE = "ε"  # a column of runs with noise alone
 

@@ -22,6 +22,8 @@ from muster.plan import Plan
 from muster.runs import Options, Run, explain, planfile, simulate
 from muster.runs.baselines import baselines
 from muster.runs.folder import fresh_folder
+from muster.runs.privacy.guard import afforded
+from muster.types import Roster
 
 __all__ = ["Parser", "PlanPath", "Seed", "Settings", "command", "summary"]
 
@@ -51,6 +53,9 @@ Processes = Annotated[
     typer.Option(min=1, help="A real server and so many site processes, over TLS on this machine."),
 ]
 Lenient = Annotated[bool, typer.Option("--keep-going", help="Go on without a client that fails.")]
+Charged = Annotated[
+    Path | None, typer.Option("--ledger", help="The privacy ledger of all runs over these people.")
+]
 Silent = Annotated[bool, typer.Option("--quiet", help="Print the result only.")]
 
 
@@ -72,8 +77,8 @@ def command(
     ctx: typer.Context, plan: PlanPath, path: Folder = None, resume: Resume = None,
     settings: Settings = None, rounds: Total = None, seed: Seed = None, workers: Workers = None,
     engine: Engine = "auto", explained: Explain = False, compared: Baselines = False,
-    keep_going: Lenient = False, processes: Processes = None, as_json: screen.Json = False,
-    quiet: Silent = False,
+    keep_going: Lenient = False, processes: Processes = None, ledger: Charged = None,
+    as_json: screen.Json = False, quiet: Silent = False,
 ) -> None:  # fmt: skip
     """Train a plan on this machine.
 
@@ -86,7 +91,7 @@ def command(
         _explain(explain(changed, people, engine, workers), as_json)
         return
     folder = _folder(changed, path, resume)
-    options = Options(engine=engine, workers=workers, lenient=keep_going)
+    options = Options(engine=engine, workers=workers, lenient=keep_going, ledger=ledger)
     order = Order(
         changed, file.enrolled(), folder, resume is not None, options, as_json, quiet,
         staged(file, processes, options, (tuple(settings or ()), rounds, seed)),
@@ -190,8 +195,19 @@ class Order:
         facts = f"{plan.task.layout.size} parameters · {len(people)} clients{rows}"
         algorithm, task = type(plan.algorithm).__name__, type(plan.task).__name__
         text = f"[bold]{algorithm}[/] on [bold]{task}[/] · {facts} · seed {plan.seed}"
+        text += told(plan, len(people), people.sizes)
         goes_on = f"\n[dim]resuming {screen.path(self.folder)} after round {done}[/]"
         return text + goes_on if done else text
+
+
+def told(plan: Plan, clients: int, sizes: Any) -> str:
+    """What the budget of privacy affords, as a line of an introduction."""
+    rounds = afforded(plan, Roster(tuple(range(clients)), lambda: sizes))
+    if plan.budget is None or rounds is None:
+        return ""
+    most = f"epsilon {plan.budget.epsilon:g} at delta {plan.budget.delta:g}"
+    short = f", and the plan has {plan.rounds}" if rounds < plan.rounds else ""
+    return f"\n[dim]the budget of {most} is enough for {rounds} rounds{short}[/]"
 
 
 def summary(run: Run, compared: dict[str, Run] | None = None) -> dict[str, Any]:
@@ -203,7 +219,8 @@ def summary(run: Run, compared: dict[str, Run] | None = None) -> dict[str, Any]:
         "bytes_up": sum(r.get("bytes_up", 0) for r in run.history),
         "bytes_down": sum(r.get("bytes_down", 0) for r in run.history),
         "seconds": sum(r.get("seconds", 0.0) for r in run.history),
-        "model": last.get("model"),
+        "model": last.get("model"), "epsilon": where.epsilon(run),
+        "stopped": run.facts.get("stopped"),
     }  # fmt: skip
     if compared:
         found["baselines"] = {k: summary(r) for k, r in compared.items() if r is not run}
@@ -239,8 +256,12 @@ def _verdict(run: Run, plan: Plan) -> Text:
     lost = sum(bool(record.get("abandoned")) for record in run.history)
     if lost:
         parts.append(f"{lost} of them had too few replies and changed nothing")
-    sign = ("! ", "bold yellow") if lost else ("✓ ", "bold green")
-    return Text.assemble(sign, " · ".join(parts))
+    if facts["epsilon"] is not None:
+        parts.append(f"epsilon {screen.number(facts['epsilon'])}")
+    spent = run.facts.get("spent")
+    sign = ("! ", "bold yellow") if lost or spent else ("✓ ", "bold green")
+    text = Text.assemble(sign, " · ".join(parts))
+    return text.append(f"\n! stopped: {facts['stopped']}", "bold yellow") if spent else text
 
 
 def _explain(facts: dict[str, Any], as_json: bool) -> None:

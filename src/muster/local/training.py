@@ -86,19 +86,21 @@ def train(
     """Everything a group of clients does in one round, as one matrix or (a group of one) alone.
 
     `walk` takes the local steps in place of `task.run`. `source` is where batches and noise of
-    `Local(examples=...)` are drawn: a secret in production, without one the plan's key. Raises
-    `ClientError` when an update is not finite.
+    `Local(examples=...)` and the draws of stages come from: a secret in production, without one
+    the plan's key. Raises `ClientError` when an update is not finite.
     """
     counts = step_counts(group.sizes, plan.local.epochs, plan.local.steps, plan.local.batch)
     rank = np.argsort(-counts, kind="stable")  # falling step counts
     memories = _stack(plan, sent, group)
     turn = rank if (rank[1:] < rank[:-1]).any() else None
-    own = (source or keys.key(plan.seed)).at("examples", round)
+    root = source or keys.key(plan.seed)
+    own = root.at("examples", round)
     w, buffers, loss = _descend(plan, engine, round, sent, group, counts, memories, turn, walk, own)
     if turn is not None:
         back = np.argsort(turn)
         w, buffers, loss = w[back], buffers[back], loss[back]
-    return _reply(plan, round, sent, group, counts, memories, w, buffers, loss)
+    draws = keys.Keys(root.at("encode", round), group.clients)
+    return _reply(plan, round, sent, group, counts, memories, w, buffers, loss, draws)
 
 
 def _stack(plan: Any, sent: Sent, group: Group) -> Memory:
@@ -164,7 +166,7 @@ def _start_buffers(plan: Any, sent: Sent, memories: Memory, k: int) -> Any:
 
 def _reply(
     plan: Any, round: int, sent: Sent, group: Group, counts: NDArray[np.int64],
-    memories: Memory, w: Any, buffers: Any, loss: Any,
+    memories: Memory, w: Any, buffers: Any, loss: Any, draws: keys.Keys,
 ) -> Outcome:  # fmt: skip
     """Report, check, weight and encode; the payload leaves as NumPy rows."""
     rate = plan.local.optimizer.rate * plan.local.schedule.factor(round)
@@ -176,7 +178,6 @@ def _reply(
     _finite(round, group.clients, payload, loss)
     gap = shared - sent.algorithm.x if not plan.algorithm.plain else payload[0]
     weights = plan.weights(group.sizes, group.times)
-    draws = keys.Keys(keys.key(plan.seed).at("encode", round), group.clients)
     payload, stages = plan.encode(payload, sent.stages, memories.stages, draws, weights)
     metrics = {
         "rows": group.sizes.astype(float),

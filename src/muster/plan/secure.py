@@ -22,9 +22,9 @@ def refuse_leaks(plan: Any) -> None:
     shared = sum(stop - start for start, stop, flag in plan.sharing.buffers if flag)
     if shared:
         raise PlanError(
-            f"SecureSum masks parameters, and {shared} averaged buffers (BatchNorm statistics) would "
-            f"travel beside them in the clear; keep them local with Plan(share='!*.bn*'), by your "
-            f"layers' names, or use a model without, such as one with GroupNorm"
+            f"SecureSum masks parameters, and {shared} averaged buffers (BatchNorm statistics) "
+            f"would travel beside them in the clear; keep them local with Plan(share='!*.bn*'), by "
+            f"your layers' names, or use a model without, such as one with GroupNorm"
         )
     _refuse_weights(plan)
     if secure.metrics == "hidden" and plan.evaluate.clients != 0:

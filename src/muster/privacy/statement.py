@@ -121,7 +121,7 @@ def _reasons(facts: Facts) -> Iterator[str]:
             f"delta {facts.ledger.delta:g} is not below one over the {facts.population} clients, "
             f"so publishing one of them whole would pass; use {facts.population**-1.1:.2g}"
         )
-    if facts.denominator == "replies":
+    if facts.denominator == "replies" and any(r.trust != "local" for r in facts.releases):
         yield (
             "the sum is divided by the number of replies, which tells who took part; use "
             "Mean(denominator='expected')"

@@ -59,40 +59,44 @@ def session(
     `rows` are read once, when vectors are due; who is not among them is silent from then on.
     Raises `Aborted` where the sum must not be opened.
     """
-    mark = entropy(32)
-
-    def sign(name: str, data: bytes) -> bytes:
-        return hmac.digest(mark, name.encode() + b"\0" + data, "sha256")
-
-    def verify(name: str, data: bytes, signature: bytes) -> bool:
-        return hmac.compare_digest(sign(name, data), signature)
-
+    sign = partial(_signed, entropy(32))
+    verify = partial(_verified, sign)
     vectors: dict[str, Any] = {}
-    inbox: dict[str, Message | None] = dict.fromkeys(names)
     sides = {
         name: client(
             terms, Party(name, partial(sign, name), verify), partial(vectors.pop, name), entropy
         )
         for name in names
     }
-    centre, talking, advertised = server(terms, names, verify), list(names), len(names)
+    inbox: dict[str, Message | None] = dict.fromkeys(names)
+    centre, talking, advertised = server(terms, names, verify), set(names), len(names)
     _serve(centre, None, inbox)
     try:
         for step in TALK:
-            spoke = []
-            for name, vector in rows if step is Step.MASK else [(name, None) for name in talking]:
+            spoke: set[str] = set()
+            for name, vector in rows if step is Step.MASK else [(name, None) for name in names]:
                 if name not in talking or lost.get(name) is step:
                     continue
                 vectors[name] = vector
                 for message in _said(sides[name], inbox.pop(name)):
                     _serve(centre, Heard(name, message), inbox)
-                spoke.append(name)
+                spoke.add(name)
             talking = spoke
             advertised = len(spoke) if step is Step.ADVERTISE else advertised
             _serve(centre, Closed(step), inbox)
     except StopIteration as end:
         return Opened(end.value, advertised)
     raise AssertionError("a session neither gave a sum nor said why not")
+
+
+def _signed(mark: bytes, name: str, data: bytes) -> bytes:
+    return hmac.digest(mark, name.encode() + b"\0" + data, "sha256")
+
+
+def _verified(
+    sign: Callable[[str, bytes], bytes], name: str, data: bytes, signature: bytes
+) -> bool:
+    return hmac.compare_digest(sign(name, data), signature)
 
 
 def _serve(centre: Any, event: Heard | Closed | None, inbox: dict[str, Message | None]) -> None:

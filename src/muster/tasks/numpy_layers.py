@@ -178,10 +178,10 @@ def clipped(layers: Layers, rows: Sequence[Any], model: Model, bound: float, int
     losses = _backward(layers, [*rows[:2], 1.0], model, 1.0, lambda *layer: passed.append(layer))
     square: Any = sum(_square(slopes) * (_square(h) + 1) for _, slopes, h in passed)
     real = np.broadcast_to(np.asarray(rows[2]) > 0, square.shape)
-    factors = clip_factors(np.sqrt(np.where(real, square, 0)), bound, losses.dtype.name)
+    factors = clip_factors(np.sqrt(np.where(real, square, 0)), bound, losses.dtype.name) * real
     for i, slopes, h in passed:
         weight, bias = into[i]
-        scaled = np.where(real[..., None], slopes * factors[..., None], 0).astype(slopes.dtype)
+        scaled = (slopes * factors[..., None]).astype(slopes.dtype)
         np.matmul(scaled.swapaxes(1, 2), h, out=weight)
         np.matmul(_ones(len(slopes[0]), slopes.dtype), scaled, out=bias)
     return _mean(losses, rows[2])

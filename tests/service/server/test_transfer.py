@@ -255,9 +255,9 @@ def test_the_lease_does_not_end_while_the_server_looks_at_a_body(tmp_path):
             edge.uploads.pulse = 0.01
             seen, whole = threading.Event(), blobs.whole
 
-            def slow(name):
+            def slow(name, **how):
                 assert seen.wait(10)
-                return whole(name)
+                return whole(name, **how)
 
             blobs.whole = slow
             async with client_of(edge) as client:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from muster.cli import screen
+from muster.cli.privacy import audit as attacks
 from muster.errors import AuditError
 from muster.extras import require
 from muster.service.audit import entries, verify
@@ -21,7 +22,10 @@ else:
 
 __all__ = ["group"]
 
-group = typer.Typer(no_args_is_help=True, add_completion=False, help="Check and read audit logs.")
+group = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Check audit logs, and attack a run's privacy."
+)
+group.command("privacy")(attacks.command)
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The log, such as audit.jsonl.")]
 

@@ -68,8 +68,8 @@ def command(
     address: Address = None, clients: Enough = 1, lease: Lease = 15.0, store: Database = None,
     plain: Plain = False, keep_updates: Kept = False, evaluate: Judged = False,
     settings: training.Settings = None, rounds: training.Total = None,
-    seed: training.Seed = None, health: Meters = None, as_json: screen.Json = False,
-    quiet: training.Silent = False,
+    seed: training.Seed = None, health: Meters = None, ledger: training.Charged = None,
+    as_json: screen.Json = False, quiet: training.Silent = False,
 ) -> None:  # fmt: skip
     """Serve a plan to the sites of a federation, until its rounds are done.
 
@@ -87,7 +87,7 @@ def command(
     federation = serving.Federation(changed, path, central, terms, store, keep_updates)
     usual = "127.0.0.1:8443" if plain else "0.0.0.0:8443"
     at = serving.Where(address or usual, identity, health)
-    shown = Shown(changed, file.path, path, ctx.meta[training.WORDS], as_json, quiet)
+    shown = Shown(changed, file.path, path, ctx.meta[training.WORDS], as_json, quiet, ledger)
     why, done = shown.serve(serving, federation, at)
     shown.conclude(why, done)
     if why == "closing":
@@ -154,6 +154,7 @@ class Shown:
     words: Sequence[str]
     as_json: bool
     quiet: bool
+    ledger: Path | None = None
 
     def serve(self, serving: Any, federation: Any, at: Any) -> tuple[str, int]:
         """Serve until it ends; returns why, and how many rounds are committed."""
@@ -166,8 +167,9 @@ class Shown:
 
             try:
                 why: str = serving.serve(
-                    federation, at, options=Options(watch=watcher.watch), ready=ready, stop=stop
-                )
+                    federation, at, ready=ready, stop=stop,
+                    options=Options(watch=watcher.watch, ledger=self.ledger),
+                )  # fmt: skip
             finally:
                 news.close()
         return why, max(self._done(), news.committed)
@@ -198,6 +200,8 @@ class Shown:
             if metric in run.metrics:
                 parts.append(f"{metric} {screen.number(run.metrics[metric])}")
             parts.append(f"{screen.size(facts['bytes_up'])} up")
+            if run.facts.get("spent"):
+                screen.say(Text.assemble(("! stopped: ", "bold yellow"), run.facts["stopped"]))
         screen.say(Text.assemble(("✓ ", "bold green"), "done: ", " · ".join(parts)))
         named = shlex.quote(_named(self.folder))
         screen.say(f"  [dim]next[/] muster show {named}   muster report {named}")

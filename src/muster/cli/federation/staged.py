@@ -35,6 +35,7 @@ class Staged:
     settings: tuple[str, ...]
     rounds: int | None
     seed: int | None
+    ledger: Path | None = None
 
     def train(
         self, plan: Plan, people: Population, folder: Path, resume: bool, watcher: Watcher
@@ -47,6 +48,7 @@ class Staged:
         spec = room.Spec(
             str(self.file.resolve()), str(folder.resolve()), self.count, names, people.clients,
             self.settings, self.rounds, self.seed,
+            ledger=self.ledger and str(self.ledger.resolve()),
         )  # fmt: skip
         run: Run = room.federated(plan, spec, watcher.watch, watcher.tell)
         return run
@@ -64,4 +66,4 @@ def staged(
             "--processes trains each client as a site of its own, in the loop engine, and goes on "
             "without those that fail; leave --workers, --engine and --keep-going out"
         )
-    return Staged(file.path, processes, *changes)
+    return Staged(file.path, processes, *changes, ledger=options.ledger)

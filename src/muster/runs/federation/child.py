@@ -20,9 +20,10 @@ from muster.plan import Plan
 from muster.runs import planfile
 from muster.runs.drive import Options
 from muster.runs.federation.conduct import Terms
-from muster.runs.federation.join import Seat, attend_many
+from muster.runs.federation.join import Joining, Seat, attend_many
 from muster.runs.federation.processes import HOST, Spec
 from muster.runs.federation.serve import Federation, Where, serve
+from muster.service.site.work import Habits
 
 __all__ = ["main"]
 
@@ -51,11 +52,16 @@ def _server(spec: Spec, plan: Plan, file: planfile.PlanFile, stop: threading.Eve
     names = dict(zip(spec.names, spec.clients, strict=True))
     terms = Terms(enough=len(names), lease=spec.lease, names=names)
     people, rows = file.enrolled()
-    federation = Federation(plan, Path(spec.folder), rows, terms, population=people)
+    federation = Federation(  # a simulation: noise and cohorts are those of the plan's seed
+        plan, Path(spec.folder), rows, terms, population=people, entropy=None
+    )
     where = Where(f"{HOST}:{spec.port}", spec.home / "server")
     why = serve(
         federation, where, stop=stop,
-        options=Options(watch=lambda record: _tell("round", record=record)),
+        options=Options(
+            watch=lambda record: _tell("round", record=record),
+            ledger=None if spec.ledger is None else Path(spec.ledger),
+        ),
         ready=lambda port: _tell("ready", port=port),
     )  # fmt: skip
     if why == "done":
@@ -74,7 +80,9 @@ def _sites(
         )
         for i in mine
     ]  # fmt: skip
-    attend_many(plan, seats, f"https://{HOST}:{spec.port}", stop=stop, watch=partial(_heard))
+    how = Joining(habits=Habits(entropy=None))
+    address = f"https://{HOST}:{spec.port}"
+    attend_many(plan, seats, address, stop=stop, watch=partial(_heard), how=how)
 
 
 def _heard(event: dict[str, Any]) -> None:

@@ -55,6 +55,7 @@ class Spec:
     seed: int | None = None
     port: int = 0
     lease: float = 15.0
+    ledger: str | None = None
 
     @property
     def home(self) -> Path:

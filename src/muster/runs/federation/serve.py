@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import secrets
 import threading
@@ -71,7 +72,8 @@ class Federation:
 
     `url` is a PostgreSQL that several servers share, instead of SQLite in the folder; with
     `keep_updates` every update outlives its commit, for tests and audits. `population` is known on
-    one machine alone, and recorded.
+    one machine alone, and recorded. `entropy(n)` draws n secret bytes for noise and cohorts of a
+    plan with noise; None takes them from the plan's seed: a simulation.
     """
 
     plan: Plan
@@ -81,6 +83,7 @@ class Federation:
     url: str | None = None
     keep_updates: bool = False
     population: Population | None = None
+    entropy: Callable[[int], bytes] | None = os.urandom
 
 
 def serve(
@@ -194,6 +197,8 @@ class _Server:
             self.why = await asyncio.to_thread(self._engine, loop)
             if self.why in ("done", "stop"):
                 text = "all rounds are done" if self.why == "done" else "an operator stopped it"
+                spent = self.why == "done" and self.ledger.meta("spent")
+                text = str(self.ledger.meta("stopped")) if spent else text
                 await self._told(text)
         finally:
             closed.set()
@@ -209,8 +214,8 @@ class _Server:
             self.hall.want("run")
         for record in self.ledger.history()[-1:]:  # of a leader that is gone
             self.hall.settled(record["round"], record["accepted"])
-        watch = self.options.watch
-        options = Options(watch=partial(self._committed, watch), at=self.options.at)
+        watch = partial(self._committed, self.options.watch)
+        options = replace(self.options, watch=watch, entropy=federation.entropy)
         if federation.population is not None:
             know(self.ledger, federation.population, resume=self.hall.committed > 0)
         return conduct(

@@ -8,6 +8,7 @@ counts once it was begun, also if it is abandoned: whether it is tells something
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict
@@ -149,7 +150,7 @@ class Guard:
 
     def record(self) -> dict[str, Any]:
         """The line's part about privacy: ε so far at δ."""
-        if self._ledger is None or not self._active:
+        if not self._active or self._ledger is None:
             return {}
         releases, ledger = self._plan.stages.releases(), self._ledger
         found = {"epsilon": ledger.epsilon, "rdp": ledger.rdp, "delta": ledger.delta}
@@ -191,7 +192,7 @@ def usual_delta(clients: int) -> float:
     >>> usual_delta(4)
     1e-05
     """
-    return min(MOST, 1 / clients**1.1)
+    return min(MOST, 1 / math.pow(clients, 1.1))
 
 
 def afforded(plan: Plan, roster: Roster) -> int | None:

@@ -18,17 +18,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from muster.aggregation.sums import block_size, summed
 from muster.errors import RunError
 from muster.plan import Plan
 from muster.service.round.hall import Hall, Keeper
 from muster.service.round.lifecycle import Call, closes, late, missing, next_event, out
 from muster.service.round.secure import Masking
-from muster.service.round.updates import updates
+from muster.service.round.updates import sum_of, updates
 from muster.service.wire import digest, encode
 from muster.store.blobs import model_name
 from muster.store.records import Kind, Opened, Seat, Transition, Word
-from muster.types import Answer, ClientId, Cohort, Reply, Roster, Sent
+from muster.types import Answer, ClientId, Cohort, Roster, Sent
 
 __all__ = ["LABELS", "Network", "Stopped"]
 
@@ -185,16 +184,9 @@ class Network:
         arrived = [c for c in cohort.clients if seats[c].standing == "arrived"]
         self._counted = tuple(arrived) if len(arrived) >= self._plan.needed(len(seats)) else ()
         if arrived:
-            yield self._sum(round, cohort.clients, [seats[client] for client in arrived])
+            came, template = [seats[client] for client in arrived], self._hall.facts.template
+            yield sum_of(updates(self._ledger.blobs, round, came, template), cohort.clients)
         self._at("round: summed")
-
-    def _sum(self, round: int, invited: Sequence[ClientId], seats: Sequence[Seat]) -> Reply:
-        size = block_size(len(invited))
-        place = {client: i // size for i, client in enumerate(invited)}
-        replies = updates(self._ledger.blobs, round, seats, self._hall.facts.template)
-        total = summed(replies, lambda reply: place[reply.clients[0]], alone=size == 1)
-        assert total is not None
-        return total
 
     def _masked(self, masking: Masking, cohort: Cohort) -> Iterator[Answer]:
         """Who is not in the secure sum, and why; then the sum."""

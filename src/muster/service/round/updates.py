@@ -8,13 +8,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from muster.aggregation.sums import block_size, summed
 from muster.errors import RunError
 from muster.service.wire import decode, digest
 from muster.store.blobs import Blobs, update_name
 from muster.store.records import Seat
-from muster.types import Reply, Tree
+from muster.types import ClientId, Reply, Tree
 
-__all__ = ["updates"]
+__all__ = ["sum_of", "updates"]
 
 CHECKS = 2  # updates that are compared with their digests at once
 
@@ -43,6 +44,15 @@ def updates(blobs: Blobs, round: int, seats: Sequence[Seat], template: Tree) -> 
                 data.madvise(mmap.MADV_DONTNEED)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def sum_of(replies: Iterator[Reply], invited: Sequence[ClientId]) -> Reply:
+    """The sum of at least one reply, in the fixed shape that the invited give it."""
+    size = block_size(len(invited))
+    place = {client: i // size for i, client in enumerate(invited)}
+    total = summed(replies, lambda reply: place[reply.clients[0]], alone=size == 1)
+    assert total is not None
+    return total
 
 
 def _digest(blobs: Blobs, name: str) -> str:

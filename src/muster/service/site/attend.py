@@ -32,6 +32,7 @@ from muster.service.message import (
     Welcome,
 )
 from muster.service.pki.notary import Notary
+from muster.service.private import Private
 from muster.service.refusal import Reason, Refused
 from muster.service.site.cargo import deliver, fetch
 from muster.service.site.failure import failed
@@ -64,7 +65,9 @@ class Attendance:
         rows = len(training.rows[0])
         print_ = fingerprint(training.plan)
         self.policy.check(training.plan, print_, rows)
-        training = replace(training, acting=self.policy.guard(training.plan))
+        self.private = Private(training.plan, self.policy, vault, rows, habits.entropy)
+        acting, source = self.policy.guard(training.plan), training.source or self.private.source
+        training = replace(training, acting=acting, source=source)
         self.training, self.work = training, Work(name, training, line, vault, hand, habits)
         secure = training.plan.secure
         self.masked = None if secure is None else Masked(self.work, print_, notary)
@@ -162,6 +165,7 @@ class Attendance:
 
     def _settle(self, settled: Settled) -> None:
         if settled.run == self._welcome.run and self.vault.settle(settled.round, settled.accepted):
+            self.private.settle(settled.round)
             self.work.note("settled", round=settled.round, accepted=settled.accepted)
 
     # Training.
@@ -244,6 +248,8 @@ class Attendance:
         now = self.habits.wall()
         day = f"{datetime.fromtimestamp(now):%Y-%m-%d}"
         text = self.policy.declines(now, self.vault.others(day, task))
+        if text is None:
+            text = await asyncio.to_thread(self.private.refusal, task)
         if text is None:
             if self.policy.rounds_per_day is not None:
                 self.vault.take(day, task)

@@ -7,6 +7,9 @@
     hours = [22, 6]              new rounds from this hour until that one only (local time)
     clip = 1.0                   the L2 bound of an update, before the plan's own pipeline
     noise = 0.8                  Gaussian noise of standard deviation noise · clip, likewise
+    budget_epsilon = 8.0         no new round beyond this ε, by the noise that is added at the site
+    budget_delta = 1e-6          its δ
+    ledger = "privacy.json"      the file of the site's own ledger, for all runs on these rows
 
 A forced clip and noise come first and on the unweighted payload, so that all that the plan does
 afterwards works on what the policy lets out. The noise is drawn from the operating system.
@@ -57,6 +60,9 @@ class Policy:
     hours: tuple[int, int] | None = None
     clip: float | None = None
     noise: float | None = None
+    budget_epsilon: float | None = None
+    budget_delta: float | None = None
+    ledger: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("fingerprints", "hours"):
@@ -69,6 +75,9 @@ class Policy:
             ("hours", _hours, "two different hours from 0 to 23, such as [22, 6]"),
             ("clip", _positive, "a number above 0"),
             ("noise", _positive, "a number above 0"),
+            ("budget_epsilon", _positive, "a number above 0"),
+            ("budget_delta", _small, "a number in (0, 1), below one over the rows or clients"),
+            ("ledger", _name, "the name of a file"),
         )
         for name, fits, wanted in rules:
             value = getattr(self, name)
@@ -77,6 +86,12 @@ class Policy:
         if self.noise is not None and self.clip is None:
             raise PlanError(
                 f"the site's policy has noise = {self.noise} without a bound; give clip as well"
+            )
+
+        if (self.budget_epsilon is None) != (self.budget_delta is None):
+            raise PlanError(
+                f"the site's policy has budget_epsilon = {self.budget_epsilon} and budget_delta = "
+                f"{self.budget_delta}; give both, or none"
             )
 
     def check(self, plan: Plan, fingerprint: str, rows: int) -> None:
@@ -192,6 +207,14 @@ def _count(value: Any) -> bool:
 def _positive(value: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and 0 < value < math.inf
+
+
+def _small(value: Any) -> bool:
+    return _positive(value) and value < 1
+
+
+def _name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
 
 
 def _prints(value: Any) -> bool:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +15,6 @@ from muster.errors import ClientError
 from muster.keys import Source
 from muster.local import Group, Memory, Outcome, Walk, train
 from muster.plan import Plan
-from muster.privacy.randomness import Secret
 from muster.service import wire
 from muster.service.message import Task
 from muster.service.site.vault import Made
@@ -33,16 +31,16 @@ class Training:
     """What one site trains: a plan, its rows and, if any, its test rows.
 
     `acting` is the plan that is trained by, where the site's policy outranks the given one.
-    `source` gives the randomness of a round to `Local(examples=...)`, whose batches and noise
-    nobody else may know; without one, each training draws 32 bytes of the operating system, so
-    that only the bits of a run depend on it.
+    `source` gives the randomness of a task where nobody else may know it: the batches and noise of
+    `Local(examples=...)`, noise of stages, rounding under a mask (see `service.private`); None, or
+    one that gives None, is the plan's seed.
     """
 
     plan: Plan
     rows: tuple[Any, Any]
     test: tuple[Any, Any] | None = None
     acting: Any = None
-    source: Callable[[int], Source] | None = None
+    source: Callable[[Task], Source | None] | None = None
 
     @cached_property
     def blank(self) -> Memory | None:
@@ -72,15 +70,8 @@ class Training:
         group = Group((client,), (task.times,), x, y, np.zeros(1, np.int64), sizes, known)
         plan, sent = self.acting or self.plan, self.sent(body)
         with np.errstate(all="ignore"):  # what is not finite is refused when it is reported
-            return _made(
-                train(plan, "loop", task.round, sent, group, walk, self._source(task.round))
-            )
-
-    def _source(self, round: int) -> Source | None:
-        """Where the rows' privacy comes from; None where the plan promises none."""
-        if (self.acting or self.plan).local.examples is None:
-            return None
-        return Secret(os.urandom(32)) if self.source is None else self.source(round)
+            own = None if self.source is None else self.source(task)
+            return _made(train(plan, "loop", task.round, sent, group, walk, own))
 
     @cached_property
     def _fault(self) -> Exception | None:

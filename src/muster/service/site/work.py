@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,7 +35,8 @@ class Habits:
     """What may differ from site to site, and in tests: policy, clocks, who watches.
 
     `wall` is the clock of days and hours, `clock` a monotonic one; `every` the seconds between
-    two checkpoints; `wait` the seconds that the server may keep a question.
+    two checkpoints; `wait` the seconds that the server may keep a question. `entropy(n)` draws n
+    secret bytes for what must be known to nobody else; None takes the plan's seed.
     """
 
     policy: Policy = Policy()
@@ -44,6 +46,7 @@ class Habits:
     wall: Callable[[], float] = time.time
     every: float = 60.0
     wait: float = LONGEST_POLL
+    entropy: Callable[[int], bytes] | None = os.urandom
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,7 @@ def _sqlite(folder: Path) -> Engine:
         connection.isolation_level = None  # muster begins its transactions itself
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA busy_timeout=5000")
+        connection.execute("PRAGMA secure_delete=ON")  # what goes is written over: secrets
 
     @event.listens_for(engine, "begin")
     def begins(connection: Connection) -> None:

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A site's own privacy: the secrets of its noise, and its ledger, whatever the server promises.
+
+A secret is on the disk before anything is drawn from it, so a site that was killed sends the very
+same update again; it is written over when the fate of the update is known. The ledger has a round
+before its training begins, and a round that is only resumed is charged once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from muster import keys
+from muster.batches import step_counts
+from muster.errors import PlanError
+from muster.keys import Source
+from muster.plan import Plan
+from muster.privacy import Budget, Charge, Ledger, Release, Secret, Selection
+from muster.privacy.book import Book, Wish
+from muster.service.message import Task
+from muster.service.site.policy import Policy
+from muster.service.site.state import destroyed
+from muster.service.site.vault import Vault
+
+__all__ = ["Private", "charges", "veiled"]
+
+
+def veiled(plan: Plan) -> bool:
+    """Whether what a client draws must be known to nobody: its noise, or rounding under a mask."""
+    noisy = any(release.trust != "central" for release in plan.stages.releases())
+    return noisy or plan.secure is not None or plan.local.examples is not None
+
+
+def charges(plan: Plan, policy: Policy, rows: int) -> tuple[Charge, ...]:
+    """What one round reveals of this site to whoever gets its update, by its own noise alone.
+
+    About single rows where the plan keeps those private, else about all rows together. Noise of
+    the server's counts for nothing here, and shares of noise only where the replies are masked.
+    """
+    examples, contract = plan.local.examples, plan.stages.contracts[0]
+    if examples is not None:
+        batch = min(plan.local.batch or rows, rows)
+        poisson = examples.batches == "poisson" and batch < rows
+        how = Selection("poisson", batch / rows) if poisson else Selection()
+        local = plan.local
+        steps = int(step_counts(np.array([rows]), local.epochs, local.steps, local.batch)[0])
+        release = Release("gaussian", examples.multiplier, examples.clip, contract.dimension)
+        return (Charge(release, how, steps),)
+    trusted = ("local", "distributed") if plan.secure is not None else ("local",)
+    found = [release for release in plan.stages.releases() if release.trust in trusted]
+    if policy.noise is not None and policy.clip is not None:
+        reach = 2 * policy.clip  # any two updates that the policy lets out
+        forced = Release("local gaussian", policy.noise / 2, reach, contract.dimension)
+        found.append(forced)
+    return tuple(map(Charge, found))
+
+
+class Private:
+    """What one client keeps of secrets and charges; `entropy` None takes the plan's seed.
+
+    Raises `PlanError` for a policy with a budget and a plan that adds no noise here.
+    """
+
+    def __init__(
+        self, plan: Plan, policy: Policy, vault: Vault, rows: int,
+        entropy: Callable[[int], bytes] | None,
+    ) -> None:  # fmt: skip
+        self._plan, self._vault, self._entropy = plan, vault, entropy
+        self._veiled, self._book = veiled(plan), None
+        self._budget: Budget | None = None
+        if policy.budget_epsilon is None or policy.budget_delta is None:
+            return
+        self._charges = charges(plan, policy, rows)
+        if not self._charges:
+            raise PlanError(
+                f"the site's policy has budget_epsilon = {policy.budget_epsilon}, and neither this "
+                f"plan nor the policy adds noise at the site; give noise in the policy, or a plan "
+                f"with LocalNoise or PerExample"
+            )
+        self._budget = Budget(policy.budget_epsilon, policy.budget_delta)
+        self._book = Book(Path(policy.ledger or vault.folder / "privacy.json"))
+
+    def refusal(self, task: Task) -> str | None:
+        """Why the budget lets this task not be trained; None once it is in the ledger."""
+        if self._book is None or self._budget is None:
+            return None
+        place = f"{task.run}/{task.model[:16]}"
+        if self._veiled and self._entropy is not None:
+            # Trained again with another secret, it would be one more release.
+            place += f"/{sha256(self._seed(task.round)).hexdigest()[:16]}"
+        wish = Wish(task.round, _placed(self._charges, place), self._budget)
+        why = self._book.grant(wish, Ledger(self._budget.delta))[1]
+        return why and f"the site's policy has a budget of privacy: {why}"
+
+    def source(self, task: Task) -> Source | None:
+        """What this task's draws come from; None where the plan needs no secret.
+
+        Another model under the same round draws something else.
+        """
+        if not self._veiled:
+            return None
+        if self._entropy is None:
+            return keys.key(self._plan.seed)
+        return Secret(self._seed(task.round)).at(task.run, task.model)
+
+    def _seed(self, round: int) -> bytes:
+        """The secret of a round, on the disk when this returns."""
+        files, name = self._vault.blobs, f"noise-{round:06d}-key"
+        if files.size(name) is None:
+            assert self._entropy is not None
+            files.drop(name)
+            files.append(name, 0, self._entropy(32))
+            files.finish(name)
+        return bytes(files.whole(name))
+
+    def settle(self, round: int) -> None:
+        """The fate of this round's update is known: its secret, and older ones, are erased."""
+        files = self._vault.blobs
+        old = [n for n in files.names("noise-") if int(n.split("-")[1]) <= round]
+        destroyed(files, self._vault.folder, old)
+
+
+def _placed(found: tuple[Charge, ...], place: str) -> tuple[Charge, ...]:
+    named: Any = (place if not i else f"{place}#{i + 1}" for i in range(len(found)))
+    return tuple(
+        Charge(charge.release, charge.selection, charge.rounds, run)
+        for charge, run in zip(found, named, strict=True)
+    )

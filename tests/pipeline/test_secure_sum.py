@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SecureSum: what may stand before it, what a payload becomes, and what a session is about."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from muster.errors import PlanError
+from muster.keys import Keys, key
+from muster.pipeline import (
+    AdaptiveClip,
+    Clip,
+    Contract,
+    DiscreteNoise,
+    Field,
+    Noise,
+    Pipeline,
+    Quantize,
+    SecureSum,
+)
+from muster.secagg import Ring, Span
+from muster.testing.claim import check_value
+
+PLAIN = Contract((Field("delta", 7), Field("control", 4)), cap=5.0)
+SCALAR = replace(PLAIN, fields=(*PLAIN.fields, Field("norm", 1, scalar=True)))
+INTEGERS = [Clip(1.0), Quantize(8)]
+DIGEST = bytes(32)
+
+
+def built(stages, contract=PLAIN):
+    return Pipeline.build(tuple(stages), contract)
+
+
+def terms(secure=None, cohort=10, **more):
+    secure = secure or SecureSum()
+    frame = secure.frame(built([*INTEGERS, secure]).contracts[2])
+    return secure.terms(frame, run="run", round=2, plan=DIGEST, model=DIGEST, cohort=cohort, **more)
+
+
+REFUSED = [
+    ([SecureSum()], PLAIN, r"not delta, control as they are; put Quantize\(bits\) before it"),
+    ([Clip(1.0), SecureSum()], SCALAR, r"put Quantize\(bits\) before it"),
+    ([*INTEGERS, SecureSum()], SCALAR, r"cannot mask norm, one number .* such as FedAvg"),
+    ([*INTEGERS, SecureSum(), SecureSum()], PLAIN, r"after SecureSum, .*only the sum is seen"),
+    ([*INTEGERS, SecureSum(), Clip(1.0)], PLAIN, r"put Clip\(bound=1.0\) before it"),
+    ([*INTEGERS, SecureSum(), Noise(1.0)], PLAIN, r"put Noise.* before it"),
+]
+
+
+@pytest.mark.parametrize(("stages", "contract", "message"), REFUSED)
+def test_it_refuses(stages, contract, message):
+    with pytest.raises(PlanError, match=message):
+        built(stages, contract)
+
+
+def test_it_refuses_a_weight_without_a_cap():
+    integers = tuple(field._replace(integer=True) for field in PLAIN.fields)
+    with pytest.raises(PlanError, match=r"largest weight; give Plan\(cap=rows\)"):
+        SecureSum().accept(Contract(integers))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"minimum": 1}, "at least 2 clients"),
+        ({"minimum": 2.5}, "a whole number"),
+        ({"corrupt": 1.0}, "no threshold is safe"),
+        ({"corrupt": -0.1}, "no threshold is safe"),
+        ({"dropout": 0.6}, r"corrupt \+ dropout ≤ 0.9"),
+        ({"dropout": 0.3, "malicious": True}, "no threshold is safe"),
+        ({"metrics": "some"}, "use 'hidden' or 'public'"),
+    ],
+)
+def test_it_refuses_values(fields, message):
+    with pytest.raises(PlanError, match=message):
+        SecureSum(**fields)
+
+
+@pytest.mark.parametrize("stage", [SecureSum(), SecureSum(4, 0.1, 0.2, True, "public")])
+def test_it_is_a_value(stage):
+    check_value(stage)
+
+
+def test_it_leaves_values_as_they_are():
+    with_it, without = built([*INTEGERS, SecureSum()]), built(INTEGERS)
+    rows = {"delta": np.ones((2, 7)), "control": np.ones((2, 4))}
+    draws = Keys(key(0), ("a", "b"))
+    sent = (None,) * 3
+    found, _ = with_it.encode(rows, sent, None, draws, np.array([1.0, 2.0]))
+    wanted, _ = without.encode(rows, sent[:2], None, draws, np.array([1.0, 2.0]))
+    assert all((found[name] == wanted[name]).all() for name in rows)
+    assert with_it.weigh == without.weigh == 1
+    assert with_it.contracts[-1] == replace(without.contracts[-1], visible=False)
+
+
+def test_it_may_stand_after_noise_that_is_made_for_the_sum():
+    noise = DiscreteNoise(1.0, clients=10)
+    pipeline = built([*INTEGERS, noise, SecureSum()])
+    assert pipeline.contracts[-1].noise == repr(noise)
+    narrow, wide = (built([*INTEGERS, SecureSum()]), 2), (pipeline, 3)
+    highs = [SecureSum().frame(p.contracts[at]).spans[0].high for p, at in (narrow, wide)]
+    assert highs[1] > highs[0] == 127
+
+
+def test_the_frame_follows_the_contract():
+    frame = SecureSum().frame(built([*INTEGERS, SecureSum()]).contracts[2])
+    assert frame.spans == (Span("delta", 7, -127, 127), Span("control", 4, -127, 127))
+    assert frame.cap == 5
+    equal = SecureSum().frame(built([*INTEGERS, SecureSum()], replace(PLAIN, cap=1.0)).contracts[2])
+    assert (equal.cap, equal.digits) == (1, 1)
+
+
+def test_a_bounded_scalar_is_masked_like_the_rest():
+    stages = [AdaptiveClip(), Quantize(8, range=1.0), SecureSum()]
+    frame = SecureSum().frame(built(stages).contracts[2])
+    assert frame.spans[-1] == Span("inside", 1, -127, 127)
+
+
+def test_terms():
+    found = terms(SecureSum(4, 0.2, 0.1, malicious=True))
+    assert (found.size, found.most, found.cohort, found.minimum) == (12, 254, 10, 4)
+    assert (found.corrupt, found.dropout, found.malicious) == (0.2, 0.1, True)
+    assert terms(needed=7).minimum == 7
+    assert terms(needed=2).minimum == 3
+
+
+@pytest.mark.parametrize(
+    ("cohort", "more", "message"),
+    [
+        (2, {}, "2 clients were invited and 3 are required; invite more"),
+        (5, {"needed": 6}, "5 clients were invited and 6 are required"),
+        (70_000, {}, "cohort ≤ 65520"),
+    ],
+)
+def test_a_cohort_that_cannot_be(cohort, more, message):
+    with pytest.raises(PlanError, match=message):
+        terms(cohort=cohort, **more)
+
+
+def test_what_a_record_notes():
+    found = SecureSum().facts(terms(), advertised=8, survivors=7)
+    assert found == {"survivors": 7, "threshold": 5, "degree": 7, "bits": 12}
+
+
+def test_bytes_are_those_of_the_ring():
+    frame = SecureSum().frame(built([*INTEGERS, SecureSum()]).contracts[2])
+    assert SecureSum().nbytes(frame, 10) == Ring(12).nbytes(12)
+
+
+LIGHT = """
+import sys
+import muster.pipeline, muster.plan, muster.simulation
+from muster import Local, Plan, algorithms, tasks
+Plan(tasks.numpy.SoftmaxRegression(2, 2), algorithms.FedAvg(), Local(steps=1))
+print(*[name for name in sys.modules if name.startswith(("cryptography", "muster.secagg"))])
+"""
+
+
+def test_nothing_of_cryptography_is_loaded_without_it():
+    command = [sys.executable, "-c", LIGHT]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert out.stdout.split() == []

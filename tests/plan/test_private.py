@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A plan whose noise would hide nobody is refused with a remedy; the rest is charged as it is."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from muster import Local, Plan, aggregation, algorithms, pipeline, sampling, tasks
+from muster.errors import PlanError
+from muster.pipeline import BandedNoise, Clip, DiscreteNoise, LocalNoise, Noise, Quantize
+from muster.plan.private import charges, noises_sum, selection, silence
+from muster.plan.registry import assign, fingerprint, to_value
+from muster.privacy import Budget, Charge, Selection
+from muster.types import Cohort, Roster
+
+EXPECTED = aggregation.Mean("expected")
+TEN = Roster(tuple(range(10)), lambda: np.ones(10, int))
+
+
+def plan(*stages, **fields):
+    values = {
+        "task": tasks.numpy.SoftmaxRegression(4, 3), "algorithm": algorithms.FedAvg(),
+        "local": Local(steps=1), "pipeline": stages, "weighting": "equal", "aggregation": EXPECTED,
+    }  # fmt: skip
+    return Plan(**(values | fields))
+
+
+def normed():
+    """A model with BatchNorm."""
+    torch = pytest.importorskip("torch")
+    return torch.nn.Sequential(torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2))
+
+
+NOISY = (Clip(1.0), Noise(1.0))
+SHARES = (Clip(1.0), Quantize(16), DiscreteNoise(1.0, clients=10, dropout=0.2))
+
+
+@dataclass(frozen=True)
+class Strange:
+    """A sampling that no accountant knows."""
+
+    def sample(self, roster, state, round, key, probe):
+        return Cohort(roster.clients), state
+
+    def share(self, roster):
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Apart(Strange):
+    """One that keeps four rounds between two turns of a client."""
+
+    kind = "all"
+    separation = 4
+
+
+REFUSED = [
+    ({"budget": Budget(1.0, 1e-5)}, (), r"no stage adds noise.*put Clip\(bound\) and Noise"),
+    ({"budget": 3.0}, NOISY, r"budget=3\.0.*no budget; give muster\.privacy\.Budget"),
+    ({"aggregation": aggregation.Mean()}, NOISY, r"use Mean\(denominator='expected'\)"),
+    ({"aggregation": aggregation.Mean(), "minimum": 8}, SHARES, r"denominator='expected'"),
+    ({"sampling": sampling.Weighted(count=3)}, NOISY, r"use Uniform\(count=\.\.\.\)"),
+    ({"sampling": sampling.Weighted(count=3), "aggregation": aggregation.Mean()},
+     (Clip(1.0), LocalNoise(1.0, 1e-5)), r"Weighted.*no privacy accounting.*use Poisson"),
+    ({"sampling": Strange()}, NOISY, r"Strange\(\) has no privacy accounting"),
+    ({"minimum": 7}, SHARES, r"for 8 replies.*release fewer; use Plan\(minimum=8\)"),
+    ({"minimum": 0.9}, SHARES, r"use Plan\(minimum=8\)"),
+    ({}, (Clip(1.0), BandedNoise(1.0, 4, separation=4)), r"keeps 1; use BandedNoise\(separation=1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "stages", "said"), REFUSED, ids=[s for *_, s in REFUSED])
+def test_what_would_hide_nobody_is_refused(fields, stages, said):
+    with pytest.raises(PlanError, match=said):
+        plan(*stages, **fields)
+
+
+def test_shared_buffers_are_refused_with_the_remedy():
+    task = tasks.torch.Classifier(normed)
+    for stages in (NOISY, (Clip(1.0), LocalNoise(1.0, 1e-5))):
+        with pytest.raises(PlanError, match=r"averaged buffers.*GroupNorm"):
+            plan(*stages, task=task)
+
+
+def test_what_hides_its_clients_is_accepted():
+    for stages, fields in (
+        (NOISY, {"sampling": sampling.Poisson(0.1), "budget": Budget(2.0, 1e-6)}),
+        (SHARES, {"minimum": 8, "sampling": sampling.Uniform(count=9)}),
+        ((Clip(1.0), LocalNoise(1.0, 1e-5)), {"aggregation": aggregation.Mean()}),
+        ((Clip(1.0), BandedNoise(1.0, 4, separation=4)), {"sampling": Apart()}),
+        ((pipeline.AdaptiveClip(), Noise(1.0)), {}),
+    ):
+        made = plan(*stages, **fields)
+        (charge,) = charges(made, TEN, "a")
+        assert charge == Charge(made.stages.releases()[0], selection(made, TEN), run="a")
+
+
+def test_the_selection_is_that_of_the_sampling():
+    found = [
+        selection(plan(*NOISY, sampling=one), TEN)
+        for one in (sampling.All(), sampling.Uniform(count=2), sampling.Poisson(0.3))
+    ]
+    assert found == [Selection(), Selection("uniform", 0.2), Selection("poisson", 0.3)]
+
+
+def test_each_stage_with_noise_is_charged():
+    both = plan(Clip(1.0), LocalNoise(1.0, 1e-5), Clip(2.0), Noise(1.0))
+    assert [c.run for c in charges(both, TEN, "a")] == ["a", "a#2"]
+    assert [c.release.mechanism for c in charges(both, TEN, "a")] == ["local gaussian", "gaussian"]
+    assert charges(plan(), TEN, "a") == ()
+
+
+def test_a_sum_of_nobody_is_a_release_under_noise_on_the_sum_alone():
+    assert noises_sum(plan(*NOISY))
+    assert noises_sum(plan(Clip(1.0), Quantize(8), Noise(1.0)))
+    assert not noises_sum(plan(*SHARES, minimum=8))
+    total = silence(plan(pipeline.AdaptiveClip(), Noise(1.0)))
+    assert (total.clients, total.weight, total.buffers.size) == ((), 0.0, 0)
+    assert {k: (v.dtype.str, v.shape) for k, v in total.payload.items()} == {
+        "delta": ("<f4", (15,)), "inside": ("<f4", (1,)),
+    }  # fmt: skip
+    whole = silence(plan(Clip(1.0), Quantize(8), Noise(1.0)))
+    assert whole.payload["delta"].dtype == np.int64
+
+
+def test_a_budget_may_change_on_resume_and_is_set_from_a_shell():
+    before = plan(*NOISY)
+    after = assign(before, "budget=Budget(2.0, 1e-6)")
+    assert after.budget == Budget(2.0, 1e-6)
+    assert assign(after, "budget.epsilon=3.0").budget == Budget(3.0, 1e-6)
+    assert fingerprint(after) == fingerprint(before)
+    assert to_value(after)["budget"] == {"class": "Budget", "epsilon": 2.0, "delta": 1e-6}
+    assert replace(after, budget=None) == before

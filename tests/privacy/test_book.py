@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ledger's file: on the disk before a release, shared by runs, nothing charged twice or lost."""
+
+import json
+import multiprocessing
+import os
+
+import pytest
+
+from muster.errors import MusterError, RunError
+from muster.privacy import Budget, Charge, Ledger, Release, spent
+from muster.privacy.book import Book, Wish, granted, united
+
+RELEASE = Release("gaussian", 8.0, 1.0)
+
+
+def wish(round, run="a", budget=None, count=1):
+    names = [run, *(f"{run}#{i}" for i in range(2, count + 1))]
+    return Wish(round, tuple(Charge(RELEASE, run=name) for name in names), budget)
+
+
+def test_a_round_is_granted_once():
+    ledger, why = granted(Ledger(1e-5), wish(1))
+    assert why is None
+    again, why = granted(ledger, wish(1))
+    assert (again, why) == (ledger, None)
+    assert len(granted(ledger, wish(2))[0].entries) == 2
+
+
+def test_what_the_budget_refuses_changes_nothing():
+    budget = Budget(spent([Charge(RELEASE)] * 2, 1e-5).epsilon, 1e-5)
+    ledger, why = granted(Ledger(1e-5), wish(1, budget=budget, count=2))
+    assert (len(ledger.entries), why) == (2, None)
+    after, why = granted(ledger, wish(2, budget=budget, count=2))
+    assert after == ledger
+    assert "past the budget of" in why
+    held, why = granted(ledger, wish(1, budget=Budget(1e-3, 1e-5), count=2))
+    assert (held, why) == (ledger, None), "a round that is in it is asked no second time"
+
+
+def test_runs_over_the_same_people_compose_in_a_file(tmp_path):
+    book = Book(tmp_path / "people" / "ledger.json")
+    assert book.read(1e-5) == Ledger(1e-5)
+    for run in "ab":
+        for round in (1, 2):
+            ledger, why = Book(book.path).grant(wish(round, run), Ledger(1e-5))
+            assert why is None
+            assert book.read(1e-5) == ledger
+    assert [(e.charge.run, e.round) for e in ledger.entries] == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]  # fmt: skip
+    assert ledger.epsilon == spent([Charge(RELEASE)] * 4, 1e-5).epsilon
+    assert os.stat(book.path).st_mode & 0o077 == 0
+
+
+def test_what_only_a_run_knows_is_entered_with_it(tmp_path):
+    known, _ = granted(granted(Ledger(1e-5), wish(1))[0], wish(2))
+    book = Book(tmp_path / "ledger.json")
+    ledger, _ = book.grant(wish(3), known)
+    assert [e.round for e in ledger.entries] == [1, 2, 3]
+    assert united(ledger, known) == ledger
+    seen = known.witnessed({("a", 2): 7})
+    assert [e.accepted for e in book.grant(wish(4), seen)[0].entries] == [None, 7, None, None]
+
+
+def _charge(path, run, rounds):
+    for round in range(1, rounds + 1):
+        Book(path).grant(wish(round, run), Ledger(1e-5))
+
+
+def test_processes_that_charge_at_one_moment_lose_nothing(tmp_path):
+    path = tmp_path / "ledger.json"
+    context = multiprocessing.get_context("spawn")
+    crew = [context.Process(target=_charge, args=(path, run, 8)) for run in "abc"]
+    for one in crew:
+        one.start()
+    for one in crew:
+        one.join()
+    ledger = Book(path).read(1e-5)
+    assert sorted((e.charge.run, e.round) for e in ledger.entries) == [
+        (run, round) for run in "abc" for round in range(1, 9)
+    ]
+    values = [e.epsilon for e in ledger.entries]
+    assert values == sorted(values)
+
+
+def test_what_is_torn_or_no_ledger_is_refused(tmp_path):
+    book = Book(tmp_path / "ledger.json")
+    book.path.write_text('{"delta": 1e-5, "entr')
+    with pytest.raises(MusterError, match="no privacy ledger"):
+        book.grant(wish(1), Ledger(1e-5))
+    assert book.path.read_text() == '{"delta": 1e-5, "entr'
+    folder = Book(tmp_path)
+    with pytest.raises(RunError, match=r"cannot be used .*nothing is released without it"):
+        folder.read(1e-5)
+    with pytest.raises(RunError, match="cannot be used"):
+        Book(tmp_path / "ledger.json" / "below").grant(wish(1), Ledger(1e-5))
+
+
+def test_a_write_that_fails_leaves_the_ledger_as_it_was(tmp_path, monkeypatch):
+    book = Book(tmp_path / "ledger.json")
+    before, _ = book.grant(wish(1), Ledger(1e-5))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("muster.privacy.book.os.fsync", full)
+    with pytest.raises(RunError, match=r"No space left on device.*make|repair the disk"):
+        book.grant(wish(2), before)
+    monkeypatch.undo()
+    assert book.read(1e-5) == before
+    assert json.loads(book.path.read_text())["delta"] == 1e-5

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A federation whose sums are masked, in one process: real sites, a real edge, and no sockets."""
+
+import asyncio
+import contextlib
+import ssl
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import httpx
+import numpy as np
+
+import muster
+from muster import algorithms, optimizers, pipeline, tasks
+from muster.runs.drive import Options
+from muster.runs.federation.conduct import Terms, conduct, facts_of
+from muster.service import audit, pki
+from muster.service.identity import IDENTITY, holder
+from muster.service.round.hall import Hall
+from muster.service.server.app import Edge
+from muster.service.server.desk import Desk
+from muster.service.server.limits import Limits
+from muster.service.site.attend import Attendance
+from muster.service.site.hand import Hand
+from muster.service.site.line import Line, Patience
+from muster.service.site.training import Training
+from muster.service.site.vault import Vault
+from muster.service.site.work import Habits
+from muster.store.ledger import Ledger
+
+NAMES = tuple(f"site-{i}" for i in range(5))
+NOW = datetime.now(UTC)
+QUICK = Patience(first=0.01, longest=0.05)
+
+
+def plan_of(*, layers=(4, 5, 3), rounds=2, secure=None, **more):
+    """FedAvg of a small network, clipped, quantized and masked."""
+    stages = [pipeline.Clip(1.0), pipeline.Quantize(12), secure or pipeline.SecureSum()]
+    plain = {"cap": 9, "evaluate": muster.Every(1, clients=0)}
+    return muster.Plan(
+        task=tasks.numpy.MLP([*layers]), algorithm=algorithms.FedAvg(), rounds=rounds,
+        local=muster.Local(epochs=1, batch=4, optimizer=optimizers.SGD(0.1)), pipeline=stages,
+        **plain | more,
+    )  # fmt: skip
+
+
+def population(names=NAMES):
+    """5 to 13 rows each."""
+    draw, rows = np.random.default_rng(3), {}
+    for i, name in enumerate(names):
+        n = 5 + 2 * i
+        rows[name] = draw.normal(size=(n, 4)).astype("float32"), draw.integers(0, 3, n)
+    return muster.Population.from_arrays(rows)
+
+
+def identities(home, names=NAMES):
+    """An authority, and a folder for the server and each site."""
+    pki.init(home / "authority", "masked", NOW)
+    for name in ("hub", *names):
+        request, _ = pki.ask(home / name, name)
+        grant = pki.Grant("https://hub:8443", "server" if name == "hub" else "site")
+        pki.accept(pki.approve(home / "authority", request, grant, NOW).bundle, home / name, NOW)
+    return home
+
+
+def certificate(home, name):
+    """A site's certificate, PEM."""
+    pem = (home / name / IDENTITY).read_text()
+    return pem[pem.index("-----BEGIN CERTIFICATE") :]
+
+
+class Federation:
+    """What to play; tests change its parts before `play`.
+
+    `notaries` are other signers of some sites, `between(name, method, path, body)` may replace an
+    answer's body on its way to a site, `desk` may be another class, `silent` never attend.
+    """
+
+    def __init__(self, home, plan=None, *, lease=20.0, names=NAMES, at=None):
+        self.home, self.plan, self.names = identities(home, names), plan or plan_of(), names
+        self.people, self.at = population(names), at
+        self.terms = Terms(enough=len(names), lease=lease)
+        self.notaries = {name: pki.Notary(home / name) for name in names}
+        self.between = lambda name, method, path, body: body
+        self.desk_of, self.silent, self.habits = Desk, (), Habits(wait=1.0, entropy=None)
+        self.ledger = Ledger(home / "run")
+        self.log = audit.Audit(home / "run" / "audit.jsonl", purpose="server", id="run")
+        self.captured = []  # (name, method, path, body) of every request
+
+    def play(self):
+        """The run to its end; its records."""
+        try:
+            return asyncio.run(self._play())
+        finally:
+            self.ledger.close()
+            self.log.close()
+
+    async def _play(self):
+        notary = pki.Notary(self.home / "hub")
+        facts = facts_of(self.plan, "run", self.terms)
+        facts = replace(facts, vouch=notary.vouch, note=self.log.append)
+        self.hall = Hall(self.ledger, facts)
+        self.desk = self.desk_of(self.hall, self.ledger, self.log.append)
+        models = self.ledger.blobs
+        self.edge = Edge(self.desk, models, frozenset, limits=Limits(1e6, 1e6))
+        stop = threading.Event()
+        options = Options(at=self.at) if self.at else Options()
+        given = (self.plan, self.ledger, self.hall, None, self.terms, stop, options)
+        engine = asyncio.ensure_future(asyncio.to_thread(conduct, *given))
+        async with contextlib.AsyncExitStack() as stack:
+            hand = await stack.enter_async_context(Hand())
+            sites = [await self._site(stack, hand, name) for name in self.names]
+            attending = [asyncio.ensure_future(site.attend()) for site in sites]
+            try:
+                done, _ = await asyncio.wait(
+                    {engine, *attending}, return_when=asyncio.FIRST_EXCEPTION, timeout=60
+                )
+                for one in done:
+                    one.result()
+                await engine
+                self.hall.end("over")
+                await asyncio.gather(*attending)
+            finally:
+                stop.set()
+                self.hall.close()
+                for one in attending:
+                    one.cancel()
+                await asyncio.gather(engine, *attending, return_exceptions=True)
+        return self.ledger.history()
+
+    async def _site(self, stack, hand, name):
+        vault = Vault(self.home / name / "vault")
+        stack.callback(vault.close)
+        line = Line(
+            "https://hub", name, ssl.create_default_context(), patience=QUICK,
+            transport=httpx.ASGITransport(self._app(name)),
+        )  # fmt: skip
+        await stack.enter_async_context(line)
+        log = audit.Audit(self.home / name / "audit.jsonl", purpose="site", id=name)
+        stack.callback(log.close)
+        training = Training(self.plan, self.people[name])
+        habits = replace(self.habits, audit=log)
+        return Attendance(name, training, line, vault, hand, habits, self.notaries[name])
+
+    def _app(self, name):
+        """The edge as this site sees it, behind what TLS does."""
+        pem = certificate(self.home, name)
+        state = {"identity": holder(pem.encode()), "certificate": pem}
+
+        async def app(scope, receive, send):
+            method, path, body = scope["method"], scope["path"], bytearray()
+
+            async def heard():
+                message = await receive()
+                body.extend(message.get("body", b""))
+                return message
+
+            async def told(message):
+                if message["type"] == "http.response.body" and message.get("body"):
+                    changed = self.between(name, method, path, bytes(message["body"]))
+                    message = message | {"body": changed}
+                await send(message)
+
+            scope["state"] = dict(state)
+            await self.edge(scope, heard, told)
+            self.captured.append((name, method, path, bytes(body)))
+
+        return app
+
+    def entries(self, name=None):
+        """What an audit log has: the server's, or a site's."""
+        path = self.home / (name or "run") / "audit.jsonl"
+        return [(e["actor"], e["action"], e["details"]) for e in audit.entries(path)]
+
+    def state(self):
+        """The parameters of the run."""
+        return muster.Run(self.home / "run", self.plan).parameters.tobytes()
+
+
+def simulated(plan, people, folder):
+    """The same plan in one process."""
+    return muster.simulate(plan, people, path=folder, engine="loop", workers=1)

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A masked round over the network ends with the bits of the simulation, or is given up in the open."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sqlalchemy")
+
+from tests.service.round.masked import (
+    NAMES,
+    Federation,
+    certificate,
+    identities,
+    plan_of,
+    population,
+    simulated,
+)
+
+from muster import keys, pipeline
+from muster.runs.replay import replay
+from muster.secagg.messages import Advert, Quit, read
+from muster.service import pki
+from muster.service.server.desk import Desk
+from muster.service.message import Task
+from muster.store.blobs import model_name
+
+
+def masked(federation, kind=None):
+    """The messages of secure sums that sites have said, of one kind."""
+    found = [
+        (name, read(body)) for name, method, path, body in federation.captured
+        if method == "POST" and path.startswith("/v1/secure/")
+    ]  # fmt: skip
+    return [(name, said) for name, said in found if kind is None or isinstance(said, kind)]
+
+
+def same(federation, records, folder):
+    run = simulated(federation.plan, federation.people, folder)
+    timeless = [{k: v for k, v in r.items() if k != "seconds"} for r in run.history]
+    assert [{k: v for k, v in r.items() if k != "seconds"} for r in records] == timeless
+    assert federation.state() == run.parameters.tobytes()
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        plan_of(),
+        plan_of(weighting="equal", cap=None),
+        plan_of(secure=pipeline.SecureSum(metrics="public"), evaluate=replace(plan_of().evaluate, clients=None)),
+        plan_of(secure=pipeline.SecureSum(malicious=True, corrupt=0.1, minimum=4)),
+    ],
+    ids=["examples", "equal", "public", "malicious"],
+)  # fmt: skip
+def test_bits_are_those_of_the_simulation(tmp_path, plan):
+    federation = Federation(tmp_path / "net", plan)
+    records = federation.play()
+    same(federation, records, tmp_path / "sim")
+    ended = [d for _, action, d in federation.entries() if action == "secure sum ended"]
+    assert [(d["reason"], d["survivors"], d["disputes"]) for d in ended] == [("done", 5, [])] * 2
+
+
+def test_a_vector_longer_than_a_message_goes_by_the_disk(tmp_path):
+    plan = plan_of(layers=(4, 9000, 3), rounds=1)
+    federation = Federation(tmp_path / "net", plan)
+    records = federation.play()
+    same(federation, records, tmp_path / "sim")
+    assert max(len(body) for *_, body in federation.captured) > 1 << 16
+    assert not federation_blobs(federation, "masked-")
+
+
+def federation_blobs(federation, prefix):
+    folder = federation.home / "run" / "blobs"
+    return [path.name for path in folder.glob(f"{prefix}*")]
+
+
+def test_neither_rows_nor_metrics_nor_weights_are_told(tmp_path):
+    federation = Federation(tmp_path)
+    federation.play()
+    told = [body for _, method, path, body in federation.captured if path != "/v1/poll" and body
+            and not path.startswith("/v1/secure/")]  # fmt: skip
+    assert {json.loads(body)["kind"] for body in told} <= {"hello", "progress"}
+    assert {json.loads(b)["rows"] for b in told if b'"hello"' in b} == {1}
+    assert {member.rows for member in federation.hall.members.values()} == {1}
+
+
+def test_keys_that_another_key_signed_are_refused(tmp_path):
+    federation = Federation(tmp_path / "net", plan_of(rounds=1), lease=1.0)
+    strange = identities(tmp_path / "other")
+    federation.notaries["site-2"] = pki.Notary(strange / "site-2")
+    (record,) = federation.play()
+    assert record["accepted"] == ["site-0", "site-1", "site-3", "site-4"]
+    refused = [(who, d["reason"]) for who, action, d in federation.entries()
+               if action == "secure message refused"]  # fmt: skip
+    assert refused == [("site-2", "a signature that does not verify")]
+    assert replay(tmp_path / "net" / "run", federation.plan, federation.people).identical
+
+
+def test_a_certificate_of_another_authority_is_seen_by_the_sites(tmp_path):
+    federation = Federation(tmp_path / "net", plan_of(rounds=1))
+    strange = certificate(identities(tmp_path / "other"), "site-1")
+
+    def between(name, method, path, body):
+        if path != "/v1/members" or name != "site-0":
+            return body
+        changed = json.dumps(json.loads(body) | {"site-1": strange})
+        return changed.ljust(len(body))[: len(body)].encode() if len(changed) <= len(body) else body
+
+    federation.between = between
+    (record,) = federation.play()
+    if masked(federation, Quit):  # the certificates had one length
+        ((name, quit_),) = masked(federation, Quit)
+        assert (name, quit_.reason) == ("site-0", "SIGNATURE")
+        assert record["failed"][0]["client"] == "site-0"
+        assert record["accepted"] == ["site-1", "site-2", "site-3", "site-4"]
+
+
+class TwoFaced(Desk):
+    """Another model for one site."""
+
+    async def poll(self, name, poll):
+        said = await super().poll(name, poll)
+        if name == "site-3" and isinstance(said, Task):
+            return replace(said, model=self.other(said.model))
+        return said
+
+    def other(self, model):
+        blobs = self._ledger.models
+        body = bytearray(blobs.whole(model_name(model)))
+        body[-3] ^= 1
+        from hashlib import sha256
+
+        name = sha256(body).hexdigest()
+        if blobs.size(model_name(name)) is None:
+            blobs.append(model_name(name), 0, bytes(body))
+            blobs.finish(model_name(name))
+        return name
+
+
+def test_a_site_that_was_shown_another_model_is_in_no_sum(tmp_path):
+    federation = Federation(tmp_path, plan_of(rounds=1), lease=1.0)
+    federation.desk_of = TwoFaced
+    (record,) = federation.play()
+    assert record["accepted"] == ["site-0", "site-1", "site-2", "site-4"]
+    assert record["late"][0]["client"] == "site-3"
+    refused = [(who, d["reason"]) for who, action, d in federation.entries()
+               if action == "secure message refused"]  # fmt: skip
+    assert refused == [("site-3", "other terms: plan, model, round, size or parameters differ")]
+    assert replay(tmp_path / "run", federation.plan, federation.people).identical
+
+
+def test_a_failure_in_training_is_waited_for_by_nobody(tmp_path):
+    federation = Federation(tmp_path, plan_of(rounds=1))
+    x, y = federation.people["site-4"]
+    rows = {name: federation.people[name] for name in NAMES} | {"site-4": (x * np.nan, y)}
+    federation.people = rows
+    (record,) = federation.play()
+    assert record["accepted"] == ["site-0", "site-1", "site-2", "site-3"]
+    assert record["failed"][0]["client"] == "site-4"
