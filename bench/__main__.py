@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench import network
 from bench.probe import Side, alternate, peak_memory, wall
 from bench.results import Line, write
 from bench.workloads import WORKLOADS
@@ -50,6 +51,8 @@ def main() -> None:
                 print(line.text(), flush=True)
                 lines.append(line)
     write(lines, Path(__file__).with_name("RESULTS.md"), partial=bool(options.only))
+    if not options.only or "network" in options.only:
+        network.measured([])
 
 
 def _ours(workload: str, framework: str, workers: int) -> Side:

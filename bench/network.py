@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median, quantiles
@@ -30,7 +30,7 @@ from muster.runs import planfile
 from muster.runs.federation import processes
 from muster.service.identity import client_context
 
-__all__ = ["MARK", "PARTS", "main"]
+__all__ = ["PARTS", "main", "measured"]
 
 MARK = "measured network"
 PLAN = Path(__file__).with_name("network_plan.py")
@@ -42,15 +42,18 @@ def main() -> None:
     """Measure what is asked for (all by default) and write the results."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", nargs="*", default=[], choices=[*PARTS])
-    options = parser.parse_args()
+    measured(parser.parse_args().only)
+
+
+def measured(only: Sequence[str]) -> None:
+    """Print these parts (all: none named), and write the results of all."""
     lines: list[Line] = []
     for name, part in PARTS.items():
-        if not options.only or name in options.only:
+        if not only or name in only:
             for line in part(name):
                 print(line.text(), flush=True)
                 lines.append(line)
-    path = Path(__file__).with_name("RESULTS.md")
-    write(lines, path, partial=bool(options.only), mark=MARK)
+    write(lines, Path(__file__).with_name("RESULTS.md"), partial=bool(only), mark=MARK)
 
 
 # Rounds.

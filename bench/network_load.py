@@ -13,20 +13,18 @@ import heapq
 import json
 import os
 import re
-import ssl
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
 import numpy as np
 
+from bench.network_line import Line, dial, head, poll, tls_of
 from bench.network_plan import plan
 from bench.network_server import name_of
 from muster.runs.federation.conduct import Terms, facts_of
-from muster.service.identity import client_context
 from muster.service.message import VERSIONS, Hello, Poll, Update, Welcome, from_json, to_json
 from muster.service.server.listen import loop_factory
 from muster.service.wire import digest, encode
@@ -34,91 +32,15 @@ from muster.vectors import tree_map
 
 __all__ = ["main"]
 
-HOST = "127.0.0.1"
 VISITORS = 8  # certificates by which new TLS connections come
-LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 SECONDS = re.compile(rb'"seconds": *([0-9.e+-]+)')
-
-
-class Line(asyncio.Protocol):
-    """A connection that is kept alive, with one request on it at a time."""
-
-    def __init__(self) -> None:
-        self.transport: Any = None
-        self.lost = False
-        self._room = asyncio.Event()
-        self._room.set()
-        self._data, self._answer = bytearray(), asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: Any) -> None:
-        """Connected."""
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        """A piece of an answer."""
-        self._data += data
-        end = self._data.find(b"\r\n\r\n")
-        found = LENGTH.search(self._data, 0, end) if end >= 0 else None
-        if found and len(self._data) >= end + 4 + int(found[1]) and not self._answer.done():
-            self._answer.set_result((int(self._data[9:12]), bytes(self._data[end + 4 :])))
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """Gone."""
-        self.lost = True
-        if not self._answer.done():
-            self._answer.set_exception(error or ConnectionResetError("closed by the server"))
-            self._answer.exception()
-
-    def pause_writing(self) -> None:
-        """The server takes less than is sent."""
-        self._room.clear()
-
-    def resume_writing(self) -> None:
-        """The server has taken it."""
-        self._room.set()
-
-    async def send(self, head: bytes, pieces: Sequence[memoryview]) -> bytes:
-        """A large body, as fast as it is taken; the body of the answer."""
-        self._data.clear()
-        self._answer = asyncio.get_running_loop().create_future()
-        self.transport.write(head)
-        for piece in pieces:
-            await self._room.wait()
-            self.transport.write(piece)
-        _, said = await self._answer
-        return said
-
-    async def ask(self, request: bytes) -> tuple[int, bytes]:
-        """The status and the body of an answer."""
-        self._data.clear()
-        self._answer = asyncio.get_running_loop().create_future()
-        self.transport.write(request)
-        found: tuple[int, bytes] = await self._answer
-        return found
-
-
-async def _line(port: int, tls: ssl.SSLContext | None = None) -> Line:
-    _, line = await asyncio.get_running_loop().create_connection(
-        Line, HOST, port, ssl=tls, server_hostname=HOST if tls else None
-    )  # fmt: skip
-    return line
-
-
-def _head(method: str, path: str, name: str, size: int) -> bytes:
-    first = f"{method} {path} HTTP/1.1\r\nhost: {HOST}\r\nmuster-site: {name}\r\n"
-    return f"{first}content-length: {size}\r\n\r\n".encode()
-
-
-def _poll(run: str, name: str) -> bytes:
-    body = to_json(Poll(run, 0, 0.0))
-    return _head("POST", "/v1/poll", name, len(body)) + body
 
 
 async def requests(options: Any) -> dict[str, Any]:
     """Small requests as fast as they are answered, over 32 connections."""
-    tls = _tls(options.folder, 0) if options.tls else None
-    request = _poll(options.folder.name, name_of(0))
-    lines = [await _line(options.port, tls) for _ in range(32)]
+    tls = tls_of(options.folder, 0) if options.tls else None
+    request = poll(options.folder.name, name_of(0))
+    lines = [await dial(options.port, tls) for _ in range(32)]
     done, until = Counter[int](), time.perf_counter() + 1.0
     begun = 0.0
 
@@ -172,12 +94,12 @@ class _Site:
 
     def __init__(self, options: Any, number: int, fingerprint: str) -> None:
         self.options, self.name = options, name_of(number)
-        self.tls, self.run = _tls(options.folder, number), ""
+        self.tls, self.run = tls_of(options.folder, number), ""
         self.hello = Hello(VERSIONS, self.name, fingerprint, 1)
         self.line: Any = None
 
     async def invited(self) -> None:
-        self.line = await _line(self.options.port, self.tls)
+        self.line = await dial(self.options.port, self.tls)
         said = await self._say("/v1/hello", to_json(self.hello))
         self.run = from_json(said, Welcome).run
         while b'"task"' not in await self._say("/v1/poll", to_json(Poll(self.run, 0, 30.0))):
@@ -186,13 +108,13 @@ class _Site:
     async def upload(self, update: Update, pieces: list[memoryview]) -> bytes:
         await self._say("/v1/updates", to_json(update))
         path = f"/v1/updates/1/{update.digest}?offset=0&size={update.size}"
-        return await self.line.send(_head("PUT", path, self.name, update.size), pieces)
+        return await self.line.send(head("PUT", path, self.name, update.size), pieces)
 
     async def settled(self) -> bytes:
         return await self._say("/v1/poll", to_json(Poll(self.run, 1, 60.0)))
 
     async def _say(self, path: str, body: bytes) -> bytes:
-        status, said = await self.line.ask(_head("POST", path, self.name, len(body)) + body)
+        status, said = await self.line.ask(head("POST", path, self.name, len(body)) + body)
         if status != 200:
             raise RuntimeError(f"{path}: {status} {said!r}")
         return said
@@ -201,7 +123,7 @@ class _Site:
 class _Crowd:
     def __init__(self, options: Any) -> None:
         self.options, self.run_name = options, options.folder.name
-        self.tls = [_tls(options.folder, number) for number in range(VISITORS)]
+        self.tls = [tls_of(options.folder, number) for number in range(VISITORS)]
         self.idle: deque[Line] = deque()
         self.free = asyncio.Semaphore(0)
         self.times: list[float] = []
@@ -214,7 +136,7 @@ class _Crowd:
     async def run(self) -> dict[str, Any]:
         options = self.options
         for _ in range(options.connections):
-            self.idle.append(await _line(options.port))
+            self.idle.append(await dial(options.port))
             self.free.release()
         begin = time.perf_counter() + 0.5
         # Whoever was there before comes back spread over one period.
@@ -246,10 +168,10 @@ class _Crowd:
 
     async def _checkin(self, due: float, member: int, line: Line) -> None:
         try:
-            status, body = await line.ask(_poll(self.run_name, name_of(member)))
+            status, body = await line.ask(poll(self.run_name, name_of(member)))
         except OSError as error:
             self.statuses[type(error).__name__] += 1
-            line = await _line(self.options.port)
+            line = await dial(self.options.port)
         else:
             now = time.perf_counter()
             self.times.append(now - due)
@@ -270,8 +192,8 @@ class _Crowd:
 
     async def _visit(self, due: float, number: int) -> None:
         try:
-            line = await _line(self.options.other, self.tls[number])
-            status, _ = await line.ask(_poll(self.run_name, name_of(number)))
+            line = await dial(self.options.other, self.tls[number])
+            status, _ = await line.ask(poll(self.run_name, name_of(number)))
             line.transport.close()
         except OSError as error:
             self.statuses[f"tls {type(error).__name__}"] += 1
@@ -283,11 +205,6 @@ class _Crowd:
         task = asyncio.ensure_future(deed)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
-
-
-def _tls(folder: Path, number: int) -> ssl.SSLContext:
-    home = folder / "federation" / name_of(number)
-    return client_context(home, home / "authority.pem")
 
 
 KINDS = {"requests": requests, "checkins": checkins, "uploads": uploads}

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A plan without local work: least squares, one step on one row a site, any number of parameters.
 
-`MUSTER_BENCH_PARAMETERS`, a square, `_SITES` and `_ROUNDS` are the environment's, so that a server
-and its sites read the same plan. Half as many features as outputs as ... keep a row small; targets
-stay far away, so that updates stay as large, and their floats as random, as the model's: nothing
-of them compresses.
+`MUSTER_BENCH_PARAMETERS` (a square), `_SITES` and `_ROUNDS` come with the environment, so that a
+server and its sites read the same plan. One step is a few passes over the vector, beside those of
+any client: copy, gradient, difference. Targets stay far away, so that updates stay large and
+their floats random: nothing of them compresses.
 """
 
 import os

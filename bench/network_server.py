@@ -42,7 +42,7 @@ def name_of(number: int) -> str:
 
 
 def main() -> None:
-    """Serve until the standard input ends; print the ports, and at the end the peak memory."""
+    """Serve until the standard input ends; print the ports."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--members", type=int, default=1)
@@ -51,14 +51,6 @@ def main() -> None:
     _enrol(options.folder, options.members)
     with asyncio.Runner(loop_factory=listen.loop_factory()) as runner:
         runner.run(_serve(options.folder, options.members, options.rate))
-    print(json.dumps({"peak": peak()}), flush=True)
-
-
-def peak() -> float:
-    """The most memory that this process has held so far (VmHWM), in MB."""
-    status = Path("/proc/self/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024 / 1e6
 
 
 def _enrol(folder: Path, members: int) -> None:

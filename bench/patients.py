@@ -15,6 +15,7 @@ not in ε.
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,7 +78,7 @@ def main() -> None:
     for name, level in LEVELS.items():
         accuracy = measured(level, seeds)
         found = epsilons(level, population) if level and level > 0.1 else {}
-        cells = [f"{e:.2f}" for e in found.values()] or ["∞"] * len(sites)
+        cells = [f"{math.ceil(100 * e) / 100:.2f}" for e in found.values()] or ["∞"] * len(sites)
         print(f"| {name} | {accuracy.mean():.3f} ± {accuracy.std(ddof=1):.3f} | "
               f"{' | '.join(cells)} |", flush=True)  # fmt: skip
 

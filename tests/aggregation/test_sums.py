@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from muster.aggregation.sums import add, block_size, fold_blocks
+from muster.aggregation.sums import add, block_size, fold_blocks, summed
 from muster.types import Reply
 
 
@@ -94,3 +94,20 @@ def test_the_shape_matters():
     """The test above has power: folding in blocks is not the same as folding flat."""
     replies = [reply(client) for client in range(100)]
     assert bits(flat(replies, 4))[1] != bits(add(replies))[1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_replies_alone_in_their_blocks_need_no_copy_and_no_look_ahead(count):
+    given = []
+
+    def coming():
+        for i in range(count):
+            if given:  # what came before was added, and may go
+                given[-1].payload["delta"][...] = np.nan
+            given.append(reply(i))
+            yield given[-1]
+
+    wanted = add([reply(i) for i in range(count)])
+    found = summed(coming(), lambda one: one.clients[0], alone=True)
+    assert bits(found) == bits(wanted)
+    assert bits(found) == bits(summed(map(reply, range(count)), lambda one: one.clients[0]))

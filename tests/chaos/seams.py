@@ -15,8 +15,10 @@ import time
 from pathlib import Path
 
 from muster.service import audit
+from muster.service.refusal import Reason
 from muster.service.round.hall import Hall
 from muster.service.round.network import Network
+from muster.service.server import exchange
 from muster.service.server.desk import Desk
 from muster.service.server.transfer import Uploads
 from muster.service.site import attend, cargo, line
@@ -123,6 +125,11 @@ def _full(path):
     Files.append = full
 
 
+def _ask_again(seconds):
+    """What Retry-After says when the disk is full."""
+    exchange.AGAIN[Reason.NO_ROOM] = seconds
+
+
 def _fails(rounds):
     """A client's own code raises in these rounds; by client."""
     train = Training.train
@@ -152,6 +159,7 @@ def _another_plan(fingerprint):
 
 FAULTS = {
     "another plan": _another_plan,
+    "ask again": _ask_again,
     "fails": _fails,
     "full": _full,
     "patience": _patience,

@@ -16,9 +16,20 @@ from tests.chaos.proxy import Proxy
 def unpacked(message):
     """A message with its body as it was before it was packed."""
     head, _, body = message.partition(b"\r\n\r\n")
+    if re.search(rb"(?im)^transfer-encoding: *chunked", head):
+        body = b"".join(chunks(body))
     if re.search(rb"(?im)^content-encoding: *zstd", head):
         body = zstandard.ZstdDecompressor().stream_reader(body).read()
     return head + body
+
+
+def chunks(body):
+    """The chunks of a body that was sent in chunks."""
+    while body:
+        size, _, rest = body.partition(b"\r\n")
+        length = int(size, 16)
+        yield rest[:length]
+        body = rest[length + 2 :] if length else b""
 
 
 def spelled(row):

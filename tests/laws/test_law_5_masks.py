@@ -127,6 +127,27 @@ def test_a_run_on_disk_by_any_engine(engine, workers, tmp_path):
     assert replay(tmp_path / "masked", plan, population).identical
 
 
+class Killed(Exception):
+    """Stands for the death of the process."""
+
+
+def test_a_run_that_died_and_went_on(tmp_path):
+    """The round is played again with other keys and masks, and has the bits it would have had."""
+    plan, calls = masked(PLANS["Scaffold"]), []
+
+    def at(label):
+        calls.append(label)
+        if calls.count("commit: begin") == 3:
+            raise Killed
+
+    whole = muster.simulate(plan, people(5), path=tmp_path / "whole")
+    with pytest.raises(Killed):
+        muster.simulate(plan, people(5), path=tmp_path / "died", at=at)
+    run = muster.simulate(plan, people(5), path=tmp_path / "died", resume=True)
+    assert run.parameters.tobytes() == whole.parameters.tobytes()
+    assert [record["round"] for record in run.history] == list(range(1, 11))
+
+
 def test_a_sparse_graph():
     """A hundred clients, each with fewer neighbours than all, a tenth of them lost."""
     lost = {1: {c: STEPS[c // 10 % 5] for c in range(3, 100, 10)}}

@@ -7,13 +7,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from muster import Local, PerExample, Plan, algorithms, keys, optimizers
+from muster import (
+    Local,
+    PerExample,
+    Plan,
+    Population,
+    algorithms,
+    explain,
+    keys,
+    optimizers,
+    simulate,
+)
 from muster.batches import cut, drawn
+from muster.errors import PlanError
 from muster.keys import key
 from muster.local import Group, train
 from muster.privacy import Secret
 from muster.privacy.examples import private_gradient
 from muster.rounds import start
+from muster.simulation import choose
 from muster.tasks import numpy as tasks
 from muster.types import Batch
 
@@ -154,6 +166,27 @@ def test_training_cut_in_pieces_has_the_same_bits(task, batches):
         whole, pieces = (train(plan, "loop", 1, start(plan).sent(), one, w) for w in (None, walk))
         np.testing.assert_array_equal(whole.payload["delta"], pieces.payload["delta"])
         np.testing.assert_array_equal(whole.metrics["loss"], pieces.metrics["loss"])
+
+
+def test_workers_and_a_resume_change_no_bit(tmp_path):
+    people = Population.from_arrays(
+        {c: (part.x, part.y) for c, part in zip("abcd", group().alone(), strict=True)}
+    )
+    short, whole = (replace(planned(), rounds=rounds) for rounds in (1, 3))
+    found = [simulate(whole, people, path=tmp_path / str(n), workers=n) for n in (1, 2)]
+    simulate(short, people, path=tmp_path / "cut", workers=1)
+    found.append(simulate(whole, people, path=tmp_path / "cut", workers=1, resume=True))
+    for run in found[1:]:
+        np.testing.assert_array_equal(run.parameters, found[0].parameters)
+
+
+def test_no_engine_fuses_and_the_reason_is_told():
+    people = Population.from_arrays({"a": (X, Y), "b": (X, Y)})
+    for plan, engine in ((planned(), "matrix"), (planned(TASKS[0], rule=None), "fused")):
+        told = explain(plan, people)
+        assert told["engine"] == engine and told["reason"]
+    with pytest.raises(PlanError, match="engine='fused' needs"):
+        choose(planned(), people, 2, "fused")
 
 
 def test_a_row_moves_a_step_by_no_more_than_its_bound():

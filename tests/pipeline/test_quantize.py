@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from muster.errors import PlanError
 from muster.keys import Keys, key
 from muster.pipeline import Clip, Contract, Field, Pipeline, Quantize
-from muster.types import Reply
+from muster.types import Reply, State
 
 
 def contract(size, cap=1.0, bits=32):
@@ -116,7 +116,7 @@ def test_memory_is_kept_only_with_feedback():
     assert kept["delta"].dtype == np.float32
 
 
-def test_scalars_travel_unrounded_and_draws_differ_by_field_and_client():
+def test_unbounded_scalars_travel_unrounded_and_draws_differ_by_field_and_client():
     made = Contract(
         (Field("delta", 50), Field("control", 50), Field("norm", 1, scalar=True)),
         bound=1.0, cap=1.0, weighted=True,
@@ -158,3 +158,24 @@ def test_bits_outside_their_range_are_refused(bits):
 def test_a_range_that_is_no_length_is_refused(reach):
     with pytest.raises(PlanError, match=r"Quantize.range=.*range must be finite and above 0"):
         Quantize(8, range=reach)
+
+
+def test_a_bounded_scalar_is_rounded_on_a_range_of_its_own():
+    """Weights up to 4, and a bit ±½ times the weight: exact at the ends, else right on average."""
+    bit = Field("inside", 1, scalar=True, bound=0.5)
+    made = Contract((Field("delta", 3, bits=64), bit), bound=1.0, weighted=True, cap=4.0)
+    stage, count = Quantize(4), 4000
+    out = stage.accept(made)
+    assert out.fields[1] == bit._replace(integer=True, bits=4, bound=7 / 4)
+    weights = np.array([4.0, -4.0, *np.full(count, 1.0)])
+    rows = {"delta": np.zeros((count + 2, 3)), "inside": 0.5 * weights[:, None]}
+    draws = Keys(key(5), tuple(range(count + 2)))
+    payload, _ = stage.encode(rows, made, None, None, draws)
+    levels = payload["inside"][:, 0]
+    assert levels.dtype == np.int64 and levels[:2].tolist() == [7, -7]
+    assert abs(levels[2:].mean() - 7 / 4) < 4 * levels[2:].std() / count**0.5
+    reach = out.fields[1].bound * made.cap  # what a Noise after it takes for its sensitivity
+    assert np.abs(levels).max() == reach
+    total = Reply((), {name: value.sum(0) for name, value in payload.items()}, 1.0)
+    decoded, _ = stage.decode(total, made, State(), key(0))
+    assert decoded.payload["inside"] == pytest.approx(levels.sum() * 0.5 * 4 / 7)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ledger's file: on the disk before a release, shared by runs, nothing charged twice or lost."""
+"""The ledger's file: on the disk before a release, shared by runs; nothing twice, nothing lost."""
 
 import json
 import multiprocessing
@@ -46,7 +46,8 @@ def test_runs_over_the_same_people_compose_in_a_file(tmp_path):
             ledger, why = Book(book.path).grant(wish(round, run), Ledger(1e-5))
             assert why is None
             assert book.read(1e-5) == ledger
-    assert [(e.charge.run, e.round) for e in ledger.entries] == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]  # fmt: skip
+    places = [(e.charge.run, e.round) for e in ledger.entries]
+    assert places == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
     assert ledger.epsilon == spent([Charge(RELEASE)] * 4, 1e-5).epsilon
     assert os.stat(book.path).st_mode & 0o077 == 0
 

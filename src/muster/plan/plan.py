@@ -129,7 +129,7 @@ class Plan:
         least, patience, more = self.minimum, self.deadline, self.overselect
         if not _number(least) or least <= 0 or (least > 1 and not isinstance(least, int)):
             raise PlanError(
-                f"Plan(minimum={least!r}): a whole number above 0, or a fraction up to 1.0, is needed"
+                f"Plan(minimum={least!r}): a whole number above 0, or a fraction up to 1, is needed"
             )
         if patience is not None and not (_number(patience) and 0 < patience < math.inf):
             raise PlanError(f"Plan(deadline={patience!r}): seconds above 0, or None, are needed")

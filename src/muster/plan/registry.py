@@ -24,6 +24,7 @@ from muster import aggregation, algorithms, optimizers, pipeline, sampling, sche
 from muster.errors import PlanError
 from muster.local import Local
 from muster.plan import Every, Patience, Plan, Target
+from muster.privacy.ledger import Budget
 from muster.privacy.per_example import PerExample
 
 __all__ = [
@@ -44,7 +45,7 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
     for room in (aggregation, algorithms, optimizers, pipeline, sampling, schedules)
     for name in room.__all__
     if is_dataclass(getattr(room, name)) and name not in ("Contract", "Pipeline")
-} | {kind.__name__: kind for kind in (Local, PerExample, Every, Patience, Target)}
+} | {kind.__name__: kind for kind in (Budget, Local, PerExample, Every, Patience, Target)}
 
 
 def to_value(thing: Any) -> Any:

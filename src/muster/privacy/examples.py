@@ -52,7 +52,7 @@ def clip_factors(
 ) -> NDArray[np.float64]:
     """What rows of these L2 norms are multiplied with, to be no longer than the bound.
 
-    A few units of rounding in `dtype` less than the bound, so that the product keeps it too.
+    64 units of rounding in `dtype` less than the bound, so that norm and product may round.
     Raises `DataError` for a norm that is not finite.
 
     >>> clip_factors(np.array([0.0, 0.5, 4.0]), 1.0).round(6).tolist()
@@ -64,7 +64,7 @@ def clip_factors(
             f"the gradient of row {bad[0][-1]} of a batch holds NaN or Inf, or overflows, which no "
             f"clip bounds; lower the rate, or clean the rows"
         )
-    limit = bound * (1 - 8 * float(np.finfo(dtype).eps))
+    limit = bound * (1 - 64 * float(np.finfo(dtype).eps))
     return np.asarray(np.minimum(1.0, limit / np.maximum(norms, limit)))
 
 

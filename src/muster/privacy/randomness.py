@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from muster.errors import MusterError
 from muster.extras import require
-from muster.keys import Key, Keys, Source, number
+from muster.keys import Keys, Source, number
 
 __all__ = ["Secret", "clients_of", "normal", "words"]
 
@@ -81,11 +81,9 @@ def words(source: Source, size: int) -> NDArray[np.uint64]:
     >>> words(key(0), 2).dtype
     dtype('uint64')
     """
-    if isinstance(source, Key):
-        return source.generator().integers(0, 2**64 - 1, size, np.uint64, endpoint=True)
-    secret: Any = source
-    drawn: NDArray[np.uint64] = secret.words(size)
-    return drawn
+    if isinstance(source, Secret):
+        return source.words(size)
+    return _generator(source).integers(0, 2**64 - 1, size, np.uint64, endpoint=True)
 
 
 def normal(source: Source, size: int) -> NDArray[np.float64]:
@@ -99,13 +97,18 @@ def normal(source: Source, size: int) -> NDArray[np.float64]:
     >>> normal(key(0), 3).shape
     (3,)
     """
-    if isinstance(source, Key):
-        return source.generator().standard_normal(size)
+    if not isinstance(source, Secret):
+        return _generator(source).standard_normal(size)
     half = -(-size // 2)
-    drawn = words(source, 2 * half) >> np.uint64(11)
+    drawn = source.words(2 * half) >> np.uint64(11)
     radius = np.sqrt(-2 * np.log((drawn[:half] + np.uint64(1)) * 2.0**-53))
     angle = drawn[half:] * (2 * np.pi * 2.0**-53)
     return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:size]
+
+
+def _generator(source: Any) -> np.random.Generator:
+    found: np.random.Generator = source.generator()
+    return found
 
 
 def clients_of(keys: Keys, *parts: int | str) -> Iterator[Any]:

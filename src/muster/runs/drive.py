@@ -13,12 +13,11 @@ from muster.errors import RunError
 from muster.plan import Plan
 from muster.rounds import RunState, play, start
 from muster.runs.folder import append, following, publish
-from muster.runs.measure import Examiner
 from muster.runs.privacy.guard import Guard
 from muster.types import Clients, Store
 from muster.vectors import aligned, rebuild, tree_map
 
-__all__ = ["Options", "Recorder", "Watch", "drive"]
+__all__ = ["Examines", "Options", "Recorder", "Watch", "drive"]
 
 Watch = Callable[[dict[str, Any]], None]
 
@@ -70,8 +69,15 @@ class Recorder(Store, Protocol):
         """Write facts about the run."""
 
 
+class Examines(Protocol):
+    """Who says how good a state is (see `measure.Examiner`)."""
+
+    def examine(self, round: int, state: RunState) -> dict[str, Any]:
+        """The record's part about it."""
+
+
 def drive(
-    plan: Plan, clients: Clients, store: Recorder, examiner: Examiner, options: Options
+    plan: Plan, clients: Clients, store: Recorder, examiner: Examines, options: Options
 ) -> None:
     """Round after round until the plan, or the budget of privacy, says stop."""
     done, state = _resumed(plan, store)

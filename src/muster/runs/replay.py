@@ -122,5 +122,7 @@ def _played(
     state = start(plan)
     with one_thread(plan.task):
         for record in history:
+            if "clients" in record.get("population", {}):
+                simulation.enrol(record["population"]["clients"])
             state = play(again, state, simulation, store, record["round"], lambda *_: {})
     return state

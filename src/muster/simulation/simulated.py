@@ -102,6 +102,11 @@ class Simulation:
         """Everybody in the population."""
         return self._roster
 
+    def enrol(self, clients: Sequence[ClientId]) -> None:
+        """Let some of the population be enrolled from now on (as a record says they were)."""
+        sizes = self._population.only(clients).sizes
+        self._roster = Roster(tuple(clients), lambda: sizes)
+
     def send(self, cohort: Cohort, sent: Sent, round: int) -> None:
         """Note what to train on; the work begins when replies are asked for."""
         self._pending = cohort, sent, round

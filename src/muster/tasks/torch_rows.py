@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 ROOM = 1 << 26  # bytes of row gradients that are held at once
+BLOCK = 256  # numbers whose squares are added in the gradients' own precision
 _HERE = threading.local()
 
 
@@ -107,13 +108,20 @@ class ByRow:
             return torch.stack([g for g, _ in each]), torch.stack([loss for _, loss in each])
         total, loss = torch.zeros_like(w), w.new_zeros(())
         for grads, losses in _single(self).parts(w, batch):
-            square = sum(torch.linalg.vector_norm(g.flatten(1), dim=1, dtype=torch.float64) ** 2
-                         for g in grads)  # fmt: skip
-            norms = square.sqrt().cpu().numpy()
+            norms = sum(map(_squares, grads)).sqrt().cpu().numpy()
             factors = torch.from_numpy(clip_factors(norms, bound, self.dtype)).to(w)
             total += torch.cat([torch.tensordot(factors, g, 1).flatten() for g in grads])
             loss += losses.sum()
         return total, loss / max(1, len(batch.x))
+
+
+def _squares(g: Any) -> Any:
+    """Squared norms of rows, `(rows,)` in float64: short blocks round little, and read once."""
+    g = g.flatten(1)
+    whole = g.shape[1] // BLOCK * BLOCK
+    blocks = g[:, :whole].unflatten(1, (-1, BLOCK)) if whole else g[:, None, :0]
+    norms = (torch.linalg.vector_norm(part, dim=-1) for part in (blocks, g[:, None, whole:]))
+    return sum((part.double() ** 2).sum(-1) for part in norms)
 
 
 def _of(batch: Batch, client: int) -> Batch:

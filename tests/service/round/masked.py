@@ -14,7 +14,7 @@ import numpy as np
 import muster
 from muster import algorithms, optimizers, pipeline, tasks
 from muster.runs.drive import Options
-from muster.runs.federation.conduct import Terms, conduct, facts_of
+from muster.runs.federation.conduct import Terms, conduct, facts_of, prepare
 from muster.service import audit, pki
 from muster.service.identity import IDENTITY, holder
 from muster.service.round.hall import Hall
@@ -74,7 +74,8 @@ class Federation:
     """What to play; tests change its parts before `play`.
 
     `notaries` are other signers of some sites, `between(name, method, path, body)` may replace an
-    answer's body on its way to a site, `desk` may be another class, `silent` never attend.
+    answer's body on its way to a site, `desk_of` may be another class; those who are `away` say
+    hello, and fetch tasks, and never answer.
     """
 
     def __init__(self, home, plan=None, *, lease=20.0, names=NAMES, at=None):
@@ -83,7 +84,7 @@ class Federation:
         self.terms = Terms(enough=len(names), lease=lease)
         self.notaries = {name: pki.Notary(home / name) for name in names}
         self.between = lambda name, method, path, body: body
-        self.desk_of, self.silent, self.habits = Desk, (), Habits(wait=1.0, entropy=None)
+        self.desk_of, self.away, self.habits = Desk, set(), Habits(wait=1.0, entropy=None)
         self.ledger = Ledger(home / "run")
         self.log = audit.Audit(home / "run" / "audit.jsonl", purpose="server", id="run")
         self.captured = []  # (name, method, path, body) of every request
@@ -107,20 +108,26 @@ class Federation:
         stop = threading.Event()
         options = Options(at=self.at) if self.at else Options()
         given = (self.plan, self.ledger, self.hall, None, self.terms, stop, options)
+        prepare(self.plan, self.ledger)
         engine = asyncio.ensure_future(asyncio.to_thread(conduct, *given))
         async with contextlib.AsyncExitStack() as stack:
             hand = await stack.enter_async_context(Hand())
             sites = [await self._site(stack, hand, name) for name in self.names]
+            for site in sites:
+                if site.name in self.away:
+                    site.masked = Away()
             attending = [asyncio.ensure_future(site.attend()) for site in sites]
             try:
-                done, _ = await asyncio.wait(
-                    {engine, *attending}, return_when=asyncio.FIRST_EXCEPTION, timeout=60
-                )
+                first = asyncio.FIRST_COMPLETED
+                done, _ = await asyncio.wait({engine, *attending}, return_when=first, timeout=30)
                 for one in done:
                     one.result()
+                assert engine.done(), (self.hall.seats, self.entries())
                 await engine
                 self.hall.end("over")
-                await asyncio.gather(*attending)
+                for site, one in zip(sites, attending, strict=True):
+                    if site.name not in self.away:
+                        await one
             finally:
                 stop.set()
                 self.hall.close()
@@ -176,6 +183,13 @@ class Federation:
     def state(self):
         """The parameters of the run."""
         return muster.Run(self.home / "run", self.plan).parameters.tobytes()
+
+
+class Away:
+    """Says nothing in a secure sum, until it is asked to end."""
+
+    async def deliver(self, task, pending):
+        await asyncio.Event().wait()
 
 
 def simulated(plan, people, folder):

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A masked round over the network ends with the bits of the simulation, or is given up in the open."""
+"""A masked round over the network ends with the simulation's bits, or is given up in the open."""
 
 import json
 from dataclasses import replace
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -15,16 +16,16 @@ from tests.service.round.masked import (
     certificate,
     identities,
     plan_of,
-    population,
     simulated,
 )
 
-from muster import keys, pipeline
+import muster
+from muster import pipeline
 from muster.runs.replay import replay
-from muster.secagg.messages import Advert, Quit, read
+from muster.secagg.messages import Quit, read
 from muster.service import pki
-from muster.service.server.desk import Desk
 from muster.service.message import Task
+from muster.service.server.desk import Desk
 from muster.store.blobs import model_name
 
 
@@ -49,7 +50,7 @@ def same(federation, records, folder):
     [
         plan_of(),
         plan_of(weighting="equal", cap=None),
-        plan_of(secure=pipeline.SecureSum(metrics="public"), evaluate=replace(plan_of().evaluate, clients=None)),
+        plan_of(secure=pipeline.SecureSum(metrics="public"), evaluate=muster.Every(1)),
         plan_of(secure=pipeline.SecureSum(malicious=True, corrupt=0.1, minimum=4)),
     ],
     ids=["examples", "equal", "public", "malicious"],
@@ -105,16 +106,20 @@ def test_a_certificate_of_another_authority_is_seen_by_the_sites(tmp_path):
     def between(name, method, path, body):
         if path != "/v1/members" or name != "site-0":
             return body
-        changed = json.dumps(json.loads(body) | {"site-1": strange})
-        return changed.ljust(len(body))[: len(body)].encode() if len(changed) <= len(body) else body
+        return json.dumps(json.loads(body) | {"site-1": strange}).encode()
 
     federation.between = between
     (record,) = federation.play()
-    if masked(federation, Quit):  # the certificates had one length
-        ((name, quit_),) = masked(federation, Quit)
-        assert (name, quit_.reason) == ("site-0", "SIGNATURE")
-        assert record["failed"][0]["client"] == "site-0"
-        assert record["accepted"] == ["site-1", "site-2", "site-3", "site-4"]
+    ((name, said),) = masked(federation, Quit)
+    assert (name, said.reason) == ("site-0", "SIGNATURE")
+    assert [(one["client"], one["stage"]) for one in record["failed"]] == [("site-0", "secure")]
+    assert record["accepted"] == ["site-1", "site-2", "site-3", "site-4"]
+    left = [(who, d["reason"]) for who, action, d in federation.entries()
+            if action == "left a secure sum"]  # fmt: skip
+    assert left == [("site-0", "a signature that does not verify")]
+    ended = [d["reason"] for _, action, d in federation.entries("site-0")
+             if action == "secure sum ended"]  # fmt: skip
+    assert ended == ["a signature that does not verify"]
 
 
 class TwoFaced(Desk):
@@ -129,9 +134,7 @@ class TwoFaced(Desk):
     def other(self, model):
         blobs = self._ledger.models
         body = bytearray(blobs.whole(model_name(model)))
-        body[-3] ^= 1
-        from hashlib import sha256
-
+        body[-4] ^= 1  # the last bit of the last number
         name = sha256(body).hexdigest()
         if blobs.size(model_name(name)) is None:
             blobs.append(model_name(name), 0, bytes(body))
@@ -144,7 +147,7 @@ def test_a_site_that_was_shown_another_model_is_in_no_sum(tmp_path):
     federation.desk_of = TwoFaced
     (record,) = federation.play()
     assert record["accepted"] == ["site-0", "site-1", "site-2", "site-4"]
-    assert record["late"][0]["client"] == "site-3"
+    assert [one["client"] for one in record["late"]] == ["site-3"]
     refused = [(who, d["reason"]) for who, action, d in federation.entries()
                if action == "secure message refused"]  # fmt: skip
     assert refused == [("site-3", "other terms: plan, model, round, size or parameters differ")]
@@ -159,3 +162,20 @@ def test_a_failure_in_training_is_waited_for_by_nobody(tmp_path):
     (record,) = federation.play()
     assert record["accepted"] == ["site-0", "site-1", "site-2", "site-3"]
     assert record["failed"][0]["client"] == "site-4"
+
+
+def test_a_deadline_goes_on_without_whoever_is_not_ready(tmp_path):
+    federation = Federation(tmp_path, plan_of(rounds=1, deadline=1.0), lease=20.0)
+    federation.away = {"site-1"}
+    (record,) = federation.play()
+    assert record["accepted"] == ["site-0", "site-2", "site-3", "site-4"]
+
+
+def test_too_few_by_the_terms_is_no_session(tmp_path):
+    secure = pipeline.SecureSum(minimum=3)
+    plan = plan_of(rounds=1, secure=secure, sampling=muster.sampling.Uniform(fraction=0.4))
+    federation = Federation(tmp_path, plan)
+    (record,) = federation.play()
+    assert record["abandoned"] and len(record["late"]) == 2
+    assert all("3 are required" in one["reason"] for one in record["late"])
+    assert {type(said) for _, said in masked(federation)} <= {Quit}

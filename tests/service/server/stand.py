@@ -43,6 +43,7 @@ class Desk:
 
     def __init__(self, template=TREE, members=("lyon", "oslo")):
         self.facts = SimpleNamespace(run=RUN, fingerprint=FINGERPRINT, plan={"a": 1}, lease=15.0)
+        self.hall = SimpleNamespace(members={})  # nobody takes part in a secure sum
         self.template, self.members = template, set(members)
         self.counts, self.moved = Counter(), Counter()
         self.seats: dict[str, Any] = {}  # name -> the digest that arrived, or why it failed

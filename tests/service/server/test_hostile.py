@@ -183,10 +183,12 @@ def test_a_hostile_header_is_refused_before_the_rest_and_decides_the_seat(tmp_pa
     said = update(bad + tail)
 
     async def talk(client, desk, blobs):
-        await announce(client, said)
-        status, reason = why(await put(client, bad + tail, 0, said))
-        assert (status, reason) in ((400, Reason.MALFORMED), (413, Reason.TOO_LARGE),
-                                    (409, Reason.WRONG_VERSION))  # fmt: skip
+        for tried in range(transfer.TRIES):  # it may have been damaged on the way
+            assert not desk.seats, tried
+            await announce(client, said)
+            status, reason = why(await put(client, bad + tail, 0, said))
+            assert (status, reason) in ((400, Reason.MALFORMED), (413, Reason.TOO_LARGE),
+                                        (409, Reason.WRONG_VERSION))  # fmt: skip
         assert desk.seats == {"lyon": reason} and not blobs.names("update")
         assert why(await put(client, tail, len(bad), said)) == (404, Reason.UNKNOWN)
 
@@ -199,8 +201,9 @@ def test_any_octets_are_refused_with_a_reason(tmp_path_factory, data):
     said = update(data)
 
     async def talk(client, desk, blobs):
-        await announce(client, said)
-        status, reason = why(await put(client, data, 0, said))
+        for _ in range(transfer.TRIES):
+            await announce(client, said)
+            status, reason = why(await put(client, data, 0, said))
         assert status in (400, 413) and desk.seats == {"lyon": reason}
         assert not blobs.names("update")
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from muster.cli import run as training
 from muster.cli import screen, where
@@ -21,7 +21,10 @@ else:
 
 __all__ = ["command"]
 
-COLOURS = {"fault": "bold red", "exposed": "yellow", "no promise": "yellow", "not audited": "dim"}
+COLOURS = {
+    "holds": "green", "hidden": "green", "fault": "bold red", "exposed": "yellow",
+    "no promise": "yellow", "not audited": "dim",
+}  # fmt: skip
 
 
 def command(
@@ -44,8 +47,13 @@ def command(
         for one in found:
             screen.emit(asdict(one))
     else:
-        cells = [
-            (one.attack, one.measured, one.promised, Text(one.verdict, COLOURS.get(one.verdict, "")))
+        cells: Any = [
+            (
+                one.attack,
+                one.measured,
+                one.promised,
+                Text(one.verdict, COLOURS.get(one.verdict, "")),
+            )
             for one in found
         ]
         screen.say(screen.table(("attack", "measured", "promised", "verdict"), cells, left=4))

@@ -16,6 +16,7 @@ import numpy as np
 from muster.errors import RunError
 from muster.plan import Plan
 from muster.plan.registry import fingerprint, to_toml, to_value
+from muster.rounds import RunState
 from muster.runs.drive import Options, drive
 from muster.runs.folder import unlike, write
 from muster.runs.measure import Examiner
@@ -98,20 +99,32 @@ def conduct(
     if plan.secure is not None:
         enough = max(enough, plan.secure.minimum)
     network = Network(plan, ledger, hall, enough=enough, stop=stop, at=options.at)
-    examiner = Examiner(plan, network, network, network.enrolled, rows)
+    witness = _Witness(Examiner(plan, network, network, network.enrolled, rows), network)
     with one_thread(plan.task):
         while True:
             try:
-                drive(plan, network, ledger, examiner, replace(options, engine=ENGINE))
+                drive(plan, network, ledger, witness, replace(options, engine=ENGINE))
                 break
             except Stopped as why:
                 return str(why)
             except NoRoom as error:
                 with hall.changed:
-                    hall.move("waiting", str(error)[:500])
+                    hall.move("no room", str(error)[:500])
                     hall.changed.wait_for(stop.is_set, hall.facts.lease)
     _export(ledger.path, plan, ledger.shared)
     return "done"
+
+
+@dataclass(frozen=True)
+class _Witness:
+    """An examiner that also says who was enrolled, which over a network changes."""
+
+    examiner: Examiner
+    network: Network
+
+    def examine(self, round: int, state: RunState) -> dict[str, Any]:
+        """What a round's record has beside who replied."""
+        return self.examiner.examine(round, state) | self.network.population()
 
 
 def _export(folder: Path, plan: Plan, shared: bool) -> None:

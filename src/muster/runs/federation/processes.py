@@ -102,7 +102,7 @@ class Crew:
 
     def start(self, role: str, number: int, deaths: int = 0) -> _Child:
         """One more process; what it says is put among the news, and its end as None."""
-        errors = tempfile.TemporaryFile()
+        errors = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the child)
         spec = json.dumps(asdict(self.spec)).encode()
         process = subprocess.Popen(
             [sys.executable, "-m", "muster.runs.federation", role, str(number)],

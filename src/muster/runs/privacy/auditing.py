@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -70,19 +71,20 @@ def audited(
 Promise = tuple[float, float, str]
 
 
-def _canaries(
-    plan: Plan, population: Population, rounds: int, promise: Promise
-) -> Iterator[Found]:
+def _canaries(plan: Plan, population: Population, rounds: int, promise: Promise) -> Iterator[Found]:
     epsilon, delta, promised = promise
     why = why_not(plan)
     if why is not None:
         yield Found("canaries", why, promised, "not audited", {})
         return
     found = shown(plan, population, rounds, delta)
-    for name, value in (("last model", found.last), ("all rounds", found.every)):
-        measured = f"ε about {value:.3g}, from {found.canaries} canaries in {rounds} rounds"
-        figures = {"epsilon": value, "canaries": found.canaries, "rounds": rounds}
-        yield Found(f"canaries, {name}", measured, promised, _verdict(value, epsilon), figures)
+    for name, (value, least) in (("last model", found.last), ("all rounds", found.every)):
+        measured = (
+            f"ε about {value:.3g}, hardly below {least:.3g}; {found.canaries} canaries, "
+            f"{rounds} rounds"
+        )
+        figures = {"epsilon": value, "least": least, "canaries": found.canaries, "rounds": rounds}
+        yield Found(f"canaries, {name}", measured, promised, _verdict(least, epsilon), figures)
 
 
 def _verdict(found: float, epsilon: float) -> Verdict:
@@ -135,7 +137,9 @@ def _losses(run: Run, plan: Plan, x: Any, y: Any) -> NDArray[np.float64]:
         for i in range(0, len(x), step)
     )
     found = np.array([float(value) for value in each])
-    return np.nan_to_num(found, nan=np.finfo(float).max, posinf=np.finfo(float).max)
+    most = np.finfo(float).max
+    finite: NDArray[np.float64] = np.nan_to_num(found, nan=most, posinf=most)
+    return finite
 
 
 def _inversion(plan: Plan, population: Population) -> Iterator[Found]:
@@ -189,7 +193,7 @@ def _linear(plan: Plan, population: Population) -> tuple[str, str] | None:
     """Names of a weight `(outputs, features)` on the input, and of its bias."""
     features = int(np.asarray(population[population.clients[0]][0][:1]).size)
     entries = [e for e in plan.task.layout.entries if e.kind == "parameter"]
-    for weight, bias in zip(entries, entries[1:], strict=False):
+    for weight, bias in pairwise(entries):
         flat = len(weight.shape) == 2 and weight.shape[1] == features
         if flat and bias.shape == weight.shape[:1] and plan.sharing.everything:
             return weight.name, bias.name

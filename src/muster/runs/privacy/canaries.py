@@ -7,7 +7,6 @@ How plainly a direction shows in what was released estimates how much is reveale
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -25,16 +24,25 @@ from muster.simulation.threads import one_thread
 from muster.store.memory import MemoryStore
 from muster.types import Answer, ClientId, Cohort, Reply, Roster, Sent
 
-__all__ = ["Canaries", "Shown", "shown", "why_not"]
+__all__ = ["Canaries", "Estimate", "Shown", "shown", "why_not"]
 
-MOST, COORDINATES = 200, 20_000_000  # canaries, and numbers that they may hold together
+MOST, COORDINATES = 500, 20_000_000  # canaries, and numbers that they may hold together
+FEWEST = 400  # coordinates, below which random directions are not nearly orthogonal
+DRAWS, SURE = 100, 0.01  # resamples of the canaries, and the share of them that may lie lower
+
+
+class Estimate(NamedTuple):
+    """ε as canaries estimate it, and the least that resampling them makes plausible."""
+
+    epsilon: float
+    least: float
 
 
 class Shown(NamedTuple):
-    """ε that canaries estimate: from the last model alone, and from all rounds' models."""
+    """What canaries show: in the last model alone, and in the models of all rounds."""
 
-    last: float
-    every: float
+    last: Estimate
+    every: Estimate
     canaries: int
     rounds: int
 
@@ -74,7 +82,7 @@ class Canaries:
             yield self._reply(client, sent, round)
 
     def _reply(self, client: ClientId, sent: Sent, round: int) -> Reply:
-        plan, field = self._plan, self._plan.algorithm.payload._fields[0]
+        plan, field = self._plan, self._plan.stages.contracts[0].fields[0].name
         bound = plan.stages.now(sent.stages)[-1].bound
         clip = [c.bound for c in plan.stages.now(sent.stages) if c.bound is not None]
         length = 0.999 * (clip[0] if clip else bound or 1.0)
@@ -101,6 +109,8 @@ def why_not(plan: Plan) -> str | None:
     payload = plan.stages.contracts[0].fields
     if len(payload) != 1 or payload[0].scalar:
         return f"{type(plan.algorithm).__name__} sends more than one vector of updates"
+    if payload[0].size < FEWEST:
+        return f"the model has {payload[0].size} coordinates, and canaries need {FEWEST}"
     if plan.remembers:
         return "clients keep a memory between rounds, which canaries have not"
     if any(shared for *_, shared in plan.sharing.buffers):
@@ -116,7 +126,8 @@ def shown(plan: Plan, population: Population, rounds: int, delta: float) -> Show
     stages = plan.pipeline[:-1] if plan.secure is not None else plan.pipeline
     plan = replace(plan, pipeline=stages, evaluate=replace(plan.evaluate, clients=0), budget=None)
     size = plan.stages.contracts[0].fields[0].size
-    count = max(20, min(MOST, COORDINATES // size // 2))
+    # More than a fraction of the dimensions, and canaries would hide one another.
+    count = max(20, min(MOST, size // 4, COORDINATES // size // 2))
     root = keys.key(plan.seed).at("canaries")
     seen = np.stack([canary(root.at(i), size) for i in range(count)])
     unseen = np.stack([canary(root.at("unseen", i), size) for i in range(count)])
@@ -136,10 +147,25 @@ def shown(plan: Plan, population: Population, rounds: int, delta: float) -> Show
                 outside.append(_cosines(unseen, moved))
     whole = np.asarray(state.algorithm.shared.x, np.float64) - first
     if not inside:
-        return Shown(0.0, 0.0, count, rounds)
-    last = canary_epsilon(_cosines(seen, whole), size, delta)
-    every = canary_epsilon(np.max(inside, 0), np.max(outside, 0), delta)
-    return Shown(last, every if math.isfinite(every) else math.inf, count, rounds)
+        return Shown(Estimate(0.0, 0.0), Estimate(0.0, 0.0), count, rounds)
+    draw = root.at("resample").generator()
+    last = _estimate(_cosines(seen, whole), size, delta, draw)
+    every = _estimate(np.max(inside, 0), np.max(outside, 0), delta, draw)
+    return Shown(last, every, count, rounds)
+
+
+def _estimate(
+    seen: NDArray[np.float64], unseen: NDArray[np.float64] | int, delta: float,
+    draw: np.random.Generator,
+) -> Estimate:  # fmt: skip
+    """ε at δ, and its lower quantile over resamples (a bootstrap, so itself no proof)."""
+
+    def again() -> float:
+        other = unseen if isinstance(unseen, int) else draw.choice(unseen, len(unseen))
+        return canary_epsilon(draw.choice(seen, len(seen)), other, delta)
+
+    resampled = [again() for _ in range(DRAWS)]
+    return Estimate(canary_epsilon(seen, unseen, delta), float(np.quantile(resampled, SURE)))
 
 
 def _cosines(directions: NDArray[np.float64], moved: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -146,6 +146,12 @@ class Hall:
             elif seat.standing == "arrived":
                 del self.failures[seat.client]
 
+    def asks(self, seat: Seat) -> bool:
+        """Whether a client is still asked for something: its secure sum is not over for it."""
+        training = self.opened is not None and self.opened.kind == "train"
+        over = training and self.session is not None and seat.client in self.session.over
+        return seat.standing == "invited" and not over
+
     def take(self, client: ClientId) -> None:
         """A client has fetched what it is to do."""
         with self.changed:

@@ -253,7 +253,12 @@ class Network:
         self, sent: Sent, clients: Sequence[tuple[ClientId, Any]], round: int
     ) -> Iterator[tuple[ClientId, dict[str, float]]]:
         """The same, within a round; a private part is added by the client that holds it."""
-        cohort = tuple(client for client, _ in clients)
+        recorded = self._recorded()
+        if recorded and recorded.kind == "evaluate":
+            cohort = recorded.cohort
+        else:
+            left_out = self._hall.quarantined
+            cohort = tuple(client for client, _ in clients if not left_out(client))
         if not cohort:
             return
         self._open(round, "evaluate", (cohort, (1,) * len(cohort)), sent)
@@ -268,6 +273,13 @@ class Network:
         """Who was enrolled and present when the round that is open began."""
         recorded = self._recorded()
         return tuple(client for client, _ in (recorded.roster if recorded else self._roster()))
+
+    def population(self) -> dict[str, Any]:
+        """What a record says of who was enrolled, where the mathematics asks (see `replay`)."""
+        plan = self._plan
+        if not plan.algorithm.remembers and plan.aggregation.denominator != "expected":
+            return {"population": {"count": len(self.enrolled())}}
+        return {"population": {"clients": list(self.enrolled())}}
 
     def held(self, clients: Sequence[ClientId]) -> None:
         """No client's memory is known here."""

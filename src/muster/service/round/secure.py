@@ -147,6 +147,7 @@ class Masking:
             self.session.told[client] = number, self._written[1]
             if isinstance(tell.message, Ended):
                 self.live.discard(tell.name)
+                self.session.over.add(client)
                 self._fell.setdefault(tell.name, self.step.value if self.step else "")
             else:
                 hall.leases[client] = hall.clock() + hall.facts.lease

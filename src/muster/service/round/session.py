@@ -16,7 +16,7 @@ class Session:
     """What the engine's thread shows of its secure sum, under the hall's lock.
 
     `clients` are the invited by name, `limit` the octets of the longest message; `told` is the
-    latest that each was told, with a number that grows; `last` the number of the newest event that
+    latest that each was told, with a number that grows, `over` who was told that it ended; `last` the number of the newest event that
     this process wrote down; `at` is called at the labels of `round.secure`.
     """
 
@@ -25,4 +25,5 @@ class Session:
     limit: int
     at: Callable[[str], None]
     told: dict[ClientId, tuple[int, bytes]] = field(default_factory=dict)
+    over: set[ClientId] = field(default_factory=set)
     last: int = 0

@@ -132,7 +132,7 @@ class Desk:
         if pending and pending <= hall.committed:
             return Settled(run, pending, client in hall.accepted(pending))
         opened, seat = hall.opened, hall.seats.get(client)
-        if opened is not None and seat is not None and seat.standing == "invited":
+        if opened is not None and seat is not None and hall.asks(seat):
             hall.take(client)
             if opened.kind == "evaluate":
                 return Evaluate(run, opened.round, opened.model, lease, client in hall.counted)
@@ -172,7 +172,12 @@ class Desk:
             self.facts.run, current, invited=invited, left=left, held=seat.digest if seat else "",
             limit=self.facts.size, room=self._ledger.blobs.room() + begun,
         )  # fmt: skip
-        admit(update, terms)
+        try:
+            admit(update, terms)
+        except Refused as refused:
+            if refused.reason is Reason.NO_ROOM:
+                hall.hear(client, 1)  # that the disk is full is not the client's silence
+            raise
         assert opened is not None and seat is not None
         return opened, seat
 

@@ -31,7 +31,7 @@ STATUS = {
     Reason.TOO_LARGE: 413, Reason.NOT_FINITE: 422, Reason.WRONG_DIGEST: 422,
     Reason.TOO_OFTEN: 429, Reason.NO_ROOM: 507,
 }  # fmt: skip
-AGAIN = {Reason.TOO_OFTEN: 1, Reason.NO_ROOM: 30}  # seconds of Retry-After
+AGAIN = {Reason.TOO_OFTEN: 1, Reason.NO_ROOM: 5}  # seconds of Retry-After: well within a lease
 PATIENCE = 10.0  # seconds that a message may take to come, and half of it that a rest is dropped
 LINGER = 32 << 20  # bytes dropped at most, so that a refusal is read
 BATCH = 1 << 19  # octets that go to the disk in one step

@@ -247,8 +247,11 @@ class Uploads:
         if refused.reason is Reason.NO_ROOM:
             return
         await self._run(self.blobs.drop, upload.wanted.blob)
+        # A header that is not the plan's may have been damaged on the way, as a digest tells of
+        # the rest: it is too early to know.
+        damaged = upload.hostile or refused.reason is Reason.WRONG_DIGEST
         upload.held, upload.hostile, upload.spoiled = -1, False, upload.spoiled + 1
-        if refused.reason is not Reason.WRONG_DIGEST or upload.spoiled >= TRIES:
+        if not damaged or upload.spoiled >= TRIES:
             self._known.pop(name, None)
             await self.desk.refuse(name, upload.wanted.update, refused)
 

@@ -44,6 +44,7 @@ from muster.service.site.training import Training
 from muster.service.site.vault import Vault
 from muster.service.site.walk import Broken
 from muster.service.site.work import Habits, Work
+from muster.store.blobs import NoRoom
 
 __all__ = ["Attendance"]
 
@@ -91,6 +92,9 @@ class Attendance:
                 await self._act(heard)
             except Refused as refused:
                 await self._refused(refused)
+            except NoRoom as full:
+                self.work.watch("full", text=str(full))
+                await self._rest()
 
     async def _enrol(self) -> None:
         try:

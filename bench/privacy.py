@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What it costs to promise every client privacy: accuracy against ε, measured.
+
+    python -m bench.privacy [--seeds 5] [--write docs/privacy.md]
+
+Two federations: a hundred writers of digits (Poisson cohorts), and the four hospitals of
+`muster new hospitals` (everybody in every round). Noise is added by the server (central), or by
+the clients inside a secure sum (distributed, digits alone; the sums of that table have the same
+bits without the masks). Within a table all but the noise is equal. The hospitals' clip, rounds and
+rate were the best of a grid of 24 on the same test rows, those of the digits were chosen by hand;
+no such choice is in ε. Neighbours: a client more or less; distributed: a client's update replaced
+by zero. Runs are simulations: what stands here is what the same plan promises under `muster serve`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import muster
+from muster import aggregation, algorithms, data, optimizers, pipeline, sampling, tasks
+from muster.runs.privacy.canaries import shown, why_not
+
+__all__ = ["digits", "hospitals", "main", "shares", "tables"]
+
+DIGITS, HOSPITALS, SHARES = (0.5, 1.0, 2.0), (1.0, 4.0, 16.0), (2.0, 4.0, 8.0)
+WRITERS, COHORT, LOST = 100, 40, 4
+DELTA = {"digits": 1e-3, "hospitals": 1e-3}
+
+
+def digits(noise: float | None, seed: int = 0) -> muster.Plan:
+    """Softmax regression on 8x8 digits, a hundred writers, three of ten in a round."""
+    stages = [pipeline.Clip(1.0)]
+    return muster.Plan(
+        task=tasks.numpy.SoftmaxRegression(64, 10),
+        algorithm=algorithms.FedAvg(),
+        local=muster.Local(epochs=5, batch=16, optimizer=optimizers.SGD(0.1)),
+        sampling=sampling.Poisson(0.3),
+        pipeline=stages if noise is None else [*stages, pipeline.Noise(noise)],
+        aggregation=aggregation.Mean("expected"),
+        weighting="equal",
+        rounds=40,
+        seed=seed,
+        evaluate=muster.Every(40, clients=0),
+        budget=None if noise is None else muster.privacy.Budget(1e3, DELTA["digits"]),
+    )
+
+
+def shares(noise: float | None, seed: int = 0, masked: bool = False) -> muster.Plan:
+    """The same with the noise in shares on the clients, a tenth of whom may be lost."""
+    stages: list[Any] = [pipeline.Clip(1.0), pipeline.Quantize(16)]
+    if noise is not None:
+        lost = LOST / COHORT
+        stages.append(pipeline.DiscreteNoise(noise, clients=COHORT, dropout=lost))
+    if masked:
+        stages.append(pipeline.SecureSum(minimum=COHORT - LOST, dropout=lost))
+    return replace(
+        digits(None, seed), pipeline=tuple(stages), sampling=sampling.Uniform(count=COHORT),
+        minimum=COHORT - LOST,
+        budget=None if noise is None else muster.privacy.Budget(1e3, DELTA["digits"]),
+    )  # fmt: skip
+
+
+def hospitals(noise: float | None, seed: int = 0) -> muster.Plan:
+    """Logistic regression at four hospitals, all of them in every round."""
+    stages = [pipeline.Clip(0.25)]
+    return muster.Plan(
+        task=tasks.numpy.LogisticRegression(13),
+        algorithm=algorithms.FedAvg(),
+        local=muster.Local(steps=100, batch=4, optimizer=optimizers.SGD(0.01)),
+        pipeline=stages if noise is None else [*stages, pipeline.Noise(noise)],
+        aggregation=aggregation.Mean("expected"),
+        weighting="equal",
+        rounds=8,
+        seed=seed,
+        evaluate=muster.Every(8, clients=0),
+        budget=None if noise is None else muster.privacy.Budget(1e3, DELTA["hospitals"]),
+    )
+
+
+def measured(plan: Any, given: Any, seeds: Sequence[int]) -> tuple[list[float], float | None]:
+    """The accuracy on central test rows for each seed, and ε."""
+    population, test = given
+    found, epsilon = [], None
+    for seed in seeds:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "run"
+            run = muster.simulate(plan(seed), population, test, path=path, workers=1)
+        found.append(run.history[-1]["metrics"]["accuracy"])
+        epsilon = run.history[-1].get("privacy", {}).get("epsilon")
+    return found, epsilon
+
+
+def rows(make: Any, levels: Sequence[float], given: Any, seeds: Sequence[int]) -> Iterator[str]:
+    """A line of the table for each level of noise."""
+    for noise in (None, *levels):
+        accuracy, epsilon = measured(lambda seed, z=noise: make(z, seed), given, seeds)
+        name = "none (clip alone)" if noise is None else f"{noise:g}"
+        bound = "∞" if epsilon is None else f"{epsilon:.2f}"
+        spread = f"{np.mean(accuracy):.3f} ± {np.std(accuracy, ddof=1):.3f}"
+        yield f"| {name} | {bound} | {spread} | {_canaries(make(noise), given, bound)} |"
+
+
+def _canaries(plan: muster.Plan, given: Any, bound: str) -> str:
+    """What canaries find, where the model is large enough for them."""
+    if why_not(plan) is not None:
+        return "–"
+    found = shown(plan, given[0], plan.rounds, DELTA["digits"]).last
+    return f"{found.epsilon:.2f} (≥ {found.least:.2f})"
+
+
+def tables(seeds: Sequence[int]) -> Iterator[tuple[str, str]]:
+    """Every table by its name, as Markdown."""
+    writers, wards = data.digits(clients=WRITERS), data.heart_disease()
+    head = "| noise multiplier | ε at δ = {delta:g} | test accuracy | ε that canaries find |"
+    line = "|---|---|---|---|"
+    for name, make, levels, given in (
+        ("digits", digits, DIGITS, writers), ("shares", shares, SHARES, writers),
+        ("hospitals", hospitals, HOSPITALS, wards),
+    ):  # fmt: skip
+        delta = DELTA["hospitals" if name == "hospitals" else "digits"]
+        body = rows(make, levels, given, seeds)
+        yield name, "\n".join([head.format(delta=delta), line, *body])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the tables, or put them between the marks of a page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--write", type=Path)
+    given = parser.parse_args(arguments)
+    for name, text in tables(range(given.seeds)):
+        print(f"{name}\n\n{text}\n", flush=True)
+        if given.write:
+            page = given.write.read_text("utf-8")
+            begin, end = f"<!-- {name}: measured -->\n", f"<!-- {name}: end -->"
+            before, _, rest = page.partition(begin)
+            given.write.write_text(f"{before}{begin}{text}\n{end}{rest.partition(end)[2]}", "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run with noise that is killed anywhere: charged before its rounds, once, and the same bits."""
+
+import importlib
+from dataclasses import replace
+
+import pytest
+from tests.chaos.victim import population
+from tests.runs.privacy.test_guard import ROUNDS, entries, facts, parameters, plan
+
+import muster
+from muster.runs.privacy import guard as guards
+from muster.runs.privacy.guard import Guard
+from muster.store import SQLiteStore
+from muster.store.sqlite import LABELS
+
+driving = importlib.import_module("muster.runs.drive")
+__all__ = ["plan"]  # the fixture
+
+
+@pytest.fixture
+def train(tmp_path, plan):
+    """Train the plan in a folder of that name."""
+    people = population()
+
+    def trained(name, *, resume=False, options=None):
+        task = muster.tasks.numpy.MLP([5, 4, 3])
+        return muster.simulate(
+            replace(plan, task=task), people, people.pooled(), path=tmp_path / name,
+            resume=resume, **(options or {}),
+        )  # fmt: skip
+
+    return trained
+
+
+class Killed(BaseException):
+    """What no code that cleans up expects."""
+
+
+def trap(label, count):
+    """Raises at the count-th pass of a label."""
+    left = count
+
+    def at(passed=label):
+        nonlocal left
+        left -= passed == label
+        if passed == label and not left:
+            raise Killed
+
+    return at
+
+
+SEAMS = {
+    "guard: before the charge": (guards, "granted", True),
+    "guard: charged": (Guard, "admit", False),
+    "guard: before the note": (SQLiteStore, "note", True),
+    "round: before": (driving, "play", True),
+    "round: after": (driving, "play", False),
+    "round: before its commit": (SQLiteStore, "commit", True),
+    "guard: before the secret goes": (Guard, "close", True),
+    "history: before its line": (driving, "append", True),
+}
+
+
+def lay(monkeypatch, label, count):
+    """A trap at a seam, or for a label of a commit."""
+    at = trap(label, count)
+    if label not in SEAMS:
+        return at
+    place, name, before = SEAMS[label]
+    inner = getattr(place, name)
+
+    def wrapped(*given, **named):
+        if before:
+            at()
+        found = inner(*given, **named)
+        if not before:
+            at()
+        return found
+
+    monkeypatch.setattr(place, name, wrapped)
+    return lambda passed: None
+
+
+@pytest.mark.parametrize("count", [1, 3, ROUNDS])
+@pytest.mark.parametrize("label", [*LABELS, *SEAMS])
+@pytest.mark.parametrize("entropy", [None, lambda n: bytes(n)], ids=["seed", "secret"])
+def test_killed_anywhere_each_round_is_charged_once_and_has_the_same_bits(
+    train, tmp_path, monkeypatch, label, count, entropy
+):
+    options = {"entropy": entropy, "engine": "loop", "workers": 1}
+    calm = train("calm", options=options)
+    at = lay(monkeypatch, label, count)
+    with pytest.raises(Killed):
+        train("run", options=options | {"at": at})
+    monkeypatch.undo()
+    if not (tmp_path / "run" / "run.db").exists():
+        return
+    kept, history = facts(tmp_path / "run")
+    before = entries(tmp_path / "run")
+    assert len(history) <= len(before) <= len(history) + 1, "charged before the release"
+    if entropy and len(before) > len(history):
+        assert kept["secret"]["round"] == len(before), "the secret is there before the charge"
+    run = train("run", options=options, resume=True)
+    assert parameters(run) == parameters(calm)
+    assert [r["round"] for r in run.history] == list(range(1, ROUNDS + 1))
+    assert [r["privacy"] for r in run.history] == [r["privacy"] for r in calm.history]
+    after = entries(tmp_path / "run")
+    assert [e.round for e in after] == list(range(1, ROUNDS + 1))
+    assert after[: len(before)] == tuple(
+        replace(a, accepted=b.accepted) for a, b in zip(before, after, strict=False)
+    )
+    assert facts(tmp_path / "run")[0].get("secret") is None
+    assert "secret" not in run.facts

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The statement of a run is made of what it recorded, with or without its plan."""
+
+from dataclasses import replace
+
+import pytest
+
+from muster import Local, Plan, aggregation, algorithms, optimizers, pipeline, sampling, tasks
+from muster.privacy import Audit, Budget, Ledger
+from muster.runs import Run
+from muster.runs.privacy.facts import facts_of, ledger_of, stated
+
+PLAN = Plan(
+    task=tasks.numpy.MLP([4, 5, 3]), algorithm=algorithms.FedAvg(),
+    local=Local(epochs=1, batch=4, optimizer=optimizers.SGD(0.2)), rounds=3,
+    sampling=sampling.Poisson(0.5), pipeline=(pipeline.Clip(0.5), pipeline.Noise(4.0)),
+    weighting="equal", aggregation=aggregation.Mean("expected"), budget=Budget(40.0, 1e-3),
+)  # fmt: skip
+
+
+@pytest.fixture
+def made(train):
+    """A run of the plan, from secrets or from the seed."""
+
+    def trained(entropy=None, **changed):
+        plan = replace(PLAN, **changed)
+        fields = {name: getattr(plan, name) for name in plan.__dataclass_fields__}
+        run = train("secret" if entropy else "seed", options={"entropy": entropy}, **fields)
+        return Run(run.path)  # without its plan
+
+    return trained
+
+
+def test_noise_from_secrets_is_a_claim(made):
+    found = stated(made(entropy=lambda n: bytes(n)))
+    assert (found.private, found.reasons) == (True, ())
+    assert found.claim.startswith("With epsilon ")
+    assert "the budget is 40 at delta 0.001" in found.items["privacy"]
+    assert "poisson, rate 0.5 of 10 clients, accounted with rate 0.5" in found.items["sampling"]
+    assert "the server, from a secret of each round" in found.items["sampling"]
+
+
+def test_noise_from_the_seed_is_none(made):
+    found = stated(made())
+    assert not found.private
+    assert "this is a simulation" in found.reasons[0]
+
+
+def test_the_ledger_has_the_replies_of_each_round(made):
+    run = made()
+    ledger = ledger_of(run)
+    assert ledger == Ledger.from_json(run.facts["ledger"]).witnessed(
+        {(run.facts["privacy"]["run"], r["round"]): len(r["accepted"]) for r in run.history}
+    )
+    assert None not in [entry.accepted for entry in ledger.entries]
+
+
+def test_a_run_without_noise_claims_nothing(train):
+    run = train("plain", rounds=1)
+    assert ledger_of(run) is None
+    assert facts_of(run).population == 10
+    found = stated(run)
+    assert found.reasons == (
+        "no stage adds noise; put Clip(bound) and Noise(multiplier) into the pipeline",
+        *[reason for reason in found.reasons if "simulation" in reason],
+    )
+
+
+def test_an_audit_that_finds_more_takes_the_claim_away(made):
+    run = made(entropy=lambda n: bytes(n))
+    found = stated(run, (Audit("canaries", 99.0),))
+    assert not found.private
+    assert "this is a fault to report" in found.reasons[0]
+    assert "canaries: epsilon is at least 99" in found.items["audits"]

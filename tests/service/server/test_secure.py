@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What sites say in a secure sum: once, of a kind, of a size; and what they are told, when it is new."""
+
+import asyncio
+from hashlib import sha256
+
+import pytest
+
+pytest.importorskip("sqlalchemy")
+
+from concurrent.futures import ThreadPoolExecutor
+
+from muster.secagg.messages import Consent, Ended, Masked, Quit, Roster
+from muster.service.refusal import Reason, Refused
+from muster.service.round.facts import Facts
+from muster.service.round.hall import Hall
+from muster.service.round.session import Session
+from muster.service.server.desk import Desk
+from muster.service.server.exchange import Exchange
+from muster.service.server.secure import Sessions
+from muster.store.ledger import Ledger
+from muster.store.records import Member, Opened
+
+QUIT = Quit("STOPPED").to_bytes()
+CONSENT = Consent(bytes(32), b"signature").to_bytes()
+LARGE = Masked(bytes(32), bytes(100_000)).to_bytes()
+
+
+class Scene:
+    """A desk over a ledger in which round 1 is open, and its secure sum."""
+
+    def __init__(self, folder):
+        self.ledger, self.seen = Ledger(folder), []
+        for name in ("ann", "bob"):
+            self.ledger.enrol(Member(name, name, 1, f"PEM of {name}")).result()
+        self.ledger.open(Opened(1, "train", ("ann",), (1,), (("ann", 1),), "0" * 64, 0.0))
+        facts = Facts("run", "f" * 64, {}, lambda rows, times: 1.0, {}, 0)
+        self.hall = Hall(self.ledger, facts)
+        self.hall.session = Session(1, {"ann": "ann"}, 200_000, self.seen.append)
+        self.pool = ThreadPoolExecutor(1)
+        self.sessions = Sessions(Desk(self.hall, self.ledger), self.ledger.blobs, self.pool)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.pool.shutdown()
+        self.ledger.close()
+
+    def say(self, data, name="ann", round=1, *, pieces=1, headers=(), **query):
+        """The verdict, or why not."""
+        parts = [data[i::pieces] for i in range(pieces)] if pieces == 1 else list(_cut(data, pieces))
+        told = [{"type": "http.request", "body": p, "more_body": True} for p in parts]
+        told[-1]["more_body"] = False
+        feed = iter(told)
+
+        async def receive():
+            return next(feed)
+
+        size = (b"content-length", b"%d" % len(data))
+        scope = {"method": "POST", "path": "/v1/secure/1", "headers": [size, *headers]}
+        exchange = Exchange(scope, receive, None)
+        try:
+            return asyncio.run(self.sessions.say(name, exchange, round, query)).accepted
+        except Refused as refused:
+            return refused.reason
+
+    def words(self):
+        return [(w.name, w.kind, w.data or w.blob) for w in self.ledger.heard(1)]
+
+
+def _cut(data, pieces):
+    step = -(-len(data) // pieces)
+    return (data[i : i + step] for i in range(0, len(data), step))
+
+
+@pytest.fixture
+def scene(tmp_path):
+    with Scene(tmp_path) as found:
+        yield found
+
+
+def test_a_message_counts_once_however_often_it_is_said(scene):
+    assert scene.say(CONSENT) is True and scene.say(CONSENT) is True
+    assert scene.words() == [("ann", "7", CONSENT)] and scene.hall.session.last == 1
+    assert scene.seen == ["secure: before a message is recorded", "secure: a message is recorded"] * 2
+
+
+def test_a_second_message_of_a_kind_is_refused(scene):
+    assert scene.say(CONSENT) is True
+    assert scene.say(Consent(bytes(32), b"another").to_bytes()) is Reason.DUPLICATE
+    assert scene.say(QUIT) is True  # of another kind
+    assert [word[:2] for word in scene.words()] == [("ann", "7"), ("ann", "10")]
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "round", "reason"),
+    [
+        (CONSENT, "bob", 1, Reason.FOREIGN), (CONSENT, "eve", 1, Reason.UNENROLLED),
+        (CONSENT, "ann", 2, Reason.CLOSED), (b"{}", "ann", 1, Reason.MALFORMED),
+        (b"", "ann", 1, Reason.MALFORMED), (b"msa\x01", "ann", 1, Reason.MALFORMED),
+        (Ended("DONE").to_bytes(), "ann", 1, Reason.MALFORMED),  # what a server says
+        (Roster(bytes(32), ()).to_bytes(), "ann", 1, Reason.MALFORMED),
+        (CONSENT + bytes(200_000), "ann", 1, Reason.TOO_LARGE),
+        (LARGE, "ann", 1, Reason.MALFORMED),  # without its digest
+    ],
+)  # fmt: skip
+def test_what_is_refused_leaves_nothing(scene, data, name, round, reason):
+    assert scene.say(data, name, round) is reason
+    assert scene.words() == [] and scene.ledger.blobs.names("masked-") == []
+
+
+def test_a_large_message_goes_to_the_disk_and_its_digest_counts(scene):
+    digest = sha256(LARGE).hexdigest()
+    assert scene.say(LARGE, digest="0" * 64, pieces=7) is Reason.WRONG_DIGEST
+    assert scene.say(LARGE, digest=digest, pieces=7) is True
+    ((name, kind, blob),) = scene.words()
+    assert (name, kind) == ("ann", "5") and bytes(scene.ledger.blobs.whole(blob)) == LARGE
+    assert scene.say(LARGE, digest=digest) is True and len(scene.words()) == 1
+    other = Masked(bytes(32), bytes(99_999) + b"1").to_bytes()
+    assert scene.say(other, digest=sha256(other).hexdigest()) is Reason.DUPLICATE
+    assert len(scene.ledger.blobs.names("masked-")) == 1
+
+
+def test_metrics_travel_with_a_message(scene):
+    assert scene.say(CONSENT, headers=[(b"muster-metrics", b'{"loss": 0.5}')]) is True
+    assert scene.ledger.heard(1)[0].metrics == {"loss": 0.5}
+    assert scene.say(QUIT, headers=[(b"muster-metrics", b'{"loss": NaN}')]) is Reason.NOT_FINITE
+
+
+def test_one_is_told_what_is_newer_than_one_knows(scene):
+    def told(after, name="ann", round=1):
+        query = {"after": str(after), "wait": "0"}
+        return asyncio.run(scene.sessions.told(name, round, query))
+
+    assert told(0) is None
+    scene.hall.session.told["ann"] = (3, b"words")
+    assert told(0) == told(2) == (3, b"words") and told(3) is None
+    for name, round, reason in (("bob", 1, Reason.FOREIGN), ("eve", 1, Reason.UNENROLLED)):
+        with pytest.raises(Refused) as refused:
+            told(0, name, round)
+        assert refused.value.reason is reason
+    scene.hall.committed = 1
+    with pytest.raises(Refused, match="round 1 is over"):
+        told(0)
+
+
+def test_a_question_waits_for_news(scene):
+    async def wait():
+        query = {"after": "0", "wait": "30"}
+        asked = asyncio.ensure_future(scene.sessions.told("ann", 1, query))
+        while not scene.hall.bell.waiting:
+            await asyncio.sleep(0)
+        scene.hall.session.told["ann"] = (1, b"news")
+        scene.hall.bell.ring(["ann"])
+        return await asyncio.wait_for(asked, 5)
+
+    assert asyncio.run(wait()) == (1, b"news")
+
+
+def test_the_members_of_a_round(scene):
+    assert scene.sessions.members("ann", 1) == b'{"ann": "PEM of ann"}'
+    with pytest.raises(Refused):
+        scene.sessions.members("bob", 1)
