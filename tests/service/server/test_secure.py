@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What sites say in a secure sum: once, of a kind, of a size; and what they are told, when it is new."""
+"""What sites say in a secure sum: once, of a kind, of a size; what they are told, when new."""
 
 import asyncio
 from hashlib import sha256
@@ -49,7 +49,7 @@ class Scene:
 
     def say(self, data, name="ann", round=1, *, pieces=1, headers=(), **query):
         """The verdict, or why not."""
-        parts = [data[i::pieces] for i in range(pieces)] if pieces == 1 else list(_cut(data, pieces))
+        parts = list(_cut(data, pieces)) or [b""]
         told = [{"type": "http.request", "body": p, "more_body": True} for p in parts]
         told[-1]["more_body"] = False
         feed = iter(told)
@@ -70,7 +70,7 @@ class Scene:
 
 
 def _cut(data, pieces):
-    step = -(-len(data) // pieces)
+    step = -(-len(data) // pieces) or 1
     return (data[i : i + step] for i in range(0, len(data), step))
 
 
@@ -83,7 +83,8 @@ def scene(tmp_path):
 def test_a_message_counts_once_however_often_it_is_said(scene):
     assert scene.say(CONSENT) is True and scene.say(CONSENT) is True
     assert scene.words() == [("ann", "7", CONSENT)] and scene.hall.session.last == 1
-    assert scene.seen == ["secure: before a message is recorded", "secure: a message is recorded"] * 2
+    labels = ["secure: before a message is recorded", "secure: a message is recorded"]
+    assert scene.seen == labels * 2
 
 
 def test_a_second_message_of_a_kind_is_refused(scene):

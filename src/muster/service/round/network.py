@@ -22,11 +22,11 @@ from muster.errors import RunError
 from muster.plan import Plan
 from muster.service.round.hall import Hall, Keeper
 from muster.service.round.lifecycle import Call, closes, late, missing, next_event, out
-from muster.service.round.secure import Masking
+from muster.service.round.secure import Masking, Speech
 from muster.service.round.updates import sum_of, updates
 from muster.service.wire import digest, encode
 from muster.store.blobs import model_name
-from muster.store.records import Kind, Opened, Seat, Transition, Word
+from muster.store.records import Kind, Opened, Seat, Transition
 from muster.types import Answer, ClientId, Cohort, Roster, Sent
 
 __all__ = ["LABELS", "Network", "Stopped"]
@@ -48,7 +48,7 @@ class Stopped(Exception):
     """The engine was told to stop: by its process ("closing") or an operator ("drain", "stop")."""
 
 
-class Ledger(Keeper, Protocol):
+class Ledger(Keeper, Speech, Protocol):
     """What the network needs of a ledger (see `store.ledger.Ledger`)."""
 
     path: Path
@@ -63,14 +63,6 @@ class Ledger(Keeper, Protocol):
     def seats(self, round: int, kind: Kind) -> dict[ClientId, Seat]:
         """Who sits where."""
 
-    def decide(self, round: int, kind: Kind, seats: Sequence[Seat]) -> Any:
-        """Decide seats that are open."""
-
-    def hear(self, round: int, word: Word) -> Any:
-        """Write an event of a secure sum down."""
-
-    def heard(self, round: int, after: int = 0) -> list[Word]:
-        """The next events of a secure sum."""
 
 
 class Network:

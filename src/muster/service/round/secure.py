@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from muster.aggregation.sums import block_size, summed
 from muster.errors import PlanError, RunError
 from muster.plan import Plan
 from muster.secagg import Aborted, Closed, Heard, Reason, Refused, Step, Sum, Tell, server
@@ -23,10 +22,11 @@ from muster.secagg.messages import Ended, Message, Quit, Roster
 from muster.service.round.hall import Hall
 from muster.service.round.lifecycle import closes
 from muster.service.round.session import Session
+from muster.service.round.updates import sum_of
 from muster.store.records import Opened, Seat, Word
 from muster.types import ClientId, Reply
 
-__all__ = ["LABELS", "Masking"]
+__all__ = ["LABELS", "Masking", "Speech"]
 
 STEPS = (Step.ADVERTISE, Step.SHARE, Step.MASK, Step.CONSENT, Step.UNMASK)
 LABELS = (
@@ -43,7 +43,7 @@ HEAD = 64  # octets of a message beside its largest field
 SMALL = 1 << 16  # octets that any message may have
 
 
-class Ledger(Protocol):
+class Speech(Protocol):
     """What a masked round needs of a ledger (see `store.ledger.Ledger`)."""
 
     blobs: Any
@@ -65,7 +65,7 @@ class Masking:
     """
 
     def __init__(
-        self, plan: Plan, ledger: Ledger, hall: Hall, opened: Opened, *,
+        self, plan: Plan, ledger: Speech, hall: Hall, opened: Opened, *,
         check: Callable[[], None], at: Callable[[str], None],
     ) -> None:  # fmt: skip
         self.plan, self.ledger, self.hall, self.opened = plan, ledger, hall, opened
@@ -282,12 +282,8 @@ class Masking:
         assert self.plan.secure is not None
         if self.plan.secure.metrics == "hidden":
             return {}
-        cohort = self.opened.cohort
-        size = block_size(len(cohort))
-        place = {client: i // size for i, client in enumerate(cohort)}
         each = (Reply((client,), {}, 0.0, self.metrics[client], {}) for client in clients)
-        total = summed(each, lambda reply: place[reply.clients[0]])
-        return {} if total is None else total.metrics
+        return sum_of(each, self.opened.cohort).metrics
 
 
 def _terms(plan: Plan, hall: Hall, opened: Opened) -> Any:

@@ -16,8 +16,9 @@ class Session:
     """What the engine's thread shows of its secure sum, under the hall's lock.
 
     `clients` are the invited by name, `limit` the octets of the longest message; `told` is the
-    latest that each was told, with a number that grows, `over` who was told that it ended; `last` the number of the newest event that
-    this process wrote down; `at` is called at the labels of `round.secure`.
+    latest that each was told, with a number that grows, `over` who was told that it ended; `last`
+    the number of the newest event that this process wrote down; `at` is called at the labels of
+    `round.secure`.
     """
 
     round: int

@@ -128,9 +128,7 @@ class Sessions:
             raise Refused(Reason.FOREIGN, f"not invited to round {round}; wait for a task")
         return session
 
-    async def _read(
-        self, exchange: Exchange, session: Session, word: Word, digest: str
-    ) -> Word:
+    async def _read(self, exchange: Exchange, session: Session, word: Word, digest: str) -> Word:
         """The body, in memory or on the disk."""
         size = exchange.length()
         if size is None or size > session.limit:
@@ -140,9 +138,7 @@ class Sessions:
         data = await exchange.body(LIMIT)
         return replace(word, kind=_kind(data), data=data, digest=sha256(data).hexdigest())
 
-    async def _stored(
-        self, exchange: Exchange, session: Session, word: Word, digest: str
-    ) -> Word:
+    async def _stored(self, exchange: Exchange, session: Session, word: Word, digest: str) -> Word:
         """A large body, to the disk as it comes; what breaks off is sent again from its start."""
         if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
             malformed("digest", digest, "the SHA-256 of the message, as in ?digest=…")
