@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from muster import sampling
 from muster.errors import MusterError
 from muster.keys import Keys, key
 from muster.privacy.discrete import skellam
 from muster.privacy.gaussian import gaussian
 from muster.privacy.randomness import Secret, clients_of, normal, words
+from muster.types import Roster
 
 SECRET = Secret(bytes(range(32)))
+TEN = Roster(tuple("abcdefghij"), lambda: np.ones(10, int))
 
 
 def test_words_are_a_function_of_seed_and_path():
@@ -74,3 +77,19 @@ def test_a_secret_stands_where_a_key_stands():
         assert many[1] == alone
         assert many[0] != alone
         assert skellam(root.at(9), 4, 5.0).dtype == np.int64
+
+
+def test_uniform_and_poisson_draw_from_secrets():
+    secret = Secret(bytes(32)).at("sample", 1)
+    for one in (sampling.Uniform(count=4), sampling.Poisson(0.5), sampling.All()):
+        cohort, _ = one.sample(TEN, None, 1, secret, None)
+        again, _ = one.sample(TEN, None, 1, secret, None)
+        other, _ = one.sample(TEN, None, 1, secret.at(2), None)
+        assert cohort == again
+        assert list(cohort.clients) == sorted(set(cohort.clients))
+        assert cohort != other or isinstance(one, sampling.All)
+    counts = np.zeros(10)
+    for i in range(3000):
+        counts[secret.at(i).choice(10, 4)] += 1
+    assert (abs(counts / 3000 - 0.4) < 0.05).all()
+    assert key(0).choice(10, 4).tolist() == sorted(set(key(0).choice(10, 4).tolist()))

@@ -13,14 +13,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from muster import keys
-from muster.batches import step_counts
 from muster.errors import PlanError
 from muster.keys import Source
 from muster.plan import Plan
-from muster.privacy import Budget, Charge, Ledger, Release, Secret, Selection
+from muster.privacy import Budget, Charge, Ledger, Release, Secret, charged
 from muster.privacy.book import Book, Wish
 from muster.service.message import Task
 from muster.service.site.policy import Policy
@@ -44,13 +41,7 @@ def charges(plan: Plan, policy: Policy, rows: int) -> tuple[Charge, ...]:
     """
     examples, contract = plan.local.examples, plan.stages.contracts[0]
     if examples is not None:
-        batch = min(plan.local.batch or rows, rows)
-        poisson = examples.batches == "poisson" and batch < rows
-        how = Selection("poisson", batch / rows) if poisson else Selection()
-        local = plan.local
-        steps = int(step_counts(np.array([rows]), local.epochs, local.steps, local.batch)[0])
-        release = Release("gaussian", examples.multiplier, examples.clip, contract.dimension)
-        return (Charge(release, how, steps),)
+        return (charged(plan.local, rows),)
     trusted = ("local", "distributed") if plan.secure is not None else ("local",)
     found = [release for release in plan.stages.releases() if release.trust in trusted]
     if policy.noise is not None and policy.clip is not None:

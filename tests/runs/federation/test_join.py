@@ -185,3 +185,20 @@ def test_a_plan_file_without_local_data_is_said(tmp_path):
     with pytest.raises(DataError, match="no function local_data"):
         site_rows(planfile.load(path), tmp_path)
     sys.modules.pop("plan")
+
+
+MASKED = muster.Plan(
+    task=muster.tasks.numpy.SoftmaxRegression(4, 3), algorithm=muster.algorithms.FedAvg(),
+    local=muster.Local(epochs=1), cap=9, evaluate=muster.Every(1, clients=0),
+    pipeline=[muster.pipeline.Clip(1.0), muster.pipeline.Quantize(8), muster.pipeline.SecureSum()],
+)  # fmt: skip
+
+
+def test_a_plan_whose_sums_are_masked_needs_an_identity_to_sign_with(tmp_path):
+    rows = np.zeros((3, 4), "float32"), np.zeros(3, int)
+    joining = joins.join(MASKED, rows, "http://127.0.0.1:1", tmp_path / "site")
+    with pytest.raises(RunError, match="masks its sums, .* join over https with --identity"):
+        asyncio.run(joining)
+    federation = serving.Federation(MASKED, tmp_path / "run")
+    with pytest.raises(RunError, match="masks its sums, .* serve with --identity"):
+        serving.serve(federation, serving.Where("127.0.0.1:0"))

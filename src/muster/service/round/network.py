@@ -64,7 +64,6 @@ class Ledger(Keeper, Speech, Protocol):
         """Who sits where."""
 
 
-
 class Network:
     """Clients at the other end of a hall.
 

@@ -59,10 +59,7 @@ class Speech(Protocol):
 
 
 class Masking:
-    """One round's session; `check` raises when the engine is to stop, `at` is called at `LABELS`.
-
-    It is made before the round is shown to anybody, and played once.
-    """
+    """One round's session, made before the round is shown; `check` raises when it is to stop."""
 
     def __init__(
         self, plan: Plan, ledger: Speech, hall: Hall, opened: Opened, *,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from muster.service.message import (
@@ -32,6 +32,7 @@ from muster.service.message import (
 )
 from muster.service.refusal import Reason, Refused
 from muster.service.round.hall import Facts, Hall, Keeper
+from muster.service.round.status import status
 from muster.service.server.admission import Terms, admit
 from muster.store.blobs import model_name, update_name
 from muster.store.records import Kind, Member, Opened, Seat
@@ -273,26 +274,8 @@ class Desk:
         return self.status()
 
     def status(self) -> dict[str, Any]:
-        """What an operator sees: the run, its round, who is here, who sits where."""
-        hall = self.hall
-        here = {member.client for member in hall.present()}
-        with hall.changed:
-            opened = hall.opened
-            return {
-                "run": self.facts.run,
-                "wanted": hall.wanted,
-                "phase": hall.phase,
-                "committed": hall.committed,
-                "round": opened.round if opened else None,
-                "asked": opened.kind if opened else None,
-                "lease": self.facts.lease,
-                "members": [
-                    asdict(replace(m, certificate="")) | {"present": m.client in here}
-                    for m in hall.members.values()
-                ],
-                "seats": [asdict(seat) for seat in hall.seats.values()],
-                "refusals": dict(hall.refusals),
-            }
+        """What an operator sees."""
+        return status(self.hall)
 
     def _member(self, name: str) -> Member:
         try:

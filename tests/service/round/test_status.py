@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An operator sees who is here and what is open, as plain data and without certificates."""
+
+import json
+from types import SimpleNamespace
+
+from muster.service.round.hall import Hall
+from muster.service.round.lifecycle import Call
+from muster.service.round.status import status
+from muster.store.ledger import Ledger
+from muster.store.records import Member, Opened, Seat
+
+
+def test_what_an_operator_sees(tmp_path):
+    ledger = Ledger(tmp_path)
+    now = [0.0]
+    hall = Hall(ledger, SimpleNamespace(run="r", lease=15.0, pace=2000.0), clock=lambda: now[0])
+    hall.enter(Member("ann", "ann", 3, "-----BEGIN CERTIFICATE-----"))
+    now[0] = 31.0
+    hall.enter(Member("bob", 7, 4))
+    opened = Opened(1, "train", (7,), (1,), ((7, 4),), "m" * 64, 0.0)
+    hall.show(opened, {7: Seat(7, "failed", "train", "ValueError")}, Call(1))
+    hall.refusals["late"] += 2
+    seen = json.loads(json.dumps(status(hall)))
+    ledger.close()
+    assert (seen["run"], seen["round"], seen["asked"], seen["committed"]) == ("r", 1, "train", 0)
+    assert [(m["name"], m["rows"], m["present"]) for m in seen["members"]] == [
+        ("ann", 3, False), ("bob", 4, True),
+    ]  # fmt: skip
+    assert "BEGIN" not in json.dumps(seen)
+    assert seen["seats"][0]["text"] == "ValueError" and seen["refusals"] == {"late": 2}
