@@ -19,7 +19,7 @@ plan = muster.Plan(
     # Each writer tosses a secret coin: nobody knows who took part, which the accountant may use.
     sampling=sampling.Poisson(0.3),
     # No writer moves the sum by more than 1; the sum gets noise of that size.
-    pipeline=[pipeline.Clip(1.0), pipeline.Noise(1.0)],
+    pipeline=(pipeline.Clip(1.0), pipeline.Noise(1.0)),
     # The sum is divided by the expected cohort: the number that answered would tell who took part.
     aggregation=aggregation.Mean("expected"),
     weighting="equal",

@@ -15,7 +15,7 @@ plan = muster.Plan(
     task=tasks.numpy.LogisticRegression(13),
     algorithm=algorithms.FedAvg(),
     local=muster.Local(steps=100, batch=4, optimizer=optimizers.SGD(0.01)),
-    pipeline=[pipeline.Clip(0.25), pipeline.Noise(1.0)],
+    pipeline=(pipeline.Clip(0.25), pipeline.Noise(1.0)),
     aggregation=aggregation.Mean("expected"),
     weighting="equal",
     rounds=8,

@@ -175,8 +175,8 @@ def attend(role, voice):
     seats = [joining.Seat(client, people[client], home / client) for client in role.clients]
     address = f"http{'s' * role.identity}://127.0.0.1:{role.port}"
     how = joining.Joining(
-        habits=Habits(every=role.every, wait=role.wait, entropy=None), patience=Patience(first=0.02, longest=0.2),
-        at=voice.at,
+        habits=Habits(every=role.every, wait=role.wait, entropy=None),
+        patience=Patience(first=0.02, longest=0.2), at=voice.at,
     )  # fmt: skip
     heard = joining.attend_many(
         PLANS[role.plan], seats, address, stop=voice.stop, how=how,

@@ -5,6 +5,7 @@ import importlib
 from dataclasses import replace
 
 import pytest
+from tests.chaos import scene, victim
 from tests.chaos.victim import population
 from tests.runs.privacy.test_guard import ROUNDS, entries, facts, parameters, plan
 
@@ -112,3 +113,21 @@ def test_killed_anywhere_each_round_is_charged_once_and_has_the_same_bits(
     )
     assert facts(tmp_path / "run")[0].get("secret") is None
     assert "secret" not in run.facts
+
+
+@pytest.mark.parametrize("label", [*LABELS, *victim.SEAMS])
+def test_a_process_that_is_killed_loses_no_charge(tmp_path, label):
+    calm, folder = tmp_path / "calm", tmp_path / "run"
+    victim.train(calm, "noise")
+    large = label in victim.OF_FILES
+    flags = ["--large"] if large else []
+    once = label.startswith(("exports", "facts"))
+    if not scene.killed(folder, "noise", label, "1" if once else "3", *flags):
+        pytest.skip("the plan does not come by this label")  # such as memory
+    before = entries(folder) if (folder / "run.db").exists() else ()
+    victim.train(folder, "noise", resume=(folder / "run.db").exists())
+    assert scene.outcome(folder) == scene.outcome(calm)
+    after = entries(folder)
+    assert [e.round for e in after] == list(range(1, victim.ROUNDS + 1))
+    assert [e.epsilon for e in after[: len(before)]] == [e.epsilon for e in before]
+    assert [e.epsilon for e in after] == sorted(e.epsilon for e in after)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import muster
-from muster import algorithms, optimizers, pipeline, sampling, tasks
+from muster import aggregation, algorithms, optimizers, pipeline, privacy, sampling, tasks
 from muster.runs import folder as folders
 from muster.runs import run as runs
 from muster.runs.measure import Examiner
@@ -41,6 +41,12 @@ PLANS = {
     "private": muster.Plan(
         task=MLP, algorithm=algorithms.FedAvg(), local=LOCAL, rounds=ROUNDS,
         sampling=sampling.Uniform(count=5), share="layers.0.*",
+    ),
+    "noise": muster.Plan(
+        task=MLP, algorithm=algorithms.FedAvg(), local=LOCAL, rounds=ROUNDS,
+        sampling=sampling.Poisson(0.3), weighting="equal",
+        pipeline=[pipeline.AdaptiveClip(start=0.5), pipeline.Noise(2.0)],
+        aggregation=aggregation.Mean("expected"), budget=privacy.Budget(50.0, 1e-3),
     ),
 }  # fmt: skip
 

@@ -121,6 +121,11 @@ def test_a_round_that_is_trained_again_with_another_secret_is_charged_again(vaul
     one.settle(1)
     one.refusal(task(1))
     assert len(Book(vault.folder / "privacy.json").read(1e-5).entries) == 2
+    forced = private(vault, plan(), replace(RULES, clip=0.5, noise=9.0))
+    for _ in range(2):
+        assert forced.refusal(task(2)) is None
+        forced.settle(2)
+    assert len(Book(vault.folder / "privacy.json").read(1e-5).entries) == 4
 
 
 def test_the_ledger_may_be_one_for_all_runs_on_these_rows(vault, tmp_path):

@@ -62,6 +62,7 @@ def test_what_travels():
     data = travels(crew.PLAN)
     assert data is not None
     found = {origin.name: origin.file for origin in origins.origins(data)}
+    found.pop("budget", None)  # of tools/, where another test loaded it: also a field of a plan
     assert found == {"tests.chaos.crew": crew.__file__}
     assert travels(lambda: 0) is None
     here = type("Here", (), {"__module__": "__main__", "__qualname__": "Here"})

@@ -62,7 +62,8 @@ class Private:
         entropy: Callable[[int], bytes] | None,
     ) -> None:  # fmt: skip
         self._plan, self._vault, self._entropy = plan, vault, entropy
-        self._veiled, self._book = veiled(plan), None
+        # Noise that the policy forces is drawn anew by each training, which the secret tells apart.
+        self._veiled, self._book = veiled(plan) or policy.noise is not None, None
         self._budget: Budget | None = None
         if policy.budget_epsilon is None or policy.budget_delta is None:
             return

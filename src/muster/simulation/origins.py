@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import io
 import pickle
 import pickletools
 import sys
@@ -85,25 +84,12 @@ def travels(value: Any) -> bytes | None:
 
 
 def origins(data: bytes) -> tuple[Origin, ...]:
-    """The modules outside muster that a pickled value refers to, with their files."""
-    finder = _Finder(io.BytesIO(data))
-    finder.load()
-    modules = ((name, sys.modules[name]) for name in sorted(finder.modules))
+    """The modules outside muster that a pickled value may refer to, with their files."""
+    words = {a for _, a, _ in pickletools.genops(data) if isinstance(a, str)}
+    names = {part for word in words for part in word.split(" ")}
+    modules = ((name, sys.modules[name]) for name in sorted(names & set(sys.modules)))
     return tuple(
         Origin(name, str(module.__file__))
         for name, module in modules
         if getattr(module, "__file__", None) and not name.startswith(("muster.", "numpy"))
     )
-
-
-class _Finder(pickle.Unpickler):
-    """Notes the modules that a value of our own is made of."""
-
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file)
-        self.modules: set[str] = set()
-
-    def find_class(self, module: str, name: str) -> Any:
-        """What stands there."""
-        self.modules.add(module)
-        return super().find_class(module, name)

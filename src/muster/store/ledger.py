@@ -150,9 +150,14 @@ class Ledger(Rounds):
 
         That is the first of its kind by its member; None when the round is not open.
         """
-        return self._writer.submit(
-            f"hear {word.name!r}", lambda turn: speech.hear(turn, round, word)
-        )
+        epoch = self._epoch
+
+        def body(turn: Turn) -> Word | None:
+            if not word.name:  # who leads alone ends a step
+                turn.fence(epoch)
+            return speech.hear(turn, round, word)
+
+        return self._writer.submit(f"hear {word.name!r}", body)
 
     def heard(self, round: int, after: int = 0) -> list[Word]:
         """Some of the events of a round's secure sum behind the given one, in order."""

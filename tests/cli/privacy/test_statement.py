@@ -4,6 +4,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +38,15 @@ def test_epsilon_stands_wherever_a_run_is_shown(noisy):
     assert "muster privacy noisy" in shown
     facts = json.loads(noisy("show", "noisy", "--json"))
     assert facts["history"][-1]["privacy"]["epsilon"] == entry["epsilon"]
+
+
+def test_the_report_has_a_section_and_no_ledger(noisy):
+    noisy("report", "noisy")
+    page = Path("runs/noisy/report.html").read_text(encoding="utf-8")
+    assert 'id="privacy"' in page
+    assert "this is a simulation" in page
+    assert "epsilon so far by round" in page
+    assert "&quot;entries&quot;" not in page
 
 
 def test_a_run_without_noise_has_no_column_for_it(shell):
@@ -80,7 +90,8 @@ def test_processes_have_the_noise_of_the_loop(shell, stages):
     loop = ("run", "plan.py", "--path", "runs/loop", "--quiet", "--engine", "loop", *words)
     shell(*loop)
     real = ("run", "plan.py", "--path", "runs/real", "--quiet", "--processes", "2", *words)
-    subprocess.run([sys.executable, "-m", "muster", *real], check=True, capture_output=True)
+    command = [sys.executable, "-c", "from muster.cli import main; main()", *real]
+    subprocess.run(command, check=True, capture_output=True)
     models = [
         [record["model"] for record in json.loads(shell("show", name, "--json"))["history"]]
         for name in ("loop", "real")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import muster
-from muster import algorithms, optimizers, tasks
+from muster import algorithms, optimizers, pipeline, tasks
 from muster.errors import DataError, RunError
 from muster.runs import planfile
 from muster.runs.federation.conduct import Terms
@@ -187,18 +187,14 @@ def test_a_plan_file_without_local_data_is_said(tmp_path):
     sys.modules.pop("plan")
 
 
-MASKED = muster.Plan(
-    task=muster.tasks.numpy.SoftmaxRegression(4, 3), algorithm=muster.algorithms.FedAvg(),
-    local=muster.Local(epochs=1), cap=9, evaluate=muster.Every(1, clients=0),
-    pipeline=[muster.pipeline.Clip(1.0), muster.pipeline.Quantize(8), muster.pipeline.SecureSum()],
-)  # fmt: skip
-
-
 def test_a_plan_whose_sums_are_masked_needs_an_identity_to_sign_with(tmp_path):
+    plan = muster.Plan(
+        task=tasks.numpy.SoftmaxRegression(4, 3), algorithm=algorithms.FedAvg(), cap=9,
+        local=muster.Local(epochs=1), evaluate=muster.Every(1, clients=0),
+        pipeline=[pipeline.Clip(1.0), pipeline.Quantize(8), pipeline.SecureSum()],
+    )  # fmt: skip
     rows = np.zeros((3, 4), "float32"), np.zeros(3, int)
-    joining = joins.join(MASKED, rows, "http://127.0.0.1:1", tmp_path / "site")
-    with pytest.raises(RunError, match="masks its sums, .* join over https with --identity"):
-        asyncio.run(joining)
-    federation = serving.Federation(MASKED, tmp_path / "run")
-    with pytest.raises(RunError, match="masks its sums, .* serve with --identity"):
-        serving.serve(federation, serving.Where("127.0.0.1:0"))
+    with pytest.raises(RunError, match=r"masks its sums, .* join over https with --identity"):
+        asyncio.run(join(plan, rows, "http://127.0.0.1:1", tmp_path / "site"))
+    with pytest.raises(RunError, match=r"masks its sums, .* serve with --identity"):
+        serve(Federation(plan, tmp_path / "run"), Where("127.0.0.1:0"))

@@ -12,8 +12,9 @@ from tests.service.round.masked import Federation, plan_of
 from tests.service.round.test_secure import masked
 
 from muster.errors import RunError
-from muster.secagg.messages import Advert, Quit
+from muster.secagg.messages import Quit
 from muster.service.message import Task
+from muster.service.site.state import Chest
 from muster.service.site.vault import Made, Vault
 
 TASK = Task("run", 3, "0" * 64, 15.0, invited=5)
@@ -66,21 +67,18 @@ def test_secrets_end_with_the_session_the_round_or_the_update(vault, end):
     assert secrets(vault) == [] and vault.spent == (3 if end == "spend" else 0)
 
 
-def test_a_site_that_comes_back_without_its_secrets_leaves_and_never_speaks_twice(tmp_path):
-    """Its first advert was heard; what was kept of it is damaged."""
-    federation, killed = Federation(tmp_path, plan_of(rounds=1)), []
+def test_a_site_whose_secrets_are_damaged_leaves_and_has_no_second_session(tmp_path, monkeypatch):
+    read = Chest.read
 
-    def between(name, method, path, body):
-        if name == "site-2" and method == "GET" and path == "/v1/members" and not killed:
-            killed.append(path)
-            folder = tmp_path / "site-2" / "vault"
-            (folder / "secure-000001-advertise.part").write_bytes(b"")
-            (folder / "secure-000001-advertise.part").rename(folder / "secure-000001-advertise")
-            return b"no certificates"  # which it asks for again, after it has read what it kept
-        return body
+    def damaged(chest):
+        if chest._folder.parent.name == "site-2":
+            raise RunError("it is damaged")
+        return read(chest)
 
-    federation.between = between
+    monkeypatch.setattr(Chest, "read", damaged)
+    federation = Federation(tmp_path, plan_of(rounds=1))
     (record,) = federation.play()
-    assert len(record["accepted"]) >= 4
-    said = [type(message) for name, message in masked(federation) if name == "site-2"]
-    assert said.count(Advert) <= 1 and set(said) and (Quit in said or len(record["accepted"]) == 5)
+    assert record["accepted"] == ["site-0", "site-1", "site-3", "site-4"]
+    assert [one["client"] for one in record["declined"]] == ["site-2"]
+    assert {type(message) for name, message in masked(federation) if name == "site-2"} == {Quit}
+    assert not list((tmp_path / "site-2" / "vault").glob("secure-*"))
