@@ -28,7 +28,7 @@ import muster
 from muster import aggregation, algorithms, data, optimizers, pipeline, sampling, tasks
 from muster.runs.privacy.canaries import shown, why_not
 
-__all__ = ["digits", "hospitals", "main", "shares", "tables"]
+__all__ = ["digits", "hospitals", "main", "masks", "shares", "tables", "wards"]
 
 DIGITS, HOSPITALS, SHARES = (0.5, 1.0, 2.0), (1.0, 4.0, 16.0), (2.0, 4.0, 8.0)
 WRITERS, COHORT, LOST = 100, 40, 4
@@ -56,8 +56,8 @@ def digits(noise: float | None, seed: int = 0) -> muster.Plan:
 def shares(noise: float | None, seed: int = 0, masked: bool = False) -> muster.Plan:
     """The same with the noise in shares on the clients, a tenth of whom may be lost."""
     stages: list[Any] = [pipeline.Clip(1.0), pipeline.Quantize(16)]
+    lost = LOST / COHORT
     if noise is not None:
-        lost = LOST / COHORT
         stages.append(pipeline.DiscreteNoise(noise, clients=COHORT, dropout=lost))
     if masked:
         stages.append(pipeline.SecureSum(minimum=COHORT - LOST, dropout=lost))
@@ -83,6 +83,35 @@ def hospitals(noise: float | None, seed: int = 0) -> muster.Plan:
         evaluate=muster.Every(8, clients=0),
         budget=None if noise is None else muster.privacy.Budget(1e3, DELTA["hospitals"]),
     )
+
+
+def wards(noise: float | None, seed: int = 0, masked: bool = False) -> muster.Plan:
+    """The four hospitals in integers, with or without masks; one of them may be lost."""
+    stages: list[Any] = [pipeline.Clip(0.25), pipeline.Quantize(16)]
+    if masked:
+        stages.append(pipeline.SecureSum(minimum=3, dropout=0.25))
+    return replace(hospitals(noise, seed), pipeline=tuple(stages), aggregation=aggregation.Mean())
+
+
+def masks(given: Any, make: Any, seeds: Sequence[int]) -> Iterator[str]:
+    """What masks cost: accuracy, octets, time; and whether a bit of the model differs."""
+    models: dict[bool, list[Any]] = {False: [], True: []}
+    for masked in (False, True):
+        accuracy, seconds = [], []
+        for seed in seeds:
+            plan = make(None, seed, masked)
+            with tempfile.TemporaryDirectory() as folder:
+                run = muster.simulate(plan, *given, path=Path(folder) / "run", workers=1)
+            models[masked].append(run.parameters.tobytes())
+            accuracy.append(run.history[-1]["metrics"]["accuracy"])
+            seconds += [record["seconds"] for record in run.history]
+        first = run.history[0]
+        up = first["bytes_up"] / len(first["accepted"])
+        same = "–" if not masked else "no" if models[True] != models[False] else "yes"
+        spread = f"{np.mean(accuracy):.3f} ± {np.std(accuracy, ddof=1):.3f}"
+        name = "`SecureSum`" if masked else "in the clear"
+        took = f"{1e3 * float(np.median(seconds)):.0f} ms"
+        yield f"| {make.__name__}, {name} | {spread} | {up:,.0f} | {took} | {same} |"
 
 
 def measured(plan: Any, given: Any, seeds: Sequence[int]) -> tuple[list[float], float | None]:
@@ -118,16 +147,19 @@ def _canaries(plan: muster.Plan, given: Any, bound: str) -> str:
 
 def tables(seeds: Sequence[int]) -> Iterator[tuple[str, str]]:
     """Every table by its name, as Markdown."""
-    writers, wards = data.digits(clients=WRITERS), data.heart_disease()
+    writers, beds = data.digits(clients=WRITERS), data.heart_disease()
     head = "| noise multiplier | ε at δ = {delta:g} | test accuracy | ε that canaries find |"
     line = "|---|---|---|---|"
     for name, make, levels, given in (
         ("digits", digits, DIGITS, writers), ("shares", shares, SHARES, writers),
-        ("hospitals", hospitals, HOSPITALS, wards),
+        ("hospitals", hospitals, HOSPITALS, beds),
     ):  # fmt: skip
         delta = DELTA["hospitals" if name == "hospitals" else "digits"]
         body = rows(make, levels, given, seeds)
         yield name, "\n".join([head.format(delta=delta), line, *body])
+    head = "| plan | test accuracy | octets up, a client and round | a round | the same bits |"
+    body = [*masks(writers, shares, seeds), *masks(beds, wards, seeds)]
+    yield "masks", "\n".join([head, line + "---|", *body])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
