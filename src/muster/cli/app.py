@@ -21,9 +21,11 @@ __all__ = ["COMMANDS", "app", "main"]
 ORDERS = ("pause", "drain", "resume", "stop")  # the functions of one file
 NETWORK = ("pki", "serve", "join", "status", *ORDERS, "doctor", "audit")
 COMMANDS = ("new", "run", "ls", "show", "report", "compare", "replay", "data", "privacy", *NETWORK)
-PLACES = {name: f"federation.{name}" for name in NETWORK} | dict.fromkeys(
-    ORDERS, "federation.order"
-) | {"privacy": "privacy.statement"}
+PLACES = (
+    {name: f"federation.{name}" for name in NETWORK}
+    | dict.fromkeys(ORDERS, "federation.order")
+    | {"privacy": "privacy.statement"}
+)
 
 
 class Commands(TyperGroup):
