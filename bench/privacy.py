@@ -88,9 +88,14 @@ def hospitals(noise: float | None, seed: int = 0) -> muster.Plan:
 def wards(noise: float | None, seed: int = 0, masked: bool = False) -> muster.Plan:
     """The four hospitals in integers, with or without masks; one of them may be lost."""
     stages: list[Any] = [pipeline.Clip(0.25), pipeline.Quantize(16)]
+    if noise is not None:
+        stages.append(pipeline.DiscreteNoise(noise, clients=4, dropout=0.25))
     if masked:
         stages.append(pipeline.SecureSum(minimum=3, dropout=0.25))
-    return replace(hospitals(noise, seed), pipeline=tuple(stages), aggregation=aggregation.Mean())
+    return replace(
+        hospitals(None, seed), pipeline=tuple(stages), minimum=3,
+        budget=None if noise is None else muster.privacy.Budget(1e3, DELTA["hospitals"]),
+    )  # fmt: skip
 
 
 def masks(given: Any, make: Any, seeds: Sequence[int]) -> Iterator[str]:
@@ -152,9 +157,9 @@ def tables(seeds: Sequence[int]) -> Iterator[tuple[str, str]]:
     line = "|---|---|---|---|"
     for name, make, levels, given in (
         ("digits", digits, DIGITS, writers), ("shares", shares, SHARES, writers),
-        ("hospitals", hospitals, HOSPITALS, beds),
+        ("hospitals", hospitals, HOSPITALS, beds), ("wards", wards, HOSPITALS, beds),
     ):  # fmt: skip
-        delta = DELTA["hospitals" if name == "hospitals" else "digits"]
+        delta = DELTA["hospitals" if given is beds else "digits"]
         body = rows(make, levels, given, seeds)
         yield name, "\n".join([head.format(delta=delta), line, *body])
     head = "| plan | test accuracy | octets up, a client and round | a round | the same bits |"

@@ -39,10 +39,11 @@ def plain(results):
 
 @pytest.fixture
 def crowd():
+    before = psutil.Process().children()
     crowd, sent = made()
     yield crowd, sent
     crowd.close()
-    assert not psutil.Process().children()
+    assert psutil.Process().children() == before
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +209,8 @@ def test_any_number_of_workers_gives_one_model(tmp_path, plan):
 
 
 def test_the_pool_is_a_runtime():
+    before = psutil.Process().children()
+
     def runtime(plan, population, store, absent):
         sent = start(plan).sent()
         hands = Pool(pickle.dumps(plan), "matrix", population.shared(), sent, 2)
@@ -215,4 +218,4 @@ def test_the_pool_is_a_runtime():
         return Simulation(plan, population, store, choice, hands, absent)
 
     check_clients(runtime)
-    assert not psutil.Process().children()
+    assert psutil.Process().children() == before

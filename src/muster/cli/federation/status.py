@@ -54,10 +54,10 @@ def command(run: RunName = where.LATEST, as_json: screen.Json = False) -> None:
 def told(folder: Path) -> dict[str, Any]:
     """What the server says, and what is committed; the latter alone when no server runs."""
     said = control.ask(folder, "GET", "/status")
-    history, planned = _committed(folder, running=said is not None)
+    history, planned, name = _committed(folder, running=said is not None)
     found: dict[str, Any] = {"path": str(folder), "running": said is not None, "planned": planned}
     found |= said or {
-        "run": folder.resolve().name, "wanted": None, "phase": None, "round": None, "asked": None,
+        "run": name, "wanted": None, "phase": None, "round": None, "asked": None,
         "committed": len(history), "lease": None, "seats": [], "refusals": {}, "members": [],
     }  # fmt: skip
     seats = {seat["client"]: seat for seat in found["seats"]}
@@ -74,17 +74,18 @@ def told(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _committed(folder: Path, *, running: bool) -> tuple[list[dict[str, Any]], int | None]:
-    """The records of a run and the rounds of its plan, where they lie in the folder."""
+def _committed(folder: Path, *, running: bool) -> tuple[list[dict[str, Any]], int | None, str]:
+    """The records of a run, the rounds of its plan and its id, where they lie in the folder."""
     if not (folder / "run.db").exists():
         if not running:
             raise RunError(
                 f"no server runs in {folder}, and its rounds are in a database; start the server "
                 f"with muster serve, or ask where it runs"
             )
-        return [], None
+        return [], None, folder.resolve().name
     run = Run(folder)
-    return run.history, (run.facts.get("plan") or {}).get("rounds")
+    name = run.facts.get("run") or folder.resolve().name
+    return run.history, (run.facts.get("plan") or {}).get("rounds"), name
 
 
 def _tally(history: list[dict[str, Any]]) -> Any:

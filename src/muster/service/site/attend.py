@@ -105,6 +105,9 @@ class Attendance:
             raise
         self.vault.enter(welcome.run, welcome.client)
         self.welcome = welcome
+        patience = self.line.patience  # whoever comes back must be heard within a lease
+        longest = min(patience.longest, max(welcome.lease, 0.3) / 3)
+        self.line.patience = replace(patience, longest=longest)
         self.work.note(
             "enrolled", run=welcome.run, client=str(welcome.client), rows=self.hello.rows
         )
