@@ -240,7 +240,7 @@ class _Server:
             return self.stop.is_set() or {m.client for m in hall.present()} <= hall.told
 
         def wait() -> None:
-            until = hall.clock() + hall.facts.lease
+            until = hall.clock() + hall.facts.lease / 2  # sites come back within a third of it
             with hall.changed:
                 while not heard() and hall.clock() < until:
                     hall.changed.wait(until - hall.clock())
