@@ -78,6 +78,7 @@ def test_patterns_say_what_is_shared(share, shared, buffers):
     assert names(sharing) == list(shared)
     assert sharing.take(X).tolist() == list(shared)
     assert sharing.take(BUFFERS, buffers=True).tolist() == list(buffers)
+    assert sharing.averaged == len(buffers)
     assert sharing.everything == (len(shared) == 14 and len(buffers) == 5)
 
 

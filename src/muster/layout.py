@@ -131,6 +131,11 @@ class Sharing:
         """Whether nothing is private."""
         return all(shared for _, _, shared in self.parameters + self.buffers)
 
+    @cached_property
+    def averaged(self) -> int:
+        """How many buffers are shared, and so averaged beside the parameters."""
+        return sum(stop - start for start, stop, shared in self.buffers if shared)
+
     def take(self, vector: Any, *, shared: bool = True, buffers: bool = False) -> Any:
         """The shared (or private) coordinates of a full vector `(..., d)`, in order."""
         runs = self.buffers if buffers else self.parameters

@@ -184,7 +184,7 @@ class Federation:
 
         def wanted(one, said):
             event_ = said[1] if said is not None and said[0] == "event" else {}
-            return (event | event_) == event_ and bool(event_)
+            return event.items() <= event_.items()
 
         return self.until(wanted, **more)[1][1]
 

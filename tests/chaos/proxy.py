@@ -10,7 +10,10 @@ import contextlib
 import random
 import re
 import threading
+from collections import Counter
 from dataclasses import dataclass, field
+
+from muster.service.server import transfer
 
 LENGTH = re.compile(rb"(?im)^content-length: *(\d+)")
 CHUNKED = re.compile(rb"(?im)^transfer-encoding: *chunked")
@@ -42,7 +45,11 @@ class Seen:
 
 
 def drawn(seed, share=0.3):
-    """Every fault now and then: a schedule."""
+    """Every fault now and then: a schedule.
+
+    No update is damaged as often as makes a server give its sender up (see `test_transfer`).
+    """
+    spoiled = Counter()
 
     def schedule(seen):
         dice = random.Random(f"{seed} {seen.count}")
@@ -52,6 +59,10 @@ def drawn(seed, share=0.3):
         upload, model = seen.what.startswith("PUT"), seen.what.startswith("GET /v1/models")
         if (fault == "spoil request" and not upload) or (fault == "spoil answer" and not model):
             return "lose answer"
+        if fault == "spoil request":
+            update = seen.what.partition("?")[0]
+            spoiled[update] += 1
+            return fault if spoiled[update] < transfer.TRIES else "lose answer"
         return fault
 
     return schedule

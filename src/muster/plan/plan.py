@@ -286,9 +286,8 @@ class Plan:
         """
         if self.secure is not None:
             return self.secure.nbytes(self.frame, invited)
-        shared = sum(b - a for a, b, flag in self.sharing.buffers if flag)
         item = np.dtype(self.dtype).itemsize
-        return -(-self.stages.contracts[-1].bits // 8) + shared * item
+        return -(-self.stages.contracts[-1].bits // 8) + self.sharing.averaged * item
 
 
 def _number(value: Any) -> bool:

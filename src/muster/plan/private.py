@@ -32,12 +32,11 @@ def refuse_exposed(plan: Any) -> None:
             f"{noise} hides who took part only where the sum is divided by a fixed number, and "
             f"{plan.aggregation} divides by the replies; use Mean(denominator='expected')"
         )
-    shared = sum(stop - start for start, stop, flag in plan.sharing.buffers if flag)
-    if shared:
+    if plan.sharing.averaged:
         raise PlanError(
-            f"{noise or 'LocalNoise'} hides parameters, and {shared} averaged buffers (BatchNorm "
-            f"statistics) would travel beside them in the clear; keep them local with "
-            f"Plan(share='!*.bn*'), by your layers' names, or use a model with GroupNorm"
+            f"{noise or 'LocalNoise'} hides parameters, and {plan.sharing.averaged} averaged "
+            f"buffers (BatchNorm statistics) would travel beside them in the clear; keep them "
+            f"local with Plan(share='!*.bn*'), by your layers' names, or use a model with GroupNorm"
         )
     for release in releases:
         _refuse_release(plan, release)

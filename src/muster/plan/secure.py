@@ -19,12 +19,12 @@ def refuse_leaks(plan: Any) -> None:
             f"{plan.aggregation} looks at every reply, and SecureSum shows none; use Mean(), or "
             f"leave SecureSum out"
         )
-    shared = sum(stop - start for start, stop, flag in plan.sharing.buffers if flag)
-    if shared:
+    if plan.sharing.averaged:
         raise PlanError(
-            f"SecureSum masks parameters, and {shared} averaged buffers (BatchNorm statistics) "
-            f"would travel beside them in the clear; keep them local with Plan(share='!*.bn*'), by "
-            f"your layers' names, or use a model without, such as one with GroupNorm"
+            f"SecureSum masks parameters, and {plan.sharing.averaged} averaged buffers (BatchNorm "
+            f"statistics) would travel beside them in the clear; keep them local with "
+            f"Plan(share='!*.bn*'), by your layers' names, or use a model without, such as one "
+            f"with GroupNorm"
         )
     _refuse_weights(plan)
     if secure.metrics == "hidden" and plan.evaluate.clients != 0:

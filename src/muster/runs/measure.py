@@ -10,12 +10,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from muster import keys
+from muster.errors import DataError
 from muster.local import Memory
 from muster.plan import Plan, falls
 from muster.rounds import RunState
 from muster.types import ClientId, Sent
 
-__all__ = ["Examiner", "means", "spread"]
+__all__ = ["Examiner", "check_rows", "means", "spread"]
 
 
 class Memories(Protocol):
@@ -110,6 +111,24 @@ class Examiner:
             sharing.merge(x, sharing.take(w, shared=False)),
             sharing.merge(buffers, sharing.take(b, shared=False, buffers=True), buffers=True),
         )
+
+
+def check_rows(plan: Plan, rows: Any, what: str = "evaluate_on") -> None:
+    """Refuse central test rows that are no pair `(x, y)` of this plan, with `DataError`."""
+    if not isinstance(rows, (tuple, list)) or len(rows) != 2:
+        raise DataError(
+            f"{what} is of type {type(rows).__name__}; give the test rows as a pair (x, y)"
+        )
+    x, y = rows
+    if len(x) != len(y) or len(x) == 0:
+        raise DataError(
+            f"{what} has {len(x)} feature rows and {len(y)} labels; give as many of each, at least "
+            f"one"
+        )
+    try:
+        plan.task.check(x, y)
+    except DataError as error:
+        raise DataError(f"{what}: {error}") from None
 
 
 def means(sums: dict[str, float]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from muster.plan import Plan
 from muster.rounds import start
 from muster.runs.drive import Options, drive
 from muster.runs.folder import begun_with, fresh_folder, know, open_folder
-from muster.runs.measure import Examiner
+from muster.runs.measure import Examiner, check_rows
 from muster.runs.run import Run
 from muster.simulation import Choice, Hands, Here, Pool, Simulation, choose
 from muster.simulation.origins import travels
@@ -97,21 +97,7 @@ def check(plan: Plan, population: Population, evaluate_on: Rows | None) -> None:
             f"rows; give evaluate_on=(x, y), or leave stop out"
         )
     if evaluate_on is not None:
-        if not isinstance(evaluate_on, (tuple, list)) or len(evaluate_on) != 2:
-            raise DataError(
-                f"evaluate_on is a {type(evaluate_on).__name__}; "
-                f"give the test rows as a pair (x, y)"
-            )
-        x, y = evaluate_on
-        if len(x) != len(y) or len(x) == 0:
-            raise DataError(
-                f"evaluate_on has {len(x)} feature rows and {len(y)} labels; "
-                f"give as many of each, at least one"
-            )
-        try:
-            plan.task.check(x, y)
-        except DataError as error:
-            raise DataError(f"evaluate_on: {error}") from None
+        check_rows(plan, evaluate_on)
     if population.is_lazy:
         return
     try:

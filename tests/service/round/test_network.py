@@ -98,6 +98,7 @@ def test_the_bits_of_the_loop(tmp_path, name, count):
         drive(what, network, federation.ledger, examiner, Options())
         found = federation.ledger.latest()[1]
         history = federation.ledger.history()
+        models = federation.ledger.blobs.names("model-")
     finally:
         federation.close()
     assert bits(found) == bits(dict(run._arrays()))
@@ -106,3 +107,4 @@ def test_the_bits_of_the_loop(tmp_path, name, count):
             k: v for k, v in theirs.items() if k != "seconds"
         }
     assert dict(leaves(found))
+    assert 1 <= len(models) <= 2  # they do not pile up, round after round

@@ -14,7 +14,19 @@ import numpy as np
 
 from muster.service import identity, pki
 from muster.service.identity import Grant
-from muster.service.message import Hello, Poll, Settled, Task, Update, Verdict, Wait, Welcome
+from muster.service.message import (
+    Hello,
+    Offer,
+    Poll,
+    Settled,
+    Task,
+    Update,
+    Verdict,
+    Wait,
+    Welcome,
+    from_json,
+    to_json,
+)
 from muster.service.refusal import Reason, Refused
 from muster.service.server.app import Edge
 from muster.service.server.limits import Limits
@@ -229,3 +241,39 @@ class Federation:
 
 
 DAY = timedelta(days=1)
+
+
+DATA = body()
+SAID = update(DATA)
+BLOB = update_name(3, "lyon", SAID.digest)
+
+
+def over(tmp_path, talk, desk=None, **more):
+    """Have `talk(client, desk, blobs)` send to an edge."""
+
+    async def main():
+        with edge_over(tmp_path, desk, **more) as (edge, found, blobs):
+            async with client_of(edge) as client:
+                return await talk(client, found, blobs)
+
+    return run(main())
+
+
+async def announce(client, said=SAID):
+    return heard(await client.post("/v1/updates", content=to_json(said)))
+
+
+async def put(client, data, offset=0, said=SAID, **headers):
+    return heard(await client.put(place(said, offset), content=data, headers=headers))
+
+
+def heard(response):
+    """A status and a message."""
+    assert response.headers["muster-version"] == "1"
+    return response.status_code, from_json(response.content, Offer, Verdict)
+
+
+def why(answer):
+    status, verdict = answer
+    assert not verdict.accepted and verdict.text
+    return status, verdict.reason

@@ -9,55 +9,24 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.service.server.stand import (
+    BLOB,
+    DATA,
+    SAID,
     TREE,
+    announce,
     body,
     client_of,
     edge_over,
-    place,
+    over,
+    put,
     run,
     update,
+    why,
 )
 
-from muster.service.message import Offer, Verdict, from_json, to_json
+from muster.service.message import Offer, Verdict, from_json
 from muster.service.refusal import Reason
 from muster.service.server import transfer
-from muster.store.blobs import update_name
-
-DATA = body()
-SAID = update(DATA)
-BLOB = update_name(3, "lyon", SAID.digest)
-
-
-def over(tmp_path, talk, desk=None, **more):
-    """Have `talk(client, desk, blobs)` send to an edge."""
-
-    async def main():
-        with edge_over(tmp_path, desk, **more) as (edge, found, blobs):
-            async with client_of(edge) as client:
-                return await talk(client, found, blobs)
-
-    return run(main())
-
-
-async def announce(client, said=SAID):
-    return heard(await client.post("/v1/updates", content=to_json(said)))
-
-
-async def put(client, data, offset=0, said=SAID, **headers):
-    return heard(await client.put(place(said, offset), content=data, headers=headers))
-
-
-def heard(response):
-    """A status and a message."""
-    assert response.headers["muster-version"] == "1"
-    return response.status_code, from_json(response.content, Offer, Verdict)
-
-
-def why(answer):
-    status, verdict = answer
-    assert not verdict.accepted and verdict.text
-    return status, verdict.reason
-
 
 LIES = {
     "more than announced": (DATA + b"x", 0, {}, (413, Reason.TOO_LARGE)),

@@ -38,7 +38,7 @@ def resume(run: RunName = where.LATEST, as_json: screen.Json = False) -> None:
 
 
 def stop(run: RunName = where.LATEST, as_json: screen.Json = False) -> None:
-    """End a federation now: an open round does not count, and its sites go home."""
+    """End a federation now: an open round is kept for the next serve, and its sites go home."""
     _order("stop", run, as_json)
 
 

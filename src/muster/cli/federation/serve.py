@@ -16,11 +16,12 @@ from muster.cli import screen, where
 from muster.cli.federation import halt
 from muster.cli.federation.news import News
 from muster.cli.live import Quiet, Rounds
-from muster.errors import DataError, MusterError, PlanError, RunError
+from muster.errors import MusterError, PlanError, RunError
 from muster.extras import require
 from muster.plan import Plan
 from muster.plan.registry import fingerprint
 from muster.runs import Options, Run, planfile
+from muster.runs.measure import check_rows
 
 if TYPE_CHECKING:
     import typer
@@ -122,26 +123,8 @@ def _central(file: planfile.PlanFile, plan: Plan, asked: bool) -> tuple[Any, Any
             f"write evaluate_on() in {file.path}, or leave stop out"
         )
     if rows is not None:
-        _fits(file.path, plan, rows)
+        check_rows(plan, rows, f"evaluate_on() in {file.path}")
     return rows
-
-
-def _fits(path: Path, plan: Plan, rows: Any) -> None:
-    if not isinstance(rows, tuple | list) or len(rows) != 2:
-        raise PlanError(
-            f"evaluate_on() in {path} returned a {type(rows).__name__}; return the test rows as a "
-            f"pair (x, y)"
-        )
-    x, y = rows
-    if len(x) != len(y) or len(x) == 0:
-        raise DataError(
-            f"evaluate_on() in {path} has {len(x)} feature rows and {len(y)} labels; give as many "
-            f"of each, at least one"
-        )
-    try:
-        plan.task.check(x, y)
-    except DataError as error:
-        raise DataError(f"evaluate_on() in {path}: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from threading import Event
 from typing import Any, Protocol
 
@@ -39,7 +38,7 @@ LABELS = (
     "evaluate: opened",
     "evaluate: closed",
 )
-MODELS = 2  # kept for sites that are behind
+MODELS = 2  # that are kept: what is open now, and what was before, for sites that are behind
 
 Books = Mapping[ClientId, Seat]
 
@@ -51,7 +50,6 @@ class Stopped(Exception):
 class Ledger(Keeper, Speech, Protocol):
     """What the network needs of a ledger (see `store.ledger.Ledger`)."""
 
-    path: Path
     models: Any
 
     def open(self, opened: Opened) -> None:
@@ -67,9 +65,7 @@ class Ledger(Keeper, Speech, Protocol):
 class Network:
     """Clients at the other end of a hall.
 
-    `enough` members must be present before a round begins; `tick`, in seconds, is how often
-    other servers may have written to the ledger (infinite when there are none); `at` is called
-    at each of `LABELS`.
+    `enough` members must be present before a round begins; `at` is called at each of `LABELS`.
     """
 
     def __init__(
@@ -82,6 +78,7 @@ class Network:
         self._masking: Masking | None = None
         self._published: tuple[Any, str] | None = None
         self._counted: tuple[ClientId, ...] = ()
+        self._kept: list[str] = []  # models, the oldest first
 
     def known(self) -> Roster:
         """Who is enrolled and present; waits until that is enough, and nothing is paused."""
@@ -294,4 +291,8 @@ class Network:
             for piece in encode(sent):
                 place = blobs.append(name, place, piece)
             blobs.finish(name)
+        if name not in self._kept:
+            self._kept = [*self._kept, name][-MODELS:]
+            for old in set(blobs.names(model_name(""))) - set(self._kept):
+                blobs.drop(old)
         return self._published[1]
