@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from muster import keys
 from muster.plan import Plan
+from muster.plan.decoding import decoded
 from muster.plan.private import noises_sum, silence
 from muster.types import (
     Answer,
+    ClientId,
     Clients,
     Cohort,
     Reply,
@@ -31,7 +33,7 @@ from muster.types import (
     Store,
     Tree,
 )
-from muster.vectors import divided, leaves, tree_map
+from muster.vectors import leaves
 
 __all__ = ["RunState", "play", "start"]
 
@@ -80,13 +82,10 @@ def play(
         state = state._replace(sampler=sampler)
     else:
         denominator, share = _weights(plan, roster, total)
-        summed = replace(total, weight=denominator)
-        summed, stages = plan.stages.decode(summed, state.stages, key.at("decode", round))
-        mean = tree_map(lambda field: divided(field, denominator), summed.payload)
-        algorithm = plan.algorithm.step(state.algorithm, plan.algorithm.payload(**mean), share)
-        buffers = tree_map(lambda b: b / total.weight, total.buffers)
-        state = RunState(algorithm, stages, sampler, buffers)
-    accepted = total.clients if total else ()
+        mean, stages = decoded(plan, total, denominator, state.stages, key.at("decode", round))
+        algorithm = plan.algorithm.step(state.algorithm, mean.payload, share)
+        state = RunState(algorithm, stages, sampler, mean.buffers)
+    accepted = _among(cohort, total)
     record = tally.record(plan, state, round, cohort, total)
     store.commit(round, dict(leaves(state)), record | measure(round, state), accepted)
     clients.settle(round, accepted)
@@ -95,10 +94,16 @@ def play(
 
 def _counted(plan: Plan, total: Reply | None, invited: int) -> Reply | None:
     """The sum, where it has enough replies; a sum of nobody, where noise hides that it is one."""
-    least = plan.needed(invited)
     if total is None:
-        return silence(plan) if least <= 1 and noises_sum(plan) else None
-    return total if len(total.clients) >= least else None
+        return silence(plan) if plan.needed(invited) <= 1 and noises_sum(plan) else None
+    enough = plan.enough(len(total.clients), len(total.parts) or 1, invited)
+    return total if enough else None
+
+
+def _among(cohort: Cohort, total: Reply | None) -> tuple[ClientId, ...]:
+    """Who is in the sum, in the cohort's order."""
+    accepted = frozenset(total.clients if total else ())
+    return tuple(client for client in cohort.clients if client in accepted)
 
 
 def _weights(plan: Plan, roster: Roster, total: Reply) -> tuple[float, float]:
@@ -133,7 +138,7 @@ class Tally:
         self, plan: Plan, state: RunState, round: int, cohort: Cohort, total: Reply | None
     ) -> dict[str, Any]:
         """The round's line in the history: who, what it cost, how training went."""
-        accepted = total.clients if total else ()
+        accepted = _among(cohort, total)
         down = sum(np.asarray(leaf).nbytes for _, leaf in leaves(state.sent()))
         record: dict[str, Any] = {
             "round": round,
@@ -146,7 +151,7 @@ class Tally:
         if cohort.times is not None:
             record["times"] = list(cohort.times)
         if total is not None and total.secure:
-            record["secure"] = dict(total.secure)
+            record["secure"] = [dict(note) for note in total.secure]
         if total is not None and total.metrics:
             sums = total.metrics
             record["train"] = {

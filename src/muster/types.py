@@ -125,7 +125,7 @@ class Reply:
 
     `payload` and `buffers` are already multiplied by the weights and summed; `weight` is the
     sum of the weights; `metrics` are sums over the clients, empty where they keep them; `secure`
-    is what a secure sum notes of itself.
+    is what each secure sum notes of itself; `parts`, for a rule, are the replies kept apart.
     """
 
     clients: tuple[ClientId, ...]
@@ -133,7 +133,8 @@ class Reply:
     weight: float
     metrics: Mapping[str, float] = field(default_factory=dict)
     buffers: Any = None
-    secure: Mapping[str, int] = field(default_factory=dict)
+    secure: tuple[Mapping[str, int], ...] = ()
+    parts: tuple[Reply, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tests.chaos import seams
 from tests.chaos.victim import die
 
 import muster
-from muster import algorithms, optimizers, pipeline, sampling, tasks
+from muster import aggregation, algorithms, optimizers, pipeline, sampling, tasks
 from muster.runs.drive import Options
 from muster.runs.federation import join as joining
 from muster.runs.federation.conduct import Terms
@@ -61,6 +61,13 @@ PLANS = {
         **EVERYBODY | {"rounds": 3}, algorithm=algorithms.FedAvg(), local=LOCAL, cap=9,
         pipeline=[pipeline.Clip(1.0), pipeline.Quantize(12), pipeline.SecureSum()],
         evaluate=muster.Every(1, clients=0),
+    ),
+    "grouped": muster.Plan(
+        **EVERYBODY | {"rounds": 3}, algorithm=algorithms.FedAvg(), local=LOCAL, cap=9,
+        pipeline=[
+            pipeline.Clip(1.0), pipeline.Quantize(12), pipeline.SecureSum(minimum=2, groups=2)
+        ],
+        aggregation=aggregation.Median(), evaluate=muster.Every(1, clients=0),
     ),
     "broad": muster.Plan(  # its model and its updates are larger than all the rest on the disk
         task=tasks.numpy.MLP([4, 20000, 3]), rounds=3, algorithm=algorithms.FedAvg(), local=LOCAL,

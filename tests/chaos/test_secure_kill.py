@@ -41,8 +41,8 @@ STAGES = (
 class Hidden(Federation):
     """A federation over TLS, of a plan whose sums are masked."""
 
-    def __init__(self, sites=PAIRS, **role):
-        super().__init__("masked", sites, identity=True, **role)
+    def __init__(self, sites=PAIRS, plan="masked", **role):
+        super().__init__(plan, sites, identity=True, **role)
         authority = self.home / "authority"
         pki.init(authority, "chaos", NOW)
         for name in ("hub", *CLIENTS):
@@ -54,7 +54,7 @@ class Hidden(Federation):
 
 def same(federation):
     """State and history are those of the simulation; no secret is left anywhere."""
-    found, wanted = history.outcome(federation), history.undisturbed("masked")
+    found, wanted = history.outcome(federation), history.undisturbed(federation.role.plan)
     for ours, theirs in zip(found[1], wanted[1], strict=True):
         fields = (ours | theirs).keys() - {"population"}  # which one machine has once
         differ = {k: (ours.get(k), theirs.get(k)) for k in fields if ours.get(k) != theirs.get(k)}
@@ -66,8 +66,9 @@ def same(federation):
 def sound(federation, found=None, dead=()):
     """The model is that of a replay of who was accepted; all secrets are gone but of the dead."""
     _, records, _ = found or history.outcome(federation)
-    history.once(PLAN, actor.population(), records)
-    replayed = replay(federation.folder, PLAN, actor.population())
+    plan = actor.PLANS[federation.role.plan]
+    history.once(plan, actor.population(), records)
+    replayed = replay(federation.folder, plan, actor.population())
     assert replayed.identical, replayed
     history.audited(federation, records)
     for client in set(CLIENTS) - set(dead):
@@ -86,9 +87,11 @@ def counted(label):
     return 25 if "message is" in label or "a message" in label else 2
 
 
-@pytest.mark.parametrize(
-    "label", SERVER, ids=lambda label: label.replace(": ", "-").replace(" ", "-")
-)
+def ids(label):
+    return label.replace(": ", "-").replace(" ", "-")
+
+
+@pytest.mark.parametrize("label", SERVER, ids=ids)
 def test_the_server_is_killed_in_a_secure_sum(label):
     with Hidden() as federation:
         federation.begin({"trap": (label, counted(label))} if "closed" not in label else None)
@@ -97,9 +100,30 @@ def test_the_server_is_killed_in_a_secure_sum(label):
         same(federation)
 
 
-@pytest.mark.parametrize(
-    "label", SITE, ids=lambda label: label.replace(": ", "-").replace(" ", "-")
-)
+@pytest.mark.parametrize("label", [SERVER[2], SERVER[4], SERVER[6], *SERVER[-2:]], ids=ids)
+def test_the_server_is_killed_between_the_sums_of_groups(label):
+    with Hidden(plan="grouped") as federation:
+        federation.begin({"trap": (label, 3 if "begins" in label else counted(label))})
+        federation.finish()
+        assert federation.deaths == 1, "the trap was not reached"
+        same(federation)
+
+
+def test_a_group_with_a_site_that_is_silent_for_good_is_given_up():
+    """The other group's sum counts, and nothing of this one is opened."""
+    with Hidden(ALONE, plan="grouped", lease=LEASE) as federation:
+        federation.told_to = {("site-3",): {"trap": ("site: share is said", 2)}}
+        federation.gather(enough=4)
+        federation.round(2, again=False)
+        federation.site(("site-3",))
+        federation.finish()
+        records = sound(federation)
+        group = next(g for g in actor.PLANS["grouped"].groups(CLIENTS, 2) if "site-3" in g)
+        assert records[1]["accepted"] == [c for c in CLIENTS if c not in group]
+        assert [len(record["secure"]) for record in records] == [2, 1, 2]
+
+
+@pytest.mark.parametrize("label", SITE, ids=ids)
 def test_a_site_is_killed_in_a_secure_sum(label):
     with Hidden() as federation:
         federation.server()

@@ -123,7 +123,7 @@ def test_one_reply_of_the_survivors():
     rows = people(6).sizes
     assert reply.weight == float(rows[1:].sum())
     assert (reply.metrics, reply.buffers.shape) == ({}, (0,))
-    assert reply.secure == {"survivors": 5, "threshold": 4, "degree": 5, "bits": 15}
+    assert reply.secure == ({"survivors": 5, "threshold": 4, "degree": 5, "bits": 15},)
     assert list(made.replies()) == []
 
 

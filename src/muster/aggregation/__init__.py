@@ -2,5 +2,8 @@
 """How replies become one: the mean here; rules that need every reply are its siblings."""
 
 from muster.aggregation.mean import Mean
+from muster.aggregation.median import Median
+from muster.aggregation.rule import Rule
+from muster.aggregation.trimmed_mean import TrimmedMean
 
-__all__ = ["Mean"]
+__all__ = ["Mean", "Median", "Rule", "TrimmedMean"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from muster.aggregation.sums import add, block_size, fold_blocks
 from muster.errors import PlanError
@@ -26,6 +26,7 @@ class Mean:
     """
 
     denominator: Literal["replies", "expected"] = "replies"
+    least: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if self.denominator not in ("replies", "expected"):

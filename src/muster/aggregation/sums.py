@@ -57,6 +57,7 @@ def _merged(a: Reply, b: Reply, plus: Callable[[Any, Any], Any]) -> Reply:
         a.weight + b.weight,
         {name: a.metrics[name] + b.metrics[name] for name in a.metrics},
         tree_map(plus, a.buffers, b.buffers),
+        a.secure + b.secure,
     )
 
 

@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import numpy as np
+
 from muster.errors import PlanError
 from muster.extras import require
+from muster.keys import Source
 from muster.pipeline.stage import Contract, Stage
+from muster.types import ClientId
 
 if TYPE_CHECKING:
     from muster.secagg import Frame, Terms
@@ -22,8 +27,10 @@ class SecureSum(Stage):
 
     At least `minimum` clients' sum is opened, or none; the fraction `corrupt` of a cohort may
     work for the server, the fraction `dropout` may fall silent; `malicious`: also against a
-    server that deviates from the protocol. Training loss, steps and rows stay with the clients
-    unless `metrics` is "public". Clients encode as before it and the server decodes the exact
+    server that deviates from the protocol. With `groups`, each round's cohort is divided at
+    random, and the server learns the sum of each group: so a rule such as `TrimmedMean` can bear
+    liars, and large cohorts cost less. Training loss, steps and rows stay with the clients unless
+    `metrics` is "public". Clients encode as before it and the server decodes the exact
     sum: the runtime runs the session (`muster.secagg`, extra `service`), so the model has the
     bits it would have without it.
 
@@ -36,6 +43,7 @@ class SecureSum(Stage):
     dropout: float = 0.1
     malicious: bool = False
     metrics: Literal["hidden", "public"] = "hidden"
+    groups: int = 1
     needs_sum: ClassVar[bool] = True
     keeps_sum: ClassVar[bool] = True
 
@@ -52,6 +60,8 @@ class SecureSum(Stage):
                 f"malicious={self.malicious!r}): no threshold is safe from the one and bears the "
                 f"other; give fractions with corrupt + dropout ≤ 0.9 (malicious: + 2·dropout)"
             )
+        if not isinstance(self.groups, int) or self.groups < 1:
+            raise PlanError(f"SecureSum(groups={self.groups!r}): a whole number above 0 is needed")
         if self.metrics not in ("hidden", "public"):
             raise PlanError(f"SecureSum(metrics={self.metrics!r}): use 'hidden' or 'public'")
 
@@ -90,18 +100,20 @@ class SecureSum(Stage):
         self, frame: Frame, *, run: str, round: int, plan: bytes, model: bytes, cohort: int,
         needed: int = 0,
     ) -> Terms:  # fmt: skip
-        """What a session of up to `cohort` clients is about, in 32-byte digests of plan and model.
+        """What a session of a round with `cohort` invited is about; plan and model are digests.
 
         `needed`: the fewest replies that make the round count (`Plan.needed`), where that is
-        more than the minimum: a sum that would not count is not opened. Raises `PlanError` for a
-        cohort below the minimum, or too large for the ring.
+        more than the minimum: one sum that would not count is not opened. Raises `PlanError` for
+        a cohort (or group) below the minimum, or too large for the ring.
         """
-        least = max(self.minimum, needed)
-        if cohort < least:
+        least = max(self.minimum, needed) if self.groups == 1 else self.minimum
+        if cohort // self.groups < least:
+            each = "" if self.groups == 1 else f" in each of {self.groups} groups"
             raise PlanError(
-                f"SecureSum: {cohort} clients were invited and {least} are required; invite more, "
-                f"or lower the minimum"
+                f"SecureSum: {cohort} clients were invited and {least} are required{each}; invite "
+                f"more, or lower the minimum"
             )
+        cohort = self.largest(cohort)
         secagg = require("muster.secagg", extra="service")
         terms: Terms = secagg.Terms(
             run, round, plan, model, frame.size, frame.most, cohort, least,
@@ -109,9 +121,24 @@ class SecureSum(Stage):
         )  # fmt: skip
         return terms
 
+    def largest(self, cohort: int) -> int:
+        """The most clients of a cohort in one group."""
+        return -(-cohort // self.groups)
+
+    def split(self, cohort: Sequence[ClientId], key: Source) -> tuple[tuple[ClientId, ...], ...]:
+        """The cohort in random groups of nearly one size, each in the cohort's order.
+
+        >>> from muster.keys import key
+        >>> [len(group) for group in SecureSum(groups=2).split("abcdefg", key(0))]
+        [4, 3]
+        """
+        order = np.argsort(key.uniform(len(cohort)), kind="stable")
+        parts = (np.sort(part).tolist() for part in np.array_split(order, self.groups))
+        return tuple(tuple(cohort[i] for i in part) for part in parts)
+
     def nbytes(self, frame: Frame, cohort: int) -> int:
         """Bytes of one client's masked vector in a cohort of so many."""
-        ring = require("muster.secagg", extra="service").Ring.of(cohort, frame.most)
+        ring = require("muster.secagg", extra="service").Ring.of(self.largest(cohort), frame.most)
         return int(ring.nbytes(frame.size))
 
     def facts(self, terms: Terms, advertised: int, survivors: int) -> dict[str, int]:

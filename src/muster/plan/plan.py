@@ -11,21 +11,25 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
+from muster import keys
 from muster.aggregation.mean import Mean
+from muster.aggregation.rule import Rule
 from muster.algorithms.algorithm import Algorithm
 from muster.errors import PlanError
 from muster.keys import Keys
 from muster.layout import Sharing
 from muster.local import Descent, Local, Memory
-from muster.optimizers import SGD, Optimizer
+from muster.optimizers import SGD
 from muster.pipeline.secure_sum import SecureSum
 from muster.pipeline.stage import Pipeline, Stage, contract_of
+from muster.plan.kinds import refuse_kinds
 from muster.plan.private import refuse_budget, refuse_exposed
+from muster.plan.robust import refuse_outvoted
 from muster.plan.secure import refuse_leaks
 from muster.plan.stopping import Every, Patience, Target
 from muster.privacy.ledger import Budget
 from muster.sampling.everybody import All
-from muster.types import Sampling, Task, Tree
+from muster.types import ClientId, Sampling, Task, Tree
 
 if TYPE_CHECKING:
     from muster.secagg import Frame
@@ -50,7 +54,7 @@ class Plan:
     local: Local
     sampling: Sampling = All()
     pipeline: tuple[Stage, ...] = ()
-    aggregation: Mean = Mean()
+    aggregation: Mean | Rule = Mean()
     weighting: Literal["examples", "equal"] = "examples"
     share: str | tuple[str, ...] = "*"
     rounds: int = 10
@@ -65,7 +69,7 @@ class Plan:
     budget: Budget | None = None
 
     def __post_init__(self) -> None:
-        self._check_kinds()
+        refuse_kinds(self)
         for name in ("pipeline", "stop", "share"):
             if not isinstance(getattr(self, name), str):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -78,38 +82,8 @@ class Plan:
         refuse_exposed(self)
         if self.secure is not None:
             refuse_leaks(self)
-
-    def _check_kinds(self) -> None:
-        kinds = {"algorithm": Algorithm, "local": Local, "evaluate": Every}
-        seams = {"task": "layout", "sampling": "sample", "aggregation": "reduce"}
-        for name in (*kinds, *seams):
-            value, kind = getattr(self, name), kinds.get(name)
-            fits = isinstance(value, kind) if kind else hasattr(value, seams[name])
-            if not fits or isinstance(value, type):
-                noun = kind.__name__ if kind else name
-                raise PlanError(
-                    f"Plan({name}={value!r}): that is no {noun}; give one "
-                    f"(did you forget to call it?)"
-                )
-        server = getattr(self.algorithm, "server", None)
-        if server is not None and not isinstance(server, Optimizer):
-            raise PlanError(
-                f"{type(self.algorithm).__name__}(server={server!r}): that is no Optimizer; "
-                f"give one such as SGD(1.0) (did you forget to call it?)"
-            )
-        if not isinstance(self.share, (str, tuple, list)):
-            raise PlanError(f"Plan(share={self.share!r}): name patterns are needed, such as '*'")
-        for name in ("pipeline", "stop"):
-            if not isinstance(getattr(self, name), (tuple, list)):
-                raise PlanError(
-                    f"Plan({name}={getattr(self, name)!r}): a list is needed; put [ ] around it"
-                )
-        for rule in self.stop:
-            if not hasattr(rule, "met") or isinstance(rule, type):
-                raise PlanError(
-                    f"Plan(stop=[{rule!r}]): that is no rule; "
-                    f"give rules such as Patience('loss', 5)"
-                )
+        if isinstance(self.aggregation, Rule):
+            refuse_outvoted(self)
 
     def _check_values(self) -> None:
         if not isinstance(self.rounds, int) or self.rounds < 1:
@@ -199,6 +173,10 @@ class Plan:
             return self.minimum
         return max(1, math.ceil(self.minimum * self.goal(invited)))
 
+    def enough(self, replies: int, parts: int, invited: int) -> bool:
+        """Whether a round of so many invited counts, with replies in so many separate sums."""
+        return replies >= self.needed(invited) and parts >= self.aggregation.least
+
     def goal(self, invited: int) -> int:
         """How many replies of so many invited are enough; a network round then takes no more."""
         return math.ceil(round(invited / self.overselect, 9))
@@ -230,6 +208,17 @@ class Plan:
         if self.secure is None:
             raise PlanError("this plan masks nothing; put SecureSum() last in its pipeline")
         return self.secure.frame(self.stages.contracts[len(self.pipeline) - 1])
+
+    @cached_property
+    def apart(self) -> bool:
+        """Whether replies are not added up as they come: masked first, or judged by a rule."""
+        return self.secure is not None or isinstance(self.aggregation, Rule)
+
+    def groups(self, cohort: Sequence[ClientId], round: int) -> tuple[tuple[ClientId, ...], ...]:
+        """Whose updates are masked together: all, or random groups that the seed draws."""
+        if self.secure is None or self.secure.groups == 1:
+            return (tuple(cohort),)
+        return self.secure.split(cohort, keys.key(self.seed).at("groups", round))
 
     @cached_property
     def remembers(self) -> bool:

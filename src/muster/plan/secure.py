@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from muster.aggregation.mean import Mean
 from muster.errors import PlanError
 
 __all__ = ["refuse_leaks"]
@@ -14,10 +13,12 @@ __all__ = ["refuse_leaks"]
 def refuse_leaks(plan: Any) -> None:
     """Raise `PlanError`, with the remedy, for a plan with SecureSum that would undo it."""
     secure = plan.secure
-    if type(plan.aggregation) is not Mean:
+    distributed = [one for one in plan.stages.releases() if one.trust == "distributed"]
+    if secure.groups > 1 and distributed:
         raise PlanError(
-            f"{plan.aggregation} looks at every reply, and SecureSum shows none; use Mean(), or "
-            f"leave SecureSum out"
+            f"{plan.stages.contracts[-1].noise} makes its noise for one sum of all, and "
+            f"SecureSum(groups={secure.groups}) opens several with less noise in each; use "
+            f"groups=1, or LocalNoise"
         )
     if plan.sharing.averaged:
         raise PlanError(
@@ -33,7 +34,9 @@ def refuse_leaks(plan: Any) -> None:
             f"use Plan(evaluate=Every(clients=0)), or SecureSum(metrics='public')"
         )
     count = getattr(plan.inviting, "count", None)
-    cohort, needed = (secure.minimum, 0) if count is None else (count, plan.needed(count))
+    cohort, needed = (
+        (secure.minimum * secure.groups, 0) if count is None else (count, plan.needed(count))
+    )
     digest = bytes(32)
     secure.terms(
         plan.frame, run="", round=0, plan=digest, model=digest, cohort=cohort, needed=needed

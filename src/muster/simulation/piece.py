@@ -49,7 +49,7 @@ class Piece:
 class Done(NamedTuple):
     """What became of a piece: block sums in order, new memories, and who failed.
 
-    Under SecureSum one reply a client instead: they are summed behind their masks.
+    Where replies are kept apart (`Plan.apart`), one reply a client instead.
     """
 
     replies: tuple[Reply, ...]
@@ -66,7 +66,7 @@ def perform(
     replies: list[Reply] = []
     place = dict(zip(piece.clients, piece.places, strict=True))
     block = block_size(piece.invited)
-    masked = plan.secure is not None
+    apart = plan.apart
     sink = failed if lenient else None
     for group in _groups(plan, engine, population, piece, sink):
         outcome = _attempt(plan, engine, sent, piece.round, group, sink)
@@ -75,9 +75,9 @@ def perform(
         memories |= zip(outcome.clients, outcome.memories or (), strict=False)
         whole = outcome.clients == piece.clients
         places = piece.places if whole else [place[client] for client in outcome.clients]
-        edges = list(range(len(places))) if masked else _edges(places, block)
-        replies += _blocks(outcome, edges, fold=places[0] == 0 and not masked)
-    if masked:
+        edges = list(range(len(places))) if apart else _edges(places, block)
+        replies += _blocks(outcome, edges, fold=places[0] == 0 and not apart)
+    if apart:
         return Done(tuple(replies), memories, tuple(failed))
     replies = list(fold_blocks(replies, lambda reply: place[reply.clients[0]] // block))
     if piece.places and piece.places[0] == 0:  # a left fold may begin here, and only here

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hmac
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from muster.aggregation.sums import add
+from muster.errors import PlanError
 from muster.plan import Plan
 from muster.secagg import (
     Aborted,
@@ -130,26 +132,35 @@ class Masks:
     lost: Mapping[int, Mapping[ClientId, str]] = field(default_factory=dict)
 
     def answers(
-        self, plan: Plan, round: int, cohort: Cohort, sent: Sent, trained: Iterator[Answer],
-        gone: frozenset[ClientId] = frozenset(),
+        self, plan: Plan, round: int, cohort: Cohort, sent: Sent,
+        trained: Callable[[Cohort], Iterator[Answer]], gone: Set[ClientId] = frozenset(),
     ) -> Iterator[Answer]:  # fmt: skip
-        """One reply, of the survivors; or none, and from everybody why not.
+        """One reply from each group, of its survivors; where there is none, why not.
 
-        `trained` are single clients' replies, asked for when their vectors are due; those in
+        `trained` gives single clients' replies, asked for when their vectors are due; those in
         `gone` are not there at all.
         """
         secure, invited = plan.secure, len(cohort.clients)
         assert secure is not None
-        present = {f"{i:05}": c for i, c in enumerate(cohort.clients) if c not in gone}
-        least = max(secure.minimum, plan.needed(invited))
-        if invited < least:
-            reason = f"{invited} clients were invited and {least} are required; invite more"
-            yield from (Failed(one, "secure", reason) for one in present.values())
+        try:
+            terms = secure.terms(
+                plan.frame, run="simulation", round=round, plan=_hash(repr(plan)),
+                model=_digest(sent), cohort=invited, needed=plan.needed(invited),
+            )  # fmt: skip
+        except PlanError as error:
+            yield from (Failed(c, "secure", str(error)) for c in cohort.clients if c not in gone)
             return
-        terms = secure.terms(
-            plan.frame, run="simulation", round=round, plan=sha256(repr(plan).encode()).digest(),
-            model=_digest(sent), cohort=invited, needed=least,
-        )  # fmt: skip
+        for group in map(Cohort, plan.groups(cohort.clients, round)):
+            if not gone >= set(group.clients):
+                yield from self._group(plan, round, group, (terms, sent), trained(group), gone)
+
+    def _group(
+        self, plan: Plan, round: int, cohort: Cohort, about: tuple[Terms, Sent],
+        trained: Iterator[Answer], gone: Set[ClientId],
+    ) -> Iterator[Answer]:  # fmt: skip
+        """One session."""
+        terms, sent = about
+        present = {f"{i:05}": c for i, c in enumerate(cohort.clients) if c not in gone}
         book = _Book(plan, terms, {c: name for name, c in present.items()})
         silent = {c: Step(word) for c, word in self.lost.get(round, {}).items()}
         lost = {book.names[c]: step for c, step in silent.items() if c in book.names}
@@ -159,7 +170,7 @@ class Masks:
             why = str(stop)
         else:
             survivors = tuple(present[name] for name in opened.sum.survivors)
-            yield book.reply(opened, survivors, cohort, sent)
+            yield book.reply(opened, survivors, sent)
             why = ""
         failed = {answer.client for answer in book.failed}
         yield from book.failed
@@ -192,19 +203,20 @@ class _Book:
                 vector = frame.flatten(answer.payload, int(answer.weight))
                 yield self.names[answer.clients[0]], vector.astype(dtype)
 
-    def reply(
-        self, opened: Opened, survivors: tuple[ClientId, ...], cohort: Cohort, sent: Sent
-    ) -> Reply:
+    def reply(self, opened: Opened, survivors: tuple[ClientId, ...], sent: Sent) -> Reply:
         """The exact sums, as if the survivors' replies had been added up."""
         assert self.plan.secure is not None
         counted = set(survivors)
-        public = iter([one for one in self.public if one.clients[0] in counted])
-        shown = self.plan.aggregation.reduce(public, cohort.clients)
+        public = [one for one in self.public if one.clients[0] in counted]
         sums, weight = self.plan.frame.restore(opened.sum.total, len(survivors))
         facts = self.plan.secure.facts(self.terms, opened.advertised, len(survivors))
-        metrics = shown.metrics if shown else {}
+        metrics = add(public).metrics if public else {}
         none = np.zeros_like(sent.buffers)
-        return Reply(survivors, sums, float(weight), metrics, none, facts)
+        return Reply(survivors, sums, float(weight), metrics, none, (facts,))
+
+
+def _hash(text: str) -> bytes:
+    return sha256(text.encode()).digest()
 
 
 def _digest(sent: Sent) -> bytes:

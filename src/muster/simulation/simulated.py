@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from muster import keys
@@ -90,7 +91,7 @@ class Simulation:
         self._masks = masks
         if plan.secure is not None and masks is None:
             self._masks = require("muster.simulation.secure", extra="service").Masks()
-        self._round, self._invited = 0, 0
+        self._round, self._invited, self._parts = 0, 0, 0
         self._heard: set[ClientId] = set()
         self._roster = Roster(population.clients, lambda: population.sizes)
 
@@ -112,21 +113,25 @@ class Simulation:
         self._pending = cohort, sent, round
 
     def replies(self) -> Iterator[Answer]:
-        """Block sums in order, or the one sum of a secure session.
+        """Block sums in order; each reply by itself for a rule; or the sums of secure sessions.
 
         Each client's new memory is staged before its reply is yielded.
         """
         if self._pending is None:
             return
         (cohort, sent, round), self._pending = self._pending, None
-        self._round, self._invited, self._heard = round, len(cohort.clients), set()
-        answers = self._trained(cohort, sent, round)
-        if self._masks is not None:
+        self._round, self._invited, self._parts = round, len(cohort.clients), 0
+        self._heard = set()
+        trained = partial(self._trained, sent=sent, round=round)
+        if self._masks is None:
+            answers = trained(cohort)
+        else:
             gone = self._absent.get(round, frozenset())
-            answers = self._masks.answers(self._plan, round, cohort, sent, answers, gone)
+            answers = self._masks.answers(self._plan, round, cohort, sent, trained, gone)
         for answer in answers:
             if isinstance(answer, Reply):
                 self._heard.update(answer.clients)
+                self._parts += 1
             yield answer
 
     def _trained(self, cohort: Cohort, sent: Sent, round: int) -> Iterator[Answer]:
@@ -165,7 +170,7 @@ class Simulation:
         if self._blank is None:
             return None
         found = self._store.memory(clients)
-        if len(self._heard) >= self._plan.needed(self._invited):
+        if self._plan.enough(len(self._heard), self._parts, self._invited):
             heard = [client for client in clients if client in self._heard]
             found = found | self._store.staged(self._round, heard)
         return self._rebuilt(clients, found)

@@ -6,7 +6,7 @@ import pytest
 from tests.service.round.sites import Federation
 
 import muster
-from muster import algorithms, optimizers, pipeline, sampling, tasks
+from muster import aggregation, algorithms, optimizers, pipeline, sampling, tasks
 from muster.runs.drive import Options, drive
 from muster.runs.measure import Examiner
 from muster.testing import check_clients
@@ -69,6 +69,14 @@ PLANS = {
     "drawn twice": {
         "algorithm": algorithms.FedAvg(), "sampling": sampling.Weighted(count=4),
         "weighting": "equal",
+    },
+    "median": {
+        "algorithm": algorithms.Scaffold(), "aggregation": aggregation.Median(),
+        "weighting": "equal",
+    },
+    "trimmed": {
+        "algorithm": algorithms.FedAvg(), "aggregation": aggregation.TrimmedMean(2),
+        "weighting": "equal", "pipeline": [pipeline.Clip(1.0), pipeline.Quantize(8)],
     },
 }  # fmt: skip
 

@@ -20,13 +20,15 @@ from tests.service.round.masked import (
 )
 
 import muster
-from muster import pipeline
+from muster import aggregation, pipeline
 from muster.runs.replay import replay
 from muster.secagg.messages import Quit, read
 from muster.service import pki
 from muster.service.message import Task
 from muster.service.server.desk import Desk
 from muster.store.blobs import model_name
+
+TWO = pipeline.SecureSum(minimum=2, groups=2)
 
 
 def masked(federation, kind=None):
@@ -56,15 +58,49 @@ def timeless(record):
         plan_of(weighting="equal", cap=None),
         plan_of(secure=pipeline.SecureSum(metrics="public"), evaluate=muster.Every(1)),
         plan_of(secure=pipeline.SecureSum(malicious=True, corrupt=0.1, minimum=4)),
+        plan_of(secure=TWO),
+        plan_of(secure=TWO, aggregation=aggregation.Median()),
+        plan_of(secure=replace(TWO, metrics="public")),
     ],
-    ids=["examples", "equal", "public", "malicious"],
+    ids=["examples", "equal", "public", "malicious", "groups", "rule", "groups, public"],
 )  # fmt: skip
 def test_bits_are_those_of_the_simulation(tmp_path, plan):
     federation = Federation(tmp_path / "net", plan)
     records = federation.play()
     same(federation, records, tmp_path / "sim")
     ended = [d for _, action, d in federation.entries() if action == "secure sum ended"]
-    assert [(d["reason"], d["survivors"], d["disputes"]) for d in ended] == [("done", 5, [])] * 2
+    counts = [5] * 2 if plan.secure.groups == 1 else [3, 2] * 2
+    found = [(d["reason"], d["survivors"], d["disputes"]) for d in ended]
+    assert found == [("done", count, []) for count in counts]
+
+
+def test_a_group_that_loses_too_many_is_given_up_and_the_other_counts(tmp_path):
+    plan = plan_of(secure=TWO, rounds=1)
+    federation = Federation(tmp_path / "net", plan, lease=1.0)
+    first, second = plan.groups(NAMES, 1)
+    federation.away = set(second[:1])
+    (record,) = federation.play()
+    assert record["accepted"] == list(first)
+    assert {one["client"] for one in record["late"]} == set(second)
+    ended = [d for _, action, d in federation.entries() if action == "secure sum ended"]
+    assert [(d["group"], d["survivors"]) for d in ended] == [(0, 3), (1, 0)]
+    assert replay(tmp_path / "net" / "run", plan, federation.people).identical
+
+
+def test_members_know_those_of_their_own_group_alone(tmp_path):
+    plan = plan_of(secure=TWO, rounds=1)
+    federation = Federation(tmp_path / "net", plan)
+    shown = {}
+
+    def between(name, method, path, body):
+        if path == "/v1/members":
+            shown[name] = tuple(sorted(json.loads(body)))
+        return body
+
+    federation.between = between
+    federation.play()
+    groups = plan.groups(NAMES, 1)
+    assert shown == {name: group for group in groups for name in group}
 
 
 def test_a_vector_longer_than_a_message_goes_by_the_disk(tmp_path):

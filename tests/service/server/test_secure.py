@@ -36,7 +36,7 @@ class Scene:
         self.ledger.open(Opened(1, "train", ("ann",), (1,), (("ann", 1),), "0" * 64, 0.0))
         facts = Facts("run", "f" * 64, {}, lambda rows, times: 1.0, {}, 0)
         self.hall = Hall(self.ledger, facts)
-        self.hall.session = Session(1, {"ann": "ann"}, 200_000, self.seen.append)
+        self.hall.session = Session(1, {"ann": "ann"}, 200_000, self.seen.append, {"ann": ("ann",)})
         self.pool = ThreadPoolExecutor(1)
         self.sessions = Sessions(Desk(self.hall, self.ledger), self.ledger.blobs, self.pool)
 

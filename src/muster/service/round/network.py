@@ -157,7 +157,7 @@ class Network:
         return hall.clock() + deadline - spent
 
     def replies(self) -> Iterator[Answer]:
-        """Who gave no update, and why; then the sum of all updates, in the fixed shape."""
+        """Who gave no update, and why; then the sum of all, in the fixed shape, or each."""
         if self._asked is None:
             return
         (cohort, round), self._asked = self._asked, None
@@ -170,23 +170,25 @@ class Network:
             if seats[client].standing != "arrived":
                 yield missing(seats[client])
         arrived = [c for c in cohort.clients if seats[c].standing == "arrived"]
-        self._counted = tuple(arrived) if len(arrived) >= self._plan.needed(len(seats)) else ()
+        plan, parts = self._plan, len(arrived) if self._plan.apart else 1
+        self._counted = tuple(arrived) if plan.enough(len(arrived), parts, len(seats)) else ()
         if arrived:
             came, template = [seats[client] for client in arrived], self._hall.facts.template
-            yield sum_of(updates(self._ledger.blobs, round, came, template), cohort.clients)
+            replies = updates(self._ledger.blobs, round, came, template)
+            yield from replies if plan.apart else [sum_of(replies, cohort.clients)]
         self._at("round: summed")
 
     def _masked(self, masking: Masking, cohort: Cohort) -> Iterator[Answer]:
-        """Who is not in the secure sum, and why; then the sum."""
-        total, cause = masking.outcome()
+        """Who is in no secure sum, and why; then the sums."""
+        sums, cause = masking.outcome()
         seats = self._close(masking.opened, cause)
         self._at("round: closed")
-        self._counted = total.clients if total else ()
+        heard = tuple(client for total in sums for client in total.clients)
+        self._counted = heard if self._plan.enough(len(heard), len(sums), len(seats)) else ()
         for client in cohort.clients:
-            if client not in self._counted:
+            if client not in heard:
                 yield missing(seats[client])
-        if total is not None:
-            yield total
+        yield from sums
         self._masking = None
         self._at("round: summed")
 

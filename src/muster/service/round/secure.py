@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A round whose sum is masked: the server's side of the session, played in the engine's thread.
+"""A round whose sums are masked: the server's side of the sessions, in the engine's thread.
 
 What a member says is written down in the ledger before it is answered, and is read from there in
 the one order in which it was written; so a server that comes back plays the same events again and
@@ -15,14 +15,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from muster.errors import PlanError, RunError
+from muster.aggregation.sums import add
+from muster.errors import RunError
 from muster.plan import Plan
-from muster.secagg import Aborted, Closed, Heard, Reason, Refused, Step, Sum, Tell, server
-from muster.secagg.messages import Ended, Message, Quit, Roster
+from muster.secagg import Aborted, Reason, Refused, Step
+from muster.secagg.messages import Quit
+from muster.service.round.circle import QUIT, Circle, Circles
 from muster.service.round.hall import Hall
 from muster.service.round.lifecycle import closes
-from muster.service.round.session import Session
-from muster.service.round.updates import sum_of
 from muster.store.records import Opened, Seat, Word
 from muster.types import ClientId, Reply
 
@@ -38,9 +38,6 @@ LABELS = (
     "secure: opened",
     "secure: seats are decided",
 )
-QUIT, ADVERT = str(Quit.kind), "1"
-HEAD = 64  # octets of a message beside its largest field
-SMALL = 1 << 16  # octets that any message may have
 
 
 class Speech(Protocol):
@@ -59,7 +56,7 @@ class Speech(Protocol):
 
 
 class Masking:
-    """One round's session, made before the round is shown; `check` raises when it is to stop."""
+    """One round's sessions, made before the round is shown; `check` raises when it is to stop."""
 
     def __init__(
         self, plan: Plan, ledger: Speech, hall: Hall, opened: Opened, *,
@@ -67,152 +64,101 @@ class Masking:
     ) -> None:  # fmt: skip
         self.plan, self.ledger, self.hall, self.opened = plan, ledger, hall, opened
         self.check, self.at = check, at
-        names = {member.client: member.name for member in hall.members.values()}
-        clients = {names[client]: client for client in opened.cohort}
-        try:
-            self.terms = _terms(plan, hall, opened)
-        except PlanError as error:
-            self.terms, self.fault = None, str(error)
-        limit = SMALL if self.terms is None else _longest(self.terms)
-        self.session = Session(opened.round, clients, limit, at)
-        self.step: Step | None = None
-        self.live, self.spoken = set(clients), set[str]()
+        self.circles = Circles(plan, hall, opened, ledger.blobs.whole, at=at, refused=self._refused)
+        self.session = self.circles.session
+        self._names = {client: name for name, client in self.session.clients.items()}
         self.left: dict[str, Seat] = {}  # who said that it left, and its seat unless it counts
-        self.advertised = self.number = 0
-        self.metrics: dict[ClientId, Mapping[str, float]] = {}
-        self._fell: dict[str, str] = {}  # who was told that it is late, and in which step
-        self._queue: deque[Word] = deque()
-        self._speaker = ""
-        self._written: tuple[Message | None, bytes] = (None, b"")
 
-    def outcome(self) -> tuple[Reply | None, str]:
-        """The sum of the survivors, or None; and why it took nothing more. Seats are decided."""
-        facts, round = self.hall.facts, self.opened.round
+    def outcome(self) -> tuple[list[Reply], str]:
+        """The sum of each group's survivors, and why it took nothing more. Seats are decided."""
+        facts, round, circles = self.hall.facts, self.opened.round, self.circles
         facts.note("server", "secure sum begun", round=round, invited=len(self.opened.cohort))
-        found: Sum | None = None
-        try:
-            if self.terms is None:
-                raise Aborted(Reason.COHORT, self.fault)
-            found = self._played()
-            reason, cause = Reason.DONE, f"the sum of {len(found.survivors)} clients is open"
-        except Aborted as stop:
-            reason, cause = (
-                stop.reason,
-                f"the secure sum was given up ({stop.reason.value}): {stop}",
-            )
+        self._play()
         self.at("secure: opened")
-        alive = {self.session.clients[name] for name in found.survivors} if found else set()
-        self._decide([self._seat(client, alive, (reason, cause)) for client in self.opened.cohort])
+        self._decide([self._seat(client) for client in self.opened.cohort])
         self.at("secure: seats are decided")
-        facts.note(
-            "server", "secure sum ended", round=round, reason=reason.value, survivors=len(alive),
-            disputes=[list(pair) for pair in found.disputes[:20]] if found else [],
-        )  # fmt: skip
-        return self._reply(found, alive) if found else None, cause
+        for place, circle in enumerate(circles.each):
+            found = circle.found
+            facts.note(
+                "server", "secure sum ended", round=round, group=place,
+                reason=(circle.stop.reason if circle.stop else Reason.DONE).value,
+                survivors=len(found.survivors) if found else 0,
+                disputes=[list(pair) for pair in found.disputes[:20]] if found else [],
+            )  # fmt: skip
+        return [self._reply(circle) for circle in circles.each if circle.found], self._cause()
 
-    def _played(self) -> Sum:
-        """The session. Raises `Aborted`."""
-        assert self.terms is not None
-        members, vouch = self.hall.members, self.hall.facts.vouch
+    def _cause(self) -> str:
+        """How it ended, in words."""
+        circles = self.circles.each
+        counts = [len(circle.found.survivors) for circle in circles if circle.found]
+        if counts:
+            several = f" in {len(counts)} of {len(circles)} groups" if len(circles) > 1 else ""
+            return f"the sum of {sum(counts)} clients is open{several}"
+        return self._given_up(circles[0] if circles else None)[1]
 
-        def verify(name: str, data: bytes, signature: bytes) -> bool:
-            return vouch(name, members[name].certificate, data, signature)
+    def _given_up(self, circle: Circle | None) -> tuple[Reason, str]:
+        stop = circle.stop if circle else Aborted(Reason.COHORT, self.circles.fault)
+        assert stop is not None
+        return stop.reason, f"the secure sum was given up ({stop.reason.value}): {stop}"
 
-        side, event = server(self.terms, self.session.clients, verify), None
-        while True:
-            try:
-                action = side.send(event)
-            except StopIteration as end:
-                total: Sum = end.value
-                return total
-            event = None
-            if isinstance(action, Tell):
-                self._tell(action)
-            elif isinstance(action, Refused):
-                self._refused(action)
-            else:
-                event = self._next(action.step)
+    def _play(self) -> None:
+        """All events, those that are recorded and those that come, until every circle has ended."""
+        circles, queue = self.circles, deque[Word]()
+        while not all(circle.over for circle in circles.each):
+            if not queue:
+                queue.extend(self.ledger.heard(self.opened.round, circles.number))
+            if not queue:
+                self._wait()
+                continue
+            word = queue.popleft()
+            if word.kind == QUIT:
+                self._quit(word.name, circles.said(word))
+            circles.feed(word)
 
-    def _tell(self, tell: Tell) -> None:
-        """Put it where the client finds it; its lease begins."""
-        client, hall = self.session.clients[tell.name], self.hall
-        self.advertised += isinstance(tell.message, Roster)
-        if self._written[0] is not tell.message:
-            self._written = tell.message, tell.message.to_bytes()
-        with hall.changed:
-            number = self.session.told.get(client, (0, b""))[0] + 1
-            self.session.told[client] = number, self._written[1]
-            if isinstance(tell.message, Ended):
-                self.live.discard(tell.name)
-                self.session.over.add(client)
-                self._fell.setdefault(tell.name, self.step.value if self.step else "")
-            else:
-                hall.leases[client] = hall.clock() + hall.facts.lease
-        hall.bell.ring([client])
-
-    def _refused(self, refused: Refused) -> None:
-        """A message had no effect: its sender has not spoken."""
-        self._speaker = ""
+    def _refused(self, step: Step | None, refused: Refused) -> None:
+        """A message had no effect."""
         self.hall.refusals[f"secure: {refused.reason.name.lower()}"] += 1
         self.hall.facts.note(
             refused.name, "secure message refused", round=self.opened.round,
-            step=self.step.value if self.step else "", reason=refused.reason.value,
+            step=step.value if step else "", reason=refused.reason.value,
         )  # fmt: skip
 
-    def _next(self, step: Step) -> Heard | Closed:
-        """The next event, as it is written down."""
-        if self._speaker:
-            self.spoken.add(self._speaker)
-        if step is not self.step:
-            self.step, self._speaker = step, ""
-            self.spoken.clear()
-            self.at(f"secure: {step.value} begins")
-        while True:
-            if not self._queue:
-                self._queue.extend(self.ledger.heard(self.opened.round, self.number))
-            if self._queue:
-                return self._event(self._queue.popleft())
-            self._wait(step)
-
-    def _event(self, word: Word) -> Heard | Closed:
-        self.number, self._speaker = word.number, word.name
-        if not word.name:
-            return Closed(Step(word.kind))
-        data = word.data or bytes(self.ledger.blobs.whole(word.blob))
-        if word.kind == QUIT:
-            self._quit(word.name, data)
-        elif word.kind == ADVERT:
-            self.metrics[self.session.clients[word.name]] = word.metrics
-        return Heard(word.name, data)
-
-    def _wait(self, step: Step) -> None:
+    def _wait(self) -> None:
         """Until there may be another event; what only the server knows it writes down itself."""
-        hall = self.hall
+        hall, gone, closed = self.hall, list[str](), list[tuple[int, Circle]]()
         with hall.changed:
             self.check()
-            if self.session.last > self.number:
+            if self.session.last > self.circles.number:
                 return
-            due = self.live - self.spoken - self.left.keys()
-            gone = [name for name in due if self._standing(name) in ("declined", "failed")]
-            closed = None if gone else self._closed(step, due)
-            if not gone and closed is not None and closed > 0:
-                hall.changed.wait(min(closed, hall.facts.lease))
+            soonest = hall.facts.lease
+            for place, circle in enumerate(self.circles.each):
+                if circle.over:
+                    continue
+                due = circle.live - circle.spoken - self.left.keys()
+                gone += [name for name in due if self._standing(name) in ("declined", "failed")]
+                left = self._closed(circle, due)
+                soonest = min(soonest, left)
+                closed += [(place, circle)] if left <= 0 else []
+            if not gone and not closed:
+                hall.changed.wait(soonest)
                 return
         if gone:
             quit_ = Quit(Reason.STOPPED.name).to_bytes()
             for name in gone:
                 self._hear(Word(name, QUIT, quit_))
             return
-        self.at("secure: before a step is closed")
-        self._hear(Word("", step.value))
-        self.at("secure: a step is closed")
+        for place, circle in closed:
+            assert circle.step is not None
+            self.at("secure: before a step is closed")
+            self._hear(Word("", f"{place} {circle.step.value}"))
+            self.at("secure: a step is closed")
 
-    def _closed(self, step: Step, due: set[str]) -> float:
+    def _closed(self, circle: Circle, due: set[str]) -> float:
         """Seconds until nobody who is due has a lease, or the round is to go on without them."""
         hall, now = self.hall, self.hall.clock()
-        until = max((hall.leases.get(self.session.clients[n], now) for n in due), default=now)
-        if step is Step.ADVERTISE:
-            here = {self.session.clients[name] for name in self.spoken}
+        until = max((hall.leases.get(circle.clients[n], now) for n in due), default=now)
+        if circle.step is Step.ADVERTISE:
+            here = {c.clients[name] for c in self.circles.each for name in _advertised(c)}
             seats = [Seat(c, "arrived") if c in here else s for c, s in hall.seats.items()]
             if closes(hall.call, seats, now) is not None:
                 return 0.0
@@ -234,7 +180,8 @@ class Masking:
         reason = Reason.__members__.get(said, Reason.STOPPED)
         standing: Any = "declined" if reason is Reason.STOPPED else "failed"
         self.left[name] = seat = Seat(client, standing, "secure", f"it left: {reason.value}")
-        if name not in self.spoken and self.step in STEPS[: STEPS.index(Step.MASK) + 1]:
+        circle = self.circles.of(name)
+        if name not in circle.spoken and circle.step in STEPS[: STEPS.index(Step.MASK) + 1]:
             self._decide([seat])
         self.hall.facts.note(
             name, "left a secure sum", round=self.opened.round, reason=reason.value
@@ -248,51 +195,43 @@ class Masking:
             found = self.ledger.decide(self.opened.round, "train", waiting).result()
             self.hall.sit(self.opened.round, "train", found)
 
-    def _seat(self, client: ClientId, alive: set[ClientId], end: tuple[Reason, str]) -> Seat:
+    def _seat(self, client: ClientId) -> Seat:
         """What became of a client that is not decided yet."""
-        reason, cause = end
-        if client in alive:
-            return Seat(client, "arrived", metrics=self.metrics.get(client, {}))
-        name = next(n for n, c in self.session.clients.items() if c == client)
+        name = self._names[client]
+        circle = self.circles.of(name) if self.circles.each else None
+        if circle and circle.found and name in circle.found.survivors:
+            return Seat(client, "arrived", metrics=self.circles.metrics.get(client, {}))
         if name in self.left:
             return self.left[name]
-        if reason is not Reason.DONE:
+        if circle is None or circle.found is None:
+            reason, cause = self._given_up(circle)
             return Seat(client, "late", reason.name.lower(), cause)
-        step = self._fell.get(name, Step.UNMASK.value)
+        step = circle.fell.get(name, Step.UNMASK.value)
         return Seat(client, "late", "lease", f"it fell silent in the secure sum, at {step}")
 
-    def _reply(self, found: Sum, alive: set[ClientId]) -> Reply:
-        """The sum as the pipeline decodes it."""
-        plan, cohort = self.plan, self.opened.cohort
-        assert plan.secure is not None and self.terms is not None
+    def _reply(self, circle: Circle) -> Reply:
+        """A sum as the pipeline decodes it."""
+        plan, found = self.plan, circle.found
+        assert plan.secure is not None and self.circles.terms is not None and found is not None
+        alive = {circle.clients[name] for name in found.survivors}
         sums, weight = plan.frame.restore(found.total, len(alive))
         like = self.hall.facts.template["buffers"]
-        facts = plan.secure.facts(self.terms, self.advertised, len(alive))
-        clients = tuple(client for client in cohort if client in alive)
+        facts = plan.secure.facts(self.circles.terms, circle.advertised, len(alive))
+        clients = tuple(client for client in self.opened.cohort if client in alive)
         return Reply(
             clients, sums, float(weight), self._public(clients), np.zeros(like.shape, like.dtype),
-            facts,
+            (facts,),
         )  # fmt: skip
 
     def _public(self, clients: tuple[ClientId, ...]) -> Mapping[str, float]:
-        """The metrics that the plan makes public, added in the fixed shape."""
+        """The sums of the metrics that the plan makes public."""
         assert self.plan.secure is not None
         if self.plan.secure.metrics == "hidden":
             return {}
-        each = (Reply((client,), {}, 0.0, self.metrics[client], {}) for client in clients)
-        return sum_of(each, self.opened.cohort).metrics
+        metrics = self.circles.metrics
+        return add([Reply((c,), {}, 0.0, metrics[c], {}) for c in clients]).metrics
 
 
-def _terms(plan: Plan, hall: Hall, opened: Opened) -> Any:
-    assert plan.secure is not None
-    count = len(opened.cohort)
-    return plan.secure.terms(
-        plan.frame, run=hall.facts.run, round=opened.round,
-        plan=bytes.fromhex(hall.facts.fingerprint), model=bytes.fromhex(opened.model),
-        cohort=count, needed=plan.needed(count),
-    )  # fmt: skip
-
-
-def _longest(terms: Any) -> int:
-    """Octets of the longest message of a client: its vector, or shares for all others."""
-    return int(max(SMALL, HEAD + terms.ring.nbytes(terms.size), HEAD + 88 * terms.cohort))
+def _advertised(circle: Circle) -> set[str]:
+    """Who has said its keys: in the first step those who have spoken, later those who are live."""
+    return circle.spoken if circle.step is Step.ADVERTISE else circle.live

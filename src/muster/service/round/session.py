@@ -15,7 +15,8 @@ __all__ = ["Session"]
 class Session:
     """What the engine's thread shows of its secure sum, under the hall's lock.
 
-    `clients` are the invited by name, `limit` the octets of the longest message; `told` is the
+    `clients` are the invited by name, `limit` the octets of the longest message, `near` the
+    members of each one's group; `told` is the
     latest that each was told, with a number that grows, `over` who was told that it ended; `last`
     the number of the newest event that this process wrote down; `at` is called at the labels of
     `round.secure`.
@@ -25,6 +26,7 @@ class Session:
     clients: Mapping[str, ClientId]
     limit: int
     at: Callable[[str], None]
+    near: Mapping[str, tuple[str, ...]]
     told: dict[ClientId, tuple[int, bytes]] = field(default_factory=dict)
     over: set[ClientId] = field(default_factory=set)
     last: int = 0

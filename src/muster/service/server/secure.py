@@ -95,10 +95,10 @@ class Sessions:
             await hall.bell.wait(client, left)
 
     def members(self, name: str, round: int) -> bytes:
-        """The certificates of everybody who takes part in a round, by name, as JSON."""
+        """The certificates of those whose updates are masked with this one's, by name, as JSON."""
         session, _ = self._session(name, round)
         known = self.desk.hall.members
-        found = {other: known[other].certificate for other in session.clients}
+        found = {other: known[other].certificate for other in session.near[name]}
         return json.dumps(found).encode()
 
     def _client(self, name: str) -> ClientId:

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What kind of thing each field of a plan is: a class for a value, or no list, is said at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from muster.algorithms.algorithm import Algorithm
+from muster.errors import PlanError
+from muster.local import Local
+from muster.optimizers import Optimizer
+from muster.plan.stopping import Every
+
+__all__ = ["refuse_kinds"]
+
+
+def refuse_kinds(plan: Any) -> None:
+    """Raise `PlanError`, with the remedy, for a field of another kind than is needed."""
+    kinds = {"algorithm": Algorithm, "local": Local, "evaluate": Every}
+    seams = {"task": "layout", "sampling": "sample", "aggregation": "least"}
+    for name in (*kinds, *seams):
+        value, kind = getattr(plan, name), kinds.get(name)
+        fits = isinstance(value, kind) if kind else hasattr(value, seams[name])
+        if not fits or isinstance(value, type):
+            noun = kind.__name__ if kind else name
+            raise PlanError(
+                f"Plan({name}={value!r}): that is no {noun}; give one (did you forget to call it?)"
+            )
+    server = getattr(plan.algorithm, "server", None)
+    if server is not None and not isinstance(server, Optimizer):
+        raise PlanError(
+            f"{type(plan.algorithm).__name__}(server={server!r}): that is no Optimizer; "
+            f"give one such as SGD(1.0) (did you forget to call it?)"
+        )
+    if not isinstance(plan.share, (str, tuple, list)):
+        raise PlanError(f"Plan(share={plan.share!r}): name patterns are needed, such as '*'")
+    for name in ("pipeline", "stop"):
+        if not isinstance(getattr(plan, name), (tuple, list)):
+            raise PlanError(
+                f"Plan({name}={getattr(plan, name)!r}): a list is needed; put [ ] around it"
+            )
+    for rule in plan.stop:
+        if not hasattr(rule, "met") or isinstance(rule, type):
+            raise PlanError(
+                f"Plan(stop=[{rule!r}]): that is no rule; give rules such as Patience('loss', 5)"
+            )

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a plan with a rule that looks at every reply must be for the rule to see what it needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from muster.errors import PlanError
+from muster.vectors import leaves
+
+__all__ = ["refuse_outvoted"]
+
+
+def refuse_outvoted(plan: Any) -> None:
+    """Raise `PlanError`, with the remedy, for a plan whose rule would judge too little or amiss."""
+    rule, secure = plan.aggregation, plan.secure
+    groups = 1 if secure is None else secure.groups
+    if secure is not None and groups < max(2, rule.least):
+        raise PlanError(
+            f"{rule} looks at every reply, and SecureSum(groups={groups}) shows {groups}; give "
+            f"SecureSum(groups=...) of at least {max(2, rule.least)}, or use Mean()"
+        )
+    if getattr(plan.sampling, "with_replacement", False):
+        raise PlanError(
+            f"{rule} counts each client once, and {plan.sampling} may draw one twice; use "
+            f"Uniform(count=...)"
+        )
+    if secure is None and plan.weighting == "examples":
+        raise PlanError(
+            f"{rule} counts each client once, whatever rows it claims; use Plan(weighting='equal')"
+        )
+    _refuse_few(plan)
+    for stage, state in zip(plan.stages.stages, plan.stages.init(), strict=True):
+        if any(leaves(state)):
+            raise PlanError(
+                f"{rule} decodes each reply by itself, and {stage} learns from the sum of all; "
+                f"leave it out (Clip(bound) in place of AdaptiveClip), or use Mean()"
+            )
+
+
+def _refuse_few(plan: Any) -> None:
+    """A cohort that is smaller than what the rule needs."""
+    count = getattr(plan.sampling, "count", None)
+    if plan.secure is None and count is not None and count < plan.aggregation.least:
+        raise PlanError(
+            f"{plan.aggregation} needs {plan.aggregation.least} replies, and {plan.sampling} "
+            f"invites fewer; invite more, or expect fewer liars"
+        )

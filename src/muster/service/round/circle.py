@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The secure sums of one round, played from what is recorded and from nothing else.
+
+Each group of the cohort is a circle with a session of its own. The server that leads and those
+that follow feed their circles the same events in the same order, so all know what each member
+was told; the one that leads also writes events down (see `round.secure`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from muster.errors import PlanError
+from muster.plan import Plan
+from muster.secagg import (
+    Aborted,
+    Await,
+    Closed,
+    Heard,
+    Refused,
+    Step,
+    Sum,
+    Tell,
+    Terms,
+    server,
+)
+from muster.secagg.messages import Ended, Message, Quit, Roster
+from muster.service.round.hall import Hall
+from muster.service.round.session import Session
+from muster.store.records import Opened, Word
+from muster.types import ClientId
+
+__all__ = ["ADVERT", "Circle", "Circles", "QUIT"]
+
+QUIT, ADVERT = str(Quit.kind), "1"
+HEAD = 64  # octets of a message beside its largest field
+SMALL = 1 << 16  # octets that any message may have
+
+
+@dataclass
+class Circle:
+    """One session: where it stands, who is `live`, who has `spoken` in this step, how it ended.
+
+    `fell` are those who were told that it is over for them, and in which step.
+    """
+
+    clients: Mapping[str, ClientId]
+    side: Any
+    tell: Callable[[str, Message], None]
+    refused: Callable[[Step | None, Refused], None]
+    at: Callable[[str], None]
+    step: Step | None = None
+    live: set[str] = field(default_factory=set)
+    spoken: set[str] = field(default_factory=set)
+    fell: dict[str, str] = field(default_factory=dict)
+    advertised: int = 0
+    found: Sum | None = None
+    stop: Aborted | None = None
+
+    def __post_init__(self) -> None:
+        self.live = set(self.clients)
+        self.take(None)
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, with a sum or without."""
+        return self.found is not None or self.stop is not None
+
+    def take(self, event: Heard | Closed | None) -> None:
+        """Play the next event."""
+        if self.over:
+            return
+        speaker = event.name if isinstance(event, Heard) else ""
+        try:
+            action = self.side.send(event)
+            while not isinstance(action, Await):
+                if isinstance(action, Tell):
+                    self._tell(action)
+                else:
+                    self.refused(self.step, action)
+                    speaker = ""  # it has not spoken
+                action = next(self.side)
+        except StopIteration as end:
+            self.found = end.value
+        except Aborted as stop:
+            self.stop = stop
+        else:
+            if speaker:
+                self.spoken.add(speaker)
+            if action.step is not self.step:
+                self.step = action.step
+                self.spoken.clear()
+                self.at(f"secure: {action.step.value} begins")
+
+    def _tell(self, tell: Tell) -> None:
+        self.advertised += isinstance(tell.message, Roster)
+        if isinstance(tell.message, Ended):
+            self.live.discard(tell.name)
+            self.fell.setdefault(tell.name, self.step.value if self.step else "")
+        self.tell(tell.name, tell.message)
+
+
+class Circles:
+    """All of a round's circles (`each`), and its `session`, which requests see.
+
+    None where the terms cannot be met: `fault` then says why. `number` is that of the newest
+    event taken in, `metrics` those that the plan makes public.
+    """
+
+    def __init__(
+        self, plan: Plan, hall: Hall, opened: Opened, read: Callable[[str], Any], *,
+        at: Callable[[str], None], refused: Callable[[Step | None, Refused], None],
+    ) -> None:  # fmt: skip
+        self.plan, self.round, self._hall, self._read = plan, opened.round, hall, read
+        self.number, self.metrics = 0, dict[ClientId, Mapping[str, float]]()
+        self._written: tuple[Message | None, bytes] = (None, b"")
+        names = {member.client: member.name for member in hall.members.values()}
+        clients = {names[client]: client for client in opened.cohort}
+        self.terms: Terms | None = None
+        self.fault, limit = "", SMALL
+        try:
+            self.terms = _terms(plan, hall, opened)
+            limit = _longest(self.terms)
+        except PlanError as error:
+            self.fault = str(error)
+        groups = [[names[c] for c in group] for group in plan.groups(opened.cohort, opened.round)]
+        near = {name: tuple(group) for group in groups for name in group}
+        self.session = Session(opened.round, clients, limit, at, near)
+        self.each: list[Circle] = []
+        for group in groups:
+            if self.terms is None:
+                break
+            members = {name: clients[name] for name in group}
+            side = server(self.terms, members, self._vouched)
+            self.each.append(Circle(members, side, self._tell, refused, at))
+        self._of = {name: circle for circle in self.each for name in circle.clients}
+
+    def of(self, name: str) -> Circle:
+        """The circle of a member."""
+        return self._of[name]
+
+    def feed(self, word: Word) -> None:
+        """Take the next recorded event in."""
+        self.number = word.number
+        if not word.name:
+            place, _, step = word.kind.partition(" ")
+            self.each[int(place)].take(Closed(Step(step)))
+            return
+        if word.kind == ADVERT:
+            self.metrics[self.session.clients[word.name]] = word.metrics
+        self._of[word.name].take(Heard(word.name, self.said(word)))
+
+    def said(self, word: Word) -> bytes:
+        """The octets of an event."""
+        return word.data or bytes(self._read(word.blob))
+
+    def _vouched(self, name: str, data: bytes, signature: bytes) -> bool:
+        hall = self._hall
+        return hall.facts.vouch(name, hall.members[name].certificate, data, signature)
+
+    def _tell(self, name: str, message: Message) -> None:
+        """Put it where the client finds it; its lease begins."""
+        client, hall = self.session.clients[name], self._hall
+        if self._written[0] is not message:
+            self._written = message, message.to_bytes()
+        with hall.changed:
+            number = self.session.told.get(client, (0, b""))[0] + 1
+            self.session.told[client] = number, self._written[1]
+            if isinstance(message, Ended):
+                self.session.over.add(client)
+            else:
+                hall.leases[client] = hall.clock() + hall.facts.lease
+        hall.bell.ring([client])
+
+
+def _terms(plan: Plan, hall: Hall, opened: Opened) -> Terms:
+    assert plan.secure is not None
+    count = len(opened.cohort)
+    return plan.secure.terms(
+        plan.frame, run=hall.facts.run, round=opened.round,
+        plan=bytes.fromhex(hall.facts.fingerprint), model=bytes.fromhex(opened.model),
+        cohort=count, needed=plan.needed(count),
+    )  # fmt: skip
+
+
+def _longest(terms: Terms) -> int:
+    """Octets of the longest message of a client: its vector, or shares for all others."""
+    return int(max(SMALL, HEAD + terms.ring.nbytes(terms.size), HEAD + 88 * terms.cohort))
