@@ -54,13 +54,18 @@ class Hidden(Federation):
 
 def same(federation):
     """State and history are those of the simulation; no secret is left anywhere."""
+    return sound(federation, alike(federation))
+
+
+def alike(federation):
+    """State and history are those of the simulation."""
     found, wanted = history.outcome(federation), history.undisturbed(federation.role.plan)
     for ours, theirs in zip(found[1], wanted[1], strict=True):
         fields = (ours | theirs).keys() - {"population"}  # which one machine has once
         differ = {k: (ours.get(k), theirs.get(k)) for k in fields if ours.get(k) != theirs.get(k)}
         assert not differ, f"{differ}\n{federation.report()}"
     assert found[0] == wanted[0]
-    return sound(federation, found)
+    return found
 
 
 def sound(federation, found=None, dead=()):
@@ -71,15 +76,20 @@ def sound(federation, found=None, dead=()):
     replayed = replay(federation.folder, plan, actor.population())
     assert replayed.identical, replayed
     history.audited(federation, records)
+    forgotten(federation, records, dead)
+    return records
+
+
+def forgotten(federation, records, dead=()):
+    """No site has a secret of a session, and the server nothing of what was said."""
     for client in set(CLIENTS) - set(dead):
         assert not list((federation.home / client / "vault").glob("secure-*-key"))
     assert not list((federation.folder / "blobs").glob("masked-*"))
-    ledger = Ledger(federation.folder)
+    ledger = Ledger(federation.folder, federation.role.url)
     try:
         assert not any(ledger.heard(record["round"]) for record in records)
     finally:
         ledger.close()
-    return records
 
 
 def counted(label):

@@ -97,7 +97,8 @@ def conduct(
         prepare(plan, ledger)  # by the server that leads
     enough = max(terms.enough, plan.minimum if isinstance(plan.minimum, int) else 1)
     if plan.secure is not None:
-        enough = max(enough, plan.secure.minimum)
+        enough = max(enough, plan.secure.minimum * plan.secure.groups)
+    enough = max(enough, plan.aggregation.least)
     network = Network(plan, ledger, hall, enough=enough, stop=stop, at=options.at)
     witness = _Witness(Examiner(plan, network, network, network.enrolled, rows), network)
     with one_thread(plan.task):

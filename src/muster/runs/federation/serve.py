@@ -165,7 +165,9 @@ class _Server:
         watch = asyncio.create_task(self._stopped(closed))
         tasks = [engine, watch]
         if self.ledger.shared:
-            tasks.append(asyncio.create_task(mirror(self.ledger, self.hall, self.leads, TICK)))
+            plan, at = self.federation.plan, self.options.at
+            looking = mirror(plan, self.ledger, self.hall, self.leads, TICK, at=at)
+            tasks.append(asyncio.create_task(looking))
         told = partial(self._ready, ready)
         operator = Operator(self.desk, meters)
         try:

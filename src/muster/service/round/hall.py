@@ -233,6 +233,12 @@ class Hall:
         self._fates[round] = frozenset(accepted)
         self._fates.pop(round - RECENT, None)
 
+    def join(self, session: Session) -> None:
+        """A secure sum that another server leads; one that this server leads stands."""
+        with self.changed:
+            if self.session is None or self.session.round != session.round:
+                self.session = session
+
     def follow(self, opened: tuple[Opened, dict[ClientId, Seat]] | None, committed: int) -> None:
         """What the server that leads has opened and committed."""
         with self.changed:
@@ -240,6 +246,8 @@ class Hall:
             if news != self.opened:
                 self.leases = dict.fromkeys(seats, self.clock() + self.facts.lease)
             self.opened, self.seats = news, dict(seats)
+            if self.session and (news is None or news.round != self.session.round):
+                self.session = None
             self.committed = max(self.committed, committed)
             self._hold()
         self.bell.ring(None)

@@ -2,19 +2,23 @@
 """Several servers behind one address: what one of them hears, all of them know within a tick.
 
 The ledger is what they share. Every server looks whether it has grown; the one that leads takes
-up the seats that were decided at the others, and they take up what it has opened. Progress is
-told in numbers that only grow, so that no server needs another's clock.
+up the seats that were decided at the others, and they take up what it has opened, and play its
+secure sums from what is recorded. Progress is told in numbers that only grow, so that no server
+needs another's clock.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from muster.plan import Plan
+from muster.secagg import Refused, Step
+from muster.service.round.circle import Circles
 from muster.service.round.hall import Hall
-from muster.store.records import Member, Opened, Seat
+from muster.store.records import Member, Opened, Seat, Word
 from muster.types import ClientId
 
 __all__ = ["Shared", "mirror"]
@@ -41,13 +45,25 @@ class Shared(Protocol):
     def beat(self, progress: Mapping[ClientId, int]) -> None:
         """Tell the other servers what moved here."""
 
+    blobs: Any
+
+    def heard(self, round: int, after: int = 0) -> list[Word]:
+        """The next events of a secure sum."""
+
     def progress(self) -> dict[ClientId, int]:
         """What moved anywhere."""
 
 
-async def mirror(ledger: Shared, hall: Hall, leads: asyncio.Event, tick: float) -> None:
-    """Keep a hall and the ledger together, until cancelled; `tick` in seconds."""
+async def mirror(
+    plan: Plan, ledger: Shared, hall: Hall, leads: asyncio.Event, tick: float, *,
+    at: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Keep a hall and the ledger together, until cancelled; `tick` in seconds.
+
+    `at` is called at the labels of `round.secure` that a server passes which does not lead.
+    """
     seen, moved, told = -1, Counter[ClientId](), Counter[ClientId]()
+    overheard = _Overheard(plan, ledger, hall, at)
     while True:
         fresh = {c: n for c, n in hall.moved.items() if n > told[c]}
         version, heard = await asyncio.to_thread(_look, ledger, fresh)
@@ -59,6 +75,8 @@ async def mirror(ledger: Shared, hall: Hall, leads: asyncio.Event, tick: float) 
         if version != seen:
             seen = version
             found = await asyncio.to_thread(_read, ledger)
+            _know(hall, found)
+            await asyncio.to_thread(overheard.look, found[0], leads)
             _take(hall, found, leads=leads.is_set())
         await asyncio.sleep(tick)
 
@@ -73,15 +91,57 @@ def _read(ledger: Shared) -> tuple[Any, dict[str, Member], str, int]:
     return ledger.opened(), ledger.members(), ledger.wanted(), ledger.latest_round()
 
 
-def _take(hall: Hall, found: tuple[Any, dict[str, Member], str, int], *, leads: bool) -> None:
-    opened, members, wanted, committed = found
+def _know(hall: Hall, found: tuple[Any, dict[str, Member], str, int]) -> None:
+    _, members, wanted, _ = found
     for member in members.values():
         if hall.members.get(member.name) != member:
             hall.enter(member)
     if wanted != hall.wanted:
         hall.want(wanted)
+
+
+def _take(hall: Hall, found: tuple[Any, dict[str, Member], str, int], *, leads: bool) -> None:
+    opened, _, _, committed = found
     if leads:
         if opened:
             hall.sit(opened[0].round, opened[0].kind, opened[1])
         return
     hall.follow(opened, committed)
+
+
+class _Overheard:
+    """The secure sums that another server leads, played here so that its members can be told."""
+
+    def __init__(self, plan: Plan, ledger: Shared, hall: Hall, at: Callable[[str], None]) -> None:
+        self.plan, self.ledger, self.hall, self.at = plan, ledger, hall, at
+        self.circles: Circles | None = None
+
+    def look(self, found: tuple[Opened, Any] | None, leads: asyncio.Event) -> None:
+        """Take in what was recorded; where this server leads, only say that there is more."""
+        opened = found[0] if found else None
+        if self.plan.secure is None or opened is None or opened.kind != "train":
+            return
+        if leads.is_set():
+            self._stir(opened.round)
+            return
+        if self.circles is None or self.circles.round != opened.round:
+            read = self.ledger.blobs.whole
+            self.circles = Circles(self.plan, self.hall, opened, read, at=self.at, refused=_unnoted)
+            self.hall.join(self.circles.session)
+        while words := self.ledger.heard(opened.round, self.circles.number):
+            for word in words:
+                self.circles.feed(word)
+
+    def _stir(self, round: int) -> None:
+        """What was said at another server is news for the engine's thread."""
+        session = self.hall.session
+        if session is None or session.round != round:
+            return
+        words = self.ledger.heard(round, session.last)
+        with self.hall.changed:
+            session.last = max([session.last, *(word.number for word in words)])
+            self.hall.changed.notify_all()
+
+
+def _unnoted(step: Step | None, refused: Refused) -> None:
+    """The server that leads writes it down."""
