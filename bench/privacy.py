@@ -28,7 +28,7 @@ import muster
 from muster import aggregation, algorithms, data, optimizers, pipeline, sampling, tasks
 from muster.runs.privacy.canaries import shown, why_not
 
-__all__ = ["digits", "hospitals", "main", "masks", "shares", "tables", "wards"]
+__all__ = ["digits", "hospitals", "main", "masks", "put", "shares", "tables", "wards"]
 
 DIGITS, HOSPITALS, SHARES = (0.5, 1.0, 2.0), (1.0, 4.0, 16.0), (2.0, 4.0, 8.0)
 WRITERS, COHORT, LOST = 100, 40, 4
@@ -176,11 +176,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, text in tables(range(given.seeds)):
         print(f"{name}\n\n{text}\n", flush=True)
         if given.write:
-            page = given.write.read_text("utf-8")
-            begin, end = f"<!-- {name}: measured -->\n", f"<!-- {name}: end -->"
-            before, _, rest = page.partition(begin)
-            given.write.write_text(f"{before}{begin}{text}\n{end}{rest.partition(end)[2]}", "utf-8")
+            put(given.write, name, text)
     return 0
+
+
+def put(page: Path, name: str, text: str) -> None:
+    """A table between its marks on a page."""
+    begin, end = f"<!-- {name}: measured -->\n", f"<!-- {name}: end -->"
+    before, _, rest = page.read_text("utf-8").partition(begin)
+    page.write_text(f"{before}{begin}{text}\n{end}{rest.partition(end)[2]}", "utf-8")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ from muster.secagg.messages import Quit, read
 from muster.service import pki
 from muster.service.message import Task
 from muster.service.server.desk import Desk
+from muster.service.site import secure as site
+from muster.service.site.cargo import PIECE
 from muster.store.blobs import model_name
 
 TWO = pipeline.SecureSum(minimum=2, groups=2)
@@ -103,12 +105,15 @@ def test_members_know_those_of_their_own_group_alone(tmp_path):
     assert shown == {name: group for group in groups for name in group}
 
 
-def test_a_vector_longer_than_a_message_goes_by_the_disk(tmp_path):
+@pytest.mark.parametrize("piece", [50_000, PIECE])
+def test_a_vector_longer_than_a_message_goes_by_the_disk(tmp_path, monkeypatch, piece):
+    monkeypatch.setattr(site, "PIECE", piece)
     plan = plan_of(layers=(4, 9000, 3), rounds=1)
     federation = Federation(tmp_path / "net", plan)
     records = federation.play()
     same(federation, records, tmp_path / "sim")
-    assert max(len(body) for *_, body in federation.captured) > 1 << 16
+    longest = max(len(body) for *_, body in federation.captured)
+    assert longest == piece if piece < PIECE else longest > 1 << 16
     assert not federation_blobs(federation, "masked-")
 
 

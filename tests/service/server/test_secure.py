@@ -11,6 +11,7 @@ pytest.importorskip("sqlalchemy")
 from concurrent.futures import ThreadPoolExecutor
 
 from muster.secagg.messages import Consent, Ended, Masked, Quit, Roster
+from muster.service.message import Offer
 from muster.service.refusal import Reason, Refused
 from muster.service.round.facts import Facts
 from muster.service.round.hall import Hall
@@ -47,12 +48,10 @@ class Scene:
         self.pool.shutdown()
         self.ledger.close()
 
-    def say(self, data, name="ann", round=1, *, pieces=1, headers=(), **query):
-        """The verdict, or why not."""
+    def say(self, data, name="ann", round=1, *, pieces=1, headers=(), broken=None, **query):
+        """The verdict, where to go on, or why not; the line is `broken` after so many pieces."""
         parts = list(_cut(data, pieces)) or [b""]
-        told = [{"type": "http.request", "body": p, "more_body": True} for p in parts]
-        told[-1]["more_body"] = False
-        feed = iter(told)
+        feed = _requests(parts, broken)
 
         async def receive():
             return next(feed)
@@ -61,12 +60,20 @@ class Scene:
         scope = {"method": "POST", "path": "/v1/secure/1", "headers": [size, *headers]}
         exchange = Exchange(scope, receive, None)
         try:
-            return asyncio.run(self.sessions.say(name, exchange, round, query)).accepted
+            found = asyncio.run(self.sessions.say(name, exchange, round, query))
+            return found.offset if isinstance(found, Offer) else found.accepted
         except Refused as refused:
             return refused.reason
 
     def words(self):
         return [(w.name, w.kind, w.data or w.blob) for w in self.ledger.heard(1)]
+
+
+def _requests(parts, broken):
+    for i, part in enumerate(parts):
+        if i == broken:
+            raise ConnectionError("the line broke")
+        yield {"type": "http.request", "body": part, "more_body": i + 1 < len(parts)}
 
 
 def _cut(data, pieces):
@@ -111,16 +118,57 @@ def test_what_is_refused_leaves_nothing(scene, data, name, round, reason):
     assert scene.words() == [] and scene.ledger.blobs.names("masked-") == []
 
 
+def large(data, digest=None, offset=0):
+    return {
+        "digest": digest or sha256(data).hexdigest(), "size": str(len(data)),
+        "offset": str(offset),
+    }  # fmt: skip
+
+
 def test_a_large_message_goes_to_the_disk_and_its_digest_counts(scene):
-    digest = sha256(LARGE).hexdigest()
-    assert scene.say(LARGE, digest="0" * 64, pieces=7) is Reason.WRONG_DIGEST
-    assert scene.say(LARGE, digest=digest, pieces=7) is True
+    assert scene.say(LARGE, **large(LARGE, "0" * 64), pieces=7) is Reason.WRONG_DIGEST
+    assert scene.ledger.blobs.names("masked-") == []
+    assert scene.say(LARGE, **large(LARGE), pieces=7) is True
     ((name, kind, blob),) = scene.words()
     assert (name, kind) == ("ann", "5") and bytes(scene.ledger.blobs.whole(blob)) == LARGE
-    assert scene.say(LARGE, digest=digest) is True and len(scene.words()) == 1
+    assert scene.say(LARGE, **large(LARGE)) == len(LARGE)  # it is held: go on from its end
+    assert scene.say(b"", **large(LARGE, offset=len(LARGE))) is True and len(scene.words()) == 1
     other = Masked(bytes(32), bytes(99_999) + b"1").to_bytes()
-    assert scene.say(other, digest=sha256(other).hexdigest()) is Reason.DUPLICATE
+    assert scene.say(other, **large(other)) is Reason.DUPLICATE
     assert len(scene.ledger.blobs.names("masked-")) == 1
+
+
+def test_a_large_message_goes_on_where_it_broke_off(scene):
+    first, rest = LARGE[:40_000], LARGE[40_000:]
+    assert scene.say(first, **large(LARGE)) == 40_000
+    assert scene.say(first, **large(LARGE)) == 40_000  # not read again
+    assert scene.say(rest, **large(LARGE, offset=70_000)) == 40_000
+    assert scene.words() == []
+    with pytest.raises(ConnectionError):
+        scene.say(rest, **large(LARGE, offset=40_000), pieces=3, broken=2)
+    held = scene.say(b"", **large(LARGE))
+    assert held == 40_000 + 2 * -(-len(rest) // 3)
+    assert scene.say(LARGE[held:], **large(LARGE, offset=held)) is True
+    ((_, _, blob),) = scene.words()
+    assert bytes(scene.ledger.blobs.whole(blob)) == LARGE
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"size": "0"}, Reason.MALFORMED), ({"size": "-1"}, Reason.MALFORMED),
+        ({"size": "200001"}, Reason.TOO_LARGE), ({"offset": "150000"}, Reason.TOO_LARGE),
+        ({"offset": "x"}, Reason.MALFORMED), ({"digest": "../" + "0" * 61}, Reason.MALFORMED),
+    ],
+)  # fmt: skip
+def test_a_piece_that_lies_of_its_place_is_refused(scene, changed, reason):
+    assert scene.say(LARGE, **large(LARGE) | changed) is reason
+    assert scene.words() == [] and scene.ledger.blobs.names("masked-") == []
+
+
+def test_what_is_no_message_is_removed_when_it_is_whole(scene):
+    assert scene.say(bytes(100_000), **large(bytes(100_000))) is Reason.MALFORMED
+    assert scene.ledger.blobs.names("masked-") == []
 
 
 def test_metrics_travel_with_a_message(scene):

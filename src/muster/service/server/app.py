@@ -29,6 +29,7 @@ from muster.service.message import (
     Failure,
     Hello,
     Measured,
+    Offer,
     Poll,
     Progress,
     Task,
@@ -172,13 +173,13 @@ class Edge:
                 raise Refused(Reason.UNENROLLED, f"Muster-Site: {error}") from None
         raise Refused(Reason.UNENROLLED, "nobody is known here without a certificate; use TLS")
 
-    async def _tell(self, exchange: Exchange, verdict: Verdict, *more: Any) -> None:
-        """A verdict; a refusal is counted, here and nowhere else."""
-        if verdict.reason is not None:
-            self.desk.counts[verdict.reason] += 1
+    async def _tell(self, exchange: Exchange, said: Verdict | Offer, *more: Any) -> None:
+        """A verdict, or where to go on; a refusal is counted, here and nowhere else."""
+        if isinstance(said, Verdict) and said.reason is not None:
+            self.desk.counts[said.reason] += 1
         if exchange.status:
             raise RuntimeError(f"{exchange.route} was refused behind the start of its answer")
-        await exchange.say(verdict, *more)
+        await exchange.say(said, *more)
 
     async def _hello(self, exchange: Exchange) -> None:
         hello = from_json(await exchange.body(), Hello)
@@ -233,10 +234,7 @@ class Edge:
         *_, round, digest = exchange.path.split("/")
         place = dict(parse_qsl(exchange.query()))
         said = await self.uploads.take(exchange.name, exchange, (int(round), digest), place)
-        if isinstance(said, Verdict):
-            await self._tell(exchange, said)
-        else:
-            await exchange.say(said)
+        await self._tell(exchange, said)
 
     async def _answer(self, exchange: Exchange) -> None:
         kinds = (Decline, Failure, Measured, Progress)

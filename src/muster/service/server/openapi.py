@@ -125,9 +125,10 @@ def _members() -> dict[str, Any]:
 
 
 def _masked_up() -> dict[str, Any]:
-    found = _said("A message of a secure sum", None, (message.Verdict,), *ROUND)
+    found = _said("A message of a secure sum", None, (message.Verdict, message.Offer), *ROUND)
     found["parameters"] = [
         _place("round", WHOLE | {"minimum": 1}), _query("digest", HEX) | {"required": False},
+        *(_query(name, WHOLE) | {"required": False} for name in ("offset", "size")),
         {"name": "Muster-Metrics", "in": "header", "schema": {"type": "string"}},
     ]  # fmt: skip
     found["requestBody"] = {"required": True, "content": OCTETS}

@@ -19,7 +19,7 @@ from hashlib import sha256
 from typing import Any, TypeVar
 
 from muster.secagg.messages import HEAD
-from muster.service.message import LIMIT, Verdict
+from muster.service.message import LIMIT, Offer, Verdict
 from muster.service.refusal import Reason, Refused, malformed, parse
 from muster.service.round.session import Session
 from muster.service.schema import Numbers
@@ -46,12 +46,14 @@ class Sessions:
 
     async def say(
         self, name: str, exchange: Exchange, round: int, query: Mapping[str, str]
-    ) -> Verdict:
-        """Take a message in. Raises `Refused`."""
+    ) -> Verdict | Offer:
+        """Take a message in, or a piece of one: then where to go on. Raises `Refused`."""
         session, client = self._session(name, round)
         metrics = Numbers().read(parse(_header(exchange), LIMIT, 1), "metrics")
         async with self._turns[name]:
-            word = await self._read(exchange, session, Word(name, ""), query.get("digest", ""))
+            word = await self._read(exchange, session, Word(name, ""), query)
+            if isinstance(word, Offer):
+                return word
             session.at("secure: before a message is recorded")
             ledger: Any = self.desk.hall.ledger
             job = ledger.hear(round, replace(word, metrics=metrics))
@@ -128,44 +130,84 @@ class Sessions:
             raise Refused(Reason.FOREIGN, f"not invited to round {round}; wait for a task")
         return session
 
-    async def _read(self, exchange: Exchange, session: Session, word: Word, digest: str) -> Word:
-        """The body, in memory or on the disk."""
+    async def _read(
+        self, exchange: Exchange, session: Session, word: Word, query: Mapping[str, str]
+    ) -> Word | Offer:
+        """The body, in memory or on the disk; an `Offer` where more of it is to come."""
         size = exchange.length()
         if size is None or size > session.limit:
             raise Refused(Reason.TOO_LARGE, f"{size} octets; at most {session.limit} are taken")
-        if size > LIMIT:
-            return await self._stored(exchange, session, word, digest)
+        if "digest" in query or size > LIMIT:
+            return await self._stored(exchange, session, word, query)
         data = await exchange.body(LIMIT)
         return replace(word, kind=_kind(data), data=data, digest=sha256(data).hexdigest())
 
-    async def _stored(self, exchange: Exchange, session: Session, word: Word, digest: str) -> Word:
-        """A large body, to the disk as it comes; what breaks off is sent again from its start."""
+    async def _stored(
+        self, exchange: Exchange, session: Session, word: Word, query: Mapping[str, str]
+    ) -> Word | Offer:
+        """A piece of a large body, to the disk as it comes; one that breaks off is gone on with."""
+        digest, size = query.get("digest", ""), int(_number(query, "size"))
         if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
             malformed("digest", digest, "the SHA-256 of the message, as in ?digest=…")
+        if not size:
+            malformed("size", size, "how many octets the message has, as in ?size=…")
+        place = int(_number(query, "offset"))
+        if max(size, place + (exchange.length() or 0)) > session.limit:
+            raise Refused(Reason.TOO_LARGE, f"{size} octets; at most {session.limit} are taken")
         client = session.clients[word.name]
         blob = update_name(session.round, client, digest, "masked")
-        if await self._run(self.blobs.size, blob) is not None:
-            head = next(iter(self.blobs.read(blob, 0, len(HEAD) + 1)))
-            return replace(word, kind=_kind(head), blob=blob, digest=digest)
-        await self._run(self.blobs.drop, blob)
-        sha, place, head = sha256(), 0, b""
+        held = await self._run(self._held, blob, size)
+        if place != held:
+            return Offer(held)
+        if held < size:
+            held = await self._received(exchange, (word.name, session.round), blob, held)
+        if held < size:
+            return Offer(held)
+        kind = await self._run(self._finished, blob, digest)
+        return replace(word, kind=kind, blob=blob, digest=digest)
+
+    def _held(self, blob: str, size: int) -> int:
+        """How much of a message is on the disk."""
+        done = self.blobs.size(blob)
+        held = self.blobs.held(blob) if done is None else done
+        if held > size:
+            self.blobs.drop(blob)
+            return 0
+        return held
+
+    async def _received(
+        self, exchange: Exchange, who: tuple[str, int], blob: str, place: int
+    ) -> int:
+        """The octets of one request behind those held; how many there are then."""
 
         def put(data: bytearray) -> None:
             nonlocal place
             place = self.blobs.append(blob, place, memoryview(data))
-            sha.update(data)
 
         writer = Batches(partial(self._run, put))
-        while (data := await exchange.piece()) is not None:
-            head = (head + data)[: len(HEAD) + 1] if len(head) <= len(HEAD) else head
-            self.desk.progress(word.name, session.round, len(data))
-            await writer.add(data)
-        await writer.end()
+        try:
+            while (data := await exchange.piece()) is not None:
+                self.desk.progress(*who, len(data))
+                await writer.add(data)
+        finally:
+            await writer.end()
+        return place
+
+    def _finished(self, blob: str, digest: str) -> str:
+        """The kind of a message that is whole; one that is damaged, or no message, is removed."""
+        sha = sha256()
+        for piece in self.blobs.read(blob, 0, self._held(blob, 1 << 62)):
+            sha.update(piece)
         if sha.hexdigest() != digest:
-            await self._run(self.blobs.drop, blob)
+            self.blobs.drop(blob)
             raise Refused(Reason.WRONG_DIGEST, "damaged on the way: send it again")
-        await self._run(self.blobs.finish, blob)
-        return replace(word, kind=_kind(head), blob=blob, digest=digest)
+        try:
+            kind = _kind(next(iter(self.blobs.read(blob, 0, len(HEAD) + 1)), b""))
+        except Refused:
+            self.blobs.drop(blob)
+            raise
+        self.blobs.finish(blob)
+        return kind
 
     async def _run(self, call: Callable[..., T], *given: Any) -> T:
         try:

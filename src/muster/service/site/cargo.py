@@ -24,7 +24,7 @@ else:
     httpx = require("httpx", extra="service")
     zstandard = require("zstandard", extra="service")
 
-__all__ = ["cut", "deliver", "fetch"]
+__all__ = ["PIECE", "cut", "deliver", "fetch"]
 
 PIECE = 8 << 20  # octets of one upload's request
 SEND = 1 << 20  # octets given to the connection at once

@@ -23,11 +23,11 @@ from muster.secagg import Aborted, Await, Forget, Keep, Party, Reason, Say, Step
 from muster.secagg.client import Action
 from muster.secagg.messages import Advert, Message, Quit
 from muster.service import wire
-from muster.service.message import LIMIT, Task, Verdict, Wait
+from muster.service.message import LIMIT, Offer, Task, Verdict, Wait
 from muster.service.pki.notary import Notary
 from muster.service.refusal import Reason as Why
 from muster.service.refusal import Refused, parse
-from muster.service.site.cargo import cut, fetch
+from muster.service.site.cargo import PIECE, cut, fetch
 from muster.service.site.line import Again
 from muster.service.site.state import Pending
 from muster.service.site.walk import Effort
@@ -162,16 +162,17 @@ class Masked:
     async def _say(self, task: Task, message: Message, metrics: Mapping[str, float]) -> None:
         """Say it until it is acknowledged. Raises `Refused`."""
         line, data = self.work.line, message.to_bytes()
-        path, headers = f"/v1/secure/{task.round}", {"content-length": str(len(data))}
+        path, headers = f"/v1/secure/{task.round}", dict[str, str]()
         secure = self.work.training.plan.secure
         if isinstance(message, Advert) and secure is not None and secure.metrics == "public":
             headers["muster-metrics"] = json.dumps(dict(metrics))
-        if len(data) > LIMIT:
-            path = f"{path}?digest={sha256(data).hexdigest()}"
 
         async def once() -> None:
-            body: Any = data if len(data) <= LIMIT else cut(memoryview(data))
-            line.heard(await line.http.post(path, content=body, headers=headers), Verdict)
+            if len(data) > LIMIT:
+                await self._sent(path, memoryview(data))
+                return
+            line.heard(await line.http.post(path, content=data, headers=headers), Verdict)
+            line.moved += len(data)
 
         try:
             await line.persist(once)
@@ -179,9 +180,28 @@ class Masked:
             if not isinstance(message, Quit):
                 raise
             return  # nobody waits for this site any more
-        line.moved += len(data)
         if message.kind in SAID:
             self.work.vault.at(f"site: {SAID[message.kind].value} is said")
+
+    async def _sent(self, path: str, data: memoryview) -> None:
+        """A large message, in pieces from where the server says. Raises `Refused`."""
+        line, place = self.work.line, 0
+        path = f"{path}?digest={sha256(data).hexdigest()}&size={len(data)}"
+        while True:
+            piece = data[place : place + PIECE]
+            headers = {"content-length": str(len(piece))}
+            answer = await line.http.post(
+                f"{path}&offset={place}", content=cut(piece), headers=headers
+            )
+            heard: Any = line.heard(answer, Offer, Verdict)
+            if isinstance(heard, Verdict):
+                line.moved += len(piece)
+                return
+            if heard.offset == place:
+                raise Again(f"it holds {place} octets, and no more after some were sent")
+            line.moved += max(0, heard.offset - place)
+            place = heard.offset
+            self.work.vault.at("site: in upload")
 
     async def _quit(self, task: Task, reason: Reason) -> None:
         await self._say(task, Quit(reason.name), {})
