@@ -4,8 +4,8 @@
     python -m bench.liars [--seeds 5] [--write docs/privacy.md]
 
 A hundred writers of digits, all of them in every round. Liars train on their own rows with every
-label d turned into 9 − d and ten times the ink, which makes their updates as long as the clip
-allows. Everything but the aggregation and the groups is equal; the masks change no bit.
+label d turned into 9 − d and INK times the ink, under a clip that no honest update reaches.
+Everything but the aggregation and the groups is equal; the masks change no bit.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from muster.secagg.agreement import Binding, Private, Secrets, commitment, framed, usable
+from muster.secagg.agreement import Binding, Pairs, Private, Secrets, commitment, framed, usable
 from muster.secagg.mask import blend
 
 ONE, OTHER = Private(bytes(range(32))), Private(bytes(range(1, 33)))
@@ -95,3 +95,19 @@ def test_framed_is_one_to_one():
 
 def test_a_consent_is_to_both_sets():
     assert len({BINDING.consent(a, b) for a in (b"\1", b"\3") for b in (b"\1", b"\3")}) == 4
+
+
+def test_a_pair_in_one_process_agrees_on_what_two_processes_would():
+    pairs, third = Pairs(), Private(bytes(range(2, 34)))
+    found = [pairs.agree(ONE, OTHER.public), pairs.agree(ONE, third.public)]
+    found += [pairs.agree(OTHER, ONE.public), pairs.agree(third, ONE.public)]
+    assert found == 2 * [SHARED, ONE.agree(third.public)]
+    assert not pairs.waiting  # nothing is left of a pair that agreed
+
+
+def test_a_pair_with_a_point_of_low_order_agrees_on_nothing():
+    pairs = Pairs()
+    for _ in range(2):
+        with pytest.raises(ValueError):
+            pairs.agree(ONE, bytes(32))
+    assert not pairs.waiting

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A message comes back as it went; anything else is `Malformed`, never another error."""
 
+from dataclasses import replace
+from hashlib import sha256
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from muster.secagg.agreement import framed
 from muster.secagg.messages import (
     KINDS,
     Advert,
@@ -122,3 +126,43 @@ def test_a_session_is_of_one_roster_in_one_round():
         for run, round in (("r", 1), ("r", 2), ("s", 1))
     }
     assert len(ids) == 12
+
+
+def roster(*names, context=bytes(32)):
+    entries = [
+        Entry(name, bytes([i]) * 32, bytes([99, i]) * 16, bytes([i, 99]) * 16, b"mark")
+        for i, name in enumerate(names)
+    ]
+    return Roster(context, tuple(entries))
+
+
+def test_what_follows_from_a_roster_is_no_part_of_it():
+    fresh, used = roster("ann", "bob"), roster("ann", "bob")
+    assert used.ordered and used.distinct and used.places == {"ann": 0, "bob": 1}
+    assert [name for name, *_ in used.signed] == ["ann", "bob"]
+    assert used.session("run", 1) == fresh.session("run", 1) != fresh.session("run", 2)
+    assert used == fresh and repr(used) == repr(fresh)
+    assert used.to_bytes() == fresh.to_bytes() and read(used.to_bytes()) == fresh
+
+
+def test_the_session_is_the_hash_of_run_round_and_all_keys():
+    given = roster("ann", "bob")
+    parts = [b"muster secagg session", b"run", b"7", *(e.keys for e in given.entries)]
+    assert given.session("run", 7) == sha256(framed(*parts)).digest()
+
+
+@pytest.mark.parametrize("names", [("bob", "ann"), ("ann", "ann")])
+def test_an_unsorted_roster_is_known(names):
+    assert not roster(*names).ordered
+
+
+@pytest.mark.parametrize("field", ["mask_key", "channel_key", "commitment"])
+def test_a_shared_key_is_known(field):
+    good = roster("ann", "bob")
+    bad = replace(good.entries[1], **{field: good.entries[0].mask_key})
+    assert not Roster(good.context, (good.entries[0], bad)).distinct
+
+
+def test_what_is_signed_holds_the_terms():
+    one, other = roster("ann"), roster("ann", context=b"x" * 32)
+    assert one.signed[0][1] == one.entries[0].statement(one.context) != other.signed[0][1]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Secure sums in one process: who counts, what is recorded, and what nobody learns."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,8 @@ from muster.errors import ClientError
 from muster.pipeline import Clip, Quantize, SecureSum
 from muster.rounds import play, start
 from muster.secagg import Aborted, Reason, Step, Terms
-from muster.simulation import Choice, Here, Simulation
+from muster.secagg.agreement import Private
+from muster.simulation import Choice, Here, Simulation, secure
 from muster.simulation.secure import TALK, Masks, session
 from muster.store import MemoryStore
 from muster.types import Cohort, Failed, Late, Reply
@@ -111,6 +113,23 @@ def test_too_few_open_nothing(step, count, reason):
 
 def test_the_sum_does_not_depend_on_the_entropy():
     assert open_one(seed=1).sum.total.tolist() == open_one(seed=2).sum.total.tolist()
+
+
+def test_clients_of_one_process_share_work_and_check_everybody(monkeypatch):
+    asked, agreed = [], Counter()
+    signed, agree = secure._signed, Private.agree
+
+    def counted(private, public):
+        agreed[frozenset((private.public, public))] += 1
+        return agree(private, public)
+
+    monkeypatch.setattr(secure, "_signed", lambda *given: asked.append(given[1]) or signed(*given))
+    monkeypatch.setattr(Private, "agree", counted)
+    found = open_one()
+    assert found.sum.survivors == NAMES
+    pairs = [count for pair, count in agreed.items() if len(pair) == 2]
+    assert len(pairs) == 6 * 5 and set(pairs) == {1}  # two keys for each of 15 pairs, once each
+    assert Counter(asked) == dict.fromkeys(NAMES, 4)  # signed twice, each verified once
 
 
 def test_one_reply_of_the_survivors():

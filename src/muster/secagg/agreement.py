@@ -14,7 +14,7 @@ The seed has 256 random bits, so its hash says nothing about it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -34,7 +34,7 @@ else:
     aead = require("cryptography.hazmat.primitives.ciphers.aead", extra="service")
     hkdf = require("cryptography.hazmat.primitives.kdf.hkdf", extra="service")
 
-__all__ = ["Binding", "Private", "Secrets", "commitment", "framed", "usable"]
+__all__ = ["Binding", "Pairs", "Private", "Secrets", "commitment", "framed", "usable"]
 
 NONCE = bytes(12)  # a channel key seals one message, so its nonce may be fixed
 LABEL = b"muster secagg 1 "
@@ -64,6 +64,28 @@ class Private:
     @cached_property
     def _key(self) -> x25519.X25519PrivateKey:
         return x25519.X25519PrivateKey.from_private_bytes(self.data)
+
+
+@dataclass(repr=False)
+class Pairs:
+    """X25519 where both clients of a pair live in one process: worked out for the first to ask.
+
+    Only where the keys of all are here anyway, as in a simulation. The second to ask takes the
+    secret out again, so nothing stays behind of a pair that agreed.
+
+    >>> a, b, pairs = Private(bytes(range(32))), Private(bytes(range(1, 33))), Pairs()
+    >>> pairs.agree(a, b.public) == pairs.agree(b, a.public) == a.agree(b.public)
+    True
+    """
+
+    waiting: dict[tuple[bytes, bytes], bytes] = field(default_factory=dict)
+
+    def agree(self, private: Private, public: bytes) -> bytes:
+        """The secret of two clients; ValueError where the public key is none."""
+        secret = self.waiting.pop((public, private.public), None)
+        if secret is None:
+            secret = self.waiting[private.public, public] = private.agree(public)
+        return secret
 
 
 @dataclass(frozen=True, repr=False)

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import NoReturn
 
 import numpy as np
@@ -46,7 +45,7 @@ __all__ = [
 ]
 
 Set = NDArray[np.bool_]  # which entries of the roster, (clients,)
-Held = NDArray[np.uint16]  # shares of others' mask keys and seeds, (clients, 2, 18)
+Held = NDArray[np.uint16]  # shares of others' mask keys and seeds, (holders, 2, 18)
 MISSING = 65535  # no number of the field: in the place of a share that never came
 SHARE = 2 * LIMBS  # bytes
 SEALED = 2 * SHARE + 16
@@ -87,7 +86,6 @@ def rostered(
 ) -> View:
     """The checks on everybody's keys, before a share of a secret leaves."""
     entries, count = roster.entries, len(roster.entries)
-    names = [entry.name for entry in entries]
     if roster.context != terms.context:
         end(Reason.TERMS, "the roster is for other terms than this client's plan and model give")
     if not terms.minimum <= count <= terms.cohort:
@@ -95,21 +93,22 @@ def rostered(
             Reason.COHORT,
             f"{count} clients take part; {terms.minimum} to {terms.cohort} are required",
         )
-    if any(a >= b for a, b in pairwise(names)):
+    if not roster.ordered:
         end(Reason.ROSTER, "the roster is not sorted, or names a client twice; refuse this server")
-    if advert.entry not in entries:
+    index = roster.places.get(advert.entry.name)
+    if index is None or entries[index] != advert.entry:
         end(Reason.OWN_KEY, "the own keys are missing from the roster, or were changed")
-    keys = {key for e in entries for key in (e.mask_key, e.channel_key, e.commitment)}
-    if len(keys) != 3 * count:
+    if not roster.distinct:
         end(Reason.KEYS, "two entries of the roster share a key; refuse this server")
-    for entry in entries:
-        if not party.verify(entry.name, entry.statement(terms.context), entry.signature):
-            end(Reason.SIGNATURE, f"the keys of {entry.name!r} are not signed by it for this plan")
+    for name, statement, signature in roster.signed:
+        if not party.verify(name, statement, signature):
+            end(Reason.SIGNATURE, f"the keys of {name!r} are not signed by it for this plan")
     session = roster.session(terms.run, terms.round)
-    graph, index = graph_for(terms, count, session), entries.index(advert.entry)
-    near = graph.neighbours(index).tolist()  # with whom both keys are agreed on, before a share
-    masks = {j: _agreed(secrets.mask, entries[j], entries[j].mask_key) for j in near}
-    channels = {j: _agreed(secrets.channel, entries[j], entries[j].channel_key) for j in near}
+    graph = graph_for(terms, count, session)
+    # with whom both keys are agreed on, before a share
+    near = [(j, entries[j]) for j in graph.neighbours(index).tolist()]
+    masks = {j: _agreed(party, secrets.mask, e, e.mask_key) for j, e in near}
+    channels = {j: _agreed(party, secrets.channel, e, e.channel_key) for j, e in near}
     return View(entries, session, graph, index, terms, secrets, masks, channels)
 
 
@@ -135,17 +134,18 @@ def delivered(view: View, own: bytes, delivery: messages.Delivery) -> tuple[Set,
     """
     _same(view, delivery.session)
     sharing = _set(view, delivery.alive, None)
-    senders = [j for j in view.holders[sharing[view.holders]].tolist() if j != view.index]
-    if len(delivery.sealed) != SEALED * len(senders):
-        end(Reason.MALFORMED, f"{len(delivery.sealed)} bytes of shares of {len(senders)} clients")
-    held = np.full((view.graph.count, 2, LIMBS), MISSING, "<u2")
+    others = np.flatnonzero(sharing[view.holders] & (view.holders != view.index))
+    if len(delivery.sealed) != SEALED * len(others):
+        end(Reason.MALFORMED, f"{len(delivery.sealed)} bytes of shares of {len(others)} clients")
+    held = np.full((len(view.holders), 2, LIMBS), MISSING, "<u2")
     if own:
-        held[view.index] = np.frombuffer(own, "<u2").reshape(2, LIMBS)
-    for i, j in enumerate(senders):
+        held[view.holders == view.index] = np.frombuffer(own, "<u2").reshape(2, LIMBS)
+    senders = view.holders[others].tolist()
+    for i, (place, j) in enumerate(zip(others.tolist(), senders, strict=True)):
         sealed = delivery.sealed[SEALED * i : SEALED * (i + 1)]
         opened = view.binding.unseal(view.channels[j], j, view.index, sealed)
         if opened is not None:
-            held[j] = np.frombuffer(opened, "<u2").reshape(2, LIMBS)
+            held[place] = np.frombuffer(opened, "<u2").reshape(2, LIMBS)
     return sharing, held
 
 
@@ -204,8 +204,8 @@ def agreed(view: View, party: Party, sets: tuple[Set, Set], quorum: messages.Quo
 def revealed(view: View, held: Held, sets: tuple[Set, Set]) -> messages.Revealed:
     """For each client one share: of its seed if it survived, of its mask key if not."""
     sharing, alive = sets
-    peers = view.holders[sharing[view.holders]]
-    shares = held[peers, alive[peers].astype(np.int64)]
+    given = np.flatnonzero(sharing[view.holders])
+    shares = held[given, alive[view.holders[given]].astype(np.int64)]
     return messages.Revealed(view.session, shares.tobytes())
 
 
@@ -231,9 +231,9 @@ def _same(view: View, session: bytes) -> None:
         end(Reason.SESSION, "a message of another session came; nothing more is answered in this")
 
 
-def _agreed(private: Private, entry: messages.Entry, public: bytes) -> bytes:
+def _agreed(party: Party, private: Private, entry: messages.Entry, public: bytes) -> bytes:
     try:
-        return private.agree(public)
+        return party.agree(private, public)
     except ValueError:
         end(Reason.KEYS, f"a key of {entry.name!r} is a point that hides nothing; refuse it")
 

@@ -14,10 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import Any, ClassVar, Self, cast
+from itertools import pairwise
+from operator import attrgetter
+from typing import ClassVar, Self, cast
 
-from muster.errors import MusterError
 from muster.secagg.agreement import framed
+from muster.secagg.form import Form, Malformed, Source, blob, many, raw, text
 
 __all__ = [
     "Advert",
@@ -43,94 +45,20 @@ SIGNATURE = 256  # bytes, at most
 NAME = 255
 
 
-class Malformed(MusterError, ValueError):
-    """Bytes that are no message of this protocol, or fields that make none."""
-
-
-class _Source:
-    """Bytes taken from the front; never past the end."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data, self.at = memoryview(data), 0
-
-    def take(self, count: int) -> bytes:
-        if count > len(self.data) - self.at:
-            raise Malformed(
-                f"a message of {len(self.data)} bytes ends where {count} more are required from "
-                f"{self.at}; send it again"
-            )
-        self.at += count
-        return bytes(self.data[self.at - count : self.at])
-
-    def blob(self, most: int) -> bytes:
-        count = int.from_bytes(self.take(4), "big")
-        if count > most:
-            raise Malformed(f"a field of {count} bytes; at most {most} are allowed: refuse it")
-        return self.take(count)
-
-
-@dataclass(frozen=True)
-class _Form:
-    """How one field is written and read."""
-
-    write: Callable[[Any], bytes]
-    read: Callable[[_Source], Any]
-
-
-def _raw(size: int) -> _Form:
-    return _Form(lambda value: _sized(value, size, size), lambda source: source.take(size))
-
-
-def _blob(most: int = (1 << 32) - 1) -> _Form:
-    return _Form(lambda value: framed(_sized(value, 0, most)), lambda source: source.blob(most))
-
-
-def _text(most: int) -> _Form:
-    return _Form(
-        lambda value: framed(_sized(value.encode(), 1, most)),
-        lambda source: _decoded(source.blob(most)),
-    )
-
-
-def _many(form: _Form) -> _Form:
-    def write(values: tuple[Any, ...]) -> bytes:
-        return len(values).to_bytes(4, "big") + b"".join(form.write(value) for value in values)
-
-    def read(source: _Source) -> tuple[Any, ...]:
-        count = int.from_bytes(source.take(4), "big")
-        if count > len(source.data) - source.at:  # every item has a byte at least
-            raise Malformed(f"a list of {count} items in {len(source.data)} bytes; send it again")
-        return tuple(form.read(source) for _ in range(count))
-
-    return _Form(write, read)
-
-
-def _sized(value: bytes, least: int, most: int) -> bytes:
-    if not least <= len(value) <= most:
-        raise Malformed(f"a field of {len(value)} bytes; {least} to {most} are required")
-    return value
-
-
-def _decoded(data: bytes) -> str:
-    try:
-        return _sized(data, 1, NAME).decode()
-    except UnicodeDecodeError:
-        raise Malformed(f"a text of {data[:40]!r}; UTF-8 is required: send it again") from None
-
-
 class Message:
     """What all messages can: `to_bytes` and `from_bytes`; `kind` tells them apart on the wire."""
 
     kind: ClassVar[int]
-    form: ClassVar[tuple[_Form, ...]]
+    form: ClassVar[tuple[Form, ...]]
 
-    def __init_subclass__(cls, kind: int, form: tuple[_Form, ...]) -> None:
+    def __init_subclass__(cls, kind: int, form: tuple[Form, ...]) -> None:
         cls.kind, cls.form = kind, form
         KINDS[kind] = cls
 
     def to_bytes(self) -> bytes:
         """The message as it travels; `Malformed` where a field does not fit."""
-        fields = zip(self.form, vars(self).values(), strict=True)
+        # fields come first among the attributes; what a property worked out once lies after them
+        fields = zip(self.form, vars(self).values(), strict=False)
         return b"".join((HEAD, bytes([self.kind]), *(form.write(value) for form, value in fields)))
 
     @classmethod
@@ -175,12 +103,12 @@ class Entry:
         return framed(b"muster secagg keys", context, self.keys)
 
 
-_KEYS = (_text(NAME), _raw(32), _raw(32), _raw(32), _blob(SIGNATURE))
-_ENTRY = _Form(lambda e: cast("bytes", e.data), lambda s: Entry(*(f.read(s) for f in _KEYS)))
+_KEYS = (text(NAME), raw(32), raw(32), raw(32), blob(SIGNATURE))
+_ENTRY = Form(attrgetter("data"), lambda source: Entry(*(form.read(source) for form in _KEYS)))
 
 
 @dataclass(frozen=True)
-class Advert(Message, kind=1, form=(_raw(32), _ENTRY)):
+class Advert(Message, kind=1, form=(raw(32), _ENTRY)):
     """Client: my keys. `context` is the digest of my terms, so that a difference has a name."""
 
     context: bytes
@@ -188,20 +116,49 @@ class Advert(Message, kind=1, form=(_raw(32), _ENTRY)):
 
 
 @dataclass(frozen=True)
-class Roster(Message, kind=2, form=(_raw(32), _many(_ENTRY))):
-    """Server: all clients' keys, sorted by name; an index below is a place in this list."""
+class Roster(Message, kind=2, form=(raw(32), many(_ENTRY))):
+    """Server: all clients' keys, sorted by name; an index below is a place in this list.
+
+    What follows from a roster alone is worked out once for the object: a client that read it from
+    a network is alone with it, the clients of a simulation hold one and the same.
+    """
 
     context: bytes
     entries: tuple[Entry, ...]
 
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """The index of each name."""
+        return {entry.name: i for i, entry in enumerate(self.entries)}
+
+    @cached_property
+    def ordered(self) -> bool:
+        """Whether it is sorted by name, and names nobody twice."""
+        return all(a.name < b.name for a, b in pairwise(self.entries))
+
+    @cached_property
+    def distinct(self) -> bool:
+        """Whether no two keys in it are the same."""
+        keys = {key for e in self.entries for key in (e.mask_key, e.channel_key, e.commitment)}
+        return len(keys) == 3 * len(self.entries)
+
+    @cached_property
+    def signed(self) -> tuple[tuple[str, bytes, bytes], ...]:
+        """Who signed, what, and the signature, to be verified by each client for itself."""
+        return tuple((e.name, e.statement(self.context), e.signature) for e in self.entries)
+
     def session(self, run: str, round: int) -> bytes:
         """The session's id: SHA-256 over run, round and every client's name and keys."""
-        head = (b"muster secagg session", run.encode(), str(round).encode())
-        return sha256(framed(*head, *(entry.keys for entry in self.entries))).digest()
+        head = framed(b"muster secagg session", run.encode(), str(round).encode())
+        return sha256(head + self._keys).digest()
+
+    @cached_property
+    def _keys(self) -> bytes:
+        return framed(*(entry.keys for entry in self.entries))
 
 
 @dataclass(frozen=True)
-class Shares(Message, kind=3, form=(_raw(32), _blob())):
+class Shares(Message, kind=3, form=(raw(32), blob())):
     """Client: shares of my two secrets, sealed for each holder but myself, 88 bytes each."""
 
     session: bytes
@@ -209,7 +166,7 @@ class Shares(Message, kind=3, form=(_raw(32), _blob())):
 
 
 @dataclass(frozen=True)
-class Delivery(Message, kind=4, form=(_raw(32), _blob(8190), _blob())):
+class Delivery(Message, kind=4, form=(raw(32), blob(8190), blob())):
     """Server: who shared (a bitmap), and what those whose holder you are sealed for you."""
 
     session: bytes
@@ -218,7 +175,7 @@ class Delivery(Message, kind=4, form=(_raw(32), _blob(8190), _blob())):
 
 
 @dataclass(frozen=True)
-class Masked(Message, kind=5, form=(_raw(32), _blob())):
+class Masked(Message, kind=5, form=(raw(32), blob())):
     """Client: my masked vector, packed."""
 
     session: bytes
@@ -226,7 +183,7 @@ class Masked(Message, kind=5, form=(_raw(32), _blob())):
 
 
 @dataclass(frozen=True)
-class Survivors(Message, kind=6, form=(_raw(32), _blob(8190))):
+class Survivors(Message, kind=6, form=(raw(32), blob(8190))):
     """Server: whose masked vectors came in time (a bitmap)."""
 
     session: bytes
@@ -234,7 +191,7 @@ class Survivors(Message, kind=6, form=(_raw(32), _blob(8190))):
 
 
 @dataclass(frozen=True)
-class Consent(Message, kind=7, form=(_raw(32), _blob(SIGNATURE))):
+class Consent(Message, kind=7, form=(raw(32), blob(SIGNATURE))):
     """Client: my signature under the survivors I was told of."""
 
     session: bytes
@@ -242,7 +199,7 @@ class Consent(Message, kind=7, form=(_raw(32), _blob(SIGNATURE))):
 
 
 @dataclass(frozen=True)
-class Quorum(Message, kind=8, form=(_raw(32), _blob(8190), _many(_blob(SIGNATURE)))):
+class Quorum(Message, kind=8, form=(raw(32), blob(8190), many(blob(SIGNATURE)))):
     """Server: who signed (a bitmap), and the signatures of the holders of your secrets."""
 
     session: bytes
@@ -251,7 +208,7 @@ class Quorum(Message, kind=8, form=(_raw(32), _blob(8190), _many(_blob(SIGNATURE
 
 
 @dataclass(frozen=True)
-class Revealed(Message, kind=9, form=(_raw(32), _blob())):
+class Revealed(Message, kind=9, form=(raw(32), blob())):
     """Client: one share, 36 bytes, of each client whose shares I hold.
 
     Of its seed if it survived, of its mask key if not, 65535s where none came to me. There is no
@@ -263,14 +220,14 @@ class Revealed(Message, kind=9, form=(_raw(32), _blob())):
 
 
 @dataclass(frozen=True)
-class Quit(Message, kind=10, form=(_text(64),)):
+class Quit(Message, kind=10, form=(text(64),)):
     """Client: I left, and why (the name of a `Reason`)."""
 
     reason: str
 
 
 @dataclass(frozen=True)
-class Ended(Message, kind=11, form=(_text(64),)):
+class Ended(Message, kind=11, form=(text(64),)):
     """Server: it is over for you; forget what you kept (the name of a `Reason`).
 
     >>> Ended.from_bytes(Ended("DONE").to_bytes())
@@ -286,7 +243,7 @@ def read(data: bytes) -> Message:
     >>> read(Quit("STOPPED").to_bytes())
     Quit(reason='STOPPED')
     """
-    source = _Source(data)
+    source = Source(data)
     if source.take(len(HEAD)) != HEAD:
         raise Malformed(f"bytes that begin with {data[:4]!r}; a message begins with {HEAD!r}")
     kind = KINDS.get(source.take(1)[0])

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muster.errors import MusterError, PlanError
-from muster.secagg.agreement import framed
+from muster.secagg.agreement import Private, framed
 from muster.secagg.messages import Message
 from muster.secagg.ring import Ring
 
@@ -159,15 +159,16 @@ class Terms:
 
 @dataclass(frozen=True)
 class Party:
-    """A client's identity: its name, and the two doors to the keys behind it.
+    """A client's identity: its name, and the doors to the keys behind it.
 
     `sign(data)` gives a signature of at most 256 bytes; `verify(name, data, signature)` says
-    whether it is that client's.
+    whether it is that client's; `agree(private, public)` is X25519, see `Pairs` for another.
     """
 
     name: str
     sign: Callable[[bytes], bytes]
     verify: Callable[[str, bytes, bytes], bool]
+    agree: Callable[[Private, bytes], bytes] = Private.agree
 
 
 @dataclass(frozen=True, repr=False)

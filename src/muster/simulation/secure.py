@@ -12,7 +12,7 @@ import hmac
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -36,6 +36,7 @@ from muster.secagg import (
     client,
     server,
 )
+from muster.secagg.agreement import Pairs
 from muster.types import Answer, ClientId, Cohort, Failed, Late, Reply, Sent
 from muster.vectors import leaves
 
@@ -62,12 +63,12 @@ def session(
     Raises `Aborted` where the sum must not be opened.
     """
     sign = partial(_signed, entropy(32))
-    verify = partial(_verified, sign)
+    # what many clients would find for themselves is found once: all of them are in this process
+    verify = lru_cache(None)(partial(_verified, sign))
+    party = partial(Party, verify=verify, agree=Pairs().agree)
     vectors: dict[str, Any] = {}
     sides = {
-        name: client(
-            terms, Party(name, partial(sign, name), verify), partial(vectors.pop, name), entropy
-        )
+        name: client(terms, party(name, partial(sign, name)), partial(vectors.pop, name), entropy)
         for name in names
     }
     inbox: dict[str, Message | None] = dict.fromkeys(names)

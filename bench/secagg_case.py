@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One round of secure aggregation to be played by several systems: its clients, vectors, sum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muster.secagg.graph import Odds, find
+
+__all__ = ["MOST", "Case", "Played"]
+
+MOST = 65535
+
+
+@dataclass(frozen=True)
+class Case:
+    """`count` clients with vectors of `size` integers of 16 bits; one in ten lost after sharing.
+
+    Neighbours and threshold are those of muster's finder for the fraction `corrupt`.
+    """
+
+    count: int
+    size: int
+    corrupt: float = 0.1
+
+    @cached_property
+    def lost(self) -> frozenset[int]:
+        """Who shares, and then falls silent."""
+        chosen = np.random.default_rng(1).permutation(self.count)[: self.count // 10]
+        return frozenset(chosen.tolist())
+
+    @property
+    def degree(self) -> int:
+        """Neighbours of each client."""
+        return self._found[0]
+
+    @property
+    def threshold(self) -> int:
+        """Shares that give a secret back."""
+        return self._found[1]
+
+    def vector(self, index: int) -> NDArray[np.uint32]:
+        """One client's vector `(size,)`."""
+        return np.random.default_rng(index).integers(0, MOST + 1, self.size, np.uint32)
+
+    @cached_property
+    def total(self) -> NDArray[np.int64]:
+        """The plain sum of those who are not lost."""
+        total = np.zeros(self.size, np.int64)
+        for index in set(range(self.count)) - self.lost:
+            total += self.vector(index)
+        return total
+
+    @cached_property
+    def _found(self) -> tuple[int, int]:
+        found = find(self.count, Odds(self.corrupt, 0.1))
+        if found is None:
+            raise ValueError(f"{self} has no sparse graph; take more clients or fewer corrupt")
+        return found
+
+
+@dataclass(frozen=True)
+class Played:
+    """The sum that a system opened, processor seconds by party, bytes of one masked vector."""
+
+    total: NDArray[np.int64]
+    spent: Mapping[str, float]
+    sent: int
+
+    @property
+    def server(self) -> float:
+        """The server's seconds."""
+        return self.spent["server"]
+
+    def client(self, lost: int) -> float:
+        """The median client's seconds, of those who stayed: the `lost` ones did less."""
+        clients = sorted(s for who, s in self.spent.items() if who not in ("", "server"))
+        return median(clients[lost:])
