@@ -8,38 +8,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.laws.setting import people, planned, same_bits
+from tests.laws.test_law_5_masks import played as alike
+from tests.laws.test_law_5_masks import silent
 
 import muster
 from muster import Every, algorithms, sampling
 from muster.aggregation import Mean, Median, TrimmedMean
 from muster.pipeline import Clip, Quantize, SecureSum
 from muster.plan.decoding import decoded
-from muster.rounds import play, start
+from muster.rounds import start
 from muster.runs.replay import replay
 from muster.simulation import Choice, Here, Simulation
 from muster.simulation.secure import TALK, Masks
 from muster.store import MemoryStore
 
-COUNT, GROUPS, ROUNDS = 11, 3, 2
+COUNT, GROUPS = 11, 3
 PLAIN = planned(pipeline=[Clip(0.5), Quantize(12)], cap=6, evaluate=Every(clients=0))
+
+
+def played(plan, count=COUNT, rounds=1, **more):
+    return alike(plan, count, rounds, **more)
 
 
 def masked(plan=PLAIN, groups=GROUPS, **changes):
     return replace(plan, pipeline=(*plan.pipeline, SecureSum(groups=groups)), **changes)
-
-
-def played(plan, rounds=ROUNDS, count=COUNT, **more):
-    store, population = MemoryStore(), people(count, plan.dtype)
-    hands = Here(plan, "loop", population)
-    made = Simulation(plan, population, store, Choice("loop", 2, True, ""), hands, **more)
-    state = start(plan)
-    for round in range(1, rounds + 1):
-        state = play(plan, state, made, store, round, lambda *_: {})
-    return state, store.history()
-
-
-def silent(history):
-    return {r["round"]: frozenset(r["invited"]) - frozenset(r["accepted"]) for r in history}
 
 
 def test_groups_are_a_partition_that_the_seed_draws_anew_each_round():
@@ -58,13 +50,13 @@ def test_groups_are_a_partition_that_the_seed_draws_anew_each_round():
 @settings(max_examples=20)
 @given(st.dictionaries(st.integers(0, COUNT - 1), st.sampled_from([s.value for s in TALK])))
 def test_the_mean_of_groups_has_the_bits_of_the_plain_mean(lost):
-    state, history = played(masked(), masks=Masks(lost={1: lost}), rounds=1)
+    state, history = played(masked(), masks=Masks(lost={1: lost}))
     (record,) = history
-    plain, theirs = played(PLAIN, absent=silent(history), rounds=1)
+    plain, theirs = played(PLAIN, absent=silent(history))
     assert record["accepted"] == theirs[0]["accepted"]  # in the cohort's order
     assert len(record.get("secure", [])) <= GROUPS
     assert same_bits(state, plain)
-    again, _ = played(masked(), absent=silent(history), rounds=1)
+    again, _ = played(masked(), absent=silent(history))
     assert same_bits(state, again)
 
 
@@ -72,7 +64,7 @@ def test_a_group_below_its_threshold_is_not_opened_and_the_others_are():
     plan = masked()
     first, *others = plan.groups(tuple(range(COUNT)), 1)
     lost = dict.fromkeys(first[:2], "mask")
-    _, (record,) = played(plan, masks=Masks(lost={1: lost}), rounds=1)
+    _, (record,) = played(plan, masks=Masks(lost={1: lost}))
     assert record["accepted"] == sorted(c for group in others for c in group)
     assert [one["survivors"] for one in record["secure"]] == [len(group) for group in others]
     why = {one["client"]: one["error"] for one in record["failed"]}
@@ -83,15 +75,13 @@ def test_a_group_below_its_threshold_is_not_opened_and_the_others_are():
 def test_too_few_groups_for_the_rule_give_the_round_up():
     plan = masked(aggregation=TrimmedMean(1))
     first, *_ = plan.groups(tuple(range(COUNT)), 1)
-    state, (record,) = played(
-        plan, masks=Masks(lost={1: dict.fromkeys(first[:2], "mask")}), rounds=1
-    )
+    state, (record,) = played(plan, masks=Masks(lost={1: dict.fromkeys(first[:2], "mask")}))
     assert record["abandoned"] and record["accepted"] == []
     assert same_bits(state, start(plan))
 
 
 def test_a_cohort_too_small_for_its_groups_is_given_up():
-    _, (record,) = played(masked(), count=8, rounds=1)
+    _, (record,) = played(masked(), count=8)
     assert record["abandoned"]
     assert {one["error"] for one in record["failed"]} == {
         "SecureSum: 8 clients were invited and 3 are required in each of 3 groups; invite more, "
@@ -103,7 +93,7 @@ def test_a_cohort_too_small_for_its_groups_is_given_up():
 def test_the_rule_judges_the_groups_means(rule):
     """Against the same updates, summed by hand without a mask."""
     plan = masked(aggregation=rule)
-    state, _ = played(plan, rounds=1)
+    state, _ = played(plan)
     begin, bare = start(plan), replace(PLAIN, aggregation=Mean())
     means = []
     for group in plan.groups(tuple(range(COUNT)), 1):
@@ -160,12 +150,12 @@ def test_a_run_on_disk_replays(tmp_path, workers):
 
 def test_single_replies_reach_a_rule_without_masks():
     plan = replace(PLAIN, pipeline=(), aggregation=Median(), weighting="equal", cap=None)
-    state, (record,) = played(plan, rounds=1)
+    state, (record,) = played(plan)
     assert record["accepted"] == list(range(COUNT))
     each = []
     for client in range(COUNT):
         alone, _ = played(
-            replace(plan, aggregation=Mean()), rounds=1,
+            replace(plan, aggregation=Mean()),
             absent={1: frozenset(set(range(COUNT)) - {client})},
         )  # fmt: skip
         each.append(alone.algorithm.shared.x)

@@ -32,6 +32,7 @@ __all__ = [
     "NoRoom",
     "misplaced",
     "model_name",
+    "said",
     "sound",
     "update_name",
     "update_round",
@@ -154,7 +155,7 @@ class Files:
 
     def __init__(self, folder: str | Path, disk: Disk = Disk()) -> None:
         self.folder, self._disk = Path(folder), disk
-        with _said(f"the folder {folder} cannot be made"):
+        with said(f"the folder {folder} cannot be made"):
             if not self.folder.exists():
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._sync(self.folder.parent)
@@ -173,7 +174,7 @@ class Files:
         if whole is not None:
             raise misplaced(name, offset, whole)
         with (
-            _said(f"the blob {name} could not be written"),
+            said(f"the blob {name} could not be written"),
             _opened(self._part(name), os.O_RDWR | os.O_CREAT) as file,
         ):
             fcntl.flock(file, fcntl.LOCK_EX)  # two connections may send one blob
@@ -190,7 +191,7 @@ class Files:
     def finish(self, name: str) -> None:
         """Make a blob durable under its name; idempotent."""
         path, part = self._path(name), self._part(name)
-        with _said(f"the blob {name} could not be finished"):
+        with said(f"the blob {name} could not be finished"):
             if not path.exists():
                 with _opened(part, os.O_RDWR) as file, _gone_unless_synced(part):
                     self._disk.sync(file)
@@ -199,7 +200,7 @@ class Files:
 
     def drop(self, name: str) -> None:
         """Remove a blob, finished or not; idempotent."""
-        with _said(f"the blob {name} could not be removed"):
+        with said(f"the blob {name} could not be removed"):
             self._part(name).unlink(missing_ok=True)
             self._path(name).unlink(missing_ok=True)
 
@@ -207,7 +208,7 @@ class Files:
         """Bytes `begin` to `end` in pieces of at most 1 MiB."""
         path = self._path(name) if self.size(name) is not None else self._part(name)
         with (
-            _said(f"the blob {name} could not be read"),
+            said(f"the blob {name} could not be read"),
             _opened(path, os.O_RDONLY) as file,
         ):
             stop = os.fstat(file).st_size if end is None else end
@@ -221,7 +222,7 @@ class Files:
     def whole(self, name: str, *, known: bool = False) -> mmap.mmap | bytes:
         """A finished blob as a map of its file, checked unless its digest is `known`."""
         with (
-            _said(f"the blob {name} could not be read"),
+            said(f"the blob {name} could not be read"),
             _opened(self._path(name), os.O_RDONLY) as file,
         ):
             size = os.fstat(file).st_size
@@ -232,13 +233,13 @@ class Files:
 
     def names(self, prefix: str) -> list[str]:
         """The sorted names that begin so, finished or not."""
-        with _said(f"the folder {self.folder} could not be read"):
+        with said(f"the folder {self.folder} could not be read"):
             found = {path.removesuffix(PART) for path in os.listdir(self.folder)}
         return sorted(n for n in found if n.startswith(prefix) and NAME.fullmatch(n))
 
     def room(self) -> int:
         """The bytes that are free to this process."""
-        with _said(f"the room in {self.folder} could not be found"):
+        with said(f"the room in {self.folder} could not be found"):
             found = os.statvfs(self.folder)
         return found.f_bavail * found.f_frsize
 
@@ -283,7 +284,7 @@ def _gone_unless_synced(part: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _said(what: str) -> Iterator[None]:
+def said(what: str) -> Iterator[None]:
     """What the disk refuses, in a sentence."""
     try:
         yield

@@ -10,8 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from muster.errors import RunError
 from muster.extras import require
 from muster.service.message import Message, Task, Update, from_json, to_json
-from muster.store.blobs import FULL, Disk, Files, NoRoom
+from muster.store.blobs import Disk, Files, said
 
 if TYPE_CHECKING:
     from cryptography import exceptions
@@ -28,7 +27,7 @@ else:
     exceptions = require("cryptography.exceptions", extra="service")
     aead = require("cryptography.hazmat.primitives.ciphers.aead", extra="service")
 
-__all__ = ["Chest", "Pending", "State", "Step", "destroyed", "said"]
+__all__ = ["Chest", "Pending", "State", "Step", "destroyed"]
 
 FILE, KEY = "state.json", "key"
 FRESH = f"{FILE}.new"
@@ -240,14 +239,3 @@ def _locked(folder: Path) -> int:
             f"another process attends from {folder}; stop it, or give another folder"
         ) from None
     return lock
-
-
-@contextmanager
-def said(what: str) -> Iterator[None]:
-    """What the disk refuses, in a sentence."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL:
-            raise NoRoom(f"{what} ({error.strerror}); make room, then try again") from error
-        raise RunError(f"{what} ({error}); repair the disk, then try again") from error

@@ -22,8 +22,8 @@ from typing import Any
 from muster.errors import RunError
 from muster.service import wire
 from muster.service.message import Task, Update
-from muster.service.site.state import Chest, Pending, State, Step, destroyed, said
-from muster.store.blobs import Disk, Files, NoRoom, model_name, update_name
+from muster.service.site.state import Chest, Pending, State, Step, destroyed
+from muster.store.blobs import Disk, Files, NoRoom, model_name, said, update_name
 from muster.types import ClientId, Tree
 
 __all__ = ["LABELS", "Made", "Vault"]
