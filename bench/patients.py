@@ -44,7 +44,7 @@ def planned(multiplier: float | None, seed: int = 0) -> muster.Plan:
         ),
         rounds=ROUNDS,
         seed=seed,
-        evaluate=muster.Every(ROUNDS),
+        evaluate=muster.Every(ROUNDS, clients=0),
     )
 
 

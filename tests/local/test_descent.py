@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from muster import (
+    Every,
     Local,
     PerExample,
     Plan,
@@ -34,6 +35,7 @@ STARTS = np.cumsum([0, *SIZES[:-1]])
 DRAW = np.random.default_rng(0)
 X, Y = DRAW.normal(size=(SIZES.sum(), 5)), DRAW.integers(0, 3, SIZES.sum())
 RULE = PerExample(0.7, 0.5)
+NOBODY = Every(clients=0)
 TASKS = [
     tasks.SoftmaxRegression(5, 3, l2=0.1),
     tasks.MLP([5, 4, 3], activation="tanh"),
@@ -49,7 +51,7 @@ def planned(task=TASKS[0], algorithm=None, rule=RULE, **local):
     local = {"epochs": 2, "batch": 4, "optimizer": optimizers.SGD(0.2)} | local
     fields = Local(**local, examples=rule)
     algorithm = algorithm or algorithms.FedAvg()
-    return Plan(task, algorithm, fields, weighting="equal", dtype="float64")
+    return Plan(task, algorithm, fields, weighting="equal", dtype="float64", evaluate=NOBODY)
 
 
 def blank(plan):
@@ -154,7 +156,7 @@ def test_the_same_source_gives_the_same_bits_and_no_other_does(engine):
 @pytest.mark.parametrize("batches", ["poisson", "shuffled"])
 def test_training_cut_in_pieces_has_the_same_bits(task, batches):
     """As a site does that was interrupted."""
-    rule = replace(RULE, batches=batches)
+    rule = replace(RULE, batches=batches, metrics="public")
     plan = planned(rule=rule) if task == "numpy" else torch_plan(rule=rule)
 
     def walk(descent, given, carry, batches):
@@ -168,6 +170,17 @@ def test_training_cut_in_pieces_has_the_same_bits(task, batches):
         np.testing.assert_array_equal(whole.metrics["loss"], pieces.metrics["loss"])
 
 
+@pytest.mark.parametrize("engine", ["loop", "matrix"])
+def test_metrics_stay_with_the_client_unless_they_are_public(engine):
+    """The model has the same bits either way."""
+    told = planned(rule=replace(RULE, metrics="public"))
+    for plan, names in ((planned(), set()), (told, {"rows", "loss", "steps", "drift"})):
+        groups = [group()] if engine == "matrix" else group().alone()
+        outcomes = [train(plan, engine, 1, start(plan).sent(), one) for one in groups]
+        assert all(set(outcome.metrics) == names for outcome in outcomes)
+    np.testing.assert_array_equal(trained(planned(), engine), trained(told, engine))
+
+
 def test_workers_and_a_resume_change_no_bit(tmp_path):
     people = Population.from_arrays(
         {c: (part.x, part.y) for c, part in zip("abcd", group().alone(), strict=True)}
@@ -178,6 +191,7 @@ def test_workers_and_a_resume_change_no_bit(tmp_path):
     found.append(simulate(whole, people, path=tmp_path / "cut", workers=1, resume=True))
     for run in found[1:]:
         np.testing.assert_array_equal(run.parameters, found[0].parameters)
+    assert not any("train" in record for run in found for record in run.history)
 
 
 def test_no_engine_fuses_and_the_reason_is_told():
@@ -185,7 +199,10 @@ def test_no_engine_fuses_and_the_reason_is_told():
     for plan, engine in ((planned(), "matrix"), (planned(TASKS[0], rule=None), "fused")):
         told = explain(plan, people)
         assert told["engine"] == engine and told["reason"]
-    with pytest.raises(PlanError, match="engine='fused' needs"):
+    with pytest.raises(
+        PlanError,
+        match=r"in place, without the gradient that PerExample\(.* use 'loop', 'matrix' or",
+    ):
         choose(planned(), people, 2, "fused")
 
 

@@ -6,7 +6,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from muster import Local, Plan, aggregation, algorithms, pipeline, sampling, tasks
+from muster import (
+    Every,
+    Local,
+    PerExample,
+    Plan,
+    aggregation,
+    algorithms,
+    pipeline,
+    sampling,
+    tasks,
+)
 from muster.errors import PlanError
 from muster.pipeline import BandedNoise, Clip, DiscreteNoise, LocalNoise, Noise, Quantize
 from muster.plan.private import charges, noises_sum, selection, silence
@@ -55,7 +65,10 @@ class Apart(Strange):
     separation = 4
 
 
+ROWS = Local(steps=1, examples=PerExample(1.0, 1.1))
 REFUSED = [
+    ({"local": ROWS}, (), r"Every\(rounds=1, clients=100\) asks some for theirs; use "
+     r"Plan\(evaluate=Every\(clients=0\)\), or PerExample\(metrics='public'\)"),
     ({"budget": Budget(1.0, 1e-5)}, (), r"no stage adds noise.*put Clip\(bound\) and Noise"),
     ({"budget": 3.0}, NOISY, r"budget=3\.0.*no budget; give muster\.privacy\.Budget"),
     ({"aggregation": aggregation.Mean()}, NOISY, r"use Mean\(denominator='expected'\)"),
@@ -94,6 +107,13 @@ def test_what_hides_its_clients_is_accepted():
         made = plan(*stages, **fields)
         (charge,) = charges(made, TEN, "a")
         assert charge == Charge(made.stages.releases()[0], selection(made, TEN), run="a")
+
+
+def test_a_budget_of_rows_needs_no_noise_for_clients():
+    made = plan(local=ROWS, evaluate=Every(clients=0), budget=Budget(2.0, 1e-6))
+    assert charges(made, TEN, "a") == ()
+    told = replace(ROWS, examples=PerExample(1.0, 1.1, metrics="public"))
+    assert plan(local=told).evaluate == Every()
 
 
 def test_the_selection_is_that_of_the_sampling():

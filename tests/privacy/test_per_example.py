@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from muster import Local, PerExample, Plan, algorithms, optimizers
+from muster import Every, Local, PerExample, Plan, algorithms, optimizers
 from muster.errors import PlanError
 from muster.extras import require
 from muster.keys import key
@@ -23,6 +23,7 @@ from muster.types import Private
 
 RULE = PerExample(1.0, 1.1)
 ONCE = Local(steps=1, examples=RULE)
+NOBODY = Every(clients=0)
 
 
 def batch_norm():
@@ -76,6 +77,14 @@ def test_values_that_promise_nothing_are_refused(fields, message):
         PerExample(*fields)
 
 
+def test_metrics_are_hidden_or_public():
+    assert not ONCE.reports
+    assert Local(steps=1).reports
+    assert Local(steps=1, examples=PerExample(1.0, 1.1, metrics="public")).reports
+    with pytest.raises(PlanError, match=r"PerExample\(metrics='some'\): use 'hidden' or 'public'"):
+        PerExample(1.0, 1.1, metrics="some")
+
+
 def test_local_training_takes_no_other_rule():
     with pytest.raises(PlanError, match=r"Local\(examples=1.0\): that is no PerExample; give one"):
         Local(epochs=1, examples=1.0)
@@ -104,14 +113,14 @@ def test_a_model_that_mixes_or_remembers_rows_is_refused(make, layer):
     room = pytest.importorskip("muster.tasks.torch")
     with pytest.raises(PlanError, match=rf"{layer} mixes rows or keeps .* put GroupNorm"):
         Plan(room.Classifier(make), algorithms.FedAvg(), ONCE)
-    Plan(room.Classifier(group_norm), algorithms.FedAvg(), ONCE)
+    Plan(room.Classifier(group_norm), algorithms.FedAvg(), ONCE, evaluate=NOBODY)
 
 
 def test_nothing_is_fused_and_the_plan_is_plain_data():
-    plan = Plan(SoftmaxRegression(4, 3), algorithms.FedAvg(), ONCE)
+    plan = Plan(SoftmaxRegression(4, 3), algorithms.FedAvg(), ONCE, evaluate=NOBODY)
     assert not plan.fusible
     assert not plan.descent("fused").fused
-    bare = Plan(SoftmaxRegression(4, 3), algorithms.FedAvg(), Local(steps=1))
+    bare = Plan(SoftmaxRegression(4, 3), algorithms.FedAvg(), Local(steps=1), evaluate=NOBODY)
     assert bare.fusible
     assert assign(bare, "local.examples=PerExample(1.0, 1.1)").local == plan.local
     assert assign(plan, "local.examples.multiplier=2.0").local.examples.multiplier == 2.0
@@ -144,7 +153,7 @@ def attack(rule, seed):
     x, y = draw.normal(size=(2 * N, D)), draw.integers(0, 2, 2 * N)
     task = SoftmaxRegression(D, 2)
     local = Local(steps=50, optimizer=optimizers.SGD(0.5), examples=rule)
-    plan = Plan(task, algorithms.FedAvg(), local, seed=seed, dtype="float64")
+    plan = Plan(task, algorithms.FedAvg(), local, seed=seed, dtype="float64", evaluate=NOBODY)
     group = Group(("a",), (1,), x[:N], y[:N], np.zeros(1, int), np.array([N]))
     out = train(plan, "loop", 1, start(plan).sent(), group)
     w = start(plan).algorithm.shared.x + out.payload["delta"][0] / N
@@ -177,7 +186,10 @@ def seen(rule, inside, run):
     x, y = np.zeros((4, 2)), np.zeros(4)
     x[3], y[3] = (3.0, 4.0), 1e6 * inside
     local = Local(steps=1, optimizer=optimizers.SGD(1.0), examples=rule)
-    plan = Plan(LinearRegression(2), algorithms.FedAvg(), local, weighting="equal", dtype="float64")
+    plan = Plan(
+        LinearRegression(2), algorithms.FedAvg(), local, weighting="equal", dtype="float64",
+        evaluate=NOBODY,
+    )  # fmt: skip
     group = Group(("a",), (1,), x, y, np.zeros(1, int), np.array([4]))
     source = key(run).at(int(inside))
     out = train(plan, "loop", 1, start(plan).sent(), group, None, source)

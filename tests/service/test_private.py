@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A site's own privacy: secrets before use and gone after, its budget whatever the server says."""
 
+import json
 import os
 from dataclasses import replace
 
@@ -18,7 +19,7 @@ from muster import (
     sampling,
     tasks,
 )
-from muster.errors import PlanError
+from muster.errors import PlanError, RunError
 from muster.keys import key
 from muster.pipeline import Clip, DiscreteNoise, LocalNoise, Noise, Quantize
 from muster.privacy import Charge, Selection, spent
@@ -133,6 +134,18 @@ def test_the_ledger_may_be_one_for_all_runs_on_these_rows(vault, tmp_path):
     private(vault, policy=rules).refusal(task(1))
     private(vault, policy=rules).refusal(task(1, run="other"))
     assert len(Book(tmp_path / "rows.json").read(1e-5).entries) == 2
+
+
+def test_the_vault_says_which_budget_is_in_force_and_where_its_ledger_is(vault, tmp_path):
+    private(vault, policy=RULES)
+    said = {"epsilon": 5.0, "delta": 1e-5, "ledger": str(vault.folder / "privacy.json")}
+    assert json.loads((vault.folder / "budget.json").read_text()) == said
+    private(vault, policy=replace(RULES, budget_epsilon=7.0, ledger=str(tmp_path / "rows.json")))
+    said |= {"epsilon": 7.0, "ledger": str(tmp_path / "rows.json")}
+    assert json.loads((vault.folder / "budget.json").read_text()) == said
+    (vault.folder / "budget.json.part").mkdir()
+    with pytest.raises(RunError, match=r"budget.json cannot be written .* then join again"):
+        private(vault, policy=RULES)
 
 
 def test_a_budget_without_noise_of_ones_own_is_refused(vault):

@@ -26,6 +26,10 @@ def planned(**changes):
     return muster.Plan(task=task, algorithm=algorithm, local=local, **changes)
 
 
+PRIVATE = planned(
+    local=muster.Local(epochs=1, batch=5, examples=muster.PerExample(1.0, 1.1)),
+    evaluate=muster.Every(clients=0),
+)
 EVEN, RAGGED = federation([20] * 6), federation([5, 50, 20])
 
 
@@ -54,6 +58,7 @@ def test_full_batches_of_unequal_clients_are_not_padded():
     [
         ("warp", planned(), "use one of auto, loop, matrix, fused"),
         ("fused", planned(algorithm=algorithms.FedProx(0.1)), "leaves gradients alone"),
+        ("fused", PRIVATE, r"the gradient that PerExample\(clip=1.0, .* use 'loop', 'matrix' or"),
     ],
 )
 def test_an_engine_that_cannot_be_is_refused(engine, plan, words):

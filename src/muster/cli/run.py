@@ -207,7 +207,8 @@ def told(plan: Plan, clients: int, sizes: Any) -> str:
         return ""
     most = f"epsilon {plan.budget.epsilon:g} at delta {plan.budget.delta:g}"
     short = f", and the plan has {plan.rounds}" if rounds < plan.rounds else ""
-    return f"\n[dim]the budget of {most} is enough for {rounds} rounds{short}[/]"
+    whom = "" if plan.stages.releases() else " of any one client"
+    return f"\n[dim]the budget of {most} is enough for {rounds} rounds{whom}{short}[/]"
 
 
 def summary(run: Run, compared: dict[str, Run] | None = None) -> dict[str, Any]:

@@ -73,11 +73,19 @@ def _trained(run: Run) -> Iterator[tuple[str, str]]:
 def _privacy(run: Run) -> Iterator[tuple[str, str]]:
     seen = [record["privacy"] for record in run.history if record.get("privacy")]
     if not seen:
+        if run.facts.get("examples"):  # what sites draw is known to them alone
+            yield "statement", f"muster privacy {escape(run.id)}"
         return
-    last, budget = seen[-1], (run.facts.get("privacy") or {}).get("budget")
+    kept = run.facts.get("privacy") or run.facts.get("examples") or {}
+    last, budget = seen[-1], kept.get("budget")
     of = f" of {budget['epsilon']:g}" if budget else ", without a budget"
-    yield "epsilon", f"{screen.number(last['epsilon'])}{of}, at delta {last['delta']:g}"
+    whose = f", for one row of {last['client']}" if last.get("unit") == "example" else ""
+    text = f"{screen.number(last['epsilon'])}{of}, at delta {last['delta']:g}{whose}"
+    yield "epsilon", escape(text)
     yield "by RDP", screen.number(last["rdp"])
+    if rows := last.get("examples"):
+        words = f"{screen.number(rows['epsilon'])}, at delta {rows['delta']:g}"
+        yield "epsilon of a row", escape(f"{words}, of {rows['client']}")
     if run.facts.get("spent"):
         yield "stopped", escape(str(run.facts["stopped"]))
     yield "statement", f"muster privacy {escape(run.id)}"

@@ -54,3 +54,8 @@ class Local:
                 f"Local(examples={self.examples!r}): that is no PerExample; give one such as "
                 f"PerExample(clip=1.0, multiplier=1.1)"
             )
+
+    @property
+    def reports(self) -> bool:
+        """Whether clients tell how training went: not where single rows are private."""
+        return self.examples is None or self.examples.metrics == "public"

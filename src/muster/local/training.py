@@ -69,7 +69,10 @@ class Group:
 
 
 class Outcome(NamedTuple):
-    """One row per client, NumPy: encoded payload, buffers, weight, metrics, new memories."""
+    """One row per client, NumPy: encoded payload, buffers, weight, metrics, new memories.
+
+    No metrics where the plan keeps them with the clients (`Local.reports`).
+    """
 
     clients: tuple[ClientId, ...]
     payload: Tree
@@ -179,12 +182,14 @@ def _reply(
     gap = shared - sent.algorithm.x if not plan.algorithm.plain else payload[0]
     weights = plan.weights(group.sizes, group.times)
     payload, stages = plan.encode(payload, sent.stages, memories.stages, draws, weights)
-    metrics = {
-        "rows": group.sizes.astype(float),
-        "loss": loss * group.sizes,
-        "steps": counts.astype(float),
-        "drift": weights * np.vecdot(gap, gap),
-    }
+    metrics = {}
+    if plan.local.reports:
+        metrics = {
+            "rows": group.sizes.astype(float),
+            "loss": loss * group.sizes,
+            "steps": counts.astype(float),
+            "drift": weights * np.vecdot(gap, gap),
+        }
     kept = None
     if plan.remembers:
         whole = plan.sharing.everything

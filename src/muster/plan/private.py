@@ -17,12 +17,14 @@ __all__ = ["charges", "noises_sum", "refuse_budget", "refuse_exposed", "selectio
 
 def refuse_exposed(plan: Any) -> None:
     """Raise `PlanError`, with the remedy, for a plan whose noise would not hide its clients."""
+    _refuse_told(plan)
     releases = plan.stages.releases()
     if not releases:
-        if plan.budget is not None:
+        if plan.budget is not None and plan.local.examples is None:
             raise PlanError(
                 f"Plan(budget={plan.budget}): no stage adds noise, so nothing is bounded; put "
-                f"Clip(bound) and Noise(multiplier) into the pipeline, or leave the budget out"
+                f"Clip(bound) and Noise(multiplier) into the pipeline, or "
+                f"Local(examples=PerExample(clip, multiplier)), or leave the budget out"
             )
         return
     _refuse_sampling(plan)
@@ -40,6 +42,15 @@ def refuse_exposed(plan: Any) -> None:
         )
     for release in releases:
         _refuse_release(plan, release)
+
+
+def _refuse_told(plan: Any) -> None:
+    """Metrics are functions of the very rows that `PerExample` is to keep private."""
+    if not plan.local.reports and plan.evaluate.clients != 0:
+        raise PlanError(
+            f"{plan.local.examples} keeps metrics with the clients, and {plan.evaluate} asks some "
+            f"for theirs; use Plan(evaluate=Every(clients=0)), or PerExample(metrics='public')"
+        )
 
 
 def _refuse_sampling(plan: Any) -> None:

@@ -28,7 +28,9 @@ from muster.privacy.release import Charge, Release, Selection
 __all__ = [
     "EVERYBODY",
     "Spent",
+    "bound",
     "check_delta",
+    "most_rounds",
     "noise_multiplier",
     "rounds_for",
     "spent",
@@ -75,6 +77,15 @@ def spent(charges: Iterable[Charge], delta: float) -> Spent:
         kind = replace(charge, rounds=1, run=run)
         merged[kind] = merged.get(kind, 0) + charge.rounds * (1 + len(more))
     return _spent(tuple(replace(kind, rounds=count) for kind, count in merged.items()), delta)
+
+
+def bound(charges: Iterable[Charge], delta: float) -> float:
+    """The RDP value alone, which costs little: never below the ε of `spent`.
+
+    >>> round(bound([Charge(Release("gaussian", 7.0, 1.0), rounds=100)], 1e-6), 4)
+    7.8581
+    """
+    return _rdp(tuple(charges), delta)
 
 
 @lru_cache(maxsize=4096)
@@ -138,7 +149,7 @@ def _event(charge: Charge, line: int) -> tuple[Any, int]:
     return library.PoissonSampledDpEvent(rate, gaussian), charge.rounds
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def _curve(event: Any, discrete: bool) -> Any:
     """The RDP of one event at every order, which costs much more than adding it up."""
     room = require("dp_accounting.rdp", extra="privacy")
@@ -227,10 +238,17 @@ def rounds_for(
     80
     """
     check_target(epsilon, delta)
+    return most_rounds(
+        lambda rounds: spent([Charge(release, selection, rounds)], delta).epsilon <= epsilon
+    )
 
-    def fits(rounds: int) -> bool:
-        return spent([Charge(release, selection, rounds)], delta).epsilon <= epsilon
 
+def most_rounds(fits: Callable[[int], bool]) -> int:
+    """The largest number that fits, where no number above one that does not fit does.
+
+    >>> most_rounds(lambda rounds: rounds <= 80)
+    80
+    """
     low, high = 0, 1
     while fits(high):
         low, high = high, high * 2
@@ -242,16 +260,16 @@ def rounds_for(
     return low
 
 
-def check_delta(delta: float, clients: int) -> None:
-    """Raise `PlanError` for a δ with which naming one client outright would be allowed.
+def check_delta(delta: float, count: int, unit: str = "client") -> None:
+    """Raise `PlanError` for a δ with which publishing one of so many units would be allowed.
 
     >>> check_delta(1e-6, 1000)
     """
     check_target(1.0, delta)
-    if delta * clients >= 1:
+    if delta * count >= 1:
         raise PlanError(
-            f"delta={delta!r} with {clients} clients: it must lie below 1/{clients}, or a method "
-            f"that publishes one client whole would pass; use {clients**-1.1:.2g}"
+            f"delta={delta!r} with {count} {unit}s: it must lie below 1/{count}, or a method "
+            f"that publishes one {unit} whole would pass; use {count**-1.1:.2g}"
         )
 
 

@@ -19,7 +19,9 @@ from muster.privacy.accounting import EVERYBODY, rounds_for, spent
 from muster.privacy.gaussian import check_target
 from muster.privacy.release import Charge, Release, Selection
 
-__all__ = ["Budget", "Entry", "Ledger"]
+__all__ = ["Budget", "Entry", "Ledger", "usual_delta"]
+
+MOST = 1e-5  # of a δ that nobody named
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,15 @@ class Budget:
         if refusal:
             raise MusterError(f"round {round} is not released: {refusal}")
         return ledger.enter(round, charge, accepted)
+
+
+def usual_delta(count: int) -> float:
+    """δ where no budget names one: below one over the clients or rows, and never above 10⁻⁵.
+
+    >>> usual_delta(4)
+    1e-05
+    """
+    return min(MOST, 1 / math.pow(count, 1.1))
 
 
 def _charge(value: dict[str, Any]) -> Charge:

@@ -29,7 +29,11 @@ class PerExample:
     Deviations: the sum is divided by batch (n where that is less), never by the rows that came;
     a penalty of the loss, which reads no row, is added after the noise; any local optimizer and
     any bending of the gradient follow, which read nothing but shared state and earlier private
-    steps. Uncovered: reported losses, metrics of evaluation, row counts.
+    steps.
+
+    A client's training loss, drift and metrics of evaluation are functions of its rows that no
+    noise covers; they stay with it unless `metrics` is "public". Its number of rows counts as
+    public. Neighbours: one row adds nothing to any gradient (zero-out), all row counts the same.
 
     >>> PerExample(clip=1.0, multiplier=1.1).batches
     'poisson'
@@ -38,6 +42,7 @@ class PerExample:
     clip: float
     multiplier: float
     batches: Literal["poisson", "shuffled"] = "poisson"
+    metrics: Literal["hidden", "public"] = "hidden"
 
     def __post_init__(self) -> None:
         for name, remedy in (
@@ -55,6 +60,8 @@ class PerExample:
                 f"PerExample(batches={self.batches!r}): use 'poisson', which makes a step more "
                 f"private, or 'shuffled', which does not"
             )
+        if self.metrics not in ("hidden", "public"):
+            raise PlanError(f"PerExample(metrics={self.metrics!r}): use 'hidden' or 'public'")
 
     def accept(self, task: Any) -> None:
         """Raise `PlanError`, with the remedy, for a task whose rows cannot be told apart."""

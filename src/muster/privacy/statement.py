@@ -13,7 +13,7 @@ from muster.privacy.accounting import spent
 from muster.privacy.ledger import Budget, Ledger
 from muster.privacy.release import Charge, Release, Selection
 
-__all__ = ["Audit", "Facts", "Statement", "UNCOVERED", "statement"]
+__all__ = ["Audit", "Facts", "Statement", "UNCOVERED", "rounded_up", "statement"]
 
 UNCOVERED = (
     "the metrics, losses and row counts that clients report",
@@ -65,12 +65,16 @@ class Facts:
 
 @dataclass(frozen=True)
 class Statement:
-    """`claim` in a sentence, why nothing is claimed (`reasons`), and the eleven items."""
+    """`claim` in a sentence, why nothing is claimed (`reasons`), and the eleven items.
+
+    `unit` is whom it is about: a whole client, or an example, which is one row of one client.
+    """
 
     private: bool
     claim: str
     reasons: tuple[str, ...]
     items: Mapping[str, str] = field(hash=False)
+    unit: Literal["client", "example"] = "client"
 
     def text(self) -> str:
         """Lines to read."""
@@ -80,7 +84,7 @@ class Statement:
 
     def to_json(self) -> str:
         """The same for a program."""
-        value = {"private": self.private, "claim": self.claim}
+        value = {"private": self.private, "claim": self.claim, "unit": self.unit}
         return json.dumps(value | {"reasons": self.reasons, "items": dict(self.items)}, indent=1)
 
 
@@ -99,10 +103,10 @@ def statement(facts: Facts) -> Statement:
         claim = "No privacy is claimed for this run:"
     else:
         claim = (
-            f"With epsilon {_up(facts.ledger.epsilon)} at delta {facts.ledger.delta:g}, what was "
-            f"released hides the part of any one {facts.unit}."
+            f"With epsilon {rounded_up(facts.ledger.epsilon)} at delta {facts.ledger.delta:g}, "
+            f"what was released hides the part of any one {facts.unit}."
         )
-    return Statement(not reasons, claim, reasons, _items(facts))
+    return Statement(not reasons, claim, reasons, _items(facts), facts.unit)
 
 
 def _reasons(facts: Facts) -> Iterator[str]:
@@ -176,7 +180,7 @@ def _items(facts: Facts) -> dict[str, str]:
         for a in facts.audits
     )
     return {
-        "privacy": f"epsilon {_up(ledger.epsilon)} at delta {ledger.delta:g} over "
+        "privacy": f"epsilon {rounded_up(ledger.epsilon)} at delta {ledger.delta:g} over "
         f"{len(ledger.entries)} releases; one round alone: {_one_round(facts)}; {_budget(facts)}",
         "unit": f"one {facts.unit}; two data sets are neighbours where {central}",
         "trust": "; ".join(sorted({TRUST[r.trust] for r in releases})) or "everybody",
@@ -198,7 +202,7 @@ def _one_round(facts: Facts) -> str:
     if not facts.releases:
         return "no noise"
     charges = [Charge(release, facts.selection) for release in facts.releases]
-    return f"epsilon {_up(spent(charges, facts.ledger.delta).epsilon)}"
+    return f"epsilon {rounded_up(spent(charges, facts.ledger.delta).epsilon)}"
 
 
 def _budget(facts: Facts) -> str:
@@ -220,9 +224,10 @@ def _mechanism(release: Release) -> str:
 def _accountant(facts: Facts) -> str:
     after = spent(facts.ledger.charges, facts.ledger.delta)
     runs = {charge.run for charge in facts.ledger.charges}
+    count = len(facts.ledger.entries)
     return (
-        f"{after.accountant} {_up(after.epsilon)}, RDP {_up(after.rdp)}, dp-accounting "
-        f"{after.version}, composed over {len(facts.ledger.entries)} releases of {len(runs)} runs"
+        f"{after.accountant} {rounded_up(after.epsilon)}, RDP {rounded_up(after.rdp)}, "
+        f"dp-accounting {after.version}, composed over {count} releases of {len(runs)} runs"
     )
 
 
@@ -245,8 +250,12 @@ def _noise(facts: Facts) -> str:
     return f"{'; '.join(sorted(kinds)) or 'none'}; from {source}"
 
 
-def _up(epsilon: float) -> str:
-    """Four digits, never rounded down."""
+def rounded_up(epsilon: float) -> str:
+    """Four digits, never rounded down.
+
+    >>> rounded_up(1.23401)
+    '1.235'
+    """
     if not 0 < epsilon < math.inf:
         return f"{epsilon:g}"
     scale = 10.0 ** (3 - math.floor(math.log10(epsilon)))

@@ -10,7 +10,7 @@ from typing import Any
 from muster.algorithms import FedAvg
 from muster.data import Population
 from muster.optimizers import SGD
-from muster.plan import Plan
+from muster.plan import Every, Plan
 from muster.runs.drive import Options
 from muster.runs.run import Run
 from muster.runs.simulate import simulate
@@ -33,10 +33,14 @@ def baselines(
     start; central metrics are means over up to `plan.evaluate.clients` of these models.
     """
     folder = Path(path) / "baselines"
-    options = options or Options()
+    options = replace(options or Options(), ledger=None)
+    local, evaluate = plan.local, plan.evaluate
+    if local.examples is not None and not local.reports:  # no client tells anybody anything here
+        local = replace(local, examples=replace(local.examples, metrics="public"))
+        evaluate = replace(evaluate, clients=Every().clients)
     plain = replace(
-        plan, algorithm=FedAvg(server=SGD(1.0)), sampling=All(), pipeline=(), minimum=1,
-        share="*", stop=(), budget=None,
+        plan, local=local, evaluate=evaluate, algorithm=FedAvg(server=SGD(1.0)), sampling=All(),
+        pipeline=(), minimum=1, share="*", stop=(), budget=None,
     )  # fmt: skip
     pooled = Population.from_arrays({"everybody": population.pooled()})
     found = {

@@ -14,7 +14,7 @@ from muster.plan import Plan
 from muster.rounds import RunState, play, start
 from muster.runs.folder import append, following, publish
 from muster.runs.privacy.guard import Guard
-from muster.types import Clients, Store
+from muster.types import Clients, Roster, Store
 from muster.vectors import aligned, rebuild, tree_map
 
 __all__ = ["Examines", "Options", "Recorder", "Watch", "drive"]
@@ -38,7 +38,8 @@ class Options:
     client that fails. `watch` is called with each committed record, `at` at each labelled point
     of a commit (`store.sqlite.LABELS`). What noise reveals is charged in the run, and in the file
     `ledger`, which runs over the same people share; `entropy(n)` draws n secret bytes for noise
-    and cohorts, None takes them from the plan's seed.
+    and cohorts, None takes them from the plan's seed. `held` is who holds how many rows, where one
+    machine knows it though its server does not.
     """
 
     engine: str = "auto"
@@ -49,6 +50,7 @@ class Options:
     at: Callable[[str], None] = _unmarked
     ledger: Path | None = None
     entropy: Callable[[int], bytes] | None = None
+    held: Roster | None = None
 
 
 class Recorder(Store, Protocol):
@@ -81,7 +83,10 @@ def drive(
 ) -> None:
     """Round after round until the plan, or the budget of privacy, says stop."""
     done, state = _resumed(plan, store)
-    guard = Guard(plan, clients.known, store, file=options.ledger, entropy=options.entropy)
+    guard = Guard(
+        plan, clients.known, store,
+        file=options.ledger, entropy=options.entropy, held=options.held,
+    )  # fmt: skip
     guard.close(done)
     history, spent = store.history(), None
     publish(store.path, history)
@@ -99,7 +104,7 @@ def drive(
 
     with following(store.path) as lines:
         while done < plan.rounds and not _met(plan, seen):
-            spent = guard.admit(done + 1)
+            spent = guard.admit(done + 1, state.sampler)
             if spent:
                 break
             done += 1

@@ -8,13 +8,16 @@ before its training begins, and a round that is only resumed is charged once.
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from muster import keys
-from muster.errors import PlanError
+from muster.errors import PlanError, RunError
 from muster.keys import Source
 from muster.plan import Plan
 from muster.privacy import Budget, Charge, Ledger, Release, Secret, charged
@@ -24,7 +27,10 @@ from muster.service.site.policy import Policy
 from muster.service.site.state import destroyed
 from muster.service.site.vault import Vault
 
-__all__ = ["Private", "charges", "veiled"]
+__all__ = ["LEDGER", "NOTE", "Private", "charges", "veiled"]
+
+LEDGER = "privacy.json"  # in the vault, where the policy names no other file
+NOTE = "budget.json"  # in the vault: the budget that was last in force, and where its ledger is
 
 
 def veiled(plan: Plan) -> bool:
@@ -75,7 +81,9 @@ class Private:
                 f"with LocalNoise or PerExample"
             )
         self._budget = Budget(policy.budget_epsilon, policy.budget_delta)
-        self._book = Book(Path(policy.ledger or vault.folder / "privacy.json"))
+        path = Path(policy.ledger or vault.folder / LEDGER)
+        self._book = Book(path)
+        _noted(vault.folder, self._budget, path)
 
     def refusal(self, task: Task) -> str | None:
         """Why the budget lets this task not be trained; None once it is in the ledger."""
@@ -115,6 +123,20 @@ class Private:
         files = self._vault.blobs
         old = [n for n in files.names("noise-") if int(n.split("-")[1]) <= round]
         destroyed(files, self._vault.folder, old)
+
+
+def _noted(folder: Path, budget: Budget, ledger: Path) -> None:
+    """Tell whoever looks into the vault later (`muster privacy --site`)."""
+    text = json.dumps(asdict(budget) | {"ledger": str(ledger.resolve())})
+    part = folder / f"{NOTE}.part"
+    try:
+        part.write_text(text, "utf-8")
+        os.replace(part, folder / NOTE)
+    except OSError as error:
+        raise RunError(
+            f"{folder / NOTE} cannot be written ({error.strerror or error}); repair the disk, then "
+            f"join again"
+        ) from error
 
 
 def _placed(found: tuple[Charge, ...], place: str) -> tuple[Charge, ...]:

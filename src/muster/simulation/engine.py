@@ -58,6 +58,11 @@ def choose(plan: Plan, population: Population, cohort: int, engine: str = "auto"
             f"engine={engine!r}: {type(task).__name__} has {', '.join(task.engines)}; "
             f"use one of those, or 'auto'"
         )
+    if engine == "fused" and plan.local.examples is not None:
+        raise PlanError(
+            f"engine='fused' updates the model in place, without the gradient that "
+            f"{plan.local.examples} adds its noise to; use 'loop', 'matrix' or 'auto'"
+        )
     if engine == "fused" and not plan.fusible:
         raise PlanError(
             f"engine='fused' needs plain local SGD and an algorithm that leaves gradients alone, "

@@ -26,17 +26,9 @@ from muster.tensors import CHUNK
 from muster.types import ClientId
 
 __all__ = [
-    "Blobs",
-    "Disk",
-    "Files",
-    "NoRoom",
-    "misplaced",
-    "model_name",
-    "said",
-    "sound",
-    "update_name",
+    "Blobs", "Disk", "Files", "NoRoom", "misplaced", "model_name", "said", "sound", "update_name",
     "update_round",
-]
+]  # fmt: skip
 
 PART = ".part"  # ends the file of a blob that is not finished
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")

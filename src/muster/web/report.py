@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from muster.plan import falls
-from muster.runs.privacy.facts import stated
+from muster.runs.privacy.facts import statements
 from muster.runs.run import Run
 from muster.web import page, plots
 from muster.web.headline import header, heading, result
@@ -38,6 +38,7 @@ LISTED = 12  # most clients in the table of clients
 ROWS = 200  # most rows of the table of rounds, and of the table of failures
 TOLD = (
     "plan", "engine", "versions", "population", "stopped", "spent", "schema", "privacy", "ledger",
+    "examples",
 )  # fmt: skip
 TITLES = {"local": "local-only"}  # of baselines, where the folder's name says too little
 DIRECTIONS = (("bytes_up", "sent up"), ("bytes_down", "sent down"))
@@ -69,7 +70,7 @@ def _sections(run: Run, baselines: Mapping[str, Run]) -> Iterator[Markup]:
     if run.history:
         yield page.section("Local training", *_training(run))
         yield page.section("Bytes and time", *_cost(run))
-    if run.facts.get("privacy"):
+    if run.facts.get("privacy") or run.facts.get("examples"):
         yield page.section("Privacy", *_privacy(run))
     yield page.section("Clients that did not deliver", *_troubles(run))
     yield page.section("Plan and environment", *_plan(run))
@@ -194,16 +195,17 @@ def _cost(run: Run) -> Iterator[Markup]:
 
 
 def _privacy(run: Run) -> Iterator[Markup]:
-    made = stated(run)
-    for line in (made.claim, *made.reasons):
+    made = statements(run)
+    for line in (line for one in made for line in (one.claim, *one.reasons)):
         yield page.paragraph(line)
     if run.facts.get("spent"):
         yield page.paragraph(f"The run was stopped by its budget: {run.facts['stopped']}.")
     points = [(r["round"], r["privacy"]["epsilon"]) for r in run.history if r.get("privacy")]
     if points:
         yield page.figures(page.figure(plots.training(points, "epsilon so far", 2)))
-    listing = page.table(["item", "statement"], map(list, made.items.items()), words=2)
-    yield page.details("The statement, item by item", listing)
+    for one in made:
+        listing = page.table(["item", "statement"], map(list, one.items.items()), words=2)
+        yield page.details(f"The statement about one {one.unit}, item by item", listing)
 
 
 def _troubles(run: Run) -> Iterator[Markup]:

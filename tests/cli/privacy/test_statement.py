@@ -49,6 +49,38 @@ def test_the_report_has_a_section_and_no_ledger(noisy):
     assert "&quot;entries&quot;" not in page
 
 
+ROWS = (
+    "--set", "local.examples=PerExample(1.0, 2.0)", "--set", "evaluate=Every(clients=0)",
+    "--set", "budget=Budget(50.0, 1e-3)",
+)  # fmt: skip
+
+
+def test_rows_have_a_statement_of_their_own(shell):
+    text = shell("run", "plan.py", "--path", "runs/rows", *ROWS)
+    assert "enough for" in text and "rounds of any one client" in text
+    assert "ε" in next(line for line in text.splitlines() if "replies" in line)
+    text = shell("privacy", "rows")
+    assert text.startswith("No privacy of single rows is claimed for this run:")
+    assert "zero-out" in text
+    (found,) = [json.loads(line) for line in shell("privacy", "rows", "--json").splitlines()]
+    assert (found["unit"], found["private"], len(found["items"])) == ("example", False, 11)
+    assert "of 50, at delta 0.001, for one row of " in shell("show", "rows")
+    shell("report", "rows")
+    page = Path("runs/rows/report.html").read_text(encoding="utf-8")
+    assert "epsilon so far by round" in page
+    assert "The statement about one example" in page
+
+
+def test_clients_and_rows_are_stated_one_after_the_other(shell):
+    words = [*NOISY, *ROWS[:4]]
+    shell("run", "plan.py", "--path", "runs/both", "--quiet", *words)
+    text = shell("privacy", "both")
+    assert text.index("No privacy is claimed") < text.index("No privacy of single rows is claimed")
+    lines = [json.loads(line) for line in shell("privacy", "both", "--json").splitlines()]
+    assert [one["unit"] for one in lines] == ["client", "example"]
+    assert "epsilon of a row" in shell("show", "both")
+
+
 def test_a_run_without_noise_has_no_column_for_it(shell):
     shell("run", "plan.py", "--path", "runs/plain", "--quiet")
     assert "ε" not in shell("ls")

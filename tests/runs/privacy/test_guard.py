@@ -11,10 +11,11 @@ from muster import Local, Plan, aggregation, algorithms, optimizers, pipeline, s
 from muster.errors import ClientError, PlanError, RunError
 from muster.privacy import Budget, Charge, Ledger, Selection, spent
 from muster.privacy.book import Book
+from muster.privacy.ledger import usual_delta
 from muster.privacy.randomness import Secret
 from muster.rounds import play, start
 from muster.runs.privacy.facts import ledger_of
-from muster.runs.privacy.guard import Guard, afforded, usual_delta
+from muster.runs.privacy.guard import Guard, afforded
 from muster.runs.replay import replay
 from muster.store import SQLiteStore
 from muster.types import Roster

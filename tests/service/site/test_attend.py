@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from tests.service.site import hub as hubs
 from tests.service.site.hub import Hub
-from tests.service.site.scene import PLANS, Killed, attend, by_hand, kept, plan, same, spoil
+from tests.service.site.scene import LOCAL, PLANS, Killed, attend, by_hand, kept, plan, same, spoil
 
+from muster import Every, PerExample
 from muster.errors import PlanError, RunError
 from muster.rounds import start
-from muster.service.message import Decline, Evaluate, Measured, Task
+from muster.service.message import Decline, Evaluate, Failure, Measured, Task
 from muster.service.refusal import Reason, Refused
 from muster.service.site import cargo
 from muster.service.site.policy import Policy
@@ -269,3 +270,15 @@ def test_evaluate_says_which_model(tmp_path):
     attend(PLANS["plain"], hub, tmp_path)
     asked = Evaluate(hub.run, 1, hub.digest, 1.0, True)
     assert [m.model for m in hub.said if isinstance(m, Measured)] == [asked.model]
+
+
+def test_what_the_plan_hides_no_server_is_told(tmp_path):
+    """Whatever it asks for."""
+    local = replace(LOCAL, examples=PerExample(1.0, 1.1))
+    hidden = plan(local=local, evaluate=Every(clients=0))
+    hub = Hub(hidden, rounds=1, evaluates={1})
+    attend(hidden, hub, tmp_path)
+    assert not [m for m in hub.said if isinstance(m, Measured)]
+    (failure,) = [m for m in hub.said if isinstance(m, Failure)]
+    assert failure.stage == "evaluate"
+    assert hub.bodies[1][0].metrics == {}

@@ -1,31 +1,68 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`muster privacy`: what may be claimed of a run, written from its plan and its ledger."""
+"""`muster privacy`: what may be claimed of a run, or what a site's own ledger says."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 from muster.cli import screen, where
+from muster.cli.privacy import site
+from muster.errors import RunError
 from muster.extras import require
+from muster.privacy import Statement
 from muster.runs import Run
-from muster.runs.privacy.facts import stated
+from muster.runs.privacy.facts import statements
+
+if TYPE_CHECKING:
+    import typer
+    from rich.text import Text
+else:
+    typer = require("typer", extra="service")
+    Text = require("rich.text", extra="service").Text
 
 __all__ = ["command"]
 
-Text = require("rich.text", extra="service").Text
+Folder = Annotated[
+    Path | None,
+    typer.Option("--site", "--identity", help="A site's identity or vault: its own ledger."),
+]
+Rules = Annotated[
+    Path | None, typer.Option(help="With --site: site.toml, whose budget and ledger are meant.")
+]
 
 
-def command(run: where.RunName = where.LATEST, as_json: screen.Json = False) -> None:
+def command(
+    run: where.RunName = where.LATEST, folder: Folder = None, policy: Rules = None,
+    as_json: screen.Json = False,
+) -> None:  # fmt: skip
     """State what a run's noise hides, from whom, and what it does not cover.
 
-    The statement is made of what the run recorded and charged, never written by hand.
+    The statement is made of what the run recorded and charged, never written by hand. At a site,
+    muster privacy --site lyon prints what its own ledger was charged, and what is left.
     """
-    found = Run(where.find(run))
-    made = stated(found)
-    if as_json:
-        screen.emit(
-            {"id": found.id, "path": str(found.path), "private": made.private, "claim": made.claim,
-             "reasons": made.reasons, "items": dict(made.items)}
-        )  # fmt: skip
+    if folder is not None:
+        if run != where.LATEST:
+            raise RunError(f"--site {folder} and the run {run!r} were given; give one of them")
+        site.show(folder, policy, as_json=as_json)
         return
+    if policy is not None:
+        raise RunError(f"--policy {policy} is for a site's ledger; give --site FOLDER with it")
+    found = Run(where.find(run))
+    for place, made in enumerate(statements(found)):
+        if as_json:
+            screen.emit(
+                {"id": found.id, "path": str(found.path), "unit": made.unit,
+                 "private": made.private, "claim": made.claim, "reasons": made.reasons,
+                 "items": dict(made.items)}
+            )  # fmt: skip
+            continue
+        if place:
+            screen.say()
+        _print(made)
+
+
+def _print(made: Statement) -> None:
     screen.say(Text(made.claim, "bold" if made.private else "bold yellow"))
     for reason in made.reasons:
         screen.say(Text(f"  - {reason}", "yellow"))

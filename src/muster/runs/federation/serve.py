@@ -27,6 +27,7 @@ from muster.plan import Plan
 from muster.runs.drive import Options
 from muster.runs.federation.conduct import Terms, conduct, facts_of, prepare
 from muster.runs.folder import know
+from muster.runs.privacy.rows import refuse_blind_budget
 from muster.service import audit, pki
 from muster.service.round.hall import Hall
 from muster.service.round.mirror import mirror
@@ -36,6 +37,7 @@ from muster.service.server.desk import Desk
 from muster.service.server.operator import Meters, Operator
 from muster.service.server.protocol import Trust
 from muster.store.ledger import Ledger
+from muster.types import Roster
 
 __all__ = ["Federation", "Where", "serve"]
 
@@ -98,6 +100,8 @@ def serve(
     """
     options, stop = options or Options(), stop or threading.Event()
     folder = federation.folder
+    if federation.entropy is not None:
+        refuse_blind_budget(federation.plan)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # updates of single sites lie here
     trust = Trust(where.identity) if where.identity else None
     notary = _notary(federation.plan, where)
@@ -220,7 +224,9 @@ class _Server:
         at = partial(_given_back, self.options.at)
         options = replace(self.options, watch=watch, entropy=federation.entropy, at=at)
         if federation.population is not None:
-            know(self.ledger, federation.population, resume=self.hall.committed > 0)
+            people = federation.population
+            know(self.ledger, people, resume=self.hall.committed > 0)
+            options = replace(options, held=Roster(people.clients, lambda: people.sizes))
         return conduct(
             federation.plan, self.ledger, self.hall, federation.rows, federation.terms,
             self.stop, options,

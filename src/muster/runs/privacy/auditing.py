@@ -23,10 +23,11 @@ from muster.local import Group, train
 from muster.plan import Plan
 from muster.privacy.audits.inversion import linear_input, psnr
 from muster.privacy.audits.membership import auc, epsilon_found, tpr_at, violates
+from muster.privacy.ledger import usual_delta
 from muster.rounds import start
 from muster.runs.privacy.canaries import shown, why_not
 from muster.runs.privacy.facts import ledger_of
-from muster.runs.privacy.guard import usual_delta
+from muster.runs.privacy.rows import facts_from
 from muster.runs.run import Run
 
 __all__ = ["Found", "audited"]
@@ -63,12 +64,22 @@ def audited(
     rounds = max(1, len(run.history))
     return [
         *_canaries(plan, population, rounds, (epsilon, delta, promised)),
-        *_membership(run, plan, population, rows, (epsilon, delta, promised)),
+        *_membership(run, plan, population, rows, _of_rows(run) or (epsilon, delta, promised)),
         *_inversion(plan, population),
     ]
 
 
 Promise = tuple[float, float, str]
+
+
+def _of_rows(run: Run) -> Promise | None:
+    """What is promised to single rows, where the plan keeps them private by themselves."""
+    kept = run.facts.get("examples")
+    charged = facts_from(kept).charged if kept else None
+    if charged is None:
+        return None
+    epsilon, delta = charged.all.epsilon, charged.all.delta
+    return epsilon, delta, f"ε {epsilon:.4g} at δ {delta:g} for one row"
 
 
 def _canaries(plan: Plan, population: Population, rounds: int, promise: Promise) -> Iterator[Found]:
@@ -150,7 +161,8 @@ def _inversion(plan: Plan, population: Population) -> Iterator[Found]:
         text = "the model has no linear layer on its input that travels whole"
         yield Found(name, text, "", "not audited", {})
         return
-    plain = replace(plan, pipeline=(), budget=None, minimum=1)
+    bare = replace(plan.local, examples=None)
+    plain = replace(plan, local=bare, pipeline=(), budget=None, minimum=1)
     targets = _targets(population)
     pixels = np.stack([x.reshape(-1) for _, x, _ in targets]).astype(float)
     peak = float(np.ptp(pixels)) or 1.0
@@ -173,6 +185,8 @@ def _view(plan: Plan) -> str:
     trusts = {release.trust for release in plan.stages.releases()}
     if plan.secure is not None:
         return "single updates are masked"
+    if plan.local.examples is not None:
+        return "each client adds noise to its local steps"
     if "local" in trusts:
         return "each client adds its noise first"
     if "central" in trusts:

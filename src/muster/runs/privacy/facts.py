@@ -6,16 +6,25 @@ from __future__ import annotations
 from typing import Any
 
 from muster.privacy import Audit, Budget, Facts, Ledger, Release, Selection, Statement, statement
+from muster.privacy.ledger import usual_delta
+from muster.privacy.rows import row_statement
 from muster.privacy.statement import UNCOVERED
-from muster.runs.privacy.guard import usual_delta
+from muster.runs.privacy.rows import facts_from
 from muster.runs.run import Run
 
-__all__ = ["facts_of", "ledger_of", "stated"]
+__all__ = ["facts_of", "ledger_of", "stated", "statements"]
 
 
 def stated(run: Run, audits: tuple[Audit, ...] = ()) -> Statement:
     """What may be claimed of a run, or why nothing is."""
     return statement(facts_of(run, audits))
+
+
+def statements(run: Run) -> tuple[Statement, ...]:
+    """All that may be said of a run: of its clients, of their single rows, or of both."""
+    rows = run.facts.get("examples")
+    clients = () if rows and not run.facts.get("privacy") else (stated(run),)
+    return clients if not rows else (*clients, row_statement(facts_from(rows)))
 
 
 def ledger_of(run: Run) -> Ledger | None:

@@ -8,24 +8,24 @@ counts once it was begun, also if it is abandoned: whether it is tells something
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+from muster import keys
 from muster.errors import PlanError, RunError
 from muster.keys import Source
 from muster.plan import Plan
 from muster.plan.private import charges, selection
 from muster.privacy import Budget, Ledger, Secret, check_delta
 from muster.privacy.book import Book, Wish, granted, united
-from muster.types import Roster
+from muster.privacy.ledger import usual_delta
+from muster.runs.privacy.rows import Rows, afforded_rows
+from muster.types import Roster, Tree
 
-__all__ = ["Guard", "Noted", "afforded", "usual_delta"]
-
-MOST = 1e-5  # of a δ that nobody named
+__all__ = ["Guard", "Noted", "afforded"]
 
 
 class Noted(Protocol):
@@ -49,20 +49,30 @@ class Noted(Protocol):
 class Guard:
     """Answers for what the rounds of a run release; for a plan without noise it does nothing.
 
+    Of clients here, where stages add noise; of their single rows in `Rows`.
+
     `known()` is who is enrolled; `file` the ledger of runs over the same people, else that of the
-    run alone; `entropy(n)` draws n secret bytes, None takes the plan's seed (a simulation). Facts
-    that it keeps: "privacy" (what was promised), "ledger", and "secret" while a round is open.
+    run alone; `entropy(n)` draws n secret bytes, None takes the plan's seed (a simulation); `held`
+    is who holds how many rows, where that is known beside `known()`. Facts that it keeps:
+    "privacy" (what was promised), "ledger", and "secret" while a round is open.
     """
 
     def __init__(
         self, plan: Plan, known: Callable[[], Roster], store: Noted, *,
         file: Path | None = None, entropy: Callable[[int], bytes] | None = None,
+        held: Roster | None = None,
     ) -> None:  # fmt: skip
         self._plan, self._known, self._store = plan, known, store
-        self._entropy = entropy
+        self._entropy, self._held = entropy, held
         self._active = bool(plan.stages.releases())
         self._secret: Secret | None = None
+        self._rows: Rows | None = None
+        if plan.local.examples is not None:
+            # Sites of one machine draw from the plan's seed; only masks hide their row counts.
+            here = entropy is None and (plan.secure is None or held is not None)
+            self._rows = Rows(plan, store, away=bool(store.meta("federation")) and not here)
         if not self._active:
+            self._refuse_file(file)
             return
         facts = store.meta("privacy") or {}
         self._run: str = facts.get("run") or f"{store.path.resolve().name}-{os.urandom(4).hex()}"
@@ -70,6 +80,13 @@ class Guard:
         text = store.meta("ledger")
         self._ledger = None if text is None else Ledger.from_json(text)
         self._counts = dict(map(self._counted, store.history()))
+
+    def _refuse_file(self, file: Path | None) -> None:
+        if self._rows is not None and file is not None:
+            raise RunError(
+                f"--ledger {file} adds up what runs release of the same clients, and this plan "
+                f"adds noise for single rows, which are charged in the run alone; leave it out"
+            )
 
     def _counted(self, record: dict[str, Any]) -> tuple[tuple[str, int], int | None]:
         accepted = None if record["abandoned"] else len(record["accepted"])
@@ -84,14 +101,25 @@ class Guard:
         path = Path(before) if before is not None else file
         return None if path is None else Book(path.resolve())
 
-    def admit(self, round: int) -> str | None:
+    def admit(self, round: int, sampler: Tree = None) -> str | None:
         """Why this round may not be played, or None: then it is in the ledger.
 
-        Raises `PlanError` for a δ that would let a client be published whole, `RunError` when
-        the ledger cannot be written, or the round was released before and its secret is gone.
+        `sampler` is the state that its cohort is drawn from. Raises `PlanError` for a δ that would
+        let a client be published whole, `RunError` when the ledger cannot be written, or the round
+        was released before and its secret is gone.
         """
-        if not self._active:
-            return None
+        why = self._admit(round) if self._active else None
+        if why is not None or self._rows is None:
+            return why
+        if self._rows.away:
+            return self._rows.admit(round, None, ())
+        roster, drawn = self._known(), self.source() or keys.key(self._plan.seed)
+        cohort, _ = self._plan.inviting.sample(
+            roster, sampler, round, drawn.at("sample", round), None
+        )
+        return self._rows.admit(round, self._held or roster, cohort.clients)
+
+    def _admit(self, round: int) -> str | None:
         plan, roster = self._plan, self._known()
         ledger = self._so_far(roster)
         before = ledger if self._book is None else united(self._book.read(ledger.delta), ledger)
@@ -149,15 +177,19 @@ class Guard:
         return self._secret
 
     def record(self) -> dict[str, Any]:
-        """The line's part about privacy: ε so far at δ."""
+        """The line's part about privacy: ε so far at δ, of clients where their noise is charged."""
+        rows = self._rows.record() if self._rows else {}
         if not self._active or self._ledger is None:
-            return {}
+            return {"privacy": rows} if rows else {}
         releases, ledger = self._plan.stages.releases(), self._ledger
         found = {"epsilon": ledger.epsilon, "rdp": ledger.rdp, "delta": ledger.delta}
-        return {"privacy": found | {"multiplier": releases[0].multiplier}}
+        found |= {"multiplier": releases[0].multiplier}
+        return {"privacy": found | ({"examples": rows} if rows else {})}
 
     def close(self, done: int) -> None:
         """Round `done` is committed: its secret is erased, and its replies are counted."""
+        if self._rows is not None and done:
+            self._rows.count(self._store.last_record())
         if not self._active or not done:
             return
         place, count = self._counted(self._store.last_record())
@@ -186,20 +218,11 @@ class Guard:
         }
 
 
-def usual_delta(clients: int) -> float:
-    """δ where no budget names one: below one over the clients, and never above 10⁻⁵.
-
-    >>> usual_delta(4)
-    1e-05
-    """
-    return min(MOST, 1 / math.pow(clients, 1.1))
-
-
 def afforded(plan: Plan, roster: Roster) -> int | None:
     """How many rounds the plan's budget affords people who were in no run before."""
     budget: Budget | None = plan.budget
-    if budget is None:
-        return None
+    if budget is None or not plan.stages.releases():
+        return afforded_rows(plan, roster)
     how = selection(plan, roster)
     return min(budget.rounds(release, how) for release in plan.stages.releases())
 

@@ -277,6 +277,7 @@ class Attendance:
     async def _evaluate(self, asked: Evaluate) -> None:
         body = await fetch(self.line, self.vault, asked.model, asked.round)
         try:
+            self._refuse_metrics()
             sums = await self.work.measure(asked, body)
             measured = Measured(asked.run, asked.round, asked.model, sums)
         except (asyncio.CancelledError, RunError):
@@ -288,3 +289,9 @@ class Attendance:
             await self._failed(asked.round, named)
             return
         await self.line.say("/v1/answers", measured, Verdict)
+
+    def _refuse_metrics(self) -> None:
+        """A server that asks for more than its plan says gets nothing."""
+        plan = self.training.plan
+        if not plan.local.reports:
+            raise PlanError(f"{plan.local.examples} keeps metrics with the sites; send none")

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`muster privacy --site`: a site's own ledger, as its operator reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from muster.cli import screen
+from muster.extras import require
+
+__all__ = ["show"]
+
+Text = require("rich.text", extra="service").Text
+
+
+def show(folder: Path, policy: Path | None, *, as_json: bool) -> None:
+    """Print every ledger of a site: the budget, what is spent and left, the charges by run."""
+    reading = require("muster.runs.privacy.site", extra="service")
+    rules = require("muster.service.site.policy", extra="service")
+    for account in reading.accounts(folder, rules.read(policy) if policy else None):
+        if as_json:
+            screen.emit(_facts(account))
+            continue
+        screen.say(Text(screen.path(account.path), "bold"))
+        screen.say(screen.table(("", ""), _lines(account), left=2))
+        if account.parts:
+            screen.say()
+            screen.say(
+                screen.table(("run", "trainings", "rounds", "epsilon alone"), _runs(account))
+            )
+
+
+def _facts(account: Any) -> dict[str, Any]:
+    ledger, budget = account.ledger, account.budget
+    return {
+        "ledger": str(account.path), "unit": account.unit, "delta": ledger.delta,
+        "budget": budget and budget.epsilon, "spent": ledger.epsilon, "rdp": ledger.rdp,
+        "left": account.left, "more": account.more,
+        "runs": [part._asdict() for part in account.parts],
+    }  # fmt: skip
+
+
+def _lines(account: Any) -> Iterator[tuple[str, str]]:
+    ledger, budget, parts = account.ledger, account.budget, account.parts
+    if not parts:
+        yield "spent", f"nothing yet, at delta {ledger.delta:g}"
+    else:
+        yield "unit", account.unit
+        count = sum(part.trainings for part in parts)
+        said = f"epsilon {screen.number(ledger.epsilon)} at delta {ledger.delta:g}"
+        many = (f"{n} {word}{'' if n == 1 else 's'}" for n, word in
+                ((count, "training"), (len(parts), "run")))  # fmt: skip
+        yield "spent", f"{said}, by RDP {screen.number(ledger.rdp)}, in {' of '.join(many)}"
+    if budget is None:
+        yield "budget", "not known; name it with --policy site.toml"
+        return
+    yield "budget", f"epsilon {budget.epsilon:g} at delta {budget.delta:g}"
+    more = "" if account.more is None else f", enough for {account.more} more like the last"
+    yield "left", f"epsilon {screen.number(account.left)}{more}"
+
+
+def _runs(account: Any) -> Iterator[tuple[str, ...]]:
+    for run, trainings, first, last, epsilon in account.parts:
+        rounds = str(first) if first == last else f"{first}-{last}"
+        yield run, str(trainings), rounds, screen.number(epsilon)

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A site's own ledger, read back: what was charged by whom, what is spent, and what is left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from muster.errors import RunError
+from muster.privacy import Budget, Charge, Ledger, spent
+from muster.privacy.accounting import most_rounds
+from muster.privacy.book import Book
+from muster.service.private import LEDGER, NOTE
+
+__all__ = ["Account", "Part", "accounts"]
+
+ROW = "one row of this site: it adds to the gradients, or adds nothing (zero-out)"
+SITE = "all rows of this site together: its update is this one, or any other"
+
+
+class Part(NamedTuple):
+    """What one run was charged: trainings, its first and last round, ε of this run by itself."""
+
+    run: str
+    trainings: int
+    first: int
+    last: int
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class Account:
+    """One ledger of a site, and the budget that rules it, None where nothing says which."""
+
+    path: Path
+    ledger: Ledger
+    budget: Budget | None
+
+    @property
+    def unit(self) -> str:
+        """Whom ε is about: noise in each local step hides rows, noise on an update all of them."""
+        kinds = {charge.release.mechanism for charge in self.ledger.charges}
+        return ROW if "gaussian" in kinds else SITE
+
+    @property
+    def parts(self) -> list[Part]:
+        """The charges by run, in the order of their first."""
+        found: dict[str, list[Any]] = {}
+        for entry in self.ledger.entries:
+            found.setdefault(entry.charge.run.partition("/")[0], []).append(entry)
+        return [
+            Part(
+                run, sum("#" not in e.charge.run for e in entries),
+                min(e.round for e in entries), max(e.round for e in entries),
+                spent((e.charge for e in entries), self.ledger.delta).epsilon,
+            )
+            for run, entries in found.items()
+        ]  # fmt: skip
+
+    @property
+    def left(self) -> float | None:
+        """The ε that the budget has left; ε of rounds does not simply add up to it."""
+        if self.budget is None:
+            return None
+        return max(0.0, self.budget.epsilon - self.ledger.epsilon)
+
+    @property
+    def more(self) -> int | None:
+        """How many more trainings like the last the budget affords; None before the first."""
+        if self.budget is None or not self.ledger.entries:
+            return None
+        budget, before = self.budget, self.ledger.charges
+        last = self.ledger.entries[-1]
+        place = last.charge.run.partition("#")[0]
+        same = [
+            e.charge for e in self.ledger.entries
+            if e.round == last.round and e.charge.run.partition("#")[0] == place
+        ]  # fmt: skip
+
+        def fits(count: int) -> bool:
+            again: list[Charge] = [replace(c, rounds=c.rounds * count) for c in same]
+            return spent((*before, *again), budget.delta).epsilon <= budget.epsilon
+
+        return most_rounds(fits)
+
+
+def accounts(folder: str | Path, policy: Any = None) -> list[Account]:
+    """Every ledger of a site, by its vault or the folder of its identity that holds its vaults.
+
+    `policy`, a `Policy`, says which budget rules and where the ledger lies, instead of what the
+    site itself noted when it last joined. Raises `RunError` where there is none.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise RunError(f"{folder} is no folder; give a site's identity, or its vault")
+    vaults = list(_vaults(folder))
+    if policy is not None and policy.ledger is not None:
+        path = Path(policy.ledger)
+        found = {path.resolve(): _budget(policy)} if path.exists() else {}
+    else:
+        found = {path: _budget(policy) or budget for path, budget in map(_noted, vaults)}
+    if not found:
+        raise RunError(
+            f"no ledger of privacy is in {folder} or its vaults; a site keeps one when its policy "
+            f"has budget_epsilon and budget_delta: muster join ... --policy site.toml"
+        )
+    return [_account(path, budget) for path, budget in found.items()]
+
+
+def _vaults(folder: Path) -> Iterator[Path]:
+    for one in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
+        if (one / NOTE).exists() or (one / LEDGER).exists():
+            yield one
+
+
+def _noted(vault: Path) -> tuple[Path, Budget | None]:
+    """Where a vault's ledger lies, and the budget that was in force."""
+    note = vault / NOTE
+    if not note.exists():
+        return (vault / LEDGER).resolve(), None
+    try:
+        kept = json.loads(note.read_text("utf-8"))
+        return Path(kept["ledger"]), Budget(kept["epsilon"], kept["delta"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{note} cannot be read ({error}); the next muster join writes it anew, or name the "
+            f"budget with --policy site.toml"
+        ) from error
+
+
+def _budget(policy: Any) -> Budget | None:
+    if policy is None or policy.budget_epsilon is None:
+        return None
+    return Budget(policy.budget_epsilon, policy.budget_delta)
+
+
+def _account(path: Path, budget: Budget | None) -> Account:
+    ledger = Book(path).read(budget.delta if budget else 1e-5)
+    if budget is not None and ledger.delta != budget.delta:
+        raise RunError(
+            f"the ledger {path} counts at delta {ledger.delta!r} and the budget at "
+            f"{budget.delta!r}; give budget_delta = {ledger.delta!r} in the policy"
+        )
+    return Account(path, ledger, budget)

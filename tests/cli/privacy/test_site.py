@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`muster privacy --site`: what a site reads of its own ledger, and what it is told without one."""
+
+import json
+
+import pytest
+from tests.runs.privacy.test_site import RULES, trained
+
+
+@pytest.fixture
+def site(shell, tmp_path):
+    """A site, lyon, that has trained in three rounds; the shell beside it."""
+    trained(tmp_path / "lyon" / "vault-1", 3)
+    return shell
+
+
+@pytest.mark.parametrize("option", ["--site", "--identity"])
+def test_the_ledger_is_printed(site, option):
+    lines = site("privacy", option, "lyon").splitlines()
+    assert lines[0] == "lyon/vault-1/privacy.json"
+    text = "\n".join(lines)
+    for part in ("one row of this site", "in 3 trainings of 1 run", "epsilon 6 at delta 0.0001",
+                 "more like the last", "epsilon alone", "1-3"):  # fmt: skip
+        assert part in text, part
+
+
+def test_and_given_as_json(site):
+    (found,) = site.json("privacy", "--site", "lyon")
+    assert (found["budget"], found["delta"]) == (6.0, 1e-4)
+    assert found["left"] == 6.0 - found["spent"]
+    assert [(r["run"], r["trainings"]) for r in found["runs"]] == [("r", 3)]
+    assert found["rdp"] >= found["spent"] > 0
+
+
+def test_a_policy_is_asked_instead(site, tmp_path):
+    (tmp_path / "site.toml").write_text("budget_epsilon = 20.0\nbudget_delta = 1e-4\n")
+    (found,) = site.json("privacy", "--site", "lyon", "--policy", "site.toml")
+    assert found["budget"] == 20.0
+
+
+def test_before_the_first_round_and_without_a_budget(shell, tmp_path):
+    trained(tmp_path / "nice", 0)
+    text = shell("privacy", "--site", "nice")
+    assert "nothing yet, at delta 0.0001" in text
+    assert f"epsilon {RULES.budget_epsilon:g} at delta" in text
+    trained(tmp_path / "nice", 1)
+    (tmp_path / "nice" / "budget.json").unlink()
+    text = shell("privacy", "--site", "nice")
+    assert "not known; name it with --policy site.toml" in text
+    assert "in 1 training of 1 run" in text
+    assert json.loads(shell("privacy", "--site", "nice", "--json"))["budget"] is None
+
+
+def test_what_is_asked_wrongly_is_refused(site):
+    assert "nowhere is no folder" in site.fails("privacy", "--site", "nowhere")
+    assert "a site keeps one when its policy" in site.fails("privacy", "--site", ".")
+    assert "give one of them" in site.fails("privacy", "last", "--site", "lyon")
+    assert "give --site FOLDER with it" in site.fails("privacy", "--policy", "site.toml")
