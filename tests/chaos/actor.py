@@ -15,22 +15,38 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tests.chaos import seams
+from tests.chaos import confession, seams
 from tests.chaos.victim import die
 
 import muster
-from muster import aggregation, algorithms, optimizers, pipeline, sampling, tasks
+from muster import aggregation, algorithms, optimizers, pipeline, privacy, sampling, tasks
 from muster.runs.drive import Options
 from muster.runs.federation import join as joining
 from muster.runs.federation.conduct import Terms
 from muster.runs.federation.serve import Federation, Where, serve
 from muster.service.site.line import Patience
+from muster.service.site.policy import Policy
 from muster.service.site.work import Habits
 
 ROUNDS = 5
 CLIENTS = tuple(f"site-{i}" for i in range(4))
 EVERYBODY = {"task": tasks.numpy.MLP([4, 5, 3]), "rounds": ROUNDS}
 LOCAL = muster.Local(epochs=2, batch=2, optimizer=optimizers.SGD(0.1))
+DELTA = 1e-3
+CENTRAL = {
+    "task": EVERYBODY["task"], "rounds": 8, "algorithm": algorithms.FedAvg(), "local": LOCAL,
+    "weighting": "equal", "aggregation": aggregation.Mean("expected"),
+}  # fmt: skip
+LARGE = privacy.Budget(500.0, DELTA)
+SHORT = CENTRAL | {
+    "rounds": 3, "pipeline": [pipeline.Clip(1.0), pipeline.Noise(2.0)],
+    "sampling": sampling.All(),
+}  # fmt: skip
+MASKED = CENTRAL | {"rounds": 3, "evaluate": muster.Every(1, clients=0), "budget": LARGE}
+LEVELS = (pipeline.Clip(1.0), pipeline.Quantize(12))
+AFFORDED = privacy.spent(  # two rounds of SHORT
+    [privacy.Charge(privacy.Release("gaussian", 2.0, 1.0), rounds=2)], DELTA
+).epsilon
 PLANS = {
     "scaffold": muster.Plan(
         **EVERYBODY, algorithm=algorithms.Scaffold(), local=LOCAL,
@@ -73,6 +89,24 @@ PLANS = {
         task=tasks.numpy.MLP([4, 20000, 3]), rounds=3, algorithm=algorithms.FedAvg(), local=LOCAL,
         evaluate=muster.Every(9, clients=0), cap=4,
     ),
+    "noise": muster.Plan(
+        **CENTRAL, sampling=sampling.Poisson(0.7), budget=LARGE,
+        pipeline=[pipeline.AdaptiveClip(start=0.5), pipeline.Noise(2.0)],
+    ),
+    "banded": muster.Plan(
+        **CENTRAL, sampling=sampling.All(), budget=LARGE,
+        pipeline=[pipeline.Clip(1.0), pipeline.BandedNoise(2.0, bands=3)],
+    ),
+    "two": muster.Plan(**SHORT, budget=privacy.Budget(AFFORDED, DELTA)),
+    "three": muster.Plan(**SHORT, budget=LARGE),
+    "shares": muster.Plan(
+        **MASKED, minimum=3,
+        pipeline=[*LEVELS, pipeline.DiscreteNoise(2.0, 4, dropout=0.25), pipeline.SecureSum()],
+    ),
+    "all shares": muster.Plan(  # its masks would bear the loss of one, its noise does not
+        **MASKED, minimum=4,
+        pipeline=[*LEVELS, pipeline.DiscreteNoise(2.0, 4), pipeline.SecureSum()],
+    ),
 }  # fmt: skip
 
 
@@ -103,6 +137,8 @@ class Role:
     every: float = 60.0  # seconds between two checkpoints
     wait: float = 5.0  # seconds that a poll is kept
     identity: bool = False  # TLS
+    secret: bool = False  # what is private is drawn from the operating system, as in production
+    policy: Policy = Policy()  # of its sites
     faults: dict = field(default_factory=dict)
 
     @property
@@ -158,6 +194,8 @@ def main(role, pipe):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: voice.stop.set())
     seams.lay(role.faults, voice.at, server=not role.clients)
+    if role.secret:
+        confession.lay(voice.say)
     (attend if role.clients else be_server)(role, voice)
 
 
@@ -165,8 +203,9 @@ def be_server(role, voice):
     """Serve."""
     terms = Terms(enough=role.enough, lease=role.lease)
     federation = Federation(
-        PLANS[role.plan], role.folder, terms=terms, url=role.url, keep_updates=True, entropy=None
-    )
+        PLANS[role.plan], role.folder, terms=terms, url=role.url, keep_updates=True,
+        entropy=os.urandom if role.secret else None,
+    )  # fmt: skip
     where = Where(f"127.0.0.1:{role.port}", Path(role.home) / "hub" if role.identity else None)
     why = serve(
         federation, where, stop=voice.stop,
@@ -182,8 +221,10 @@ def attend(role, voice):
     seats = [joining.Seat(client, people[client], home / client) for client in role.clients]
     address = f"http{'s' * role.identity}://127.0.0.1:{role.port}"
     how = joining.Joining(
-        habits=Habits(every=role.every, wait=role.wait, entropy=None),
-        patience=Patience(first=0.02, longest=0.2), at=voice.at,
+        habits=Habits(
+            every=role.every, wait=role.wait, entropy=os.urandom if role.secret else None
+        ),
+        patience=Patience(first=0.02, longest=0.2), at=voice.at, policy=role.policy,
     )  # fmt: skip
     heard = joining.attend_many(
         PLANS[role.plan], seats, address, stop=voice.stop, how=how,

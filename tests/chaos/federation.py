@@ -21,7 +21,7 @@ from tests.chaos import actor
 from tests.chaos.actor import CLIENTS, Role
 
 SOON = 20.0  # seconds in which something must happen
-DEATHS = 20  # of one federation
+DEATHS = 30  # of one federation
 FORK = multiprocessing.get_context("forkserver")  # a process that has imported everything forks
 FORK.set_forkserver_preload(["__main__", "tests.chaos.actor"])
 PORTS = itertools.count(os.getpid() * 37)
@@ -60,7 +60,8 @@ class Federation:
     """The processes of one run; `sites` are the clients of each site process.
 
     `role` has what all of them are told; `through` the port that sites dial in place of the
-    server's. As a context manager it leaves nothing behind.
+    server's; `traps` those of the next lives, by "server" or the sites of a process. As a context
+    manager it leaves nothing behind.
     """
 
     def __init__(self, plan="scaffold", sites=(CLIENTS,), *, through=None, **role):
@@ -71,6 +72,7 @@ class Federation:
         self.sites, self.through = sites, through or self.port
         self.actors, self.log, self.deaths = [], [], 0
         self.told_to = {}  # what `gather` tells single site processes
+        self.traps = {}
         self.since = time.monotonic()
         self.over = False  # the server has said that the run has ended
 
@@ -155,7 +157,7 @@ class Federation:
         return one, said
 
     def step(self, *, again=True, seconds=SOON):
-        """The next that is heard; who dies is started again, without its trap."""
+        """The next that is heard; who dies is started again, with its next trap or none."""
         one, said = self.next(seconds)
         if one is not None and said is None:
             self.died(one, again=again and not (self.over and not one.role.clients))
@@ -197,7 +199,12 @@ class Federation:
             self.deaths += 1
             assert self.deaths <= DEATHS, self.report(one)
             if again:
-                self.start(replace(one.role, trap=None))
+                self.start(replace(one.role, trap=self.trap_of(one.role.clients or "server")))
+
+    def trap_of(self, who):
+        """Where the next life of the server or a site process ends; None where it does not."""
+        left = self.traps.get(who)
+        return left.pop(0) if left else None
 
     def finish(self, **more):
         """Go on to the end of the run, and of all processes; none of them ends with an error."""

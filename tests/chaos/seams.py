@@ -14,6 +14,7 @@ import os
 import time
 from pathlib import Path
 
+from muster.runs.privacy.guard import Guard
 from muster.service import audit
 from muster.service.refusal import Reason
 from muster.service.round.hall import Hall
@@ -49,6 +50,13 @@ SERVER = {
     "server: before its log's line": (audit.Audit, "append", "before", ""),
     "server: before the end is told": (Hall, "end", "before", ""),
 }
+GUARD = {  # passed only by a plan with noise
+    "guard: before the secret": (Guard, "_keep_secret", "before", ""),
+    "guard: the secret is kept": (Guard, "_keep_secret", "after", ""),
+    "guard: charged": (Guard, "admit", "after", ""),
+    "guard: before the secret goes": (Guard, "close", "before", ""),
+    "guard: the secret is gone": (Guard, "close", "after", ""),
+}
 SITE = {
     "site: before hello": (Attendance, "_enrol", "before", ""),
     "site: in download": (Files, "append", "after", "model-"),
@@ -63,7 +71,7 @@ SITE = {
 
 def lay(faults, at, *, server):
     """Have `at(label)` called at each further point, and put the faults in."""
-    for label, (owner, name, when, prefix) in (SERVER if server else SITE).items():
+    for label, (owner, name, when, prefix) in (SERVER | GUARD if server else SITE).items():
         call = getattr(owner, name)
         setattr(owner, name, _passing(call, functools.partial(at, label), when, prefix))
     for name, value in faults.items():

@@ -40,6 +40,22 @@ def test_a_replay_knows_who_was_enrolled():
         history.sound(federation)
 
 
+def test_a_site_that_enrols_while_a_cohort_is_drawn_is_of_the_next_round():
+    gate = "round: before it is opened"
+    with Federation("most", ALONE) as federation:
+        server = federation.server(enough=3, gates=(gate,), trap=("round: closed", 1))
+        for clients in ALONE[:3]:
+            federation.site(clients)
+        federation.at(gate)
+        federation.site(ALONE[3])
+        federation.told({"event": "enrolled", "site": "site-3"})
+        server.tell()
+        federation.finish()
+        assert federation.deaths == 1
+        records = history.sound(federation)
+    assert [len(record["invited"]) for record in records] == [3, 4, 4, 4, 4]
+
+
 def test_a_round_with_too_few_is_abandoned_and_nobody_remembers_it():
     with Federation("most", ALONE, lease=LEASE) as federation:
         federation.told_to = {c: {"trap": ("site: in step", 5)} for c in ALONE[2:]}  # of round 2

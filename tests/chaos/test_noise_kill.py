@@ -10,6 +10,8 @@ from tests.chaos.victim import population
 from tests.runs.privacy.test_guard import ROUNDS, entries, facts, parameters, plan
 
 import muster
+from muster.privacy import Ledger
+from muster.privacy.book import Book
 from muster.runs.privacy import guard as guards
 from muster.runs.privacy.guard import Guard
 from muster.store import SQLiteStore
@@ -113,6 +115,26 @@ def test_killed_anywhere_each_round_is_charged_once_and_has_the_same_bits(
     )
     assert facts(tmp_path / "run")[0].get("secret") is None
     assert "secret" not in run.facts
+
+
+def test_killed_between_a_shared_ledger_and_its_own_a_round_is_charged_once(
+    train, tmp_path, monkeypatch
+):
+    grant, file = Book.grant, tmp_path / "people.json"
+    options = {"entropy": bytes, "engine": "loop", "workers": 1, "ledger": file}
+
+    def dies(*given):
+        grant(*given)
+        raise Killed
+
+    monkeypatch.setattr(Book, "grant", dies)
+    with pytest.raises(Killed):
+        train("run", options=options)
+    monkeypatch.undo()
+    assert [e.round for e in Ledger.from_json(file.read_text()).entries] == [1]
+    train("run", options=options, resume=True)
+    assert Ledger.from_json(file.read_text()).entries == entries(tmp_path / "run")
+    assert [e.round for e in entries(tmp_path / "run")] == list(range(1, ROUNDS + 1))
 
 
 @pytest.mark.parametrize("label", [*LABELS, *victim.SEAMS])

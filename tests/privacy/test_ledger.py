@@ -98,7 +98,7 @@ def test_the_budget_stops_before_the_release_that_would_pass_it(charge):
         ledger = budget.spend(ledger, 5, charge)
         refusal = budget.refusal(ledger, charge)
     assert "past the budget of" in refusal
-    assert "stop here, or plan with more noise" in refusal
+    assert "stop here, plan with more noise, or allow more" in refusal
     with pytest.raises(MusterError, match=r"round 9 is not released: the next release would bring"):
         budget.spend(ledger, 9, charge)
     assert ledger.epsilon <= budget.epsilon

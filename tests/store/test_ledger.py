@@ -161,16 +161,19 @@ def test_one_who_lost_the_lead_changes_nothing(shared, postgres):
     one._lead._held.connection.dbapi_connection.close()  # the line to the database is cut
     thread.join()
     assert waits == [True]
+    other.note(secret={"round": 1})
     before = other.opened(), other.version(), other.history(), other.transitions()
     writes = (
         lambda: one.open(opening(kind="evaluate")),
         lambda: one.commit(1, {"x": 1.0}, {"round": 1}, []),
         lambda: one.decide(1, "train", [Seat("a", "late")]).result(),
+        lambda: one.note(secret=None),
     )
     for write in writes:
         with pytest.raises(RunError, match=r"does not lead .* another has taken the lead since"):
             write()
     assert before == (other.opened(), other.version(), other.history(), other.transitions())
+    assert other.meta("secret") == {"round": 1}
     assert other.decide(1, "train", [Seat("a", "late")]).result() == {"a": Seat("a", "late")}
     other.commit(1, {}, {"round": 1}, [])
     other.close()

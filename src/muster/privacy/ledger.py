@@ -160,7 +160,7 @@ class Budget:
         return (
             f"the next release would bring epsilon from {ledger.epsilon:.4g} to "
             f"{after.epsilon:.4g} at delta {self.delta:g}, past the budget of {self.epsilon:g}; "
-            f"stop here, or plan with more noise"
+            f"stop here, plan with more noise, or allow more"
         )
 
     def spend(

@@ -129,6 +129,8 @@ class Guard:
         if why is None:
             self._keep_secret(round, before)
             if self._book is not None:
+                if self._store.meta("privacy") is None:  # by this name, also after a death
+                    self._store.note(privacy=self._facts(roster))
                 after, why = self._book.grant(wish, ledger)
         if why is not None:
             self._store.note(privacy=self._facts(roster))

@@ -121,8 +121,8 @@ def _refusal(budget: Budget, before: Worst | None, after: Worst) -> str:
     return (
         f"the next round would bring epsilon for a row of client {after.held.client!r} to "
         f"{after.spent.epsilon:.4g} at delta {budget.delta:g}, past the budget of "
-        f"{budget.epsilon:g} (so far, the worst client: {so_far:.4g}); stop here, or plan with "
-        f"more noise"
+        f"{budget.epsilon:g} (so far, the worst client: {so_far:.4g}); stop here, plan with "
+        f"more noise, or allow more"
     )
 
 

@@ -75,15 +75,19 @@ class Network:
         self._plan, self._ledger, self._hall = plan, ledger, hall
         self._enough, self._stop, self._at = enough, stop, at
         self._asked: tuple[Cohort, int] | None = None
+        self._drawn: tuple[tuple[ClientId, int], ...] = ()  # of whom the cohort is drawn
         self._masking: Masking | None = None
         self._published: tuple[Any, str] | None = None
         self._counted: tuple[ClientId, ...] = ()
         self._kept: list[str] = []  # models, the oldest first
 
     def known(self) -> Roster:
-        """Who is enrolled and present; waits until that is enough, and nothing is paused."""
+        """Who is enrolled and present; waits until that is enough, and nothing is paused.
+
+        The same until the round is settled: what is charged is what is played.
+        """
         recorded = self._recorded()
-        roster = recorded.roster if recorded else self._gathered()
+        self._drawn = roster = recorded.roster if recorded else self._drawn or self._gathered()
         rows = np.array([count for _, count in roster], np.int64)
         return Roster(tuple(client for client, _ in roster), lambda: rows)
 
@@ -96,9 +100,8 @@ class Network:
         with hall.changed:
             while True:
                 self._check("drain", "stop")
-                here = hall.present()
-                if hall.wanted == "run" and len(here) >= self._enough:
-                    return tuple((member.client, member.rows) for member in here)
+                if hall.wanted == "run" and len(here := self._roster()) >= self._enough:
+                    return here
                 hall.changed.wait(hall.facts.lease)
 
     def _check(self, *words: str) -> None:
@@ -122,18 +125,18 @@ class Network:
         cohort, times = invited
         model, seats = self._publish(sent), self._ledger.seats(round, kind)
         hall, recorded = self._hall, self._recorded()
-        roster = recorded.roster if recorded else self._roster()
-        opened = Opened(round, kind, cohort, times, roster, model, hall.wall())
-        if recorded and (kind == "train" or recorded.kind == kind):
-            if set(seats) != set(cohort):
-                raise RunError(
-                    f"round {round} was opened for other clients than this plan draws; restore "
-                    f"the plan that it was opened with"
-                )
-            opened = Opened(round, kind, cohort, times, roster, model, recorded.since)
-        else:
+        roster = recorded.roster if recorded else self._drawn or self._roster()
+        before = recorded if recorded and kind in ("train", recorded.kind) else None
+        since = before.since if before else hall.wall()
+        opened = Opened(round, kind, cohort, times, roster, model, since)
+        if before is None:
             self._ledger.open(opened)
             seats = {client: Seat(client) for client in cohort}
+        elif set(seats) != set(cohort):
+            raise RunError(
+                f"round {round} was opened for other clients than this plan draws; restore the "
+                f"plan that it was opened with"
+            )
         call = Call(len(cohort))
         if kind == "train":
             call = Call(self._plan.goal(len(cohort)), self._until(opened.since))
@@ -162,8 +165,7 @@ class Network:
             return
         (cohort, round), self._asked = self._asked, None
         if self._masking is not None:
-            yield from self._masked(self._masking, cohort)
-            return
+            return (yield from self._masked(self._masking, cohort))
         seats = self._closed()
         self._at("round: closed")
         for client in cohort.clients:
@@ -243,12 +245,10 @@ class Network:
         self, sent: Sent, clients: Sequence[tuple[ClientId, Any]], round: int
     ) -> Iterator[tuple[ClientId, dict[str, float]]]:
         """The same, within a round; a private part is added by the client that holds it."""
-        recorded = self._recorded()
+        recorded, left_out = self._recorded(), self._hall.quarantined
+        cohort = tuple(client for client, _ in clients if not left_out(client))
         if recorded and recorded.kind == "evaluate":
             cohort = recorded.cohort
-        else:
-            left_out = self._hall.quarantined
-            cohort = tuple(client for client, _ in clients if not left_out(client))
         if not cohort:
             return
         self._open(round, "evaluate", (cohort, (1,) * len(cohort)), sent)
@@ -276,7 +276,7 @@ class Network:
 
     def settle(self, round: int, accepted: Sequence[ClientId]) -> None:
         """A round is committed: its clients may ask what became of them."""
-        self._counted = ()
+        self._counted = self._drawn = ()
         self._hall.settled(round, accepted)
 
     def _publish(self, sent: Sent) -> str:

@@ -238,8 +238,9 @@ class Uploads:
                 raise
         try:
             return await self.desk.arrived(name, upload.wanted)
-        except Refused:
-            await self._run(self.blobs.drop, upload.wanted.blob)
+        except Refused as refused:
+            if refused.reason is not Reason.STALE:  # of a round that is over the ledger disposes
+                await self._run(self.blobs.drop, upload.wanted.blob)
             raise
 
     async def _spoiled(self, name: str, upload: _Arrival, refused: Refused) -> None:

@@ -104,6 +104,7 @@ class Attendance:
                 await self._differs(refused)
             raise
         self.vault.enter(welcome.run, welcome.client)
+        self.private.settle(self.vault.settled)  # which a death may have kept from being done
         self.welcome = welcome
         patience = self.line.patience  # whoever comes back must be heard within a lease
         longest = min(patience.longest, max(welcome.lease, 0.3) / 3)

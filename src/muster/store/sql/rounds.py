@@ -43,10 +43,19 @@ class Rounds(ABC):
         return self._transactions.read(states.facts)
 
     def note(self, **facts: Any) -> None:
-        """Write facts about the run, all of them or none, replacing those of the same name."""
+        """Write facts about the run, all of them or none, replacing those of the same name.
+
+        Raises `RunError` where another leads by now: it would lose charges, and the secrets of
+        noise.
+        """
         rows = [(key, json.dumps(value)) for key, value in facts.items()]
+
+        def body(turn: Turn) -> None:
+            turn.fence(self._epoch)
+            states.note(turn, rows)
+
         if rows:
-            self._transactions.write("write its facts", lambda turn: states.note(turn, rows))
+            self._transactions.write("write its facts", body)
 
     def snapshot(self) -> Snapshot:
         """Facts, records and state of one instant, also while another process commits."""

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What processes with real secrets confess, and what must be true of a run that had them.
+
+The secrets come from the operating system, so a life that drew another one would release another
+noise. Each process tells its launcher what it drew and what it showed; so the rounds can be played
+again here, bit for bit, by code that knows neither servers nor sites, nor masks.
+"""
+
+import contextlib
+import sqlite3
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+from tests.chaos import actor, history, scene
+
+import muster
+from muster.local import Group, train
+from muster.privacy import Ledger, Secret
+from muster.rounds import RunState, start
+from muster.runs.privacy.guard import Guard
+from muster.service.private import Private, veiled
+from muster.service.site.vault import Vault
+from muster.service.wire import digest, encode
+from muster.store.ledger import Ledger as Store
+from muster.types import Roster
+from muster.vectors import divided, leaves, tree_map
+
+
+def lay(say):
+    """Have `say` called with what this process draws, shows and makes."""
+    keep, opening, seed, made = Guard._keep_secret, Store.open, Private._seed, Vault.keep
+
+    def kept(self, round, known):
+        keep(self, round, known)
+        say("secret", round, self._secret.seed)
+
+    def opened(self, one):
+        opening(self, one)
+        say("shown", one.round, one.kind, one.model)
+
+    def seeded(self, round):
+        found = seed(self, round)
+        say("own", self._vault.folder.parent.name, round, found)
+        return found
+
+    def trained(self, task, update):
+        say("made", self._state["client"], task.round, b"".join(map(bytes, encode(update.update))))
+        return made(self, task, update)
+
+    Guard._keep_secret, Store.open, Private._seed, Vault.keep = kept, opened, seeded, trained
+
+
+@dataclass(frozen=True)
+class Confessed:
+    """By round (and kind, or client): the one secret, model or update of all lives."""
+
+    secrets: dict
+    shown: dict
+    own: dict
+    made: dict
+
+
+def confessed(federation):
+    """What all lives said; two of them never said two things of the same."""
+    found = defaultdict(set)
+    for _, _, said in federation.log:
+        if said is not None and said[0] in ("secret", "shown", "own", "made"):
+            found[said[:-1]].add(said[-1])
+    assert all(len(values) == 1 for values in found.values()), {
+        key: len(values) for key, values in found.items() if len(values) > 1
+    }
+    kinds = {kind: {} for kind in ("secret", "shown", "own", "made")}
+    for (kind, *key), (value,) in found.items():
+        kinds[kind][tuple(key) if len(key) > 1 else key[0]] = value
+    return Confessed(*kinds.values())
+
+
+@contextlib.contextmanager
+def reading(federation):
+    """The run's store, to read."""
+    store = history._store(federation)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def look(federation):
+    """Whatever a death of a server leaves can be gone on with: charged first, with its secret."""
+    with reading(federation) as store:
+        facts, records = store.facts(), store.history()
+        begun = _begun(federation, store)
+    entries = Ledger.from_json(facts["ledger"]).entries if "ledger" in facts else ()
+    assert [entry.round for entry in entries] == list(range(1, len(entries) + 1))
+    assert len(records) <= len(entries) <= len(records) + 1
+    assert begun in (None, len(entries))
+    if begun is not None or len(entries) > len(records):
+        assert len(records) + 1 == len(entries) == facts["secret"]["round"]
+
+
+def _begun(federation, store):
+    """The round that is open, if any."""
+    if federation.role.url is not None:
+        found = store.opened()
+        return None if found is None else found[0].round
+    path = f"file:{federation.folder / 'run.db'}?mode=ro"
+    with contextlib.closing(sqlite3.connect(path, uri=True)) as database:
+        return database.execute("SELECT max(round) FROM opened").fetchone()[0]
+
+
+def sound(federation):
+    """All that must hold of a run that has ended; its records and what was confessed."""
+    said = confessed(federation)
+    with reading(federation) as store:
+        facts, records, latest = store.snapshot()
+    plan, people = actor.PLANS[federation.role.plan], actor.population()
+    history.once(plan, people, records)
+    history.audited(federation, records)
+    run = facts.get("run", federation.folder.name)
+    again = replayed(plan, people, records, said, run)
+    assert scene.bits(dict(leaves(again))) == scene.bits(latest[1])
+    charged(facts, records)
+    assert facts["secret"] is None
+    hidden(federation, [*said.secrets.values()])
+    return records, said
+
+
+def charged(facts, records):
+    """The ledger has each round that was begun, once, in order, and what each of them counted."""
+    entries = Ledger.from_json(facts["ledger"]).entries
+    assert [entry.round for entry in entries] == [record["round"] for record in records]
+    assert [entry.epsilon for entry in entries] == [r["privacy"]["epsilon"] for r in records]
+    for entry, record in zip(entries[:-1], records[:-1], strict=True):
+        assert entry.accepted == (None if record["abandoned"] else len(record["accepted"]))
+
+
+def hidden(federation, secrets):
+    """No secret is left in any file of the servers."""
+    for path in federation.home.glob("[0-9]/**/*"):
+        data = path.read_bytes() if path.is_file() else b""
+        assert not any(s in data or s.hex().encode() in data for s in secrets), path
+
+
+def replayed(plan, people, records, said, run):
+    """The state after all rounds, from the secrets of those who drew them."""
+    state = start(plan)
+    for record in records:
+        round, secret = record["round"], Secret(said.secrets[record["round"]])
+        enrolled = tuple(record["population"]["clients"])
+        sizes = np.array([len(people[client][0]) for client in enrolled])
+        roster = Roster(enrolled, lambda sizes=sizes: sizes)
+        assert digest(encode(state.sent())) == said.shown[round, "train"], round
+        draw = secret.at("sample", round)
+        cohort, _ = plan.sampling.sample(roster, state.sampler, round, draw, None)
+        assert cohort.clients == tuple(record["invited"]), "another secret drew this cohort"
+        if record["abandoned"]:
+            continue
+        total = _sum(plan, people, record, state.sent(), (said, run))
+        state = _stepped(plan, state, total, roster, secret.at("decode", round))
+        assert said.shown.get((round, "evaluate")) in (None, digest(encode(state.sent())))
+    return state
+
+
+def _sum(plan, people, record, sent, given):
+    """The plain sum of the updates of who was accepted: those that they made, of their secrets."""
+    (said, run), round = given, record["round"]
+    total = plan.stages.silence(plan.dtype)
+    for client in record["accepted"]:
+        own = None
+        if (client, round) in said.own:
+            own = Secret(said.own[client, round]).at(run, said.shown[round, "train"])
+        assert (own is not None) == veiled(plan)
+        x, y = people[client]
+        group = Group((client,), (1,), x, y, np.zeros(1, np.int64), np.array([len(x)]))
+        found = train(plan, "loop", round, sent, group, None, own)
+        update = {name: rows[0] for name, rows in found.payload.items()}
+        whole = {"payload": update, "buffers": np.zeros(0, plan.dtype)}
+        assert b"".join(map(bytes, encode(whole))) == said.made[client, round]
+        total = tree_map(np.add, total, update)
+    return total
+
+
+def _stepped(plan, state, total, roster, draw):
+    """The server's step: the sum, decoded with the noise of the round, over the expected count."""
+    share = plan.sampling.share(roster)
+    denominator = share * len(roster.clients)
+    reply = muster.types.Reply((), total, denominator, {}, state.buffers)
+    reply, stages = plan.stages.decode(reply, state.stages, draw)
+    mean = {name: divided(value, denominator) for name, value in reply.payload.items()}
+    algorithm = plan.algorithm.step(state.algorithm, plan.algorithm.payload(**mean), share)
+    return RunState(algorithm, stages, state.sampler, state.buffers)
