@@ -86,7 +86,7 @@ def play(
         algorithm = plan.algorithm.step(state.algorithm, mean.payload, share)
         state = RunState(algorithm, stages, sampler, mean.buffers)
     accepted = _among(cohort, total)
-    record = tally.record(plan, state, round, cohort, total)
+    record = tally.record(plan, state, round, cohort, total, accepted)
     store.commit(round, dict(leaves(state)), record | measure(round, state), accepted)
     clients.settle(round, accepted)
     return state
@@ -135,10 +135,10 @@ class Tally:
                 self.missing.setdefault(kind, []).append(vars(answer))
 
     def record(
-        self, plan: Plan, state: RunState, round: int, cohort: Cohort, total: Reply | None
-    ) -> dict[str, Any]:
+        self, plan: Plan, state: RunState, round: int, cohort: Cohort, total: Reply | None,
+        accepted: tuple[ClientId, ...],
+    ) -> dict[str, Any]:  # fmt: skip
         """The round's line in the history: who, what it cost, how training went."""
-        accepted = _among(cohort, total)
         down = sum(np.asarray(leaf).nbytes for _, leaf in leaves(state.sent()))
         record: dict[str, Any] = {
             "round": round,

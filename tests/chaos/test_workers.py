@@ -22,6 +22,7 @@ SOON = 30  # seconds in which a test that waits for an event fails
 @pytest.fixture(autouse=True)
 def nothing_left_over():
     """No process, no file descriptor and no shared memory outlives a test."""
+    gc.collect()  # of the tests before
     before = remains()
     yield
     gc.collect()
