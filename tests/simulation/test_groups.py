@@ -161,3 +161,15 @@ def test_single_replies_reach_a_rule_without_masks():
         each.append(alone.algorithm.shared.x)
     wanted = np.median(each, axis=0)
     np.testing.assert_allclose(state.algorithm.shared.x, wanted, rtol=1e-9)
+
+
+@pytest.mark.parametrize("engine", ["loop", "matrix", "fused"])
+def test_a_rule_sees_the_same_replies_from_any_number_of_workers(tmp_path, engine):
+    plan = replace(PLAIN, pipeline=(), aggregation=Median(), weighting="equal", cap=None, rounds=3)
+    found = [
+        muster.simulate(plan, people(40), path=tmp_path / f"{workers}", engine=engine,
+                        workers=workers).parameters.tobytes()
+        for workers in (1, 2)
+    ]  # fmt: skip
+    assert found[0] == found[1]
+    assert replay(tmp_path / "2", plan, people(40)).identical

@@ -46,6 +46,7 @@ STAGES = [
     (pipeline.Quantize(16), None),
     (pipeline.Quantize(4, range=0.5, feedback=True), None),
 ]
+RULES = [aggregation.Median(), *map(aggregation.TrimmedMean, (0, 1, 3))]
 ELSE = [aggregation.Mean(), aggregation.Mean("expected"), PerExample(1.0, 1.1, "shuffled")]
 SAMPLINGS = [
     sampling.All(),
@@ -67,6 +68,10 @@ def algorithm(thing, _):
 
 def stage(thing, contract, _):
     testing.check_stage(thing, contract)
+
+
+def rule(thing, _):
+    testing.check_rule(thing)
 
 
 def value(thing, _):
@@ -191,6 +196,7 @@ def pooled_clients(_):
 SHIPPED = [
     *((repr(a), algorithm, a) for a in ALGORITHMS),
     *((repr(s), stage, s, contract) for s, contract in STAGES),
+    *((repr(r), rule, r) for r in RULES),
     *((repr(s), value, s) for s in [*SERVERS, *ELSE]),
     *((repr(s), drawn, s) for s in SAMPLINGS),
     ("numpy linear", numpy_task, tasks.LinearRegression(5, l2=0.1), "numbers"),

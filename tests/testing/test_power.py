@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from muster import optimizers, testing
+from muster.aggregation import Rule
 from muster.algorithms.algorithm import Algorithm, Model, Update
 from muster.pipeline.stage import Stage
 from muster.simulation import Choice, Here, Simulation
 from muster.store import MemoryStore
 from muster.tasks import numpy as tasks
 from muster.types import Failed, State
+from muster.vectors import tree_map
 
 
 def caught(check, *args):
@@ -245,3 +247,49 @@ def test_a_broken_task_is_caught(fault):
     rows = draw.normal(size=(12, 4)), draw.integers(0, 3, 12)
     testing.check_task(Wrong(4, 3), *rows)
     caught(testing.check_task, Wrong(4, 3, fault=fault), *rows)
+
+
+@dataclass(frozen=True)
+class Believes(Rule):
+    """A mean of the rows with a fault."""
+
+    fault: str = ""
+
+    @property
+    def least(self):
+        return 0 if self.fault == "least" else 1
+
+    def combine(self, rows):
+        if self.fault == "in place":
+            rows[0]["delta"] *= 2
+        if self.fault == "first":
+            return tree_map(lambda x: x[0], rows)
+        if self.fault == "dtype":
+            return tree_map(lambda x: x.mean(0, dtype="float64"), rows)
+        if self.fault == "shape":
+            return tree_map(lambda x: x.mean(0, keepdims=True), rows)
+        if self.fault == "random":
+            return tree_map(lambda x: x.mean(0) + np.random.normal() * 1e-9, rows)
+        divisor = 1 if self.fault == "sum" else None
+        return tree_map(lambda x: x.sum(0) / x.dtype.type(divisor or len(x)), rows)
+
+    def reduce(self, replies, invited):
+        replies = tuple(replies)
+        return super().reduce(replies[:1] if self.fault == "parts" else replies, invited)
+
+
+def test_a_sound_rule_passes():
+    testing.check_rule(Believes())
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("least", "no number above 0"), ("in place", "changes the rows"), ("dtype", "expected"),
+        ("shape", "expected"), ("random", "gives other bits"), ("first", "in another order"),
+        ("sum", "like rows"), ("parts", "keep every reply"),
+    ],
+)  # fmt: skip
+def test_a_broken_rule_is_caught(fault, sentence, monkeypatch):
+    monkeypatch.setattr("muster.testing.rule.check_value", lambda thing: None)
+    assert sentence in caught(testing.check_rule, Believes(fault))
