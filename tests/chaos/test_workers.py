@@ -31,8 +31,9 @@ def nothing_left_over():
 
 def remains():
     children = {child.pid for child in psutil.Process().children(recursive=True)}
-    shared = set(Path("/dev/shm").iterdir()) if Path("/dev/shm").exists() else set()
-    return children, psutil.Process().num_fds(), shared
+    found = set(Path("/dev/shm").iterdir()) if Path("/dev/shm").exists() else set()
+    others = {path for path in found if path.name.startswith("PostgreSQL.")}  # of tests beside
+    return children, psutil.Process().num_fds(), found - others
 
 
 @pytest.fixture
