@@ -4,10 +4,8 @@
 import pytest
 from tests.chaos import confession, seams
 from tests.chaos.actor import CLIENTS, PLANS
-from tests.chaos.federation import port
-from tests.chaos.proxy import Balancer
+from tests.chaos.pair import Pair, ready
 from tests.chaos.test_private_kill import Watched, lives, spends
-from tests.chaos.test_shared_ledger import ready
 
 psycopg = pytest.importorskip("psycopg")
 
@@ -23,31 +21,16 @@ LEADS = """
 """
 
 
-class Pair(Watched):
-    """A federation of two servers behind a balancer that sites dial; one of them leads."""
+class Private(Pair, Watched):
+    """Two servers whose noise is drawn from secrets."""
 
     def __init__(self, database, plan, **role):
-        role = {"lease": 6.0} | role
-        super().__init__(plan, url=f"{database}?run=shared", secret=True, **role)
-        self.second, self.database = port(), database
-        self.balancer = Balancer((self.port, self.second))
+        super().__init__(database, plan, secret=True, **role)
 
-    def __enter__(self):
-        self.balancer.__enter__()
-        self.through = self.balancer.port
-        return super().__enter__()
-
-    def __exit__(self, *error):
-        super().__exit__(*error)
-        self.balancer.__exit__(*error)
-
-    def both(self, **more):
-        """Both servers; whoever is first leads."""
-        self.server(**more, trap=self.trap_of("server"))
-        self.until(ready)
-        self.server(**more, trap=self.trap_of("server"), number=1, port=self.second)
-        self.until(ready)
-        return self
+    def twice(self, **more):
+        """Both servers, each with the traps of its lives; whoever is first leads."""
+        both = [more | {"trap": self.trap_of("server")} for _ in range(2)]
+        return self.both(*both)
 
     def depose(self):
         """End the session that holds the lead: its server does not know."""
@@ -56,11 +39,11 @@ class Pair(Watched):
 
 
 def test_the_server_that_takes_over_releases_the_same_noise(database):
-    with Pair(database, "noise") as federation:
+    with Private(database, "noise") as federation:
         federation.traps["server"] = lives(LABELS)
         federation.gather(trap=federation.trap_of("server"))
         federation.until(ready)
-        federation.server(number=1, port=federation.second, trap=federation.trap_of("server"))
+        federation.server(number=1, port=federation.other, trap=federation.trap_of("server"))
         federation.finish()
         assert federation.deaths == len(LABELS), "a trap was not reached"
         records, said = confession.sound(federation)
@@ -71,10 +54,10 @@ def test_the_server_that_takes_over_releases_the_same_noise(database):
 
 def test_a_server_that_has_lost_the_lead_overwrites_no_secret(database):
     label, count = "server: before its facts", 8  # a secret of its own for round 3, not yet kept
-    with Pair(database, "noise") as federation:
+    with Private(database, "noise") as federation:
         federation.gather(gates=(label,))
         federation.until(ready)
-        federation.server(number=1, port=federation.second, gates=("round: closed",))
+        federation.server(number=1, port=federation.other, gates=("round: closed",))
         stale = federation.at(label, count)
         federation.depose()
         other, (_, _, seed) = federation.until(lambda one, said: said and said[:2] == SECRET)
@@ -103,10 +86,10 @@ def closed(federation):
 
 
 def test_a_budget_that_is_spent_ends_both_servers(database):
-    with Pair(database, "two", lease=2.0, wait=0.5) as federation:
+    with Private(database, "two", lease=2.0, wait=0.5) as federation:
 
         def begin():
-            federation.both()
+            federation.twice()
             federation.site(CLIENTS)
 
         spends(federation, begin)

@@ -3,35 +3,19 @@
 
 import pytest
 from tests.chaos import actor, history
-from tests.chaos.federation import port
-from tests.chaos.proxy import Balancer
+from tests.chaos.pair import Pair
 from tests.chaos.test_secure_kill import ALONE, Hidden, alike, forgotten
-from tests.chaos.test_shared_ledger import ready
 
 
-class Pair(Hidden):
-    """Masked sites before two servers; `other` is the port of the second."""
+class Masked(Pair, Hidden):
+    """Masked sites before two servers."""
 
     def __init__(self, database, plan="masked"):
-        super().__init__(ALONE, plan=plan, url=f"{database}?run=masked", lease=6.0)
-        self.other = port()
-        self.balancer = Balancer((self.port, self.other))
+        super().__init__(database, ALONE, plan=plan)
 
-    def __enter__(self):
-        self.balancer.__enter__()
-        self.through = self.balancer.port
-        return super().__enter__()
-
-    def __exit__(self, *error):
-        super().__exit__(*error)
-        self.balancer.__exit__(*error)
-
-    def both(self, first=None, second=None):
+    def all(self, first=None, second=None):
         """Two servers, of which the first leads, and then the sites."""
-        self.server(**first or {})
-        self.until(ready)
-        self.server(number=1, port=self.other, **second or {})
-        self.until(ready)
+        self.both(first, second)
         for clients in self.sites:
             self.site(clients)
         return self
@@ -47,8 +31,8 @@ def same(federation):
 
 @pytest.mark.parametrize("plan", ["masked", "grouped"])
 def test_sites_may_speak_to_either(database, plan):
-    with Pair(database, plan) as federation:
-        federation.both().finish()
+    with Masked(database, plan) as federation:
+        federation.all().finish()
         assert not federation.deaths
         same(federation)
 
@@ -62,15 +46,15 @@ def test_sites_may_speak_to_either(database, plan):
     ],
 )  # fmt: skip
 def test_the_server_that_leads_is_killed(database, label, count, again):
-    with Pair(database) as federation:
-        federation.both({"trap": (label, count)}).finish(again=again)
+    with Masked(database) as federation:
+        federation.all({"trap": (label, count)}).finish(again=again)
         assert federation.deaths == 1, "the trap was not reached"
         same(federation)
 
 
 @pytest.mark.parametrize("label", ["secure: mask begins", "secure: a message is recorded"])
 def test_a_server_that_follows_is_killed(database, label):
-    with Pair(database) as federation:
-        federation.both(second={"trap": (label, 2)}).finish()
+    with Masked(database) as federation:
+        federation.all(second={"trap": (label, 2)}).finish()
         assert federation.deaths == 1, "the trap was not reached"
         same(federation)

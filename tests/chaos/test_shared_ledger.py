@@ -3,8 +3,7 @@
 
 import pytest
 from tests.chaos import history
-from tests.chaos.federation import Federation, port
-from tests.chaos.proxy import Balancer
+from tests.chaos.pair import Pair, ready
 
 PIECES = {"faults": {"small pieces": 200}}
 
@@ -19,11 +18,11 @@ PIECES = {"faults": {"small pieces": 200}}
     ],
 )  # fmt: skip
 def test_the_server_that_leads_is_killed(database, label, count, again):
-    with pair(database) as (federation, other):
+    with Pair(database) as federation:
         federation.server(trap=(label, count), gates=("round: before it is opened",))
         federation.site(federation.sites[0], **PIECES)
         leader = federation.at("round: before it is opened")
-        federation.server(number=1, port=other)
+        federation.server(number=1, port=federation.other)
         federation.until(ready)
         leader.tell()
         federation.finish(again=again)
@@ -37,35 +36,12 @@ def test_the_server_that_leads_is_killed(database, label, count, again):
     "label", ["server: in mid-upload", "server: before an update is acknowledged"]
 )
 def test_a_server_that_follows_is_killed(database, label):
-    with pair(database) as (federation, other):
+    with Pair(database) as federation:
         federation.server()
         federation.until(ready)
-        federation.server(number=1, port=other, trap=(label, 1))
+        federation.server(number=1, port=federation.other, trap=(label, 1))
         federation.until(ready)
         federation.site(federation.sites[0], **PIECES)
         federation.finish()
         assert federation.deaths == 1
         history.same(federation)
-
-
-def ready(one, said):
-    """A server listens."""
-    return said is not None and said[0] == "ready"
-
-
-class pair:
-    """A federation whose sites dial a balancer before two ports; the second of them."""
-
-    def __init__(self, database):
-        self.federation = Federation("scaffold", url=f"{database}?run=shared", lease=6.0)
-        self.other = port()
-        self.balancer = Balancer((self.federation.port, self.other))
-
-    def __enter__(self):
-        self.balancer.__enter__()
-        self.federation.through = self.balancer.port
-        return self.federation, self.other
-
-    def __exit__(self, *error):
-        self.federation.__exit__(*error)
-        self.balancer.__exit__(*error)
