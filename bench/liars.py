@@ -27,7 +27,7 @@ from muster import aggregation, data, pipeline, sampling
 __all__ = ["defended", "main", "poisoned", "table"]
 
 INK = 30
-BOUND = 20.0  # of the first updates here the longest honest one has 0.64, a liar's up to 8.9
+BOUND = 20.0  # no honest update is as long (tests/bench/test_liars.py)
 LIARS = (0, 2, 5, 10)
 DEFENCES: tuple[tuple[str, int, Any], ...] = (
     ("`Mean()`, one sum", 1, aggregation.Mean()),

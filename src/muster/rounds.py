@@ -35,7 +35,7 @@ from muster.types import (
 )
 from muster.vectors import leaves
 
-__all__ = ["RunState", "play", "start"]
+__all__ = ["RunState", "drawn", "play", "start"]
 
 
 class RunState(NamedTuple):
@@ -62,6 +62,13 @@ def start(plan: Plan) -> RunState:
     return RunState(algorithm, plan.stages.init(), None, take(buffers, buffers=True))
 
 
+def drawn(
+    plan: Plan, roster: Roster, sampler: Tree, round: int, source: keys.Source
+) -> tuple[Cohort, Tree]:
+    """Who is invited to a round, and the sampler's next state."""
+    return plan.inviting.sample(roster, sampler, round, source.at("sample", round), None)
+
+
 def play(
     plan: Plan, state: RunState, clients: Clients, store: Store, round: int, measure: Measure,
     source: keys.Source | None = None,
@@ -71,9 +78,7 @@ def play(
     Cohort and noise are drawn from `source`: the plan's seed, or a secret of this round alone.
     """
     roster, key = clients.known(), source or keys.key(plan.seed)
-    cohort, sampler = plan.inviting.sample(
-        roster, state.sampler, round, key.at("sample", round), None
-    )
+    cohort, sampler = drawn(plan, roster, state.sampler, round, key)
     clients.send(cohort, state.sent(), round)
     tally = Tally()
     total = plan.aggregation.reduce(tally.replies(clients.replies()), cohort.clients)

@@ -1,10 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bench of liars poisons whom it says, and its defences are plans."""
 
+from dataclasses import replace
+
 import numpy as np
 from bench import liars
 
-from muster import data
+from muster import aggregation, data
+from muster.aggregation import Median
+from muster.rounds import play, start
+from muster.simulation import Choice, Here, Simulation
+from muster.store import MemoryStore
+from muster.types import Cohort
 
 
 def test_only_the_liars_rows_change():
@@ -22,3 +29,17 @@ def test_every_defence_is_a_plan_with_groups_enough():
         plan = liars.defended(groups, rule, seed=0)
         assert len(plan.groups(tuple(range(liars.WRITERS)), 1)) == groups
         assert plan.aggregation == rule
+
+
+def test_no_honest_update_reaches_the_clip():
+    people, _ = data.digits(clients=liars.WRITERS)
+    plan = replace(liars.defended(1, aggregation.Mean(), 0), pipeline=(), aggregation=Median())
+    hands = Here(plan, "loop", people)
+    choice = Choice("loop", 1, True, "")
+    simulation, store = Simulation(plan, people, MemoryStore(), choice, hands), MemoryStore()
+    state = start(plan)
+    for round in range(1, 4):
+        simulation.send(Cohort(people.clients), state.sent(), round)
+        norms = [np.linalg.norm(reply.payload["delta"]) for reply in simulation.replies()]
+        assert len(norms) == liars.WRITERS and max(norms) < liars.BOUND
+        state = play(plan, state, simulation, store, round, lambda *_: {})

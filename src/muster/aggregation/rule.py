@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
+from muster.aggregation.sums import add
 from muster.types import ClientId, Reply, Tree
 
 __all__ = ["Rule"]
@@ -34,11 +36,4 @@ class Rule:
         parts = tuple(replies)
         if not parts:
             return None
-        metrics: dict[str, float] = {}
-        for part in parts:
-            metrics |= {name: metrics.get(name, 0.0) + v for name, v in part.metrics.items()}
-        return Reply(
-            tuple(client for part in parts for client in part.clients), {},
-            sum(part.weight for part in parts), metrics,
-            secure=tuple(note for part in parts for note in part.secure), parts=parts,
-        )  # fmt: skip
+        return replace(add([replace(p, payload={}, buffers=None) for p in parts]), parts=parts)

@@ -216,7 +216,7 @@ class Plan:
 
     def groups(self, cohort: Sequence[ClientId], round: int) -> tuple[tuple[ClientId, ...], ...]:
         """Whose updates are masked together: all, or random groups that the seed draws."""
-        if self.secure is None or self.secure.groups == 1:
+        if self.secure is None:
             return (tuple(cohort),)
         return self.secure.split(cohort, keys.key(self.seed).at("groups", round))
 

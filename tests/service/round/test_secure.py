@@ -26,7 +26,7 @@ from muster.secagg.messages import Quit, read
 from muster.service import pki
 from muster.service.message import Task
 from muster.service.server.desk import Desk
-from muster.service.site import secure as site
+from muster.service.site import cargo as site
 from muster.service.site.cargo import PIECE
 from muster.store.blobs import model_name
 

@@ -11,7 +11,7 @@ from muster.privacy.accounting import Spent
 from muster.privacy.ledger import Budget
 from muster.privacy.per_example import PerExample
 from muster.privacy.rows.parallel import Held
-from muster.privacy.statement import Audit, Statement, rounded_up
+from muster.privacy.statement import Statement, rounded_up
 
 __all__ = ["Charged", "RowFacts", "row_statement"]
 
@@ -66,7 +66,6 @@ class RowFacts:
     charged: Charged | None = None
     budget: Budget | None = None
     mask: dict[str, Any] | None = None
-    audits: tuple[Audit, ...] = ()
 
 
 def row_statement(facts: RowFacts) -> Statement:
@@ -102,22 +101,12 @@ def _reasons(facts: RowFacts) -> Iterator[str]:
             f"delta {facts.delta:g} is not below one over the {facts.rows} rows, so publishing "
             f"one of them whole would pass; use {facts.rows**-1.1:.2g}"
         )
-    for audit in facts.audits:
-        if facts.charged is not None and audit.epsilon > facts.charged.all.epsilon:
-            yield (
-                f"the audit {audit.name!r} found epsilon of at least {audit.epsilon:.4g} at "
-                f"confidence {audit.confidence:g}, above the ledger's; this is a fault to report"
-            )
 
 
 def _items(facts: RowFacts) -> dict[str, str]:
     rule = facts.rule
     uncovered = (METRICS["public"], *UNCOVERED) if facts.metrics == "public" else UNCOVERED
     kept = f"; {METRICS['hidden']}" if facts.metrics == "hidden" else ""
-    audits = "; ".join(
-        f"{a.name}: epsilon is at least {a.epsilon:.4g} at confidence {a.confidence:g}"
-        for a in facts.audits
-    )
     source = ("each site, from a secret of its own, as far as it keeps to the plan" if facts.away
               else "Philox of the plan's seed, which is no secret")  # fmt: skip
     return {
@@ -134,7 +123,7 @@ def _items(facts: RowFacts) -> dict[str, str]:
         else "an invited client is charged, whether or not its update counts",
         "not covered": "; ".join(uncovered),
         "noise": f"floating point, whose sums round; from {source}",
-        "audits": audits or "none was made",
+        "audits": "none is kept with the run; muster audit privacy makes them",
         "secure sum": ", ".join(f"{k} {v}" for k, v in (facts.mask or {}).items()) or "none",
     }
 

@@ -22,6 +22,7 @@ from muster.plan.private import charges, selection
 from muster.privacy import Budget, Ledger, Secret, check_delta
 from muster.privacy.book import Book, Wish, granted, united
 from muster.privacy.ledger import usual_delta
+from muster.rounds import drawn
 from muster.runs.privacy.rows import Rows, afforded_rows
 from muster.types import Roster, Tree
 
@@ -113,10 +114,8 @@ class Guard:
             return why
         if self._rows.away:
             return self._rows.admit(round, None, ())
-        roster, drawn = self._known(), self.source() or keys.key(self._plan.seed)
-        cohort, _ = self._plan.inviting.sample(
-            roster, sampler, round, drawn.at("sample", round), None
-        )
+        roster, source = self._known(), self.source() or keys.key(self._plan.seed)
+        cohort, _ = drawn(self._plan, roster, sampler, round, source)
         return self._rows.admit(round, self._held or roster, cohort.clients)
 
     def _admit(self, round: int) -> str | None:

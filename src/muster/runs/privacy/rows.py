@@ -102,7 +102,7 @@ class Rows:
         )  # fmt: skip
 
     def _note(self, facts: RowFacts) -> None:
-        self._store.note(examples=asdict(facts) | {"audits": []})
+        self._store.note(examples=asdict(facts))
 
     def record(self) -> dict[str, Any]:
         """The part of a round's line: ε of the worst client's rows so far at δ, and whose."""
@@ -143,7 +143,7 @@ def facts_from(kept: dict[str, Any]) -> RowFacts:
         charged |= {name: Spent(**charged[name]) for name in ("one", "all")}
         found["charged"] = Charged(**charged)
     found["budget"] = found["budget"] and Budget(**found["budget"])
-    return RowFacts(**found | {"rule": PerExample(**found["rule"]), "audits": ()})
+    return RowFacts(**found | {"rule": PerExample(**found["rule"])})
 
 
 def afforded_rows(plan: Plan, roster: Roster) -> int | None:

@@ -51,13 +51,13 @@ class Circle:
     tell: Callable[[str, Message], None]
     refused: Callable[[Step | None, Refused], None]
     at: Callable[[str], None]
-    step: Step | None = None
-    live: set[str] = field(default_factory=set)
-    spoken: set[str] = field(default_factory=set)
-    fell: dict[str, str] = field(default_factory=dict)
-    advertised: int = 0
-    found: Sum | None = None
-    stop: Aborted | None = None
+    step: Step | None = field(default=None, init=False)
+    live: set[str] = field(default_factory=set, init=False)
+    spoken: set[str] = field(default_factory=set, init=False)
+    fell: dict[str, str] = field(default_factory=dict, init=False)
+    advertised: int = field(default=0, init=False)
+    found: Sum | None = field(default=None, init=False)
+    stop: Aborted | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.live = set(self.clients)

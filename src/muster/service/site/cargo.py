@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +24,13 @@ else:
     httpx = require("httpx", extra="service")
     zstandard = require("zstandard", extra="service")
 
-__all__ = ["PIECE", "cut", "deliver", "fetch"]
+__all__ = ["cut", "deliver", "fetch", "pieces"]
 
 PIECE = 8 << 20  # octets of one upload's request
 SEND = 1 << 20  # octets given to the connection at once
 GATHER = 1 << 20  # octets that go to the disk at once
 PROBE, PAYS = 1 << 17, 0.8  # octets that are compressed to see whether it pays, and when it does
+Send = Callable[[int, memoryview], Awaitable[Any]]
 SPOILED = 3  # times that a body may be damaged on its way
 
 
@@ -129,11 +130,20 @@ async def _upload(
 ) -> Verdict:
     answer = await line.http.post("/v1/updates", content=to_json(update))
     place = line.heard(answer, Offer).offset
-    view, pack = memoryview(load[0]), load[1]
-    while place < update.size:
-        piece = view[place : place + PIECE]
-        answer = await _put(line, update, place, piece, pack)
-        heard: Any = line.heard(answer, Offer, Verdict)
+    if place == update.size:
+        return Verdict(True)
+    send = partial(_put, line, update, load[1])
+    return await pieces(line, vault, memoryview(load[0]), send, place)
+
+
+async def pieces(line: Line, vault: Vault, body: memoryview, send: Send, place: int) -> Verdict:
+    """A body from `place` on, piece by piece, to its verdict; `send(place, piece)` sends one.
+
+    Raises `Again` where the server holds no more than before, and `Refused`.
+    """
+    while True:
+        piece = body[place : place + PIECE]
+        heard: Any = line.heard(await send(place, piece), Offer, Verdict)
         if isinstance(heard, Verdict):
             line.moved += len(piece)
             return heard
@@ -142,12 +152,11 @@ async def _upload(
         line.moved += heard.offset - place
         place = heard.offset
         vault.at("site: in upload")
-    return Verdict(True)
 
 
 async def _put(
-    line: Line, update: Update, place: int, piece: memoryview,
-    pack: zstandard.ZstdCompressor | None,
+    line: Line, update: Update, pack: zstandard.ZstdCompressor | None, place: int,
+    piece: memoryview,
 ) -> httpx.Response:  # fmt: skip
     path = f"/v1/updates/{update.round}/{update.digest}?offset={place}&size={update.size}"
     headers = {}

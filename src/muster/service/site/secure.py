@@ -23,11 +23,11 @@ from muster.secagg import Aborted, Await, Forget, Keep, Party, Reason, Say, Step
 from muster.secagg.client import Action
 from muster.secagg.messages import Advert, Message, Quit
 from muster.service import wire
-from muster.service.message import LIMIT, Offer, Task, Verdict, Wait
+from muster.service.message import LIMIT, Task, Verdict, Wait
 from muster.service.pki.notary import Notary
 from muster.service.refusal import Reason as Why
 from muster.service.refusal import Refused, parse
-from muster.service.site.cargo import PIECE, cut, fetch
+from muster.service.site.cargo import cut, fetch, pieces
 from muster.service.site.line import Again
 from muster.service.site.state import Pending
 from muster.service.site.walk import Effort
@@ -185,23 +185,15 @@ class Masked:
 
     async def _sent(self, path: str, data: memoryview) -> None:
         """A large message, in pieces from where the server says. Raises `Refused`."""
-        line, place = self.work.line, 0
+        line, vault = self.work.line, self.work.vault
         path = f"{path}?digest={sha256(data).hexdigest()}&size={len(data)}"
-        while True:
-            piece = data[place : place + PIECE]
+
+        async def send(place: int, piece: memoryview) -> Any:
             headers = {"content-length": str(len(piece))}
-            answer = await line.http.post(
-                f"{path}&offset={place}", content=cut(piece), headers=headers
-            )
-            heard: Any = line.heard(answer, Offer, Verdict)
-            if isinstance(heard, Verdict):
-                line.moved += len(piece)
-                return
-            if heard.offset == place:
-                raise Again(f"it holds {place} octets, and no more after some were sent")
-            line.moved += max(0, heard.offset - place)
-            place = heard.offset
-            self.work.vault.at("site: in upload")
+            where = f"{path}&offset={place}"
+            return await line.http.post(where, content=cut(piece), headers=headers)
+
+        await pieces(line, vault, data, send, 0)
 
     async def _quit(self, task: Task, reason: Reason) -> None:
         await self._say(task, Quit(reason.name), {})
