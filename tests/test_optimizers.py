@@ -119,7 +119,8 @@ def test_a_matrix_of_clients_is_its_rows(optimizer):
     assert rows.dtype == np.float32
     assert all(part.dtype == np.float32 for part in state)
     for i in range(4):
-        np.testing.assert_array_equal(rows[i], optimizer.step(x[i], d[i], optimizer.init(x[i]))[0])
+        alone = optimizer.step(x[i], d[i], optimizer.init(x[i]))[0]
+        np.testing.assert_allclose(rows[i], alone, rtol=1e-6)
 
 
 @pytest.mark.parametrize("framework", ["torch", "jax.numpy"])
