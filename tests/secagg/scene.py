@@ -5,6 +5,7 @@ import hmac
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from muster.secagg import (
     Keep,
     Party,
     Refused,
+    Saw,
     Say,
     Step,
     Tell,
@@ -25,11 +27,23 @@ from muster.secagg import (
     client,
     server,
 )
+from muster.secagg.agreement import Binding, Pairs, Secrets
+from muster.secagg.answers import PIECE
+from muster.secagg.messages import Complaint, Delivery
 from muster.secagg.session import bitmap
 
 VICTIM = "c0001"
 COUNT = 5
-SAYS = {"Advert": 0, "Shares": 1, "Masked": 2, "Consent": 3, "Revealed": 4, "Quit": 5}
+SAYS = {  # the number of what a client says; an answer to a complaint is part of comparing
+    "Advert": 0,
+    "Shares": 1,
+    "Compared": 2,
+    "Opened": 2,
+    "Masked": 3,
+    "Consent": 4,
+    "Revealed": 5,
+    "Quit": 6,
+}
 
 
 def sign(name, data):
@@ -49,8 +63,9 @@ def named(count):
 
 
 def terms(count, size=7, most=15, **changes):
-    plain = Terms("run", 1, bytes(32), bytes([1]) * 32, size=size, most=most, cohort=count)
-    return replace(plain, **changes)
+    """A third of the clients may collude, a tenth may fall silent."""
+    plain = Terms("study", "run", 1, bytes(32), bytes([1]) * 32, size, most, cohort=count)
+    return replace(plain, **{"colluders": count // 3, "losses": count // 10} | changes)
 
 
 def vectors(terms, count, seed=0):
@@ -79,6 +94,7 @@ class Scene:
     own: dict[str, Terms] = field(default_factory=dict)
     verify: Callable[[str, bytes, bytes], bool] = verify  # the clients'
     server_verify: Callable[[str, bytes, bytes], bool] = verify
+    judges: dict[str, Callable] = field(default_factory=dict)  # who looks at its peers
     shuffle: np.random.Generator | None = None
     in_bytes: bool = False
     restarts: set = field(default_factory=set)  # (name or "server", Step): begun again there
@@ -87,10 +103,10 @@ class Scene:
 
     def __post_init__(self):
         self.kept = {name: {} for name in self.vectors}
-        self.clients, self.ended, self.said, self.heard = {}, {}, [], []
+        self.clients, self.ended, self.said, self.heard, self.saw = {}, {}, [], [], []
         self.events, self.refused, self.masked, self.drawn = [], [], {}, {}
         self.told, self.calls, self.step = [], dict.fromkeys(self.vectors, 0), Step.ADVERTISE
-        self.queue = deque()
+        self.queue, self.pairs = deque(), Pairs()  # X25519 once for both ends of a pair
 
     def run(self):
         """The sum; or the error that the server ended with."""
@@ -156,7 +172,9 @@ class Scene:
             self.calls[name] += 1
             return self.vectors[name]
 
-        who = replace(party(name), verify=self.verify)
+        who = replace(party(name), verify=self.verify, agree=self.pairs.agree)
+        if name in self.judges:
+            who = replace(who, judge=self.judges[name])
         own = self.own.get(name, self.terms)
         self.clients[name] = client(own, who, vector, draws.bytes, self.kept[name])
         self.pump(name, None)
@@ -178,6 +196,8 @@ class Scene:
                         return self.begin(name)
                 elif isinstance(action, Forget):
                     self.kept[name] = {}
+                elif isinstance(action, Saw):
+                    self.saw.append((name, action))
                 elif isinstance(action, Say):
                     self.say(name, action.message)
                 action = next(side)
@@ -201,6 +221,25 @@ class Scene:
             self.masked[name] = message
         for said in self.up(name, message):
             self.queue.append(Heard(name, said.to_bytes() if self.in_bytes else said))
+
+    def channels(self, index):
+        """What one client agreed on with each other one for shares, as it and they alone know."""
+        own = [Secrets.read(self.kept[name]["advertise"][:96]).channel for name in self.vectors]
+        public = [key.public for key in own]
+        return {j: own[index].agree(public[j]) for j in range(len(own)) if j != index}
+
+    def complaints(self, name, dealers):
+        """A client's signed complaints about pieces that it was given, whatever they hold."""
+        delivery = next(m for n, m in self.heard if n == name and isinstance(m, Delivery))
+        index, made = int(name[1:]), []
+        others = [j for j in range(len(self.vectors)) if j != index]
+        binding = Binding(delivery.session, self.terms.context)
+        for dealer in dealers:
+            place = others.index(dealer)
+            piece = delivery.pieces[PIECE * place : PIECE * (place + 1)]
+            statement = binding.complaint(dealer, index, sha256(piece).digest())
+            made.append(Complaint(dealer, index, sign(name, statement)))
+        return tuple(made)
 
     def reason(self, name):
         error = self.ended.get(name)

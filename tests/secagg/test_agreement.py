@@ -4,7 +4,16 @@
 import numpy as np
 import pytest
 
-from muster.secagg.agreement import Binding, Pairs, Private, Secrets, commitment, framed, usable
+from muster.secagg.agreement import (
+    Binding,
+    Pairs,
+    Private,
+    Secrets,
+    canonical,
+    commitment,
+    framed,
+    usable,
+)
 from muster.secagg.mask import blend
 
 ONE, OTHER = Private(bytes(range(32))), Private(bytes(range(1, 33)))
@@ -87,6 +96,27 @@ def test_points_of_low_order_are_no_keys():
         assert not usable(point)
         with pytest.raises(ValueError, match=r".*"):
             ONE.agree(point)
+
+
+def test_a_key_has_one_form():
+    """X25519 takes a twin for the same key; here it is none."""
+    high = bytearray(ONE.public)
+    high[31] |= 128
+    small = (5).to_bytes(32, "little")
+    large = (5 + 2**255 - 19).to_bytes(32, "little")
+    for key, twin in ((ONE.public, bytes(high)), (small, large)):
+        assert OTHER.agree(key) == OTHER.agree(twin)
+        assert canonical(key) and usable(key) and not canonical(twin) and not usable(twin)
+
+
+def test_what_a_dealer_signs_covers_leaves_and_proof():
+    said = {BINDING.dealing(a, b) for a in (b"\1", b"\2") for b in (b"\1", b"\2")}
+    assert len(said) == 4
+
+
+def test_what_a_holder_signs_covers_the_pair_and_the_piece():
+    said = {BINDING.complaint(*pair, d) for pair in ((1, 2), (2, 1)) for d in (b"\1", b"\2")}
+    assert len(said) == 4
 
 
 def test_framed_is_one_to_one():

@@ -3,9 +3,15 @@
 
 import pytest
 
-from muster.secagg.form import Malformed, Source, blob, many, raw, text
+from muster.secagg.form import Malformed, Source, blob, many, number, raw, text
 
-CASES = [(raw(3), b"abc"), (blob(9), b"abc"), (text(9), "Åse"), (many(blob(9)), (b"", b"a"))]
+CASES = [
+    (raw(3), b"abc"),
+    (number(4), 70000),
+    (blob(9), b"abc"),
+    (text(9), "Åse"),
+    (many(blob(9)), (b"", b"a")),
+]
 
 
 @pytest.mark.parametrize(("form", "value"), CASES)

@@ -10,14 +10,21 @@ from hypothesis import strategies as st
 
 from muster.secagg.agreement import framed
 from muster.secagg.messages import (
+    CLIENT_KINDS,
+    HEAD,
     KINDS,
     Advert,
+    Compared,
+    Complaint,
+    Complaints,
     Consent,
     Delivery,
     Ended,
     Entry,
     Malformed,
     Masked,
+    Members,
+    Opened,
     Quit,
     Quorum,
     Revealed,
@@ -30,10 +37,17 @@ from muster.secagg.messages import (
 key = st.binary(min_size=32, max_size=32)
 blob = st.binary(max_size=60)
 entry = st.builds(Entry, st.text(min_size=1, max_size=30), key, key, key, blob)
+complaint = st.builds(Complaint, st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), blob)
+complaints = st.lists(complaint, max_size=4).map(tuple)
 MESSAGES = st.one_of(
     st.builds(Advert, key, entry),
     st.builds(Roster, key, st.lists(entry, max_size=4).map(tuple)),
-    *(st.builds(kind, key, blob) for kind in (Shares, Masked, Survivors, Consent, Revealed)),
+    st.builds(Shares, key, blob, blob, blob, blob),
+    *(
+        st.builds(kind, key, blob)
+        for kind in (Opened, Members, Masked, Survivors, Consent, Revealed)
+    ),
+    *(st.builds(kind, key, complaints) for kind in (Compared, Complaints)),
     st.builds(Delivery, key, blob, blob),
     st.builds(Quorum, key, blob, st.lists(blob, max_size=4).map(tuple)),
     *(st.builds(kind, st.text(min_size=1, max_size=16)) for kind in (Quit, Ended)),
@@ -71,7 +85,7 @@ def test_a_cut_or_longer_message_is_malformed(message, data):
 
 @given(st.binary(max_size=300))
 def test_noise_is_malformed(data):
-    for head in (b"", b"msa\x01", *(b"msa\x01" + bytes([kind]) for kind in KINDS)):
+    for head in (b"", HEAD, *(HEAD + bytes([kind]) for kind in KINDS)):
         try:
             message = read(head + data)
         except Malformed:
@@ -82,13 +96,14 @@ def test_noise_is_malformed(data):
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_a_huge_length_allocates_nothing(kind):
     with pytest.raises(Malformed):
-        read(b"msa\x01" + bytes([kind]) + bytes(32) + b"\xff" * 8 + bytes(200))
+        read(HEAD + bytes([kind]) + bytes(32) + b"\xff" * 8 + bytes(200))
 
 
 @pytest.mark.parametrize(
     "message",
     [
-        Shares(bytes(31), b""),
+        Shares(bytes(31), b"", b"", b"", b""),
+        Compared(bytes(32), (Complaint(0, 1, bytes(257)),)),
         Masked(bytes(33), b""),
         Consent(bytes(32), bytes(257)),
         Survivors(bytes(32), bytes(8191)),
@@ -107,7 +122,7 @@ def test_another_kind_is_malformed():
     with pytest.raises(Malformed, match="Shares is required"):
         Shares.from_bytes(Quit("DONE").to_bytes())
     with pytest.raises(Malformed, match="kind 99"):
-        read(b"msa\x01\x63")
+        read(HEAD + b"\x63")
 
 
 def test_a_statement_is_of_one_client_under_one_set_of_terms():
@@ -121,11 +136,17 @@ def test_a_session_is_of_one_roster_in_one_round():
     one = Entry("a", bytes(32), b"\1" * 32, bytes(32), b"")
     two = Entry("a", bytes(32), b"\2" * 32, bytes(32), b"")
     ids = {
-        Roster(bytes(32), entries).session(run, round)
+        Roster(bytes(32), entries).session(*place)
         for entries in ((one,), (two,), (one, two), ())
-        for run, round in (("r", 1), ("r", 2), ("s", 1))
+        for place in (
+            ("s", "r", "1", "1"),
+            ("s", "r", "2", "1"),
+            ("s", "q", "1", "1"),
+            ("t", "r", "1", "1"),
+            ("s", "r", "1", "2"),
+        )
     }
-    assert len(ids) == 12
+    assert len(ids) == 20
 
 
 def roster(*names, context=bytes(32)):
@@ -140,7 +161,7 @@ def test_what_follows_from_a_roster_is_no_part_of_it():
     fresh, used = roster("ann", "bob"), roster("ann", "bob")
     assert used.ordered and used.distinct and used.places == {"ann": 0, "bob": 1}
     assert [name for name, *_ in used.signed] == ["ann", "bob"]
-    assert used.session("run", 1) == fresh.session("run", 1) != fresh.session("run", 2)
+    assert used.session("run", "1") == fresh.session("run", "1") != fresh.session("run", "2")
     assert used == fresh and repr(used) == repr(fresh)
     assert used.to_bytes() == fresh.to_bytes() and read(used.to_bytes()) == fresh
 
@@ -148,7 +169,7 @@ def test_what_follows_from_a_roster_is_no_part_of_it():
 def test_the_session_is_the_hash_of_run_round_and_all_keys():
     given = roster("ann", "bob")
     parts = [b"muster secagg session", b"run", b"7", *(e.keys for e in given.entries)]
-    assert given.session("run", 7) == sha256(framed(*parts)).digest()
+    assert given.session("run", "7") == sha256(framed(*parts)).digest()
 
 
 @pytest.mark.parametrize("names", [("bob", "ann"), ("ann", "ann")])
@@ -166,3 +187,16 @@ def test_a_shared_key_is_known(field):
 def test_what_is_signed_holds_the_terms():
     one, other = roster("ann"), roster("ann", context=b"x" * 32)
     assert one.signed[0][1] == one.entries[0].statement(one.context) != other.signed[0][1]
+
+
+def test_who_says_what():
+    said = {kind.__name__ for number, kind in KINDS.items() if number in CLIENT_KINDS}
+    told = {"Roster", "Delivery", "Complaints", "Members", "Survivors", "Quorum", "Ended"}
+    assert said.isdisjoint(told) and said | told == {kind.__name__ for kind in KINDS.values()}
+
+
+def test_a_key_in_another_form_is_known():
+    good = roster("ann", "bob")
+    assert good.odd == ()
+    twin = replace(good.entries[1], channel_key=b"\xff" * 32)
+    assert Roster(good.context, (good.entries[0], twin)).odd == ("bob",)

@@ -1,24 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wrong shares are noticed, done without where enough others came, and named."""
+"""Wrong shares are noticed, done without where enough others came, and named; the honest never."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.secagg.scene import Scene, expected, named, terms, vectors
+from tests.secagg.scene import Scene, expected, named, sign, terms, vectors
 
-from muster.secagg import Aborted, Reason
-from muster.secagg.messages import Revealed, Shares
+from muster.secagg import Aborted, Heard, Reason
+from muster.secagg.agreement import Binding, Secrets
+from muster.secagg.answers import SEALED
+from muster.secagg.client import _parts
+from muster.secagg.commitments import ROWS, SHARE, deal, root
+from muster.secagg.messages import Compared, Complaints, Masked, Opened, Revealed, Roster, Shares
 from muster.secagg.shamir import PRIME
 
 
 def lying(count, liars, dealers=None, absent=(), **changes):
-    """Some holders answer with wrong shares, of some dealers or of all."""
+    """Some holders open wrong shares at the end, of some dealers or of all."""
     own = terms(count, **changes)
 
     def up(name, message):
         if name in liars and isinstance(message, Revealed):
-            rows = np.frombuffer(message.shares, "<u2").reshape(-1, 18).copy()
+            rows = np.frombuffer(message.shares, "<u2").reshape(-1, ROWS).copy()
             for i in range(len(rows)) if dealers is None else dealers:
                 rows[i, 3] = (int(rows[i, 3]) + 1 + int(name[1:])) % PRIME
             return [replace(message, shares=rows.tobytes())]
@@ -27,42 +31,55 @@ def lying(count, liars, dealers=None, absent=(), **changes):
     return Scene(own, vectors(own, count), up=up, absent=dict(absent))
 
 
-@pytest.mark.parametrize("absent", [{}, {"c0006": 2}])
+def caught(result):
+    return {liar.name for liar in result.liars}
+
+
+# -- holders that lie at the end -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("absent", [{}, {"c0006": 3}])
 @pytest.mark.parametrize("liar", ["c0000", "c0003", "c0005"])
 def test_one_liar_is_done_without_and_named(liar, absent):
-    played = lying(7, {liar}, absent=absent)
+    played = lying(7, {liar}, absent=absent, colluders=1)
     result = played.run()
     assert result.total.tolist() == expected(played, result.survivors)
-    used = liar < "c0004"  # the first four shares are used, the others not looked at
-    assert {holder for _, holder in result.disputes} == ({liar} if used else set())
+    used = liar < "c0005"  # the first five shares are used, the others not looked at
+    assert caught(result) == ({liar} if used else set())
 
 
 def test_a_lie_about_one_client_is_named_as_such():
-    result = lying(7, {"c0001"}, dealers=[4]).run()
-    assert result.disputes == (("c0004", "c0001"),)
+    (liar,) = lying(7, {"c0001"}, dealers=[4], colluders=1).run().liars
+    assert liar.name == "c0001" and "'c0004'" in liar.why
 
 
-def test_two_liars_among_nine():
-    played = lying(9, {"c0000", "c0001"})
+def test_as_many_liars_as_may_collude_among_twenty():
+    liars = set(named(20)[:6])
+    played = lying(20, liars)
     result = played.run()
-    assert result.total.tolist() == expected(played, named(9))
-    assert {holder for _, holder in result.disputes} == {"c0000", "c0001"}
+    assert result.total.tolist() == expected(played, named(20)) and caught(result) == liars
 
 
-def test_liars_on_a_sparse_graph():
-    played = lying(100, {"c0010", "c0055"}, absent={"c0011": 2}, corrupt=0.1)
+def test_liars_on_a_ring(rings):
+    played = lying(100, {"c0010", "c0055"}, absent={"c0011": 3}, colluders=10)
     result = played.run()
     assert result.total.tolist() == expected(played, result.survivors)
-    assert {holder for _, holder in result.disputes} == {"c0010", "c0055"}
+    assert caught(result) == {"c0010", "c0055"}
 
 
-@pytest.mark.parametrize("liars", [{"c0000"}, {"c0000", "c0001"}])
-def test_too_many_liars_end_it_without_a_sum(liars):
-    played = lying(4, liars)
-    with pytest.raises(Aborted) as caught:
+@pytest.mark.parametrize("count", [3, 4, 6, 9])
+def test_a_holder_that_ends_a_session_is_named_and_no_honest_dealer(count):
+    """A third colluding, all holders may be needed: then the session is lost, its liars known."""
+    liars = set(named(count)[: count // 3])
+    played = lying(count, liars)
+    if count == 4:  # three of the four shares suffice
+        result = played.run()
+        assert result.total.tolist() == expected(played, named(4)) and caught(result) == liars
+        return
+    with pytest.raises(Aborted) as stop:
         played.run()
-    assert caught.value.reason is Reason.SHARES
-    assert {played.reason(name) for name in named(4)} == {Reason.SHARES}
+    assert stop.value.reason is Reason.SHARES and caught(stop.value) == liars
+    assert {played.reason(name) for name in named(count)} == {Reason.SHARES}
 
 
 def test_numbers_outside_the_field_count_as_none():
@@ -74,50 +91,189 @@ def test_numbers_outside_the_field_count_as_none():
     own = terms(5)
     played = Scene(own, vectors(own, 5), up=up)
     result = played.run()
-    assert result.total.tolist() == expected(played, named(5)) and result.disputes == ()
+    assert result.total.tolist() == expected(played, named(5)) and result.liars == ()
 
 
-def test_missing_shares_are_too_few():
+def test_missing_shares_are_too_few_and_nobodys_lie():
     def up(name, message):
         if name in ("c0000", "c0001", "c0002") and isinstance(message, Revealed):
             return [replace(message, shares=b"\xff" * len(message.shares))]
         return [message]
 
     own = terms(5)
-    with pytest.raises(Aborted) as caught:
+    with pytest.raises(Aborted) as stop:
         Scene(own, vectors(own, 5), up=up).run()
-    assert caught.value.reason is Reason.SHARES
+    assert stop.value.reason is Reason.SHARES and stop.value.liars == ()
 
 
-@pytest.mark.parametrize("late", [2, 9])
-def test_a_dealer_of_nonsense(late):
-    """Its shares cannot be unsealed. No sum; no client's secret is opened for it either."""
-
-    def up(name, message):
-        if name == "c0002" and isinstance(message, Shares):
-            return [replace(message, sealed=bytes(len(message.sealed)))]
-        return [message]
-
-    own = terms(5)
-    played = Scene(own, vectors(own, 5), up=up, absent={"c0002": late})
-    with pytest.raises(Aborted) as caught:
-        played.run()
-    assert caught.value.reason is Reason.SHARES and "c0002" in str(caught.value)
+# -- dealers ---------------------------------------------------------------------------------------
 
 
-def test_a_dealer_of_some_nonsense_is_borne():
-    """Two of its four receivers have nothing; three holders, itself among them, are enough."""
+def dealing(change, count=7, liar="c0002", **more):
+    """One client deals as `change(message, scene)` says."""
+    own = terms(count)
 
     def up(name, message):
-        if name == "c0002" and isinstance(message, Shares):
-            return [replace(message, sealed=bytes(176) + message.sealed[176:])]
+        if name == liar and isinstance(message, Shares):
+            return [change(message, played)]
         return [message]
 
-    own = terms(5)
-    played = Scene(own, vectors(own, 5), up=up)
-    assert played.run().total.tolist() == expected(played, named(5))
+    played = Scene(own, vectors(own, count), up=up, **more)
+    return played
 
 
-def test_disputes_are_of_two_different_clients():
-    for dealer, holder in lying(7, {"c0003"}, dealers=[0, 1, 2, 4, 5, 6]).run().disputes:
-        assert dealer != holder == "c0003"
+def resigned(message, played, **changes):
+    """Other shares, under the liar's own signature."""
+    from_liar = replace(message, **changes)
+    binding = Binding(message.session, played.terms.context)
+    statement = binding.dealing(root(from_liar.leaves), from_liar.proof)
+    return replace(from_liar, signature=sign("c0002", statement))
+
+
+def some(message, played):
+    """To two of six, nothing that can be unsealed."""
+    return replace(message, sealed=bytes(2 * SEALED) + message.sealed[2 * SEALED :])
+
+
+def answering(played, change=lambda shares: shares):
+    """The liar opens what it is asked for, from its own shares."""
+
+    def down(name, message):
+        if not isinstance(message, Complaints):
+            return [message]
+        _, _, own = _parts(played.kept[name]["share"])
+        size = 2 * SHARE
+        shares = [own[size * c.holder : size * (c.holder + 1)] for c in message.complaints]
+        opened = Opened(message.session, change(b"".join(shares)))
+        played.said.append((name, opened))
+        played.queue.append(Heard(name, opened))
+        return []
+
+    played.down = down
+    return played
+
+
+def nonsense(message, played):
+    return replace(message, sealed=bytes(len(message.sealed)))
+
+
+@pytest.mark.parametrize("count", [4, 5, 7, 20])
+def test_a_dealer_of_nonsense_is_out_before_anything_is_masked(count):
+    played = dealing(nonsense, count)
+    result = played.run()
+    assert caught(result) == {"c0002"} and "c0002" not in result.survivors
+    assert result.total.tolist() == expected(played, [n for n in named(count) if n != "c0002"])
+    assert "c0002" not in played.masked and played.reason("c0002") is Reason.LIED
+
+
+def test_a_dealer_of_nonsense_to_a_few_answers_and_stays():
+    """It opens the shares that did not come, they fit, and nobody is blamed."""
+    played = answering(dealing(some, absent={"c0006": 3}))
+    result = played.run()
+    assert result.liars == () and result.survivors == tuple(named(6))
+    assert result.total.tolist() == expected(played, result.survivors)
+    assert [name for name, m in played.said if isinstance(m, Opened)] == ["c0002"]
+
+
+def test_shares_that_were_opened_open_the_secret_of_a_client_that_fell_silent():
+    played = answering(dealing(some, absent={"c0002": 3, "c0006": 3}))
+    result = played.run()
+    assert result.survivors == ("c0000", "c0001", "c0003", "c0004", "c0005")
+    assert result.total.tolist() == expected(played, result.survivors)
+
+
+def test_a_dealer_that_does_not_answer_is_late_and_no_liar():
+    played = dealing(some)
+    played.down = lambda name, m: [] if isinstance(m, Complaints) else [m]
+    result = played.run()
+    assert result.liars == () and "c0002" not in result.survivors
+    assert played.reason("c0002") is Reason.LATE
+    assert result.total.tolist() == expected(played, result.survivors)
+
+
+def test_a_dealer_that_opens_something_else_lied():
+    played = answering(dealing(some), lambda shares: bytes(len(shares)))
+    result = played.run()
+    assert caught(result) == {"c0002"} and "c0002" not in result.survivors
+    assert result.total.tolist() == expected(played, result.survivors)
+
+
+def test_shares_on_no_polynomial_are_found_before_anything_is_masked():
+    """Each share is sealed and fits its leaf; together they give no secret."""
+
+    def crooked(message, played):
+        secrets = Secrets.read(played.kept["c0002"]["advertise"][:96])
+        binding = Binding(message.session, played.terms.context)
+        holders, draws = np.arange(7), np.random.default_rng(5).bytes
+        own = (secrets.mask.data, secrets.seed)
+        steep = deal(binding, 2, own, holders, 7, draws)  # of degree six, where four is due
+        keys = played.channels(2)
+        sealed = b"".join(
+            binding.seal(keys[j], 2, j, steep.shares[j].tobytes()) for j in range(7) if j != 2
+        )
+        return resigned(message, played, sealed=sealed, leaves=steep.leaves)
+
+    played = dealing(crooked)
+    result = played.run()
+    assert caught(result) == {"c0002"} and "c0002" not in played.masked
+    assert result.total.tolist() == expected(played, result.survivors)
+
+
+def test_a_dealer_of_another_secret_is_named_at_the_end():
+    """Its shares fit one another, so nothing shows before; it costs this session, and no other."""
+
+    def other(message, played):
+        binding, draws = Binding(message.session, played.terms.context), np.random.default_rng(5)
+        made = deal(binding, 2, (bytes(32), bytes(32)), np.arange(7), 5, draws.bytes)
+        keys = played.channels(2)
+        sealed = b"".join(
+            binding.seal(keys[j], 2, j, made.shares[j].tobytes()) for j in range(7) if j != 2
+        )
+        return resigned(message, played, sealed=sealed, leaves=made.leaves, proof=made.proof)
+
+    for absent in ({}, {"c0002": 3}):
+        played = dealing(other, absent=absent)
+        with pytest.raises(Aborted) as stop:
+            played.run()
+        assert stop.value.reason is Reason.SHARES and caught(stop.value) == {"c0002"}
+
+
+# -- holders that complain -------------------------------------------------------------------------
+
+
+def complaining(liar, about, count=7):
+    """A holder complains about pieces that it was truly given, and that fit."""
+    own = terms(count)
+
+    def up(name, message):
+        if name == liar and isinstance(message, Compared):
+            return [replace(message, complaints=played.complaints(liar, about))]
+        return [message]
+
+    played = Scene(own, vectors(own, count), up=up)
+    return played
+
+
+def test_a_false_complaint_is_answered_and_nobody_is_lost():
+    played = complaining("c0003", [0, 1])
+    result = played.run()
+    assert result.liars == () and result.survivors == tuple(named(7))
+    assert result.total.tolist() == expected(played, named(7))
+    assert sorted(name for name, m in played.said if isinstance(m, Opened)) == ["c0000", "c0001"]
+
+
+def test_who_complains_about_more_than_may_lie_is_out():
+    played = complaining("c0003", [0, 1, 2])
+    result = played.run()
+    assert caught(result) == {"c0003"} and "c0003" not in result.survivors
+    assert not any(isinstance(message, Opened) for _, message in played.said)
+    assert result.total.tolist() == expected(played, result.survivors)
+
+
+def test_nobody_masks_before_complaints_are_answered():
+    played = complaining("c0003", [0])
+    played.run()
+    kinds = [type(message) for _, message in played.said]
+    assert kinds.index(Opened) < kinds.index(Masked)
+    assert kinds.index(Opened) > max(i for i, kind in enumerate(kinds) if kind is Compared)
+    assert Roster not in kinds

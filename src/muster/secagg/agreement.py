@@ -34,10 +34,21 @@ else:
     aead = require("cryptography.hazmat.primitives.ciphers.aead", extra="service")
     hkdf = require("cryptography.hazmat.primitives.kdf.hkdf", extra="service")
 
-__all__ = ["Binding", "Pairs", "Private", "Secrets", "commitment", "framed", "usable"]
+__all__ = [
+    "LABEL",
+    "Binding",
+    "Pairs",
+    "Private",
+    "Secrets",
+    "canonical",
+    "commitment",
+    "framed",
+    "usable",
+]
 
 NONCE = bytes(12)  # a channel key seals one message, so its nonce may be fixed
-LABEL = b"muster secagg 1 "
+LABEL = b"muster secagg 2 "  # before all that is hashed or derived; the protocol's version
+FIELD = 2**255 - 19
 PROBE = x25519.X25519PrivateKey.from_private_bytes(bytes(range(32)))
 
 
@@ -148,6 +159,16 @@ class Binding:
         """What a client signs before it reveals anything: who shared, and who survived."""
         return framed(LABEL + b"survivors", self.context, self.session, shared, alive)
 
+    def dealing(self, root: bytes, proof: bytes) -> bytes:
+        """What a dealer signs: the root of its leaves and the proof of their degree."""
+        return framed(LABEL + b"dealing", self.context, self.session, root, proof)
+
+    def complaint(self, dealer: int, holder: int, digest: bytes) -> bytes:
+        """What a holder signs when a dealer's share does not fit: the hash of the piece it got."""
+        return framed(
+            LABEL + b"complaint", self.context, self.session, _pair(dealer, holder), digest
+        )
+
     def _way(self, sender: int, receiver: int) -> bytes:
         return self.session + self.context + _pair(sender, receiver)
 
@@ -174,12 +195,26 @@ def commitment(seed: bytes) -> bytes:
     return sha256(LABEL + b"seed" + seed).digest()
 
 
+def canonical(public: bytes) -> bool:
+    """Whether a public key is written in its one canonical form, below 2^255 − 19.
+
+    X25519 ignores the highest bit and reduces the rest (RFC 7748, section 5), so a key has twins
+    that look like another client's.
+
+    >>> canonical(bytes(31) + bytes((128,)))
+    False
+    """
+    return int.from_bytes(public, "little") < FIELD
+
+
 def usable(public: bytes) -> bool:
-    """Whether a public key is one that can be agreed with: no point of low order.
+    """Whether a public key is one that can be agreed with: canonical, no point of low order.
 
     >>> usable(bytes(32))
     False
     """
+    if not canonical(public):
+        return False
     try:
         PROBE.exchange(x25519.X25519PublicKey.from_public_bytes(public))
     except ValueError:

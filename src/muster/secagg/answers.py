@@ -5,6 +5,10 @@ The checks are those of Bonawitz et al. 2017, figure 4, and Bell et al. 2020, al
 by the client on what the server says; each failure is an `Aborted` with its reason. Which share
 of whom is revealed follows from the one set of survivors that was signed: there is no request
 that names a client, so none can name it twice.
+
+Deviations: shares are compared with commitments before anything is masked (`commitments`), so one
+step more says who takes part; in a ring a client refuses a story in which more are gone than the
+ring was made for; and a client may refuse its peers (`Party.judge`).
 """
 
 from __future__ import annotations
@@ -12,27 +16,46 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
+from muster.errors import PlanError
 from muster.secagg import messages
 from muster.secagg.agreement import Binding, Private, Secrets
+from muster.secagg.commitments import (
+    KINDS,
+    LEAVES,
+    ROWS,
+    SHARE,
+    VALUES,
+    challenge,
+    deal,
+    expected,
+    leaf,
+    lies_on,
+    root,
+)
 from muster.secagg.graph import Graph, Odds, graph_of
 from muster.secagg.mask import blend
+from muster.secagg.messages import Complaint
 from muster.secagg.ring import Words
 from muster.secagg.session import Aborted, Party, Reason, Terms, bitmap, members
-from muster.secagg.shamir import LIMBS, cut, split
+from muster.secagg.shamir import PRIME, vandermonde
 
 __all__ = [
     "Held",
     "MISSING",
+    "PIECE",
     "SEALED",
-    "SHARE",
     "Set",
     "View",
+    "accused",
     "agreed",
+    "admitted",
+    "compared",
     "consented",
     "delivered",
     "end",
@@ -45,10 +68,10 @@ __all__ = [
 ]
 
 Set = NDArray[np.bool_]  # which entries of the roster, (clients,)
-Held = NDArray[np.uint16]  # shares of others' mask keys and seeds, (holders, 2, 18)
+Held = NDArray[np.uint16]  # shares of others' mask keys and seeds, (holders, 2, 22)
 MISSING = 65535  # no number of the field: in the place of a share that never came
-SHARE = 2 * LIMBS  # bytes
-SEALED = 2 * SHARE + 16
+SEALED = KINDS * SHARE + 16  # bytes of the shares for one holder, on their way
+PIECE = SEALED + 32 + LEAVES + VALUES  # bytes of all that a holder is given of one dealer
 
 
 @dataclass(frozen=True)
@@ -74,17 +97,28 @@ class View:
         """Who holds its secrets, and whose secrets it holds."""
         return self.graph.holders(self.index)
 
+    @cached_property
+    def others(self) -> list[int]:
+        """The holders but itself, in order."""
+        return [j for j in self.holders.tolist() if j != self.index]
+
+    def names(self, some: Set) -> tuple[str, ...]:
+        """The names of a set, sorted."""
+        return tuple(self.entries[i].name for i in np.flatnonzero(some).tolist())
+
 
 def graph_for(terms: Terms, count: int, session: bytes) -> Graph:
-    """The graph of `count` clients, which both sides find for themselves."""
-    odds = Odds(terms.corrupt, terms.dropout, terms.malicious, terms.security)
-    return graph_of(count, odds, session)
+    """The graph of `count` clients, which both sides find for themselves.
+
+    Raises `PlanError` where so few hide nobody.
+    """
+    return graph_of(count, Odds(terms.colluders, terms.losses), session)
 
 
 def rostered(
     terms: Terms, party: Party, advert: messages.Advert, secrets: Secrets, roster: messages.Roster
 ) -> View:
-    """The checks on everybody's keys, before a share of a secret leaves."""
+    """Check everybody's keys, before a share of a secret leaves."""
     entries, count = roster.entries, len(roster.entries)
     if roster.context != terms.context:
         end(Reason.TERMS, "the roster is for other terms than this client's plan and model give")
@@ -100,11 +134,17 @@ def rostered(
         end(Reason.OWN_KEY, "the own keys are missing from the roster, or were changed")
     if not roster.distinct:
         end(Reason.KEYS, "two entries of the roster share a key; refuse this server")
+    if roster.odd:
+        end(Reason.KEYS, f"a key of {roster.odd[0]!r} is not in its canonical form; refuse it")
     for name, statement, signature in roster.signed:
         if not party.verify(name, statement, signature):
             end(Reason.SIGNATURE, f"the keys of {name!r} are not signed by it for this plan")
-    session = roster.session(terms.run, terms.round)
-    graph = graph_for(terms, count, session)
+    judged(party, tuple(entry.name for entry in entries))
+    session = roster.session(*terms.place)
+    try:
+        graph = graph_for(terms, count, session)
+    except PlanError as error:
+        end(Reason.COHORT, str(error))
     # with whom both keys are agreed on, before a share
     near = [(j, entries[j]) for j in graph.neighbours(index).tolist()]
     masks = {j: _agreed(party, secrets.mask, e, e.mask_key) for j, e in near}
@@ -112,45 +152,140 @@ def rostered(
     return View(entries, session, graph, index, terms, secrets, masks, channels)
 
 
-def shared(view: View, entropy: Callable[[int], bytes]) -> tuple[messages.Shares, bytes]:
-    """Shares of both secrets, sealed for each holder; the own, if any, goes into what is kept."""
-    limbs = cut([view.secrets.mask.data, view.secrets.seed]).reshape(-1)
-    shares = split(limbs, view.holders + 1, view.graph.threshold, entropy)
-    rows = shares.T.astype("<u2")
-    sealed, own = [], b""
-    for j, row in zip(view.holders.tolist(), rows, strict=True):
-        if j == view.index:
-            own = row.tobytes()
-        else:
-            sealed.append(view.binding.seal(view.channels[j], view.index, j, row.tobytes()))
-    return messages.Shares(view.session, b"".join(sealed)), own
+def judged(party: Party, names: tuple[str, ...]) -> None:
+    """Ask whether this client will be in a sum with these."""
+    refusal = party.judge(names)
+    if refusal:
+        end(Reason.PEERS, refusal)
 
 
-def delivered(view: View, own: bytes, delivery: messages.Delivery) -> tuple[Set, Held]:
-    """Who shared, and the shares held of them `(holders, 2, 18)`.
+def shared(
+    view: View, party: Party, entropy: Callable[[int], bytes]
+) -> tuple[messages.Shares, bytes]:
+    """Share both secrets, sealed for each holder; all shares as they are go into what is kept."""
+    secrets = (view.secrets.mask.data, view.secrets.seed)
+    dealt = deal(view.binding, view.index, secrets, view.holders, view.graph.threshold, entropy)
+    sealed = b"".join(
+        view.binding.seal(view.channels[j], view.index, j, row.tobytes())
+        for j, row in zip(view.holders.tolist(), dealt.shares, strict=True)
+        if j != view.index
+    )
+    statement = view.binding.dealing(root(dealt.leaves), dealt.proof)
+    message = messages.Shares(
+        view.session, sealed, dealt.leaves, dealt.proof, party.sign(statement)
+    )
+    return message, dealt.shares.tobytes()
 
-    What cannot be unsealed is as if it had not come: one bad sender must not end the session,
-    and the other holders have shares of the same secrets.
+
+def delivered(
+    view: View, own: bytes, delivery: messages.Delivery
+) -> tuple[Set, Held, tuple[tuple[int, bytes], ...]]:
+    """Who shared, the shares held of them `(holders, 2, 22)`, and whose do not fit.
+
+    A share that cannot be unsealed, is not the one behind its leaf or does not lie on its dealer's
+    polynomial is not held; its dealer is named, with the piece it came in.
     """
     _same(view, delivery.session)
     sharing = _set(view, delivery.alive, None)
-    others = np.flatnonzero(sharing[view.holders] & (view.holders != view.index))
-    if len(delivery.sealed) != SEALED * len(others):
-        end(Reason.MALFORMED, f"{len(delivery.sealed)} bytes of shares of {len(others)} clients")
-    held = np.full((len(view.holders), 2, LIMBS), MISSING, "<u2")
-    if own:
-        held[view.holders == view.index] = np.frombuffer(own, "<u2").reshape(2, LIMBS)
-    senders = view.holders[others].tolist()
-    for i, (place, j) in enumerate(zip(others.tolist(), senders, strict=True)):
-        sealed = delivery.sealed[SEALED * i : SEALED * (i + 1)]
-        opened = view.binding.unseal(view.channels[j], j, view.index, sealed)
-        if opened is not None:
-            held[place] = np.frombuffer(opened, "<u2").reshape(2, LIMBS)
-    return sharing, held
+    others = [j for j in view.others if sharing[j]]
+    if len(delivery.pieces) != PIECE * len(others):
+        end(Reason.MALFORMED, f"{len(delivery.pieces)} bytes of shares of {len(others)} clients")
+    held = np.full((len(view.holders), KINDS, ROWS), MISSING, "<u2")
+    mine = np.frombuffer(own, "<u2").reshape(-1, KINDS, ROWS)
+    held[view.holders == view.index] = mine[view.holders == view.index]
+    wrong: list[tuple[int, bytes]] = []
+    places = {j: place for place, j in enumerate(view.holders.tolist())}
+    for i, dealer in enumerate(others):
+        piece = delivery.pieces[PIECE * i : PIECE * (i + 1)]
+        share = _fitting(view, dealer, piece)
+        if share is None:
+            wrong.append((dealer, piece))
+        else:
+            held[places[dealer]] = share
+    return sharing, held, tuple(wrong)
+
+
+def _fitting(view: View, dealer: int, piece: bytes) -> Held | None:
+    """The share in a piece, `(2, 22)`, where it is what its dealer bound itself to."""
+    sealed, rest = piece[:SEALED], piece[SEALED:]
+    top, leaves, values = rest[:32], rest[32 : 32 + LEAVES], rest[32 + LEAVES :]
+    opened = view.binding.unseal(view.channels[dealer], dealer, view.index, sealed)
+    if opened is None:
+        return None
+    share = np.frombuffer(opened, "<u2").reshape(KINDS, ROWS)
+    found = b"".join(
+        leaf(view.binding, dealer, view.index, kind, share[kind].tobytes()) for kind in range(KINDS)
+    )
+    fits = found == leaves and bool((share < PRIME).all())
+    return share if fits and lies_on(share, challenge(view.binding, dealer, top), values) else None
+
+
+def compared(view: View, party: Party, wrong: tuple[tuple[int, bytes], ...]) -> messages.Compared:
+    """My complaints, each signed together with the very piece that I was given."""
+    complaints = []
+    for dealer, piece in wrong:
+        statement = view.binding.complaint(dealer, view.index, sha256(piece).digest())
+        complaints.append(Complaint(dealer, view.index, party.sign(statement)))
+    return messages.Compared(view.session, tuple(complaints))
+
+
+def accused(
+    view: View, party: Party, said: messages.Shares, own: bytes, complaints: messages.Complaints
+) -> messages.Opened:
+    """Open the shares of those who complain about exactly what I sent them.
+
+    Whoever complains has that share already or lies; a server that changed a piece on its way, or
+    made a complaint up, gets nothing. An honest client's shares fit, so only colluders complain
+    about them: more complaints than the terms allow colluders are refused.
+    """
+    _same(view, complaints.session)
+    holders = [one.holder for one in complaints.complaints]
+    known = set(view.others)
+    if not holders or holders != sorted(set(holders)) or not known >= set(holders):
+        end(Reason.COMPLAINTS, "complaints of nobody, twice of one, or of no holder of mine")
+    if len(holders) > view.terms.colluders:
+        end(
+            Reason.COMPLAINTS,
+            f"{len(holders)} holders complain about shares that fit, and at most "
+            f"{view.terms.colluders} may lie; nothing is opened",
+        )
+    shares = np.frombuffer(own, "<u2").reshape(-1, KINDS, ROWS)
+    places = {j: place for place, j in enumerate(view.holders.tolist())}
+    opened = []
+    for one in complaints.complaints:
+        piece = piece_for(view, said, places[one.holder])
+        statement = view.binding.complaint(view.index, one.holder, sha256(piece).digest())
+        name = view.entries[one.holder].name
+        if one.dealer != view.index or not party.verify(name, statement, one.signature):
+            end(
+                Reason.COMPLAINTS,
+                f"{name!r} did not complain about what this client sent it; nothing is opened",
+            )
+        opened.append(shares[places[one.holder]].tobytes())
+    return messages.Opened(view.session, b"".join(opened))
+
+
+def piece_for(view: View, said: messages.Shares, place: int) -> bytes:
+    """What the holder at this place among mine is given of me, if nobody changed it."""
+    holder = int(view.holders[place])
+    order = view.others.index(holder)
+    sealed = said.sealed[SEALED * order : SEALED * (order + 1)]
+    leaves = said.leaves[LEAVES * place : LEAVES * (place + 1)]
+    powers = vandermonde(view.holders[place : place + 1] + 1, view.graph.threshold)
+    values = expected(np.frombuffer(said.proof, "<u2")[None], powers)
+    return sealed + root(said.leaves) + leaves + values.tobytes()
+
+
+def admitted(view: View, party: Party, sharing: Set, said: messages.Members) -> Set:
+    """Who is a member of the sum: of those who shared, and whom I will be in a sum with."""
+    _same(view, said.session)
+    found = _set(view, said.alive, sharing)
+    judged(party, view.names(found))
+    return found
 
 
 def masked(view: View, sharing: Set, vector: Callable[[], Words]) -> messages.Masked:
-    """The vector + PRG(b_i) + masks shared with clients before - masks with those after."""
+    """The vector + PRG(b_i) + masks shared with members before - masks with those after."""
     ring, i = view.terms.ring, view.index
     given = np.asarray(vector())
     fits = given.shape == (view.terms.size,) and given.dtype.kind == "u"
@@ -171,10 +306,14 @@ def masked(view: View, sharing: Set, vector: Callable[[], Words]) -> messages.Ma
     return messages.Masked(view.session, ring.pack(total))
 
 
-def survived(view: View, sharing: Set, survivors: messages.Survivors) -> tuple[Set, Set]:
-    """Who shared, and who of them survived."""
+def survived(
+    view: View, party: Party, sharing: Set, survivors: messages.Survivors
+) -> tuple[Set, Set]:
+    """Who was a member, and who of them survived."""
     _same(view, survivors.session)
-    return sharing, _set(view, survivors.alive, sharing)
+    found = _set(view, survivors.alive, sharing)
+    judged(party, view.names(found))
+    return sharing, found
 
 
 def consented(view: View, party: Party, sets: tuple[Set, Set]) -> messages.Consent:
@@ -202,7 +341,7 @@ def agreed(view: View, party: Party, sets: tuple[Set, Set], quorum: messages.Quo
 
 
 def revealed(view: View, held: Held, sets: tuple[Set, Set]) -> messages.Revealed:
-    """For each client one share: of its seed if it survived, of its mask key if not."""
+    """For each member one share: of its seed if it survived, of its mask key if not."""
     sharing, alive = sets
     given = np.flatnonzero(sharing[view.holders])
     shares = held[given, alive[view.holders[given]].astype(np.int64)]
@@ -216,6 +355,13 @@ def _set(view: View, data: bytes, before: Set | None) -> Set:
         end(Reason.SURVIVORS, "a set that is not inside the one before it, or leaves me out")
     if found.sum() < view.terms.minimum:
         end(Reason.COHORT, f"{found.sum()} clients are left; {view.terms.minimum} are required")
+    least = view.graph.count - view.terms.losses
+    if view.graph.order and found.sum() < least:
+        end(
+            Reason.THRESHOLD,
+            f"{found.sum()} clients are left, and the ring hides each of them only among "
+            f"{least} or more: invite more clients or bear more dropouts",
+        )
     near = int(found[view.holders].sum())
     if near < view.graph.threshold:
         end(

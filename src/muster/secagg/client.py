@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A client's side of one session, as a generator: five messages out, each after what it answers.
+"""A client's side of one session, as a generator: it says one message after each that it hears.
 
-Bonawitz et al. 2017, figure 4, with Bell et al. 2020's neighbourhoods. In each step the client
-hears a message, checks it, keeps the message together with its own answer (`Keep`), and only then
-says the answer (`Say`): a client that dies at any instant and is started again with what it kept
-says the same bytes again and never makes a second answer. So nobody, by asking twice or in two
-ways, gets both secrets of one client from it.
+Bonawitz et al. 2017, figure 4, with Bell et al. 2020's neighbourhoods, and a step in which shares
+are compared with their commitments. In each step the client hears a message, checks it, keeps the
+message together with its own answer (`Keep`), and only then says the answer (`Say`): a client that
+dies at any instant and is started again with what it kept says the same bytes again and never
+makes a second answer. So nobody, by asking twice or in two ways, gets both secrets of one client
+from it.
 
 A message that was heard before is ignored; any other surprise ends the session for this client.
 """
@@ -18,14 +19,15 @@ from typing import Any
 
 from muster.secagg import answers, messages
 from muster.secagg.agreement import Secrets, commitment, framed
-from muster.secagg.answers import end
+from muster.secagg.answers import Set, View, end
+from muster.secagg.messages import Message
 from muster.secagg.ring import Words
-from muster.secagg.session import Aborted, Await, Forget, Keep, Party, Reason, Say, Step, Terms
+from muster.secagg.session import Aborted, Await, Forget, Keep, Party, Reason, Saw, Say, Step, Terms
 
 __all__ = ["Action", "client"]
 
-Action = Keep | Say | Forget | Await
-Flow = Generator[Action, messages.Message | bytes | None, Any]
+Action = Keep | Say | Saw | Forget | Await
+Flow = Generator[Action, Message | bytes | None, Any]
 
 
 @dataclass
@@ -35,7 +37,12 @@ class _Me:
     vector: Callable[[], Words]
     entropy: Callable[[int], bytes]
     kept: dict[str, bytes]
-    heard: list[messages.Message] = field(default_factory=list)
+    heard: list[Message] = field(default_factory=list)
+
+    def last(self, step: Step) -> bool:
+        """Whether nothing was kept after this step: then its answer may not have been heard."""
+        steps = list(Step)
+        return not any(later.value in self.kept for later in steps[steps.index(step) + 1 :])
 
 
 def client(
@@ -52,7 +59,7 @@ def client(
     is what an earlier life of the same client in the same session was told to keep.
 
     >>> import secrets
-    >>> terms = Terms("run-1", 1, bytes(32), bytes(32), size=4, most=255, cohort=5)
+    >>> terms = Terms("s", "run-1", 1, bytes(32), bytes(32), size=4, most=255, cohort=5)
     >>> party = Party("ann", sign=lambda data: b"", verify=lambda name, data, mark: True)
     >>> side = client(terms, party, lambda: np.zeros(4, "uint32"), secrets.token_bytes)
     >>> [type(next(side)).__name__ for _ in range(3)]
@@ -72,28 +79,19 @@ def client(
 
 
 def _session(me: _Me) -> Flow:
-    terms, party = me.terms, me.party
+    party = me.party
     secrets, advert = yield from _advertise(me)
-    view, own = yield from _turn(
-        me, (Step.SHARE, messages.Roster),
-        lambda heard: answers.rostered(terms, party, advert, secrets, heard),
-        lambda view: answers.shared(view, me.entropy),
-    )  # fmt: skip
-    (sharing, held), _ = yield from _turn(
-        me, (Step.MASK, messages.Delivery),
-        lambda heard: answers.delivered(view, own, heard),
-        lambda found: (answers.masked(view, found[0], me.vector), b""),
-    )  # fmt: skip
-    sets, _ = yield from _turn(
-        me, (Step.CONSENT, messages.Survivors),
-        lambda heard: answers.survived(view, sharing, heard),
-        lambda sets: (answers.consented(view, party, sets), b""),
-    )  # fmt: skip
+    view, said, own = yield from _share(me, secrets, advert)
+    sharing, held = yield from _compare(me, view, own)
+    members = yield from _mask(me, view, (said, own), sharing)
+    sets = yield from _consent(me, view, members)
+
     yield from _turn(
-        me, (Step.UNMASK, messages.Quorum),
+        me,
+        (Step.UNMASK, messages.Quorum),
         lambda heard: answers.agreed(view, party, sets, heard),
         lambda _: (answers.revealed(view, held, sets), b""),
-    )  # fmt: skip
+    )
     yield from _hear(me, Step.OVER, messages.Ended)
 
 
@@ -111,37 +109,110 @@ def _advertise(me: _Me) -> Flow:
         signature = me.party.sign(unsigned.statement(me.terms.context))
         advert = messages.Advert(me.terms.context, messages.Entry(me.party.name, *keys, signature))
         yield Keep(Step.ADVERTISE.value, secrets.data + advert.to_bytes())
-    if Step.SHARE.value not in me.kept:
+    if me.last(Step.ADVERTISE):
         yield Say(advert)
     return secrets, advert
 
 
+def _share(me: _Me, secrets: Secrets, advert: messages.Advert) -> Flow:
+    """Who is in the session; my shares for my holders, as said and as they are."""
+    terms, party = me.terms, me.party
+    view, said, own = yield from _turn(
+        me,
+        (Step.SHARE, messages.Roster),
+        lambda heard: answers.rostered(terms, party, advert, secrets, heard),
+        lambda view: answers.shared(view, party, me.entropy),
+        lambda view: Saw(Step.SHARE, view.session, tuple(e.name for e in view.entries)),
+    )
+    return view, said, own
+
+
+def _compare(me: _Me, view: View, own: bytes) -> Flow:
+    """Who shared, and the shares held of them that fit."""
+    (sharing, held, _), _, _ = yield from _turn(
+        me,
+        (Step.COMPARE, messages.Delivery),
+        lambda heard: answers.delivered(view, own, heard),
+        lambda found: (answers.compared(view, me.party, found[2]), b""),
+    )
+    return sharing, held
+
+
+def _mask(me: _Me, view: View, mine: tuple[messages.Shares, bytes], sharing: Set) -> Flow:
+    """The members of the sum, after an answer to those who complained about me, if any did."""
+    party = me.party
+    due: tuple[type[Message], ...] = (messages.Members, messages.Complaints)
+    first: Message | None = None
+    if Step.ANSWER.value not in me.kept and Step.MASK.value not in me.kept:
+        first = yield from _hear(me, Step.MASK, *due)
+    if Step.ANSWER.value in me.kept or isinstance(first, messages.Complaints):
+        yield from _turn(
+            me,
+            (Step.ANSWER, messages.Complaints),
+            lambda heard: heard,
+            lambda heard: (answers.accused(view, party, *mine, heard), b""),
+            first=first,
+        )
+        first = None
+    members, _, _ = yield from _turn(
+        me,
+        (Step.MASK, messages.Members),
+        lambda heard: answers.admitted(view, party, sharing, heard),
+        lambda found: (answers.masked(view, found, me.vector), b""),
+        lambda found: Saw(Step.MASK, view.session, view.names(found)),
+        first,
+    )
+    return members
+
+
+def _consent(me: _Me, view: View, members: Set) -> Flow:
+    """The members and the survivors, under my signature."""
+    sets, _, _ = yield from _turn(
+        me,
+        (Step.CONSENT, messages.Survivors),
+        lambda heard: answers.survived(view, me.party, members, heard),
+        lambda sets: (answers.consented(view, me.party, sets), b""),
+        lambda sets: Saw(Step.CONSENT, view.session, view.names(sets[1])),
+    )
+    return sets
+
+
 def _turn(
     me: _Me,
-    turn: tuple[Step, type[messages.Message]],
+    turn: tuple[Step, type[Message]],
     check: Callable[[Any], Any],
-    answer: Callable[[Any], tuple[messages.Message, bytes]],
+    answer: Callable[[Any], tuple[Message, bytes]],
+    seen: Callable[[Any], Saw] | None = None,
+    first: Message | None = None,
 ) -> Flow:
-    """One step: hear, check, keep, say; kept already, it is only checked and said again."""
+    """One step: hear (or take what was heard), check, show, keep, say.
+
+    Kept already, it is checked and shown, and said again where nothing was kept after it. Returns
+    what the check found, what was said, and what else was kept.
+    """
     step, kind = turn
     record = me.kept.get(step.value)
     if record is not None:
-        first, said, extra = _parts(record)
-        me.heard.append(messages.read(first))
-        found = check(me.heard[-1])
-        if _after(step) not in me.kept:
-            yield Say(messages.read(said))
-        return found, extra
-    message = yield from _hear(me, step, kind)
+        heard, said, extra = _parts(record)
+        me.heard.append(messages.read(heard))
+        found, reply = check(me.heard[-1]), messages.read(said)
+        if seen is not None:
+            yield seen(found)
+        if me.last(step):
+            yield Say(reply)
+        return found, reply, extra
+    message = first if first is not None else (yield from _hear(me, step, kind))
     found = check(message)
+    if seen is not None:
+        yield seen(found)
     reply, extra = answer(found)
     yield Keep(step.value, framed(message.to_bytes(), reply.to_bytes(), extra))
     yield Say(reply)
-    return found, extra
+    return found, reply, extra
 
 
-def _hear(me: _Me, step: Step, kind: type[messages.Message]) -> Flow:
-    """The next message that is new; anything but the one that is due ends the session."""
+def _hear(me: _Me, step: Step, *kinds: type[Message]) -> Flow:
+    """The next message that is new; anything but what is due ends the session."""
     while True:
         came = yield Await(step)
         try:
@@ -151,23 +222,19 @@ def _hear(me: _Me, step: Step, kind: type[messages.Message]) -> Flow:
         if message is None or message in me.heard:
             continue
         if isinstance(message, messages.Ended) and (
-            kind is not messages.Ended or message.reason != "DONE"
+            messages.Ended not in kinds or message.reason != "DONE"
         ):
             reason = Reason.__members__.get(message.reason, Reason.STOPPED)
             raise Aborted(reason, f"the server ended the session: {reason.value}", remote=True)
-        if not isinstance(message, kind):
+        if not isinstance(message, kinds):
             end(
                 Reason.ORDER,
                 f"a {type(message).__name__} came at step {step.value!r}; only "
-                f"{kind.__name__} is due: nothing more is answered in this session",
+                f"{' or '.join(kind.__name__ for kind in kinds)} is due: nothing more is answered "
+                f"in this session",
             )
         me.heard.append(message)
         return message
-
-
-def _after(step: Step) -> str:
-    steps = list(Step)
-    return steps[steps.index(step) + 1].value
 
 
 def _parts(record: bytes) -> list[bytes]:

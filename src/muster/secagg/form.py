@@ -14,7 +14,7 @@ from typing import Any
 from muster.errors import MusterError
 from muster.secagg.agreement import framed
 
-__all__ = ["Form", "Malformed", "Source", "blob", "many", "raw", "text"]
+__all__ = ["Form", "Malformed", "Source", "blob", "many", "number", "raw", "text"]
 
 
 class Malformed(MusterError, ValueError):
@@ -60,6 +60,18 @@ def raw(size: int) -> Form:
     b'ab'
     """
     return Form(lambda value: _sized(value, size, size), lambda source: source.take(size))
+
+
+def number(size: int) -> Form:
+    """A whole number from 0 up in so many bytes, the highest first.
+
+    >>> number(2).write(258).hex()
+    '0102'
+    """
+    return Form(
+        lambda value: int(value).to_bytes(size, "big"),
+        lambda source: int.from_bytes(source.take(size), "big"),
+    )
 
 
 def blob(most: int = (1 << 32) - 1) -> Form:

@@ -1,54 +1,69 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who shares masks and secrets with whom: a sparse random graph, or everybody with everybody.
+"""Who shares masks and secrets with whom, and how many shares open a secret.
 
-Bell et al. 2020 ("Secure Single-Server Aggregation with (Poly)Logarithmic Overhead", CCS) replace
-the complete graph of Bonawitz et al. 2017 by a random k-regular one: clients stand on a ring in
-random order, each joined to the k/2 next on either side (a Harary graph). The finder chooses k
-and the threshold t so that, but for a chance of 2^-sigma, nobody's neighbourhood holds t corrupt
-clients, the honest survivors stay connected and (but for 2^-20) enough neighbours survive.
+**The threshold.** A server that lies can tell some clients that a client is alive, so that they
+give shares of its seed, and others that it is gone, so that they give shares of its mask key.
+With both secrets it opens that client's vector. An honest holder gives at most one of the two
+kinds for ever, a colluding one gives both. So of h holders with c colluders among them, both kinds
+reach t only if 2t ≤ h + c; the least safe threshold is floor((h + c)/2) + 1, whether or not the
+clients sign whom they were told of, since each story collects its own t signatures.
 
-**Who chooses the graph.** The ring's order is drawn from the session's hash, which covers every
-client's name and signed fresh keys, so the server alone does not choose it. It can still try:
-it sees all keys before it closes the first step and may leave clients out, and a client in its
-pay may choose its keys last. Each attempt is one hash, so against a server that makes 2^g of
-them the chance grows to 2^(g-sigma); raise `Terms.security` by g to pay for it. A public beacon
-or one more step of commitments would be the stronger remedies. The complete graph has no such
-question.
+**The complete graph** (Bonawitz et al. 2017) has h = n. It is used for up to `FULL` clients, where
+it costs little and bears far more dropouts and shows far larger sums than a sparse one.
+
+**The ring** (Bell et al. 2020, "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead",
+CCS): clients stand in random order, each joined to the k/2 next on either side (a Harary graph),
+and h = k, as a client holds no share of its own. The finder takes the least k whose threshold is
+safe and bears the losses, by exact hypergeometric tails. Against a server that picks who drops
+out, a ring promises that a client hides among at least t − x + 1 honest ones (x: the most
+colluders that a neighbourhood has), not among all, as long as no more than the stated number of
+clients are gone: each client checks that itself.
+
+**Who chooses the ring.** Its order is drawn from the session's hash, which covers every client's
+name and signed fresh keys, so the server alone does not choose it. It can still try: it sees all
+keys before it closes the first step and may leave clients out. Each attempt is one hash, so
+against a server that makes 2^g of them the chance grows to 2^(g − 40). The complete graph has no
+such question.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property, lru_cache
 from hashlib import sha256
-from math import ceil, lgamma, log
 
 import numpy as np
 from numpy.typing import NDArray
 
 from muster.errors import PlanError
 
-__all__ = ["Graph", "Odds", "find", "graph_of"]
+__all__ = ["FULL", "Graph", "Odds", "Ring", "apart", "find_ring", "full_threshold", "graph_of"]
 
-ETA = 20  # bits: the chance that a neighbourhood loses too many clients is below 2^-ETA
-SMALL = 30  # clients below which the complete graph costs next to nothing and bears more dropouts
+SECURITY, CORRECTNESS = 40.0, 30.0  # bits, over all sessions of a run
+FULL = 300  # clients up to which everybody shares with everybody
 
 
 @dataclass(frozen=True)
 class Odds:
-    """The fractions of corrupt clients and dropouts, who the server is, and bits of security."""
+    """What a session must bear: colluders and losses among its clients, for so many sessions.
 
-    corrupt: float
-    dropout: float
-    malicious: bool = False
-    security: int = 40
+    Over `sessions` together the chance that a colluding server opens a vector is at most 2^-40,
+    and that honest losses end a session at most 2^-30.
+    """
+
+    colluders: int
+    losses: int
+    sessions: int = 10_000
 
 
 @dataclass(frozen=True)
 class Graph:
     """`count` clients, each with `degree` neighbours and a threshold for the shares of its secrets.
 
-    `order` is the ring, or empty for the complete graph.
+    `order` is the ring, or empty for the complete graph; `honest` the fewest honest clients that
+    any opened sum holds (in a ring: that each part of it holds which can be told apart).
 
     >>> Graph(5, 2, 2, order=(3, 0, 4, 1, 2)).neighbours(0)
     array([3, 4])
@@ -58,6 +73,7 @@ class Graph:
     degree: int
     threshold: int
     order: tuple[int, ...] = ()
+    honest: int = 1
 
     def neighbours(self, index: int) -> NDArray[np.int64]:
         """The clients that share a mask with this one, sorted."""
@@ -70,8 +86,8 @@ class Graph:
     def holders(self, index: int) -> NDArray[np.int64]:
         """The clients that hold a share of this one's secrets, sorted.
 
-        Its neighbours in the sparse graph (Bell et al.); in the complete one (Bonawitz et al.)
-        itself as well. Whoever holds mine, I hold theirs.
+        Its neighbours in the ring (Bell et al.); in the complete graph (Bonawitz et al.) itself as
+        well. Whoever holds mine, I hold theirs.
         """
         return self.neighbours(index) if self.order else np.arange(self.count)
 
@@ -86,95 +102,108 @@ class Graph:
         return ring, np.argsort(ring)
 
 
+@dataclass(frozen=True)
+class Ring:
+    """What the finder found: degree k, threshold t, and x, the most colluders of a neighbourhood.
+
+    >>> find_ring(1000, Odds(colluders=100, losses=100, sessions=1))
+    Ring(degree=114, threshold=78, colluders=40)
+    """
+
+    degree: int
+    threshold: int
+    colluders: int
+
+    @property
+    def honest(self) -> int:
+        """The fewest honest clients of a part of the sum that can be told apart."""
+        return self.threshold - self.colluders + 1
+
+
+def full_threshold(count: int, colluders: int) -> int:
+    """The least t at which no two quorums of a complete graph fit: 2t > count + colluders.
+
+    >>> [full_threshold(n, n // 3) for n in (3, 4, 5, 20)]
+    [3, 3, 4, 14]
+    """
+    return (count + colluders) // 2 + 1
+
+
 @lru_cache(maxsize=8)
 def graph_of(count: int, odds: Odds, seed: bytes) -> Graph:
-    """The graph of a cohort: sparse where the finder has a solution, complete otherwise.
+    """The graph of the clients whose keys came, drawn from the session's id.
 
-    The complete graph's threshold: more than half of all and more than the corrupt; against a
-    malicious server also more than two thirds, and more than half of all and the corrupt, so that
-    no two groups of honest clients can hold t shares each (Bonawitz et al. 2017, section 6).
+    Raises `PlanError` where no threshold is safe from so many colluders.
 
-    >>> graph_of(10, Odds(0.1, 0.1), bytes(32)).threshold
-    6
+    >>> graph_of(10, Odds(colluders=3, losses=1), bytes(32))
+    Graph(count=10, degree=9, threshold=7, order=(), honest=4)
     """
-    found = find(count, odds) if count >= SMALL else None
-    if found and found[0] < count - 1:
+    ring = find_ring(count, odds) if count > FULL else None
+    if ring is not None and 2 * ring.degree <= count:  # denser, it costs as much and hides less
         ranks = sorted(range(count), key=lambda i: sha256(seed + i.to_bytes(4, "big")).digest())
-        return Graph(count, *found, order=tuple(ranks))
-    corrupt = int(odds.corrupt * count)
-    threshold = max(count // 2, corrupt) + 1
-    if odds.malicious:
-        threshold = max(threshold, 2 * count // 3 + 1, (count + corrupt) // 2 + 1)
-    return Graph(count, count - 1, min(threshold, count))
+        return Graph(count, ring.degree, ring.threshold, tuple(ranks), ring.honest)
+    threshold = full_threshold(count, odds.colluders)
+    if threshold > count or threshold - odds.colluders < 2:
+        raise PlanError(
+            f"{count} clients, {odds.colluders} of whom may work with the server, hide nobody; "
+            f"invite more clients, or trust more of them"
+        )
+    return Graph(count, count - 1, threshold, honest=threshold - odds.colluders)
 
 
 @lru_cache(maxsize=1024)
-def find(count: int, odds: Odds) -> tuple[int, int] | None:
-    """The smallest even degree k that will do, and its threshold t; None where there is none.
+def find_ring(count: int, odds: Odds) -> Ring | None:
+    """The ring of least degree that is safe and bears the losses; None where there is none.
 
-    Bell et al. 2020, theorem 3.10 with the exact hypergeometric tails; deviations: as in the
-    parameter finder that Google published, k is even and a semi-malicious server needs 2 t > k +
-    corrupt.
+    Deviation from Bell et al. 2020, theorem 3.10, and from the parameter finder that Google
+    published: tails are exact, also that of the ring falling apart; the server is always taken to
+    deviate from the protocol; both chances are those of all sessions of a run together.
 
-    >>> find(1000, Odds(corrupt=0.1, dropout=0.1))
-    (48, 27)
+    >>> find_ring(100, Odds(colluders=10, losses=10)).degree
+    32
     """
-    if count < 2:
-        raise PlanError(f"a cohort of {count} has no graph; invite at least 2 clients")
-    corrupt, dropped = int(odds.corrupt * count), int(odds.dropout * count)
-    reach = odds.corrupt + odds.dropout * (2 if odds.malicious else 1)
-    if reach > 0.9 + 1e-9:
-        return None
-    table = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, count + 1)))])
-    unsafe, unlucky = 2.0 ** -(odds.security + 1) / count, 2.0**-ETA / count
-    for degree in range(2, count, 2):
-        if not _connected(count, degree, corrupt + dropped, odds.security):
+    more = math.log2(odds.sessions)
+    unsafe, unlucky = 2.0 ** -(SECURITY + more + 1), 2.0 ** -(CORRECTNESS + more)
+    table = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, count)))])  # log of x!
+    for degree in range(2, count - 1, 2):
+        corrupt = _exceeding(table, odds.colluders, degree) * (count - odds.colluders)
+        colluders = int(np.argmax(corrupt <= unsafe))
+        threshold = (degree + colluders) // 2 + 1
+        if threshold > degree:
             continue
-        least = _least(_pmf(table, corrupt, degree), unsafe)
-        most = _most(_pmf(table, count - dropped, degree), unlucky)
-        if odds.malicious:
-            least = ceil((least + degree - 1.25) / 2)
-        if most > least:
-            return degree, max(least + 1, 2)
+        lost = _exceeding(table, odds.losses, degree)[degree - threshold] * count
+        if lost <= unlucky and apart(count, degree, odds.colluders + odds.losses) <= unsafe:
+            return Ring(degree, threshold, colluders)
     return None
 
 
-def _connected(count: int, degree: int, lost: int, security: int) -> bool:
-    """Whether the honest survivors hang together, but for a chance of 2^-(security + 1)."""
-    if degree > lost:
-        return True
-    if count - degree - 1 < 1:
-        return False
-    chance = (
-        log(count * (count - degree - 1) / 2)
-        + lgamma(lost + 1) + lgamma(count - degree + 1)
-        - lgamma(count + 1) - lgamma(lost - degree + 1)
-    )  # fmt: skip
-    return chance < -(security + 1) * log(2)
+def apart(count: int, degree: int, gone: int) -> float:
+    """The chance that the honest survivors of a ring fall into two parts, exact to rounding.
+
+    m = count − gone survivors in random places of the ring fall apart when two gaps between them
+    are at least K = degree/2 long: inclusion and exclusion over the number of such gaps.
+
+    >>> f"{apart(40, 6, 16):.5f}"
+    '0.47363'
+    """
+    left, reach = count - gone, degree // 2
+    if left < 2 or gone < 2 * reach:
+        return 0.0
+    total = 0
+    for gaps in range(2, min(left, gone // reach) + 1):
+        ways = math.comb(left, gaps) * math.comb(gone - gaps * reach + left - 1, left - 1)
+        total += (-1) ** gaps * (gaps - 1) * ways
+    return float(Fraction(total, math.comb(gone + left - 1, left - 1)))
 
 
-def _pmf(table: NDArray[np.float64], marked: int, draws: int) -> NDArray[np.float64]:
-    """P[X = x], x = 0 … draws, when `draws` of all are drawn and `marked` of all are marked."""
-    count = len(table) - 1
+def _exceeding(table: NDArray[np.float64], marked: int, draws: int) -> NDArray[np.float64]:
+    """P[X > x], x = 0 … draws: so many others are drawn, so many of all others are marked."""
+    others = len(table) - 1
     x = np.arange(draws + 1)
-    possible = (x <= marked) & (draws - x <= count - marked)
+    possible = (x <= marked) & (draws - x <= others - marked)
     x = x[possible]
     found = np.zeros(draws + 1)
-    found[possible] = np.exp(
-        table[marked] - table[x] - table[marked - x]
-        + table[count - marked] - table[draws - x] - table[count - marked - draws + x]
-        - table[count] + table[draws] + table[count - draws]
-    )  # fmt: skip
-    return found
-
-
-def _least(pmf: NDArray[np.float64], chance: float) -> int:
-    """The least t with P[X > t] ≤ chance."""
-    above = np.append(np.cumsum(pmf[::-1])[::-1][1:], 0.0)
-    return int(np.argmax(above <= chance))
-
-
-def _most(pmf: NDArray[np.float64], chance: float) -> int:
-    """The greatest t with P[X < t] ≤ chance."""
-    below = np.append(0.0, np.cumsum(pmf))
-    return int(np.flatnonzero(below <= chance)[-1])
+    logs = table[marked] - table[x] - table[marked - x] - table[others] + table[draws]
+    logs += table[others - marked] - table[draws - x] - table[others - marked - draws + x]
+    found[possible] = np.exp(logs + table[others - draws])
+    return np.append(np.cumsum(found[::-1])[::-1][1:], 0.0)

@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The messages of the protocol as frozen records, each with one form in bytes.
 
+In order, what a client (C) and the server (S) say: C `Advert`, S `Roster`, C `Shares`, S
+`Delivery`, C `Compared`, where somebody complained S `Complaints` and C `Opened`, S `Members`,
+C `Masked`, S `Survivors`, C `Consent`, S `Quorum`, C `Revealed`, S `Ended`. A client may say
+`Quit` at any time.
+
 Five bytes of head (magic, version, kind), then the fields in order: those of fixed size as they
 are, all others behind their length in four bytes, big-endian. Reading is strict: a length beyond
 the message, a byte too many, a name that is no text, all are `Malformed`, before anything is
@@ -18,11 +23,15 @@ from itertools import pairwise
 from operator import attrgetter
 from typing import ClassVar, Self, cast
 
-from muster.secagg.agreement import framed
-from muster.secagg.form import Form, Malformed, Source, blob, many, raw, text
+from muster.secagg.agreement import canonical, framed
+from muster.secagg.form import Form, Malformed, Source, blob, many, number, raw, text
 
 __all__ = [
     "Advert",
+    "CLIENT_KINDS",
+    "Compared",
+    "Complaint",
+    "Complaints",
     "Consent",
     "Delivery",
     "Ended",
@@ -30,7 +39,9 @@ __all__ = [
     "KINDS",
     "Malformed",
     "Masked",
+    "Members",
     "Message",
+    "Opened",
     "Quit",
     "Quorum",
     "Revealed",
@@ -40,7 +51,7 @@ __all__ = [
     "read",
 ]
 
-HEAD = b"msa\x01"
+HEAD = b"msa\x02"
 SIGNATURE = 256  # bytes, at most
 NAME = 255
 
@@ -108,6 +119,29 @@ _ENTRY = Form(attrgetter("data"), lambda source: Entry(*(form.read(source) for f
 
 
 @dataclass(frozen=True)
+class Complaint:
+    """A pair whose share does not fit: indices of dealer and holder, and the holder's signature.
+
+    What is signed covers the piece that the holder was given, so that a dealer opens nothing for
+    a piece that was changed on its way.
+    """
+
+    dealer: int
+    holder: int
+    signature: bytes
+
+
+_COMPLAINT = Form(
+    lambda c: (
+        number(4).write(c.dealer) + number(4).write(c.holder) + blob(SIGNATURE).write(c.signature)
+    ),
+    lambda source: Complaint(
+        number(4).read(source), number(4).read(source), blob(SIGNATURE).read(source)
+    ),
+)
+
+
+@dataclass(frozen=True)
 class Advert(Message, kind=1, form=(raw(32), _ENTRY)):
     """Client: my keys. `context` is the digest of my terms, so that a difference has a name."""
 
@@ -143,13 +177,20 @@ class Roster(Message, kind=2, form=(raw(32), many(_ENTRY))):
         return len(keys) == 3 * len(self.entries)
 
     @cached_property
+    def odd(self) -> tuple[str, ...]:
+        """Whose keys are not in their canonical form."""
+        return tuple(
+            e.name for e in self.entries if not (canonical(e.mask_key) and canonical(e.channel_key))
+        )
+
+    @cached_property
     def signed(self) -> tuple[tuple[str, bytes, bytes], ...]:
         """Who signed, what, and the signature, to be verified by each client for itself."""
         return tuple((e.name, e.statement(self.context), e.signature) for e in self.entries)
 
-    def session(self, run: str, round: int) -> bytes:
-        """The session's id: SHA-256 over run, round and every client's name and keys."""
-        head = framed(b"muster secagg session", run.encode(), str(round).encode())
+    def session(self, *about: str) -> bytes:
+        """The session's id: SHA-256 over what it is about and every client's name and keys."""
+        head = framed(b"muster secagg session", *(part.encode() for part in about))
         return sha256(head + self._keys).digest()
 
     @cached_property
@@ -158,24 +199,67 @@ class Roster(Message, kind=2, form=(raw(32), many(_ENTRY))):
 
 
 @dataclass(frozen=True)
-class Shares(Message, kind=3, form=(raw(32), blob())):
-    """Client: shares of my two secrets, sealed for each holder but myself, 88 bytes each."""
+class Shares(Message, kind=3, form=(raw(32), blob(), blob(), blob(), blob(SIGNATURE))):
+    """Client: shares of my two secrets, and what I am bound to by them.
+
+    `sealed` is 104 bytes for each holder but myself; `leaves` 64 for each holder; `proof` that of
+    the degree; the signature is under the root of the leaves and the proof.
+    """
 
     session: bytes
     sealed: bytes
+    leaves: bytes
+    proof: bytes
+    signature: bytes
 
 
 @dataclass(frozen=True)
 class Delivery(Message, kind=4, form=(raw(32), blob(8190), blob())):
-    """Server: who shared (a bitmap), and what those whose holder you are sealed for you."""
+    """Server: who shared (a bitmap), and a piece from each whose holder you are, 216 bytes.
+
+    A piece is the sealed shares, the root of the dealer's leaves, the two leaves that are yours,
+    and the values that the dealer's proof takes at your point.
+    """
 
     session: bytes
     alive: bytes
-    sealed: bytes
+    pieces: bytes
 
 
 @dataclass(frozen=True)
-class Masked(Message, kind=5, form=(raw(32), blob())):
+class Compared(Message, kind=5, form=(raw(32), many(_COMPLAINT))):
+    """Client: I have compared all shares; those of whom I complain, and under which signature."""
+
+    session: bytes
+    complaints: tuple[Complaint, ...]
+
+
+@dataclass(frozen=True)
+class Complaints(Message, kind=6, form=(raw(32), many(_COMPLAINT))):
+    """Server: these holders complain about your shares; open what you sent them."""
+
+    session: bytes
+    complaints: tuple[Complaint, ...]
+
+
+@dataclass(frozen=True)
+class Opened(Message, kind=7, form=(raw(32), blob())):
+    """Client: the shares, 88 bytes each, that I sent to those who complain, in their order."""
+
+    session: bytes
+    shares: bytes
+
+
+@dataclass(frozen=True)
+class Members(Message, kind=8, form=(raw(32), blob(8190))):
+    """Server: whose vectors will be in the sum (a bitmap): who shared, without those who lied."""
+
+    session: bytes
+    alive: bytes
+
+
+@dataclass(frozen=True)
+class Masked(Message, kind=9, form=(raw(32), blob())):
     """Client: my masked vector, packed."""
 
     session: bytes
@@ -183,7 +267,7 @@ class Masked(Message, kind=5, form=(raw(32), blob())):
 
 
 @dataclass(frozen=True)
-class Survivors(Message, kind=6, form=(raw(32), blob(8190))):
+class Survivors(Message, kind=10, form=(raw(32), blob(8190))):
     """Server: whose masked vectors came in time (a bitmap)."""
 
     session: bytes
@@ -191,7 +275,7 @@ class Survivors(Message, kind=6, form=(raw(32), blob(8190))):
 
 
 @dataclass(frozen=True)
-class Consent(Message, kind=7, form=(raw(32), blob(SIGNATURE))):
+class Consent(Message, kind=11, form=(raw(32), blob(SIGNATURE))):
     """Client: my signature under the survivors I was told of."""
 
     session: bytes
@@ -199,7 +283,7 @@ class Consent(Message, kind=7, form=(raw(32), blob(SIGNATURE))):
 
 
 @dataclass(frozen=True)
-class Quorum(Message, kind=8, form=(raw(32), blob(8190), many(blob(SIGNATURE)))):
+class Quorum(Message, kind=12, form=(raw(32), blob(8190), many(blob(SIGNATURE)))):
     """Server: who signed (a bitmap), and the signatures of the holders of your secrets."""
 
     session: bytes
@@ -208,8 +292,8 @@ class Quorum(Message, kind=8, form=(raw(32), blob(8190), many(blob(SIGNATURE))))
 
 
 @dataclass(frozen=True)
-class Revealed(Message, kind=9, form=(raw(32), blob())):
-    """Client: one share, 36 bytes, of each client whose shares I hold.
+class Revealed(Message, kind=13, form=(raw(32), blob())):
+    """Client: one share, 44 bytes, of each member whose shares I hold.
 
     Of its seed if it survived, of its mask key if not, 65535s where none came to me. There is no
     place for a second share of the same client.
@@ -220,14 +304,14 @@ class Revealed(Message, kind=9, form=(raw(32), blob())):
 
 
 @dataclass(frozen=True)
-class Quit(Message, kind=10, form=(text(64),)):
+class Quit(Message, kind=14, form=(text(64),)):
     """Client: I left, and why (the name of a `Reason`)."""
 
     reason: str
 
 
 @dataclass(frozen=True)
-class Ended(Message, kind=11, form=(text(64),)):
+class Ended(Message, kind=15, form=(text(64),)):
     """Server: it is over for you; forget what you kept (the name of a `Reason`).
 
     >>> Ended.from_bytes(Ended("DONE").to_bytes())
@@ -235,6 +319,11 @@ class Ended(Message, kind=11, form=(text(64),)):
     """
 
     reason: str
+
+
+CLIENT_KINDS = frozenset(
+    kind.kind for kind in (Advert, Shares, Compared, Opened, Masked, Consent, Revealed, Quit)
+)
 
 
 def read(data: bytes) -> Message:

@@ -6,27 +6,32 @@ is a function of what it heard: record each event (`Heard`, `Closed`) before it 
 a server started again with the same events stands where the other one fell. Masked vectors are
 added as they come and not kept; integers add to the same sum in any order.
 
-A step ends when everybody due has spoken or quit, or when the driver says that it is closed.
+A step ends when everybody due has spoken or quit, or when the driver says that it is closed. Who
+lied is named, left out before anything is masked where that shows in time, and never the honest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from muster.errors import PlanError
 from muster.secagg import messages
 from muster.secagg.agreement import Binding, usable
-from muster.secagg.answers import SEALED, SHARE, end, graph_for
-from muster.secagg.messages import Delivery, Ended, Message, Quorum, Roster, Survivors
+from muster.secagg.answers import end, graph_for
+from muster.secagg.commitments import KINDS as SECRETS
+from muster.secagg.commitments import SHARE, root
+from muster.secagg.dealing import Cohort, Dealing, room_for_shares
+from muster.secagg.messages import Delivery, Ended, Members, Message, Quorum, Roster, Survivors
 from muster.secagg.session import (
     Aborted,
     Await,
     Closed,
     Heard,
+    Liar,
     Reason,
     Refused,
     Step,
@@ -35,7 +40,7 @@ from muster.secagg.session import (
     Terms,
     bitmap,
 )
-from muster.secagg.unmask import Cohort, Set, unmask
+from muster.secagg.unmask import Set, unmask
 
 __all__ = ["Effect", "server"]
 
@@ -44,9 +49,16 @@ Event = Heard | Closed
 Flow = Generator[Effect, Event | None, Any]
 Accept = Callable[[str, Any], Reason | None]
 Verify = Callable[[str, bytes, bytes], bool]
-# what clients say, by step
-KINDS = tuple(messages.KINDS[kind] for kind in (1, 3, 5, 7, 9))
 STEPS = tuple(Step)
+SAID = {  # the step in which a client says what
+    messages.Advert: Step.ADVERTISE,
+    messages.Shares: Step.SHARE,
+    messages.Compared: Step.COMPARE,
+    messages.Opened: Step.ANSWER,
+    messages.Masked: Step.MASK,
+    messages.Consent: Step.CONSENT,
+    messages.Revealed: Step.UNMASK,
+}
 
 
 @dataclass
@@ -61,6 +73,7 @@ class _Book:
     gone: set[str] = field(default_factory=set)
     spoken: dict[tuple[str, type[Message]], None] = field(default_factory=dict)
     told: dict[str, Message] = field(default_factory=dict)
+    lied: dict[str, str] = field(default_factory=dict)
 
 
 def server(terms: Terms, invited: Iterable[str], verify: Verify) -> Flow:
@@ -69,10 +82,10 @@ def server(terms: Terms, invited: Iterable[str], verify: Verify) -> Flow:
     `verify(name, data, signature)` says whether a signature is that client's. All clients are
     told how it ended, those who fell out as soon as they did.
 
-    >>> terms = Terms("run-1", 1, bytes(32), bytes(32), size=4, most=255, cohort=5)
+    >>> terms = Terms("s", "run-1", 1, bytes(32), bytes(32), size=4, most=255, cohort=5)
     >>> side = server(terms, ["ann", "bob", "eve"], lambda name, data, mark: True)
-    >>> next(side)
-    Await(step=<Step.ADVERTISE: 'advertise'>)
+    >>> next(side)  # doctest: +ELLIPSIS
+    Await(step=<Step.ADVERTISE: 'advertise'>, due=frozenset({...}))
     >>> side.send(Closed(Step.ADVERTISE))
     Tell(name='ann', message=Ended(reason='COHORT'))
     """
@@ -81,6 +94,7 @@ def server(terms: Terms, invited: Iterable[str], verify: Verify) -> Flow:
     try:
         found = yield from _session(book)
     except Aborted as stop:
+        stop.liars = (*_caught(book), *stop.liars)
         yield from _dismiss(book, sorted(book.live), stop.reason)
         raise
     yield from _dismiss(book, sorted(book.live), Reason.DONE)
@@ -90,20 +104,26 @@ def server(terms: Terms, invited: Iterable[str], verify: Verify) -> Flow:
 def _session(book: _Book) -> Flow:
     """The straight line."""
     roster = yield from _advertise(book)
-    book.session = roster.session(book.terms.run, book.terms.round)
+    book.session = roster.session(*book.terms.place)
     names = tuple(entry.name for entry in roster.entries)
-    graph = graph_for(book.terms, len(names), book.session)
+    try:
+        graph = graph_for(book.terms, len(names), book.session)
+    except PlanError as error:
+        end(Reason.COHORT, str(error))
     index = {name: i for i, name in enumerate(names)}
     binding = Binding(book.session, book.terms.context)
     cohort = Cohort(book.terms, roster.entries, graph, index, binding)
-    sharing, sealed = yield from _share(book, cohort)
-    yield from _deliver(book, cohort, sharing, sealed)
-    del sealed
-    alive, total = yield from _mask(book, cohort, sharing)
-    yield from _consent(book, cohort, sharing, alive)
-    shares = yield from _reveal(book, cohort, sharing)
-    disputes = unmask(cohort, (sharing, alive), shares, total)
-    return Sum(total, tuple(names[i] for i in np.flatnonzero(alive)), disputes)
+    dealing = yield from _share(book, cohort)
+    members = yield from _compare(book, dealing)
+    alive, total = yield from _mask(book, cohort, members)
+    yield from _consent(book, cohort, members, alive)
+    shares = yield from _reveal(book, cohort, members)
+    lied = unmask(dealing, (members, alive), shares, total)
+    return Sum(total, tuple(cohort.names(np.flatnonzero(alive))), (*_caught(book), *lied))
+
+
+def _caught(book: _Book) -> tuple[Liar, ...]:
+    return tuple(Liar(name, why) for name, why in sorted(book.lied.items()))
 
 
 def _advertise(book: _Book) -> Flow:
@@ -139,33 +159,91 @@ def _advertise(book: _Book) -> Flow:
 
 
 def _share(book: _Book, cohort: Cohort) -> Flow:
-    """Whose shares came, `(clients,)`, and the sealed shares `(pairs, 88)` by sender."""
-    sealed = np.zeros((cohort.pairs, SEALED), np.uint8)
-    sharing = np.zeros(len(cohort.entries), np.bool_)
+    """What was dealt, and by whom."""
+    dealing = Dealing(cohort)
 
     def accept(name: str, shares: messages.Shares) -> Reason | None:
-        index = cohort.index[name]
-        places = cohort.places(index)[cohort.graph.holders(index) != index]
-        if len(shares.sealed) != SEALED * len(places):
-            return Reason.MALFORMED
-        sealed[places] = np.frombuffer(shares.sealed, np.uint8).reshape(-1, SEALED)
-        sharing[index] = True
-        return None
+        statement = cohort.binding.dealing(root(shares.leaves), shares.proof)
+        if not book.verify(name, statement, shares.signature):
+            return Reason.SIGNATURE
+        return dealing.take(cohort.index[name], shares)
 
     yield from _collect(book, Step.SHARE, accept)
-    yield from _narrow(book, {name for name, i in cohort.index.items() if sharing[i]})
-    cohort.check(sharing, sharing)
-    return sharing, sealed
-
-
-def _deliver(book: _Book, cohort: Cohort, sharing: Set, sealed: NDArray[np.uint8]) -> Flow:
-    """To each holder what is sealed for it."""
+    yield from _narrow(book, {name for name, i in cohort.index.items() if dealing.sharing[i]})
+    cohort.check(dealing.sharing, dealing.sharing)
     for name in sorted(book.live):
-        mine = sealed[cohort.arrivals(cohort.index[name], sharing)].tobytes()
-        yield from _tell(book, name, Delivery(book.session, bitmap(sharing), mine))
+        pieces = dealing.pieces(cohort.index[name])
+        yield from _tell(book, name, Delivery(book.session, bitmap(dealing.sharing), pieces))
+    return dealing
 
 
-def _mask(book: _Book, cohort: Cohort, sharing: Set) -> Flow:
+def _compare(book: _Book, dealing: Dealing) -> Flow:
+    """Who is in the sum: who compared what it was dealt, without those who lied."""
+    cohort = dealing.cohort
+
+    def accept(name: str, compared: messages.Compared) -> Reason | None:
+        holder = cohort.index[name]
+        dealers = [one.dealer for one in compared.complaints]
+        if not dealing.complaints_by(holder, dealers):
+            return Reason.MALFORMED
+        for one in compared.complaints:
+            digest = dealing.digest(one.dealer, holder)
+            statement = cohort.binding.complaint(one.dealer, holder, digest)
+            if one.holder != holder or not book.verify(name, statement, one.signature):
+                return Reason.SIGNATURE
+        dealing.wrong |= {(one.dealer, holder): one for one in compared.complaints}
+        there[holder] = True
+        return None
+
+    there = np.zeros(len(cohort.entries), np.bool_)
+    yield from _collect(book, Step.COMPARE, accept)
+    yield from _out(book, cohort, there, dealing.overdone())
+    found = yield from _answer(book, dealing, there)
+    yield from _out(book, cohort, there, found)
+    yield from _narrow(book, set(cohort.names(np.flatnonzero(there))))
+    cohort.check(there, there)
+    for name in sorted(book.live):
+        yield from _tell(book, name, Members(book.session, bitmap(there)))
+    dealing.release()
+    return there
+
+
+def _answer(book: _Book, dealing: Dealing, there: Set) -> Flow:
+    """Let those answer whom somebody complained about; who lied, and who did not answer."""
+    cohort = dealing.cohort
+    due, found = dealing.accused(~there), dict[int, str]()
+
+    def accept(name: str, opened: messages.Opened) -> Reason | None:
+        index = cohort.index[name]
+        if index not in due or len(opened.shares) != SECRETS * SHARE * len(due[index]):
+            return Reason.MALFORMED
+        fits = dealing.answered(index, due[index], opened.shares)
+        found[index] = "" if fits else "it opened another share than it had bound itself to"
+        return None
+
+    for index, complaints in due.items():
+        name = cohort.entries[index].name
+        yield from _tell(book, name, messages.Complaints(book.session, tuple(complaints)))
+    if due:
+        names = set(cohort.names(due)) & book.live
+        yield from _collect(book, Step.ANSWER, accept, names)
+    return {index: found.get(index, "") for index in due if index not in found or found[index]}
+
+
+def _out(book: _Book, cohort: Cohort, there: Set, found: Mapping[int, str]) -> Flow:
+    """Leave some out: who lied is told so and remembered, who was silent is late."""
+    for index, why in sorted(found.items()):
+        there[index] = False
+        name = cohort.entries[index].name
+        if not why:
+            continue
+        book.lied[name] = why
+        if name in book.live:
+            book.live.discard(name)
+            yield from _dismiss(book, [name], Reason.LIED)
+
+
+def _mask(book: _Book, cohort: Cohort, members: Set) -> Flow:
     """Who survived, and the sum of their masked vectors."""
     ring, size = book.terms.ring, book.terms.size
     total, room = ring.zeros(size), ring.buffer(size)
@@ -180,15 +258,15 @@ def _mask(book: _Book, cohort: Cohort, sharing: Set) -> Flow:
 
     yield from _collect(book, Step.MASK, accept)
     yield from _narrow(book, {name for name, i in cohort.index.items() if alive[i]})
-    cohort.check(sharing, alive)
+    cohort.check(members, alive)
     for name in sorted(book.live):
         yield from _tell(book, name, Survivors(book.session, bitmap(alive)))
     return alive, total
 
 
-def _consent(book: _Book, cohort: Cohort, sharing: Set, alive: Set) -> Flow:
+def _consent(book: _Book, cohort: Cohort, members: Set, alive: Set) -> Flow:
     """Each client gets the signatures of the holders of its secrets under the survivors."""
-    statement = cohort.binding.consent(bitmap(sharing), bitmap(alive))
+    statement = cohort.binding.consent(bitmap(members), bitmap(alive))
     signatures: dict[int, bytes] = {}
 
     def accept(name: str, consent: messages.Consent) -> Reason | None:
@@ -201,21 +279,21 @@ def _consent(book: _Book, cohort: Cohort, sharing: Set, alive: Set) -> Flow:
     yield from _narrow(book, {cohort.entries[i].name for i in signatures})
     signed = np.zeros(len(cohort.entries), np.bool_)
     signed[list(signatures)] = True
-    cohort.check(sharing, signed)
+    cohort.check(members, signed)
     for name in sorted(book.live):
         holders = cohort.graph.holders(cohort.index[name])
         near = tuple(signatures[j] for j in holders[signed[holders]].tolist())
         yield from _tell(book, name, Quorum(book.session, bitmap(signed), near))
 
 
-def _reveal(book: _Book, cohort: Cohort, sharing: Set) -> Flow:
-    """The shares that came, `(pairs, 18)` by holder."""
-    shares = cohort.no_shares()
+def _reveal(book: _Book, cohort: Cohort, members: Set) -> Flow:
+    """The shares that came, `(pairs, 22)` by holder."""
+    shares = room_for_shares(cohort)
     spoke = np.zeros(len(cohort.entries), np.bool_)
 
     def accept(name: str, revealed: messages.Revealed) -> Reason | None:
         index = cohort.index[name]
-        places = cohort.places(index)[sharing[cohort.graph.holders(index)]]
+        places = cohort.places(index)[members[cohort.graph.holders(index)]]
         if len(revealed.shares) != SHARE * len(places):
             return Reason.MALFORMED
         shares[places] = np.frombuffer(revealed.shares, "<u2").reshape(len(places), -1)
@@ -223,15 +301,15 @@ def _reveal(book: _Book, cohort: Cohort, sharing: Set) -> Flow:
         return None
 
     yield from _collect(book, Step.UNMASK, accept)
-    cohort.check(sharing, spoke)
+    cohort.check(members, spoke)
     return shares
 
 
-def _collect(book: _Book, step: Step, accept: Accept) -> Flow:
-    """Hear a step out."""
-    waiting = set(book.live)
+def _collect(book: _Book, step: Step, accept: Accept, due: set[str] | None = None) -> Flow:
+    """Hear a step out: all who are live, or those who are due."""
+    waiting = set(book.live if due is None else due)
     while waiting - book.gone:
-        event = yield Await(step)
+        event = yield Await(step, frozenset(waiting - book.gone))
         if isinstance(event, Closed) and event.step is step:
             return
         if not isinstance(event, Heard):
@@ -261,9 +339,10 @@ def _judged(book: _Book, step: Step, event: Heard, accept: Accept) -> Reason | N
     kind = type(message)
     if (name, kind) in book.spoken:
         return Reason.DUPLICATE
-    if kind is not KINDS[STEPS.index(step)]:
-        late = kind in KINDS[: STEPS.index(step)]
-        return Reason.LATE if late else Reason.ORDER
+    if kind not in SAID:
+        return Reason.ORDER
+    if SAID[kind] is not step:
+        return Reason.LATE if STEPS.index(SAID[kind]) < STEPS.index(step) else Reason.ORDER
     if name not in book.live:
         return Reason.LATE
     if not isinstance(message, messages.Advert) and vars(message)["session"] != book.session:

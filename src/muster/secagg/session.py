@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What both sides of a session hold before it begins, and the words a driver and a side exchange.
 
-A side is a generator without input or output. It yields what is to be done (`Keep`, `Say`,
+A side is a generator without input or output. It yields what is to be done (`Keep`, `Say`, `Saw`,
 `Forget`; `Tell`, `Refused`) and, with `Await`, asks for what came. Everything but the answer to
 `Await` is answered with None.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
 from enum import Enum
 from functools import cached_property
 from hashlib import sha256
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muster.errors import MusterError, PlanError
-from muster.secagg.agreement import Private, framed
+from muster.secagg.agreement import LABEL, Private, framed
 from muster.secagg.messages import Message
 from muster.secagg.ring import Ring
 
@@ -29,9 +30,11 @@ __all__ = [
     "Forget",
     "Heard",
     "Keep",
+    "Liar",
     "Party",
     "Reason",
     "Refused",
+    "Saw",
     "Say",
     "Step",
     "Sum",
@@ -45,10 +48,15 @@ CLIENTS = 65520  # the points of GF(65521) other than 0
 
 
 class Step(Enum):
-    """The steps, in order; `OVER` is where a client waits to hear that it may forget."""
+    """The steps, in order; `OVER` is where a client waits to hear that it may forget.
+
+    `ANSWER` is for those whose shares somebody complained about, and is left out where nobody did.
+    """
 
     ADVERTISE = "advertise"
     SHARE = "share"
+    COMPARE = "compare"
+    ANSWER = "answer"
     MASK = "mask"
     CONSENT = "consent"
     UNMASK = "unmask"
@@ -73,40 +81,55 @@ class Reason(Enum):
     SURVIVORS = "a set that is no subset of the one before it, or leaves out who is asked"
     QUORUM = "fewer valid signatures on the survivors than the threshold"
     INPUT = "a vector that does not fit the terms"
-    SHARES = "wrong shares, too many to go on without them"
+    SHARES = "a secret that its shares do not give back"
+    COMPLAINTS = "complaints that are not those of holders about what this client sent"
+    PEERS = "peers that this client will not share a sum with"
+    LIED = "it said what does not fit what it had bound itself to"
     UNKNOWN = "a client that was not invited"
     DUPLICATE = "a second message of one kind; the first stands"
     LATE = "a message after the step was closed"
 
 
+@dataclass(frozen=True)
+class Liar:
+    """A client that said what does not fit what it had bound itself to, and what that was."""
+
+    name: str
+    why: str
+
+
 class Aborted(MusterError):
     """A session that ended without a sum; nothing was revealed beyond what the steps before say.
 
-    `reason` says why; `remote` whether the other side ended it.
+    `reason` says why; `remote` whether the other side ended it; `liars` who is known to have lied.
     """
 
-    def __init__(self, reason: Reason, message: str, remote: bool = False) -> None:
-        self.reason, self.remote = reason, remote
+    def __init__(
+        self, reason: Reason, message: str, remote: bool = False, liars: tuple[Liar, ...] = ()
+    ) -> None:
+        self.reason, self.remote, self.liars = reason, remote, liars
         super().__init__(message)
 
-    def __reduce__(self) -> tuple[type[Aborted], tuple[Reason, str, bool]]:
-        return type(self), (self.reason, str(self), self.remote)
+    def __reduce__(self) -> tuple[type[Aborted], tuple[Reason, str, bool, tuple[Liar, ...]]]:
+        return type(self), (self.reason, str(self), self.remote, self.liars)
 
 
 @dataclass(frozen=True)
 class Terms:
     """What a session is about; each side takes them from its own plan and copy of the model.
 
-    Fields: `run`; `round`; `plan` and `model`, 32 bytes each (the plan's fingerprint, the hash of
-    the model as received); `size`, coordinates of a vector; `most`, the largest value of one;
-    `cohort`, the most clients that may take part; `minimum`, the fewest whose sum may be opened;
-    `corrupt` and `dropout`, the fractions borne; `malicious`, whether the server may deviate from
-    the protocol (Bell et al. 2020's semi-malicious server); `security` in bits, see `graph`.
+    Fields: `study` and `run` by name; `round`, and which `attempt` at it; `plan` and `model`, 32
+    bytes each (the plan's fingerprint, the hash of the model as received); `size`, coordinates of a
+    vector; `most`, the largest value of one; `cohort`, the most clients that may take part;
+    `minimum`, the fewest whose sum may be opened, three at least; `colluders`, how many of the
+    cohort may work with the server; `losses`, how many of those who advertised may fall silent
+    (what a ring is made for: the complete graph bears what its threshold leaves).
 
-    >>> Terms("run-1", 3, bytes(32), bytes(32), size=8, most=65535, cohort=1000).ring.bits
+    >>> Terms("s", "run-1", 3, bytes(32), bytes(32), size=8, most=65535, cohort=1000).ring.bits
     26
     """
 
+    study: str
     run: str
     round: int
     plan: bytes
@@ -115,10 +138,9 @@ class Terms:
     most: int
     cohort: int
     minimum: int = 3
-    corrupt: float = 1 / 3
-    dropout: float = 0.1
-    malicious: bool = False
-    security: int = 40
+    colluders: int = 0
+    losses: int = 0
+    attempt: int = 1
 
     def __post_init__(self) -> None:
         if len(self.plan) != 32 or len(self.model) != 32:
@@ -126,19 +148,20 @@ class Terms:
                 f"plan and model have {len(self.plan)} and {len(self.model)} bytes; give SHA-256 "
                 f"digests of 32"
             )
-        if not 2 <= self.minimum <= self.cohort <= CLIENTS:
+        if not 3 <= self.minimum <= self.cohort <= CLIENTS:
             raise PlanError(
                 f"minimum={self.minimum!r} and cohort={self.cohort!r}; secure aggregation needs "
-                f"2 ≤ minimum ≤ cohort ≤ {CLIENTS}"
+                f"3 ≤ minimum ≤ cohort ≤ {CLIENTS}: of two, each would know the other's vector"
             )
-        if not (0 <= self.corrupt < 1 and 0 <= self.dropout < 1 and self.security >= 1):
+        if not (0 <= self.colluders < self.cohort and 0 <= self.losses < self.cohort):
             raise PlanError(
-                f"corrupt={self.corrupt!r}, dropout={self.dropout!r}, security={self.security!r}; "
-                f"give two fractions of the cohort and at least one bit"
+                f"colluders={self.colluders!r} and losses={self.losses!r} of {self.cohort} "
+                f"clients; give two numbers from 0 up, each below the cohort"
             )
-        if self.size < 1 or self.round < 0:
+        if self.size < 1 or self.round < 0 or self.attempt < 1:
             raise PlanError(
-                f"size={self.size!r} and round={self.round!r}; give size ≥ 1, round ≥ 0"
+                f"size={self.size!r}, round={self.round!r}, attempt={self.attempt!r}; give "
+                f"size ≥ 1, round ≥ 0, attempt ≥ 1"
             )
         Ring.of(self.cohort, self.most)
 
@@ -150,11 +173,19 @@ class Terms:
     @cached_property
     def context(self) -> bytes:
         """SHA-256 of all of the terms; signed with every key and bound into every derived key."""
-        fields = (
-            self.run, self.round, self.plan.hex(), self.model.hex(), self.size, self.most,
-            self.cohort, self.minimum, self.corrupt, self.dropout, self.malicious, self.security,
-        )  # fmt: skip
-        return sha256(framed(b"muster secagg terms", *(repr(f).encode() for f in fields))).digest()
+        fields = vars(self) | {"plan": self.plan.hex(), "model": self.model.hex()}
+        about = [f"{f.name}={fields[f.name]!r}".encode() for f in dataclass_fields(self)]
+        return sha256(framed(LABEL + b"terms", *about)).digest()
+
+    @property
+    def place(self) -> tuple[str, str, str, str]:
+        """Study, run, round and attempt, as a session's id is made of them."""
+        return self.study, self.run, str(self.round), str(self.attempt)
+
+
+def _accepting(names: tuple[str, ...]) -> str:
+    """Accept whoever is there."""
+    return ""
 
 
 @dataclass(frozen=True)
@@ -162,13 +193,16 @@ class Party:
     """A client's identity: its name, and the doors to the keys behind it.
 
     `sign(data)` gives a signature of at most 256 bytes; `verify(name, data, signature)` says
-    whether it is that client's; `agree(private, public)` is X25519, see `Pairs` for another.
+    whether it is that client's; `agree(private, public)` is X25519, see `Pairs` for another;
+    `judge(names)` says in a sentence why this client will not be in a sum with these others, or
+    nothing: it is asked of the roster, of the members, and of the survivors.
     """
 
     name: str
     sign: Callable[[bytes], bytes]
     verify: Callable[[str, bytes, bytes], bool]
     agree: Callable[[Private, bytes], bytes] = Private.agree
+    judge: Callable[[tuple[str, ...]], str] = _accepting
 
 
 @dataclass(frozen=True, repr=False)
@@ -190,15 +224,29 @@ class Say:
 
 
 @dataclass(frozen=True)
+class Saw:
+    """Whom this client was told of before it acts on it: the roster before it shares (`SHARE`).
+
+    At `MASK` the members of the sum, at `CONSENT` the survivors; all sorted, this client among
+    them. `session` is the session's id.
+    """
+
+    step: Step
+    session: bytes
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Forget:
     """Erase all that was kept: the session is over for this client."""
 
 
 @dataclass(frozen=True)
 class Await:
-    """Nothing to do: answer with what came."""
+    """Nothing to do: answer with what came. `due` are those whom the server's side waits for."""
 
     step: Step
+    due: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -234,16 +282,11 @@ class Closed:
 
 @dataclass(frozen=True)
 class Sum:
-    """The exact sum `(size,)` of the survivors' vectors.
-
-    `disputes` are pairs (dealer, holder) of a share that did not fit: whoever is in several of
-    them lied; one alone does not say which of the two. Shares that were not needed to rebuild a
-    secret are not compared.
-    """
+    """The exact sum `(size,)` of the survivors' vectors, and who was caught lying on the way."""
 
     total: NDArray[np.uint32] | NDArray[np.uint64]
     survivors: tuple[str, ...]
-    disputes: tuple[tuple[str, str], ...] = ()
+    liars: tuple[Liar, ...] = ()
 
 
 def bitmap(alive: NDArray[np.bool_]) -> bytes:

@@ -13,12 +13,22 @@ The prime is an argument, so that a test can walk through a whole small field.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from hashlib import shake_256
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LIMBS", "PRIME", "combine", "cut", "joined", "split", "weights", "wrong"]
+__all__ = [
+    "LIMBS",
+    "PRIME",
+    "combine",
+    "cut",
+    "evaluated",
+    "joined",
+    "polynomials",
+    "uniform",
+    "vandermonde",
+    "weights",
+]
 
 PRIME = 65521
 LIMBS = 18
@@ -47,22 +57,36 @@ def joined(limbs: Integers) -> list[bytes]:
     return [row.tobytes() for row in flat]
 
 
-def split(
-    limbs: Integers,
-    points: Integers,
-    threshold: int,
-    entropy: Callable[[int], bytes],
-    prime: int = PRIME,
+def polynomials(
+    secrets: Integers, threshold: int, entropy: Callable[[int], bytes], prime: int = PRIME
 ) -> Integers:
-    """Shares `(limbs, points)` of each limb `(limbs,)` for each point (never 0).
+    """Coefficients `(rows, threshold)` of a random polynomial for each secret; f(0) is first.
 
-    Any `threshold` of them give the limb back, fewer say nothing about it.
+    >>> polynomials(np.array([7]), 3, lambda count: bytes(count))
+    array([[7, 0, 0]])
     """
-    coefficients = np.empty((len(limbs), threshold))
-    coefficients[:, 0] = limbs
-    draws = _uniform(len(limbs) * (threshold - 1), entropy, prime)
-    coefficients[:, 1:] = draws.reshape(len(limbs), threshold - 1)
-    return _product(coefficients, _powers(points, threshold, prime).astype(np.float64), prime)
+    draws = uniform(len(secrets) * (threshold - 1), entropy, prime)
+    return np.hstack([secrets[:, None], draws.reshape(len(secrets), threshold - 1)])
+
+
+def evaluated(coefficients: Integers, points: Integers, prime: int = PRIME) -> Integers:
+    """The polynomials' values `(rows, points)`; a share is a column, at a point that is never 0.
+
+    Any `threshold` columns give the secrets back, fewer say nothing about them.
+
+    >>> evaluated(np.array([[7, 2]]), np.array([1, 2]))
+    array([[ 9, 11]])
+    """
+    powers = vandermonde(points, coefficients.shape[1], prime)
+    return _product(coefficients.astype(np.float64), powers, prime)
+
+
+def vandermonde(points: Integers, count: int, prime: int = PRIME) -> NDArray[np.float64]:
+    """x^0 … x^(count − 1) modulo p for each point, `(count, points)`, ready for a product."""
+    rows = np.ones((count, len(points)), np.int64)
+    for i in range(1, count):
+        rows[i] = rows[i - 1] * points % prime
+    return rows.astype(np.float64)
 
 
 def weights(points: Integers, at: int = 0, prime: int = PRIME) -> Integers:
@@ -89,38 +113,7 @@ def combine(shares: Integers, weight: Integers, prime: int = PRIME) -> Integers:
     return found
 
 
-def wrong(
-    points: Integers, shares: Integers, threshold: int, prime: int = PRIME
-) -> NDArray[np.bool_] | None:
-    """Which shares `(points, limbs)` lie on no common polynomials; None if too many are wrong.
-
-    Berlekamp and Welch 1986 (US patent 4,633,470) find up to (points - t)/2 errors: with
-    E(x) = 0 at the wrong points and Q = f E, Q(x_i) = y_i E(x_i) is linear in the coefficients.
-    The limbs are decoded as one: a combination by coefficients hashed from all shares, which
-    whoever forges one limb cannot foresee.
-    """
-    most = (len(points) - threshold) // 2
-    if most < 1:
-        return None
-    digest = shake_256(np.ascontiguousarray(shares).tobytes()).digest(8 * shares.shape[1])
-    mix = np.frombuffer(digest, "<u8") % (prime - 1) + 1
-    values = (shares * mix.astype(np.int64) % prime).sum(1) % prime
-    powers = _powers(points, threshold + most, prime)
-    system = np.vstack([powers, -values * powers[:most] % prime, values * powers[most] % prime])
-    solution = _solved(system.T.copy(), prime)
-    if solution is None:
-        return None
-    locator = np.append(solution[threshold + most :], 1)
-    good = (locator @ powers[: most + 1] % prime) != 0
-    base = np.flatnonzero(good)[:threshold]
-    found = np.zeros(len(points), np.bool_)
-    for i in set(range(len(points))) - set(base.tolist()):
-        row = weights(points[base][None], int(points[i]), prime)[0]
-        found[i] = (combine(shares[base], row, prime) != shares[i]).any()
-    return found if found.sum() <= most else None
-
-
-def _uniform(count: int, entropy: Callable[[int], bytes], prime: int) -> Integers:
+def uniform(count: int, entropy: Callable[[int], bytes], prime: int = PRIME) -> Integers:
     """Numbers uniform on [0, p): 16-bit words, those above the last multiple of p thrown away."""
     limit = 65536 - 65536 % prime
     found = np.empty(0, np.int64)
@@ -128,14 +121,6 @@ def _uniform(count: int, entropy: Callable[[int], bytes], prime: int) -> Integer
         words = np.frombuffer(entropy(2 * (count - len(found)) + 16), "<u2").astype(np.int64)
         found = np.append(found, words[words < limit])
     return found[:count] % prime
-
-
-def _powers(points: Integers, count: int, prime: int) -> Integers:
-    """x^0 … x^(count-1) for each point, `(count, points)`."""
-    rows = np.ones((count, len(points)), np.int64)
-    for i in range(1, count):
-        rows[i] = rows[i - 1] * points % prime
-    return rows
 
 
 def _product(left: NDArray[np.float64], right: NDArray[np.float64], prime: int) -> Integers:
@@ -151,29 +136,3 @@ def _inverse(values: Integers, prime: int) -> Integers:
             result = result * square % prime
         square, power = square * square % prime, power >> 1
     return result
-
-
-def _solved(system: Integers, prime: int) -> Integers | None:
-    """A solution of the rows (coefficients, right-hand side) modulo p; None if there is none.
-
-    Gauss and Jordan; unknowns that nothing fixes are 0.
-    """
-    columns = system.shape[1] - 1
-    pivots: list[int] = []
-    for column in range(columns):
-        row = len(pivots)
-        candidates = np.flatnonzero(system[row:, column])
-        if not len(candidates):
-            continue
-        swap = row + candidates[0]
-        system[[row, swap]] = system[[swap, row]]
-        system[row] = system[row] * _inverse(system[row, column : column + 1], prime) % prime
-        factor = system[:, column].copy()
-        factor[row] = 0
-        system = (system - factor[:, None] * system[row]) % prime
-        pivots.append(column)
-    if system[len(pivots) :, -1].any():
-        return None
-    solution = np.zeros(columns, np.int64)
-    solution[pivots] = system[: len(pivots), -1]
-    return solution

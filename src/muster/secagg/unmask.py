@@ -2,101 +2,47 @@
 """Opening the sum: secrets from shares, masks from secrets, and the masks taken off.
 
 Bonawitz et al. 2017, figure 4, round 4: the seed of each survivor, and the mask key of each
-client that shared and then fell silent. Every secret is compared with its public half before it
-is used. Where it does not match, the wrong shares are found (`shamir.wrong`) and the secret is
-rebuilt without them, as long as t + 2 e shares came for e wrong ones.
+member that fell silent. Every secret is compared with its public half before it is used. Where it
+does not match, each share is compared with the leaf that its dealer published: those that do not
+fit were changed by their holders, who are named, and the secret is rebuilt from others. Where all
+fit, the dealer shared another secret than its own: it is named, and the session is lost.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from muster.secagg.agreement import Binding, Private, commitment
-from muster.secagg.graph import Graph
+from muster.secagg.agreement import Private, commitment
+from muster.secagg.dealing import Cohort, Dealing, liars
 from muster.secagg.mask import blend
 from muster.secagg.messages import Entry
 from muster.secagg.ring import Words
-from muster.secagg.session import Aborted, Reason, Terms
-from muster.secagg.shamir import LIMBS, PRIME, combine, joined, weights, wrong
+from muster.secagg.session import Aborted, Liar, Reason
+from muster.secagg.shamir import LIMBS, PRIME, combine, joined, weights
 
-__all__ = ["Cohort", "Set", "unmask"]
+__all__ = ["Set", "unmask"]
 
 Set = NDArray[np.bool_]
 Shares = NDArray[np.uint16]
-Disputes = tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True)
-class Cohort:
-    """The clients of a session, as the server sees them from the roster on.
+def unmask(
+    dealing: Dealing, sets: tuple[Set, Set], shares: Shares, total: Words
+) -> tuple[Liar, ...]:
+    """Take all masks off the total, in place; who was caught with a wrong share.
 
-    A pair is (client, one of its holders), numbered by client, then holder.
+    `sets` are the members and those who survived, `shares` the opened ones `(pairs, 22)`. Raises
+    `Aborted`, before anything is taken off, where a secret cannot be rebuilt.
     """
-
-    terms: Terms
-    entries: tuple[Entry, ...]
-    graph: Graph
-    index: dict[str, int]
-    binding: Binding
-
-    @property
-    def pairs(self) -> int:
-        """How many pairs there are."""
-        return self.graph.table.size
-
-    def places(self, index: int) -> NDArray[np.int64]:
-        """The numbers of the pairs (client, holder) of one client."""
-        held = self.graph.table.shape[1]
-        return np.arange(held * index, held * (index + 1))
-
-    def mirror(self, index: int) -> NDArray[np.int64]:
-        """The numbers of the pairs (holder, client) of one client, in the order of its holders."""
-        found: NDArray[np.int64] = self._mirrors[index]
-        return found
-
-    def no_shares(self) -> Shares:
-        """Room for a share for every pair, as if none had come."""
-        return np.full((self.pairs, LIMBS), 65535, np.uint16)
-
-    def check(self, sharing: Set, alive: Set) -> None:
-        """Raise `Aborted` unless every secret that will be needed has t living holders."""
-        short = (alive[self.graph.table].sum(1) < self.graph.threshold) & sharing
-        if short.any():
-            raise Aborted(
-                Reason.THRESHOLD,
-                f"fewer than {self.graph.threshold} holders are left of the secrets of "
-                f"{short.sum()} clients: invite more clients or bear fewer dropouts",
-            )
-
-    def arrivals(self, index: int, sharing: Set) -> NDArray[np.int64]:
-        """The pairs (sender, client) whose shares go to one client."""
-        holders = self.graph.holders(index)
-        found: NDArray[np.int64] = self.mirror(index)[sharing[holders] & (holders != index)]
-        return found
-
-    @cached_property
-    def _mirrors(self) -> NDArray[np.int64]:
-        table, count = self.graph.table, len(self.entries)
-        rows = np.arange(count)[:, None]
-        found: NDArray[np.int64] = np.searchsorted(
-            (rows * count + table).reshape(-1), table * count + rows
-        )
-        return found
-
-
-def unmask(cohort: Cohort, sets: tuple[Set, Set], shares: Shares, total: Words) -> Disputes:
-    """Take all masks off the total, in place; the pairs (dealer, holder) of wrong shares.
-
-    Raises `Aborted`, before anything is taken off, where a secret cannot be rebuilt.
-    """
-    sharing, alive = sets
-    dealers = np.flatnonzero(sharing)
-    secrets, disputes = _secrets(cohort, dealers, alive, shares)
+    cohort, (members, alive) = dealing.cohort, sets
+    dealers = np.flatnonzero(members)
+    for (dealer, holder), share in dealing.opened.items():  # in answer to a complaint
+        place = int(np.searchsorted(cohort.graph.table[dealer], holder))
+        shares[cohort.mirror(dealer)[place]] = share[int(alive[dealer])]
+    secrets, lied = _secrets(dealing, dealers, alive, shares)
     plus: list[bytes] = []
     minus: list[bytes] = []
     for i, secret in zip(dealers.tolist(), secrets, strict=True):
@@ -109,48 +55,64 @@ def unmask(cohort: Cohort, sets: tuple[Set, Set], shares: Shares, total: Words) 
             (minus if i < j else plus).append(key)  # j added the masks of those before it
     blend(total, plus, minus)
     cohort.terms.ring.reduce(total)
-    names = [entry.name for entry in cohort.entries]
-    return tuple((names[dealer], names[holder]) for dealer, holder in disputes)
+    return liars(cohort, lied)
 
 
 def _secrets(
-    cohort: Cohort, dealers: NDArray[np.int64], alive: Set, shares: Shares
-) -> tuple[list[bytes], list[tuple[int, int]]]:
-    """The secret of every dealer; holders that were caught before are asked last."""
-    found: dict[int, bytes] = {}
-    disputes: list[tuple[int, int]] = []
-    doubts = np.zeros(len(cohort.entries), np.int64)
-    left = dealers.tolist()
-    while left:
-        rebuilt = zip(left, _rebuilt(cohort, left, doubts, shares), strict=True)
-        found |= {i: s for i, s in rebuilt if _fits(cohort.entries[i], bool(alive[i]), s)}
-        left = [i for i in left if i not in found]
-        if left:  # one is decoded; whom it exposes, the next pass avoids
-            liars, secret = _decoded(cohort, left[0], shares)
-            if not _fits(cohort.entries[left[0]], bool(alive[left[0]]), secret):
-                raise Aborted(
-                    Reason.SHARES,
-                    f"the shares of {cohort.entries[left[0]].name!r} do not give its secret, with "
-                    f"or without any that were found wrong; leave that client out and try again",
-                )
-            found[left[0]] = secret
-            disputes += [(left[0], j) for j in liars]
-            doubts[liars] += 1
-            del left[0]
-    return [found[i] for i in dealers.tolist()], disputes
+    dealing: Dealing, dealers: NDArray[np.int64], alive: Set, shares: Shares
+) -> tuple[list[bytes], dict[int, str]]:
+    """The secret of every dealer, and the holders whose shares were wrong.
+
+    All who can be caught are caught before the session is given up: a liar is left out of the next
+    one, so liars cost no more sessions than there are of them.
+    """
+    cohort, good = dealing.cohort, (shares < PRIME).all(1)
+    lied: dict[int, str] = {}
+    lost: dict[int, str] = {}
+    found = dict(
+        zip(dealers.tolist(), _rebuilt(cohort, dealers.tolist(), shares, good), strict=True)
+    )
+    for i in dealers.tolist():
+        entry, living = cohort.entries[i], bool(alive[i])
+        if _fits(entry, living, found[i]):
+            continue
+        lied |= _changed(dealing, i, int(living), shares, good)
+        found[i] = _rebuilt(cohort, [i], shares, good)[0]
+        if not _fits(entry, living, found[i]):
+            enough = int(good[cohort.mirror(i)].sum()) >= cohort.graph.threshold
+            lost[i] = (
+                "all shares of its secret fit, and the secret is another one" if enough else ""
+            )
+    if lost:
+        lied |= {i: why for i, why in lost.items() if why}
+        names = ", ".join(map(repr, cohort.names(lost)))
+        raise Aborted(
+            Reason.SHARES,
+            f"the shares of {names} do not give their secrets back; whoever lied is left out of "
+            f"the next session",
+            liars=liars(cohort, lied),
+        )
+    return [found[i] for i in dealers.tolist()], lied
 
 
-def _rebuilt(
-    cohort: Cohort, dealers: Sequence[int], doubts: NDArray[np.int64], shares: Shares
-) -> list[bytes]:
-    """Secrets from t shares each; the coefficients once for every set of holders."""
+def _changed(dealing: Dealing, dealer: int, kind: int, shares: Shares, good: Set) -> dict[int, str]:
+    """Who opened a share of this dealer that is not the one it was given; `good` forgets those."""
+    cohort, lied = dealing.cohort, dict[int, str]()
+    pairs = cohort.mirror(dealer)
+    for pair, holder in zip(pairs.tolist(), cohort.graph.table[dealer].tolist(), strict=True):
+        if good[pair] and not dealing.fits(dealer, holder, kind, shares[pair]):
+            good[pair] = False
+            name = cohort.entries[dealer].name
+            lied[holder] = f"it opened another share of {name!r} than it was given"
+    return lied
+
+
+def _rebuilt(cohort: Cohort, dealers: Sequence[int], shares: Shares, good: Set) -> list[bytes]:
+    """Secrets from t good shares each; the coefficients once for every set of holders."""
     sets: dict[bytes, list[int]] = {}
     for i in dealers:
-        holders = cohort.graph.table[i]
-        came = (shares[cohort.mirror(i)] < PRIME).all(1)
-        ranks = np.flatnonzero(came)[np.argsort(doubts[holders[came]], kind="stable")]
-        chosen = np.sort(ranks[: cohort.graph.threshold])
-        sets.setdefault(holders[chosen].tobytes(), []).append(i)
+        ranks = np.flatnonzero(good[cohort.mirror(i)])[: cohort.graph.threshold]
+        sets.setdefault(cohort.graph.table[i][ranks].tobytes(), []).append(i)
     return _combined(cohort, sets, dealers, shares)
 
 
@@ -164,26 +126,14 @@ def _combined(
     for key, row in zip(enough, rows, strict=True):
         for i in sets[key]:
             columns = np.searchsorted(cohort.graph.table[i], whole[key])
-            limbs[i] = combine(shares[cohort.mirror(i)[columns]].astype(np.int64), row)
-    empty = np.zeros(LIMBS, np.int64)  # too few came: decoding will say so
+            some = shares[cohort.mirror(i)[columns], :LIMBS].astype(np.int64)
+            limbs[i] = combine(some, row)
+    empty = np.zeros(LIMBS, np.int64)  # too few came: no secret is all zeros
     return joined(np.stack([limbs.get(i, empty) for i in dealers]))
-
-
-def _decoded(cohort: Cohort, dealer: int, shares: Shares) -> tuple[list[int], bytes]:
-    """The holders whose share of a dealer's secret is wrong, and the secret from the others."""
-    mine, holders = shares[cohort.mirror(dealer)].astype(np.int64), cohort.graph.table[dealer]
-    came = (mine < PRIME).all(1)
-    mine, points = mine[came], holders[came] + 1
-    bad = wrong(points, mine, cohort.graph.threshold)
-    if bad is None:
-        return [], b""
-    good = np.flatnonzero(~bad)[: cohort.graph.threshold]
-    limbs = combine(mine[good], weights(points[good][None])[0])
-    return (points[bad] - 1).tolist(), joined(limbs[None])[0]
 
 
 def _fits(entry: Entry, alive: bool, secret: bytes) -> bool:
     """Whether a secret is the private half of what its owner signed."""
     if alive:
         return commitment(secret) == entry.commitment
-    return len(secret) == 32 and Private(secret).public == entry.mask_key
+    return Private(secret).public == entry.mask_key

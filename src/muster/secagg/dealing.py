@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shares of a session at the server: what was dealt, what each holder gets, who lied about it.
+
+Everything is an array over pairs (dealer, one of its holders), numbered by dealer, then holder.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muster.secagg.agreement import Binding
+from muster.secagg.answers import PIECE, SEALED, Held, Set
+from muster.secagg.commitments import (
+    KINDS,
+    LEAVES,
+    ROWS,
+    VALUES,
+    challenge,
+    expected,
+    leaf,
+    lies_on,
+    proof_size,
+    root,
+)
+from muster.secagg.graph import Graph
+from muster.secagg.messages import Complaint, Entry, Shares
+from muster.secagg.session import Aborted, Liar, Reason, Terms
+from muster.secagg.shamir import PRIME, vandermonde
+
+__all__ = ["Cohort", "Dealing", "Pairs", "liars", "room_for_shares"]
+
+Pairs = NDArray[np.int64]  # numbers of pairs
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The clients of a session, as the server sees them from the roster on."""
+
+    terms: Terms
+    entries: tuple[Entry, ...]
+    graph: Graph
+    index: dict[str, int]
+    binding: Binding
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs there are."""
+        return self.graph.table.size
+
+    def places(self, index: int) -> Pairs:
+        """The numbers of the pairs (client, holder) of one client."""
+        held = self.graph.table.shape[1]
+        return np.arange(held * index, held * (index + 1))
+
+    def mirror(self, index: int) -> Pairs:
+        """The numbers of the pairs (holder, client) of one client, in the order of its holders."""
+        found: Pairs = self._mirrors[index]
+        return found
+
+    def check(self, sharing: Set, alive: Set) -> None:
+        """Raise `Aborted` unless every secret that will be needed has t living holders."""
+        short = (alive[self.graph.table].sum(1) < self.graph.threshold) & sharing
+        if short.any():
+            raise Aborted(
+                Reason.THRESHOLD,
+                f"fewer than {self.graph.threshold} holders are left of the secrets of "
+                f"{short.sum()} clients: invite more clients or bear fewer dropouts",
+            )
+
+    def names(self, some: Iterable[int]) -> list[str]:
+        """The names behind some indices."""
+        return [self.entries[i].name for i in some]
+
+    @cached_property
+    def _mirrors(self) -> NDArray[np.int64]:
+        table, count = self.graph.table, len(self.entries)
+        rows = np.arange(count)[:, None]
+        found: NDArray[np.int64] = np.searchsorted(
+            (rows * count + table).reshape(-1), table * count + rows
+        )
+        return found
+
+
+@dataclass
+class Dealing:
+    """What the dealers of a session sent: sealed shares, leaves and proofs, by pair or by dealer.
+
+    `wrong` are the complaints that came, by (dealer, holder), `opened` the shares `(2, 22)` of
+    those that were answered.
+    """
+
+    cohort: Cohort
+    sharing: Set = field(init=False)
+    wrong: dict[tuple[int, int], Complaint] = field(default_factory=dict)
+    opened: dict[tuple[int, int], Held] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        cohort = self.cohort
+        count, threshold = len(cohort.entries), cohort.graph.threshold
+        self.sharing = np.zeros(count, np.bool_)
+        self._sealed = np.zeros((cohort.pairs, SEALED), np.uint8)
+        self._leaves = np.zeros((cohort.pairs, LEAVES), np.uint8)
+        self._roots = np.zeros((count, 32), np.uint8)
+        self._proofs = np.zeros((count, proof_size(threshold) // 2), "<u2")
+
+    def take(self, index: int, shares: Shares) -> Reason | None:
+        """Take a dealer's message in, or say why it is none."""
+        cohort = self.cohort
+        holders, places = cohort.graph.holders(index), cohort.places(index)
+        away = places[holders != index]
+        proof = np.frombuffer(shares.proof, "<u2") if len(shares.proof) % 2 == 0 else None
+        sizes = (len(shares.sealed), len(shares.leaves))
+        if sizes != (SEALED * len(away), LEAVES * len(places)) or proof is None:
+            return Reason.MALFORMED
+        if len(proof) != self._proofs.shape[1] or (proof >= PRIME).any():
+            return Reason.MALFORMED
+        self._sealed[away] = np.frombuffer(shares.sealed, np.uint8).reshape(-1, SEALED)
+        self._leaves[places] = np.frombuffer(shares.leaves, np.uint8).reshape(-1, LEAVES)
+        self._roots[index] = np.frombuffer(root(shares.leaves), np.uint8)
+        self._proofs[index] = proof
+        self.sharing[index] = True
+        return None
+
+    def pieces(self, index: int) -> bytes:
+        """What one holder is given: a piece from every dealer that shared with it, in order."""
+        pairs, dealers = self._given(index)
+        return self._assembled(pairs, dealers, index).tobytes()
+
+    def piece(self, dealer: int, holder: int) -> bytes:
+        """The piece of one dealer for one holder."""
+        place = int(np.searchsorted(self.cohort.graph.holders(dealer), holder))
+        pair = self.cohort.places(dealer)[place : place + 1]
+        return self._assembled(pair, np.array([dealer]), holder).tobytes()
+
+    def complaints_by(self, index: int, dealers: Iterable[int]) -> bool:
+        """Whether these are dealers whose pieces this holder was given, each once, in order."""
+        given, said = set(self._given(index)[1].tolist()), list(dealers)
+        return said == sorted(set(said)) and given >= set(said)
+
+    def accused(self, out: Set) -> dict[int, list[Complaint]]:
+        """The complaints that are to be answered, by dealer; those of and about `out` are void."""
+        found: dict[int, list[Complaint]] = {}
+        for (dealer, holder), one in sorted(self.wrong.items()):
+            if not out[dealer] and not out[holder]:
+                found.setdefault(dealer, []).append(one)
+        return found
+
+    def overdone(self) -> dict[int, str]:
+        """Who complains about more than all colluders, or is complained about by more.
+
+        An honest holder complains of colluding dealers alone, and nobody but a colluding holder
+        complains of an honest dealer. Those who complain too much are out first, and their
+        complaints with them.
+        """
+        most, out = self.cohort.terms.colluders, dict[int, str]()
+        by = Counter(holder for _, holder in self.wrong)
+        for index, count in sorted(by.items()):
+            if count > most:
+                out[index] = f"it complained about {count} others, and {most} may lie"
+        about = Counter(dealer for dealer, holder in self.wrong if holder not in out)
+        for index, count in sorted(about.items()):
+            if count > most:
+                out.setdefault(index, f"{count} others complained about it, and {most} may lie")
+        return out
+
+    def answered(self, dealer: int, complaints: Iterable[Complaint], shares: bytes) -> bool:
+        """Whether the shares that a dealer has opened are those it had bound itself to.
+
+        Then they are kept here: whether dealer or holder lied about what was sealed cannot be told,
+        but one of the two did, so the adversary knew these shares before.
+        """
+        rows = np.frombuffer(shares, "<u2").reshape(-1, KINDS, ROWS)
+        rho = challenge(self.cohort.binding, dealer, self._roots[dealer].tobytes())
+        found: dict[tuple[int, int], Held] = {}
+        for one, share in zip(complaints, rows, strict=True):
+            values = self.piece(dealer, one.holder)[PIECE - VALUES :]
+            fits = all(self.fits(dealer, one.holder, kind, share[kind]) for kind in range(KINDS))
+            if not (fits and (share < PRIME).all() and lies_on(share, rho, values)):
+                return False
+            found[dealer, one.holder] = share
+        self.opened |= found
+        return True
+
+    def fits(self, dealer: int, holder: int, kind: int, share: NDArray[np.uint16]) -> bool:
+        """Whether a share `(22,)` of one secret is the one behind its leaf."""
+        place = int(np.searchsorted(self.cohort.graph.holders(dealer), holder))
+        leaves = self._leaves[self.cohort.places(dealer)[place]]
+        mine = leaf(self.cohort.binding, dealer, holder, kind, share.astype("<u2").tobytes())
+        return leaves[32 * kind : 32 * (kind + 1)].tobytes() == mine
+
+    def digest(self, dealer: int, holder: int) -> bytes:
+        """The hash of a piece, as a complaint about it signs it."""
+        return sha256(self.piece(dealer, holder)).digest()
+
+    def release(self) -> None:
+        """Let go of the sealed shares, once nobody can ask for them or complain any more."""
+        self._sealed = self._sealed[:0]
+
+    def _given(self, index: int) -> tuple[Pairs, Pairs]:
+        """The pairs whose pieces one holder is given, and their dealers."""
+        holders = self.cohort.graph.holders(index)
+        some = self.sharing[holders] & (holders != index)
+        return self.cohort.mirror(index)[some], holders[some]
+
+    def _assembled(self, pairs: Pairs, dealers: Pairs, holder: int) -> NDArray[np.uint8]:
+        threshold = self.cohort.graph.threshold
+        powers = vandermonde(np.array([holder + 1]), threshold)
+        values = expected(self._proofs[dealers], powers)[:, 0]
+        parts = (
+            self._sealed[pairs],
+            self._roots[dealers],
+            self._leaves[pairs],
+            np.ascontiguousarray(values).view(np.uint8).reshape(len(dealers), VALUES),
+        )
+        return np.concatenate(parts, 1)
+
+
+def room_for_shares(cohort: Cohort) -> Held:
+    """Room for one opened share of every pair, as if none had come."""
+    return np.full((cohort.pairs, ROWS), 65535, np.uint16)
+
+
+def liars(cohort: Cohort, found: Mapping[int, str]) -> tuple[Liar, ...]:
+    """Those who lied, by name."""
+    return tuple(Liar(cohort.entries[i].name, found[i]) for i in sorted(found))
