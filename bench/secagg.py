@@ -3,10 +3,12 @@
 
     python -m bench.secagg [--repeat 3]
 
-The server: adding the masked vectors as they come, then rebuilding secrets and taking the masks
-off, one client in ten lost after it shared. Every sum is compared with the plain one. The client:
-all its steps, with the signatures (ECDSA on P-256) of the whole roster. One thread throughout;
-seconds are the processor's, so that a busy machine disturbs them less, with `wall` beside them.
+The server: taking in what every client deals and handing out the pieces, adding the masked vectors
+as they come, then rebuilding secrets and taking the masks off, one client in ten lost after it
+shared. Every sum is compared with the plain one. The client: all its steps, with the signatures
+(ECDSA on P-256) of the whole roster, and every share that it is given compared with its
+commitment. One thread throughout; seconds are the processor's, so that a busy machine disturbs
+them less, with `wall` beside them.
 """
 
 from __future__ import annotations
@@ -28,63 +30,98 @@ from threadpoolctl import threadpool_limits
 
 from muster.secagg import Await, Party, Say, Terms, client
 from muster.secagg.agreement import Binding, Secrets, commitment
-from muster.secagg.answers import SEALED, graph_for
+from muster.secagg.answers import graph_for
+from muster.secagg.commitments import Dealt, deal
+from muster.secagg.dealing import Cohort, Dealing, room_for_shares
 from muster.secagg.mask import blend
-from muster.secagg.messages import Delivery, Entry, Quorum, Roster, Survivors
+from muster.secagg.messages import (
+    Delivery,
+    Entry,
+    Members,
+    Message,
+    Quorum,
+    Roster,
+    Shares,
+    Survivors,
+)
 from muster.secagg.session import bitmap
-from muster.secagg.shamir import cut, split
-from muster.secagg.unmask import Cohort, unmask
+from muster.secagg.unmask import unmask
 
 __all__ = ["client_round", "main", "server_round"]
 
 SERVER = [
-    # clients, coordinates, corrupt (1/3 and below 30 clients: complete), goal in seconds
+    # clients, coordinates, the fraction that may collude (and a tenth may be lost), goal in seconds
     (100, 10**6, 0.1, 1.0),
     (1000, 10**5, 0.1, 1.5),
     (1000, 10**6, 0.1, 12.0),
 ]
-CLIENT = [(1000, 10**6, 0.1, 0.15)]
+CLIENT = [(1000, 10**6, 0.1, 0.15), (100, 10**6, 1 / 3, 0.15)]
 ECDSA = ec.ECDSA(hashes.SHA256())
 
 
 def terms_of(count: int, size: int, corrupt: float) -> Terms:
     return Terms(
-        "bench", 1, bytes(32), bytes(32), size=size, most=65535, cohort=count, corrupt=corrupt
-    )
+        "bench", "bench", 1, bytes(32), bytes(32), size=size, most=65535, cohort=count,
+        colluders=int(corrupt * count), losses=count // 10,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Played:
-    """A session up to the masked vectors: who lives, all shares, and the vectors, packed."""
+    """A session up to the masked vectors: who lives, what was dealt, and the vectors, packed."""
 
     cohort: Cohort
     alive: NDArray[np.bool_]
-    shares: NDArray[np.uint16]
+    dealt: list[Dealt]
     packed: list[bytes]
     total: NDArray[Any]
 
 
 def played(count: int, size: int, corrupt: float) -> Played:
-    """What a server holds; the vectors repeat, the last one makes up for it."""
+    """What a server is told; the vectors repeat, the last one makes up for it."""
     terms = terms_of(count, size, corrupt)
     private = [Secrets.drawn(secrets.token_bytes) for _ in range(count)]
     entries = tuple(
         Entry(f"c{i:05}", p.mask.public, p.channel.public, commitment(p.seed), b"")
         for i, p in enumerate(private)
     )
-    session = Roster(terms.context, entries).session(terms.run, terms.round)
+    session = Roster(terms.context, entries).session(*terms.place)
     graph, binding = graph_for(terms, count, session), Binding(session, terms.context)
     cohort = Cohort(terms, entries, graph, {e.name: i for i, e in enumerate(entries)}, binding)
     alive = np.ones(count, np.bool_)
     alive[secrets.SystemRandom().sample(range(count), count // 10)] = False
-    shares = cohort.no_shares()
-    for i, p in enumerate(private):
-        secret = cut([p.seed if alive[i] else p.mask.data])[0]
-        mine = split(secret, graph.holders(i) + 1, graph.threshold, secrets.token_bytes).T
-        mine[~alive[graph.holders(i)]] = 65535
-        shares[cohort.mirror(i)] = mine
+    dealt = [
+        deal(
+            binding, i, (p.mask.data, p.seed), graph.holders(i), graph.threshold,
+            secrets.token_bytes,
+        )
+        for i, p in enumerate(private)
+    ]  # fmt: skip
     packed, total = masked(cohort, private, alive)
-    return Played(cohort, alive, shares, packed, total)
+    return Played(cohort, alive, dealt, packed, total)
+
+
+def revealed(game: Played) -> NDArray[np.uint16]:
+    """What the survivors open: a share of the seed or of the mask key of every client."""
+    shares, graph = room_for_shares(game.cohort), game.cohort.graph
+    for i, dealt in enumerate(game.dealt):
+        mine = dealt.shares[:, int(game.alive[i])].copy()
+        mine[~game.alive[graph.holders(i)]] = 65535
+        shares[game.cohort.mirror(i)] = mine
+    return shares
+
+
+def dealing_of(game: Played) -> Dealing:
+    """What every client dealt, taken in and handed out; seals are as long as real ones."""
+    dealing, session = Dealing(game.cohort), game.cohort.binding.session
+    for i, dealt in enumerate(game.dealt):
+        others = int((game.cohort.graph.holders(i) != i).sum())
+        shares = Shares(session, bytes(104 * others), dealt.leaves, dealt.proof, b"")
+        assert dealing.take(i, shares) is None
+    for i in range(len(game.dealt)):
+        dealing.pieces(i)
+    dealing.release()
+    return dealing
 
 
 def masked(
@@ -113,25 +150,29 @@ def masked(
 
 
 def server_round(count: int, size: int, corrupt: float, repeat: int) -> dict[str, Any]:
-    """Seconds of the two halves of the server's work, the least of several."""
+    """Seconds of the parts of the server's work, the least of several."""
     game = played(count, size, corrupt)
     ring, seconds = game.cohort.terms.ring, []
     for _ in range(repeat):
+        shares = revealed(game)
         wall, start = time.perf_counter(), time.process_time()
+        dealing = dealing_of(game)
+        dealt = time.process_time()
         total, room = ring.zeros(size), ring.buffer(size)
         for data in game.packed:
             np.add(total, ring.unpack(data, size, room), out=total)
         added = time.process_time()
-        unmask(game.cohort, (np.ones(count, np.bool_), game.alive), game.shares, total)
+        unmask(dealing, (np.ones(count, np.bool_), game.alive), shares, total)
         done = time.process_time()
-        seconds.append((done - start, added - start, done - added, time.perf_counter() - wall))
+        parts = (dealt - start, added - dealt, done - added)
+        seconds.append((done - start, *parts, time.perf_counter() - wall))
         assert np.array_equal(total, game.total)
-    spent, adding, opening, wall = min(seconds)
+    spent, handing, adding, opening, wall = min(seconds)
     graph = game.cohort.graph
     return {
         "n": count, "d": size, "k": graph.degree, "t": graph.threshold, "bits": ring.bits,
-        "add": round(adding, 3), "unmask": round(opening, 3), "sum": round(spent, 3),
-        "wall": round(wall, 3),
+        "deal": round(handing, 3), "add": round(adding, 3), "unmask": round(opening, 3),
+        "sum": round(spent, 3), "wall": round(wall, 3),
     }  # fmt: skip
 
 
@@ -177,9 +218,10 @@ def alone(terms: Terms, identity: Any, verify: Any, count: int) -> dict[str, Any
     for message in heard:
         step(message)
     up, down = (sum(len(m.to_bytes()) for m in some) for some in (said, heard))
-    names = ("advertise", "share", "mask", "consent", "unmask")
+    names = ("advertise", "share", "compare", "mask", "consent", "unmask")
+    graph = graph_for(terms, count, bytes(32))
     return {
-        "n": count, "d": terms.size, "k": len(heard[3].signatures),
+        "n": count, "d": terms.size, "k": graph.degree, "t": graph.threshold,
         **{name: round(seconds, 4) for name, seconds in zip(names, spent, strict=True)},
         "sum": round(sum(spent), 4), "wall": round(sum(walls), 4), "up": up, "down": down,
         "traffic": round((up + down) / (4 * terms.size), 3),
@@ -188,24 +230,47 @@ def alone(terms: Terms, identity: Any, verify: Any, count: int) -> dict[str, Any
 
 def answers_to(
     terms: Terms, own: Entry, count: int, sign: Callable[[bytes], bytes]
-) -> tuple[Roster, Delivery, Survivors, Quorum]:
-    """What an honest server says to one client when nobody drops out."""
-    entries = [own]
+) -> tuple[Message, ...]:
+    """What an honest server says to one client when nobody drops out or lies."""
+    entries, private = [own], [Secrets.drawn(secrets.token_bytes) for _ in range(count)]
     for i in range(1, count):
-        p = Secrets.drawn(secrets.token_bytes)
+        p = private[i]
         entry = Entry(f"c{i:05}", p.mask.public, p.channel.public, commitment(p.seed), b"")
         entries.append(replace(entry, signature=sign(entry.statement(terms.context))))
     roster = Roster(terms.context, tuple(entries))
-    session = roster.session(terms.run, terms.round)
-    near = len(graph_for(terms, count, session).holders(0))
+    session = roster.session(*terms.place)
+    graph, binding = graph_for(terms, count, session), Binding(session, terms.context)
+    cohort = Cohort(terms, roster.entries, graph, roster.places, binding)
+    dealing = Dealing(cohort)
+    for i in graph.holders(0).tolist():
+        if i:
+            dealing.take(i, dealt_by(cohort, i, private[i]))
+    dealing.sharing[:] = True
     everybody = bitmap(np.ones(count, np.bool_))
-    signature = sign(Binding(session, terms.context).consent(everybody, everybody))
+    signature = sign(binding.consent(everybody, everybody))
+    near = len(graph.holders(0))
     return (
         roster,
-        Delivery(session, everybody, bytes(SEALED * near)),
+        Delivery(session, everybody, dealing.pieces(0)),
+        Members(session, everybody),
         Survivors(session, everybody),
         Quorum(session, everybody, (signature,) * near),
     )
+
+
+def dealt_by(cohort: Cohort, dealer: int, mine: Secrets) -> Shares:
+    """What one client deals, sealed for client 0 alone."""
+    binding, holders = cohort.binding, cohort.graph.holders(dealer)
+    made = deal(
+        binding, dealer, (mine.mask.data, mine.seed), holders, cohort.graph.threshold,
+        secrets.token_bytes,
+    )  # fmt: skip
+    channel = mine.channel.agree(cohort.entries[0].channel_key)
+    sealed = [bytes(104)] * int((holders != dealer).sum())
+    place = int(np.flatnonzero(holders[holders != dealer] == 0)[0])
+    share = made.shares[int(np.flatnonzero(holders == 0)[0])].tobytes()
+    sealed[place] = binding.seal(channel, dealer, 0, share)
+    return Shares(binding.session, b"".join(sealed), made.leaves, made.proof, b"")
 
 
 def main() -> None:

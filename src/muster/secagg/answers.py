@@ -103,8 +103,12 @@ class View:
         return [j for j in self.holders.tolist() if j != self.index]
 
     def names(self, some: Set) -> tuple[str, ...]:
-        """The names of a set, sorted."""
-        return tuple(self.entries[i].name for i in np.flatnonzero(some).tolist())
+        """The names in a set of those whose signatures it has checked, and its own, sorted."""
+        return tuple(self.entries[j].name for j in self._known if some[j])
+
+    @cached_property
+    def _known(self) -> list[int]:
+        return sorted({*self.holders.tolist(), self.index})
 
 
 def graph_for(terms: Terms, count: int, session: bytes) -> Graph:
@@ -118,7 +122,12 @@ def graph_for(terms: Terms, count: int, session: bytes) -> Graph:
 def rostered(
     terms: Terms, party: Party, advert: messages.Advert, secrets: Secrets, roster: messages.Roster
 ) -> View:
-    """Check everybody's keys, before a share of a secret leaves."""
+    """Check the keys of those it shares with, before a share of a secret leaves.
+
+    In the complete graph these are all; in a ring, its neighbours. A server that fills a ring with
+    made-up clients gains nothing by it: that all neighbours are real, and more than x of them
+    colluders, is no likelier than without those (there are fewer ways to choose real ones).
+    """
     entries, count = roster.entries, len(roster.entries)
     if roster.context != terms.context:
         end(Reason.TERMS, "the roster is for other terms than this client's plan and model give")
@@ -136,17 +145,18 @@ def rostered(
         end(Reason.KEYS, "two entries of the roster share a key; refuse this server")
     if roster.odd:
         end(Reason.KEYS, f"a key of {roster.odd[0]!r} is not in its canonical form; refuse it")
-    for name, statement, signature in roster.signed:
-        if not party.verify(name, statement, signature):
-            end(Reason.SIGNATURE, f"the keys of {name!r} are not signed by it for this plan")
-    judged(party, tuple(entry.name for entry in entries))
     session = roster.session(*terms.place)
     try:
         graph = graph_for(terms, count, session)
     except PlanError as error:
         end(Reason.COHORT, str(error))
-    # with whom both keys are agreed on, before a share
     near = [(j, entries[j]) for j in graph.neighbours(index).tolist()]
+    for j, _ in near:
+        name, statement, signature = roster.signed[j]
+        if not party.verify(name, statement, signature):
+            end(Reason.SIGNATURE, f"the keys of {name!r} are not signed by it for this plan")
+    judged(party, tuple(entries[j].name for j in sorted([index, *(j for j, _ in near)])))
+    # with whom both keys are agreed on, before a share
     masks = {j: _agreed(party, secrets.mask, e, e.mask_key) for j, e in near}
     channels = {j: _agreed(party, secrets.channel, e, e.channel_key) for j, e in near}
     return View(entries, session, graph, index, terms, secrets, masks, channels)

@@ -17,6 +17,8 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from muster.secagg import answers, messages
 from muster.secagg.agreement import Secrets, commitment, framed
 from muster.secagg.answers import Set, View, end
@@ -122,7 +124,7 @@ def _share(me: _Me, secrets: Secrets, advert: messages.Advert) -> Flow:
         (Step.SHARE, messages.Roster),
         lambda heard: answers.rostered(terms, party, advert, secrets, heard),
         lambda view: answers.shared(view, party, me.entropy),
-        lambda view: Saw(Step.SHARE, view.session, tuple(e.name for e in view.entries)),
+        lambda view: Saw(Step.SHARE, view.session, view.names(np.ones(view.graph.count, np.bool_))),
     )
     return view, said, own
 

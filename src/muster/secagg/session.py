@@ -195,7 +195,8 @@ class Party:
     `sign(data)` gives a signature of at most 256 bytes; `verify(name, data, signature)` says
     whether it is that client's; `agree(private, public)` is X25519, see `Pairs` for another;
     `judge(names)` says in a sentence why this client will not be in a sum with these others, or
-    nothing: it is asked of the roster, of the members, and of the survivors.
+    nothing: it is asked of the roster, of the members, and of the survivors; in a ring, of those of
+    them that are its neighbours, whose signatures it has checked.
     """
 
     name: str
@@ -228,7 +229,7 @@ class Saw:
     """Whom this client was told of before it acts on it: the roster before it shares (`SHARE`).
 
     At `MASK` the members of the sum, at `CONSENT` the survivors; all sorted, this client among
-    them. `session` is the session's id.
+    them; in a ring, its neighbours alone. `session` is the session's id.
     """
 
     step: Step
