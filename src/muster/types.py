@@ -28,6 +28,7 @@ __all__ = [
     "Fusing",
     "Late",
     "Private",
+    "Rejected",
     "Reply",
     "Roster",
     "Sampling",
@@ -133,7 +134,7 @@ class Reply:
     weight: float
     metrics: Mapping[str, float] = field(default_factory=dict)
     buffers: Any = None
-    secure: tuple[Mapping[str, int], ...] = ()
+    secure: tuple[Mapping[str, Any], ...] = ()
     parts: tuple[Reply, ...] = ()
 
 
@@ -162,7 +163,18 @@ class Late:
     reason: str = "after the deadline"
 
 
-Answer = Reply | Declined | Failed | Late
+@dataclass(frozen=True)
+class Rejected:
+    """A masked sum that honest clients cannot have made: whose it is, and what is wrong with it.
+
+    Nobody is blamed: somebody among them lied, and a mask hides who.
+    """
+
+    clients: tuple[ClientId, ...]
+    reason: str
+
+
+Answer = Reply | Declined | Failed | Late | Rejected
 
 
 class Task(Protocol):

@@ -20,6 +20,7 @@ from muster.pipeline.stage import Contract, Field, Pipeline
 from muster.plan import Every
 from muster.rounds import play, start
 from muster.runs.replay import replay
+from muster.secagg import graph
 from muster.simulation import Choice, Here, Simulation
 from muster.simulation.secure import TALK, Masks
 from muster.store import MemoryStore
@@ -84,10 +85,10 @@ def silent(history):
 def opens(lost, clients=FEW, minimum=3):
     """Whether the sum may be opened, and the survivors: everybody's secrets have t holders left."""
     first = {c: STEPS.index(word) for c, word in lost.items()}
-    left = [{c for c in range(clients) if first.get(c, 9) > step} for step in range(5)]
-    threshold = len(left[0]) // 2 + 1
-    enough = len(left[3]) >= minimum and len(left[4]) >= threshold
-    return enough, left[2]
+    left = [{c for c in range(clients) if first.get(c, 9) > step} for step in range(6)]
+    threshold = (len(left[0]) + clients // 3) // 2 + 1
+    enough = len(left[4]) >= minimum and len(left[5]) >= threshold
+    return enough, left[3]
 
 
 patterns = st.dictionaries(st.integers(0, FEW - 1), st.sampled_from(STEPS), max_size=4)
@@ -122,7 +123,8 @@ def test_a_run_on_disk_by_any_engine(engine, workers, tmp_path):
     plain = muster.simulate(PLANS["Scaffold"], population, path=tmp_path / "plain", **chosen)
     assert run.parameters.tobytes() == plain.parameters.tobytes()
     assert [record["accepted"] for record in run.history] == [list(range(7))] * 10
-    assert run.history[0]["secure"] == [{"survivors": 7, "threshold": 4, "degree": 6, "bits": 13}]
+    (note,) = run.history[0]["secure"]
+    assert note["clients"] == list(range(7)) and (note["threshold"], note["bits"]) == (5, 13)
     assert all("train" not in record for record in run.history)
     assert replay(tmp_path / "masked", plan, population).identical
 
@@ -148,11 +150,14 @@ def test_a_run_that_died_and_went_on(tmp_path):
     assert [record["round"] for record in run.history] == list(range(1, 11))
 
 
-def test_a_sparse_graph():
+def test_a_ring(monkeypatch):
     """A hundred clients, each with fewer neighbours than all, a tenth of them lost."""
-    lost = {1: {c: STEPS[c // 10 % 5] for c in range(3, 100, 10)}}
-    plan = PLANS["FedAvg"]
-    state, history = played(masked(plan), 100, 1, "matrix", masks=Masks(lost=lost))
+    monkeypatch.setattr(graph, "FULL", 20)
+    graph.graph_of.cache_clear()
+    lost = {1: {c: STEPS[c // 10 % 6] for c in range(3, 100, 10)}}
+    plan, sparse = PLANS["FedAvg"], {"corrupt": 0.1}
+    state, history = played(masked(plan, **sparse), 100, 1, "matrix", masks=Masks(lost=lost))
+    graph.graph_of.cache_clear()
     assert history[0]["secure"][0]["degree"] < 60
     assert 90 <= history[0]["secure"][0]["survivors"] < 100
     assert same_bits(state, played(plan, 100, 1, "matrix", absent=silent(history))[0])

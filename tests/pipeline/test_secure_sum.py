@@ -22,6 +22,7 @@ from muster.pipeline import (
     SecureSum,
 )
 from muster.secagg import Ring, Span
+from muster.secagg.answers import graph_for
 from muster.testing.claim import check_value
 
 PLAIN = Contract((Field("delta", 7), Field("control", 4)), cap=5.0)
@@ -37,7 +38,8 @@ def built(stages, contract=PLAIN):
 def terms(secure=None, cohort=10, **more):
     secure = secure or SecureSum()
     frame = secure.frame(built([*INTEGERS, secure]).contracts[2])
-    return secure.terms(frame, run="run", round=2, plan=DIGEST, model=DIGEST, cohort=cohort, **more)
+    about = {"study": "s", "run": "run", "round": 2, "plan": DIGEST, "model": DIGEST}
+    return secure.terms(frame, cohort, **about, **more)
 
 
 REFUSED = [
@@ -65,12 +67,12 @@ def test_it_refuses_a_weight_without_a_cap():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"minimum": 1}, "at least 2 clients"),
-        ({"minimum": 2.5}, "a whole number"),
-        ({"corrupt": 1.0}, "no threshold is safe"),
-        ({"corrupt": -0.1}, "no threshold is safe"),
-        ({"dropout": 0.6}, r"corrupt \+ dropout ≤ 0.9"),
-        ({"dropout": 0.3, "malicious": True}, "no threshold is safe"),
+        ({"minimum": 2}, "of two, each would know the other's update"),
+        ({"minimum": 3.5}, "a whole number"),
+        ({"corrupt": 1.0}, "two fractions"),
+        ({"corrupt": -0.1}, "two fractions"),
+        ({"dropout": 0.34}, r"no threshold is safe.* corrupt \+ 2·dropout < 1"),
+        ({"exposure": 0.0}, "a chance such as 1e-3"),
         ({"metrics": "some"}, "use 'hidden' or 'public'"),
     ],
 )
@@ -79,7 +81,7 @@ def test_it_refuses_values(fields, message):
         SecureSum(**fields)
 
 
-@pytest.mark.parametrize("stage", [SecureSum(), SecureSum(4, 0.1, 0.2, True, "public")])
+@pytest.mark.parametrize("stage", [SecureSum(), SecureSum(4, 0.1, 0.2, "public")])
 def test_it_is_a_value(stage):
     check_value(stage)
 
@@ -120,9 +122,10 @@ def test_a_bounded_scalar_is_masked_like_the_rest():
 
 
 def test_terms():
-    found = terms(SecureSum(4, 0.2, 0.1, malicious=True))
+    found = terms(SecureSum(4, 0.2, 0.1))
     assert (found.size, found.most, found.cohort, found.minimum) == (12, 254, 10, 4)
-    assert (found.corrupt, found.dropout, found.malicious) == (0.2, 0.1, True)
+    assert (found.colluders, found.losses) == (2, 1)
+    assert [terms(cohort=n).colluders for n in (3, 6, 9, 33)] == [1, 2, 3, 11]
     assert terms(needed=7).minimum == 7
     assert terms(needed=2).minimum == 3
 
@@ -130,8 +133,15 @@ def test_terms():
 @pytest.mark.parametrize(
     ("cohort", "more", "message"),
     [
-        (2, {}, "2 clients were invited and 3 are required; invite more"),
-        (5, {"needed": 6}, "5 clients were invited and 6 are required"),
+        (2, {}, "2 clients were invited and at least 3 are required"),
+        (5, {"needed": 6}, "5 clients were invited and at least 6 are required"),
+        (4, {"secure": SecureSum(4, dropout=0.25)}, "at least 5 are required"),
+        (3, {"secure": SecureSum(corrupt=0.9, dropout=0.0)}, "at least 11 are required"),
+        (
+            4,
+            {"secure": SecureSum(groups=2, dropout=0.3)},
+            "4 clients are in one of 2 groups.*least 5",
+        ),
         (70_000, {}, "cohort ≤ 65520"),
     ],
 )
@@ -141,8 +151,63 @@ def test_a_cohort_that_cannot_be(cohort, more, message):
 
 
 def test_what_a_record_notes():
-    found = SecureSum().facts(terms(), advertised=8, survivors=7)
-    assert found == {"survivors": 7, "threshold": 5, "degree": 7, "bits": 12}
+    found = SecureSum().facts(terms(), advertised=8, survivors="abcdefg")
+    assert found == {
+        "clients": list("abcdefg"), "survivors": 7, "threshold": 6, "degree": 7, "colluders": 3,
+        "losses": 2, "honest": 3, "bits": 12,
+    }  # fmt: skip
+
+
+SIZES = [
+    # size, dropout; colluders, threshold, losses
+    (3, 0.0, 1, 3, 0),
+    (5, 0.0, 3, 5, 0),
+    (5, 0.1, 2, 4, 1),
+    (10, 0.1, 7, 9, 1),
+    (10, 0.2, 5, 8, 2),
+]
+
+
+@pytest.mark.parametrize(("size", "dropout", "colluders", "threshold", "losses"), SIZES)
+def test_a_group_bears_all_but_the_honest_it_needs(size, dropout, colluders, threshold, losses):
+    found = terms(SecureSum(groups=7, dropout=dropout), cohort=size)
+    assert (found.colluders, found.losses) == (colluders, losses)
+    graph = graph_for(found, size, bytes(32))
+    assert graph.threshold == threshold == size - losses and graph.honest >= 2
+
+
+EXPOSED = [
+    # cohort, corrupt, dropout, rounds, exposure: the most groups, of the table of chances
+    (100, 0.1, 0.0, 100, 1e-3, 17),
+    (100, 0.1, 0.1, 100, 1e-3, 13),
+    (100, 0.33, 0.0, 100, 1e-3, 9),
+    (30, 1 / 3, 0.0, 100, 1e-3, 3),
+    (300, 1 / 3, 0.0, 1000, 1e-6, 15),
+    (60, 1 / 3, 0.0, 10_000, 2.0**-40, 2),
+]
+
+
+@pytest.mark.parametrize(("cohort", "corrupt", "dropout", "rounds", "exposure", "most"), EXPOSED)
+def test_as_many_groups_as_a_chance_allows(cohort, corrupt, dropout, rounds, exposure, most):
+    frame = SecureSum().frame(built([*INTEGERS, SecureSum()]).contracts[2])
+
+    def check(groups):
+        made = SecureSum(corrupt=corrupt, dropout=dropout, groups=groups, exposure=exposure)
+        made.check(frame, cohort, rounds)
+
+    check(most)
+    with pytest.raises(PlanError, match=rf"use SecureSum\(groups={most}\), or fewer"):
+        check(most + 1)
+
+
+def test_the_audited_groups_are_refused():
+    """Groups of three of a hundred, a third colluding: 11 % of the honest exposed a round."""
+    frame = SecureSum().frame(built([*INTEGERS, SecureSum()]).contracts[2])
+    secure = SecureSum(groups=33, dropout=0.0)
+    assert secure.chance(100, 1) == pytest.approx(0.106, abs=5e-4)
+    assert secure.chance(100, 20) == pytest.approx(0.894, abs=2e-3)
+    with pytest.raises(PlanError, match="small groups for a rule and large groups for secrecy"):
+        secure.check(frame, 100, 20)
 
 
 def test_bytes_are_those_of_the_ring():

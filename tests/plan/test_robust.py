@@ -24,8 +24,9 @@ def plan(**fields):
     return Plan(**given | fields)
 
 
-def masked(groups, **more):
-    return {"pipeline": (*STAGES, pipeline.SecureSum(groups=groups, **more))}
+def masked(groups):
+    secure = pipeline.SecureSum(groups=groups, corrupt=0.05, dropout=0.0)
+    return {"pipeline": (*STAGES, secure)}
 
 
 REFUSED = [
@@ -36,7 +37,10 @@ REFUSED = [
     ({"sampling": sampling.Uniform(count=2)}, "needs 3 replies, and .* invites fewer"),
     ({"pipeline": [pipeline.AdaptiveClip()]}, "learns from the sum of all"),
     ({"pipeline": [pipeline.Clip(1.0), pipeline.Noise(1.0)]}, "denominator='expected'"),
-    (masked(4) | {"sampling": sampling.Uniform(count=11)}, "3 are required in each of 4 groups"),
+    (
+        masked(4) | {"sampling": sampling.Uniform(count=11)},
+        "2 clients are in one of 4 groups and at least 3 are required",
+    ),
     (
         {
             "aggregation": Mean("expected"),

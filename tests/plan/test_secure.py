@@ -12,6 +12,7 @@ from muster.layout import Entry, Layout
 from muster.plan.registry import assign, to_value
 from muster.tasks.numpy import LinearRegression
 
+GROUPED = pipeline.SecureSum(groups=33, dropout=0.0)
 STAGES = (pipeline.Clip(1.0), pipeline.Quantize(8), pipeline.SecureSum())
 
 
@@ -46,13 +47,17 @@ REFUSED = [
     ),
     ({"aggregation": Mean("expected"), **ROWS}, "all clients' rows .* or denominator='replies'"),
     ({"evaluate": Every()}, r"use Plan\(evaluate=Every\(clients=0\)\), or .*metrics='public'"),
-    ({"sampling": sampling.Uniform(count=2)}, "2 clients were invited and 3 are required"),
-    ({"sampling": sampling.Uniform(count=4), "minimum": 5}, "4 clients .* 5 are required"),
+    ({"sampling": sampling.Uniform(count=2)}, "2 clients were invited and at least 3 are required"),
+    ({"sampling": sampling.Uniform(count=4), "minimum": 5}, "4 clients .* at least 5 are required"),
     ({"sampling": sampling.Uniform(count=70_000)}, "cohort ≤ 65520"),
     ({"algorithm": algorithms.FedNova()}, "cannot mask norm"),
     ({"weighting": "examples"}, r"largest weight; give Plan\(cap=rows\)"),
     ({"pipeline": (*STAGES, pipeline.SecureSum())}, "one such stage is enough"),
     ({"share": "!*"}, "is no field"),
+    (
+        {"sampling": sampling.Uniform(count=100), "pipeline": (*STAGES[:2], GROUPED)},
+        r"SecureSum\(groups=33\) of 100 clients, 33 of whom may work with the server",
+    ),
 ]
 
 

@@ -24,7 +24,7 @@ PLAN = planned(
     pipeline=[Clip(1.0), Quantize(12), SecureSum()], cap=10, evaluate=Every(clients=0), rounds=2
 )
 NAMES = tuple(f"{i:05}" for i in range(6))
-TERMS = Terms("run", 1, bytes(32), bytes(32), size=5, most=99, cohort=6)
+TERMS = Terms("s", "run", 1, bytes(32), bytes(32), size=5, most=99, cohort=6, colluders=1)
 VECTORS = dict(
     zip(NAMES, np.random.default_rng(0).integers(0, 100, (6, 5), np.uint32), strict=True)
 )
@@ -84,7 +84,7 @@ def ill():
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_a_session_sums_the_survivors(step, count):
     found = open_one(dict.fromkeys(NAMES[:count], step))
-    early = step in TALK[:3]
+    early = step in TALK[:4]
     left = NAMES[count:] if early else NAMES
     assert found.sum.survivors == left
     assert found.sum.total.tolist() == sum(VECTORS[name] for name in left).tolist()
@@ -129,11 +129,11 @@ def test_clients_of_one_process_share_work_and_check_everybody(monkeypatch):
     assert found.sum.survivors == NAMES
     pairs = [count for pair, count in agreed.items() if len(pair) == 2]
     assert len(pairs) == 6 * 5 and set(pairs) == {1}  # two keys for each of 15 pairs, once each
-    assert Counter(asked) == dict.fromkeys(NAMES, 4)  # signed twice, each verified once
+    assert Counter(asked) == dict.fromkeys(NAMES, 6)  # signed thrice, each verified once
 
 
 def test_one_reply_of_the_survivors():
-    made, _ = simulation(masks=Masks(lost={1: {0: "share", 4: "unmask"}}))
+    made, _ = simulation(masks=Masks(lost={1: {0: "share"}}))
     found = answers(made)
     (reply,) = [one for one in found if isinstance(one, Reply)]
     assert reply.clients == (1, 2, 3, 4, 5)
@@ -142,7 +142,12 @@ def test_one_reply_of_the_survivors():
     rows = people(6).sizes
     assert reply.weight == float(rows[1:].sum())
     assert (reply.metrics, reply.buffers.shape) == ({}, (0,))
-    assert reply.secure == ({"survivors": 5, "threshold": 4, "degree": 5, "bits": 15},)
+    assert reply.secure == (
+        {
+            "clients": [1, 2, 3, 4, 5], "survivors": 5, "threshold": 5, "degree": 5,
+            "colluders": 2, "losses": 1, "honest": 3, "bits": 15,
+        },
+    )  # fmt: skip
     assert list(made.replies()) == []
 
 
@@ -153,7 +158,7 @@ def test_below_the_threshold_everybody_says_why():
     assert [one["client"] for one in record["late"]] == [0, 1, 2]
     assert [one["client"] for one in record["failed"]] == [3, 4, 5]
     assert {one["stage"] for one in record["failed"]} == {"secure"}
-    assert all("fewer than 4 holders" in one["error"] for one in record["failed"])
+    assert all("fewer than 5 holders" in one["error"] for one in record["failed"])
     assert "secure" not in record and "train" not in record
     assert same_bits(state, start(PLAN))
 
@@ -162,7 +167,7 @@ def test_a_cohort_below_the_minimum_is_not_trained():
     made, hands = simulation()
     found = answers(made, cohort=Cohort((1, 4)))
     assert [one.client for one in found] == [1, 4]
-    assert all(isinstance(one, Failed) and "3 are required" in one.error for one in found)
+    assert all(isinstance(one, Failed) and "at least 3 are required" in one.error for one in found)
     assert hands.pieces == 0
     assert answers(made, cohort=Cohort(())) == []
 

@@ -259,7 +259,7 @@ def _verdict(run: Run, plan: Plan) -> Text:
         parts.append(f"{lost} of them had too few replies and changed nothing")
     if facts["epsilon"] is not None:
         parts.append(f"epsilon {screen.number(facts['epsilon'])}")
-    spent = run.facts.get("spent")
+    spent = run.facts.get("spent") or run.facts.get("halted")
     sign = ("! ", "bold yellow") if lost or spent else ("✓ ", "bold green")
     text = Text.assemble(sign, " · ".join(parts))
     return text.append(f"\n! stopped: {facts['stopped']}", "bold yellow") if spent else text

@@ -76,6 +76,10 @@ class DiscreteNoise(Stage):
         """The variance of one client's share, in levels squared."""
         return share_variance(self.multiplier, self.norm(contract), self.survivors)
 
+    def share_variance(self, contract: Contract) -> float:
+        """As `variance`: every client adds its share."""
+        return self.variance(contract)
+
     def release(self, contract: Contract) -> Release:
         """The sum of the survivors' shares."""
         mechanism: Any = "skellam" if self.law == "skellam" else "discrete gaussian"

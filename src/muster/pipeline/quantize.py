@@ -58,10 +58,13 @@ class Quantize(Stage):
                 f"weighting='examples', or use weighting='equal'"
             )
         step, bound = self.step(contract), None
-        if contract.bound is not None and not self.feedback:
-            bound = contract.bound + step * math.sqrt(contract.dimension) / contract.cap
+        unrounded = None if self.feedback else contract.bound
+        if unrounded is not None:
+            bound = unrounded + step * math.sqrt(contract.dimension) / contract.cap
+        elif contract.moving and not self.feedback:
+            unrounded = math.inf  # known in each round: see `Pipeline.now`
         fields = tuple(self._rounded(f, contract.cap) for f in contract.fields)
-        return replace(contract, fields=fields, bound=bound, step=step)
+        return replace(contract, fields=fields, bound=bound, step=step, unrounded=unrounded)
 
     def _rounded(self, field: Field, cap: float) -> Field:
         """A field as it travels; a scalar's bound is then in levels, as its values are."""

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -18,7 +19,37 @@ from muster.types import ClientId
 if TYPE_CHECKING:
     from muster.secagg import Frame, Terms
 
-__all__ = ["SecureSum"]
+__all__ = ["Bears", "SecureSum"]
+
+SLACK = 1e-9  # a third of three is one, whatever floats say
+
+
+class Bears(NamedTuple):
+    """What a session of `size` clients is made for: colluders, losses, the least whose sum opens.
+
+    >>> Bears(colluders=1, losses=1, minimum=3, size=4).least
+    3
+    """
+
+    colluders: int
+    losses: int
+    minimum: int
+    size: int
+
+    @property
+    def threshold(self) -> int:
+        """The shares that open a secret where everybody shares with everybody."""
+        return (self.size + self.colluders) // 2 + 1
+
+    @property
+    def least(self) -> int:
+        """The fewest clients whose sum may be opened."""
+        return max(self.minimum, self.threshold)
+
+    @property
+    def hides(self) -> bool:
+        """Whether a sum is left after the losses, with two honest clients in it at least."""
+        return self.size - self.losses >= self.least and self.threshold - self.colluders >= 2
 
 
 @dataclass(frozen=True)
@@ -26,13 +57,14 @@ class SecureSum(Stage):
     """Masks that cancel in the sum (Bonawitz et al. 2017, Bell et al. 2020); stands last.
 
     At least `minimum` clients' sum is opened, or none; the fraction `corrupt` of a cohort may
-    work for the server, the fraction `dropout` may fall silent; `malicious`: also against a
-    server that deviates from the protocol. With `groups`, each round's cohort is divided at
-    random, and the server learns the sum of each group: so a rule such as `TrimmedMean` can bear
-    liars, and large cohorts cost less. Training loss, steps and rows stay with the clients unless
-    `metrics` is "public". Clients encode as before it and the server decodes the exact
-    sum: the runtime runs the session (`muster.secagg`, extra `service`), so the model has the
-    bits it would have without it.
+    work for the server, which may itself deviate from the protocol in any way; the fraction
+    `dropout` may fall silent. With `groups`, each round's cohort is divided at random, and the
+    server learns the sum of each group: so a rule such as `TrimmedMean` can bear liars, and large
+    cohorts cost less. A client whose group holds too many colluders is exposed; that a given one
+    ever is, over all rounds of the plan, has at most the chance `exposure`, or the plan is refused.
+    Training loss, steps and rows stay with the clients unless `metrics` is "public". Clients
+    encode as before it and the server decodes the exact sum: the runtime runs the session
+    (`muster.secagg`, extra `service`), so the model has the bits it would have without it.
 
     >>> SecureSum().minimum
     3
@@ -41,27 +73,35 @@ class SecureSum(Stage):
     minimum: int = 3
     corrupt: float = 1 / 3
     dropout: float = 0.1
-    malicious: bool = False
     metrics: Literal["hidden", "public"] = "hidden"
     groups: int = 1
+    exposure: float = 1e-3
     needs_sum: ClassVar[bool] = True
     keeps_sum: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.minimum, int) or self.minimum < 2:
+        if not isinstance(self.minimum, int) or self.minimum < 3:
             raise PlanError(
-                f"SecureSum(minimum={self.minimum!r}): a whole number of at least 2 clients is "
-                f"needed, or their sum is one client's update"
+                f"SecureSum(minimum={self.minimum!r}): a whole number of at least 3 clients is "
+                f"needed; of two, each would know the other's update from the sum"
             )
-        reach = self.corrupt + self.dropout * (2 if self.malicious else 1)
-        if not (0 <= self.corrupt < 1 and 0 <= self.dropout < 1 and reach <= 0.9):
+        if not (0 <= self.corrupt < 1 and 0 <= self.dropout < 1):
             raise PlanError(
-                f"SecureSum(corrupt={self.corrupt!r}, dropout={self.dropout!r}, "
-                f"malicious={self.malicious!r}): no threshold is safe from the one and bears the "
-                f"other; give fractions with corrupt + dropout ≤ 0.9 (malicious: + 2·dropout)"
+                f"SecureSum(corrupt={self.corrupt!r}, dropout={self.dropout!r}): two fractions of "
+                f"a cohort are needed, such as 1/3 and 0.1"
+            )
+        if self.corrupt + 2 * self.dropout >= 1:
+            raise PlanError(
+                f"SecureSum(corrupt={self.corrupt!r}, dropout={self.dropout!r}): no threshold is "
+                f"safe from so many who work with the server and bears so many losses; give "
+                f"fractions with corrupt + 2·dropout < 1"
             )
         if not isinstance(self.groups, int) or self.groups < 1:
             raise PlanError(f"SecureSum(groups={self.groups!r}): a whole number above 0 is needed")
+        if not 0 < self.exposure < 1:
+            raise PlanError(
+                f"SecureSum(exposure={self.exposure!r}): a chance such as 1e-3 is needed"
+            )
         if self.metrics not in ("hidden", "public"):
             raise PlanError(f"SecureSum(metrics={self.metrics!r}): use 'hidden' or 'public'")
 
@@ -97,33 +137,107 @@ class SecureSum(Stage):
         return frame
 
     def terms(
-        self, frame: Frame, *, run: str, round: int, plan: bytes, model: bytes, cohort: int,
+        self,
+        frame: Frame,
+        size: int,
         needed: int = 0,
-    ) -> Terms:  # fmt: skip
-        """What a session of a round with `cohort` invited is about; plan and model are digests.
+        *,
+        study: str,
+        run: str,
+        round: int,
+        attempt: int = 1,
+        plan: bytes,
+        model: bytes,
+    ) -> Terms:
+        """What a session of `size` invited clients is about: a whole cohort, or one group of it.
 
-        `needed`: the fewest replies that make the round count (`Plan.needed`), where that is
-        more than the minimum: one sum that would not count is not opened. Raises `PlanError` for
-        a cohort (or group) below the minimum, or too large for the ring.
+        `needed`: the fewest replies that make the round count (`Plan.needed`), where that is more
+        than the minimum and the cohort is one group: a sum that would not count is not opened.
+        `plan` and `model` are digests of 32 bytes. Raises `PlanError` for too few clients to bear
+        what the plan says, or too many for the ring.
         """
-        least = max(self.minimum, needed) if self.groups == 1 else self.minimum
-        if cohort // self.groups < least:
-            each = "" if self.groups == 1 else f" in each of {self.groups} groups"
-            raise PlanError(
-                f"SecureSum: {cohort} clients were invited and {least} are required{each}; invite "
-                f"more, or lower the minimum"
+        bears = self._bears(size, needed)
+        if not bears.hides:
+            whom = (
+                "clients were invited"
+                if self.groups == 1
+                else f"clients are in one of {self.groups} groups"
             )
-        cohort = self.largest(cohort)
+            enough = next(
+                (n for n in range(size, 9 * size + 99) if self._bears(n, needed).hides), 0
+            )
+            more = f"at least {enough} are required" if enough else "no number would do"
+            raise PlanError(
+                f"SecureSum: {size} {whom} and {more}, of whom {bears.colluders} may work with "
+                f"the server and {bears.losses} be lost, since a sum of fewer than {bears.least} "
+                f"is never opened: invite more, use fewer groups, or lower minimum, corrupt or "
+                f"dropout"
+            )
         secagg = require("muster.secagg", extra="service")
         terms: Terms = secagg.Terms(
-            run, round, plan, model, frame.size, frame.most, cohort, least,
-            self.corrupt, self.dropout, self.malicious,
-        )  # fmt: skip
+            study,
+            run,
+            round,
+            plan,
+            model,
+            frame.size,
+            frame.most,
+            cohort=size,
+            minimum=bears.minimum,
+            colluders=bears.colluders,
+            losses=bears.losses,
+            attempt=attempt,
+        )
         return terms
 
-    def largest(self, cohort: int) -> int:
-        """The most clients of a cohort in one group."""
-        return -(-cohort // self.groups)
+    def _losses(self, size: int) -> int:
+        """How many of a session's clients may be lost: of a small group one, rather than none."""
+        losses = self.dropout * size
+        return math.ceil(losses - SLACK) if self.groups > 1 else int(losses + SLACK)
+
+    def _colluders(self, count: int) -> int:
+        """How many of so many clients may work with the server."""
+        return int(self.corrupt * count + SLACK)
+
+    def _bears(self, size: int, needed: int) -> Bears:
+        """What a session of so many clients is made for."""
+        losses = self._losses(size)
+        if self.groups == 1:
+            return Bears(self._colluders(size), losses, max(self.minimum, needed), size)
+        groups = require("muster.secagg.groups", extra="service")
+        # As many as the draw of groups lets sit together but for a chance: see `chance`.
+        return Bears(max(0, size - groups.honest_needed(losses)), losses, self.minimum, size)
+
+    def check(self, frame: Frame, cohort: int, rounds: int, needed: int = 0) -> None:
+        """Raise `PlanError`, with the remedy, for a cohort that these settings do not hide."""
+        nothing = bytes(32)
+        size = cohort // self.groups
+        self.terms(frame, size, needed, study="", run="", round=0, plan=nothing, model=nothing)
+        chance = self.chance(cohort, rounds)
+        if chance > self.exposure:
+            groups = require("muster.secagg.groups", extra="service")
+            colluders = self._colluders(cohort)
+            try:
+                most = groups.largest_count(cohort, colluders, self.dropout, rounds, self.exposure)
+                remedy = f"use SecureSum(groups={most}), or fewer"
+            except PlanError:
+                remedy = "invite more clients"
+            raise PlanError(
+                f"SecureSum(groups={self.groups}) of {cohort} clients, {colluders} of whom may "
+                f"work with the server: within {rounds} rounds a given client sits with too many "
+                f"of them with a chance of {chance:.2g}, above exposure={self.exposure:g}; "
+                f"{remedy}, or trust more of the clients: small groups for a rule and large "
+                f"groups for secrecy exclude one another"
+            )
+
+    def chance(self, cohort: int, rounds: int) -> float:
+        """The chance that a given client of such cohorts is ever exposed by its group."""
+        if self.groups == 1:
+            return 0.0
+        groups = require("muster.secagg.groups", extra="service")
+        honest = groups.honest_needed(self._losses(-(-cohort // self.groups)))
+        once = groups.exposed(cohort, self._colluders(cohort), self.groups, honest)
+        return float(groups.over(once, rounds))
 
     def split(self, cohort: Sequence[ClientId], key: Source) -> tuple[tuple[ClientId, ...], ...]:
         """The cohort in random groups of nearly one size, each in the cohort's order.
@@ -138,20 +252,27 @@ class SecureSum(Stage):
 
     def nbytes(self, frame: Frame, cohort: int) -> int:
         """Bytes of one client's masked vector in a cohort of so many."""
-        ring = require("muster.secagg", extra="service").Ring.of(self.largest(cohort), frame.most)
-        return int(ring.nbytes(frame.size))
+        ring = require("muster.secagg", extra="service").Ring
+        size = max(1, -(-cohort // self.groups))
+        return int(ring.of(size, frame.most).nbytes(frame.size))
 
-    def facts(self, terms: Terms, advertised: int, survivors: int) -> dict[str, int]:
-        """What a round's record notes: survivors, threshold, degree of the graph, ring's bits.
+    def facts(self, terms: Terms, advertised: int, survivors: Sequence[ClientId]) -> dict[str, Any]:
+        """What a round's record notes of a sum: whose it is, and what it was safe from.
 
         `advertised` is the number of clients whose keys came, for whom the graph was made.
+        `losses` are those it would have borne, `honest` the fewest honest clients in the sum (in a
+        ring, in each part of it that can be told apart), `colluders` how many may be none.
         """
         graph = require("muster.secagg.answers", extra="service").graph_for(
             terms, advertised, bytes(32)
         )
         return {
-            "survivors": survivors,
+            "clients": list(survivors),
+            "survivors": len(survivors),
             "threshold": graph.threshold,
             "degree": graph.degree,
+            "colluders": terms.colluders,
+            "losses": terms.losses if graph.order else advertised - graph.threshold,
+            "honest": graph.honest,
             "bits": terms.ring.bits,
         }

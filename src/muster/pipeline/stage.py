@@ -43,7 +43,8 @@ class Contract:
     `bound` is the joint L2 norm of the vector fields of one client before weighting, None if
     nothing bounds it; `cap` the largest weight, None if unknown; `weighted` whether the weight
     has been applied; `moving` whether the bound moves between rounds; `step` the distance between
-    two levels where vectors are integers; `noise` the stage whose noise is made for exactly what
+    two levels where vectors are integers, and `unrounded` the bound before they were rounded to
+    them; `noise` the stage whose noise is made for exactly what
     is summed, which no later stage may change; `visible` whether replies are seen one by one,
     not only in the sum.
     """
@@ -54,6 +55,7 @@ class Contract:
     weighted: bool = False
     cap: float | None = None
     step: float | None = None
+    unrounded: float | None = None
     noise: str | None = None
     visible: bool = True
 
@@ -117,6 +119,10 @@ class Stage:
     def release(self, contract: Contract) -> Release | None:
         """What one round reveals under this stage's noise; None for a stage without."""
         return None
+
+    def share_variance(self, contract: Contract) -> float:
+        """The variance, in levels squared, of the noise that each client adds to the sum."""
+        return 0.0
 
     def memory(self, contract: Contract) -> Tree:
         """What a client keeps for this stage, without a leading axis; None for most."""
@@ -183,6 +189,10 @@ class Pipeline:
         made = (s.release(c) for s, c in zip(self.stages, self.contracts, strict=False))
         return tuple(release for release in made if release is not None)
 
+    def share_variance(self) -> float:
+        """The variance, in levels squared, of the noise that each client adds to the sum."""
+        return sum(s.share_variance(c) for s, c in zip(self.stages, self.contracts, strict=False))
+
     def silence(self, dtype: str) -> dict[str, Any]:
         """The sum of no replies, as it would travel."""
         fields = self.contracts[-1].fields
@@ -192,12 +202,17 @@ class Pipeline:
         """The contracts of one round: a moving bound has the value that was sent."""
         if not any(contract.moving for contract in self.contracts):
             return self.contracts
-        bound, contracts = self.contracts[0].bound, []
-        for stage, contract, shared in zip(self.stages, self.contracts, sent, strict=False):
-            contracts.append(replace(contract, bound=bound) if contract.moving else contract)
-            bound = stage.reach(contracts[-1], shared)
-        last = self.contracts[-1]
-        return (*contracts, replace(last, bound=bound) if last.moving else last)
+        bound, unrounded = self.contracts[0].bound, None
+        contracts: list[Contract] = []
+        for i, contract in enumerate(self.contracts):
+            if contract.moving:
+                exact = unrounded if contract.unrounded is not None else None
+                contract = replace(contract, bound=bound, unrounded=exact)
+            contracts.append(contract)
+            unrounded = contract.bound if contract.step is None else unrounded
+            if i < len(self.stages):
+                bound = self.stages[i].reach(contract, sent[i])
+        return tuple(contracts)
 
     def encode(
         self, payload: dict[str, Any], sent: tuple[Tree, ...], memory: Tree, key: Keys, weights: Any

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from muster import keys
 from muster.aggregation.mean import Mean
 from muster.aggregation.rule import Rule
 from muster.algorithms.algorithm import Algorithm
 from muster.errors import PlanError
-from muster.keys import Keys
+from muster.keys import Keys, Source
 from muster.layout import Sharing
 from muster.local import Descent, Local, Memory
 from muster.optimizers import SGD
@@ -214,11 +213,16 @@ class Plan:
         """Whether replies are not added up as they come: masked first, or judged by a rule."""
         return self.secure is not None or isinstance(self.aggregation, Rule)
 
-    def groups(self, cohort: Sequence[ClientId], round: int) -> tuple[tuple[ClientId, ...], ...]:
-        """Whose updates are masked together: all, or random groups that the seed draws."""
+    def groups(self, cohort: Sequence[ClientId], draw: Source) -> tuple[tuple[ClientId, ...], ...]:
+        """Whose updates are masked together: all, or random groups, drawn for this cohort.
+
+        Raises `PlanError` where so many clients in so many groups do not hide one another.
+        """
         if self.secure is None:
             return (tuple(cohort),)
-        return self.secure.split(cohort, keys.key(self.seed).at("groups", round))
+        count = len(cohort)
+        self.secure.check(self.frame, count, self.rounds, self.needed(count))
+        return self.secure.split(cohort, draw)
 
     @cached_property
     def remembers(self) -> bool:

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan whose sums are masked must not do: send beside the mask what the mask hides."""
+"""What a plan whose sums are masked must not do, and what such a sum cannot be."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from muster.errors import PlanError
+from muster.pipeline.sum_bounds import SumBounds
+from muster.types import Sent
 
-__all__ = ["refuse_leaks"]
+__all__ = ["refuse_leaks", "refused_sum"]
 
 
 def refuse_leaks(plan: Any) -> None:
@@ -34,13 +37,19 @@ def refuse_leaks(plan: Any) -> None:
             f"use Plan(evaluate=Every(clients=0)), or SecureSum(metrics='public')"
         )
     count = getattr(plan.inviting, "count", None)
-    cohort, needed = (
-        (secure.minimum * secure.groups, 0) if count is None else (count, plan.needed(count))
-    )
-    digest = bytes(32)
-    secure.terms(
-        plan.frame, run="", round=0, plan=digest, model=digest, cohort=cohort, needed=needed
-    )
+    _ = plan.frame
+    if count is not None:  # else it is known when clients are: see `Plan.groups`
+        secure.check(plan.frame, count, plan.rounds, plan.needed(count))
+
+
+def refused_sum(plan: Any, sent: Sent, sums: Mapping[str, Any], weight: int, count: int) -> str:
+    """Why so many honest clients cannot have made these integer sums, or "" where they can.
+
+    `sent` is what they were sent, with the bounds that move between rounds.
+    """
+    contract = plan.stages.now(sent.stages)[-1]
+    bounds = SumBounds(contract, count, plan.weighting == "equal", plan.stages.share_variance())
+    return bounds.refusal(sums, weight)
 
 
 def _refuse_weights(plan: Any) -> None:

@@ -14,6 +14,7 @@ from muster.plan import Plan
 from muster.rounds import RunState, play, start
 from muster.runs.folder import append, following, publish
 from muster.runs.privacy.guard import Guard
+from muster.runs.suspicion import Suspicion
 from muster.types import Clients, Roster, Store
 from muster.vectors import aligned, rebuild, tree_map
 
@@ -39,7 +40,8 @@ class Options:
     of a commit (`store.sqlite.LABELS`). What noise reveals is charged in the run, and in the file
     `ledger`, which runs over the same people share; `entropy(n)` draws n secret bytes for noise
     and cohorts, None takes them from the plan's seed. `held` is who holds how many rows, where one
-    machine knows it though its server does not.
+    machine knows it though its server does not. `pause(why)` lets a run stand still until somebody
+    says that it goes on; without one it ends there, and can be resumed.
     """
 
     engine: str = "auto"
@@ -51,6 +53,7 @@ class Options:
     ledger: Path | None = None
     entropy: Callable[[int], bytes] | None = None
     held: Roster | None = None
+    pause: Callable[[str], None] | None = None
 
 
 class Recorder(Store, Protocol):
@@ -88,11 +91,11 @@ def drive(
         file=options.ledger, entropy=options.entropy, held=options.held,
     )  # fmt: skip
     guard.close(done)
-    history, spent = store.history(), None
+    history, spent, halted = store.history(), None, ""
     publish(store.path, history)
     due = [r for r in history if r.get("metrics") and plan.evaluate.due(r["round"], 0)]
     seen = [record["metrics"] for record in due]  # without the extra one after a last round
-    watch = _Stopwatch(options.clock)
+    watch, suspicion = _Stopwatch(options.clock), Suspicion(history)
 
     def measure(round: int, state: RunState) -> dict[str, Any]:
         found = examiner.examine(round, state)
@@ -103,7 +106,7 @@ def drive(
         return found | guard.record() | {"seconds": watch.lap()}
 
     with following(store.path) as lines:
-        while done < plan.rounds and not _met(plan, seen):
+        while done < plan.rounds and not _met(plan, seen) and not halted:
             spent = guard.admit(done + 1, state.sampler)
             if spent:
                 break
@@ -113,9 +116,13 @@ def drive(
             append(lines, store.last_line())
             if options.watch is not _unwatched:
                 options.watch(store.last_record())
+            halted = suspicion.seen(store.last_record())
+            if halted and options.pause is not None:
+                options.pause(halted)
+                halted = ""
     rule = _met(plan, seen)
-    stopped = spent or (repr(rule) if rule and done < plan.rounds else None)
-    store.note(stopped=stopped, spent=bool(spent))
+    stopped = spent or halted or (repr(rule) if rule and done < plan.rounds else None)
+    store.note(stopped=stopped, spent=bool(spent), halted=bool(halted))
 
 
 class _Stopwatch:

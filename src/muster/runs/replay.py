@@ -18,6 +18,7 @@ from muster.rounds import RunState, play, start
 from muster.runs.folder import digest, unlike
 from muster.runs.simulate import check
 from muster.simulation import Here, Simulation, choose
+from muster.simulation.recorded import RecordedSums
 from muster.simulation.threads import one_thread
 from muster.store.memory import MemoryStore
 from muster.store.sqlite import SQLiteStore
@@ -118,7 +119,11 @@ def _played(
     choice = choose(plan, population, 1, facts["engine"])
     choice = replace(choice, together=facts["together"])
     hands = Here(plan, choice.engine, population)
-    simulation = Simulation(plan, population, store := MemoryStore(), choice, hands, absent)
+    sums = None
+    if plan.secure is not None:
+        sums = RecordedSums({record["round"]: record.get("secure", ()) for record in history})
+    store = MemoryStore()
+    simulation = Simulation(plan, population, store, choice, hands, absent, masks=sums)
     state = start(plan)
     with one_thread(plan.task):
         for record in history:

@@ -18,9 +18,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from muster import keys
 from muster.aggregation.sums import add
 from muster.errors import PlanError
 from muster.plan import Plan
+from muster.plan.secure import refused_sum
 from muster.secagg import (
     Aborted,
     Await,
@@ -37,12 +39,12 @@ from muster.secagg import (
     server,
 )
 from muster.secagg.agreement import Pairs
-from muster.types import Answer, ClientId, Cohort, Failed, Late, Reply, Sent
+from muster.types import Answer, ClientId, Cohort, Failed, Late, Rejected, Reply, Sent
 from muster.vectors import leaves
 
 __all__ = ["Masks", "Opened", "session"]
 
-TALK = (Step.ADVERTISE, Step.SHARE, Step.MASK, Step.CONSENT, Step.UNMASK)
+TALK = tuple(step for step in Step if step not in (Step.ANSWER, Step.OVER))  # nobody complains
 Rows = Iterable[tuple[str, Any]]  # the vector of each client by name, as it is trained
 
 
@@ -126,7 +128,8 @@ class Masks:
     """Secure sums of a simulation: where its keys come from, and who falls silent when.
 
     `entropy(n)` gives n bytes; the sum does not depend on them. `lost` names, by round, clients
-    with the first step at which they are silent: advertise, share, mask, consent or unmask.
+    with the first step at which they are silent: advertise, share, compare, mask, consent or
+    unmask.
     """
 
     entropy: Callable[[int], bytes] = os.urandom
@@ -139,32 +142,39 @@ class Masks:
         """One reply from each group, of its survivors; where there is none, why not.
 
         `trained` gives single clients' replies, asked for when their vectors are due; those in
-        `gone` are not there at all.
+        `gone` are not there at all. Groups are drawn from the plan's seed.
         """
-        secure, invited = plan.secure, len(cohort.clients)
-        assert secure is not None
         try:
-            terms = secure.terms(
-                plan.frame, run="simulation", round=round, plan=_hash(repr(plan)),
-                model=_digest(sent), cohort=invited, needed=plan.needed(invited),
-            )  # fmt: skip
+            groups = plan.groups(cohort.clients, keys.key(plan.seed).at("groups", round))
         except PlanError as error:
             yield from (Failed(c, "secure", str(error)) for c in cohort.clients if c not in gone)
             return
-        for group in map(Cohort, plan.groups(cohort.clients, round)):
+        for group in map(Cohort, groups):
             if not gone >= set(group.clients):
-                yield from self._group(plan, round, group, (terms, sent), trained(group), gone)
+                yield from self._group(plan, round, group, sent, trained(group), gone)
 
     def _group(
-        self, plan: Plan, round: int, cohort: Cohort, about: tuple[Terms, Sent],
+        self, plan: Plan, round: int, cohort: Cohort, sent: Sent,
         trained: Iterator[Answer], gone: Set[ClientId],
     ) -> Iterator[Answer]:  # fmt: skip
         """One session."""
-        terms, sent = about
+        secure, size = plan.secure, len(cohort.clients)
+        assert secure is not None
+        terms = secure.terms(
+            plan.frame,
+            size,
+            plan.needed(size),
+            study="simulation",
+            run="simulation",
+            round=round,
+            plan=_hash(repr(plan)),
+            model=_digest(sent),
+        )
         present = {f"{i:05}": c for i, c in enumerate(cohort.clients) if c not in gone}
         book = _Book(plan, terms, {c: name for name, c in present.items()})
         silent = {c: Step(word) for c, word in self.lost.get(round, {}).items()}
         lost = {book.names[c]: step for c, step in silent.items() if c in book.names}
+        survivors: tuple[ClientId, ...] = ()
         try:
             opened = session(terms, tuple(present), book.rows(trained), self.entropy, lost)
         except Aborted as stop:
@@ -175,9 +185,8 @@ class Masks:
             why = ""
         failed = {answer.client for answer in book.failed}
         yield from book.failed
-        counted = set() if why else set(survivors)
         for one in present.values():
-            if one not in failed | counted:
+            if one not in failed | set(survivors):
                 yield Late(one) if one in silent else Failed(one, "secure", why)
 
 
@@ -204,13 +213,18 @@ class _Book:
                 vector = frame.flatten(answer.payload, int(answer.weight))
                 yield self.names[answer.clients[0]], vector.astype(dtype)
 
-    def reply(self, opened: Opened, survivors: tuple[ClientId, ...], sent: Sent) -> Reply:
-        """The exact sums, as if the survivors' replies had been added up."""
+    def reply(
+        self, opened: Opened, survivors: tuple[ClientId, ...], sent: Sent
+    ) -> Reply | Rejected:
+        """The exact sums, as if the survivors' replies had been added up, where that can be."""
         assert self.plan.secure is not None
         counted = set(survivors)
         public = [one for one in self.public if one.clients[0] in counted]
         sums, weight = self.plan.frame.restore(opened.sum.total, len(survivors))
-        facts = self.plan.secure.facts(self.terms, opened.advertised, len(survivors))
+        refusal = refused_sum(self.plan, sent, sums, weight, len(survivors))
+        if refusal:
+            return Rejected(survivors, refusal)
+        facts = self.plan.secure.facts(self.terms, opened.advertised, survivors)
         metrics = add(public).metrics if public else {}
         none = np.zeros_like(sent.buffers)
         return Reply(survivors, sums, float(weight), metrics, none, (facts,))

@@ -19,6 +19,7 @@ from muster.types import Answer, ClientId, Cohort, Reply, Roster, Sent, Store
 from muster.vectors import leaves, rebuild
 
 if TYPE_CHECKING:
+    from muster.simulation.recorded import RecordedSums
     from muster.simulation.secure import Masks
 
 __all__ = ["Hands", "Here", "Simulation"]
@@ -76,19 +77,21 @@ class Simulation:
     """The Clients seam over a population on this machine; client memory lives in the store.
 
     `absent` names, by round, clients that do not answer (a replay's dropouts). Under SecureSum
-    `masks` runs the sessions (by default with the operating system's randomness).
+    `masks` runs the sessions (by default with the operating system's randomness), or gives their
+    sums again as a record has them.
     """
 
     def __init__(
         self, plan: Plan, population: Population, store: Store, choice: Choice, hands: Hands,
-        absent: Mapping[int, frozenset[ClientId]] | None = None, *, masks: Masks | None = None,
+        absent: Mapping[int, frozenset[ClientId]] | None = None, *,
+        masks: Masks | RecordedSums | None = None,
     ) -> None:  # fmt: skip
         self._absent = absent or {}
         self._plan, self._population, self._store = plan, population, store
         self._choice, self._hands = choice, hands
         self._pending: tuple[Cohort, Sent, int] | None = None
         self._blank = self._fresh() if plan.remembers else None
-        self._masks = masks
+        self._masks: Masks | RecordedSums | None = masks
         if plan.secure is not None and masks is None:
             self._masks = require("muster.simulation.secure", extra="service").Masks()
         self._round, self._invited, self._parts = 0, 0, 0
