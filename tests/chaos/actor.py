@@ -30,6 +30,7 @@ from muster.service.site.work import Habits
 
 ROUNDS = 5
 CLIENTS = tuple(f"site-{i}" for i in range(4))
+MORE = {"grouped": tuple(f"site-{i}" for i in range(6))}  # plans that need others
 EVERYBODY = {"task": tasks.numpy.MLP([4, 5, 3]), "rounds": ROUNDS}
 LOCAL = muster.Local(epochs=2, batch=2, optimizer=optimizers.SGD(0.1))
 DELTA = 1e-3
@@ -81,7 +82,8 @@ PLANS = {
     "grouped": muster.Plan(
         **EVERYBODY | {"rounds": 3}, algorithm=algorithms.FedAvg(), local=LOCAL, cap=9,
         pipeline=[
-            pipeline.Clip(1.0), pipeline.Quantize(12), pipeline.SecureSum(minimum=2, groups=2)
+            pipeline.Clip(1.0), pipeline.Quantize(12),
+            pipeline.SecureSum(groups=2, corrupt=0.1, dropout=0.0),
         ],
         aggregation=aggregation.Median(), evaluate=muster.Every(1, clients=0),
     ),
@@ -110,11 +112,16 @@ PLANS = {
 }  # fmt: skip
 
 
-def population():
-    """Four clients of 5 to 11 rows."""
+def members(plan):
+    """The clients of a plan."""
+    return MORE.get(plan, CLIENTS)
+
+
+def population(plan=""):
+    """Those clients, with 5 rows and more."""
     draw = np.random.default_rng(11)
     rows = {}
-    for i, client in enumerate(CLIENTS):
+    for i, client in enumerate(members(plan)):
         n = 5 + 2 * i
         rows[client] = draw.normal(size=(n, 4)).astype("float32"), draw.integers(0, 3, n)
     return muster.Population.from_arrays(rows)
@@ -217,7 +224,7 @@ def be_server(role, voice):
 
 def attend(role, voice):
     """Attend as these clients."""
-    people, home = population(), Path(role.home)
+    people, home = population(role.plan), Path(role.home)
     seats = [joining.Seat(client, people[client], home / client) for client in role.clients]
     address = f"http{'s' * role.identity}://127.0.0.1:{role.port}"
     how = joining.Joining(

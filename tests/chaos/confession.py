@@ -114,7 +114,7 @@ def sound(federation):
     said = confessed(federation)
     with reading(federation) as store:
         facts, records, latest = store.snapshot()
-    plan, people = actor.PLANS[federation.role.plan], actor.population()
+    plan, people = actor.PLANS[federation.role.plan], actor.population(federation.role.plan)
     history.once(plan, people, records)
     history.audited(federation, records)
     run = facts.get("run", federation.folder.name)

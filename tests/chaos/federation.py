@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 from tests.chaos import actor
-from tests.chaos.actor import CLIENTS, Role
+from tests.chaos.actor import CLIENTS, Role, members
 
 SOON = 20.0  # seconds in which something must happen
 DEATHS = 30  # of one federation
@@ -104,7 +104,7 @@ class Federation:
         waiting = self.server(enough=99)
         for clients in self.sites:
             self.site(clients, **self.told_to.get(clients, {}))
-        for _ in CLIENTS:
+        for _ in members(self.role.plan):
             self.told({"event": "enrolled"})
         waiting.kill()
         self.until(lambda one, said: one is waiting and said is None, again=False)

@@ -38,7 +38,7 @@ REASONS = {"closed", "lease"}  # of those that are late
 def undisturbed(name):
     """The state, the history and the memories of the plan's simulation by the loop."""
     with tempfile.TemporaryDirectory() as folder:
-        people, plan = actor.population(), actor.PLANS[name]
+        people, plan = actor.population(name), actor.PLANS[name]
         muster.simulate(plan, people, path=Path(folder) / "run", engine="loop", workers=1)
         store = SQLiteStore(Path(folder) / "run", readonly=True)
         try:
@@ -83,7 +83,7 @@ def kept(federation, history):
     plan, found = actor.PLANS[federation.role.plan], {}
     if plan.remembers:
         blank = plan.fresh_memory(*plan.task.init(keys.key(plan.seed).at("init")))
-        for client in actor.CLIENTS:
+        for client in actor.members(federation.role.plan):
             vault = Vault(federation.home / client / "vault")
             try:
                 fate, pending = {r["round"]: r["accepted"] for r in history}, vault.pending
@@ -116,7 +116,8 @@ def same(federation):
 def sound(federation, found=None):
     """The invariants; the history, for what a test wants to know beside them."""
     state, history, memories = found or outcome(federation)
-    plan, people = actor.PLANS[federation.role.plan], actor.population()
+    plan = actor.PLANS[federation.role.plan]
+    people = actor.population(federation.role.plan)
     once(plan, people, history)
     if federation.role.url is None:
         assert replay(federation.folder, plan, people).identical, federation.report()
@@ -193,7 +194,9 @@ def played(plan, people, history):
 def audited(federation, history):
     """Every log's chain holds; the server's names each round, with its accepted, in order."""
     paths = [federation.folder / "audit.jsonl"]
-    paths += [federation.home / client / "audit.jsonl" for client in actor.CLIENTS]
+    paths += [
+        federation.home / client / "audit.jsonl" for client in actor.members(federation.role.plan)
+    ]
     for path in paths:
         if path.exists():
             audit.verify(path)

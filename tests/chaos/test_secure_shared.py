@@ -4,14 +4,14 @@
 import pytest
 from tests.chaos import actor, history
 from tests.chaos.pair import Pair
-from tests.chaos.test_secure_kill import ALONE, Hidden, alike, forgotten
+from tests.chaos.test_secure_kill import Hidden, alike, alone, forgotten
 
 
 class Masked(Pair, Hidden):
     """Masked sites before two servers."""
 
     def __init__(self, database, plan="masked"):
-        super().__init__(database, ALONE, plan=plan)
+        super().__init__(database, alone(plan), plan=plan)
 
     def all(self, first=None, second=None):
         """Two servers, of which the first leads, and then the sites."""
@@ -25,7 +25,7 @@ def same(federation):
     """The simulation's state and history, each round once, and no secret is left."""
     found = alike(federation)
     plan = actor.PLANS[federation.role.plan]
-    history.once(plan, actor.population(), found[1])
+    history.once(plan, actor.population(federation.role.plan), found[1])
     forgotten(federation, found[1])
 
 

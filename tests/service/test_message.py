@@ -219,7 +219,7 @@ DESK = Desk(SimpleNamespace(members={}, refusals={}), None)
 class Left:
     """A hall whose one member has failed too often."""
 
-    members, refusals = {"lyon": Member("lyon", "lyon", 1)}, {}
+    members, refusals, excluded = {"lyon": Member("lyon", "lyon", 1)}, {}, {}
     facts = SimpleNamespace(run="r", lease=15.0)
     changed, committed, opened, ended, seats = contextlib.nullcontext(), 0, None, None, {}
 

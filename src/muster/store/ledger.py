@@ -188,6 +188,16 @@ class Ledger(Rounds):
             raise RunError(f"{word!r:.40} cannot be wanted; give one of {', '.join(WORDS)}")
         self._transactions.write("be told", lambda turn: seating.want(turn, word))
 
+    def exclude(self, client: ClientId, why: str) -> None:
+        """Write down who takes part no more, and why; the first reason stands."""
+        known = self.excluded()
+        if client not in known:
+            self.note(excluded=[*map(list, known.items()), [client, why]])
+
+    def excluded(self) -> dict[ClientId, str]:
+        """Who takes part no more, and why."""
+        return dict(self.meta("excluded") or ())
+
     def lead(self, stop: threading.Event) -> bool:
         """Wait until this process leads; False when `stop` was set first.
 

@@ -34,7 +34,9 @@ class Opened:
 
     `cohort` and `times` are the invited and how often each was drawn; `roster` who was enrolled
     then, with their rows, so that a server that comes back draws the same cohort; `model` the
-    digest of what they are sent; `since` the wall-clock time in seconds.
+    digest of what they are sent; `since` the wall-clock time in seconds; `groups`, where sums are
+    masked, whose vectors are summed together: drawn once, so that whoever goes on or follows
+    has the same.
     """
 
     round: int
@@ -44,6 +46,7 @@ class Opened:
     roster: tuple[tuple[ClientId, int], ...]
     model: str
     since: float
+    groups: tuple[tuple[ClientId, ...], ...] = ()
 
 
 @dataclass(frozen=True)

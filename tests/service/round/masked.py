@@ -87,6 +87,7 @@ class Federation:
         self.desk_of, self.away, self.habits = Desk, set(), Habits(wait=1.0, entropy=None)
         self.ledger = Ledger(home / "run")
         self.log = audit.Audit(home / "run" / "audit.jsonl", purpose="server", id="run")
+        self.entropy = None  # of the server: the plan's seed
         self.captured = []  # (name, method, path, body) of every request
 
     def play(self):
@@ -106,7 +107,8 @@ class Federation:
         models = self.ledger.blobs
         self.edge = Edge(self.desk, models, frozenset, limits=Limits(1e6, 1e6))
         stop = threading.Event()
-        options = Options(at=self.at) if self.at else Options()
+        options = replace(Options(), entropy=self.entropy)
+        options = replace(options, at=self.at) if self.at else options
         given = (self.plan, self.ledger, self.hall, None, self.terms, stop, options)
         prepare(self.plan, self.ledger)
         engine = asyncio.ensure_future(asyncio.to_thread(conduct, *given))

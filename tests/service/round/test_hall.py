@@ -14,7 +14,7 @@ from muster.store.records import Member
 def test_presence_lasts_for_two_leases_or_two_turns_of_all(members, seconds):
     now, everybody = [0.0], {str(i): Member(str(i), i, 1) for i in range(members)}
     ledger = SimpleNamespace(
-        members=lambda: everybody, history=list, wanted=lambda: "run", blobs=None
+        members=lambda: everybody, history=list, wanted=lambda: "run", excluded=dict, blobs=None
     )
     facts = Facts("run", "f" * 64, {}, lambda rows, times: 1.0, None, 8, lease=15.0, pace=10.0)
     hall = Hall(ledger, facts, clock=lambda: now[0])

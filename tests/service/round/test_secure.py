@@ -2,6 +2,7 @@
 """A masked round over the network ends with the simulation's bits, or is given up in the open."""
 
 import json
+import os
 from dataclasses import replace
 from hashlib import sha256
 
@@ -30,7 +31,8 @@ from muster.service.site import cargo as site
 from muster.service.site.cargo import PIECE
 from muster.store.blobs import model_name
 
-TWO = pipeline.SecureSum(minimum=2, groups=2)
+SIX = tuple(f"site-{i}" for i in range(6))
+TWO = pipeline.SecureSum(groups=2, corrupt=0.1, dropout=0.0)
 
 
 def masked(federation, kind=None):
@@ -59,27 +61,47 @@ def timeless(record):
         plan_of(),
         plan_of(weighting="equal", cap=None),
         plan_of(secure=pipeline.SecureSum(metrics="public"), evaluate=muster.Every(1)),
-        plan_of(secure=pipeline.SecureSum(malicious=True, corrupt=0.1, minimum=4)),
+        plan_of(secure=pipeline.SecureSum(corrupt=0.1, minimum=4)),
         plan_of(secure=TWO),
         plan_of(secure=TWO, aggregation=aggregation.Median()),
         plan_of(secure=replace(TWO, metrics="public")),
     ],
-    ids=["examples", "equal", "public", "malicious", "groups", "rule", "groups, public"],
+    ids=["examples", "equal", "public", "few corrupt", "groups", "rule", "groups, public"],
 )  # fmt: skip
 def test_bits_are_those_of_the_simulation(tmp_path, plan):
-    federation = Federation(tmp_path / "net", plan)
+    names = NAMES if plan.secure.groups == 1 else SIX
+    federation = Federation(tmp_path / "net", plan, names=names)
     records = federation.play()
     same(federation, records, tmp_path / "sim")
     ended = [d for _, action, d in federation.entries() if action == "secure sum ended"]
-    counts = [5] * 2 if plan.secure.groups == 1 else [3, 2] * 2
-    found = [(d["reason"], d["survivors"], d["disputes"]) for d in ended]
-    assert found == [("done", count, []) for count in counts]
+    counts = [5] * 2 if plan.secure.groups == 1 else [3, 3] * 2
+    found = [(d["reason"], d["survivors"], d["refused"], d["liars"]) for d in ended]
+    assert found == [("done", count, "", []) for count in counts]
+
+
+def drawn(plan, names=SIX):
+    """The groups of the first round, as the plan's seed draws them."""
+    return plan.groups(names, muster.keys.key(plan.seed).at("groups", 1))
+
+
+def test_groups_are_drawn_afresh_and_read_from_the_record(tmp_path):
+    """Two federations of one plan divide the same people in two ways; each replays."""
+    found = []
+    for place in ("one", "other"):
+        plan = plan_of(secure=TWO, aggregation=aggregation.Median(), rounds=3)
+        federation = Federation(tmp_path / place, plan, names=SIX)
+        federation.entropy = os.urandom
+        records = federation.play()
+        found.append([[note["clients"] for note in r["secure"]] for r in records])
+        assert all(sorted(sum(groups, [])) == list(SIX) for groups in found[-1])
+        assert replay(tmp_path / place / "run", plan, federation.people).identical
+    assert found[0] != found[1]
 
 
 def test_a_group_that_loses_too_many_is_given_up_and_the_other_counts(tmp_path):
     plan = plan_of(secure=TWO, rounds=1)
-    federation = Federation(tmp_path / "net", plan, lease=1.0)
-    first, second = plan.groups(NAMES, 1)
+    federation = Federation(tmp_path / "net", plan, lease=1.0, names=SIX)
+    first, second = drawn(plan)
     federation.away = set(second[:1])
     (record,) = federation.play()
     assert record["accepted"] == list(first)
@@ -91,7 +113,7 @@ def test_a_group_that_loses_too_many_is_given_up_and_the_other_counts(tmp_path):
 
 def test_members_know_those_of_their_own_group_alone(tmp_path):
     plan = plan_of(secure=TWO, rounds=1)
-    federation = Federation(tmp_path / "net", plan)
+    federation = Federation(tmp_path / "net", plan, names=SIX)
     shown = {}
 
     def between(name, method, path, body):
@@ -101,7 +123,7 @@ def test_members_know_those_of_their_own_group_alone(tmp_path):
 
     federation.between = between
     federation.play()
-    groups = plan.groups(NAMES, 1)
+    groups = drawn(plan)
     assert shown == {name: group for group in groups for name in group}
 
 
@@ -222,5 +244,5 @@ def test_too_few_by_the_terms_is_no_session(tmp_path):
     federation = Federation(tmp_path, plan)
     (record,) = federation.play()
     assert record["abandoned"] and len(record["late"]) == 2
-    assert all("3 are required" in one["reason"] for one in record["late"])
+    assert all("at least 3 are required" in one["reason"] for one in record["late"])
     assert {type(said) for _, said in masked(federation)} <= {Quit}

@@ -107,7 +107,7 @@ def reason(call, *arguments):
 
 def test_an_update_counts_once_however_often_it_is_said(scene):
     scene.open()
-    assert scene.poll("a") == Task(RUN, 1, MODEL, 15.0, invited=2)
+    assert scene.poll("a") == Task(RUN, 1, MODEL, 15.0)
     assert scene.arrive("a", UPDATE).accepted
     assert scene.desk.announce("a", UPDATE).held
     again = replace(scene.desk.announce("a", UPDATE), held=False)
@@ -256,7 +256,7 @@ def test_a_poll_is_woken_by_news_and_ends_with_the_run(scene):
         return task, await polled
 
     task, other = scene.do(wait())
-    assert task == other == Task(RUN, 1, MODEL, 15.0, invited=2)
+    assert task == other == Task(RUN, 1, MODEL, 15.0)
     scene.arrive("a", UPDATE)
     scene.commit(1, ["a"])
     scene.hall.end("all rounds are done")

@@ -89,7 +89,7 @@ def scene(tmp_path):
 
 def test_a_message_counts_once_however_often_it_is_said(scene):
     assert scene.say(CONSENT) is True and scene.say(CONSENT) is True
-    assert scene.words() == [("ann", "7", CONSENT)] and scene.hall.session.last == 1
+    assert scene.words() == [("ann", "11", CONSENT)] and scene.hall.session.last == 1
     labels = ["secure: before a message is recorded", "secure: a message is recorded"]
     assert scene.seen == labels * 2
 
@@ -98,7 +98,7 @@ def test_a_second_message_of_a_kind_is_refused(scene):
     assert scene.say(CONSENT) is True
     assert scene.say(Consent(bytes(32), b"another").to_bytes()) is Reason.DUPLICATE
     assert scene.say(QUIT) is True  # of another kind
-    assert [word[:2] for word in scene.words()] == [("ann", "7"), ("ann", "10")]
+    assert [word[:2] for word in scene.words()] == [("ann", "11"), ("ann", "14")]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_large_message_goes_to_the_disk_and_its_digest_counts(scene):
     assert scene.ledger.blobs.names("masked-") == []
     assert scene.say(LARGE, **large(LARGE), pieces=7) is True
     ((name, kind, blob),) = scene.words()
-    assert (name, kind) == ("ann", "5") and bytes(scene.ledger.blobs.whole(blob)) == LARGE
+    assert (name, kind) == ("ann", "9") and bytes(scene.ledger.blobs.whole(blob)) == LARGE
     assert scene.say(LARGE, **large(LARGE)) == len(LARGE)  # it is held: go on from its end
     assert scene.say(b"", **large(LARGE, offset=len(LARGE))) is True and len(scene.words()) == 1
     other = Masked(bytes(32), bytes(99_999) + b"1").to_bytes()

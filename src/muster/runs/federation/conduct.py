@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import platform
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from threading import Event
@@ -99,7 +100,10 @@ def conduct(
     if plan.secure is not None:
         enough = max(enough, plan.secure.minimum * plan.secure.groups)
     enough = max(enough, plan.aggregation.least)
-    network = Network(plan, ledger, hall, enough=enough, stop=stop, at=options.at)
+    network = Network(
+        plan, ledger, hall, enough=enough, stop=stop, at=options.at, entropy=options.entropy
+    )
+    options = replace(options, pause=partial(_pause, ledger, hall))
     witness = _Witness(Examiner(plan, network, network, network.enrolled, rows), network)
     with one_thread(plan.task):
         while True:
@@ -114,6 +118,13 @@ def conduct(
                     hall.changed.wait_for(stop.is_set, hall.facts.lease)
     _export(ledger.path, plan, ledger.shared)
     return "done"
+
+
+def _pause(ledger: Ledger, hall: Hall, why: str) -> None:
+    """No round begins until an operator has looked and says `muster resume`."""
+    hall.facts.note("server", "paused", why=why)
+    ledger.want("pause")
+    hall.want("pause")
 
 
 @dataclass(frozen=True)

@@ -218,6 +218,7 @@ class _Server:
         if self.ledger.wanted() in ("drain", "stop"):  # that was the last life of this run
             self.ledger.want("run")
             self.hall.want("run")
+        self.hall.excluded.update(self.ledger.excluded())
         for record in self.ledger.history()[-1:]:  # of a leader that is gone
             self.hall.settled(record["round"], record["accepted"])
         watch = partial(self._committed, self.options.watch)

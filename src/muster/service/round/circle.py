@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from muster import keys
 from muster.errors import PlanError
 from muster.plan import Plan
 from muster.secagg import (
@@ -19,6 +20,7 @@ from muster.secagg import (
     Await,
     Closed,
     Heard,
+    Liar,
     Refused,
     Step,
     Sum,
@@ -26,7 +28,9 @@ from muster.secagg import (
     Terms,
     server,
 )
-from muster.secagg.messages import Ended, Message, Quit, Roster
+from muster.secagg.answers import SEALED
+from muster.secagg.commitments import LEAVES, proof_size
+from muster.secagg.messages import Advert, Ended, Message, Quit, Roster
 from muster.service.round.hall import Hall
 from muster.service.round.session import Session
 from muster.store.records import Opened, Word
@@ -34,24 +38,27 @@ from muster.types import ClientId
 
 __all__ = ["ADVERT", "Circle", "Circles", "QUIT"]
 
-QUIT, ADVERT = str(Quit.kind), "1"
-HEAD = 64  # octets of a message beside its largest field
-SMALL = 1 << 16  # octets that any message may have
+QUIT, ADVERT = str(Quit.kind), str(Advert.kind)
+HEAD = 512  # bytes of a message beside its largest fields
+SMALL = 1 << 16  # bytes that any message may have
 
 
 @dataclass
 class Circle:
-    """One session: where it stands, who is `live`, who has `spoken` in this step, how it ended.
+    """One session: where it stands, who is `live`, who has `spoken` and who is `due` in this step.
 
+    `terms` are what it is about, `found` or `stop` how it ended;
     `fell` are those who were told that it is over for them, and in which step.
     """
 
     clients: Mapping[str, ClientId]
+    terms: Terms
     side: Any
     tell: Callable[[str, Message], None]
     refused: Callable[[Step | None, Refused], None]
     at: Callable[[str], None]
     step: Step | None = field(default=None, init=False)
+    due: frozenset[str] = field(default=frozenset(), init=False)
     live: set[str] = field(default_factory=set, init=False)
     spoken: set[str] = field(default_factory=set, init=False)
     fell: dict[str, str] = field(default_factory=dict, init=False)
@@ -62,6 +69,12 @@ class Circle:
     def __post_init__(self) -> None:
         self.live = set(self.clients)
         self.take(None)
+
+    @property
+    def liars(self) -> tuple[Liar, ...]:
+        """Who was caught lying in it."""
+        ended = self.found or self.stop
+        return ended.liars if ended else ()
 
     @property
     def over(self) -> bool:
@@ -89,6 +102,7 @@ class Circle:
         else:
             if speaker:
                 self.spoken.add(speaker)
+            self.due = action.due
             if action.step is not self.step:
                 self.step = action.step
                 self.spoken.clear()
@@ -118,23 +132,22 @@ class Circles:
         self._written: tuple[Message | None, bytes] = (None, b"")
         names = {member.client: member.name for member in hall.members.values()}
         clients = {names[client]: client for client in opened.cohort}
-        self.terms: Terms | None = None
-        self.fault, limit = "", SMALL
+        groups = [tuple(names[client] for client in group) for group in opened.groups]
+        near = {name: group for group in groups for name in group}
+        self.fault, terms = "", list[Terms]()
         try:
-            self.terms = _terms(plan, hall, opened)
-            limit = _longest(self.terms)
+            if not groups:
+                plan.groups(opened.cohort, keys.key(0))  # nobody was divided: say why
+            terms = [_terms(plan, hall, opened, len(group)) for group in groups]
         except PlanError as error:
-            self.fault = str(error)
-        groups = [[names[c] for c in group] for group in plan.groups(opened.cohort, opened.round)]
-        near = {name: tuple(group) for group in groups for name in group}
+            self.fault, groups = str(error), []
+        limit = max(map(_longest, terms), default=SMALL)
         self.session = Session(opened.round, clients, limit, at, near)
         self.each: list[Circle] = []
-        for group in groups:
-            if self.terms is None:
-                break
+        for group, one in zip(groups, terms, strict=True):
             members = {name: clients[name] for name in group}
-            side = server(self.terms, members, self._vouched)
-            self.each.append(Circle(members, side, self._tell, refused, at))
+            side = server(one, members, self._vouched)
+            self.each.append(Circle(members, one, side, self._tell, refused, at))
         self._of = {name: circle for circle in self.each for name in circle.clients}
 
     def of(self, name: str) -> Circle:
@@ -175,16 +188,21 @@ class Circles:
         hall.bell.ring([client])
 
 
-def _terms(plan: Plan, hall: Hall, opened: Opened) -> Terms:
+def _terms(plan: Plan, hall: Hall, opened: Opened, size: int) -> Terms:
     assert plan.secure is not None
-    count = len(opened.cohort)
     return plan.secure.terms(
-        plan.frame, run=hall.facts.run, round=opened.round,
-        plan=bytes.fromhex(hall.facts.fingerprint), model=bytes.fromhex(opened.model),
-        cohort=count, needed=plan.needed(count),
-    )  # fmt: skip
+        plan.frame,
+        size,
+        plan.needed(size),
+        study=hall.facts.study,
+        run=hall.facts.run,
+        round=opened.round,
+        plan=bytes.fromhex(hall.facts.fingerprint),
+        model=bytes.fromhex(opened.model),
+    )
 
 
 def _longest(terms: Terms) -> int:
-    """Octets of the longest message of a client: its vector, or shares for all others."""
-    return int(max(SMALL, HEAD + terms.ring.nbytes(terms.size), HEAD + 88 * terms.cohort))
+    """Bytes of the longest message of a client: its vector, or all that it deals to the others."""
+    dealt = (SEALED + LEAVES) * terms.cohort + proof_size(terms.cohort)
+    return int(max(SMALL, HEAD + terms.ring.nbytes(terms.size), HEAD + dealt))

@@ -25,9 +25,10 @@ def _unnoted(actor: str, action: str, **details: Any) -> None:
 class Facts:
     """What does not change while a server runs.
 
-    `run`, `fingerprint` and `plan` say what is trained; `weigh(rows, times)` the weight a client
-    must claim, `template` and `size` the body of its update; `names` the client ids of members
-    whose certificates are named otherwise. `lease` in seconds; `pace` the check-ins a second
+    `study` names the runs over the same people, of which this is one. `run`, `fingerprint` and
+    `plan` say what is trained; `weigh(rows, times)` the weight a client must claim, `template` and
+    `size` the body of its update; `names` the client ids of members whose certificates are named
+    otherwise. `lease` in seconds; `pace` the check-ins a second
     that are asked for once more than `polls` are kept waiting. `vouch(name, certificate, data,
     signature)` says whether a member signed; `note(actor, action, **details)` writes the audit log.
     """
@@ -44,3 +45,4 @@ class Facts:
     polls: int = 2000
     vouch: Callable[[str, str, bytes, bytes], bool] = _nobody
     note: Callable[..., Any] = _unnoted
+    study: str = "default"

@@ -46,6 +46,9 @@ class Keeper(Protocol):
     def wanted(self) -> str:
         """What the operator wants."""
 
+    def excluded(self) -> dict[ClientId, str]:
+        """Who takes part no more, and why."""
+
 
 class Hall:
     """One run's hall; `clock` is monotonic, `wall` is not."""
@@ -70,6 +73,7 @@ class Hall:
         self.moved: Counter[ClientId] = Counter()  # progress heard here, for the other servers
         self.ended: Ended | None = None
         self.failures: Counter[ClientId] = Counter()  # in a row
+        self.excluded = dict(ledger.excluded())  # who takes part no more, and why
         self.resting: dict[ClientId, float] = {}  # who declined, and until when it is left alone
         self.told: set[ClientId] = set()  # who has heard that it ended
         self.wanted = ledger.wanted()
@@ -117,7 +121,7 @@ class Hall:
                 member
                 for member in self.members.values()
                 if self._seen.get(member.client, 0) >= since
-                and self.failures[member.client] < FAILURES
+                and not self.quarantined(member.client)
                 and self.resting.get(member.client, now) <= now
             ]
         return sorted(here, key=_client)
@@ -130,8 +134,14 @@ class Hall:
         return now - PRESENT * max(self.facts.lease, len(self.members) / self.facts.pace)
 
     def quarantined(self, client: ClientId) -> bool:
-        """Whether a client has failed so often that it is left out until it says hello."""
-        return self.failures[client] >= FAILURES
+        """Whether a client has failed so often that it is left out until it says hello, or lied."""
+        return self.failures[client] >= FAILURES or client in self.excluded
+
+    def exclude(self, client: ClientId, why: str) -> None:
+        """A client takes part no more."""
+        with self.changed:
+            self.excluded.setdefault(client, why)
+        self.bell.ring([client])
 
     def judge(self, seats: Iterable[Seat]) -> None:
         """Who has failed once more, who has not, and who is left alone for a lease."""

@@ -10,15 +10,20 @@ that were acknowledged.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from threading import Event
 from typing import Any, Protocol
 
 import numpy as np
 
-from muster.errors import RunError
+from muster import keys
+from muster.errors import PlanError, RunError
+from muster.keys import Source
 from muster.plan import Plan
+from muster.privacy import Secret
 from muster.service.round.hall import Hall, Keeper
 from muster.service.round.lifecycle import Call, closes, late, missing, next_event, out
 from muster.service.round.secure import Masking, Speech
@@ -26,7 +31,7 @@ from muster.service.round.updates import sum_of, updates
 from muster.service.wire import digest, encode
 from muster.store.blobs import model_name
 from muster.store.records import Kind, Opened, Seat, Transition
-from muster.types import Answer, ClientId, Cohort, Roster, Sent
+from muster.types import Answer, ClientId, Cohort, Reply, Roster, Sent
 
 __all__ = ["LABELS", "Network", "Stopped"]
 
@@ -66,13 +71,15 @@ class Network:
     """Clients at the other end of a hall.
 
     `enough` members must be present before a round begins; `at` is called at each of `LABELS`.
+    Groups are drawn from `entropy(n)`, n secret bytes; None takes the plan's seed, as a simulation.
     """
 
     def __init__(
         self, plan: Plan, ledger: Ledger, hall: Hall, *, enough: int = 1, stop: Event,
-        at: Callable[[str], None],
+        at: Callable[[str], None], entropy: Callable[[int], bytes] | None = os.urandom,
     ) -> None:  # fmt: skip
         self._plan, self._ledger, self._hall = plan, ledger, hall
+        self._entropy = entropy
         self._enough, self._stop, self._at = enough, stop, at
         self._asked: tuple[Cohort, int] | None = None
         self._drawn: tuple[tuple[ClientId, int], ...] = ()  # of whom the cohort is drawn
@@ -128,7 +135,8 @@ class Network:
         roster = recorded.roster if recorded else self._drawn or self._roster()
         before = recorded if recorded and kind in ("train", recorded.kind) else None
         since = before.since if before else hall.wall()
-        opened = Opened(round, kind, cohort, times, roster, model, since)
+        groups = before.groups if before else self._divided(kind, cohort, round)
+        opened = Opened(round, kind, cohort, times, roster, model, since, groups)
         if before is None:
             self._ledger.open(opened)
             seats = {client: Seat(client) for client in cohort}
@@ -143,10 +151,26 @@ class Network:
             if self._plan.secure is not None:
                 check = partial(self._check, "stop")
                 self._masking = Masking(
-                    self._plan, self._ledger, hall, opened, check=check, at=self._at
+                    self._plan, self._ledger, hall, opened, sent, check=check, at=self._at
                 )
                 hall.session = self._masking.session
         hall.show(opened, seats, call, self._counted)
+
+    def _divided(
+        self, kind: Kind, cohort: tuple[ClientId, ...], round: int
+    ) -> tuple[tuple[ClientId, ...], ...]:
+        """Whose vectors are summed together: drawn afresh, from what nobody knew before.
+
+        Nobody's, where so few hide nobody: see `Circles.fault`.
+        """
+        if self._plan.secure is None or kind != "train":
+            return ()
+        draw: Source = keys.key(self._plan.seed)
+        if self._entropy is not None:
+            draw = Secret(self._entropy(32))
+        with suppress(PlanError):
+            return self._plan.groups(cohort, draw.at("groups", round))
+        return ()
 
     def _roster(self) -> tuple[tuple[ClientId, int], ...]:
         return tuple((member.client, member.rows) for member in self._hall.present())
@@ -182,15 +206,16 @@ class Network:
 
     def _masked(self, masking: Masking, cohort: Cohort) -> Iterator[Answer]:
         """Who is in no secure sum, and why; then the sums."""
-        sums, cause = masking.outcome()
+        found, cause = masking.outcome()
         seats = self._close(masking.opened, cause)
         self._at("round: closed")
+        sums = [one for one in found if isinstance(one, Reply)]
         heard = tuple(client for total in sums for client in total.clients)
         self._counted = heard if self._plan.enough(len(heard), len(sums), len(seats)) else ()
         for client in cohort.clients:
             if client not in heard:
                 yield missing(seats[client])
-        yield from sums
+        yield from found
         self._masking = None
         self._at("round: summed")
 

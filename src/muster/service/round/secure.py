@@ -18,19 +18,20 @@ import numpy as np
 from muster.aggregation.sums import add
 from muster.errors import RunError
 from muster.plan import Plan
+from muster.plan.secure import refused_sum
 from muster.secagg import Aborted, Reason, Refused, Step
 from muster.secagg.messages import Quit
 from muster.service.round.circle import QUIT, Circle, Circles
 from muster.service.round.hall import Hall
 from muster.service.round.lifecycle import closes
 from muster.store.records import Opened, Seat, Word
-from muster.types import ClientId, Reply
+from muster.types import ClientId, Rejected, Reply, Sent
 
 __all__ = ["LABELS", "Masking", "Speech"]
 
-STEPS = (Step.ADVERTISE, Step.SHARE, Step.MASK, Step.CONSENT, Step.UNMASK)
+STEPS = tuple(step for step in Step if step is not Step.OVER)
 LABELS = (
-    *(f"secure: {step.value} begins" for step in STEPS),
+    *(f"secure: {step.value} begins" for step in STEPS if step is not Step.ANSWER),
     "secure: before a message is recorded",
     "secure: a message is recorded",
     "secure: before a step is closed",
@@ -54,46 +55,71 @@ class Speech(Protocol):
     def decide(self, round: int, kind: Any, seats: Any) -> Any:
         """Decide seats that are open."""
 
+    def exclude(self, client: ClientId, why: str) -> None:
+        """Write down who takes part no more."""
+
 
 class Masking:
     """One round's sessions, made before the round is shown; `check` raises when it is to stop."""
 
     def __init__(
-        self, plan: Plan, ledger: Speech, hall: Hall, opened: Opened, *,
+        self, plan: Plan, ledger: Speech, hall: Hall, opened: Opened, sent: Sent, *,
         check: Callable[[], None], at: Callable[[str], None],
     ) -> None:  # fmt: skip
-        self.plan, self.ledger, self.hall, self.opened = plan, ledger, hall, opened
+        self.plan, self.ledger, self.hall, self.opened, self.sent = plan, ledger, hall, opened, sent
         self.check, self.at = check, at
         self.circles = Circles(plan, hall, opened, ledger.blobs.whole, at=at, refused=self._refused)
         self.session = self.circles.session
         self._names = {client: name for name, client in self.session.clients.items()}
         self.left: dict[str, Seat] = {}  # who said that it left, and its seat unless it counts
+        self.refused: dict[int, str] = {}  # the groups whose sums honest clients cannot have made
 
-    def outcome(self) -> tuple[list[Reply], str]:
-        """The sum of each group's survivors, and why it took nothing more. Seats are decided."""
+    def outcome(self) -> tuple[list[Reply | Rejected], str]:
+        """What became of each group's sum, and why it took nothing more. Seats are decided."""
         facts, round, circles = self.hall.facts, self.opened.round, self.circles
         facts.note("server", "secure sum begun", round=round, invited=len(self.opened.cohort))
         self._play()
         self.at("secure: opened")
+        found = [self._opened(i, circle) for i, circle in enumerate(circles.each) if circle.found]
+        self._exclude()
         self._decide([self._seat(client) for client in self.opened.cohort])
         self.at("secure: seats are decided")
         for place, circle in enumerate(circles.each):
-            found = circle.found
             facts.note(
-                "server", "secure sum ended", round=round, group=place,
+                "server",
+                "secure sum ended",
+                round=round,
+                group=place,
                 reason=(circle.stop.reason if circle.stop else Reason.DONE).value,
-                survivors=len(found.survivors) if found else 0,
-                disputes=[list(pair) for pair in found.disputes[:20]] if found else [],
-            )  # fmt: skip
-        return [self._reply(circle) for circle in circles.each if circle.found], self._cause()
+                survivors=len(circle.found.survivors) if circle.found else 0,
+                refused=self.refused.get(place, ""),
+                liars=[liar.name for liar in circle.liars],
+            )
+        return found, self._cause()
+
+    def _exclude(self) -> None:
+        """Who is known to have lied takes part no more: that costs no more sums than liars."""
+        for circle in self.circles.each:
+            for liar in circle.liars:
+                self.ledger.exclude(circle.clients[liar.name], liar.why)
+                self.hall.exclude(circle.clients[liar.name], liar.why)
+                self.hall.facts.note(
+                    liar.name, "left out", round=self.opened.round, reason=liar.why
+                )
 
     def _cause(self) -> str:
         """How it ended, in words."""
         circles = self.circles.each
-        counts = [len(circle.found.survivors) for circle in circles if circle.found]
+        counts = [
+            len(circle.found.survivors)
+            for place, circle in enumerate(circles)
+            if circle.found and place not in self.refused
+        ]
         if counts:
             several = f" in {len(counts)} of {len(circles)} groups" if len(circles) > 1 else ""
             return f"the sum of {sum(counts)} clients is open{several}"
+        if self.refused:
+            return f"the sum is none that honest clients make: {next(iter(self.refused.values()))}"
         return self._given_up(circles[0] if circles else None)[1]
 
     def _given_up(self, circle: Circle | None) -> tuple[Reason, str]:
@@ -134,7 +160,7 @@ class Masking:
             for place, circle in enumerate(self.circles.each):
                 if circle.over:
                     continue
-                due = circle.live - circle.spoken - self.left.keys()
+                due = circle.due - self.left.keys()
                 gone += [name for name in due if self._standing(name) in ("declined", "failed")]
                 left = self._closed(circle, due)
                 soonest = min(soonest, left)
@@ -200,6 +226,9 @@ class Masking:
         name = self._names[client]
         circle = self.circles.of(name) if self.circles.each else None
         if circle and circle.found and name in circle.found.survivors:
+            why = self.refused.get(self.circles.each.index(circle))
+            if why:  # somebody in it lied, and nobody knows who: no failure of this one's
+                return Seat(client, "late", "sum", f"the sum that it is in was given up: {why}")
             return Seat(client, "arrived", metrics=self.circles.metrics.get(client, {}))
         if name in self.left:
             return self.left[name]
@@ -209,15 +238,19 @@ class Masking:
         step = circle.fell.get(name, Step.UNMASK.value)
         return Seat(client, "late", "lease", f"it fell silent in the secure sum, at {step}")
 
-    def _reply(self, circle: Circle) -> Reply:
-        """A sum as the pipeline decodes it."""
+    def _opened(self, place: int, circle: Circle) -> Reply | Rejected:
+        """A sum as the pipeline decodes it, where honest clients can have made it."""
         plan, found = self.plan, circle.found
-        assert plan.secure is not None and self.circles.terms is not None and found is not None
+        assert plan.secure is not None and found is not None
         alive = {circle.clients[name] for name in found.survivors}
-        sums, weight = plan.frame.restore(found.total, len(alive))
-        like = self.hall.facts.template["buffers"]
-        facts = plan.secure.facts(self.circles.terms, circle.advertised, len(alive))
         clients = tuple(client for client in self.opened.cohort if client in alive)
+        sums, weight = plan.frame.restore(found.total, len(alive))
+        refusal = refused_sum(plan, self.sent, sums, weight, len(alive))
+        if refusal:
+            self.refused[place] = refusal
+            return Rejected(clients, refusal)
+        like = self.hall.facts.template["buffers"]
+        facts = plan.secure.facts(circle.terms, circle.advertised, clients)
         return Reply(
             clients, sums, float(weight), self._public(clients), np.zeros(like.shape, like.dtype),
             (facts,),

@@ -107,6 +107,10 @@ class Desk:
             left = until - hall.clock()
             if said is not None:
                 return said
+            if client in hall.excluded:
+                raise Refused(
+                    Reason.LEFT_OUT, f"{name} takes part no more: {hall.excluded[client]}"
+                )
             if hall.quarantined(client):
                 raise Refused(
                     Reason.LEFT_OUT,
@@ -138,7 +142,8 @@ class Desk:
             if opened.kind == "evaluate":
                 return Evaluate(run, opened.round, opened.model, lease, client in hall.counted)
             times = opened.times[opened.cohort.index(client)]
-            return Task(run, opened.round, opened.model, lease, times, len(opened.cohort))
+            peers = next((len(group) for group in opened.groups if client in group), 1)
+            return Task(run, opened.round, opened.model, lease, times, peers)
         if hall.ended is not None:
             hall.told.add(client)
             hall.changed.notify_all()

@@ -18,7 +18,7 @@ from functools import partial
 from hashlib import sha256
 from typing import Any, TypeVar
 
-from muster.secagg.messages import HEAD
+from muster.secagg.messages import CLIENT_KINDS, HEAD
 from muster.service.message import LIMIT, Offer, Verdict
 from muster.service.refusal import Reason, Refused, malformed, parse
 from muster.service.round.session import Session
@@ -31,7 +31,6 @@ from muster.types import ClientId
 
 __all__ = ["Sessions"]
 
-KINDS = {1, 3, 5, 7, 9, 10}  # what clients say
 LONGEST = 60.0  # seconds that a question may be kept
 METRICS = b"muster-metrics"  # a header: what the plan lets be seen beside the sum
 T = TypeVar("T")
@@ -218,7 +217,7 @@ class Sessions:
 
 def _kind(data: bytes) -> str:
     """The number of a message's kind, when clients say such."""
-    if not data.startswith(HEAD) or len(data) <= len(HEAD) or data[len(HEAD)] not in KINDS:
+    if not data.startswith(HEAD) or len(data) <= len(HEAD) or data[len(HEAD)] not in CLIENT_KINDS:
         malformed("the message", data[:5], "a message of a secure sum that clients say")
     return str(data[len(HEAD)])
 

@@ -19,9 +19,21 @@ from typing import Any
 import numpy as np
 
 from muster.errors import PlanError, RunError
-from muster.secagg import Aborted, Await, Forget, Keep, Party, Reason, Say, Step, Terms, client
+from muster.secagg import (
+    Aborted,
+    Await,
+    Forget,
+    Keep,
+    Party,
+    Reason,
+    Saw,
+    Say,
+    Step,
+    Terms,
+    client,
+)
 from muster.secagg.client import Action
-from muster.secagg.messages import Advert, Message, Quit
+from muster.secagg.messages import CLIENT_KINDS, Advert, Message, Quit
 from muster.service import wire
 from muster.service.message import LIMIT, Task, Verdict, Wait
 from muster.service.pki.notary import Notary
@@ -36,15 +48,17 @@ from muster.service.template import update_template
 
 __all__ = ["LABELS", "Masked"]
 
-STEPS = (Step.ADVERTISE, Step.SHARE, Step.MASK, Step.CONSENT, Step.UNMASK)
+STEPS = tuple(step for step in Step if step is not Step.OVER)
+STOPS = tuple(step for step in STEPS if step is not Step.ANSWER)  # an answer is rarely due
 LABELS = (
-    *(f"site: before {step.value} is kept" for step in STEPS),
-    *(f"site: {step.value} is kept" for step in STEPS),
-    *(f"site: {step.value} is said" for step in STEPS),
+    *(f"site: before {step.value} is kept" for step in STOPS),
+    *(f"site: {step.value} is kept" for step in STOPS),
+    *(f"site: {step.value} is said" for step in STOPS),
     "site: before secrets are destroyed",
     "site: secrets are destroyed",
 )
-SAID = dict(zip((1, 3, 5, 7, 9), STEPS, strict=True))  # the step of a kind of message
+SAID = dict(zip(sorted(CLIENT_KINDS - {Quit.kind}), STEPS, strict=True))  # the step of a kind
+STUDY = "default"
 CERTIFICATES = (1 << 26, 1)  # bytes and levels of what is read of them
 
 
@@ -121,12 +135,18 @@ class Masked:
 
     def _terms(self, task: Task, body: Any) -> Terms:
         """What it is about, by this site's own plan and the model that it was sent."""
-        plan, count = self.work.training.plan, task.invited
+        plan, size = self.work.training.plan, task.invited
         assert plan.secure is not None
         return plan.secure.terms(
-            plan.frame, run=task.run, round=task.round, plan=bytes.fromhex(self.fingerprint),
-            model=sha256(body).digest(), cohort=count, needed=plan.needed(count),
-        )  # fmt: skip
+            plan.frame,
+            size,
+            plan.needed(size),
+            study=STUDY,
+            run=task.run,
+            round=task.round,
+            plan=bytes.fromhex(self.fingerprint),
+            model=sha256(body).digest(),
+        )
 
     def _vector(self, pending: Pending) -> Any:
         """The update as integers, from the disk."""
@@ -154,6 +174,14 @@ class Masked:
                 vault.at("site: before secrets are destroyed")
                 vault.spend(task.round)
                 vault.at("site: secrets are destroyed")
+            elif isinstance(action, Saw):
+                self.work.log(
+                    "secure sum with",
+                    round=task.round,
+                    step=action.step.value,
+                    session=action.session.hex(),
+                    peers=list(action.names),
+                )
             else:
                 return action
 

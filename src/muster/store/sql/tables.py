@@ -90,6 +90,7 @@ opened = Table(
     Column("roster", JSON),
     Column("model", Text),
     Column("since", Double),
+    Column("groups", JSON),
 )
 seats = Table(
     "seats",
@@ -172,14 +173,14 @@ def member(row: Any) -> Member:
 def opening(row: Any) -> Opened:
     """A row of `opened`."""
     roster = tuple((client, rows) for client, rows in row.roster)
-    return Opened(
-        row.round, row.kind, tuple(row.cohort), tuple(row.times), roster, row.model, row.since
-    )
+    groups = tuple(map(tuple, row.groups))
+    about = (row.round, row.kind, tuple(row.cohort), tuple(row.times), roster)
+    return Opened(*about, row.model, row.since, groups)
 
 
 def opened_row(one: Opened) -> dict[str, Any]:
     """The inverse of `opening`."""
-    lists = {"cohort": [*one.cohort], "times": [*one.times]}
+    lists = {"cohort": [*one.cohort], "times": [*one.times], "groups": [*map(list, one.groups)]}
     return vars(one) | lists | {"roster": [[client, rows] for client, rows in one.roster]}
 
 
