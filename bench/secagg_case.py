@@ -11,7 +11,7 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from muster.secagg.graph import Odds, find
+from muster.secagg.graph import Graph, Odds, graph_of
 
 __all__ = ["MOST", "Case", "Played"]
 
@@ -22,7 +22,7 @@ MOST = 65535
 class Case:
     """`count` clients with vectors of `size` integers of 16 bits; one in ten lost after sharing.
 
-    Neighbours and threshold are those of muster's finder for the fraction `corrupt`.
+    Neighbours and threshold are those of muster's graph where the fraction `corrupt` may collude.
     """
 
     count: int
@@ -38,12 +38,17 @@ class Case:
     @property
     def degree(self) -> int:
         """Neighbours of each client."""
-        return self._found[0]
+        return self._graph.degree
 
     @property
     def threshold(self) -> int:
         """Shares that give a secret back."""
-        return self._found[1]
+        return self._graph.threshold
+
+    @property
+    def colluders(self) -> int:
+        """How many may work with the server."""
+        return int(self.corrupt * self.count)
 
     def vector(self, index: int) -> NDArray[np.uint32]:
         """One client's vector `(size,)`."""
@@ -58,11 +63,8 @@ class Case:
         return total
 
     @cached_property
-    def _found(self) -> tuple[int, int]:
-        found = find(self.count, Odds(self.corrupt, 0.1))
-        if found is None:
-            raise ValueError(f"{self} has no sparse graph; take more clients or fewer corrupt")
-        return found
+    def _graph(self) -> Graph:
+        return graph_of(self.count, Odds(self.colluders, self.count // 10), bytes(32))
 
 
 @dataclass(frozen=True)

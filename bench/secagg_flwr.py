@@ -47,7 +47,9 @@ from muster.secagg import Await, Closed, Heard, Party, Say, Step, Tell, Terms, c
 __all__ = ["lines", "main", "played"]
 
 CASES = (Case(100, 10**5), Case(100, 10**6))
-STEPS = (Step.ADVERTISE, Step.SHARE, Step.MASK, Step.CONSENT, Step.UNMASK)
+STEPS = (
+    Step.ADVERTISE, Step.SHARE, Step.COMPARE, Step.MASK, Step.CONSENT, Step.UNMASK
+)  # fmt: skip
 ECDSA = ec.ECDSA(hashes.SHA256())
 Side = Callable[[Case], Played]
 
@@ -73,8 +75,8 @@ class _Signed:
 def played(case: Case) -> Played:
     """A round of muster's, every message as bytes."""
     terms = Terms(
-        "bench", 1, bytes(32), bytes(32), size=case.size, most=MOST, cohort=case.count,
-        corrupt=case.corrupt,
+        "bench", "bench", 1, bytes(32), bytes(32), size=case.size, most=MOST, cohort=case.count,
+        colluders=case.colluders, losses=case.count // 10,
     )  # fmt: skip
     names = [f"c{i:05}" for i in range(case.count)]
     keys, meter = _Signed(names), Meter()
@@ -103,7 +105,7 @@ def _talked(centre: Any, sides: dict[str, Any], lost: set[str], meter: Meter) ->
     _heard(centre, None, inbox, meter)
     try:
         for step in STEPS:
-            late = step not in STEPS[:2]
+            late = step not in STEPS[:3]
             for name in (name for name in sides if not (late and name in lost)):
                 for data in _said(name, sides[name], inbox[name], meter):
                     sent = max(sent, len(data) if step is Step.MASK else 0)

@@ -4,10 +4,13 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from bench import liars
 
 from muster import aggregation, data
 from muster.aggregation import Median
+from muster.errors import PlanError
+from muster.keys import key
 from muster.rounds import play, start
 from muster.simulation import Choice, Here, Simulation
 from muster.store import MemoryStore
@@ -25,15 +28,20 @@ def test_only_the_liars_rows_change():
 
 
 def test_every_defence_is_a_plan_with_groups_enough():
-    for _, groups, rule in liars.DEFENCES:
-        plan = liars.defended(groups, rule, seed=0)
-        assert len(plan.groups(tuple(range(liars.WRITERS)), 1)) == groups
+    """As many may collude as so small groups allow, and one more is refused."""
+    writers = tuple(range(liars.WRITERS))
+    for _, groups, rule, corrupt in liars.DEFENCES:
+        plan = liars.defended(groups, rule, corrupt, seed=0)
+        assert len(plan.groups(writers, key(0))) == groups
         assert plan.aggregation == rule
+        if groups > 1:
+            with pytest.raises(PlanError, match="small groups"):
+                liars.defended(groups, rule, corrupt + 0.011, seed=0).groups(writers, key(0))
 
 
 def test_no_honest_update_reaches_the_clip():
     people, _ = data.digits(clients=liars.WRITERS)
-    plan = replace(liars.defended(1, aggregation.Mean(), 0), pipeline=(), aggregation=Median())
+    plan = replace(liars.defended(1, aggregation.Mean(), 0.1, 0), pipeline=(), aggregation=Median())
     hands = Here(plan, "loop", people)
     choice = Choice("loop", 1, True, "")
     simulation, store = Simulation(plan, people, MemoryStore(), choice, hands), MemoryStore()

@@ -66,8 +66,8 @@ def test_shares_of_noise_are_drawn_once_whoever_is_killed_in_a_secure_sum(who):
             labels = [label for label in SERVER if "closed" not in label]
             deaths = {"server": [(label, 1) for label in (*labels, "round: summed")]}
         else:
-            steps = [label for i in range(5) for label in SITE[i:15:5]]  # as they come by
-            labels = (*KEPT, *steps, *SITE[15:], *SETTLED)
+            steps = [label for i in range(6) for label in SITE[i:18:6]]  # as they come by
+            labels = (*KEPT, *steps, *SITE[18:], *SETTLED)
             last = (SETTLED[1], 2 * PLANS["shares"].rounds)  # nobody asks for that secret again
             deaths = {PAIRS[0]: [(label, 1) for label in labels], PAIRS[1]: [last]}
         count = sum(map(len, deaths.values()))

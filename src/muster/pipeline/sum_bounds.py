@@ -87,7 +87,7 @@ class SumBounds:
         most = self.count * (2 ** (bits - 1) - 1)  # levels that fields hold, noise included
         if self.variance or contract.unrounded is None or contract.step is None:
             return float(most)
-        return min(most, weight * contract.unrounded / contract.step + self.count)
+        return float(min(most, weight * contract.unrounded / contract.step + self.count))
 
     def norm(self, weight: float) -> float:
         """The largest norm of all vectors together, infinite where nothing bounds one client's."""

@@ -193,7 +193,7 @@ class Dealing:
         place = int(np.searchsorted(self.cohort.graph.holders(dealer), holder))
         leaves = self._leaves[self.cohort.places(dealer)[place]]
         mine = leaf(self.cohort.binding, dealer, holder, kind, share.astype("<u2").tobytes())
-        return leaves[32 * kind : 32 * (kind + 1)].tobytes() == mine
+        return bool(leaves[32 * kind : 32 * (kind + 1)].tobytes() == mine)
 
     def digest(self, dealer: int, holder: int) -> bytes:
         """The hash of a piece, as a complaint about it signs it."""

@@ -66,7 +66,7 @@ def _secrets(
     All who can be caught are caught before the session is given up: a liar is left out of the next
     one, so liars cost no more sessions than there are of them.
     """
-    cohort, good = dealing.cohort, (shares < PRIME).all(1)
+    cohort, good = dealing.cohort, np.asarray((shares < PRIME).all(1), np.bool_)
     lied: dict[int, str] = {}
     lost: dict[int, str] = {}
     found = dict(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any, Protocol
 
 import numpy as np
@@ -179,7 +180,7 @@ class Masking:
             self._hear(Word("", f"{place} {circle.step.value}"))
             self.at("secure: a step is closed")
 
-    def _closed(self, circle: Circle, due: set[str]) -> float:
+    def _closed(self, circle: Circle, due: AbstractSet[str]) -> float:
         """Seconds until nobody who is due has a lease, or the round is to go on without them."""
         hall, now = self.hall, self.hall.clock()
         until = max((hall.leases.get(circle.clients[n], now) for n in due), default=now)
