@@ -27,4 +27,5 @@ def pytest_report_header(config):
     return f"processor: {model}, {os.cpu_count()} cores"
 
 
-pytest_plugins = ("tests.optional", "tests.postgres")  # fixtures `postgres` and `database`
+# fixtures `postgres`, `database`, `rings`
+pytest_plugins = ("tests.optional", "tests.postgres", "tests.secagg.rings")

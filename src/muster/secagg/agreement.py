@@ -35,8 +35,8 @@ else:
     hkdf = require("cryptography.hazmat.primitives.kdf.hkdf", extra="service")
 
 __all__ = [
-    "LABEL",
     "Binding",
+    "LABEL",
     "Pairs",
     "Private",
     "Secrets",

@@ -27,12 +27,12 @@ from muster.secagg.agreement import LABEL, Binding
 from muster.secagg.shamir import LIMBS, PRIME, Integers, cut, evaluated, polynomials, uniform
 
 __all__ = [
+    "Dealt",
     "KINDS",
     "LEAVES",
     "ROWS",
     "SHARE",
     "VALUES",
-    "Dealt",
     "challenge",
     "deal",
     "expected",

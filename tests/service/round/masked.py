@@ -87,6 +87,8 @@ class Federation:
         self.desk_of, self.away, self.habits = Desk, set(), Habits(wait=1.0, entropy=None)
         self.ledger = Ledger(home / "run")
         self.log = audit.Audit(home / "run" / "audit.jsonl", purpose="server", id="run")
+        self.began = lambda: None  # called when the hall is there
+        self.mute = set()  # who does not hear the end, since it was left out
         self.entropy = None  # of the server: the plan's seed
         self.captured = []  # (name, method, path, body) of every request
 
@@ -103,6 +105,7 @@ class Federation:
         facts = facts_of(self.plan, "run", self.terms)
         facts = replace(facts, vouch=notary.vouch, note=self.log.append)
         self.hall = Hall(self.ledger, facts)
+        self.began()
         self.desk = self.desk_of(self.hall, self.ledger, self.log.append)
         models = self.ledger.blobs
         self.edge = Edge(self.desk, models, frozenset, limits=Limits(1e6, 1e6))
@@ -128,7 +131,7 @@ class Federation:
                 await engine
                 self.hall.end("over")
                 for site, one in zip(sites, attending, strict=True):
-                    if site.name not in self.away:
+                    if site.name not in self.away | self.mute:
                         await one
             finally:
                 stop.set()

@@ -96,13 +96,13 @@ def conduct(
     """
     if ledger.shared:
         prepare(plan, ledger)  # by the server that leads
-    enough = max(terms.enough, plan.minimum if isinstance(plan.minimum, int) else 1)
+    least = max(plan.minimum if isinstance(plan.minimum, int) else 1, plan.aggregation.least)
     if plan.secure is not None:
-        enough = max(enough, plan.secure.minimum * plan.secure.groups)
-    enough = max(enough, plan.aggregation.least)
+        least = max(least, plan.secure.minimum * plan.secure.groups)
     network = Network(
-        plan, ledger, hall, enough=enough, stop=stop, at=options.at, entropy=options.entropy
-    )
+        plan, ledger, hall, enough=terms.enough, least=least, stop=stop, at=options.at,
+        entropy=options.entropy,
+    )  # fmt: skip
     options = replace(options, pause=partial(_pause, ledger, hall))
     witness = _Witness(Examiner(plan, network, network, network.enrolled, rows), network)
     with one_thread(plan.task):

@@ -70,17 +70,19 @@ class Ledger(Keeper, Speech, Protocol):
 class Network:
     """Clients at the other end of a hall.
 
-    `enough` members must be present before a round begins; `at` is called at each of `LABELS`.
+    `enough` members must be present before a round begins, fewer by those who were left out for
+    good, and `least` in any case; `at` is called at each of `LABELS`.
     Groups are drawn from `entropy(n)`, n secret bytes; None takes the plan's seed, as a simulation.
     """
 
     def __init__(
-        self, plan: Plan, ledger: Ledger, hall: Hall, *, enough: int = 1, stop: Event,
+        self, plan: Plan, ledger: Ledger, hall: Hall, *, enough: int = 1, least: int = 1,
+        stop: Event,
         at: Callable[[str], None], entropy: Callable[[int], bytes] | None = os.urandom,
     ) -> None:  # fmt: skip
         self._plan, self._ledger, self._hall = plan, ledger, hall
         self._entropy = entropy
-        self._enough, self._stop, self._at = enough, stop, at
+        self._enough, self._least, self._stop, self._at = enough, least, stop, at
         self._asked: tuple[Cohort, int] | None = None
         self._drawn: tuple[tuple[ClientId, int], ...] = ()  # of whom the cohort is drawn
         self._masking: Masking | None = None
@@ -107,7 +109,8 @@ class Network:
         with hall.changed:
             while True:
                 self._check("drain", "stop")
-                if hall.wanted == "run" and len(here := self._roster()) >= self._enough:
+                enough = max(self._least, self._enough - len(hall.excluded))
+                if hall.wanted == "run" and len(here := self._roster()) >= enough:
                     return here
                 hall.changed.wait(hall.facts.lease)
 
