@@ -129,8 +129,9 @@ def test_a_revoked_member_does_not_come_back_by_a_bundle_of_before(fed):
 def test_two_lists_of_one_number_are_not_one(fed):
     thrown_out(fed, "eve", fed.hub)
     held = pki.revoked(fed.hub)
-    authority = Authority((fed.hq / "authority.pem").read_bytes(),
-                          (fed.hq / "authority.key").read_bytes())  # fmt: skip
+    authority = Authority(
+        (fed.hq / "authority.pem").read_bytes(), (fed.hq / "authority.key").read_bytes()
+    )
     (fed.hub / LIST).write_bytes(sign_list(authority, (), 1).pem)
     with pytest.raises(IdentityError, match="two lists have the number 1"):
         pki.revoked(fed.hub)

@@ -122,10 +122,18 @@ def test_a_process_that_runs_is_not_deceived_by_both_files_put_back_at_once(home
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "7", '{"format": 1}', '{"format": 2, "number": 3, "sha256": "x"}',
-     '{"format": 1, "number": true, "sha256": "x"}', '{"format": 1, "number": 3, "sha256": 3}',
-     "[" * 100_000],
-)  # fmt: skip
+    [
+        "",
+        "{",
+        "[]",
+        "7",
+        '{"format": 1}',
+        '{"format": 2, "number": 3, "sha256": "x"}',
+        '{"format": 1, "number": true, "sha256": "x"}',
+        '{"format": 1, "number": 3, "sha256": 3}',
+        "[" * 100_000,
+    ],
+)
 def test_a_number_that_cannot_be_read_is_not_none(home, text):
     (home / "revoked.seen").write_text(text)
     with pytest.raises(IdentityError, match=r"revoked.seen is damaged.*newest one there, and then"):

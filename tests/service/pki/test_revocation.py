@@ -151,12 +151,23 @@ def signed_by_hand(authority, *extensions):
         [],  # no number
         [(x509.CRLNumber(1 << 64), False)],
         [(x509.CRLNumber(5), False), (x509.DeltaCRLIndicator(4), True)],  # changes only
-        [(x509.CRLNumber(5), False), (x509.IssuingDistributionPoint(
-            full_name=None, relative_name=None, only_contains_user_certs=False,
-            only_contains_ca_certs=True, only_some_reasons=None, indirect_crl=False,
-            only_contains_attribute_certs=False), True)],
+        [
+            (x509.CRLNumber(5), False),
+            (
+                x509.IssuingDistributionPoint(
+                    full_name=None,
+                    relative_name=None,
+                    only_contains_user_certs=False,
+                    only_contains_ca_certs=True,
+                    only_some_reasons=None,
+                    indirect_crl=False,
+                    only_contains_attribute_certs=False,
+                ),
+                True,
+            ),
+        ],
     ],
-)  # fmt: skip
+)
 def test_a_list_that_is_a_part_or_has_no_number_is_none_though_it_is_signed(authority, extensions):
     with pytest.raises(IdentityError, match="cannot be read"):
         read_list(signed_by_hand(authority, *extensions), authority.certificate)

@@ -150,12 +150,28 @@ def approve(
         if has(place) or not place.parent.is_dir():
             raise IdentityError(f"{place} exists, or its folder does not; name another file")
         begins, ends = now - certificates.SKEW, who.not_after
-        entry = Entry(who.name, serial, who.role, grant.hosts, request.key, _iso(begins),
-                      _iso(ends), "valid", _iso(now), organisation=who.organisation,
-                      number=_number(lines, there))  # fmt: skip
+        days = _iso(begins), _iso(ends)
+        entry = Entry(
+            who.name,
+            serial,
+            who.role,
+            grant.hosts,
+            request.key,
+            *days,
+            "valid",
+            _iso(now),
+            organisation=who.organisation,
+            number=_number(lines, there),
+        )
         listed = _record(folder, authority, [*lines, entry], there)
-    bundle = Bundle(who.name, who.role, grant.server.rstrip("/"), issued.decode(),
-                    authority.certificate.decode(), listed.pem.decode())  # fmt: skip
+    bundle = Bundle(
+        who.name,
+        who.role,
+        grant.server.rstrip("/"),
+        issued.decode(),
+        authority.certificate.decode(),
+        listed.pem.decode(),
+    )
     write(place, seal(bundle, authority), fresh=True)
     return Approval(entry, place)
 
@@ -270,15 +286,16 @@ def _number(lines: list[Entry], there: RevocationList | None) -> int:
 
 def _with_lost(lines: list[Entry], there: RevocationList | None) -> list[Entry]:
     """The lines, and those that a ledger put back to a copy has lost, as the list tells them."""
+    if there is None:
+        return lines
     latest, found = _latest(lines), list[Entry]()
-    for one in there.revoked if there else ():
-        entry = latest.get(f"{one.serial:x}")
-        if entry is None:
-            entry = Entry(LOST, f"{one.serial:x}", "site", (), "", _iso(one.when), _iso(one.when),
-                          "valid", _iso(one.when))  # fmt: skip
+    for one in there.revoked:
+        serial, when = f"{one.serial:x}", _iso(one.when)
+        unknown = Entry(LOST, serial, "site", (), "", when, when, "valid", when)
+        entry = latest.get(serial, unknown)
         if entry.state == "valid":
-            found.append(replace(entry, state="revoked", reason=one.reason, when=_iso(one.when),
-                                 number=there.number))  # fmt: skip
+            gone = {"state": "revoked", "reason": one.reason, "when": when, "number": there.number}
+            found.append(replace(entry, **gone))
     return [*lines, *found]
 
 
