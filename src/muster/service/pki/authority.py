@@ -294,8 +294,9 @@ def _with_lost(lines: list[Entry], there: RevocationList | None) -> list[Entry]:
         unknown = Entry(LOST, serial, "site", (), "", when, when, "valid", when)
         entry = latest.get(serial, unknown)
         if entry.state == "valid":
-            gone = {"state": "revoked", "reason": one.reason, "when": when, "number": there.number}
-            found.append(replace(entry, **gone))
+            found.append(
+                replace(entry, state="revoked", reason=one.reason, when=when, number=there.number)
+            )
     return [*lines, *found]
 
 
