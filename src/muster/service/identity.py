@@ -36,6 +36,7 @@ __all__ = [
     "IDENTITY",
     "Identity",
     "LONGEST",
+    "NAME",
     "ORGANISATION",
     "ROLES",
     "UNREADABLE",
