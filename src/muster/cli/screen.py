@@ -28,6 +28,7 @@ __all__ = [
     "path",
     "plain",
     "say",
+    "shown",
     "size",
     "span",
     "spark",
@@ -50,6 +51,15 @@ def console(*, stderr: bool = False) -> Console:
 def say(text: str | Text | Table = "") -> None:
     """Print a line, with rich's markup."""
     console().print(text)
+
+
+def shown(text: str) -> str:
+    r"""A text without what steers a terminal.
+
+    >>> shown("a\x1b[31mb")
+    'a?[31mb'
+    """
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def complain(error: Exception) -> None:
