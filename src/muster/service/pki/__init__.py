@@ -6,9 +6,10 @@ revocation.py    the signed list of what is revoked, and which of two holds: pur
 bundle.py        what an authority sends back, signed as a whole
 keyfile.py       files written whole, with their modes
 highwater.py     the newest list that a folder has seen, which no older one replaces
+credentials.py   what a server hands a member about its peers
 authority.py     the authority's folder: init, approve, revoke, entries
 membership.py    the site's folder: ask, accept, renew, member
-notary.py        signatures with a member's key, and who made one
+notary.py        signatures with a member's key, who made one, and who a peer is
 """
 
 from muster.service.identity import Grant
