@@ -313,6 +313,19 @@ def test_a_certificate_says_for_which_organisation_its_holder_speaks(tmp_path):
     assert identity.holder((server / IDENTITY).read_bytes()).organisation == "hub"  # its own name
 
 
+def test_the_longest_organisation_in_any_script_passes_tls(tmp_path):
+    federation = Federation(tmp_path)
+    server = federation.join("hub", "server", hosts=("localhost",))
+    asked, _ = pki.ask(tmp_path / "lyon", "lyon")
+    grant = Grant(SERVER, organisation="病" * 64)
+    pki.accept(pki.approve(federation.hq, asked, grant, NOW).bundle, tmp_path / "lyon", NOW)
+    end = shake(
+        identity.server_context(server, federation.ca),
+        identity.client_context(tmp_path / "lyon", federation.ca),
+    )
+    assert identity.peer_identity(end.getpeercert(True)).organisation == "病" * 64
+
+
 def by_hand(federation, *parts, name="lyon"):
     """A certificate that the authority's key signed, with any subject."""
     above = x509.load_pem_x509_certificate(federation.ca.read_bytes())

@@ -116,3 +116,13 @@ def test_a_certificate_that_ends_meanwhile_counts_no_more(home):
     assert ann.vouch("eve", shown(home, "eve"), b"x", mark)
     clock[0] = NOW + timedelta(days=2)
     assert not ann.vouch("eve", shown(home, "eve"), b"x", mark)
+
+
+def test_a_room_is_known_as_a_whole_or_not_at_all(home):
+    made(home, "eve")
+    ann, certificates = pki.Notary(home / "ann"), {n: shown(home, n) for n in ("eve", "bob")}
+    assert [one.name for one in ann.room(certificates)] == ["bob", "eve"] and ann.room({}) == ()
+    pki.revoke(home / "authority", "eve", "left", NOW)
+    ann.heard((home / "authority/revoked.pem").read_text())
+    with pytest.raises(IdentityError, match="of 'eve' is revoked"):
+        ann.room(certificates)

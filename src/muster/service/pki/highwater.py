@@ -15,6 +15,7 @@ starts is.
 from __future__ import annotations
 
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -112,6 +113,7 @@ class Revocations:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.authority = folder, read(folder / AUTHORITY)
+        self._files = str(folder / REVOKED), str(folder / SEEN)
         self._gate = threading.Lock()
         self._stamps: tuple[Stamp, ...] | None = None
         self._fault = ""
@@ -132,7 +134,7 @@ class Revocations:
         is read.
         """
         with self._gate:
-            stamps = tuple(_stamp(self.folder / name) for name in (REVOKED, SEEN))
+            stamps = _stamp(self._files[0]), _stamp(self._files[1])
             if stamps == self._stamps:
                 if self._fault:
                     raise IdentityError(self._fault)
@@ -201,9 +203,9 @@ def _remember(folder: Path, mark: ListMark) -> None:
     write(folder / SEEN, (json.dumps(said) + "\n").encode())
 
 
-def _stamp(path: Path) -> Stamp:
+def _stamp(path: str) -> Stamp:
     try:
-        found = path.stat()
+        found = os.stat(path)
     except OSError:
         return ()
     return found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size

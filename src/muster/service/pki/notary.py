@@ -9,7 +9,7 @@ one purpose's signature is none for another.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -106,6 +106,13 @@ class Notary:
     def peer(self, name: str, pem: str) -> Peer:
         """Who the site of this name is, by a certificate that counts; or `IdentityError`."""
         return _peer(self._counts(name, pem)[0], fingerprint(pem.encode()))
+
+    def room(self, certificates: Mapping[str, str]) -> tuple[Peer, ...]:
+        """Who these sites are, sorted by name, by certificates that all count now.
+
+        Raises `IdentityError` for the first that does not.
+        """
+        return tuple(self.peer(name, pem) for name, pem in sorted(certificates.items()))
 
     def _counts(self, name: str, pem: str) -> tuple[Identity, ec.EllipticCurvePublicKey]:
         """Whose certificate that is, and its key, when it counts now. Raises `IdentityError`."""
