@@ -188,10 +188,14 @@ def test_an_organisation_with_tricks_is_refused_at_every_door(shell, hq, text):
 
 
 def test_an_organisation_is_printed_as_it_is_and_not_as_markup(shell, hq):
-    done = approve(shell, ask(shell, "lyon")["request"], "--organisation", "[red]Inserm[/] \\")
+    done = approve(
+        shell, ask(shell, "lyon")["request"], "--organisation", "[red]Inserm[/] :hospital: \\"
+    )
     shell("pki", "accept", done["bundle"], "--folder", "lyon")
-    assert "[red]Inserm[/] \\" in shell("pki", "ls", "hq")
-    assert "[red]Inserm[/] \\" in shell("pki", "accept", done["bundle"], "--folder", "lyon")
+    assert "[red]Inserm[/] :hospital: \\" in shell("pki", "ls", "hq")
+    assert "[red]Inserm[/] :hospital: \\" in shell(
+        "pki", "accept", done["bundle"], "--folder", "lyon"
+    )
 
 
 def test_a_renewal_overlaps_and_the_old_one_can_be_revoked_alone(shell, hq):

@@ -80,12 +80,12 @@ def test_what_a_list_revokes_is_a_fault(shell, study, ann):
 
 def test_words_from_elsewhere_are_printed_as_they_are(shell, ann):
     store = TranscriptStore(shell.folder / "s", "[red]heart[/]", ann)
-    crowd = (*CROWD[:3], Peer("zoe", "[blue]Z[/]", "f", "0" * 64))
-    reason = "[bold]too few[/]"
+    crowd = (*CROWD[:3], Peer("zoe", "[blue]Z[/] :hospital:", "f", "0" * 64))
+    reason = "[bold]too few[/] :hospital:"
     store.record(transcript(study="[red]heart[/]", roster=crowd, outcome="given up", reason=reason))
     told = shell("audit", "secure", "s")
-    assert "[red]heart[/]" in told and "[blue]Z[/]" in told
-    assert "given up: [bold]too few[/]" in told
+    assert "[red]heart[/]" in told and "[blue]Z[/] :hospital:" in told
+    assert "given up: [bold]too few[/] :hospital:" in told
 
 
 def test_a_place_without_transcripts(shell, ann):

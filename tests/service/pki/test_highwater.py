@@ -109,6 +109,16 @@ def test_a_server_with_an_older_list_is_refused_and_one_with_a_newer_one_is_lear
     assert known.heard(LISTS[5].pem) and Revocations(home).current == LISTS[5]
 
 
+def test_a_list_that_just_came_by_hand_counts_against_a_server_at_once(home):
+    known = Revocations(home)
+    lay(home, LISTS[5])
+    with pytest.raises(IdentityError, match=r"server's.* number 4, and this site knows number 5"):
+        known.heard(LISTS[4].pem)
+    lay(home, LISTS[1])  # and one that was put back does not help it
+    with pytest.raises(IdentityError, match=r"server's.* number 4, and this site knows number 5"):
+        known.heard(LISTS[4].pem)
+
+
 def test_a_process_that_runs_is_not_deceived_by_both_files_put_back_at_once(home):
     copies = {name: (home / name).read_bytes() for name in ("revoked.pem", "revoked.seen")}
     known = Revocations(home)

@@ -89,6 +89,16 @@ def test_a_signature_made_for_something_else_is_none_here(ann):
         unseal("thing", seal("thing", BODY, Tricked()))
 
 
+def test_a_server_signs_no_document_of_a_site(tmp_path):
+    identity(tmp_path)
+    request, _ = pki.ask(tmp_path / "hub", "hub")
+    grant = pki.Grant("https://hub:8443", "server")
+    bundle = pki.approve(tmp_path / "authority", request, grant, NOW).bundle
+    pki.accept(bundle, tmp_path / "hub", NOW)
+    with pytest.raises(AuditError, match="'hub', who signed it, is a server and no site"):
+        unseal("thing", seal("thing", BODY, pki.Notary(tmp_path / "hub")))
+
+
 def test_a_certificate_counts_from_its_first_day_to_its_last(ann):
     found = unseal("thing", seal("thing", BODY, ann))
     for when in (NOW - timedelta(days=1), NOW + timedelta(days=366)):

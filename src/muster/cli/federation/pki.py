@@ -15,11 +15,9 @@ from muster.extras import require
 
 if TYPE_CHECKING:
     import typer
-    from rich.markup import escape
     from rich.text import Text
 else:
     typer = require("typer", extra="service")
-    escape = require("rich.markup", extra="service").escape
     Text = require("rich.text", extra="service").Text
 
 __all__ = ["group"]
@@ -189,7 +187,7 @@ def ls(authority: Authority, as_json: screen.Json = False) -> None:
     screen.say(screen.table(heads, (_row(entry, clock) for entry in found), left=5))
 
 
-def _row(entry: Any, clock: datetime) -> tuple[str, ...]:
+def _row(entry: Any, clock: datetime) -> tuple[str | Text, ...]:
     left = entry.days_left(clock)
     state = f"revoked: {entry.reason}" if entry.state == "revoked" else "valid"
     colour = "red"
@@ -199,7 +197,7 @@ def _row(entry: Any, clock: datetime) -> tuple[str, ...]:
         state = "expired"
     days = str(left) if entry.live(clock) else "–"
     shown = f"[{colour}]{state}[/]"
-    said = escape(entry.organisation)
+    said = Text(entry.organisation)
     return (entry.name, said, entry.role, shown, entry.serial[:8], entry.ends[:10], days)
 
 

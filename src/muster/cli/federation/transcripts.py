@@ -10,17 +10,14 @@ from muster.cli import screen
 from muster.errors import AuditError
 from muster.extras import require
 from muster.service.chain import Anchor
-from muster.service.pki.keyfile import read
-from muster.service.transcript import Examination, examine
-from muster.service.transcript.examine import Whole, stores
-from muster.service.transcript.record import to_value
 
 if TYPE_CHECKING:
-    import typer
-    from rich.markup import escape
+    from rich.text import Text
+
+    from muster.service.transcript import Examination
+    from muster.service.transcript.examine import Whole
 else:
-    typer = require("typer", extra="service")
-    escape = require("rich.markup", extra="service").escape
+    Text = require("rich.text", extra="service").Text
 
 __all__ = ["report"]
 
@@ -37,8 +34,10 @@ def report(
     as_json: bool,
 ) -> None:
     """Print what was found in every study's folder at a place; raise where there is a fault."""
-    revoked = None if listed is None else read(listed)
-    found = [examine(folder, authority, expect, revoked) for folder in stores(place)]
+    looking = _service("transcript.examine")
+    revoked = None if listed is None else _service("pki.keyfile").read(listed)
+    places = looking.stores(place)
+    found = [looking.examine(folder, authority, expect, revoked) for folder in places]
     for one in found:
         _emit(one) if as_json else _show(one, last)
     faults = [(one.folder, fault) for one in found for fault in one.faults]
@@ -47,7 +46,13 @@ def report(
         raise AuditError(f"{faults[0][0]}: {screen.shown(faults[0][1])}{more}")
 
 
+def _service(name: str) -> Any:
+    """A module of `muster.service`, once it is needed: `muster --help` works without it."""
+    return require(f"muster.service.{name}", extra="service")
+
+
 def _emit(found: Examination) -> None:
+    to_value = _service("transcript.record").to_value
     for one in found.whole:
         said = {"number": one.number, "sha256": one.file_digest, "signed_by": one.serial}
         screen.emit(said | to_value(one.transcript))
@@ -86,20 +91,18 @@ def _show(found: Examination, last: int) -> None:
     print("  note the head elsewhere; with --head it shows that the end was not cut")
 
 
-def _row(one: Whole) -> tuple[str, ...]:
-    said: Any = one.transcript
+def _row(one: Whole) -> tuple[str | Text, ...]:
+    said = one.transcript
     names = sorted({peer.organisation for peer in said.roster})
     more = f" and {len(names) - ORGANISATIONS} more" if len(names) > ORGANISATIONS else ""
     outcome = said.outcome if not said.reason else f"{said.outcome}: {said.reason}"
-    left = str(len(said.left[-1][1])) if said.left else "–"
-    who = escape(", ".join(names[:ORGANISATIONS]) + more)
     return (
         str(one.number),
-        escape(said.run),
+        Text(said.run),
         str(said.round),
-        escape(outcome),
-        who,
+        Text(outcome),
+        Text(", ".join(names[:ORGANISATIONS]) + more),
         f"{said.ended:%F %H:%M}",
         str(len(said.roster)),
-        left,
+        str(len(said.left[-1][1])) if said.left else "–",
     )

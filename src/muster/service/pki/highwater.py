@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from muster.errors import IdentityError
@@ -163,6 +164,8 @@ class Revocations:
         that server would let in whom others know to be revoked.
         """
         found = read_list(pem, self.authority)
+        with suppress(IdentityError):  # what was put back is refused: the newest one is compared
+            self.look()
         if found.number < self.current.number:
             raise IdentityError(
                 f"the server's revocation list has the number {found.number}, and this site knows "

@@ -107,6 +107,8 @@ def unseal(kind: str, data: bytes) -> Sealed:
         mark = base64.b64decode(said.pop("signature"), validate=True)
         check_signature(certificate, mark, _statement(said))
         who, above = holder(certificate), fingerprint(authority)
+        if who.role != "site":
+            raise IdentityError(f"{who.name!r}, who signed it, is a {who.role} and no site")
     except (IdentityError, binascii.Error) as error:
         raise AuditError(f"it was altered: {error}") from None
     return Sealed(said["body"], who, certificate, authority, above)
