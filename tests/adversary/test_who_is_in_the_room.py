@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attacks on who may take part: a revoked member tries to come back by lists of another day."""
+"""Attacks on who may take part: lists of another day, and rooms full of the operator's own."""
 
 import shutil
 from datetime import UTC, datetime, timedelta
@@ -15,8 +15,10 @@ from muster.errors import IdentityError
 from muster.service import identity, pki
 from muster.service.identity import IDENTITY, Grant
 from muster.service.pki.certificate import Authority
+from muster.service.pki.credentials import Credentials, read_credentials
 from muster.service.pki.revocation import sign_list
 from muster.service.server.protocol import Trust
+from muster.service.site.peers import PeerRules
 
 LIST = "revoked.pem"
 
@@ -164,3 +166,70 @@ def test_the_list_of_another_authority_of_the_same_title_is_refused_everywhere(f
                 read(home)
     with pytest.raises(IdentityError, match="not signed by this authority"):
         Trust(fed.hub)
+
+
+# The operator is the authority, too, and fills a round with members of its own invention.
+
+
+@pytest.fixture
+def room(tmp_path):
+    """Two hospitals, and three names of the operator's; what a server hands out about all."""
+    made = Federation(tmp_path)
+    for name, organisation in (
+        ("ann", "Hôpital Nord"),
+        ("bob", "Inserm"),
+        ("sock-1", ""),
+        ("sock-2", ""),
+        ("sock-3", "Inserm"),
+    ):
+        asked, _ = pki.ask(made.folder / name, name)
+        grant = Grant("https://localhost:8443", organisation=organisation)
+        pki.accept(pki.approve(made.hq, asked, grant, now()).bundle, made.folder / name, now())
+    return made
+
+
+def told(room, *names):
+    """What the server hands ann about some members, as ann knows them once it has looked."""
+    certificates = {name: shown(room.folder / name) for name in names}
+    sent = Credentials(certificates, (room.hub / LIST).read_text()).to_json()
+    came, ann = read_credentials(sent), pki.Notary(room.folder / "ann")
+    ann.heard(came.revoked)
+    return ann.me, ann.room(came.certificates)
+
+
+def test_a_round_filled_with_the_operators_own_names_is_refused_by_a_site_with_rules(room):
+    socks = told(room, "ann", "sock-1", "sock-2")
+    assert PeerRules().refusal(*socks) == ""  # a number alone is no protection
+    assert "sock-1 (sock-1), sock-2 (sock-2)" in PeerRules(peers=("bob", "lyon*")).refusal(*socks)
+    rules = PeerRules(organisations=("Inserm",))
+    assert "nobody else in the sum speaks for Inserm" in rules.refusal(*socks)
+    assert rules.refusal(*told(room, "ann", "bob", "sock-1")) == ""
+
+
+def test_an_authority_that_invents_organisations_gets_by_the_rule_for_them_but_not_by_names(room):
+    """What the page of identity says that this does not do."""
+    crowd = told(room, "ann", "sock-1", "sock-3")
+    assert PeerRules(organisations=("Inserm",)).refusal(*crowd) == ""
+    assert "sock-3 (Inserm)" in PeerRules(peers=("bob", "lyon*")).refusal(*crowd)
+
+
+def test_a_server_that_lets_honest_peers_fall_out_is_refused_before_anything_is_revealed(room):
+    rules = PeerRules(least_peers=3, organisations=("Inserm",))
+    me, crowd = told(room, "ann", "bob", "sock-1", "sock-2")
+    assert rules.refusal(me, crowd) == ""
+    left = [one for one in crowd if one.name != "bob"]
+    assert "asks for 3" in rules.refusal(me, left)
+    assert "speaks for Inserm" in PeerRules(organisations=("Inserm",)).refusal(me, left)
+
+
+def test_a_peer_that_was_revoked_is_not_in_the_room_whatever_the_server_hands_out(room):
+    told(room, "ann", "bob", "sock-1")
+    thrown_out(room, "sock-1", room.hub)
+    with pytest.raises(IdentityError, match="of 'sock-1' is revoked"):
+        told(room, "ann", "bob", "sock-1")
+    (room.hub / LIST).write_bytes((room.folder / "bob" / LIST).read_bytes())  # the server lags
+    with pytest.raises(IdentityError, match="server's revocation list has the number 0"):
+        told(room, "ann", "bob", "sock-1")
+    ann = pki.Notary(room.folder / "ann")
+    with pytest.raises(IdentityError, match="is that of 'sock-2', not of 'bob'"):
+        ann.room({"bob": shown(room.folder / "sock-2")})
