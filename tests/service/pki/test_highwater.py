@@ -127,7 +127,10 @@ def test_a_process_that_runs_is_not_deceived_by_both_files_put_back_at_once(home
         (home / name).write_bytes(data)
     with pytest.raises(IdentityError, match="number 3, and number 5 is known here"):
         known.look()
-    assert known.current == LISTS[5]
+    with pytest.raises(IdentityError, match="number 3, and number 5 is known here"):
+        known.take(LISTS[4].pem)  # newer than what lies there, and older than what is known
+    assert known.current == LISTS[5] and seen(home) == LISTS[3].mark
+    assert not known.take(LISTS[5].pem) and Revocations(home).current == LISTS[5]
 
 
 @pytest.mark.parametrize(

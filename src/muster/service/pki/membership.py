@@ -80,9 +80,7 @@ def accept(bundle: Path, folder: Path, now: datetime, authority: str = "") -> Me
     key, pending = _key(folder, held)
     who, trusted = fits(held, key, now), held.authority.encode()
     listed = store(folder, read_list(held.revoked.encode(), trusted), trusted)
-    admit(
-        who, who.role, listed.serials, now
-    )  # the folder's list may know what the bundle's did not
+    admit(who, who.role, listed.serials, now)  # the folder's may know what the bundle's did not
     write(known, trusted)
     write(folder / FEDERATION, (json.dumps({"server": held.server}) + "\n").encode())
     write(folder / IDENTITY, key + held.certificate.encode(), 0o600)
