@@ -134,18 +134,21 @@ def test_the_documentation_keeps_its_promises(capsys):
     [
         ("[a](gone.md)", "page.md:1: the link gone.md leads to no file"),
         ("# Here\n\n[a](#there)", "page.md:3: the link #there leads to no heading"),
+        ('[a](page.py "test_gone")', "page.md:1: the file page.py has no function test_gone"),
         ("```python\nx = 1\ny = \n```", "page.md:3: not Python"),
         ("```python\n>>> 1 + 1\n3\n```", "Expected:"),
     ],
 )
 def test_a_broken_page_is_found(tmp_path, capsys, text, message):
     (tmp_path / "page.md").write_text(text + "\n", encoding="utf-8")
+    (tmp_path / "page.py").write_text("def test_there(): ...\n", encoding="utf-8")
     assert docs.main([str(tmp_path)]) == 1
     assert message in capsys.readouterr().out
 
 
 def test_a_true_page_passes(tmp_path):
-    links = "[up](#a-title-one) [web](https://example.org)"
+    links = '[up](#a-title-one) [web](https://example.org) [test](page.py "test_there")'
+    (tmp_path / "page.py").write_text("def test_there(): ...\n", encoding="utf-8")
     text = f"# A title: one\n\n{links}\n\n```python\nx = 1\n```\n"
     (tmp_path / "page.md").write_text(text, encoding="utf-8")
     assert docs.main([str(tmp_path)]) == 0

@@ -4,6 +4,7 @@
     python tools/docs.py [ROOT]
 
 Every relative link in a Markdown file must name a file (and a heading, after a #) that exists;
+a link with a title to a Python file, `[test](../tests/test_x.py "test_y")`, a function in it;
 every fenced ``python`` block must compile, and one that holds a prompt is run as a doctest.
 """
 
@@ -16,7 +17,7 @@ from urllib.parse import unquote
 
 from house import Finding
 
-_LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)[^)]*\)")
+_LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)(?:\s+\"([^\"]*)\")?[^)]*\)")
 _FENCE = re.compile(r"^(```+)[ \t]*(\w*)[^\n]*\n(.*?)^\1[ \t]*$", re.MULTILINE | re.DOTALL)
 _SKIP = {".git", ".venv", "demo", "node_modules", "runs"}
 
@@ -48,6 +49,13 @@ def links(root: Path, page: Path) -> Iterator[Finding]:
             yield Finding(page, line, f"the link {link} leads to no file")
         elif heading and heading not in anchors(target):
             yield Finding(page, line, f"the link {link} leads to no heading")
+        elif match[2] and target.suffix == ".py" and not _defines(target, match[2]):
+            yield Finding(page, line, f"the file {link} has no function {match[2]}")
+
+
+def _defines(file: Path, name: str) -> bool:
+    found = re.search(rf"^def {re.escape(name)}\(", file.read_text(encoding="utf-8"), re.MULTILINE)
+    return found is not None
 
 
 def blocks(root: Path, page: Path) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +16,9 @@ pytest.importorskip("cryptography")
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from typer.testing import CliRunner
 
+from muster.cli.app import app
 from muster.cli.federation import pki as commands
 from muster.service import pki
 from muster.service.pki import membership
@@ -90,6 +93,109 @@ def test_what_people_read(shell):
     assert "is revoked (left)" in shell("pki", "revoke", "hq", "lyon", "--reason", "left")
     assert "was revoked before" in shell("pki", "revoke", "hq", "lyon", "--reason", "left")
     assert "revoked: left" in shell("pki", "ls", "hq")
+
+
+MARY = "St Mary's Hospital"
+
+
+def test_an_organisation_is_asked_for_confirmed_and_seen_everywhere(shell, hq):
+    told = shell("pki", "request", "lyon", "--organisation", MARY, "--out", "lyon")
+    assert """--organisation 'St Mary'"'"'s Hospital'""" in told
+    words = ("pki", "approve", "hq", "lyon/lyon.request.pem", *SERVER)
+    said = shell.fails(*words)  # nobody is one by asking
+    assert "'lyon' asks to speak for \"St Mary's Hospital\"; say which one it is" in said
+    assert pki.entries(hq) == []
+    done = shell.json(*words, "--organisation", MARY)[0]
+    assert done["organisation"] == MARY
+    member = shell.json("pki", "accept", done["bundle"], "--folder", "lyon")[0]
+    assert member["organisation"] == MARY
+    assert f"speaks for  {MARY}" in shell("pki", "accept", done["bundle"], "--folder", "lyon")
+    assert [entry["organisation"] for entry in shell.json("pki", "ls", "hq")] == [MARY]
+    assert MARY in shell("pki", "ls", "hq")
+    line = json.loads((hq / "ledger.jsonl").read_text())
+    assert line["organisation"] == MARY
+    assert pki.member(shell.folder / "lyon").who.organisation == MARY
+
+
+def test_the_authority_corrects_an_organisation(shell, hq):
+    ask(shell, "lyon")
+    request = shell.json("pki", "request", "oslo", "--organisation", "WHO", "--out", "oslo")[0]
+    done = approve(shell, request["request"], "--organisation", "Ullevål sykehus")
+    assert done["organisation"] == "Ullevål sykehus"
+    assert "speaks for  Lyon" in shell(
+        "pki", "approve", "hq", "lyon/lyon.request.pem", *SERVER, "--organisation", "Lyon"
+    )
+
+
+def test_without_an_organisation_a_site_speaks_for_itself(shell, hq):
+    assert approve(shell, ask(shell, "lyon")["request"])["organisation"] == "lyon"
+
+
+def test_a_terminal_is_asked_about_the_organisation(shell, hq, monkeypatch):
+    shell("pki", "request", "lyon", "--organisation", MARY, "--out", "lyon")
+    words = ["pki", "approve", "hq", "lyon/lyon.request.pem", *SERVER]
+    terminal = SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr(commands, "sys", terminal)
+    result = CliRunner().invoke(app, words, input="n\n")
+    assert result.exit_code == 1 and f'speak for "{MARY}"' in result.stdout
+    assert pki.entries(hq) == []
+    result = CliRunner().invoke(app, words, input="y\n")
+    assert result.exit_code == 0 and f"speaks for  {MARY}" in result.stdout
+    for more in (["--renewal"], []):  # the same again needs no question
+        result = CliRunner().invoke(app, [*words, *more, "--out", f"again{len(more)}.json"])
+        assert result.exit_code == 0 and f"speaks for  {MARY}" in result.stdout
+
+
+def test_a_renewal_keeps_the_organisation_unless_the_authority_changes_it(shell, hq):
+    asked = shell.json("pki", "request", "lyon", "--organisation", MARY, "--out", "lyon")[0]
+    done = approve(shell, asked["request"], "--organisation", MARY)
+    shell("pki", "accept", done["bundle"], "--folder", "lyon")
+    done = approve(shell, shell.json("pki", "renew", "lyon")[0]["request"], "--renewal")
+    assert done["organisation"] == MARY
+    shell("pki", "accept", done["bundle"], "--folder", "lyon")
+    request = shell.json("pki", "renew", "lyon")[0]["request"]
+    done = approve(shell, request, "--renewal", "--organisation", "Mary & Sons")
+    assert done["organisation"] == "Mary & Sons"
+    shell("pki", "accept", done["bundle"], "--folder", "lyon")
+    assert pki.member(shell.folder / "lyon").who.organisation == "Mary & Sons"
+
+
+def test_a_renewal_does_not_change_the_organisation_by_asking(shell, hq):
+    join(shell, "lyon")
+    foreign_request(
+        shell.folder, ec.generate_private_key(ec.SECP256R1()), "lyon", organisation="WHO"
+    )
+    told = shell.fails("pki", "approve", "hq", "x.pem", *SERVER, "--renewal")
+    assert "'lyon' asks to speak for 'WHO', and speaks for 'lyon' until now" in told
+    foreign_request(shell.folder, ec.generate_private_key(ec.SECP256R1()), "lyon")
+    assert approve(shell, "x.pem", "--renewal")["organisation"] == "lyon"
+
+
+@pytest.mark.parametrize("text", ["In\u202eserm", "\x1b[31mInserm", " Inserm", "x" * 65, "Insеrm"])
+def test_an_organisation_with_tricks_is_refused_at_every_door(shell, hq, text):
+    words = ("--organisation", text)
+    for told in (
+        shell.fails("pki", "request", "lyon", "--out", "lyon", *words),
+        shell.fails("pki", "approve", "hq", "plan.py", *SERVER, *words),
+    ):
+        assert "is not allowed" in told and told.isprintable()
+    assert not (shell.folder / "lyon").exists()
+    key = ec.generate_private_key(ec.SECP256R1())
+    foreign_request(shell.folder, key, "lyon", organisation=text)
+    told = shell.fails("pki", "approve", "hq", "x.pem", *SERVER)
+    assert "is not allowed" in told and told.isprintable()
+    assert pki.entries(hq) == []
+
+
+def test_an_organisation_is_printed_as_it_is_and_not_as_markup(shell, hq):
+    done = approve(
+        shell, ask(shell, "lyon")["request"], "--organisation", "[red]Inserm[/] :hospital: \\"
+    )
+    shell("pki", "accept", done["bundle"], "--folder", "lyon")
+    assert "[red]Inserm[/] :hospital: \\" in shell("pki", "ls", "hq")
+    assert "[red]Inserm[/] :hospital: \\" in shell(
+        "pki", "accept", done["bundle"], "--folder", "lyon"
+    )
 
 
 def test_a_renewal_overlaps_and_the_old_one_can_be_revoked_alone(shell, hq):
@@ -233,8 +339,10 @@ def test_commands_refuse(shell, hq, words, message):
     assert message in told and len(told.splitlines()) == 1
 
 
-def foreign_request(folder, key, *names):
+def foreign_request(folder, key, *names, organisation=None):
     parts = [x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, name) for name in names]
+    if organisation is not None:
+        parts.append(x509.NameAttribute(x509.oid.NameOID.ORGANIZATION_NAME, organisation))
     made = x509.CertificateSigningRequestBuilder(x509.Name(parts))
     made = made.sign(key, None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256())
     (folder / "x.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
@@ -273,7 +381,7 @@ def test_a_kill_while_accepting_leaves_the_old_identity_or_the_new(shell, hq, mo
     home, old = shell.folder / "lyon", join(shell, "lyon")["serial"]
     done = approve(shell, shell.json("pki", "renew", "lyon")[0]["request"], "--renewal")
     real = membership.write
-    for step in (0, 1, 2, 2):  # the list, once written, is not written again
+    for step in (0, 1, 2):
         steps = iter(range(4))
 
         def write(*words, steps=steps, step=step):

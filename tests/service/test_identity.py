@@ -12,6 +12,11 @@ import pytest
 
 pytest.importorskip("cryptography")
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509 import oid
+
 from muster.errors import IdentityError
 from muster.service import identity, pki
 from muster.service.identity import IDENTITY, Grant, Identity
@@ -293,8 +298,71 @@ def test_what_is_no_bundle(data):
         bundles.unseal(data)
 
 
-def test_a_foreign_list(hall):
-    listed = (hall.federation.hq / "revoked.pem").read_bytes()
-    other = certificates.new_authority("Heart study", NOW)
-    with pytest.raises(IdentityError, match="not signed by this authority"):
-        certificates.revoked_serials(listed, other.certificate)
+def test_a_certificate_says_for_which_organisation_its_holder_speaks(tmp_path):
+    federation = Federation(tmp_path)
+    server = federation.join("hub", "server", hosts=("localhost",))
+    asked, _ = pki.ask(tmp_path / "lyon", "lyon", "Ho\u0302pital Édouard-Herriot")
+    grant = Grant(SERVER, organisation="Ho\u0302pital Édouard-Herriot")
+    pki.accept(pki.approve(federation.hq, asked, grant, NOW).bundle, tmp_path / "lyon", NOW)
+    end = shake(
+        identity.server_context(server, federation.ca),
+        identity.client_context(tmp_path / "lyon", federation.ca),
+    )
+    who = identity.peer_identity(end.getpeercert(True))
+    assert who.organisation == "Hôpital Édouard-Herriot" == grant.organisation
+    assert identity.holder((server / IDENTITY).read_bytes()).organisation == "hub"  # its own name
+
+
+def test_the_longest_organisation_in_any_script_passes_tls(tmp_path):
+    federation = Federation(tmp_path)
+    server = federation.join("hub", "server", hosts=("localhost",))
+    asked, _ = pki.ask(tmp_path / "lyon", "lyon")
+    grant = Grant(SERVER, organisation="病" * 64)
+    pki.accept(pki.approve(federation.hq, asked, grant, NOW).bundle, tmp_path / "lyon", NOW)
+    end = shake(
+        identity.server_context(server, federation.ca),
+        identity.client_context(tmp_path / "lyon", federation.ca),
+    )
+    assert identity.peer_identity(end.getpeercert(True)).organisation == "病" * 64
+
+
+def by_hand(federation, *parts, name="lyon"):
+    """A certificate that the authority's key signed, with any subject."""
+    above = x509.load_pem_x509_certificate(federation.ca.read_bytes())
+    authority = serialization.load_pem_private_key(
+        (federation.hq / "authority.key").read_bytes(), None
+    )
+    uri = x509.UniformResourceIdentifier(f"urn:muster:site:{name}")
+    common = x509.NameAttribute(oid.NameOID.COMMON_NAME, name)
+    made = (
+        x509.CertificateBuilder(above.subject, x509.Name([common, *parts]))
+        .public_key(ec.generate_private_key(ec.SECP256R1()).public_key())
+        .serial_number(77)
+        .not_valid_before(NOW - DAY)
+        .not_valid_after(NOW + DAY)
+        .add_extension(x509.SubjectAlternativeName([uri]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([identity.ROLES["site"]]), critical=False)
+        .sign(authority, hashes.SHA256())
+    )
+    return made.public_bytes(serialization.Encoding.PEM)
+
+
+def organisation(text):
+    return x509.NameAttribute(oid.NameOID.ORGANIZATION_NAME, text)
+
+
+def test_in_an_old_certificate_without_an_organisation_the_name_stands_in(hall):
+    who = identity.holder(by_hand(hall.federation))
+    assert (who.name, who.organisation) == ("lyon", "lyon")
+
+
+@pytest.mark.parametrize("text", ["In\u202eserm", "Ins\x00erm", " Inserm", "Insеrm", "x" * 65])
+def test_an_organisation_with_tricks_is_refused_in_a_certificate_too(hall, text):
+    with pytest.raises(IdentityError, match="is not allowed"):
+        identity.holder(by_hand(hall.federation, organisation(text)))
+
+
+def test_a_certificate_of_two_organisations_is_refused(hall):
+    pem = by_hand(hall.federation, organisation("Inserm"), organisation("CNRS"))
+    with pytest.raises(IdentityError, match="names 2 organisations"):
+        identity.holder(pem)

@@ -28,6 +28,7 @@ __all__ = [
     "path",
     "plain",
     "say",
+    "shown",
     "size",
     "span",
     "spark",
@@ -50,6 +51,15 @@ def console(*, stderr: bool = False) -> Console:
 def say(text: str | Text | Table = "") -> None:
     """Print a line, with rich's markup."""
     console().print(text)
+
+
+def shown(text: str) -> str:
+    r"""A text without what steers a terminal.
+
+    >>> shown("a\x1b[31mb")
+    'a?[31mb'
+    """
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def complain(error: Exception) -> None:
@@ -80,10 +90,11 @@ def plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> Table:
+def table(heads: Sequence[str], rows: Iterable[Sequence[str | Text]], left: int = 1) -> Table:
     """A table without lines; the first `left` columns are words, the others figures.
 
-    Where it is too wide, words are folded; ids (the first column) and figures stay whole.
+    A cell that is a `str` is markup; words from elsewhere are given as `Text`, and printed as they
+    are. Where it is too wide, words are folded; ids (the first column) and figures stay whole.
     """
     made = Table(
         box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_header=any(heads)

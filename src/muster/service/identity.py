@@ -2,8 +2,9 @@
 """Who is who in a federation: what a certificate says, what it allows, and TLS on both sides.
 
 A certificate names its holder as the URI `urn:muster:site:NAME` or `urn:muster:server:NAME`; a
-site's serves clients only and a server's servers only, so neither can play the other. How they
-are made: `muster.service.pki`. The clock is an argument, with its time zone.
+site's serves clients only and a server's servers only, so neither can play the other. Its subject
+says for which organisation the holder speaks. How they are made: `muster.service.pki`. The clock
+is an argument, with its time zone.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit
 
 from muster.errors import IdentityError
 from muster.extras import require
+from muster.service.organisation import check_organisation
 
 if TYPE_CHECKING:
     from cryptography import exceptions, x509
@@ -34,6 +36,8 @@ __all__ = [
     "IDENTITY",
     "Identity",
     "LONGEST",
+    "NAME",
+    "ORGANISATION",
     "ROLES",
     "UNREADABLE",
     "admit",
@@ -42,6 +46,7 @@ __all__ = [
     "client_context",
     "general_name",
     "holder",
+    "organisations",
     "parsed",
     "peer_identity",
     "server_context",
@@ -51,6 +56,7 @@ ROLES = {
     "site": oid.ExtendedKeyUsageOID.CLIENT_AUTH,
     "server": oid.ExtendedKeyUsageOID.SERVER_AUTH,
 }
+ORGANISATION = oid.NameOID.ORGANIZATION_NAME
 IDENTITY = "identity.pem"  # in a folder: the private key and its certificate, replaced as one
 LONGEST = 3652  # days: an authority's ten years
 NAME = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
@@ -63,12 +69,24 @@ HOST = r"(?=.{1,253}$)(NAME\.)*NAME".replace("NAME", NAME)
 
 @dataclass(frozen=True)
 class Identity:
-    """Who a certificate speaks for: name, serial number, "site" or "server", and its last day."""
+    """Who a certificate speaks for.
+
+    Fields: `name`, `serial` number, `role` ("site" or "server"), its last day `not_after`, and the
+    `organisation` that the holder speaks for, which is the name where the certificate has none.
+
+    >>> Identity("lyon", 7, "site", datetime(2030, 1, 1)).organisation
+    'lyon'
+    """
 
     name: str
     serial: int
     role: str
     not_after: datetime
+    organisation: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.organisation:
+            object.__setattr__(self, "organisation", self.name)
 
 
 @dataclass(frozen=True)
@@ -76,15 +94,19 @@ class Grant:
     """What an authority grants.
 
     Fields: `server`, the federation's https address; `role`; `days` of validity; `hosts`, the
-    DNS names and IP addresses of a server (by default the host of `server`), none for a site.
+    DNS names and IP addresses of a server (by default the host of `server`), none for a site;
+    `organisation`, for which the holder speaks by the authority's word ("": see `approve`).
     """
 
     server: str
     role: str = "site"
     days: int = 365
     hosts: tuple[str, ...] = ()
+    organisation: str = ""
 
     def __post_init__(self) -> None:
+        if self.organisation:
+            object.__setattr__(self, "organisation", check_organisation(self.organisation))
         host = _address(self.server)
         if self.role not in ROLES:
             raise IdentityError(f"role {self.role!r} is unknown; use {' or '.join(ROLES)}")
@@ -175,23 +197,36 @@ def _context(protocol: Any, folder: Path, ca: Path) -> ssl.SSLContext:
 
 
 def _identity(data: bytes, load: Callable[[bytes], x509.Certificate]) -> Identity:
-    uris, usage, serial, until = parsed(lambda raw: _facts(load(raw)), data, "the certificate")
+    found = parsed(lambda raw: _facts(load(raw)), data, "the certificate")
+    uris, usage, serial, until, stated = found
     said = [re.fullmatch(rf"urn:muster:(site|server):({NAME})", uri) for uri in uris]
     if len(said) != 1 or said[0] is None or usage != [ROLES[said[0][1]]]:
         raise IdentityError(
             f"the certificate names no one site or server of muster ({', '.join(uris)}); use one "
             f"made by muster pki"
         )
-    return Identity(said[0][2], serial, said[0][1], until)
+    if len(stated) > 1:
+        raise IdentityError(
+            f"the certificate of {said[0][2]!r} names {len(stated)} organisations; use one made by "
+            f"muster pki"
+        )
+    organisation = check_organisation(stated[0]) if stated else ""
+    return Identity(said[0][2], serial, said[0][1], until, organisation)
 
 
-def _facts(found: x509.Certificate) -> tuple[list[str], list[Any], int, datetime]:
+def organisations(subject: x509.Name) -> list[Any]:
+    """The organisations that a subject names, as they stand in it."""
+    return [part.value for part in subject.get_attributes_for_oid(ORGANISATION)]
+
+
+def _facts(found: x509.Certificate) -> tuple[list[str], list[Any], int, datetime, list[Any]]:
     names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     usage = found.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     if found.serial_number < 1:
         raise ValueError("its serial number is below 1")
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    return uris, list(usage), found.serial_number, found.not_valid_after_utc
+    stated = organisations(found.subject)
+    return uris, list(usage), found.serial_number, found.not_valid_after_utc, stated
 
 
 def parsed(parse: Callable[[bytes], Any], data: bytes, what: str) -> Any:

@@ -89,6 +89,18 @@ def test_a_key_that_others_can_read(lyon):
     assert found.level == "problem" and found.cure == f"chmod 600 {lyon / 'identity.pem'}"
 
 
+def test_an_older_revocation_list_that_was_put_back(homes, lyon, tmp_path):
+    shutil.copytree(homes / "hq", tmp_path / "hq")
+    old = (lyon / "revoked.pem").read_bytes()
+    pki.revoke(tmp_path / "hq", "hub", "left", datetime.now(UTC))
+    shutil.copy(tmp_path / "hq/revoked.pem", lyon)
+    assert pki.revoked(lyon)
+    (lyon / "revoked.pem").write_bytes(old)
+    found = doctor.certificate(lyon)[0]
+    assert found.level == "problem" and "number 0, and number 1 is known here" in found.found
+    assert found.cure == f"copy the authority's newest revoked.pem to {lyon}"
+
+
 def test_a_revoked_certificate(homes, lyon, tmp_path):
     shutil.copytree(homes / "hq", tmp_path / "hq")
     pki.revoke(tmp_path / "hq", "lyon", "left", datetime.now(UTC))

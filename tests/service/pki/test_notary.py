@@ -80,3 +80,49 @@ def test_who_is_revoked_counts_until_one_looks(home):
 def test_a_folder_without_an_identity(tmp_path):
     with pytest.raises(IdentityError):
         pki.Notary(tmp_path)
+
+
+def test_a_peer_is_known_by_name_organisation_serial_and_key(home):
+    request, mark = pki.ask(home / "zoe", "zoe", "Inserm")
+    grant = pki.Grant("https://hub:8443", organisation="Inserm")
+    approval = pki.approve(home / "authority", request, grant, NOW)
+    pki.accept(approval.bundle, home / "zoe", NOW)
+    ann, zoe = pki.Notary(home / "ann"), pki.Notary(home / "zoe")
+    found = ann.peer("zoe", shown(home, "zoe"))
+    assert (found.name, found.organisation) == ("zoe", "Inserm")
+    assert (found.serial, found.key) == (approval.entry.serial, mark)
+    assert found == zoe.me and zoe.certificate == shown(home, "zoe")
+    assert ann.me.organisation == "ann"
+
+
+def test_no_peer_is_known_by_a_certificate_that_does_not_count(home, tmp_path):
+    strange = made(tmp_path / "other", "bob")
+    ann = pki.Notary(home / "ann")
+    for name, pem in (
+        ("ann", shown(home, "bob")),  # another's
+        ("bob", shown(strange, "bob")),  # another authority's
+        ("bob", ""),
+        ("bob", "é"),
+    ):
+        with pytest.raises(IdentityError):
+            ann.peer(name, pem)
+
+
+def test_a_certificate_that_ends_meanwhile_counts_no_more(home):
+    """It was looked at before, and is looked at again: whoever runs for weeks is not deceived."""
+    made(home, "eve", days=1)
+    clock = [NOW]
+    ann, mark = pki.Notary(home / "ann", now=lambda: clock[0]), pki.Notary(home / "eve").sign(b"x")
+    assert ann.vouch("eve", shown(home, "eve"), b"x", mark)
+    clock[0] = NOW + timedelta(days=2)
+    assert not ann.vouch("eve", shown(home, "eve"), b"x", mark)
+
+
+def test_a_room_is_known_as_a_whole_or_not_at_all(home):
+    made(home, "eve")
+    ann, certificates = pki.Notary(home / "ann"), {n: shown(home, n) for n in ("eve", "bob")}
+    assert [one.name for one in ann.room(certificates)] == ["bob", "eve"] and ann.room({}) == ()
+    pki.revoke(home / "authority", "eve", "left", NOW)
+    ann.heard((home / "authority/revoked.pem").read_text())
+    with pytest.raises(IdentityError, match="of 'eve' is revoked"):
+        ann.room(certificates)

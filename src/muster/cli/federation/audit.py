@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`muster audit`: check that nobody changed an audit log, and read it."""
+"""`muster audit`: check that nobody changed an audit log, and read it; and what lies beside it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from muster.cli import screen
+from muster.cli.federation import transcripts
 from muster.cli.privacy import audit as attacks
 from muster.errors import AuditError
 from muster.extras import require
 from muster.service.audit import entries, verify
+from muster.service.chain import Anchor
 
 if TYPE_CHECKING:
     import typer
@@ -73,6 +75,29 @@ def show(
         raise fault
 
 
+@group.command("secure")
+def secure(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="A site's folder, or that of one study.")
+    ],
+    authority: Annotated[
+        str, typer.Option(help="The authority's fingerprint, or its first digits; else a fault.")
+    ] = "",
+    head: Annotated[str, typer.Option(metavar="N:HEX", help="A head noted before.")] = "",
+    revoked: Annotated[
+        Path | None, typer.Option(help="The authority's revoked.pem: what it revokes is a fault.")
+    ] = None,
+    last: Annotated[int, typer.Option(min=1, help="How many transcripts, the latest.")] = 20,
+    as_json: screen.Json = False,
+) -> None:
+    """Check the signed transcripts of a site's secure sums, and show with whom they were made."""
+    noted = _anchor(head)
+    if noted is not None and noted[0] is None:
+        raise AuditError(f"--head {head[:80]!r} has no number; give N:HEX as it was printed")
+    expect = None if noted is None else Anchor(*noted)
+    transcripts.report(folder, authority, expect, revoked, last, as_json)
+
+
 def _anchor(text: str) -> tuple[int | None, str] | None:
     if not text:
         return None
@@ -84,4 +109,4 @@ def _anchor(text: str) -> tuple[int | None, str] | None:
 
 def _print(text: str) -> None:
     """Print what a log says as it is: no markup, and nothing that steers a terminal."""
-    print("".join(letter if letter.isprintable() else "?" for letter in text))
+    print(screen.shown(text))

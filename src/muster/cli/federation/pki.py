@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,11 +64,15 @@ def init(
 def request(
     name: Annotated[str, typer.Argument(help="The site's name: a-z, 0-9 and -.")],
     out: Annotated[Path, typer.Option(help="The site's folder, for its key and the request.")],
+    organisation: Annotated[
+        str, typer.Option(help="For whom the site speaks: 'St Mary's Hospital'. (its name)")
+    ] = "",
     as_json: screen.Json = False,
 ) -> None:
     """At the site: make a private key, which stays there, and a request to send."""
-    place, mark = _pki().ask(out, name)
-    _asked(place, mark, out, as_json)
+    place, mark = _pki().ask(out, name, organisation)
+    more = f" --organisation {shlex.quote(organisation)}" if organisation else ""
+    _asked(place, mark, out, as_json, more)
 
 
 @group.command("renew")
@@ -91,21 +96,31 @@ def approve(
         list[str] | None,
         typer.Option(help="A server's DNS name or IP address; may be repeated. (that of --server)"),
     ] = None,
+    organisation: Annotated[
+        str, typer.Option(help="For whom it speaks: what the request asks for, or another.")
+    ] = "",
     renewal: Annotated[bool, typer.Option(help="The same site asks with a new key.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="The bundle's file. (beside the request)")
     ] = None,
     as_json: screen.Json = False,
 ) -> None:
-    """Issue a certificate; write the bundle to send back, which holds no secret."""
+    """Issue a certificate; write the bundle to send back, which holds no secret.
+
+    The organisation that a request asks for is confirmed by saying it: with --organisation, or at
+    the question that a terminal asks.
+    """
     pki = _pki()
-    grant = pki.Grant(server, role, days, tuple(host or ()))
+    if not organisation and not as_json and sys.stdin.isatty():
+        organisation = _confirmed(pki.unconfirmed(authority, request, now(), renewal=renewal))
+    grant = pki.Grant(server, role, days, tuple(host or ()), organisation)
     done = pki.approve(authority, request, grant, now(), renewal=renewal, out=out)
     entry = done.entry
     if as_json:
         screen.emit({"bundle": str(done.bundle)} | asdict(entry))
         return
     _done(f"{entry.name} is a {entry.role} until {entry.ends[:10]}; its bundle: {done.bundle}")
+    _line("speaks for", entry.organisation)
     _line("compare", f"{entry.key}, by phone, with what the site's request showed")
     _line("next", f"at the site: muster pki accept {shlex.quote(done.bundle.name)} --folder FOLDER")
 
@@ -124,12 +139,14 @@ def accept(
     who = member.who
     if as_json:
         screen.emit({
-            "name": who.name, "role": who.role, "serial": f"{who.serial:x}",
+            "name": who.name, "organisation": who.organisation, "role": who.role,
+            "serial": f"{who.serial:x}",
             "ends": who.not_after.isoformat(), "server": member.server,
             "authority": member.authority, "folder": str(folder),
         })  # fmt: skip
         return
     _done(f"{folder}/ is the {who.role} {who.name} of {member.server} until {who.not_after:%F}")
+    _line("speaks for", who.organisation)
     _line("authority", member.authority + ("" if authority else ", to compare by phone"))
 
 
@@ -150,8 +167,8 @@ def revoke(
     for entry in gone:
         _done(f"{entry.name} {entry.serial[:8]} is revoked ({reason})")
     if not gone:
-        screen.say(f"  {who} was revoked before; the list is signed anew")
-    _line("next", f"copy {listed} into the server's folder")
+        screen.say(f"  {who} was revoked before; the list says so")
+    _line("next", f"copy {listed} into the server's folder, which hands it to the sites")
 
 
 @group.command("ls")
@@ -166,11 +183,11 @@ def ls(authority: Authority, as_json: screen.Json = False) -> None:
     if not found:
         screen.say(f"{authority}/ has issued nothing yet; see: muster pki approve --help")
         return
-    heads = ("name", "role", "state", "serial", "until", "days left")
-    screen.say(screen.table(heads, (_row(entry, clock) for entry in found), left=4))
+    heads = ("name", "organisation", "role", "state", "serial", "until", "days left")
+    screen.say(screen.table(heads, (_row(entry, clock) for entry in found), left=5))
 
 
-def _row(entry: Any, clock: datetime) -> tuple[str, ...]:
+def _row(entry: Any, clock: datetime) -> tuple[str | Text, ...]:
     left = entry.days_left(clock)
     state = f"revoked: {entry.reason}" if entry.state == "revoked" else "valid"
     colour = "red"
@@ -180,7 +197,15 @@ def _row(entry: Any, clock: datetime) -> tuple[str, ...]:
         state = "expired"
     days = str(left) if entry.live(clock) else "–"
     shown = f"[{colour}]{state}[/]"
-    return (entry.name, entry.role, shown, entry.serial[:8], entry.ends[:10], days)
+    said = Text(entry.organisation)
+    return (entry.name, said, entry.role, shown, entry.serial[:8], entry.ends[:10], days)
+
+
+def _confirmed(asked: str) -> str:
+    """The organisation that a request asks for, once a person has said that it is so."""
+    if asked:
+        typer.confirm(f"The request asks to speak for {asked!r}. Is that so?", abort=True)
+    return asked
 
 
 def _asked(place: Path, mark: str, folder: Path, as_json: bool, more: str = "") -> None:

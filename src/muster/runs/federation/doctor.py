@@ -163,6 +163,8 @@ def _chain(home: Path, now: datetime) -> list[Finding]:
 def _cure(home: Path, error: BaseException) -> str:
     if "can be read by others" in str(error):
         return f"chmod 600 {home / identity.IDENTITY}"
+    if "revoked." in str(error):
+        return f"copy the authority's newest revoked.pem to {home}"
     return "muster pki request and muster pki accept make it whole"
 
 

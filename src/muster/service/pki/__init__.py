@@ -1,19 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """Making identities: an authority's folder, a site's folder, and what goes between them.
 
-certificate.py   keys, requests, certificates, revocation lists: pure functions over PEM
+certificate.py   keys, requests, certificates: pure functions over PEM
+revocation.py    the signed list of what is revoked, and which of two holds: pure
 bundle.py        what an authority sends back, signed as a whole
 keyfile.py       files written whole, with their modes
+highwater.py     the newest list that a folder has seen, which no older one replaces
+credentials.py   what a server hands a member about its peers
 authority.py     the authority's folder: init, approve, revoke, entries
 membership.py    the site's folder: ask, accept, renew, member
-notary.py        signatures with a member's key, and who made one
+notary.py        signatures with a member's key, who made one, and who a peer is
 """
 
 from muster.service.identity import Grant
-from muster.service.pki.authority import Approval, Entry, approve, entries, init, revoke, revoked
-from muster.service.pki.certificate import REASONS, fingerprint
+from muster.service.pki.authority import (
+    Approval,
+    Entry,
+    approve,
+    entries,
+    init,
+    revoke,
+    revoked,
+    unconfirmed,
+)
+from muster.service.pki.certificate import fingerprint
+from muster.service.pki.highwater import Revocations
 from muster.service.pki.membership import Membership, accept, ask, member, renew
 from muster.service.pki.notary import Notary
+from muster.service.pki.revocation import REASONS
 
 __all__ = [
     "Approval",
@@ -22,6 +36,7 @@ __all__ = [
     "Membership",
     "Notary",
     "REASONS",
+    "Revocations",
     "accept",
     "approve",
     "ask",
@@ -32,4 +47,5 @@ __all__ = [
     "renew",
     "revoke",
     "revoked",
+    "unconfirmed",
 ]

@@ -22,9 +22,9 @@ from muster.service.pki.certificate import (
     check_issued,
     check_signature,
     fingerprint,
-    revoked_serials,
     sign,
 )
+from muster.service.pki.revocation import read_list
 
 __all__ = ["Bundle", "fits", "seal", "unseal"]
 
@@ -96,8 +96,8 @@ def fits(bundle: Bundle, key: bytes, now: datetime) -> Identity:
             f"{who.role} {who.name!r}; ask for it again"
         )
     check_issued(certificate, authority, now)
-    _, revoked = revoked_serials(bundle.revoked.encode(), authority)
-    return admit(who, bundle.role, revoked, now)
+    listed = read_list(bundle.revoked.encode(), authority)
+    return admit(who, bundle.role, listed.serials, now)
 
 
 def _text(value: Any) -> bool:

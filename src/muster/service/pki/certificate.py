@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How certificates are made: authority, requests, issue and revocation, as pure functions.
+"""How certificates are made: authority, requests and issue, as pure functions.
 
 An *authority* is a key and its own certificate. A site makes a key, which never leaves it, and
 a *request*; the authority answers with a certificate, in a *bundle*. Everything is PEM in bytes;
-files are `authority`'s and `membership`'s business. The clock is an argument, with its time zone.
+files are `authority`'s and `membership`'s business, lists of what is revoked `revocation`'s. The
+clock is an argument, with its time zone.
 
 Keys are EC P-256, signatures ECDSA with SHA-256 (RFC 5280, RFC 2986).
 """
@@ -11,7 +12,6 @@ Keys are EC P-256, signatures ECDSA with SHA-256 (RFC 5280, RFC 2986).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -20,14 +20,17 @@ from muster.errors import IdentityError
 from muster.extras import require
 from muster.service.identity import (
     LONGEST,
+    ORGANISATION,
     ROLES,
     UNREADABLE,
     Grant,
     certificate,
     check_name,
     general_name,
+    organisations,
     parsed,
 )
+from muster.service.organisation import check_organisation
 
 if TYPE_CHECKING:
     from cryptography import exceptions, x509
@@ -44,27 +47,25 @@ else:
 
 __all__ = [
     "Authority",
-    "REASONS",
+    "ECDSA",
+    "PEM",
     "Request",
+    "SHA256",
+    "SKEW",
     "check_issued",
     "check_signature",
     "fingerprint",
     "issue",
+    "issuer_key",
     "new_authority",
     "new_key",
+    "private_key",
+    "public_key",
     "read_request",
     "request",
-    "revocation_list",
-    "revoked_serials",
     "sign",
 ]
 
-REASONS = {
-    "compromised": x509.ReasonFlags.key_compromise,
-    "left": x509.ReasonFlags.cessation_of_operation,
-    "replaced": x509.ReasonFlags.superseded,
-    "other": x509.ReasonFlags.unspecified,
-}
 SKEW = timedelta(minutes=5)  # a certificate is valid this long before it is made
 LIFE = timedelta(days=LONGEST)  # of an authority
 PEM = serialization.Encoding.PEM
@@ -82,9 +83,14 @@ class Authority:
 
 @dataclass(frozen=True)
 class Request:
-    """A signing request that was checked: the name asked for, and the key's fingerprint."""
+    """A signing request that was checked.
+
+    Fields: the `name` and the `organisation` asked for (the latter "" where it asks for none), and
+    the fingerprint of its `key`.
+    """
 
     name: str
+    organisation: str
     key: str
     public: ec.EllipticCurvePublicKey = field(repr=False)
 
@@ -100,7 +106,7 @@ def fingerprint(pem: bytes) -> str:
     It is the same for a key, its request and its certificate: what two people compare by phone.
     """
     if b"PRIVATE KEY" in pem:
-        return _print_of(_private(pem).public_key())
+        return _print_of(private_key(pem).public_key())
     if b"CERTIFICATE REQUEST" in pem:
         return read_request(pem).key
     return _print_of(_key_of(certificate(pem)))
@@ -123,24 +129,41 @@ def new_authority(title: str, now: datetime) -> Authority:
     return Authority(made.public_bytes(PEM), _key_bytes(key))
 
 
-def request(name: str, key: bytes) -> bytes:
-    """A signing request (PEM) for a name, by the holder of a key; it holds no secret."""
-    builder = x509.CertificateSigningRequestBuilder(_named(check_name(name)))
-    return bytes(builder.sign(_private(key), SHA256).public_bytes(PEM))
+def request(name: str, key: bytes, organisation: str = "") -> bytes:
+    """A signing request (PEM) for a name, by the holder of a key; it holds no secret.
+
+    `organisation` is what the holder asks to speak for; the authority decides.
+    """
+    asked = check_organisation(organisation) if organisation else ""
+    builder = x509.CertificateSigningRequestBuilder(_named(check_name(name), asked))
+    return bytes(builder.sign(private_key(key), SHA256).public_bytes(PEM))
 
 
 def read_request(pem: bytes) -> Request:
-    """Check a request: its signature, its name, its kind of key; whatever else it asks is void."""
-    genuine, public, names = parsed(_request_facts, pem, "the request")
+    """Check a request: its signature, its subject, its kind of key; whatever else it asks is void.
+
+    A subject has one name, at most one organisation, and nothing else.
+    """
+    genuine, public, subject = parsed(_request_facts, pem, "the request")
     if not genuine:
         raise IdentityError("the request's signature does not fit its key; ask for it again")
-    if len(names) != 1:
-        raise IdentityError(f"the request has {len(names)} names; it must have one")
-    return Request(check_name(names[0]), _print_of(public), _p256(public))
+    stated = organisations(subject)
+    names = [part.value for part in subject if part.oid != ORGANISATION]
+    if len(names) != 1 or len(stated) > 1 or not isinstance(names[0], str):
+        raise IdentityError(
+            f"the request has {len(names)} names and {len(stated)} organisations; it must have "
+            f"one name, and one organisation or none"
+        )
+    organisation = check_organisation(stated[0]) if stated else ""
+    return Request(check_name(names[0]), organisation, _print_of(public), _p256(public))
 
 
 def issue(authority: Authority, asked: Request, grant: Grant, now: datetime) -> bytes:
-    """A certificate (PEM) for whoever made a request."""
+    """A certificate (PEM) for whoever made a request.
+
+    Its holder speaks for the organisation of the grant or, where that names none, for itself: what
+    a request asks for is not looked at.
+    """
     above = certificate(authority.certificate)
     ends, last = now.astimezone(UTC) + timedelta(days=grant.days), above.not_valid_after_utc
     if ends > last:
@@ -150,7 +173,8 @@ def issue(authority: Authority, asked: Request, grant: Grant, now: datetime) -> 
         )
     uri = x509.UniformResourceIdentifier(f"urn:muster:{grant.role}:{asked.name}")
     others = x509.SubjectAlternativeName([uri, *map(general_name, grant.hosts)])
-    builder = _builder(_named(asked.name), above.subject, asked.public, above.public_key())
+    subject = _named(asked.name, grant.organisation or asked.name)
+    builder = _builder(subject, above.subject, asked.public, above.public_key())
     made = (
         builder.not_valid_before(now.astimezone(UTC) - SKEW)
         .not_valid_after(ends)
@@ -158,43 +182,9 @@ def issue(authority: Authority, asked: Request, grant: Grant, now: datetime) -> 
         .add_extension(_usage(authority=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ROLES[grant.role]]), critical=False)
         .add_extension(others, critical=False)
-        .sign(_private(authority.key), SHA256)
+        .sign(private_key(authority.key), SHA256)
     )
     return bytes(made.public_bytes(PEM))
-
-
-def revocation_list(
-    authority: Authority, gone: Iterable[tuple[int, str, datetime]], number: int, now: datetime
-) -> bytes:
-    """The signed list (PEM) of what is revoked: serial, one of `REASONS`, and when.
-
-    `number` grows with every list. A list holds until the authority ends: it is replaced when
-    something changes, and never because it is old.
-    """
-    above = certificate(authority.certificate)
-    builder = (
-        x509.CertificateRevocationListBuilder()
-        .issuer_name(above.subject)
-        .last_update(now.astimezone(UTC))
-        .next_update(above.not_valid_after_utc)
-        .add_extension(x509.CRLNumber(number), critical=False)
-        .add_extension(_above(above.public_key()), critical=False)
-    )
-    for serial, reason, when in gone:
-        entry = x509.RevokedCertificateBuilder().serial_number(serial)
-        entry = entry.revocation_date(when.astimezone(UTC))
-        if reason != "other":  # RFC 5280, 5.3.1: an unspecified reason is left out
-            entry = entry.add_extension(x509.CRLReason(REASONS[reason]), critical=False)
-        builder = builder.add_revoked_certificate(entry.build())
-    return bytes(builder.sign(_private(authority.key), SHA256).public_bytes(PEM))
-
-
-def revoked_serials(listed: bytes, authority: bytes) -> tuple[int, frozenset[int]]:
-    """The number and the serials of a list (PEM) that the authority (PEM) signed."""
-    found, number, serials = parsed(_list_facts, listed, "the revocation list")
-    if not found.is_signature_valid(_p256(_key_of(certificate(authority)))):
-        raise IdentityError("the revocation list is not signed by this authority; fetch its own")
-    return number, serials
 
 
 def check_issued(issued: bytes, authority: bytes, now: datetime) -> None:
@@ -219,40 +209,44 @@ def check_issued(issued: bytes, authority: bytes, now: datetime) -> None:
 
 def sign(authority: Authority, data: bytes) -> bytes:
     """The authority's signature over some bytes."""
-    return bytes(_private(authority.key).sign(data, ECDSA))
+    return bytes(private_key(authority.key).sign(data, ECDSA))
 
 
 def check_signature(authority: bytes, signature: bytes, data: bytes) -> None:
     """Raise unless the authority (a certificate, PEM) signed these bytes."""
     try:
-        _p256(_key_of(certificate(authority))).verify(signature, data, ECDSA)
+        public_key(authority).verify(signature, data, ECDSA)
     except exceptions.InvalidSignature:
         raise IdentityError(
             "the signature does not fit: it was changed on the way, or another authority made it"
         ) from None
 
 
-def _key_of(found: x509.Certificate) -> Any:
-    return parsed(lambda _: found.public_key(), b"", "the certificate's key")
+def public_key(pem: bytes) -> ec.EllipticCurvePublicKey:
+    """The public key in a certificate (PEM). Raises `IdentityError` for another kind of key."""
+    return _p256(_key_of(certificate(pem)))
 
 
-def _request_facts(pem: bytes) -> tuple[bool, Any, list[str]]:
-    found = x509.load_pem_x509_csr(pem)
-    names = [str(part.value) for part in found.subject]
-    return found.is_signature_valid, found.public_key(), names
-
-
-def _list_facts(pem: bytes) -> tuple[x509.CertificateRevocationList, int, frozenset[int]]:
-    found = x509.load_pem_x509_crl(pem)
-    number = found.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
-    return found, number, frozenset(entry.serial_number for entry in found)
-
-
-def _private(pem: bytes) -> ec.EllipticCurvePrivateKey:
+def private_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
+    """The private key in some PEM. Raises `IdentityError` for another kind of key."""
     key = parsed(lambda data: serialization.load_pem_private_key(data, None), pem, "the key")
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise IdentityError(f"the key is a {type(key).__name__}; an EC P-256 key is required")
     return key
+
+
+def issuer_key(signer: Any) -> x509.AuthorityKeyIdentifier:
+    """Whose key signed, as certificates and lists say it."""
+    return x509.AuthorityKeyIdentifier.from_issuer_public_key(signer)
+
+
+def _key_of(found: x509.Certificate) -> Any:
+    return parsed(lambda _: found.public_key(), b"", "the certificate's key")
+
+
+def _request_facts(pem: bytes) -> tuple[bool, Any, x509.Name]:
+    found = x509.load_pem_x509_csr(pem)
+    return found.is_signature_valid, found.public_key(), found.subject
 
 
 def _p256(public: Any) -> ec.EllipticCurvePublicKey:
@@ -271,20 +265,19 @@ def _print_of(public: Any) -> str:
     return hashlib.sha256(public.public_bytes(serialization.Encoding.DER, kind)).hexdigest()
 
 
-def _named(name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(oid.NameOID.COMMON_NAME, name)])
+def _named(name: str, organisation: str = "") -> x509.Name:
+    parts = [x509.NameAttribute(oid.NameOID.COMMON_NAME, name)]
+    if organisation:
+        parts.append(x509.NameAttribute(ORGANISATION, organisation))
+    return x509.Name(parts)
 
 
 def _builder(name: x509.Name, above: x509.Name, key: Any, signer: Any) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder(above, name, key, x509.random_serial_number())
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-        .add_extension(_above(signer), critical=False)
+        .add_extension(issuer_key(signer), critical=False)
     )
-
-
-def _above(signer: Any) -> x509.AuthorityKeyIdentifier:
-    return x509.AuthorityKeyIdentifier.from_issuer_public_key(signer)
 
 
 def _usage(*, authority: bool) -> x509.KeyUsage:

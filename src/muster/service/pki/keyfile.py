@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 from collections.abc import Iterator
@@ -11,8 +12,10 @@ from pathlib import Path
 
 from muster.errors import IdentityError
 
-__all__ = ["has", "private", "read", "told", "write"]
+__all__ = ["AUTHORITY", "REVOKED", "has", "locked", "private", "read", "told", "write"]
 
+AUTHORITY, REVOKED = "authority.pem", "revoked.pem"  # in the folder of an authority or a member
+LOCK = "lock"
 LARGEST = 1 << 24  # bytes of a file that is worth reading
 
 
@@ -62,6 +65,18 @@ def write(path: Path, data: bytes, mode: int = 0o644, *, fresh: bool = False) ->
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for oneself: whoever else wants to change it waits."""
+    with told(folder):
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

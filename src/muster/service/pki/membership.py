@@ -4,7 +4,7 @@
     identity.pem     the private key and its certificate in one file (0600), replaced as one
     pending.key      a private key (0600) whose certificate has not come yet
     authority.pem    the authority's certificate
-    revoked.pem      the authority's revocation list, as of the last bundle or newer
+    revoked.pem      the authority's revocation list, the newest that came; see `highwater`
     federation.json  the server's address
 
 A key is made here and never leaves. A kill at any instant leaves the old identity or the new one;
@@ -13,18 +13,18 @@ accepting a bundle a second time does no harm.
 
 from __future__ import annotations
 
-import contextlib
 import json
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from muster.errors import IdentityError
-from muster.service.identity import IDENTITY, Identity, holder
+from muster.service.identity import IDENTITY, Identity, admit, holder
 from muster.service.pki import certificate as certificates
-from muster.service.pki.authority import AUTHORITY, REVOKED
 from muster.service.pki.bundle import Bundle, fits, unseal
-from muster.service.pki.keyfile import has, private, read, write
+from muster.service.pki.highwater import store
+from muster.service.pki.keyfile import AUTHORITY, has, private, read, write
+from muster.service.pki.revocation import read_list
 
 __all__ = ["FEDERATION", "Membership", "PENDING", "accept", "ask", "member", "renew"]
 
@@ -41,22 +41,28 @@ class Membership:
     authority: str
 
 
-def ask(folder: Path, name: str) -> tuple[Path, str]:
-    """Make a key, and a request to send to the authority; return it and the key's fingerprint."""
+def ask(folder: Path, name: str, organisation: str = "") -> tuple[Path, str]:
+    """Make a key, and a request to send to the authority; return it and the key's fingerprint.
+
+    `organisation` is the one that the holder speaks for; without one it speaks for itself.
+    """
     if has(folder / IDENTITY):
         raise IdentityError(f"{folder} already holds an identity; use muster pki renew {folder}")
-    return _ask(folder, name, "request")
+    return _ask(folder, name, organisation, "request")
 
 
 def renew(folder: Path) -> tuple[Path, str]:
     """Make a new key and a request for it; the old identity serves until the bundle is accepted."""
-    return _ask(folder, holder(_own(folder)).name, "renewal")
+    who = holder(_own(folder))
+    return _ask(folder, who.name, who.organisation, "renewal")
 
 
 def accept(bundle: Path, folder: Path, now: datetime, authority: str = "") -> Membership:
     """Take a bundle into the folder whose key it was made for.
 
-    `authority` is the fingerprint that the bundle's authority must have, or its first digits.
+    `authority` is the fingerprint that the bundle's authority must have, or its first digits. Of
+    the bundle's revocation list and the folder's the newer one holds; a certificate that it revokes
+    is not taken.
     """
     held = unseal(read(bundle))
     above = certificates.fingerprint(held.authority.encode())
@@ -72,9 +78,10 @@ def accept(bundle: Path, folder: Path, now: datetime, authority: str = "") -> Me
             f"{folder} belongs to another authority than the bundle; use another folder"
         )
     key, pending = _key(folder, held)
-    who = fits(held, key, now)
-    write(known, held.authority.encode())
-    _store_list(folder, held.revoked.encode(), held.authority.encode())
+    who, trusted = fits(held, key, now), held.authority.encode()
+    listed = store(folder, read_list(held.revoked.encode(), trusted), trusted)
+    admit(who, who.role, listed.serials, now)  # the folder's may know what the bundle's did not
+    write(known, trusted)
     write(folder / FEDERATION, (json.dumps({"server": held.server}) + "\n").encode())
     write(folder / IDENTITY, key + held.certificate.encode(), 0o600)
     if pending:
@@ -92,9 +99,10 @@ def member(folder: Path) -> Membership:
     return Membership(who, server, certificates.fingerprint(read(folder / AUTHORITY)))
 
 
-def _ask(folder: Path, name: str, kind: str) -> tuple[Path, str]:
+def _ask(folder: Path, name: str, organisation: str, kind: str) -> tuple[Path, str]:
     key = certificates.new_key()
-    request, place = certificates.request(name, key), folder / f"{name}.{kind}.pem"
+    asked = "" if organisation == name else organisation
+    request, place = certificates.request(name, key, asked), folder / f"{name}.{kind}.pem"
     waiting = folder / PENDING
     if has(waiting):
         raise IdentityError(
@@ -128,12 +136,3 @@ def _key(folder: Path, held: Bundle) -> tuple[bytes, bool]:
         f"{folder} holds no key that fits the bundle for {held.name!r}; accept it in the folder "
         f"where its request was made"
     )
-
-
-def _store_list(folder: Path, listed: bytes, authority: bytes) -> None:
-    """Keep the newer of two revocation lists, so that an old bundle brings nobody back."""
-    number, _ = certificates.revoked_serials(listed, authority)
-    with contextlib.suppress(IdentityError):  # none yet, or a damaged one: take the new one
-        if certificates.revoked_serials(read(folder / REVOKED), authority)[0] >= number:
-            return
-    write(folder / REVOKED, listed)

@@ -9,54 +9,87 @@ one purpose's signature is none for another.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from muster.errors import IdentityError
 from muster.extras import require
-from muster.service.identity import IDENTITY, admit, certificate, holder, parsed
-from muster.service.pki.authority import AUTHORITY, revoked
-from muster.service.pki.certificate import check_issued
-from muster.service.pki.keyfile import private, read
+from muster.service.identity import IDENTITY, Identity, admit, holder
+from muster.service.pki.certificate import (
+    ECDSA,
+    check_issued,
+    fingerprint,
+    private_key,
+    public_key,
+)
+from muster.service.pki.highwater import Revocations
+from muster.service.pki.keyfile import AUTHORITY, private, read
 
 if TYPE_CHECKING:
     from cryptography import exceptions
-    from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 else:
     exceptions = require("cryptography.exceptions", extra="service")
-    hashes = require("cryptography.hazmat.primitives.hashes", extra="service")
-    serialization = require("cryptography.hazmat.primitives.serialization", extra="service")
     ec = require("cryptography.hazmat.primitives.asymmetric.ec", extra="service")
 
-__all__ = ["Notary"]
+__all__ = ["Notary", "Peer"]
 
-ECDSA = ec.ECDSA(hashes.SHA256())
 END = b"-----END PRIVATE KEY-----\n"
 NOW = partial(datetime.now, UTC)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A member as its certificate names it.
+
+    Fields: its `name` and `organisation`; the `serial` number of the certificate, in hexadecimal,
+    and the fingerprint of its `key` (SHA-256, as `muster pki` shows it).
+    """
+
+    name: str
+    organisation: str
+    serial: str
+    key: str
 
 
 class Notary:
     """Signs as the member whose identity a folder holds, and vouches for others of its authority.
 
-    What is revoked is read once: see `look`. Raises `IdentityError` for a folder without an
-    identity.
+    Who is revoked is known by the newest list that the folder has seen (`revocations`); a newer one
+    that is put there holds from the next signature on. Raises `IdentityError` for a folder without
+    an identity, or without a list that holds. Methods may be called from any thread.
     """
 
     def __init__(self, folder: Path, now: Callable[[], datetime] = NOW) -> None:
         pem = private(folder / IDENTITY)
-        self.name = holder(pem).name
-        self._key = parsed(_private, pem[: pem.index(END) + len(END)], "the key")
-        self._authority, self._folder, self._now = read(folder / AUTHORITY), folder, now
-        self.look()
+        end = pem.index(END) + len(END)
+        self.certificate, self.authority = pem[end:].decode("ascii"), read(folder / AUTHORITY)
+        who = holder(pem[end:])
+        self.name, self.me = who.name, _peer(who, fingerprint(pem[end:]))
+        self.revocations = Revocations(folder)
+        self._key, self._now = private_key(pem[:end]), now
+        self._known: dict[tuple[str, str], tuple[Identity, ec.EllipticCurvePublicKey]] = {}
 
     def look(self) -> None:
-        """Look anew at who is revoked, and at every certificate."""
-        self._revoked = revoked(self._folder)
-        self._known: dict[tuple[str, str], Any] = {}
+        """Look anew at who is revoked.
+
+        Raises `IdentityError` where the list in the folder is refused: an older one was put back,
+        or it is damaged. The newest that was read goes on holding.
+        """
+        self.revocations.look()
+
+    def heard(self, listed: str) -> bool:
+        """Keep the revocation list (PEM) that a server hands out, when it is newer; whether it was.
+
+        Raises `IdentityError` for a list that is older than this member's, or not the authority's:
+        with that server no sum is made.
+        """
+        return self.revocations.heard(listed.encode())
 
     def sign(self, data: bytes) -> bytes:
         """This member's signature, at most 72 bytes."""
@@ -65,26 +98,37 @@ class Notary:
     def vouch(self, name: str, pem: str, data: bytes, signature: bytes) -> bool:
         """Whether the site of this name, with this certificate, signed these bytes."""
         try:
-            self._public(name, pem).verify(signature, data, ECDSA)
+            self._counts(name, pem)[1].verify(signature, data, ECDSA)
         except (IdentityError, exceptions.InvalidSignature):
             return False
         return True
 
-    def _public(self, name: str, pem: str) -> Any:
-        """The key of a certificate that counts. Raises `IdentityError`."""
-        found = self._known.get((name, pem))
+    def peer(self, name: str, pem: str) -> Peer:
+        """Who the site of this name is, by a certificate that counts; or `IdentityError`."""
+        return _peer(self._counts(name, pem)[0], fingerprint(pem.encode()))
+
+    def room(self, certificates: Mapping[str, str]) -> tuple[Peer, ...]:
+        """Who these sites are, sorted by name, by certificates that all count now.
+
+        Raises `IdentityError` for the first that does not.
+        """
+        return tuple(self.peer(name, pem) for name, pem in sorted(certificates.items()))
+
+    def _counts(self, name: str, pem: str) -> tuple[Identity, ec.EllipticCurvePublicKey]:
+        """Whose certificate that is, and its key, when it counts now. Raises `IdentityError`."""
+        with suppress(IdentityError):  # a list that was put back is refused: the newest one holds
+            self.revocations.look()
+        now, found = self._now(), self._known.get((name, pem))
         if found is None:
-            now, data = self._now(), pem.encode()
-            check_issued(data, self._authority, now)
-            who = admit(holder(data), "site", self._revoked, now)
-            if who.name != name:
-                raise IdentityError(f"the certificate is that of {who.name!r}, not of {name!r}")
-            found = certificate(data).public_key()
-            if not isinstance(found, ec.EllipticCurvePublicKey):
-                raise IdentityError(f"{name!r} signs with another kind of key than EC P-256")
-            self._known[name, pem] = found
+            data = pem.encode()
+            check_issued(data, self.authority, now)
+            found = holder(data), public_key(data)
+        who = admit(found[0], "site", self.revocations.current.serials, now)
+        if who.name != name:
+            raise IdentityError(f"the certificate is that of {who.name!r}, not of {name!r}")
+        self._known[name, pem] = found
         return found
 
 
-def _private(pem: bytes) -> Any:
-    return serialization.load_pem_private_key(pem, None)
+def _peer(who: Identity, key: str) -> Peer:
+    return Peer(who.name, who.organisation, f"{who.serial:x}", key)

@@ -32,7 +32,7 @@ __all__ = ["Connection", "Live", "Trust"]
 
 LOG = logging.getLogger("muster.server")
 HEAD = 16 << 10  # bytes of a request's address and headers
-AUTHORITY, REVOKED = "authority.pem", "revoked.pem"
+AUTHORITY = "authority.pem"
 
 
 class Live:
@@ -191,15 +191,17 @@ class Connection(httptools_impl.HttpToolsProtocol):
 class Trust:
     """What a server's folder says of certificates: its own, and those that are revoked.
 
-    `look` reads again what has changed: a renewed identity serves the next handshake, and the
-    list of revoked serials holds from then on. What cannot be read is logged and the old holds.
+    `look` reads again what has changed: a renewed identity serves the next handshake, and a newer
+    list of what is revoked (`revocations`) holds from then on. What cannot be used, or is an older
+    list that was put back, is logged once, and the newest goes on holding.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._revoked = pki.revoked(folder)
+        self.revocations = pki.Revocations(folder)
         self._context: ssl.SSLContext = server_context(folder, folder / AUTHORITY)
-        self._stamps = {name: _stamp(folder / name) for name in (REVOKED, IDENTITY)}
+        self._shown = _stamp(folder / IDENTITY)
+        self._said = ""
 
     def context(self) -> ssl.SSLContext:
         """TLS as the server speaks it."""
@@ -207,23 +209,26 @@ class Trust:
 
     def revoked(self) -> frozenset[int]:
         """The serials that open no door."""
-        return self._revoked
+        return self.revocations.current.serials
 
     def look(self) -> None:
         """Take up what has changed in the folder."""
-        for name, before in self._stamps.items():
-            after = _stamp(self.folder / name)
-            if after == before:
-                continue
-            self._stamps[name] = after
-            try:
-                if name == REVOKED:
-                    self._revoked = pki.revoked(self.folder)
-                else:
-                    server_context(self.folder, self.folder / AUTHORITY)  # is it a whole one?
-                    self._context.load_cert_chain(self.folder / IDENTITY)
-            except (IdentityError, OSError) as error:
-                LOG.error("%s has changed and cannot be used: %s", self.folder / name, error)
+        try:
+            self.revocations.look()
+            self._said = ""
+        except IdentityError as error:
+            if str(error) != self._said:
+                self._said = str(error)
+                LOG.error("the revocation list has changed and cannot be used: %s", error)
+        after = _stamp(self.folder / IDENTITY)
+        if after == self._shown:
+            return
+        self._shown = after
+        try:
+            server_context(self.folder, self.folder / AUTHORITY)  # is it a whole one?
+            self._context.load_cert_chain(self.folder / IDENTITY)
+        except (IdentityError, OSError) as error:
+            LOG.error("%s has changed and cannot be used: %s", self.folder / IDENTITY, error)
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
