@@ -19,6 +19,7 @@ import numpy as np
 
 from muster.errors import PlanError
 from muster.keys import Keys, Source
+from muster.privacy.distributed import known_shares
 from muster.privacy.release import Release
 from muster.types import Reply, Scalar, State, Tree
 
@@ -101,6 +102,7 @@ class Stage:
 
     needs_sum: ClassVar[bool] = False
     keeps_sum: ClassVar[bool] = False  # what is summed stays what it was (a mask)
+    corrupt: float = 0.0  # the fraction of clients that a mask takes to work for its reader
 
     def accept(self, contract: Contract) -> Contract:
         """The contract of what this stage hands on; raise `PlanError` where it is illegal."""
@@ -133,6 +135,10 @@ class Stage:
     ) -> tuple[Reply, State]:
         """Undo the encoding on the sum, on the server; the next state."""
         return total, state
+
+    def ended(self, state: State) -> State:
+        """What may outlive the run: the state without what would undo its noise."""
+        return state
 
 
 @dataclass(frozen=True)
@@ -179,9 +185,24 @@ class Pipeline:
         return tuple(s.memory(c) for s, c in zip(self.stages, self.contracts, strict=False))
 
     def releases(self) -> tuple[Release, ...]:
-        """What each round reveals under the noise of the stages that add any."""
+        """What each round reveals under the noise of the stages that add any.
+
+        Of noise in shares, those that others know are noted: of the corrupt clients behind a mask,
+        and without one of a reader that is a client itself.
+        """
+        corrupt = max((stage.corrupt for stage in self.stages), default=0.0)
         made = (s.release(c) for s, c in zip(self.stages, self.contracts, strict=False))
-        return tuple(release for release in made if release is not None)
+        return tuple(
+            replace(one, known=known_shares(one.survivors, corrupt)) if one.discrete else one
+            for one in made
+            if one is not None
+        )
+
+    def ended(self, states: tuple[State, ...]) -> tuple[State, ...]:
+        """The states as they may outlive the run; the same object where nothing must go."""
+        after = tuple(stage.ended(state) for stage, state in zip(self.stages, states, strict=True))
+        kept = all(new is old for new, old in zip(after, states, strict=True))
+        return states if kept else after
 
     def silence(self, dtype: str) -> dict[str, Any]:
         """The sum of no replies, as it would travel."""
