@@ -29,7 +29,7 @@ def test_a_sound_run_is_claimed_with_its_numbers():
     assert made.reasons == ()
     number = float(re.search(r"epsilon ([\d.]+) at delta 1e-06", made.claim)[1])
     assert facts(GAUSSIAN).ledger.epsilon <= number <= facts(GAUSSIAN).ledger.epsilon * 1.001
-    assert "hides the part of any one client" in made.claim
+    assert "hides any one client's update: whether it was what it was, or zero." in made.claim
 
 
 def test_it_has_the_eleven_items_in_order():
@@ -42,7 +42,7 @@ def test_it_has_the_eleven_items_in_order():
     assert len(lines) == 12
     for part in (
         "over 3 releases; one round alone: epsilon 2.", "the budget is 20 at delta 1e-06",
-        "one of the two holds a client more", "the server, which sees what clients send",
+        "zero in one of the two", "at most the L2 norm 0.5", "the server, which sees what clients send",
         "gaussian noise of 2 times the L2 norm 0.5", "all, rate 1 of 5000 clients",
         "exact", "RDP", "dp-accounting 0", "fewest replies: 10", "row counts",
         "floating point", "AES-CTR of 32 bytes", "canaries: epsilon is at least 0.8",
@@ -92,15 +92,19 @@ def test_every_missing_ground_is_named():
         (facts(SKELLAM, mask={"threshold": 6, "degree": 7}),
          ["threshold 6, degree 7", "the sum: clients add", "made for 8 survivors",
           "integers", "1000 levels", "or zero", "RDP"]),
-        (facts(MATRIX, separation=5), ["2 bands, a client takes part once in 5 rounds"]),
+        (facts(replace(SKELLAM, known=2), mask={"threshold": 6}),
+         ["the noise of 2 of 8 shares is taken to be known to others; with all shares: epsilon",
+          "who takes part and whose replies are in the sum"]),
+        (facts(MATRIX, selection=Selection("rotation", 0.2, separation=5)), ["2 bands, a client takes part once in 5 rounds"]),
         (facts(LOCAL), ["nobody: each client adds", "client's update is another one"]),
+        (facts(GAUSSIAN, mask={"threshold": 6}), ["the sum of what clients send", "but no reply"]),
         (facts(replace(GAUSSIAN, sensitivity=None)), ["a bound that moves"]),
         (facts(GAUSSIAN, selection=Selection("poisson", 0.1), enforced="coins of the server"),
          ["accounted with rate 0.1; enforced: coins of the server"]),
         (facts(GAUSSIAN, selection=Selection("uniform", 0.1), accepted=None),
          ["uniform, rate 0.1", "accounted with rate 1;", "fewest replies: not recorded",
           "no budget was set"]),
-        (facts(GAUSSIAN, unit="example", uncovered=()), ["any one example", "nothing is known"]),
+        (facts(GAUSSIAN, uncovered=()), ["nothing is known"]),
         (facts(GAUSSIAN, LOCAL), ["over 6 releases", "of 2 runs"]),
     ],
 )  # fmt: skip

@@ -118,8 +118,8 @@ def charged(local: Any, rows: int, run: str = "") -> Charge:
     >>> from muster.local import Local
     >>> from muster.privacy import PerExample
     >>> charge = charged(Local(epochs=2, batch=10, examples=PerExample(1.0, 1.1)), 100)
-    >>> charge.selection, charge.rounds
-    (Selection(kind='poisson', rate=0.1), 20)
+    >>> charge.selection == Selection("poisson", 0.1), charge.rounds
+    (True, 20)
     """
     spec = local.examples
     if spec is None:

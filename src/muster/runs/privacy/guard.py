@@ -76,7 +76,7 @@ class Guard:
             self._refuse_file(file)
             return
         facts = store.meta("privacy") or {}
-        self._run: str = facts.get("run") or f"{store.path.resolve().name}-{os.urandom(4).hex()}"
+        self._run: str = facts.get("run") or f"{store.path.resolve().name}-{os.urandom(16).hex()}"
         self._book = self._opened(facts.get("file"), file)
         text = store.meta("ledger")
         self._ledger = None if text is None else Ledger.from_json(text)
@@ -214,7 +214,6 @@ class Guard:
             "weighting": _weighting(plan),
             "budget": plan.budget and asdict(plan.budget),
             "enforced": _enforced(how.kind, secret=self._entropy is not None),
-            "separation": getattr(plan.sampling, "separation", 1),
             "mask": _mask(plan),
         }
 
@@ -235,8 +234,12 @@ def _weighting(plan: Plan) -> str:
 
 
 def _enforced(kind: str, *, secret: bool) -> str:
+    if kind == "all":
+        return "everybody enrolled was invited"
+    if kind == "rotation":
+        return "each client's slot is a hash of its id under the plan's seed"
     who = "the server, from a secret of each round" if secret else "the plan's seed"
-    return f"{who}, drew the cohorts" if kind != "all" else "everybody enrolled was invited"
+    return f"{who}, drew the cohorts"
 
 
 def _mask(plan: Plan) -> dict[str, Any] | None:
