@@ -13,6 +13,7 @@ from muster.errors import PlanError
 from muster.keys import Keys, Source
 from muster.pipeline.clip import clipped, refuse_after_weight
 from muster.pipeline.stage import Contract, Field, Stage
+from muster.privacy.gaussian import is_number
 from muster.types import Reply, State, Tree
 
 __all__ = ["AdaptiveClip"]
@@ -39,7 +40,11 @@ class AdaptiveClip(Stage):
 
     def __post_init__(self) -> None:
         least, most = REACH
-        if not (0 < self.quantile < 1 and 0 < self.rate <= FASTEST and least <= self.start <= most):
+        numbers = all(map(is_number, (self.quantile, self.rate, self.start)))
+        if not (
+            numbers and 0 < self.quantile < 1 and 0 < self.rate <= FASTEST
+            and least <= self.start <= most
+        ):  # fmt: skip
             raise PlanError(
                 f"{self}: quantile must lie in (0, 1), rate and start above 0; rate up to "
                 f"{FASTEST:g}, and start from {least:g} to {most:g}"

@@ -10,7 +10,7 @@ import numpy as np
 
 from muster.errors import PlanError
 from muster.keys import Keys
-from muster.pipeline.stage import Contract, Stage
+from muster.pipeline.stage import Contract, Stage, is_length
 from muster.types import Tree
 
 __all__ = ["Clip", "clipped", "refuse_after_weight"]
@@ -31,8 +31,10 @@ class Clip(Stage):
     bound: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.bound < float("inf"):
-            raise PlanError(f"Clip({self.bound!r}): the bound must be finite and above 0")
+        if not is_length(self.bound):
+            raise PlanError(
+                f"Clip({self.bound!r:.40}): the bound must be finite and above 0, from 1e-30 to 1e30"
+            )
 
     def accept(self, contract: Contract) -> Contract:
         """Bounds the joint norm."""

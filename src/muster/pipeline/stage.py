@@ -20,10 +20,13 @@ import numpy as np
 from muster.errors import PlanError
 from muster.keys import Keys, Source
 from muster.privacy.distributed import known_shares
+from muster.privacy.gaussian import is_number
 from muster.privacy.release import Release
 from muster.types import Reply, Scalar, State, Tree
 
-__all__ = ["Contract", "Field", "Pipeline", "Stage", "contract_of"]
+__all__ = ["Contract", "Field", "Pipeline", "Stage", "contract_of", "is_length"]
+
+LENGTHS = 1e-30, 1e30  # float32 reaches from 1e-45 to 3e38, and noise is to fit beside
 
 
 class Field(NamedTuple):
@@ -83,6 +86,16 @@ class Contract:
     def vectors(self, payload: dict[str, Any]) -> dict[str, Any]:
         """The vector fields of a payload (not the per-client scalars)."""
         return {f.name: payload[f.name] for f in self.fields if not f.scalar}
+
+
+def is_length(value: object) -> bool:
+    """Whether it is a bound or a range that float32 can hold, with noise of its size beside it.
+
+    >>> is_length(1.0), is_length(1e300), is_length("1")
+    (True, False, False)
+    """
+    least, most = LENGTHS
+    return is_number(value) and least <= value <= most  # type: ignore[operator]
 
 
 def contract_of(payload: type[Any], size: int, bits: int, cap: float | None) -> Contract:
