@@ -148,7 +148,7 @@ def test_a_delta_beyond_floats_is_refused(make, number):
         make(number)
 
 
-@pytest.mark.parametrize("rounds", [0, -1, 10**10, 10**400, 2.0, math.inf, math.nan, "3", True])
+@pytest.mark.parametrize("rounds", [0, -1, 10**16, 10**400, 2.0, math.inf, math.nan, "3", True])
 def test_rounds_beyond_counting_are_refused(rounds):
     with pytest.raises(PlanError, match="whole number above 0"):
         Charge(Release("gaussian", 1.0, 1.0), rounds=rounds)

@@ -15,7 +15,7 @@ __all__ = ["Charge", "Relation", "Release", "Selection"]
 
 MECHANISMS = ("gaussian", "discrete gaussian", "skellam", "matrix", "local gaussian")
 KINDS = ("all", "uniform", "poisson", "rotation")
-WIDEST, LONGEST = 1e30, 10**9  # a norm, or a coefficient; rounds
+WIDEST, LONGEST = 1e30, 10**15  # a norm, or a coefficient; rounds
 PLACE = re.compile(r"#[0-9]+$")  # of a second stage with noise, behind the name of its run
 
 Relation = Literal["zero-out", "add-or-remove", "another update"]
