@@ -3,7 +3,8 @@
 
     python tools/docs.py [ROOT]
 
-Every relative link in a Markdown file must name a file (and a heading, after a #) that exists;
+Every relative link in a Markdown file must name a file (and a heading, after a #) that exists, and
+one that is called by a test's name a file that has the test;
 every fenced ``python`` block must compile, and one that holds a prompt is run as a doctest.
 """
 
@@ -16,7 +17,8 @@ from urllib.parse import unquote
 
 from house import Finding
 
-_LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)[^)]*\)")
+_LINK = re.compile(r"!?\[([^\]]*)\]\(([^)\s]+)[^)]*\)")
+_TEST = re.compile(r"`?(test_\w+)`?")
 _FENCE = re.compile(r"^(```+)[ \t]*(\w*)[^\n]*\n(.*?)^\1[ \t]*$", re.MULTILINE | re.DOTALL)
 _SKIP = {".git", ".venv", "demo", "node_modules", "runs"}
 
@@ -39,7 +41,8 @@ def links(root: Path, page: Path) -> Iterator[Finding]:
     text = (root / page).read_text(encoding="utf-8")
     prose = _FENCE.sub(lambda m: "\n" * m[0].count("\n"), text)
     for match in _LINK.finditer(prose):
-        link, line = match[1], prose.count("\n", 0, match.start()) + 1
+        name, link = match[1], match[2]
+        line = prose.count("\n", 0, match.start()) + 1
         if re.match(r"[a-z]+:", link):
             continue
         file, _, heading = unquote(link).partition("#")
@@ -48,6 +51,9 @@ def links(root: Path, page: Path) -> Iterator[Finding]:
             yield Finding(page, line, f"the link {link} leads to no file")
         elif heading and heading not in anchors(target):
             yield Finding(page, line, f"the link {link} leads to no heading")
+        named = _TEST.fullmatch(name)
+        if named and target.is_file() and f"def {named[1]}(" not in target.read_text("utf-8"):
+            yield Finding(page, line, f"{file} has no test {named[1]}")
 
 
 def blocks(root: Path, page: Path) -> Iterator[Finding]:

@@ -16,10 +16,14 @@ from muster.types import Reply, Roster
 
 def plan(*stages, **fields):
     values = {
-        "task": tasks.numpy.LinearRegression(2), "algorithm": algorithms.FedAvg(),
-        "local": Local(steps=1), "pipeline": stages, "weighting": "equal",
-        "aggregation": aggregation.Mean("expected"), "evaluate": Every(clients=0),
-    }  # fmt: skip
+        "task": tasks.numpy.LinearRegression(2),
+        "algorithm": algorithms.FedAvg(),
+        "local": Local(steps=1),
+        "pipeline": stages,
+        "weighting": "equal",
+        "aggregation": aggregation.Mean("expected"),
+        "evaluate": Every(clients=0),
+    }
     return Plan(**(values | fields))
 
 
@@ -131,12 +135,13 @@ def unread():
 def test_nothing_looks_at_a_sum_before_its_noise_is_added(stages):
     """Checks of a new model, whichever there are, read what is released and nothing else."""
     made, store = plan(*stages), MemoryStore()
-    with pytest.raises(AssertionError, match="isfinite.__call__ read a sum"):
+    with pytest.raises(AssertionError, match=r"isfinite\.__call__ read a sum"):
         np.isfinite(unread())
     with pytest.raises(AssertionError, match="read a sum before"):
         unread().max()
     state = play(made, start(made), Few(range(4), unread()), store, 1, lambda *_: {})
     assert type(state.algorithm.shared.x) is np.ndarray
-    plain = play(made, start(made), Few(range(4), np.full(3, 7, np.float32)), MemoryStore(), 1,
-                 lambda *_: {})  # fmt: skip
+    plain = play(
+        made, start(made), Few(range(4), np.full(3, 7, np.float32)), MemoryStore(), 1, lambda *_: {}
+    )
     assert state.algorithm.shared.x.tobytes() == plain.algorithm.shared.x.tobytes()

@@ -53,10 +53,13 @@ def name(number):
 
 def plan(*stages, **fields):
     values = {
-        "task": tasks.numpy.LinearRegression(2), "algorithm": algorithms.FedAvg(),
-        "local": Local(steps=1), "pipeline": stages, "weighting": "equal",
+        "task": tasks.numpy.LinearRegression(2),
+        "algorithm": algorithms.FedAvg(),
+        "local": Local(steps=1),
+        "pipeline": stages,
+        "weighting": "equal",
         "aggregation": aggregation.Mean("expected"),
-    }  # fmt: skip
+    }
     return Plan(**(values | fields))
 
 
@@ -82,7 +85,11 @@ STAGES = {
     "Noise, adaptive": lambda z: (AdaptiveClip(), Noise(z)),
     "BandedNoise": lambda z: (Clip(1.0), BandedNoise(z, 3)),
     "DiscreteNoise": lambda z: (Clip(1.0), Quantize(8), DiscreteNoise(z, 5)),
-    "DiscreteNoise, gaussian": lambda z: (Clip(1.0), Quantize(8), DiscreteNoise(z, 5, law="gaussian")),
+    "DiscreteNoise, gaussian": lambda z: (
+        Clip(1.0),
+        Quantize(8),
+        DiscreteNoise(z, 5, law="gaussian"),
+    ),
     "LocalNoise, epsilon": lambda z: (Clip(1.0), LocalNoise(z, 1e-5)),
     "LocalNoise, delta": lambda z: (Clip(1.0), LocalNoise(1.0, z)),
     "Clip": lambda z: (Clip(z), Noise(1.0)),
@@ -92,7 +99,7 @@ STAGES = {
     "AdaptiveClip, start": lambda z: (AdaptiveClip(start=z), Noise(1.0)),
     "AdaptiveClip, rate": lambda z: (AdaptiveClip(rate=z), Noise(1.0)),
     "PerExample": lambda z: (),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("number", SMALL + LARGE + STRANGE + FINE, ids=name)
@@ -139,10 +146,15 @@ def test_a_multiplier_or_epsilon_beyond_floats_is_refused(make, number):
 @pytest.mark.parametrize("number", [5e-324, 1e-300, 0.0, 1.0, 2.0, math.nan, "x", None, True])
 @pytest.mark.parametrize(
     "make",
-    [lambda d: Budget(1.0, d), lambda d: Ledger(d), lambda d: spent([], d),
-     lambda d: gaussian_epsilon(d, 1.0), lambda d: LocalNoise(1.0, d)],
+    [
+        lambda d: Budget(1.0, d),
+        lambda d: Ledger(d),
+        lambda d: spent([], d),
+        lambda d: gaussian_epsilon(d, 1.0),
+        lambda d: LocalNoise(1.0, d),
+    ],
     ids=["Budget", "Ledger", "spent", "gaussian_epsilon", "LocalNoise"],
-)  # fmt: skip
+)
 def test_a_delta_beyond_floats_is_refused(make, number):
     with pytest.raises(PlanError, match="delta="):
         make(number)
@@ -154,8 +166,9 @@ def test_rounds_beyond_counting_are_refused(rounds):
         Charge(Release("gaussian", 1.0, 1.0), rounds=rounds)
 
 
-@pytest.mark.parametrize("field", ["sensitivity", "coefficients", "dimension", "survivors",
-                                   "separation"])  # fmt: skip
+@pytest.mark.parametrize(
+    "field", ["sensitivity", "coefficients", "dimension", "survivors", "separation"]
+)
 @pytest.mark.parametrize("number", [1e300, math.inf, math.nan, -1.0, "x"])
 def test_a_release_of_numbers_beyond_floats_is_refused(field, number):
     value = (number,) if field == "coefficients" else number
@@ -180,7 +193,9 @@ THIN = [
 
 @pytest.mark.parametrize("charge", THIN, ids=lambda c: c.release.mechanism)
 def test_noise_too_thin_for_so_many_rounds_is_refused(charge):
-    with pytest.raises(PlanError, match=r"hides nothing that an epsilon could say; give more noise"):
+    with pytest.raises(
+        PlanError, match=r"hides nothing that an epsilon could say; give more noise"
+    ):
         spent([charge], 1e-5)
     with pytest.raises(PlanError, match="hides nothing"):
         Ledger(1e-5).enter(1, charge)
@@ -200,8 +215,10 @@ def test_the_ends_of_what_is_allowed_are_numbers(mechanism, z):
             assert math.isfinite(found.epsilon) and math.isfinite(found.rdp)
 
 
-@pytest.mark.parametrize("arguments", [(1e300, 1.0), (1.0, 1e-300), (1.0, 1e300), (math.nan, 1.0),
-                                       (-1.0, 1.0), ("1", 1.0)])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments",
+    [(1e300, 1.0), (1.0, 1e-300), (1.0, 1e300), (math.nan, 1.0), (-1.0, 1.0), ("1", 1.0)],
+)
 def test_the_closed_form_refuses_what_it_cannot_reach(arguments):
     with pytest.raises(PlanError, match="needed"):
         gaussian_delta(*arguments)
@@ -221,7 +238,9 @@ def test_the_bound_that_moves_never_leaves_the_floats():
         payload["inside"] = payload["inside"] + np.float32(inside * 1000)
         with np.errstate(all="raise", under="ignore"):
             for round in range(200):
-                out, states = made.stages.decode(Reply((), payload, 1000.0), states, keys.key(round))
+                out, states = made.stages.decode(
+                    Reply((), payload, 1000.0), states, keys.key(round)
+                )
         assert np.isfinite(out.payload["delta"]).all()
         assert 1e-20 <= states[0].shared[0] <= 1e20
 

@@ -77,10 +77,13 @@ def test_a_cohort_that_is_seen_is_charged_the_gaussian_and_under_zero_out(z, zer
 
 # rate, multiplier, and ε at 1e-5 of 1, 10, 100 rounds of coins that nobody sees, where it is tight
 HIDDEN = [
-    (0.5, 0.5, (8.981, 31.37)), (0.5, 1.0, (3.534, 10.46, 39.98)), (0.5, 4.0, (0.536, 1.665, 5.869)),
-    (0.05, 0.5, (5.517, 8.554, 18.19)), (0.05, 1.0, (1.033, 1.656, 3.502)),
+    (0.5, 0.5, (8.981, 31.37)),
+    (0.5, 1.0, (3.534, 10.46, 39.98)),
+    (0.5, 4.0, (0.536, 1.665, 5.869)),
+    (0.05, 0.5, (5.517, 8.554, 18.19)),
+    (0.05, 1.0, (1.033, 1.656, 3.502)),
     (0.05, 4.0, (0.052, 0.144, 0.462)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("q", "z", "wanted"), HIDDEN)
@@ -92,7 +95,7 @@ def test_coins_that_nobody_sees_are_charged_less_and_under_add_or_remove(q, z, w
 
 
 def test_coins_against_another_update_are_the_published_pair():
-    """(1 − q) N(0) + q N(1) against (1 − q) N(0) + q N(−1), at q = .3, z = 1: 1.672 becomes 2.021."""
+    """(1 − q) N(0) + q N(1) against (1 − q) N(0) + q N(−1), q = .3, z = 1: 1.672 is 2.021 there."""
     assert spent([charge(1.0, 0.3)], 1e-3).epsilon == pytest.approx(1.672, abs=5e-4)
     assert replacement([charge(1.0, 0.3)], 1e-3) == pytest.approx(2.021, abs=1e-3)
     mixed = [charge(1.0, 0.3), charge(9.0, kind="all")]
@@ -103,8 +106,10 @@ def test_coins_against_another_update_are_the_published_pair():
 
 # slots (N/m of 100 of 100, 50 of 1000, 100 of 10^5), and ε of 100 rounds at multipliers .5, 1, 4
 ROTATION = [
-    (2, (159.4, 54.38, 8.596)), (20, (28.37, 11.48, 2.258)), (1000, (9.997, 4.377, 0.926)),
-]  # fmt: skip
+    (2, (159.4, 54.38, 8.596)),
+    (20, (28.37, 11.48, 2.258)),
+    (1000, (9.997, 4.377, 0.926)),
+]
 
 
 @pytest.mark.parametrize(("slots", "wanted"), ROTATION)
@@ -136,11 +141,24 @@ def test_turns_are_those_of_one_run_and_of_all_its_rounds():
 
 # Noise in shares: of n₀ those that others know, and ε of (z 1, one round) and (z 4, 40 rounds)
 SHARES = {
-    36: [(0, 4.753, 8.088), (1, 4.824, 8.231), (3, 4.980, 8.542), (4, 5.065, 8.713),
-         (12, 6.003, 10.43), (16, 6.688, 11.55), (20, 7.588, 13.24)],
-    100: [(0, 4.753, 8.088), (1, 4.778, 8.138), (10, 5.031, 8.643), (33, 5.984, 10.40),
-          (43, 6.597, 11.38), (53, 7.343, 12.78)],
-}  # fmt: skip
+    36: [
+        (0, 4.753, 8.088),
+        (1, 4.824, 8.231),
+        (3, 4.980, 8.542),
+        (4, 5.065, 8.713),
+        (12, 6.003, 10.43),
+        (16, 6.688, 11.55),
+        (20, 7.588, 13.24),
+    ],
+    100: [
+        (0, 4.753, 8.088),
+        (1, 4.778, 8.138),
+        (10, 5.031, 8.643),
+        (33, 5.984, 10.40),
+        (43, 6.597, 11.38),
+        (53, 7.343, 12.78),
+    ],
+}
 
 
 @pytest.mark.parametrize("law", ["skellam", "discrete gaussian"])

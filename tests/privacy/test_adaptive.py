@@ -83,10 +83,17 @@ def test_the_filter_gives_each_order_its_part_of_delta():
     q, z = 0.02, 0.4739
     best = math.inf
     for a in FILTER:
-        terms = [
-            math.comb(a, k) * (1 - q) ** (a - k) * q**k * math.exp(min(700, k * (k - 1) / 2 / z**2))
-            for k in range(a + 1)
-        ] if a <= 32 else [math.inf]  # fmt: skip
+        terms = (
+            [
+                math.comb(a, k)
+                * (1 - q) ** (a - k)
+                * q**k
+                * math.exp(min(700, k * (k - 1) / 2 / z**2))
+                for k in range(a + 1)
+            ]
+            if a <= 32
+            else [math.inf]
+        )
         rdp = a / 8 + math.log(sum(terms)) / (a - 1)
         best = min(best, rdp + math.log1p(-1 / a) - math.log(a * DELTA / len(FILTER)) / (a - 1))
     assert spent([FIRST, COINS], DELTA).epsilon == pytest.approx(best, rel=1e-6)
@@ -98,8 +105,10 @@ def test_the_filter_gives_each_order_its_part_of_delta():
 def test_gaussians_are_a_filter_whoever_chose_the_parts(mu, exact, renyi):
     """Parts whose squares add up to μ², of runs that may have looked at each other."""
     parts = [0.6, 0.64, math.sqrt(1 - 0.36 - 0.4096)]
-    runs = [Charge(Release("gaussian", 1 / (mu * p), 1.0), run=r) for p, r in zip(parts, "abc",
-            strict=True)]  # fmt: skip
+    runs = [
+        Charge(Release("gaussian", 1 / (mu * p), 1.0), run=r)
+        for p, r in zip(parts, "abc", strict=True)
+    ]
     found = spent(runs, DELTA)
     assert found.epsilon == pytest.approx(exact, abs=5e-4)
     assert found.rdp == pytest.approx(renyi, abs=1e-3)

@@ -24,21 +24,26 @@ SECRET = {"entropy": lambda n: bytes(range(n)), "workers": 1}
 
 def plan(hidden=5, **fields):
     values = {
-        "task": tasks.numpy.MLP([4, hidden, 3]), "algorithm": algorithms.FedAvg(),
+        "task": tasks.numpy.MLP([4, hidden, 3]),
+        "algorithm": algorithms.FedAvg(),
         "local": Local(epochs=1, batch=4, optimizer=optimizers.SGD(0.2)),
-        "sampling": sampling.All(), "weighting": "equal", "rounds": ROUNDS,
+        "sampling": sampling.All(),
+        "weighting": "equal",
+        "rounds": ROUNDS,
         "pipeline": (pipeline.Clip(0.5), pipeline.BandedNoise(2.0, bands=3)),
-        "aggregation": aggregation.Mean("expected"), "budget": Budget(400.0, DELTA),
+        "aggregation": aggregation.Mean("expected"),
+        "budget": Budget(400.0, DELTA),
         "evaluate": muster.Every(1, clients=0),
-    }  # fmt: skip
+    }
     return Plan(**(values | fields))
 
 
 @pytest.fixture(scope="module")
 def people():
     draw = np.random.default_rng(3)
-    rows = {f"c{i}": (draw.normal(size=(8, 4)).astype("float32"), np.arange(8) % 3)
-            for i in range(6)}  # fmt: skip
+    rows = {
+        f"c{i}": (draw.normal(size=(8, 4)).astype("float32"), np.arange(8) % 3) for i in range(6)
+    }
     return muster.Population.from_arrays(rows)
 
 
@@ -150,8 +155,11 @@ def test_a_run_whose_rows_are_erased_is_not_extended(tmp_path, people, end):
     folder = tmp_path / "run"
     done = len(train(folder, plan(**ENDS[end]), people).history)
     before = Ledger.from_json(arrays(folder)[1]["ledger"])
-    with pytest.raises(RunError, match=rf"ended after round {done}, and the rows of noise that "
-                                       r".* were erased with its end; start a new run"):  # fmt: skip
+    with pytest.raises(
+        RunError,
+        match=rf"ended after round {done}, and the rows of noise that "
+        r".* were erased with its end; start a new run",
+    ):
         train(folder, plan(rounds=ROUNDS + 3), people, resume=True)
     assert Ledger.from_json(arrays(folder)[1]["ledger"]) == before
     same = train(folder, plan(**ENDS[end]), people, resume=True)
@@ -175,5 +183,9 @@ def test_noise_without_memory_leaves_nothing_to_erase(tmp_path, people):
         folder = tmp_path / str(len(stages[1].__dataclass_fields__))
         run = train(folder, plan(pipeline=stages), people)
         assert "sealed" not in run.facts
-        assert len(train(folder, plan(pipeline=stages, rounds=ROUNDS + 1), people,
-                         resume=True).history) == ROUNDS + 1  # fmt: skip
+        assert (
+            len(
+                train(folder, plan(pipeline=stages, rounds=ROUNDS + 1), people, resume=True).history
+            )
+            == ROUNDS + 1
+        )

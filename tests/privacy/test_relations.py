@@ -15,7 +15,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from muster import Every, Local, Plan, aggregation, algorithms, keys, pipeline, sampling, tasks
+from muster import Every, Local, Plan, aggregation, algorithms, keys, sampling, tasks
 from muster.pipeline import (
     AdaptiveClip,
     BandedNoise,
@@ -40,10 +40,15 @@ DELTA, N, FAR = 1e-3, 20, 5.0  # updates are five bounds long, so that a clip ha
 
 def plan(draw, *stages, **fields):
     values = {
-        "task": tasks.numpy.LinearRegression(1), "algorithm": algorithms.FedAvg(),
-        "local": Local(steps=1), "sampling": draw, "pipeline": stages, "weighting": "equal",
-        "aggregation": aggregation.Mean("expected"), "evaluate": Every(clients=0),
-    }  # fmt: skip
+        "task": tasks.numpy.LinearRegression(1),
+        "algorithm": algorithms.FedAvg(),
+        "local": Local(steps=1),
+        "sampling": draw,
+        "pipeline": stages,
+        "weighting": "equal",
+        "aggregation": aggregation.Mean("expected"),
+        "evaluate": Every(clients=0),
+    }
     return Plan(**(values | fields))
 
 
@@ -146,9 +151,9 @@ def sums(made, values, runs, seed, rounds=1, bands=1, turns=None):
     matrix = np.array([[c[i - j] if i >= j else 0.0 for j in range(rounds)] for i in range(rounds)])
     way = matrix @ (np.ones(rounds) if turns is None else np.asarray(turns, float))
     way /= np.linalg.norm(way)
-    return np.array([
-        (matrix @ released(made, values, 10**6 * seed + i, rounds)[0]) @ way for i in range(runs)
-    ])  # fmt: skip
+    return np.array(
+        [(matrix @ released(made, values, 10**6 * seed + i, rounds)[0]) @ way for i in range(runs)]
+    )
 
 
 DRAWS = {  # how the others pull, which is the worst
@@ -165,19 +170,30 @@ STAGES = {  # and how many runs
     "local": ((Clip(1.0), LocalNoise(1.5, DELTA)), 300),
 }
 SOUND = [
-    *((f"{d}, {m}", draw, others, stages, runs, {})
-      for d, (draw, others) in DRAWS.items() for m, (stages, runs) in STAGES.items()),
-    *((f"uniform 18, {law}, masked {masked}", sampling.Uniform(count=18), -1.0,
-       (Clip(1.0), Quantize(8), DiscreteNoise(2.0, 18, 0.1, law), *([SecureSum()] * masked)), 150,
-       {"minimum": 16}) for law in ("skellam", "gaussian") for masked in (0, 1)),
-]  # fmt: skip
+    *(
+        (f"{d}, {m}", draw, others, stages, runs, {})
+        for d, (draw, others) in DRAWS.items()
+        for m, (stages, runs) in STAGES.items()
+    ),
+    *(
+        (
+            f"uniform 18, {law}, masked {masked}",
+            sampling.Uniform(count=18),
+            -1.0,
+            (Clip(1.0), Quantize(8), DiscreteNoise(2.0, 18, 0.1, law), *([SecureSum()] * masked)),
+            150,
+            {"minimum": 16},
+        )
+        for law in ("skellam", "gaussian")
+        for masked in (0, 1)
+    ),
+]
 
 
-@pytest.mark.parametrize(("draw", "others", "stages", "runs", "more"), [c[1:] for c in SOUND],
-                         ids=[c[0] for c in SOUND])  # fmt: skip
-def test_what_is_claimed_holds_for_the_neighbours_that_are_named(
-    draw, others, stages, runs, more
-):
+@pytest.mark.parametrize(
+    ("draw", "others", "stages", "runs", "more"), [c[1:] for c in SOUND], ids=[c[0] for c in SOUND]
+)
+def test_what_is_claimed_holds_for_the_neighbours_that_are_named(draw, others, stages, runs, more):
     made = plan(draw, *stages, **more)
     claim = claimed(made, 1)
     one, two = neighbours(claim.relation, others)
@@ -281,8 +297,8 @@ def test_a_draw_of_fixed_size_taken_for_coins_is_found():
     assert refuted(*displaced(sampling.Uniform(count=10), 3096), 4.31, epsilon)
 
 
-def coins(rate, runs, stages=(Clip(1.0), Noise(1.0))):
-    made = plan(sampling.Poisson(rate), *stages)
+def coins(rate, runs):
+    made = plan(sampling.Poisson(rate), Clip(1.0), Noise(1.0))
     one, two = neighbours("one more", 0.0)
     return [sums(made, v, runs, i) for i, v in ((1, one), (2, two))]
 
@@ -410,10 +426,17 @@ def _move(made, relation, rows, clients, client, weights):
         left = (*(c for c in clients if c != client), len(rows) - 1)
         mine[client], other[len(rows) - 1] = (0.0, FAR), (0.0, -FAR)
     one, two = (
-        added(made, who, values, made.stages.init(), keys.key(7), 1,
-              None if weights is None else [weights] * len(who))[0]
+        added(
+            made,
+            who,
+            values,
+            made.stages.init(),
+            keys.key(7),
+            1,
+            None if weights is None else [weights] * len(who),
+        )[0]
         for who, values in ((clients, mine), (left, other))
-    )  # fmt: skip
+    )
     zero = np.zeros(2)
     return float(np.linalg.norm((zero if one is None else one) - (zero if two is None else two)))
 
@@ -429,9 +452,11 @@ BARE = {
     "shares": ((Clip(0.7), Quantize(12), DiscreteNoise(THIN, 2)), 1),
 }
 DRAWN = {
-    "all": sampling.All(), "uniform": sampling.Uniform(count=3), "coins": sampling.Poisson(0.5),
+    "all": sampling.All(),
+    "uniform": sampling.Uniform(count=3),
+    "coins": sampling.Poisson(0.5),
     "rotation": sampling.Rotation(slots=2),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("draw", DRAWN)
@@ -441,9 +466,13 @@ def test_no_cohort_moves_a_sum_further_than_the_statement_says(name, draw):
     made = plan(DRAWN[draw], *stages, minimum=2 if name == "shares" else 1)
     (release,) = made.stages.releases()
     step = next((c.step for c in made.stages.contracts if c.step), 1.0)
-    facts = Facts((release,), charges(made, roster(4), "r")[0].selection, 4, Ledger(DELTA), "secret")
+    facts = Facts(
+        (release,), charges(made, roster(4), "r")[0].selection, 4, Ledger(DELTA), "secret"
+    )
     items = statement(facts).items
-    named = re.search(r"times (?:the L2 norm )?([\d.e+-]*\d|a bound that moves)", items["mechanism"])
+    named = re.search(
+        r"times (?:the L2 norm )?([\d.e+-]*\d|a bound that moves)", items["mechanism"]
+    )
     moving = named[1] == "a bound that moves"
     reach, levels = 0.7 if moving else float(named[1]) * step, rounding * step * math.sqrt(2)
     far = moves(made, related(items["unit"]))

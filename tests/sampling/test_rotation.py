@@ -107,11 +107,16 @@ def test_it_is_recorded_and_set_from_a_shell():
 def plan(slots=3, rounds=6, stages=None, **fields):
     stages = stages or (pipeline.Clip(0.5), pipeline.BandedNoise(2.0, bands=3, separation=slots))
     values = {
-        "task": tasks.numpy.MLP([4, 5, 3]), "algorithm": algorithms.FedAvg(),
+        "task": tasks.numpy.MLP([4, 5, 3]),
+        "algorithm": algorithms.FedAvg(),
         "local": Local(epochs=1, batch=4, optimizer=optimizers.SGD(0.2)),
-        "sampling": Rotation(slots), "weighting": "equal", "rounds": rounds, "pipeline": stages,
-        "aggregation": aggregation.Mean("expected"), "evaluate": muster.Every(1, clients=0),
-    }  # fmt: skip
+        "sampling": Rotation(slots),
+        "weighting": "equal",
+        "rounds": rounds,
+        "pipeline": stages,
+        "aggregation": aggregation.Mean("expected"),
+        "evaluate": muster.Every(1, clients=0),
+    }
     return Plan(**(values | fields))
 
 
@@ -131,9 +136,9 @@ def test_noise_that_counts_on_turns_apart_may_count_on_it():
 @pytest.mark.parametrize("stage", ["noise", "banded"])
 def test_a_run_in_turns_is_charged_its_turns_resumed_and_replayed(tmp_path, stage):
     draw = np.random.default_rng(3)
-    people = muster.Population.from_arrays({
-        f"c{i}": (draw.normal(size=(8, 4)).astype("float32"), np.arange(8) % 3) for i in range(9)
-    })  # fmt: skip
+    people = muster.Population.from_arrays(
+        {f"c{i}": (draw.normal(size=(8, 4)).astype("float32"), np.arange(8) % 3) for i in range(9)}
+    )
     noisy = None if stage == "banded" else (pipeline.Clip(0.5), pipeline.Noise(2.0))
     given = plan(stages=noisy, budget=muster.privacy.Budget(99.0, 1e-3))
     whole = muster.simulate(given, people, path=tmp_path / "whole", workers=1)

@@ -42,9 +42,11 @@ class AdaptiveClip(Stage):
         least, most = REACH
         numbers = all(map(is_number, (self.quantile, self.rate, self.start)))
         if not (
-            numbers and 0 < self.quantile < 1 and 0 < self.rate <= FASTEST
+            numbers
+            and 0 < self.quantile < 1
+            and 0 < self.rate <= FASTEST
             and least <= self.start <= most
-        ):  # fmt: skip
+        ):
             raise PlanError(
                 f"{self}: quantile must lie in (0, 1), rate and start above 0; rate up to "
                 f"{FASTEST:g}, and start from {least:g} to {most:g}"

@@ -33,7 +33,8 @@ class Clip(Stage):
     def __post_init__(self) -> None:
         if not is_length(self.bound):
             raise PlanError(
-                f"Clip({self.bound!r:.40}): the bound must be finite and above 0, from 1e-30 to 1e30"
+                f"Clip({self.bound!r:.40}): the bound must be finite and above 0, from 1e-30 to "
+                f"1e30"
             )
 
     def accept(self, contract: Contract) -> Contract:

@@ -122,9 +122,11 @@ def selection(plan: Any, roster: Roster) -> Selection:
     A mask needs its cohort to know one another, so whoever is in it, and the server, sees who is.
     """
     return Selection(
-        plan.sampling.kind, plan.sampling.share(roster), seen=plan.secure is not None,
+        plan.sampling.kind,
+        plan.sampling.share(roster),
+        seen=plan.secure is not None,
         separation=getattr(plan.sampling, "separation", 1),
-    )  # fmt: skip
+    )
 
 
 def charges(plan: Any, roster: Roster, run: str) -> tuple[Charge, ...]:

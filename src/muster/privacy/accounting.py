@@ -267,7 +267,7 @@ def _step(charges: tuple[Charge, ...], rdp: float, delta: float) -> float:
 
 
 def _pld(charges: tuple[Charge, ...], step: float, relation: str = "ADD_OR_REMOVE_ONE") -> Any:
-    """All losses together. Under "REPLACE_ONE" the library itself doubles how far a client moves."""
+    """All losses together. Under "REPLACE_ONE" the library doubles how far a client moves."""
     total: Any = None
     for charge in charges:
         rate = charge.amplification
@@ -284,9 +284,11 @@ def _pld(charges: tuple[Charge, ...], step: float, relation: str = "ADD_OR_REMOV
 def _one_pld(multiplier: float, rate: float, step: float, relation: str) -> Any:
     room = require("dp_accounting.pld.privacy_loss_distribution", extra="privacy")
     return room.from_gaussian_mechanism(
-        multiplier, sampling_prob=rate, value_discretization_interval=step,
+        multiplier,
+        sampling_prob=rate,
+        value_discretization_interval=step,
         neighboring_relation=_library().NeighboringRelation[relation],
-    )  # fmt: skip
+    )
 
 
 @lru_cache(maxsize=256)

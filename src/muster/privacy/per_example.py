@@ -53,8 +53,8 @@ class PerExample:
             value, (least, most) = getattr(self, name), ends
             if not (is_number(value) and least <= value <= most):
                 raise PlanError(
-                    f"PerExample({name}={value!r:.40}): a finite number above 0 is needed, {remedy} "
-                    f"(from {least:g} to {most:g})"
+                    f"PerExample({name}={value!r:.40}): a finite number above 0 is needed, "
+                    f"{remedy} (from {least:g} to {most:g})"
                 )
         if self.batches not in ("poisson", "shuffled"):
             raise PlanError(
