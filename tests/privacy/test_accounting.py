@@ -98,6 +98,10 @@ def test_coins_against_another_update_are_the_published_pair():
     """(1 − q) N(0) + q N(1) against (1 − q) N(0) + q N(−1), q = .3, z = 1: 1.672 is 2.021 there."""
     assert spent([charge(1.0, 0.3)], 1e-3).epsilon == pytest.approx(1.672, abs=5e-4)
     assert replacement([charge(1.0, 0.3)], 1e-3) == pytest.approx(2.021, abs=1e-3)
+    assert (
+        replacement([charge(1.0, 0.01, 1000)], 1e-6)
+        < 3 * spent([charge(1.0, 0.01, 1000)], 1e-6).epsilon
+    )
     mixed = [charge(1.0, 0.3), charge(9.0, kind="all")]
     assert 2.021 < replacement(mixed, 1e-3) < replacement([charge(0.99, kind="all")], 1e-3)
     local = Charge(Release("local gaussian", 2.0, 2.0))

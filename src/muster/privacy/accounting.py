@@ -79,7 +79,7 @@ class Spent:
 
 
 def spent(charges: Iterable[Charge], delta: float) -> Spent:
-    """What all charges reveal together about one client.
+    """What all charges reveal together about one client, by the theorem that holds for them.
 
     Rounds of one mechanism and selection compose; Poisson sampling amplifies a central
     Gaussian and nothing else. Rounds of one run under the matrix mechanism are one Gaussian.
@@ -97,7 +97,7 @@ def replacement(charges: Iterable[Charge], delta: float) -> float:
 
     By a PLD under that relation for one run of sub-sampled Gaussians; else no sampling is counted
     on, which is never lower (joint convexity: given its coins, each round is one Gaussian).
-    Infinite where that is more noise than floats can halve.
+    Infinite where half of the noise is none that floats can hold.
 
     >>> round(replacement([Charge(Release("gaussian", 1.0, 1.0))], 1e-5), 3)
     9.997
@@ -114,11 +114,11 @@ def replacement(charges: Iterable[Charge], delta: float) -> float:
         return math.inf
     drawing = any(charge.amplification < 1 for charge in merged)
     integers = any(charge.release.discrete for charge in merged)
-    if not drawing or integers or several or plain.rdp > LOOSE:
+    rdp = _rdp(merged, delta)
+    if not drawing or integers or several or 2 * rdp > LOOSE:
         return plain.epsilon
-    step = _step(merged, _rdp(merged, delta), delta)
-    tight = _pld(merged, step, "REPLACE_ONE").get_epsilon_for_delta(delta)
-    return min(float(tight), plain.epsilon)
+    losses = _pld(merged, _step(merged, rdp, delta), "REPLACE_ONE")
+    return min(float(losses.get_epsilon_for_delta(delta)), plain.epsilon)
 
 
 def bound(charges: Iterable[Charge], delta: float) -> float:

@@ -263,7 +263,7 @@ def _enforced(kind: str, *, secret: bool) -> str:
     if kind == "all":
         return "everybody enrolled was invited"
     if kind == "rotation":
-        return "each client's slot is a hash of its id under the plan's seed"
+        return "the server invites a client in its slot, a hash of its id under the plan's seed"
     who = "the server, from a secret of each round" if secret else "the plan's seed"
     return f"{who}, drew the cohorts"
 
