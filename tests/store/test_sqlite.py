@@ -278,6 +278,16 @@ def test_an_amended_state_takes_the_place_of_the_last_and_leaves_no_trace(tmp_pa
     assert not leftovers(tmp_path)
 
 
+def test_what_was_in_the_database_is_written_over_also_where_less_takes_its_place(tmp_path):
+    store, rows = committed(tmp_path), np.random.default_rng(0).normal(size=6000)
+    store.commit(3, {"x": rows}, {"round": 3}, [])
+    store.amend({"x": np.zeros(9)}, sealed=True)
+    store.close()
+    parts = rows.reshape(-1, 50)
+    data = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert not any(part.tobytes() in data for part in parts)
+
+
 def test_a_state_that_cannot_be_amended_stays_with_its_facts(tmp_path, monkeypatch):
     monkeypatch.setattr(sqlite, "LARGE", 1)
     store = committed(tmp_path)
