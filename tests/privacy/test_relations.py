@@ -312,8 +312,8 @@ def test_a_rate_that_is_too_low_is_found():
 
 
 def test_coins_whose_number_is_told_are_found():
-    """Told how many were drawn, one sees which: needs δ = .072. So nobody is told (B2 of the site),
-    and a claim by coins is one against readers of the released models alone."""
+    """Told how many were drawn, one sees who: needs δ = .072. So nobody is to be told, and a claim
+    by coins is one against readers of the released models alone."""
     made, epsilon = plan(sampling.Poisson(0.3), Clip(1.0), Noise(1.0)), 1.672
     one, two = neighbours("one more", -1.0)
     told = []
@@ -380,6 +380,21 @@ def test_noise_that_others_know_is_found(law):
     whole, rest = (spent([Charge(replace(release, known=a))], DELTA).epsilon for a in (0, 3))
     assert refuted(one, two, 2.47, whole)
     assert not refuted(one, two, 2.47, rest)
+
+
+@pytest.mark.parametrize("law", ["skellam", "gaussian"])
+def test_shares_claimed_for_any_other_update_are_found(law):
+    """They are made for zero: against another update, twice as far, they need δ = .039."""
+    stages, step = (Clip(1.0), Quantize(8), DiscreteNoise(2.0, 1, law=law)), 1 / 127
+    whole = "skellam" if law == "skellam" else "discrete gaussian"
+    release = Release(whole, 2.0, 128.0)
+    one, two = (
+        np.array([encoded(stages, [x], 10**6 * i + run, (0,))[0, 0] * step for run in range(3704)])
+        for i, x in ((1, 1.0), (2, -1.0))
+    )
+    claim = spent([Charge(release)], DELTA).epsilon
+    assert refuted(one + 1, two + 1, 4.95, claim)
+    assert not refuted(one + 1, two + 1, 4.95, spent([Charge(release).doubled()], DELTA).epsilon)
 
 
 # Without noise: every cohort of few clients, exactly.
