@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What it costs to promise every client privacy: accuracy against ε, measured.
 
-    python -m bench.privacy [--seeds 5] [--write docs/privacy.md]
+    python -m bench.privacy [--seeds 5] [--only shares wards] [--write docs/privacy.md]
 
 Two federations: a hundred writers of digits (Poisson cohorts), and the four hospitals of
 `muster new hospitals` (everybody in every round). Noise is added by the server (central), or by
 the clients inside a secure sum (distributed, digits alone; the sums of that table have the same
-bits without the masks). Within a table all but the noise is equal. The hospitals' clip, rounds and
-rate were the best of a grid of 24 on the same test rows, those of the digits were chosen by hand;
-no such choice is in ε. Neighbours: a client more or less; distributed: a client's update replaced
-by zero. Runs are simulations: what stands here is what the same plan promises under `muster serve`.
+bits without the masks; ε is that of the masked plan, which takes a third of the clients to work
+together and so to know a third of the shares). Within a table all but the noise is equal. The
+hospitals' clip, rounds and rate were the best of a grid of 24 on the same test rows, those of the
+digits were chosen by hand; no such choice is in ε. Neighbours: a client more or less under coins
+(digits), else a client's update replaced by zero. Runs are simulations: what stands here is what
+the same plan promises under `muster serve`.
 """
 
 from __future__ import annotations
@@ -26,9 +28,22 @@ import numpy as np
 
 import muster
 from muster import aggregation, algorithms, data, optimizers, pipeline, sampling, tasks
+from muster.plan.private import charges
+from muster.privacy import spent
 from muster.runs.privacy.canaries import shown, why_not
+from muster.types import Roster
 
-__all__ = ["digits", "hospitals", "main", "masks", "put", "shares", "tables", "wards"]
+__all__ = [
+    "digits",
+    "hospitals",
+    "main",
+    "masks",
+    "promised",
+    "put",
+    "shares",
+    "tables",
+    "wards",
+]
 
 DIGITS, HOSPITALS, SHARES = (0.5, 1.0, 2.0), (1.0, 4.0, 16.0), (2.0, 4.0, 8.0)
 WRITERS, COHORT, LOST = 100, 40, 4
@@ -119,30 +134,46 @@ def masks(given: Any, make: Any, seeds: Sequence[int]) -> Iterator[str]:
         yield f"| {make.__name__}, {name} | {spread} | {up:,.0f} | {took} | {same} |"
 
 
-def measured(plan: Any, given: Any, seeds: Sequence[int]) -> tuple[list[float], float | None]:
-    """The accuracy on central test rows for each seed, and ε."""
+def measured(plan: Any, given: Any, seeds: Sequence[int]) -> list[float]:
+    """The accuracy on central test rows for each seed."""
     population, test = given
-    found, epsilon = [], None
+    found = []
     for seed in seeds:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "run"
             run = muster.simulate(plan(seed), population, test, path=path, workers=1)
         found.append(run.history[-1]["metrics"]["accuracy"])
-        epsilon = run.history[-1].get("privacy", {}).get("epsilon")
-    return found, epsilon
+    return found
+
+
+def promised(plan: muster.Plan, given: Any) -> tuple[float, float]:
+    """ε of all rounds, and were no share of the noise known to others."""
+    population, _ = given
+    roster = Roster(population.clients, lambda: population.sizes)
+    once = charges(plan, roster, "run")
+    all_shares = [replace(c, release=replace(c.release, known=0)) for c in once]
+    delta = plan.budget.delta  # type: ignore[union-attr]
+    whole, rest = (
+        spent([replace(c, rounds=plan.rounds) for c in each], delta).epsilon
+        for each in (all_shares, once)
+    )
+    return rest, whole
 
 
 def rows(make: Any, levels: Sequence[float], given: Any, seeds: Sequence[int]) -> Iterator[str]:
     """A line of the table for each level of noise."""
+    masked = {"masked": True} if make in (shares, wards) else {}
     for noise in (None, *levels):
-        accuracy, epsilon = measured(lambda seed, z=noise: make(z, seed), given, seeds)
-        name = "none (clip alone)" if noise is None else f"{noise:g}"
-        bound = "∞" if epsilon is None else f"{epsilon:.2f}"
+        accuracy = measured(lambda seed, z=noise: make(z, seed), given, seeds)
+        name, bounds = f"{noise:g}" if noise is not None else "none (clip alone)", ["∞", "∞"]
+        if noise is not None:
+            bounds = [f"{epsilon:.2f}" for epsilon in promised(make(noise, **masked), given)]
+        bound = " | ".join(bounds[: 1 + len(masked)])
         spread = f"{np.mean(accuracy):.3f} ± {np.std(accuracy, ddof=1):.3f}"
-        yield f"| {name} | {bound} | {spread} | {_canaries(make(noise), given, bound)} |"
+        yield f"| {name} | {bound} | {spread} | {_canaries(make(noise), given)} |"
 
 
-def _canaries(plan: muster.Plan, given: Any, bound: str) -> str:
+def _canaries(plan: muster.Plan, given: Any) -> str:
     """What canaries find, where the model is large enough for them."""
     if why_not(plan) is not None:
         return "–"
@@ -150,30 +181,36 @@ def _canaries(plan: muster.Plan, given: Any, bound: str) -> str:
     return f"{found.epsilon:.2f} (≥ {found.least:.2f})"
 
 
-def tables(seeds: Sequence[int]) -> Iterator[tuple[str, str]]:
-    """Every table by its name, as Markdown."""
+def tables(seeds: Sequence[int], only: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+    """Every table by its name, or those that are asked for, as Markdown."""
     writers, beds = data.digits(clients=WRITERS), data.heart_disease()
-    head = "| noise multiplier | ε at δ = {delta:g} | test accuracy | ε that canaries find |"
+    head = "| noise multiplier | ε at δ = {delta:g}{more} | test accuracy | ε that canaries find |"
     line = "|---|---|---|---|"
     for name, make, levels, given in (
         ("digits", digits, DIGITS, writers), ("shares", shares, SHARES, writers),
         ("hospitals", hospitals, HOSPITALS, beds), ("wards", wards, HOSPITALS, beds),
     ):  # fmt: skip
+        if only and name not in only:
+            continue
         delta = DELTA["hospitals" if given is beds else "digits"]
+        more = ", a third of the shares known | with all shares" if make in (shares, wards) else ""
         body = rows(make, levels, given, seeds)
-        yield name, "\n".join([head.format(delta=delta), line, *body])
-    head = "| plan | test accuracy | octets up, a client and round | a round | the same bits |"
-    body = [*masks(writers, shares, seeds), *masks(beds, wards, seeds)]
-    yield "masks", "\n".join([head, line + "---|", *body])
+        wide = line + "---|" * bool(more)
+        yield name, "\n".join([head.format(delta=delta, more=more), wide, *body])
+    if not only or "masks" in only:
+        head = "| plan | test accuracy | octets up, a client and round | a round | the same bits |"
+        body = [*masks(writers, shares, seeds), *masks(beds, wards, seeds)]
+        yield "masks", "\n".join([head, line + "---|", *body])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables, or put them between the marks of a page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", nargs="*", default=(), help="tables by name; else all of them")
     parser.add_argument("--write", type=Path)
     given = parser.parse_args(arguments)
-    for name, text in tables(range(given.seeds)):
+    for name, text in tables(range(given.seeds), given.only):
         print(f"{name}\n\n{text}\n", flush=True)
         if given.write:
             put(given.write, name, text)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Four hospitals, each of which the released model hides as a whole: what that costs.
+"""Four hospitals, of each of which the released model hides the whole update: what that costs.
 
     muster run examples/private_hospitals.py
 

@@ -4,7 +4,8 @@
     python tools/docs.py [ROOT]
 
 Every relative link in a Markdown file must name a file (and a heading, after a #) that exists;
-a link with a title to a Python file, `[test](../tests/test_x.py "test_y")`, a function in it;
+a link that is called by a test, `[test_y](../tests/test_x.py)`, or has one for its title,
+`[test](../tests/test_x.py "test_y")`, a file that has the test;
 every fenced ``python`` block must compile, and one that holds a prompt is run as a doctest.
 """
 
@@ -17,7 +18,8 @@ from urllib.parse import unquote
 
 from house import Finding
 
-_LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)(?:\s+\"([^\"]*)\")?[^)]*\)")
+_LINK = re.compile(r"!?\[([^\]]*)\]\(([^)\s]+)(?:\s+\"([^\"]*)\")?[^)]*\)")
+_TEST = re.compile(r"`?(test_\w+)`?")
 _FENCE = re.compile(r"^(```+)[ \t]*(\w*)[^\n]*\n(.*?)^\1[ \t]*$", re.MULTILINE | re.DOTALL)
 _SKIP = {".git", ".venv", "demo", "node_modules", "runs"}
 
@@ -40,7 +42,8 @@ def links(root: Path, page: Path) -> Iterator[Finding]:
     text = (root / page).read_text(encoding="utf-8")
     prose = _FENCE.sub(lambda m: "\n" * m[0].count("\n"), text)
     for match in _LINK.finditer(prose):
-        link, line = match[1], prose.count("\n", 0, match.start()) + 1
+        name, link, title = match[1], match[2], match[3]
+        line = prose.count("\n", 0, match.start()) + 1
         if re.match(r"[a-z]+:", link):
             continue
         file, _, heading = unquote(link).partition("#")
@@ -49,8 +52,9 @@ def links(root: Path, page: Path) -> Iterator[Finding]:
             yield Finding(page, line, f"the link {link} leads to no file")
         elif heading and heading not in anchors(target):
             yield Finding(page, line, f"the link {link} leads to no heading")
-        elif match[2] and target.suffix == ".py" and not _defines(target, match[2]):
-            yield Finding(page, line, f"the file {link} has no function {match[2]}")
+        named = _TEST.fullmatch(title or name)
+        if named and target.is_file() and target.suffix == ".py" and not _defines(target, named[1]):
+            yield Finding(page, line, f"the file {link} has no test {named[1]}")
 
 
 def _defines(file: Path, name: str) -> bool:

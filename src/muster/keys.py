@@ -18,7 +18,7 @@ import numpy as np
 from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 
-__all__ = ["Key", "Keys", "Source", "key", "number", "numbers", "order"]
+__all__ = ["Key", "Keys", "Source", "hashes", "key", "number", "numbers", "order"]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -89,6 +89,11 @@ class Key:
     def at(self, *parts: int | str) -> Key:
         """The key below this one named by `parts`."""
         return Key(self.path + tuple(number(part) for part in parts))
+
+    @property
+    def root(self) -> Key:
+        """The key that this one's path begins with: that of the seed."""
+        return Key(self.path[:1])
 
     def generator(self) -> np.random.Generator:
         """A fresh counter-based generator (Philox) that starts at this key."""
@@ -164,6 +169,16 @@ def order(
     if (rows != width).any():
         hashes[np.broadcast_to(np.arange(width) >= rows[:, None, None], hashes.shape)] = _LAST
     return hashes.argsort(axis=-1)
+
+
+def hashes(key: Key, parts: Iterable[int | str]) -> NDArray[np.uint64]:
+    """One number of 64 bits for each part `(parts,)`, a function of the key and that part alone.
+
+    >>> a, b = hashes(key(0), ["a", "b"]), hashes(key(0), ["b"])
+    >>> bool(a[1] == b[0]), bool(a[0] == a[1])
+    (True, False)
+    """
+    return _mix(_mix(numbers(parts) ^ key._words()[0]) + _GOLDEN)
 
 
 def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -65,7 +65,12 @@ def start(plan: Plan) -> RunState:
 def drawn(
     plan: Plan, roster: Roster, sampler: Tree, round: int, source: keys.Source
 ) -> tuple[Cohort, Tree]:
-    """Who is invited to a round, and the sampler's next state."""
+    """Who is invited to a round, and the sampler's next state.
+
+    A sampling that is `public` draws from the plan's seed, whatever the source is.
+    """
+    if getattr(plan.inviting, "public", False):
+        source = keys.key(plan.seed)
     return plan.inviting.sample(roster, sampler, round, source.at("sample", round), None)
 
 

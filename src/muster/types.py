@@ -273,7 +273,13 @@ class Clients(Protocol):
 
 
 class Sampling(Protocol):
-    """Client selection."""
+    """Client selection.
+
+    Beside its methods one may declare: `kind`, what an accountant of privacy calls it (see
+    `privacy.Selection`; without, no noise may rely on it); `separation`, the rounds from one turn
+    of a client to the next, at least; `public`, that it draws from the plan's seed, never from a
+    secret; `with_replacement`.
+    """
 
     def sample(
         self, roster: Roster, state: Tree, round: int, key: Source, probe: Any

@@ -119,6 +119,9 @@ def sound(federation):
     history.audited(federation, records)
     run = facts.get("run", federation.folder.name)
     again = replayed(plan, people, records, said, run)
+    sealed = plan.stages.ended(again.stages)  # its last rows of noise are in no store
+    assert facts.get("sealed", False) == (sealed is not again.stages)
+    again = again._replace(stages=sealed)
     assert scene.bits(dict(leaves(again))) == scene.bits(latest[1])
     charged(facts, records)
     assert facts["secret"] is None

@@ -57,6 +57,10 @@ GUARD = {  # passed only by a plan with noise
     "guard: before the secret goes": (Guard, "close", "before", ""),
     "guard: the secret is gone": (Guard, "close", "after", ""),
 }
+SEAL = {  # passed at the end of a run of correlated noise
+    "guard: before the rows of noise go": (Ledger, "amend", "before", ""),
+    "guard: the rows of noise are gone": (Ledger, "amend", "after", ""),
+}
 SITE = {
     "site: before hello": (Attendance, "_enrol", "before", ""),
     "site: in download": (Files, "append", "after", "model-"),
@@ -71,7 +75,7 @@ SITE = {
 
 def lay(faults, at, *, server):
     """Have `at(label)` called at each further point, and put the faults in."""
-    for label, (owner, name, when, prefix) in (SERVER | GUARD if server else SITE).items():
+    for label, (owner, name, when, prefix) in (SERVER | GUARD | SEAL if server else SITE).items():
         call = getattr(owner, name)
         setattr(owner, name, _passing(call, functools.partial(at, label), when, prefix))
     for name, value in faults.items():

@@ -59,6 +59,20 @@ def test_a_server_that_is_killed_at_every_label_draws_its_noise_once(plan, label
     assert len(set(said.secrets.values())) == len(records) == PLANS[plan].rounds
 
 
+def test_a_server_that_is_killed_at_the_end_still_erases_its_last_rows():
+    with Watched("banded", secret=True) as federation:
+        federation.traps["server"] = [(label, 1) for label in seams.SEAL]
+        federation.gather(trap=federation.trap_of("server"))
+        federation.finish()
+        assert federation.deaths == len(seams.SEAL), "a trap was not reached"
+        records, said = confession.sound(federation)
+        with confession.reading(federation) as store:
+            state, facts = store.latest()[1], store.facts()
+    assert len(set(said.secrets.values())) == len(records) == PLANS["banded"].rounds
+    assert facts["sealed"] is True
+    assert not any(rows.any() for name, rows in state.items() if name.startswith("stages"))
+
+
 @pytest.mark.parametrize("who", ["server", "sites"])
 def test_shares_of_noise_are_drawn_once_whoever_is_killed_in_a_secure_sum(who):
     with Masked(PAIRS) as federation:

@@ -95,3 +95,53 @@ def test_the_contract_is_bounded_by_the_tightest_clip():
 def test_a_bound_outside_its_range_is_refused(bound):
     with pytest.raises(PlanError, match=r"Clip\(.*\): the bound must be finite and above 0"):
         Clip(bound)
+
+
+def joint(payload):
+    """The norm of each row over all fields, with sums that do not round."""
+    rows = np.concatenate([np.asarray(v, np.float64) for v in payload.values()], -1)
+    return np.array([math.sqrt(math.fsum(float(x) ** 2 for x in row)) for row in rows])
+
+
+ADVERSARIAL = [
+    (dimension, magnitude, bound)
+    for dimension in (1, 2, 3, 7, 64, 1000)
+    for magnitude in (1e-44, 1e-30, 1.0, 1e10, 3e37)
+    for bound in (1e-30, 1e-6, 0.1, 1.0, 1.7, 1e6)
+]
+
+
+@pytest.mark.parametrize(("dimension", "magnitude", "bound"), ADVERSARIAL)
+def test_rounding_to_float32_takes_no_update_beyond_the_bound(dimension, magnitude, bound):
+    draw = np.random.default_rng(dimension)
+    rows = draw.normal(size=(30, dimension)) * magnitude
+    rows[:6] = np.sign(rows[:6]) * magnitude  # all alike: every rounding has one direction
+    rows[6:9] = magnitude * (1 + np.arange(dimension) * 2.0**-20)
+    half = dimension // 2
+    contract = Contract((Field("delta", dimension - half), Field("control", half)))
+    rows = rows.astype(np.float32)
+    out = clip(bound, contract, delta=rows[:, half:], control=rows[:, :half])
+    assert out["delta"].dtype == np.float32
+    assert joint(out).max() <= bound
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.lists(st.floats(-(2.0**126), 2.0**126, width=32), min_size=1, max_size=9),
+    st.floats(1e-30, 1e30),
+)
+def test_no_update_of_float32_leaves_the_bound(values, bound):
+    x = np.array([values], np.float32)
+    out = clip(bound, Contract((Field("delta", x.shape[1]),)), delta=x)
+    assert joint(out).max() <= bound * (1 + 2.0**-51)  # the norm's own rounding
+
+
+def test_a_row_that_keeps_the_bound_keeps_its_bits():
+    x = np.random.default_rng(0).normal(size=(500, 40)).astype(np.float32)
+    out = clip(1.0, Contract((Field("delta", 40),)), delta=x)["delta"]
+    norms = np.sqrt(np.square(x, dtype=np.float64).sum(-1))[:, None]
+    plain = (x * (1.0 / np.maximum(norms, 1.0))).astype(np.float32)
+    kept = joint({"delta": plain}) <= 1.0
+    assert 0.2 < kept.mean() < 0.8
+    assert out[kept].tobytes() == plain[kept].tobytes()
+    np.testing.assert_allclose(out, plain, rtol=3e-7)

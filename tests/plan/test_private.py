@@ -21,7 +21,7 @@ from muster.errors import PlanError
 from muster.pipeline import BandedNoise, Clip, DiscreteNoise, LocalNoise, Noise, Quantize
 from muster.plan.private import charges, noises_sum, selection, silence
 from muster.plan.registry import assign, fingerprint, to_value
-from muster.privacy import Budget, Charge, Selection
+from muster.privacy import Budget, Charge, Facts, Ledger, Selection, statement
 from muster.types import Cohort, Roster
 
 EXPECTED = aggregation.Mean("expected")
@@ -122,6 +122,47 @@ def test_the_selection_is_that_of_the_sampling():
         for one in (sampling.All(), sampling.Uniform(count=2), sampling.Poisson(0.3))
     ]
     assert found == [Selection(), Selection("uniform", 0.2), Selection("poisson", 0.3)]
+
+
+def test_masks_show_who_is_drawn_and_turns_are_kept_apart():
+    masked = (Clip(1.0), Quantize(8), Noise(1.0), pipeline.SecureSum())
+    for stages, draw, wanted in (
+        (masked, sampling.Poisson(0.3), Selection("poisson", 0.3, seen=True)),
+        (masked, sampling.All(), Selection(seen=True)),
+        (NOISY, sampling.Rotation(slots=4), Selection("rotation", 0.25, separation=4)),
+        (NOISY, Apart(), Selection(separation=4)),
+    ):
+        made = plan(*stages, sampling=draw, evaluate=Every(clients=0))
+        assert selection(made, TEN) == wanted
+        assert charges(made, TEN, "a")[0].relation == "zero-out"
+
+
+@pytest.mark.parametrize(
+    ("mask", "known"),
+    [((), 1), ((pipeline.SecureSum(minimum=36),), 12), ((pipeline.SecureSum(36, corrupt=0.0),), 1)],
+)
+def test_noise_in_shares_is_charged_without_those_that_others_know(mask, known):
+    """Of 36 survivors a third work together, or one looks on: ε 6.25 becomes 8.12."""
+    shares = (Clip(1.0), Quantize(16), DiscreteNoise(4.0, clients=40, dropout=0.1), *mask)
+    forty = Roster(tuple(range(100)), lambda: np.ones(100, int))
+    made = plan(*shares, minimum=36, sampling=sampling.Uniform(count=40), evaluate=Every(clients=0))
+    (charge,) = charges(made, forty, "a")
+    assert (charge.release.survivors, charge.release.known) == (36, known)
+    ledger = Ledger(1e-3)
+    for round in range(1, 41):
+        ledger = ledger.enter(round, charge, 40)
+    assert ledger.epsilon == pytest.approx(8.124 if known == 12 else 6.358, abs=2e-3)
+    facts = Facts(
+        made.stages.releases(), charge.selection, 100, ledger, "secret", mask={"corrupt": 1 / 3}
+    )
+    said = statement(facts).items["privacy"]
+    assert f"the noise of {known} of 36 shares is taken to be known to others" in said
+    assert "with all shares: epsilon 6.25" in said
+
+
+def test_a_share_that_is_the_only_one_hides_nothing():
+    with pytest.raises(PlanError, match="noise in shares of 1, of which others know 1"):
+        plan(Clip(1.0), Quantize(16), DiscreteNoise(4.0, clients=1), minimum=1)
 
 
 def test_each_stage_with_noise_is_charged():

@@ -2,12 +2,14 @@
 """Epsilons equal those of five libraries, amplification has grounds, calibration inverts."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from muster.errors import PlanError
 from muster.privacy import Charge, Release, Selection, noise_multiplier, rounds_for, spent
-from muster.privacy.accounting import check_delta, tree_epsilon, zcdp_epsilon
+from muster.privacy.accounting import check_delta, replacement, tree_epsilon, zcdp_epsilon
+from muster.privacy.distributed import rounded_norm
 from muster.privacy.gaussian import gaussian_epsilon
 from muster.privacy.matrix import optimal, square_root
 
@@ -43,6 +45,145 @@ def test_the_table_of_trees_and_concentrated_privacy():
     assert tree_epsilon(5.0, 1024, 1e-6) == pytest.approx(3.3003, abs=1e-4)
     assert zcdp_epsilon(0.81, 1e-10) == pytest.approx(8.9223, abs=1e-4)
     assert zcdp_epsilon(0.25, 1e-10) == pytest.approx(4.6969, abs=1e-4)
+
+
+def printed(number, grid=0.0):
+    """This number as a table has it: to half a unit of its last digit, or of a grid."""
+    digits = len(f"{number!r}".partition(".")[2])
+    return pytest.approx(number, rel=0, abs=max(0.5001 * 10**-digits, grid))
+
+
+# Zero-out with the cohort seen, and any other update in its place: ε at 1e-5 of 1, 10, 100 rounds.
+SEEN = [
+    (0.5, (9.997, 46.21, 284.4), (24.38, 133.1, 969.6)),
+    (1.0, (4.377, 17.86, 91.82), (9.997, 46.21, 284.4)),
+    (4.0, (0.926, 3.341, 13.21), (1.993, 7.511, 33.10)),
+]
+
+
+@pytest.mark.parametrize(("z", "zero", "another"), SEEN)
+@pytest.mark.parametrize(
+    "how",
+    [Selection(), Selection("uniform", 0.5), Selection("poisson", 0.5, seen=True)],
+    ids=["all", "uniform", "poisson seen"],
+)
+def test_a_cohort_that_is_seen_is_charged_the_gaussian_and_under_zero_out(z, zero, another, how):
+    for rounds, one, two in zip((1, 10, 100), zero, another, strict=True):
+        made = [Charge(Release("gaussian", z, 1.0), how, rounds)]
+        assert made[0].relation == how.relation == "zero-out"
+        assert spent(made, 1e-5).epsilon == printed(one)
+        assert replacement(made, 1e-5) == printed(two)
+
+
+# rate, multiplier, and ε at 1e-5 of 1, 10, 100 rounds of coins that nobody sees, where it is tight
+HIDDEN = [
+    (0.5, 0.5, (8.981, 31.37)),
+    (0.5, 1.0, (3.534, 10.46, 39.98)),
+    (0.5, 4.0, (0.536, 1.665, 5.869)),
+    (0.05, 0.5, (5.517, 8.554, 18.19)),
+    (0.05, 1.0, (1.033, 1.656, 3.502)),
+    (0.05, 4.0, (0.052, 0.144, 0.462)),
+]
+
+
+@pytest.mark.parametrize(("q", "z", "wanted"), HIDDEN)
+def test_coins_that_nobody_sees_are_charged_less_and_under_add_or_remove(q, z, wanted):
+    for rounds, epsilon in zip((1, 10, 100), wanted, strict=False):
+        made = charge(z, q, rounds)
+        assert made.relation == made.selection.relation == "add-or-remove"
+        assert spent([made], 1e-5).epsilon == printed(epsilon, grid=2e-3)
+
+
+def test_coins_against_another_update_are_the_published_pair():
+    """(1 − q) N(0) + q N(1) against (1 − q) N(0) + q N(−1), q = .3, z = 1: 1.672 is 2.021 there."""
+    assert spent([charge(1.0, 0.3)], 1e-3).epsilon == pytest.approx(1.672, abs=5e-4)
+    assert replacement([charge(1.0, 0.3)], 1e-3) == pytest.approx(2.021, abs=1e-3)
+    assert (
+        replacement([charge(1.0, 0.01, 1000)], 1e-6)
+        < 3 * spent([charge(1.0, 0.01, 1000)], 1e-6).epsilon
+    )
+    mixed = [charge(1.0, 0.3), charge(9.0, kind="all")]
+    assert 2.021 < replacement(mixed, 1e-3) < replacement([charge(0.99, kind="all")], 1e-3)
+    local = Charge(Release("local gaussian", 2.0, 2.0))
+    assert replacement([local], 1e-3) == spent([local], 1e-3).epsilon
+
+
+# slots (N/m of 100 of 100, 50 of 1000, 100 of 10^5), and ε of 100 rounds at multipliers .5, 1, 4
+ROTATION = [
+    (2, (159.4, 54.38, 8.596)),
+    (20, (28.37, 11.48, 2.258)),
+    (1000, (9.997, 4.377, 0.926)),
+]
+
+
+@pytest.mark.parametrize(("slots", "wanted"), ROTATION)
+def test_a_rotation_is_charged_its_turns(slots, wanted):
+    how = Selection("rotation", 1 / slots, separation=slots)
+    for z, epsilon in zip((0.5, 1.0, 4.0), wanted, strict=True):
+        rounds = [Charge(Release("gaussian", z, 1.0), how, run="a")] * 100
+        found = spent(rounds, 1e-5).epsilon
+        assert found == printed(epsilon)
+        assert found == spent([replace(rounds[0], rounds=100)], 1e-5).epsilon
+        turns = -(-100 // slots)
+        assert found == gaussian_epsilon(1e-5, z / math.sqrt(turns))
+
+
+def test_turns_are_those_of_one_run_and_of_all_its_rounds():
+    """Rounds of two runs do not share a turn, nor do rounds of one run gain by changing."""
+    how = Selection("rotation", 0.25, separation=4)
+    a = Charge(Release("gaussian", 2.0, 1.0), how, run="a")
+    other = replace(a, release=Release("gaussian", 2.5, 1.0))
+    one = spent([a] * 4, 1e-5).epsilon
+    assert spent([a] * 2 + [replace(a, run="b")] * 2, 1e-5).epsilon > one
+    assert spent([a, other] * 4, 1e-5).epsilon == pytest.approx(
+        gaussian_epsilon(1e-5, (2 * 2.0**-2 + 2 * 2.5**-2) ** -0.5)
+    )
+    shares = Charge(Release("skellam", 4.0, 1000.0, 100, 9), how, run="a")
+    plain = replace(shares, selection=Selection())
+    assert spent([shares] * 8, 1e-5).epsilon == spent([plain] * 2, 1e-5).epsilon
+
+
+# Noise in shares: of n₀ those that others know, and ε of (z 1, one round) and (z 4, 40 rounds)
+SHARES = {
+    36: [
+        (0, 4.753, 8.088),
+        (1, 4.824, 8.231),
+        (3, 4.980, 8.542),
+        (4, 5.065, 8.713),
+        (12, 6.003, 10.43),
+        (16, 6.688, 11.55),
+        (20, 7.588, 13.24),
+    ],
+    100: [
+        (0, 4.753, 8.088),
+        (1, 4.778, 8.138),
+        (10, 5.031, 8.643),
+        (33, 5.984, 10.40),
+        (43, 6.597, 11.38),
+        (53, 7.343, 12.78),
+    ],
+}
+
+
+@pytest.mark.parametrize("law", ["skellam", "discrete gaussian"])
+@pytest.mark.parametrize("survivors", SHARES)
+def test_shares_that_others_know_hide_nothing(law, survivors):
+    norm = rounded_norm(32767.0, 650)
+    for known, one, forty in SHARES[survivors]:
+        for z, rounds, wanted in ((1.0, 1, one), (4.0, 40, forty)):
+            release = Release(law, z, norm, 650, survivors, known=known)
+            found = spent([Charge(release, rounds=rounds)], 1e-5).epsilon
+            assert found == printed(wanted)
+    for z, rounds, wanted in ((1.0, 1, 10.80), (4.0, 40, 19.80)):
+        whole = Charge(Release(law, z, norm, 650, survivors), rounds=rounds)
+        assert whole.relation == "zero-out"
+        assert replacement([whole], 1e-5) == printed(wanted)
+
+
+@pytest.mark.parametrize("known", [-1, 4, 5, 1.5])
+def test_shares_of_which_none_is_left_are_refused(known):
+    with pytest.raises(PlanError, match="noise in shares of 4, of which others know"):
+        Release("skellam", 1.0, 10.0, 3, 4, known=known)
 
 
 @pytest.mark.parametrize("kind", ["uniform", "all"])

@@ -2,6 +2,7 @@
 """Shares reach the noise at the worst dropout, and rounded norms hold."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -70,6 +71,17 @@ def test_longer_levels_are_cut_to_the_norm(values, norm):
     assert np.linalg.norm(joined.astype(float), axis=1).max() <= norm
     if np.linalg.norm(rows.astype(float), axis=1).max() <= norm:
         assert joined.tolist() == rows.tolist()
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.integers(-(2**40), 2**40), min_size=1, max_size=6), st.sampled_from([-1, 0, 1]))
+def test_the_cut_is_exact_in_levels(values, step):
+    """The norm of integers has no rounding: not a level more than the norm, to the last bit."""
+    length = math.sqrt(sum(x * x for x in values))
+    norm = float(np.nextafter(length, math.inf * step)) if step else length
+    if norm > 0:
+        (row,) = limited({"a": np.array([values])}, norm)["a"]
+        assert sum(int(x) ** 2 for x in row) <= Fraction(norm) ** 2
 
 
 def test_what_came_of_nan_is_cut_too():

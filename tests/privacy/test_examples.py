@@ -28,7 +28,7 @@ from muster.privacy.per_example import PerExample
 def test_the_formula():
     rows = np.array([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]])
     np.testing.assert_allclose(clipped_rows(rows, 1.0), [[0.6, 0.8], [0.3, 0.4], [0, 0]])
-    quiet = private_gradient(rows, 1.0, 1e-12, 10.0, key(0))
+    quiet = private_gradient(rows, 1.0, 1e-9, 10.0, key(0))
     np.testing.assert_allclose(quiet, [0.09, 0.12], atol=1e-10)
 
 

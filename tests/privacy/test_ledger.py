@@ -3,6 +3,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -41,7 +42,8 @@ def test_it_only_rises():
 
 def test_runs_over_the_same_people_compose():
     one, two = entered(POISSON, 4), entered(WHOLE, 4, entered(POISSON, 4))
-    assert one.epsilon < two.epsilon < one.epsilon + entered(WHOLE, 4).epsilon
+    together = spent([POISSON] * 4 + [replace(WHOLE, run="a")] * 4, 1e-6)
+    assert one.epsilon < together.rdp < two.epsilon < 2 * together.epsilon
     assert [entry.round for entry in two.entries] == [1, 2, 3, 4, 1, 2, 3, 4]
 
 

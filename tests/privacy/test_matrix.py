@@ -28,6 +28,19 @@ def play(coefficients, fresh):
     return np.array(rows)
 
 
+def test_a_long_run_is_counted_turn_by_turn_as_a_whole_column_is():
+    """From where the bands overlap, a column of C times the turns repeats itself."""
+    for bands, separation in ((1, 1), (4, 4), (4, 1), (7, 3), (3, 10), (16, 5)):
+        c = np.array(square_root(bands))
+        for rounds in (1, 2, 9, 33, 100, 257):
+            column = np.zeros(rounds + bands)
+            for start in range(0, rounds, separation):
+                column[start : start + bands] += c
+            whole = np.linalg.norm(column[:rounds])
+            assert sensitivity(tuple(c), rounds, separation) == pytest.approx(whole, rel=1e-12)
+    assert sensitivity(square_root(4), 4 * 10**12, 4) == pytest.approx(10**6)
+
+
 def test_the_square_root_has_the_published_coefficients():
     c = np.array(square_root(64))
     np.testing.assert_allclose((c / c[0])[:5], [1, 0.5, 0.375, 0.3125, 0.2734375], rtol=1e-12)

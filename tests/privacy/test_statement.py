@@ -7,7 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from muster.privacy import Audit, Budget, Charge, Facts, Ledger, Release, Selection, statement
+from muster.privacy import (
+    Audit,
+    Budget,
+    Charge,
+    Facts,
+    Ledger,
+    Release,
+    Selection,
+    spent,
+    statement,
+)
 
 GAUSSIAN = Release("gaussian", 2.0, 0.5, 1000)
 SKELLAM = Release("skellam", 2.0, 1000.0, 100, 8)
@@ -29,7 +39,7 @@ def test_a_sound_run_is_claimed_with_its_numbers():
     assert made.reasons == ()
     number = float(re.search(r"epsilon ([\d.]+) at delta 1e-06", made.claim)[1])
     assert facts(GAUSSIAN).ledger.epsilon <= number <= facts(GAUSSIAN).ledger.epsilon * 1.001
-    assert "hides the part of any one client" in made.claim
+    assert "hides any one client's update: whether it was what it was, or zero." in made.claim
 
 
 def test_it_has_the_eleven_items_in_order():
@@ -42,7 +52,7 @@ def test_it_has_the_eleven_items_in_order():
     assert len(lines) == 12
     for part in (
         "over 3 releases; one round alone: epsilon 2.", "the budget is 20 at delta 1e-06",
-        "one of the two holds a client more", "the server, which sees what clients send",
+        "zero in one of the two", "at most the L2 norm 0.5", "the server, which sees what",
         "gaussian noise of 2 times the L2 norm 0.5", "all, rate 1 of 5000 clients",
         "exact", "RDP", "dp-accounting 0", "fewest replies: 10", "row counts",
         "floating point", "AES-CTR of 32 bytes", "canaries: epsilon is at least 0.8",
@@ -92,15 +102,20 @@ def test_every_missing_ground_is_named():
         (facts(SKELLAM, mask={"threshold": 6, "degree": 7}),
          ["threshold 6, degree 7", "the sum: clients add", "made for 8 survivors",
           "integers", "1000 levels", "or zero", "RDP"]),
-        (facts(MATRIX, separation=5), ["2 bands, a client takes part once in 5 rounds"]),
+        (facts(replace(SKELLAM, known=2), mask={"threshold": 6}),
+         ["the noise of 2 of 8 shares is taken to be known to others; with all shares: epsilon",
+          "who takes part and whose replies are in the sum"]),
+        (facts(MATRIX, selection=Selection("rotation", 0.2, separation=5)),
+         ["2 bands, a client takes part once in 5 rounds"]),
         (facts(LOCAL), ["nobody: each client adds", "client's update is another one"]),
+        (facts(GAUSSIAN, mask={"threshold": 6}), ["the sum of what clients send", "but no reply"]),
         (facts(replace(GAUSSIAN, sensitivity=None)), ["a bound that moves"]),
         (facts(GAUSSIAN, selection=Selection("poisson", 0.1), enforced="coins of the server"),
          ["accounted with rate 0.1; enforced: coins of the server"]),
         (facts(GAUSSIAN, selection=Selection("uniform", 0.1), accepted=None),
          ["uniform, rate 0.1", "accounted with rate 1;", "fewest replies: not recorded",
           "no budget was set"]),
-        (facts(GAUSSIAN, unit="example", uncovered=()), ["any one example", "nothing is known"]),
+        (facts(GAUSSIAN, uncovered=()), ["nothing is known"]),
         (facts(GAUSSIAN, LOCAL), ["over 6 releases", "of 2 runs"]),
     ],
 )  # fmt: skip
@@ -109,6 +124,89 @@ def test_what_is_said_of_other_mechanisms(given, words):
     assert made.private, made.reasons
     for word in words:
         assert word in made.text(), word
+
+
+COINS = Selection("poisson", 0.1)
+SEEN = Selection("poisson", 0.1, seen=True)
+CLAIMS = [
+    (GAUSSIAN, Selection(), "whether it was what it was, or zero.", "(zero-out)"),
+    (GAUSSIAN, Selection("uniform", 0.1), "whether it was what it was, or zero.", "(zero-out)"),
+    (GAUSSIAN, SEEN, "whether it was what it was, or zero.", "(zero-out)"),
+    (MATRIX, Selection("rotation", 0.2, separation=5), "or zero.", "(zero-out)"),
+    (SKELLAM, COINS, "whether it was what it was, or zero.", "(zero-out)"),
+    (LOCAL, COINS, "whether it was what it was, or any other.", "another one, whatever it is"),
+    (
+        GAUSSIAN,
+        COINS,
+        "hide whether any one client took part at all. This is a claim against "
+        "readers of the released models alone: the server sees who takes part, and is trusted.",
+        "(add-or-remove); the sum is divided by the same number in both",
+    ),
+]
+
+
+def made_of(*pairs, **changes):
+    """Facts of one release and sampling, or of a ledger of several runs of such."""
+    ledger = Ledger(1e-6)
+    for run, (release, how) in enumerate(pairs):
+        for round in (1, 2):
+            ledger = ledger.enter(round, Charge(release, how, run=str(run)), 10)
+    given = {"enforced": "the server's secret", "mask": {"threshold": 6}} | changes
+    return replace(Facts((pairs[0][0],), pairs[0][1], 5000, ledger, "secret"), **given)
+
+
+@pytest.mark.parametrize(("release", "how", "hidden", "unit"), CLAIMS)
+def test_the_claim_says_what_is_hidden_under_which_relation(release, how, hidden, unit):
+    made = statement(made_of((release, how)))
+    assert made.private, made.reasons
+    assert made.claim.endswith(hidden)
+    assert unit in made.items["unit"]
+    coins = "readers of the released models alone" in made.items["trust"]
+    assert coins == ("took part at all" in hidden)
+    assert "the part of any one client" not in made.text()
+
+
+def test_a_ledger_of_several_relations_claims_the_one_for_which_all_hold():
+    """Zero is a case of another update, and of a client that is not there."""
+    both = statement(made_of((GAUSSIAN, COINS), (LOCAL, Selection())))
+    assert "or zero. This is a claim against readers" in both.claim
+    assert "(zero-out)" in both.items["unit"]
+    assert "several runs are counted by a Rényi filter" in both.items["accountant"]
+
+
+def test_another_update_in_its_place_is_stated_beside():
+    found = re.search(
+        r"stood in its place, which is twice as far: epsilon ([\d.]+)",
+        statement(made_of((GAUSSIAN, Selection()))).items["unit"],
+    )
+    wanted = spent([Charge(replace(GAUSSIAN, multiplier=1.0), rounds=2)], 1e-6).epsilon
+    assert wanted <= float(found[1]) <= wanted * 1.001
+    local = statement(made_of((LOCAL, Selection()))).items["unit"]
+    assert "stood in its place" not in local
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        (((GAUSSIAN, Selection()),), "Gaussians alone are a Gaussian filter"),
+        (((GAUSSIAN, Selection()), (LOCAL, Selection())), "Gaussians alone are a Gaussian filter"),
+        (((GAUSSIAN, COINS),), "were fixed before the first"),
+        (((SKELLAM, Selection()),), "were fixed before the first"),
+        (((GAUSSIAN, COINS), (GAUSSIAN, COINS)), "several runs are counted by a Rényi filter"),
+        (((SKELLAM, Selection()), (GAUSSIAN, COINS)), "several runs are counted by a Rényi filter"),
+    ],
+)
+def test_it_names_the_theorem_that_the_total_rests_on(pairs, said):
+    assert said in statement(made_of(*pairs)).items["accountant"]
+
+
+def test_the_rows_of_correlated_noise_are_erased_or_not():
+    how = Selection("rotation", 0.2, separation=5)
+    for erased, said in ((False, "in the server's store until the run ends"), (True, "are erased")):
+        assert said in statement(made_of((MATRIX, how), erased=erased)).items["noise"]
+    assert "rows" not in statement(made_of((GAUSSIAN, how))).items["noise"]
+    assert "a client once in 5 rounds" in statement(made_of((MATRIX, how))).items["sampling"]
+    assert "as the coins are seen" in statement(made_of((SKELLAM, COINS))).items["sampling"]
 
 
 def test_no_word_is_used_that_says_nothing():

@@ -6,7 +6,7 @@ import pytest
 from safetensors.numpy import load_file
 from tests.chaos.scene import bits
 
-from muster.store.blob import checksum, plain, write_file
+from muster.store.blob import checksum, erased, plain, write_file
 
 ARRAYS = {
     "x": np.linspace(0, 1, 7, dtype="float32"),
@@ -40,3 +40,14 @@ def test_one_bit_changes_the_checksum(name):
 def test_nothing_is_written_beside_it(tmp_path):
     write_file(plain(ARRAYS), tmp_path / "a")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_an_erased_file_is_written_over_first(tmp_path):
+    file, other = tmp_path / "a", tmp_path / "b"
+    data = bytes(range(256)) * 9000
+    file.write_bytes(data)
+    other.hardlink_to(file)
+    erased(file)
+    erased(file)
+    assert not file.exists()
+    assert other.read_bytes() == bytes(len(data))

@@ -207,3 +207,16 @@ def test_another_error_of_the_disk(tmp_path):
     (tmp_path / NAME).mkdir()
     with pytest.raises(RunError, match=r"could not be removed .* repair the disk"):
         blobs.drop(NAME)
+
+
+def test_an_erased_blob_is_gone_and_its_bytes_with_it(blobs, tmp_path):
+    fill(blobs)
+    blobs.append("half", 0, b"half of it")
+    seen = tmp_path / "seen"
+    if isinstance(blobs, Files):
+        os.link(blobs.folder / NAME, seen)
+    for _ in range(2):
+        blobs.erase(NAME)
+        blobs.erase("half")
+    assert blobs.names("") == []
+    assert not seen.exists() or seen.read_bytes() == bytes(len(DATA))

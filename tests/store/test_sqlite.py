@@ -257,3 +257,61 @@ def test_what_a_death_leaves_over_is_swept_away(tmp_path, large):
     store.close()
     assert not leftovers(tmp_path)
     assert (tmp_path / "notes.txt").exists()
+
+
+def test_an_amended_state_takes_the_place_of_the_last_and_leaves_no_trace(tmp_path, large):
+    store, rows = committed(tmp_path), state(2)["x"].tobytes()
+    assert any(rows in path.read_bytes() for path in tmp_path.iterdir())
+    store.amend({"x": np.zeros(500)}, sealed=True, why="over")
+    assert not any(rows in path.read_bytes() for path in tmp_path.iterdir())
+    for _ in range(2):
+        round, arrays = store.latest()
+        assert (round, arrays["x"].any()) == (2, False)
+        assert (store.meta("sealed"), store.meta("why")) == (True, "over")
+        assert [record["round"] for record in store.history()] == [1, 2]
+        assert store.memory(["a"])["a"]["m"].tolist() == [2] * 4
+        store.close()
+        store = SQLiteStore(tmp_path)
+    store.commit(3, state(3), {"round": 3}, [])
+    assert store.latest()[0] == 3
+    store.close()
+    assert not leftovers(tmp_path)
+
+
+def test_what_was_in_the_database_is_written_over_also_where_less_takes_its_place(tmp_path):
+    store, rows = committed(tmp_path), np.random.default_rng(0).normal(size=6000)
+    store.commit(3, {"x": rows}, {"round": 3}, [])
+    store.amend({"x": np.zeros(9)}, sealed=True)
+    store.close()
+    parts = rows.reshape(-1, 50)
+    data = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert not any(part.tobytes() in data for part in parts)
+
+
+def test_a_state_that_cannot_be_amended_stays_with_its_facts(tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite, "LARGE", 1)
+    store = committed(tmp_path)
+
+    def full(arrays, path):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite, "write_file", full)
+        with pytest.raises(RunError, match=r"could not amend its state .*No space left"):
+            store.amend({"x": np.zeros(500)}, sealed=True)
+    stands(store, 2)
+    assert store.meta("sealed") is None
+    store.close()
+    assert not leftovers(tmp_path)
+
+
+def test_what_a_death_left_of_a_state_is_written_over_when_the_run_is_opened(tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite, "LARGE", 1)
+    committed(tmp_path).close()
+    left, other = tmp_path / "state-000002-00000000.safetensors", tmp_path.parent / "other"
+    left.write_bytes(b"rows of noise")
+    os.link(left, other)  # the same bytes by another name, to see what became of them
+    SQLiteStore(tmp_path).close()
+    assert not left.exists()
+    assert other.read_bytes() == bytes(len(b"rows of noise"))

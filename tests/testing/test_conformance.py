@@ -54,6 +54,7 @@ SAMPLINGS = [
     sampling.Uniform(count=4),
     sampling.Weighted(count=5),
     sampling.Poisson(rate=0.4),
+    sampling.Rotation(slots=3),
 ]
 
 

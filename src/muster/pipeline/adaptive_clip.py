@@ -13,9 +13,12 @@ from muster.errors import PlanError
 from muster.keys import Keys, Source
 from muster.pipeline.clip import clipped, refuse_after_weight
 from muster.pipeline.stage import Contract, Field, Stage
+from muster.privacy.gaussian import is_number
 from muster.types import Reply, State, Tree
 
 __all__ = ["AdaptiveClip"]
+
+FASTEST, REACH = 100.0, (1e-20, 1e20)
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class AdaptiveClip(Stage):
 
     Source: Andrew et al. 2021 (arXiv 1905.03871); the noise of bit and vectors is that of a Noise
     after it. The bit travels centred, b_i − 1/2. Deviations: under weighting="examples" b is the
-    weighted share, and noise that drives b out of [0, 1] is cut off.
+    weighted share, noise that drives b out of [0, 1] is cut off, and C stays where floats can hold
+    it and its noise (`REACH`).
 
     >>> AdaptiveClip().start
     0.1
@@ -35,8 +39,18 @@ class AdaptiveClip(Stage):
     start: float = 0.1
 
     def __post_init__(self) -> None:
-        if not (0 < self.quantile < 1 and self.rate > 0 and self.start > 0):
-            raise PlanError(f"{self}: quantile must lie in (0, 1), rate and start above 0")
+        least, most = REACH
+        numbers = all(map(is_number, (self.quantile, self.rate, self.start)))
+        if not (
+            numbers
+            and 0 < self.quantile < 1
+            and 0 < self.rate <= FASTEST
+            and least <= self.start <= most
+        ):
+            raise PlanError(
+                f"{self}: quantile must lie in (0, 1), rate and start above 0; rate up to "
+                f"{FASTEST:g}, and start from {least:g} to {most:g}"
+            )
 
     def accept(self, contract: Contract) -> Contract:
         """Bounds the joint norm by a bound that moves, and appends the bit."""
@@ -71,4 +85,4 @@ class AdaptiveClip(Stage):
         share = float(payload.pop("inside")[0]) / total.weight + 0.5
         share = min(max(share, 0.0), 1.0)
         bound = state.shared * np.exp(-self.rate * (share - self.quantile))
-        return replace(total, payload=payload), State(shared=bound)
+        return replace(total, payload=payload), State(shared=np.clip(bound, *REACH))

@@ -10,7 +10,7 @@ import numpy as np
 
 from muster.errors import PlanError
 from muster.keys import Source
-from muster.pipeline.noise import refuse_multiplier, refuse_unbounded
+from muster.pipeline.noise import refuse_multiplier, refuse_spread, refuse_unbounded
 from muster.pipeline.stage import Contract, Stage
 from muster.privacy.gaussian import gaussian
 from muster.privacy.matrix import correlated, optimal, square_root
@@ -28,7 +28,8 @@ class BandedNoise(Stage):
     may take part once in `separation` rounds (1: in every round), which whoever invites must
     enforce. With `rounds` C is optimal for so many, else the cut square root. Deviation: C is
     Toeplitz, so its last b − 1 columns are shorter than one. The last b − 1 rows of noise are
-    state, committed with the model.
+    state, committed with the model: whoever has them takes that noise off again. So where they
+    are of secrets they are erased when the run has ended, and it cannot be extended then.
 
     >>> len(BandedNoise(1.0, bands=4, separation=4).coefficients)
     4
@@ -60,6 +61,7 @@ class BandedNoise(Stage):
                 f"before it, or use Noise(multiplier) with AdaptiveClip"
             )
         refuse_unbounded(self, contract, scalars=False)
+        refuse_spread(self, self.multiplier * (contract.sensitivity or 0.0))
         return replace(contract, noise=repr(self))
 
     def init(self, contract: Contract) -> State:
@@ -87,3 +89,9 @@ class BandedNoise(Stage):
             noisy = value + row
             payload[field.name] = noisy if field.integer else noisy.astype(value.dtype)
         return replace(total, payload=payload), State(private=kept)
+
+    def ended(self, state: State) -> State:
+        """Zeros in place of the rows that no further round takes back."""
+        if not any(rows.any() for rows in state.private.values()):
+            return state
+        return State(private={name: np.zeros_like(rows) for name, rows in state.private.items()})

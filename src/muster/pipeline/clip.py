@@ -10,7 +10,7 @@ import numpy as np
 
 from muster.errors import PlanError
 from muster.keys import Keys
-from muster.pipeline.stage import Contract, Stage
+from muster.pipeline.stage import Contract, Stage, is_length
 from muster.types import Tree
 
 __all__ = ["Clip", "clipped", "refuse_after_weight"]
@@ -21,7 +21,8 @@ class Clip(Stage):
     """Scale a client's vectors by min(1, bound/‖·‖), the norm taken jointly over all fields.
 
     Source: McMahan et al. 2018 (arXiv 1710.06963). An all-zero update keeps scale 1; per-client
-    scalars are left alone.
+    scalars are left alone. The norm of what leaves it, taken in float64, is at most the bound, in
+    whatever dtype it travels.
 
     >>> Clip(1.0).bound
     1.0
@@ -30,8 +31,11 @@ class Clip(Stage):
     bound: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.bound < float("inf"):
-            raise PlanError(f"Clip({self.bound!r}): the bound must be finite and above 0")
+        if not is_length(self.bound):
+            raise PlanError(
+                f"Clip({self.bound!r:.40}): the bound must be finite and above 0, from 1e-30 to "
+                f"1e30"
+            )
 
     def accept(self, contract: Contract) -> Contract:
         """Bounds the joint norm."""
@@ -49,12 +53,32 @@ class Clip(Stage):
 def clipped(
     payload: dict[str, Any], contract: Contract, bound: float
 ) -> tuple[dict[str, Any], Any]:
-    """The payload with its vectors scaled to the bound, and their joint norms `(clients, 1)`."""
+    """The payload with its vectors scaled to the bound, and their joint norms `(clients, 1)`.
+
+    A row that rounding to its own dtype would leave beyond the bound is rounded towards zero.
+    """
     vectors = contract.vectors(payload)
-    square: Any = sum(np.square(v, dtype=np.float64).sum(-1) for v in vectors.values())
-    norms = np.sqrt(square)[:, None]
+    norms = _norms(vectors)
     scale = bound / np.maximum(norms, bound)
-    return payload | {k: (v * scale).astype(v.dtype) for k, v in vectors.items()}, norms
+    short = {name: (rows * scale).astype(rows.dtype) for name, rows in vectors.items()}
+    beyond = np.flatnonzero((_norms(short) > bound) & (norms > bound))
+    if beyond.size:
+        for name, rows in vectors.items():
+            short[name][beyond] = _towards_zero(rows[beyond] * scale[beyond], rows.dtype)
+    return payload | short, norms
+
+
+def _norms(vectors: dict[str, Any]) -> Any:
+    """Joint norms `(clients, 1)`, in float64."""
+    square: Any = sum(np.square(v, dtype=np.float64).sum(-1) for v in vectors.values())
+    return np.sqrt(square)[:, None]
+
+
+def _towards_zero(exact: Any, dtype: Any) -> Any:
+    """No coordinate longer than it was, and all a hair shorter than the norm's own rounding."""
+    exact = exact * (1 - 2.0**-40)
+    near = exact.astype(dtype)
+    return np.where(np.abs(near) > np.abs(exact), np.nextafter(near, dtype.type(0)), near)
 
 
 def refuse_after_weight(stage: Stage, contract: Contract) -> None:

@@ -13,7 +13,7 @@ from muster.errors import PlanError
 from muster.keys import Keys
 from muster.pipeline.noise import refuse_multiplier, refuse_unbounded
 from muster.pipeline.stage import Contract, Stage
-from muster.privacy.discrete import discrete_gaussian, skellam
+from muster.privacy.discrete import check_variance, discrete_gaussian, skellam
 from muster.privacy.distributed import limited, rounded_norm, share_variance, survivors
 from muster.privacy.randomness import clients_of
 from muster.privacy.release import Release
@@ -31,8 +31,10 @@ class DiscreteNoise(Stage):
     Sources: Skellam, Agarwal et al. 2021 (arXiv 2110.04995); discrete Gaussian, Kairouz et al.
     2021 (arXiv 2102.06387). `clients` are expected, at most the fraction `dropout` may be lost:
     the noise of the rest suffices, and a round with fewer must be given up (`Plan(minimum=...)`).
-    Put a mask after it: whoever sees one reply sees it under one share of the noise. Deviations:
-    no random rotation; levels longer than rounding makes them once in 10⁶ are cut back.
+    Put a mask after it: whoever sees one reply sees it under one share of the noise. What it hides
+    is whether a client's update is what it is, or zero; a client that left would take its share
+    along. Shares of those who work together hide nothing of others. Deviations: no random
+    rotation; levels longer than rounding makes them once in 10⁶ are cut back.
 
     >>> DiscreteNoise(1.0, clients=100, dropout=0.1).survivors
     90
@@ -60,6 +62,7 @@ class DiscreteNoise(Stage):
         if not contract.integer:
             raise PlanError(f"{self} adds integers to integers; put Quantize(bits) before it")
         refuse_unbounded(self, contract, scalars=False)
+        check_variance(self.variance(contract))
         reach = 10 * math.sqrt(self.variance(contract))
         fields = tuple(
             f._replace(bits=1 + math.ceil(math.log2(2 ** (f.bits - 1) + reach)))

@@ -10,9 +10,9 @@ import numpy as np
 
 from muster.errors import MusterError, PlanError
 from muster.keys import Keys
-from muster.pipeline.noise import refuse_unbounded
+from muster.pipeline.noise import refuse_spread, refuse_unbounded
 from muster.pipeline.stage import Contract, Stage
-from muster.privacy.gaussian import check_target, gaussian, gaussian_deviation
+from muster.privacy.gaussian import check_multiplier, check_target, gaussian, gaussian_deviation
 from muster.privacy.randomness import clients_of
 from muster.privacy.release import Release
 from muster.types import Tree
@@ -37,6 +37,7 @@ class LocalNoise(Stage):
 
     def __post_init__(self) -> None:
         check_target(self.epsilon, self.delta)
+        check_multiplier(gaussian_deviation(self.epsilon, self.delta))
 
     def accept(self, contract: Contract) -> Contract:
         """Needs a fixed bound on real vectors; what it hands on has none."""
@@ -46,6 +47,7 @@ class LocalNoise(Stage):
         if contract.moving:
             raise PlanError(f"{self} needs a fixed bound; put Clip(bound) before it")
         refuse_unbounded(self, replace(contract, cap=1.0), scalars=False)
+        refuse_spread(self, self.deviation(contract))
         return replace(contract, bound=None)
 
     def deviation(self, contract: Contract) -> float:

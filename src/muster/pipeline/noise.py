@@ -10,11 +10,20 @@ from typing import ClassVar
 from muster.errors import PlanError
 from muster.keys import Source
 from muster.pipeline.stage import Contract, Stage
-from muster.privacy.gaussian import gaussian, remaining
+from muster.privacy.gaussian import (
+    LEAST,
+    MOST,
+    check_multiplier,
+    gaussian,
+    is_number,
+    remaining,
+)
 from muster.privacy.release import Release
 from muster.types import Reply, State
 
-__all__ = ["Noise", "refuse_multiplier", "refuse_unbounded"]
+__all__ = ["Noise", "refuse_multiplier", "refuse_spread", "refuse_unbounded"]
+
+SPREADS = 1e-30, 1e30  # float32 reaches from 1e-45 to 3e38
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,10 +45,11 @@ class Noise(Stage):
 
     def __post_init__(self) -> None:
         refuse_multiplier(self)
-        if self.bit is not None and not self.multiplier < 2 * self.bit < math.inf:
+        bit = self.multiplier if self.bit is None else self.bit
+        if not (is_number(bit) and self.multiplier < 2 * bit <= 2 * MOST):
             raise PlanError(
                 f"{self}: the bit's noise must be finite and above multiplier/2, or it takes all "
-                f"of the budget; a twentieth of the expected cohort is usual"
+                f"of the budget, and at most {MOST:g}; a twentieth of the expected cohort is usual"
             )
 
     def __repr__(self) -> str:
@@ -49,6 +59,8 @@ class Noise(Stage):
     def accept(self, contract: Contract) -> Contract:
         """Needs a bound on every field and a cap on the weight; the sum is then settled."""
         refuse_unbounded(self, contract)
+        if not contract.moving:
+            refuse_spread(self, self.multiplier * (contract.sensitivity or 0.0))
         return replace(contract, noise=repr(self))
 
     def multipliers(self, contract: Contract) -> tuple[float, float]:
@@ -80,12 +92,23 @@ class Noise(Stage):
 
 
 def refuse_multiplier(stage: Stage) -> None:
-    """A multiplier that adds no noise, or none that is a number."""
-    multiplier = getattr(stage, "multiplier", math.nan)
-    if not 0 < multiplier < math.inf:
+    """Raise `PlanError` for a multiplier that adds no noise, or none that floats can hold."""
+    try:
+        check_multiplier(getattr(stage, "multiplier", math.nan))
+    except PlanError:
         raise PlanError(
-            f"{stage}: the multiplier must be finite and above 0, such as 1.0; without noise "
-            f"nothing is private: leave the stage out"
+            f"{stage}: the multiplier must be finite and above 0, from {LEAST:g} to {MOST:g}, such "
+            f"as 1.0; without noise nothing is private: leave the stage out"
+        ) from None
+
+
+def refuse_spread(stage: Stage, deviation: float) -> None:
+    """Raise `PlanError` for noise so narrow or so wide that float32 holds none of it."""
+    narrowest, widest = SPREADS
+    if not narrowest <= deviation <= widest:
+        raise PlanError(
+            f"{stage}: noise of standard deviation {deviation:g} is none that floats can hold, "
+            f"which is from {narrowest:g} to {widest:g}; change the bound of Clip"
         )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from muster.errors import PlanError
 from muster.keys import Keys, Source
-from muster.pipeline.stage import Contract, Field, Stage
+from muster.pipeline.stage import Contract, Field, Stage, is_length
 from muster.types import Reply, State, Tree
 
 __all__ = ["Quantize"]
@@ -38,10 +38,13 @@ class Quantize(Stage):
     needs_sum: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 2 <= self.bits <= 32:
+        if not isinstance(self.bits, int) or not 2 <= self.bits <= 32:
             raise PlanError(f"Quantize(bits={self.bits!r}): bits must lie in 2 to 32, such as 8")
-        if self.range is not None and not 0 < self.range < float("inf"):
-            raise PlanError(f"Quantize(range={self.range!r}): range must be finite and above 0")
+        if self.range is not None and not is_length(self.range):
+            raise PlanError(
+                f"Quantize(range={self.range!r:.40}): range must be finite and above 0, from 1e-30 "
+                f"to 1e30"
+            )
 
     def accept(self, contract: Contract) -> Contract:
         """Needs a range and a cap; hands on integers."""

@@ -19,10 +19,14 @@ import numpy as np
 
 from muster.errors import PlanError
 from muster.keys import Keys, Source
+from muster.privacy.distributed import known_shares
+from muster.privacy.gaussian import is_number
 from muster.privacy.release import Release
 from muster.types import Reply, Scalar, State, Tree
 
-__all__ = ["Contract", "Field", "Pipeline", "Stage", "contract_of"]
+__all__ = ["Contract", "Field", "Pipeline", "Stage", "contract_of", "is_length"]
+
+LENGTHS = 1e-30, 1e30  # float32 reaches from 1e-45 to 3e38, and noise is to fit beside
 
 
 class Field(NamedTuple):
@@ -86,6 +90,16 @@ class Contract:
         return {f.name: payload[f.name] for f in self.fields if not f.scalar}
 
 
+def is_length(value: object) -> bool:
+    """Whether it is a bound or a range that float32 can hold, with noise of its size beside it.
+
+    >>> is_length(1.0), is_length(1e300), is_length("1")
+    (True, False, False)
+    """
+    least, most = LENGTHS
+    return is_number(value) and least <= value <= most  # type: ignore[operator]
+
+
 def contract_of(payload: type[Any], size: int, bits: int, cap: float | None) -> Contract:
     """The contract of an algorithm's payload type, for vectors of so many coordinates."""
     kinds = get_type_hints(payload)
@@ -103,6 +117,7 @@ class Stage:
 
     needs_sum: ClassVar[bool] = False
     keeps_sum: ClassVar[bool] = False  # what is summed stays what it was (a mask)
+    corrupt: float = 0.0  # the fraction of clients that a mask takes to work for its reader
 
     def accept(self, contract: Contract) -> Contract:
         """The contract of what this stage hands on; raise `PlanError` where it is illegal."""
@@ -139,6 +154,10 @@ class Stage:
     ) -> tuple[Reply, State]:
         """Undo the encoding on the sum, on the server; the next state."""
         return total, state
+
+    def ended(self, state: State) -> State:
+        """What may outlive the run: the state without what would undo its noise."""
+        return state
 
 
 @dataclass(frozen=True)
@@ -185,9 +204,24 @@ class Pipeline:
         return tuple(s.memory(c) for s, c in zip(self.stages, self.contracts, strict=False))
 
     def releases(self) -> tuple[Release, ...]:
-        """What each round reveals under the noise of the stages that add any."""
+        """What each round reveals under the noise of the stages that add any.
+
+        Of noise in shares, those that others know are noted: of the corrupt clients behind a mask,
+        and without one of a reader that is a client itself.
+        """
+        corrupt = max((stage.corrupt for stage in self.stages), default=0.0)
         made = (s.release(c) for s, c in zip(self.stages, self.contracts, strict=False))
-        return tuple(release for release in made if release is not None)
+        return tuple(
+            replace(one, known=known_shares(one.survivors, corrupt)) if one.discrete else one
+            for one in made
+            if one is not None
+        )
+
+    def ended(self, states: tuple[State, ...]) -> tuple[State, ...]:
+        """The states as they may outlive the run; the same object where nothing must go."""
+        after = tuple(stage.ended(state) for stage, state in zip(self.stages, states, strict=True))
+        kept = all(new is old for new, old in zip(after, states, strict=True))
+        return states if kept else after
 
     def share_variance(self) -> float:
         """The variance, in levels squared, of the noise that each client adds to the sum."""

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Plan"]
 
+MOST_ROWS = 10**12  # of one client, that a sum of floats tells apart
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -95,8 +97,11 @@ class Plan:
         if self.dtype not in ("float32", "float64"):
             raise PlanError(f"Plan(dtype={self.dtype!r}): use 'float32' or 'float64'")
         refuse_budget(self.budget)
-        if self.cap is not None and not (isinstance(self.cap, int) and self.cap >= 1):
-            raise PlanError(f"Plan(cap={self.cap!r}): a number of rows above 0 is needed")
+        if self.cap is not None and not (isinstance(self.cap, int) and 1 <= self.cap <= MOST_ROWS):
+            raise PlanError(
+                f"Plan(cap={self.cap!r:.40}): a number of rows above 0 is needed, at most "
+                f"{MOST_ROWS:g}"
+            )
 
     def _check_replies(self) -> None:
         least, patience, more = self.minimum, self.deadline, self.overselect

@@ -28,6 +28,7 @@ def refuse_exposed(plan: Any) -> None:
             )
         return
     _refuse_sampling(plan)
+    _refuse_minimum(plan, releases)
     noise = plan.stages.contracts[-1].noise
     if noise and plan.aggregation.denominator != "expected":
         raise PlanError(
@@ -57,7 +58,26 @@ def _refuse_sampling(plan: Any) -> None:
     if getattr(plan.sampling, "kind", None) is None:
         raise PlanError(
             f"{plan.sampling} has no privacy accounting: a client may count more than once, or by "
-            f"its data; use Poisson(rate), Uniform(count=...) or All()"
+            f"its data; use Poisson(rate), Uniform(count=...), Rotation(slots) or All()"
+        )
+
+
+def _refuse_minimum(plan: Any, releases: tuple[Release, ...]) -> None:
+    """Refuse noise on the sum of a round that may be given up for want of replies.
+
+    Whether it is given up is a bit that no noise covers: where nine of ten answer, and the tenth
+    decides, it tells for certain whether the tenth was there. So a sum of nobody is a release like
+    any other, and the least number of replies is one. Behind a mask fewer than its own minimum are
+    never opened, and the coins of `Poisson` are seen: there neighbours are those of zero-out, who
+    are invited, answer and are lost alike, so the bit is the same in both and tells nothing. Noise
+    in shares needs its minimum, has the same neighbours, and keeps it for the same reason.
+    """
+    central = any(release.trust == "central" for release in releases)
+    if central and not (isinstance(plan.minimum, int) and plan.minimum == 1):
+        raise PlanError(
+            f"{plan.stages.contracts[-1].noise} is added to a sum, and Plan(minimum="
+            f"{plan.minimum!r}) would give a round up for want of replies, which tells who took "
+            f"part and no noise hides; use Plan(minimum=1): a sum of nobody is noise like any other"
         )
 
 
@@ -73,7 +93,7 @@ def _refuse_release(plan: Any, release: Release) -> None:
         raise PlanError(
             f"the noise counts on {release.separation} rounds between two turns of a client, and "
             f"{plan.sampling} keeps {kept}; use BandedNoise(separation={kept}), or a sampling "
-            f"that declares its separation"
+            f"that keeps turns apart, such as Rotation(slots={release.separation})"
         )
 
 
@@ -97,8 +117,16 @@ def silence(plan: Any) -> Reply:
 
 
 def selection(plan: Any, roster: Roster) -> Selection:
-    """How the plan draws its clients from those."""
-    return Selection(plan.sampling.kind, plan.sampling.share(roster))
+    """How the plan draws its clients from those.
+
+    A mask needs its cohort to know one another, so whoever is in it, and the server, sees who is.
+    """
+    return Selection(
+        plan.sampling.kind,
+        plan.sampling.share(roster),
+        seen=plan.secure is not None,
+        separation=getattr(plan.sampling, "separation", 1),
+    )
 
 
 def charges(plan: Any, roster: Roster, run: str) -> tuple[Charge, ...]:

@@ -3,7 +3,19 @@
 
 The tight value is a privacy loss distribution (PLD) for sub-sampled Gaussians, a closed form
 where no sampling helps, and Rényi divergence (RDP) where integers are released; RDP stands
-beside each. All are upper bounds, under add-or-remove neighbours (Google's dp-accounting).
+beside each. All are upper bounds (Google's dp-accounting), under the neighbours that each charge
+names: one bound is how far one client moves a sum, whatever the sampling is.
+
+Which theorem a total rests on depends on what was settled before the first round. Losses of
+sub-sampled rounds compose by a PLD where the settings of all rounds were fixed then; where earlier
+outputs chose later settings that can be too low (`tests/privacy/test_adaptive.py` has a case by
+nearly a half of δ). Gaussians alone are a Gaussian filter: a total Σ z⁻² that was bounded
+beforehand is one Gaussian, whoever chose the parts (Smith and Thakurta 2022; Koskela et al. 2023).
+Several runs in one ledger are taken to depend on each other, so other releases of theirs are
+counted by a Rényi filter (Feldman and Zrnic 2021; Lécuyer 2021): for one order fixed beforehand, a
+sum of divergences that stays within what ε and δ allow is (ε, δ). The best order is known
+afterwards only, so each of the nine in `FILTER` is given a ninth of δ: outcomes fall apart by the
+order that is best at the end, and on each part the run is one that its order's filter let pass.
 """
 
 from __future__ import annotations
@@ -21,17 +33,19 @@ import numpy as np
 from muster.errors import PlanError
 from muster.extras import require
 from muster.privacy.distributed import bounds
-from muster.privacy.gaussian import check_target, gaussian_epsilon
+from muster.privacy.gaussian import THINNEST, check_target, gaussian_epsilon
 from muster.privacy.matrix import sensitivity
 from muster.privacy.release import Charge, Release, Selection
 
 __all__ = [
     "EVERYBODY",
     "Spent",
+    "Theorem",
     "bound",
     "check_delta",
     "most_rounds",
     "noise_multiplier",
+    "replacement",
     "rounds_for",
     "spent",
     "tree_epsilon",
@@ -40,13 +54,17 @@ __all__ = [
 
 ORDERS = (*range(2, 65), 80, 96, 128, 192, 256, 512, 1024)  # integers, as Skellam's bound asks
 EVERYBODY, GAUSSIAN = Selection(), Release("gaussian", 1.0, 1.0)
+FILTER = (2, 3, 4, 6, 10, 16, 32, 64, 256)  # more would share δ among more
 LOOSE = 100.0  # an epsilon above it promises nothing, and its PLD would be very large
 STEPS = (3e-3, 1e-3, 3e-4, 1e-4)  # of a PLD's grid; every one of them gives an upper bound
 
 
+Theorem = Literal["fixed settings", "Gaussian filter", "Rényi filter"]
+
+
 @dataclass(frozen=True)
 class Spent:
-    """ε at δ: the least proven one, the RDP value beside it, and who computed it.
+    """ε at δ: the least proven one, the RDP value beside it, who computed it, and by what theorem.
 
     >>> spent([Charge(Release("gaussian", 7.0, 1.0), rounds=100)], 1e-6).accountant
     'exact'
@@ -57,10 +75,11 @@ class Spent:
     delta: float
     accountant: Literal["PLD", "RDP", "exact"]
     version: str
+    theorem: Theorem = "fixed settings"
 
 
 def spent(charges: Iterable[Charge], delta: float) -> Spent:
-    """What all charges reveal together about one client.
+    """What all charges reveal together about one client, by the theorem that holds for them.
 
     Rounds of one mechanism and selection compose; Poisson sampling amplifies a central
     Gaussian and nothing else. Rounds of one run under the matrix mechanism are one Gaussian.
@@ -70,13 +89,36 @@ def spent(charges: Iterable[Charge], delta: float) -> Spent:
     0.3628
     """
     check_target(1.0, delta)
-    merged: dict[Charge, int] = {}
-    for _, same in groupby(charges, id):  # a ledger holds one object for equal charges
-        charge, *more = same
-        run = charge.run if charge.release.mechanism == "matrix" else ""
-        kind = replace(charge, rounds=1, run=run)
-        merged[kind] = merged.get(kind, 0) + charge.rounds * (1 + len(more))
-    return _spent(tuple(replace(kind, rounds=count) for kind, count in merged.items()), delta)
+    return _spent(*_merged(charges), delta)
+
+
+def replacement(charges: Iterable[Charge], delta: float) -> float:
+    """ε where another client's update stood in its place: a move of twice the length.
+
+    By a PLD under that relation for one run of sub-sampled Gaussians; else no sampling is counted
+    on, which is never lower (joint convexity: given its coins, each round is one Gaussian).
+    Infinite where half of the noise is none that floats can hold.
+
+    >>> round(replacement([Charge(Release("gaussian", 1.0, 1.0))], 1e-5), 3)
+    9.997
+    >>> poisson = Charge(Release("gaussian", 1.0, 1.0), Selection("poisson", 0.3))
+    >>> round(replacement([poisson], 1e-3), 2)
+    2.02
+    """
+    merged, several = _merged(charges)
+    try:
+        wide = (charge.doubled() for charge in merged)
+        drawn = (replace(c, selection=replace(c.selection, seen=True)) for c in wide)
+        plain = _spent(tuple(drawn), several, delta)
+    except PlanError:
+        return math.inf
+    drawing = any(charge.amplification < 1 for charge in merged)
+    integers = any(charge.release.discrete for charge in merged)
+    rdp = _rdp(merged, delta)
+    if not drawing or integers or several or 2 * rdp > LOOSE:
+        return plain.epsilon
+    losses = _pld(merged, _step(merged, rdp, delta), "REPLACE_ONE")
+    return min(float(losses.get_epsilon_for_delta(delta)), plain.epsilon)
 
 
 def bound(charges: Iterable[Charge], delta: float) -> float:
@@ -85,35 +127,80 @@ def bound(charges: Iterable[Charge], delta: float) -> float:
     >>> round(bound([Charge(Release("gaussian", 7.0, 1.0), rounds=100)], 1e-6), 4)
     7.8581
     """
-    return _rdp(tuple(charges), delta)
+    merged, several = _merged(charges)
+    return _rdp(merged, delta, several=several)
+
+
+def _merged(charges: Iterable[Charge]) -> tuple[tuple[Charge, ...], bool]:
+    """Equal charges as one with all their rounds, and whether they are of several runs.
+
+    Where a sampling keeps turns apart, rounds are those of one client: of all rounds of its run,
+    whatever they were charged, so that changing the charge in between gains nothing.
+    """
+    counts: dict[Charge, int] = {}
+    origins: set[str] = set()
+    for _, same in groupby(charges, id):  # a ledger holds one object for equal charges
+        charge, *more = same
+        origins.add(charge.origin)
+        kept = charge.release.mechanism == "matrix" or charge.selection.separation > 1
+        kind = replace(charge, rounds=1, run=charge.run if kept else "")
+        counts[kind] = counts.get(kind, 0) + charge.rounds * (1 + len(more))
+    whole: dict[str, int] = {}
+    for kind, count in counts.items():
+        whole[kind.run] = whole.get(kind.run, 0) + count
+    return tuple(
+        replace(kind, rounds=_turns(kind, count, whole[kind.run])) for kind, count in counts.items()
+    ), len(origins) > 1
+
+
+def _turns(charge: Charge, rounds: int, whole: int) -> int:
+    """The rounds of a kind that one client takes part in, of so many of its run.
+
+    The matrix mechanism counts turns itself: its rounds are not independent.
+    """
+    if charge.release.mechanism == "matrix":
+        return rounds
+    return min(rounds, charge.selection.turns(whole))
 
 
 @lru_cache(maxsize=4096)
-def _spent(charges: tuple[Charge, ...], delta: float) -> Spent:
-    rdp = _rdp(charges, delta)
+def _spent(charges: tuple[Charge, ...], several: bool, delta: float) -> Spent:
+    _refuse_thin(charges)
     # Asked for here, as loading it costs more than the rest of this room together.
     version = str(require("importlib.metadata", extra="privacy").version("dp-accounting"))
     if not charges:
         return Spent(0.0, 0.0, delta, "exact", version)
-    if any(charge.release.discrete for charge in charges):
-        return Spent(rdp, rdp, delta, "RDP", version)
-    if all(_amplification(charge) == 1 for charge in charges):
-        multiplier = sum(_multiplier(charge) ** -2 for charge in charges) ** -0.5
-        return Spent(gaussian_epsilon(delta, multiplier), rdp, delta, "exact", version)
-    if rdp > LOOSE:
+    gaussians = not any(charge.release.discrete for charge in charges)
+    if gaussians and all(charge.amplification == 1 for charge in charges):
+        rdp, multiplier = _rdp(charges, delta), _together(charges)
+        found = gaussian_epsilon(delta, multiplier)
+        return Spent(found, rdp, delta, "exact", version, "Gaussian filter")
+    rdp = _rdp(charges, delta, several=several)
+    if several:
+        return Spent(rdp, rdp, delta, "RDP", version, "Rényi filter")
+    if not gaussians or rdp > LOOSE:
         return Spent(rdp, rdp, delta, "RDP", version)
     tight = float(_pld(charges, _step(charges, rdp, delta)).get_epsilon_for_delta(delta))
     return Spent(min(tight, rdp), rdp, delta, "PLD" if tight <= rdp else "RDP", version)
 
 
+def _refuse_thin(charges: tuple[Charge, ...]) -> None:
+    """Raise `PlanError` for noise whose ε would be a number of twenty digits, or overflow."""
+    if charges and _together(charges) < THINNEST:
+        worst = min(charges, key=_multiplier)
+        raise PlanError(
+            f"noise of multiplier {worst.release.multiplier:g} over {worst.rounds} rounds hides "
+            f"nothing that an epsilon could say; give more noise, or none and no budget"
+        )
+
+
+def _together(charges: tuple[Charge, ...]) -> float:
+    """The multiplier of the one Gaussian that all are, where no draw is counted on."""
+    return float(sum(_multiplier(charge) ** -2 for charge in charges) ** -0.5)
+
+
 def _library() -> Any:
     return require("dp_accounting", extra="privacy")
-
-
-def _amplification(charge: Charge) -> float:
-    """The rate that helps: the server sees who sent a local or a masked reply."""
-    central = charge.release.mechanism == "gaussian"
-    return charge.selection.amplification if central else 1.0
 
 
 def _multiplier(charge: Charge) -> float:
@@ -125,22 +212,30 @@ def _multiplier(charge: Charge) -> float:
     return release.multiplier / math.sqrt(charge.rounds)
 
 
-def _rdp(charges: tuple[Charge, ...], delta: float) -> float:
-    """The least ε over the lines that bound each integer mechanism."""
+def _rdp(charges: tuple[Charge, ...], delta: float, *, several: bool = False) -> float:
+    """The least ε over the lines that bound each integer mechanism; of several runs, by a filter.
+
+    Gaussians alone need no more than the one order that is best for their total.
+    """
     discrete = any(charge.release.discrete for charge in charges)
+    several = several and (discrete or any(charge.amplification < 1 for charge in charges))
+    lines = (0, -1) if discrete else (0,)
     room, found = require("dp_accounting.rdp", extra="privacy"), []
-    for line in (0, -1) if discrete else (0,):
-        accountant = room.RdpAccountant(ORDERS if discrete else None)
+    orders: Any = FILTER if several else ORDERS if discrete else None
+    if several:  # outcomes fall apart by the line, too
+        delta /= len(FILTER) * len(lines)
+    for line in lines:
+        accountant = room.RdpAccountant(orders)
         curve: Any = np.zeros(len(accountant._orders))
         for charge in charges:
             event, rounds = _event(charge, line)
-            curve = curve + rounds * _curve(event, discrete)
+            curve = curve + rounds * _curve(event, orders)
         found.append(float(room.compute_epsilon(accountant._orders, curve, delta)[0]))
     return min(found)
 
 
 def _event(charge: Charge, line: int) -> tuple[Any, int]:
-    library, rate = _library(), _amplification(charge)
+    library, rate = _library(), charge.amplification
     if charge.release.discrete:
         return library.ZCDpEvent(*bounds(charge.release)[line]), charge.rounds
     if rate == 1:
@@ -150,10 +245,10 @@ def _event(charge: Charge, line: int) -> tuple[Any, int]:
 
 
 @lru_cache(maxsize=4096)
-def _curve(event: Any, discrete: bool) -> Any:
+def _curve(event: Any, orders: Any) -> Any:
     """The RDP of one event at every order, which costs much more than adding it up."""
     room = require("dp_accounting.rdp", extra="privacy")
-    accountant, log = room.RdpAccountant(ORDERS if discrete else None), logging.getLogger("absl")
+    accountant, log = room.RdpAccountant(orders), logging.getLogger("absl")
     log.disabled, before = True, log.disabled  # it names orders that it rightly leaves out
     try:
         return accountant.compose(event)._rdp
@@ -171,23 +266,28 @@ def _step(charges: tuple[Charge, ...], rdp: float, delta: float) -> float:
     return next((step for step in STEPS if step <= finest), STEPS[-1])
 
 
-def _pld(charges: tuple[Charge, ...], step: float) -> Any:
+def _pld(charges: tuple[Charge, ...], step: float, relation: str = "ADD_OR_REMOVE_ONE") -> Any:
+    """All losses together. Under "REPLACE_ONE" the library doubles how far a client moves."""
     total: Any = None
     for charge in charges:
-        rate = _amplification(charge)
+        rate = charge.amplification
         if rate == 1:
-            part = _one_pld(_multiplier(charge), 1.0, step)
+            part = _one_pld(_multiplier(charge), 1.0, step, relation)
         else:
-            part = _one_pld(charge.release.multiplier, rate, step).self_compose(charge.rounds)
+            one = _one_pld(charge.release.multiplier, rate, step, relation)
+            part = one.self_compose(charge.rounds)
         total = part if total is None else total.compose(part)
     return total
 
 
 @lru_cache(maxsize=16)
-def _one_pld(multiplier: float, rate: float, step: float) -> Any:
+def _one_pld(multiplier: float, rate: float, step: float, relation: str) -> Any:
     room = require("dp_accounting.pld.privacy_loss_distribution", extra="privacy")
     return room.from_gaussian_mechanism(
-        multiplier, sampling_prob=rate, value_discretization_interval=step
+        multiplier,
+        sampling_prob=rate,
+        value_discretization_interval=step,
+        neighboring_relation=_library().NeighboringRelation[relation],
     )
 
 

@@ -21,7 +21,7 @@ from muster.errors import PlanError
 from muster.keys import Source
 from muster.privacy.randomness import words
 
-__all__ = ["discrete_gaussian", "skellam"]
+__all__ = ["check_variance", "discrete_gaussian", "skellam"]
 
 ONE = 1 << 192  # fixed point of the probabilities while a table is made
 LEAST = 1 << 40  # what is below is beyond the table: 2⁻¹⁵² of the mode
@@ -57,7 +57,7 @@ def discrete_gaussian(source: Source, size: int, variance: float) -> NDArray[np.
     >>> int(np.abs(discrete_gaussian(key(0), 1000, 4.0)).max()) < 16
     True
     """
-    _check(variance)
+    check_variance(variance)
     parts = -(-variance // WIDEST)
     table = _gaussian_table(variance / parts)
     return _total(table.draw(source.at("gaussian", i), size) for i in range(int(parts)))
@@ -73,14 +73,18 @@ def skellam(source: Source, size: int, variance: float) -> NDArray[np.int64]:
     >>> skellam(key(0), 3, 9.0).dtype
     dtype('int64')
     """
-    _check(variance)
+    check_variance(variance)
     parts = -(-variance // (2 * WIDEST))
     table = _poisson_table(variance / parts / 2)
     up = _total(table.draw(source.at("up", i), size) for i in range(int(parts)))
     return up - _total(table.draw(source.at("down", i), size) for i in range(int(parts)))
 
 
-def _check(variance: float) -> None:
+def check_variance(variance: float) -> None:
+    """Raise `PlanError` for a variance of integer noise that no table holds.
+
+    >>> check_variance(9.0)
+    """
     if not 0 < variance <= 2.0**40:
         raise PlanError(
             f"integer noise of variance {variance!r}: a number in (0, 2^40] is needed; "

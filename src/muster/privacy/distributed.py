@@ -3,13 +3,15 @@
 
 Neighbours here differ in one client's update being replaced by zero: a client that leaves would
 take its share of the noise with it. Shares are calibrated for the fewest survivors a round may
-have; more survivors only add independent noise.
+have; more survivors only add independent noise. Who adds a share knows it: of those who work
+together against another, and of a client that only looks at what is released, no share hides it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ import numpy as np
 from muster.errors import PlanError
 from muster.privacy.release import Release
 
-__all__ = ["bounds", "limited", "rounded_norm", "share_variance", "survivors"]
+__all__ = ["bounds", "known_shares", "limited", "rounded_norm", "share_variance", "survivors"]
 
 OVERRUN = 1e-6  # how often rounding may overrun the norm, to be cut back
 
@@ -66,18 +68,22 @@ def rounded_norm(norm: float, dimension: int) -> float:
 
 
 def limited(levels: Mapping[str, Any], norm: float) -> dict[str, Any]:
-    """Integer rows `(clients, d)` by field, towards zero until their joint L2 norm fits.
+    """Integer rows `(clients, d)` by field, towards zero until their joint L2 norm fits exactly.
 
     >>> limited({"delta": np.array([[3, 4], [30, -40]])}, 5.0)["delta"].tolist()
     [[3, 4], [2, -3]]
     """
     square: Any = sum(np.square(v, dtype=np.float64).sum(-1) for v in levels.values())
-    if (square <= norm**2).all():
+    beyond = square > norm**2
+    for i in np.flatnonzero(np.abs(square - norm**2) <= 1e-9 * norm**2):  # too close for floats
+        exact = sum(int(level) ** 2 for v in levels.values() for level in v[i])
+        beyond[i] = exact > Fraction(norm) ** 2
+    if not beyond.any():
         return dict(levels)
     # The hair below the norm keeps the float product of an exact fit from rounding up.
-    scale = np.where(square > norm**2, norm * (1 - 1e-12) / np.sqrt(np.maximum(square, 1)), 1.0)
+    scale = np.where(beyond, norm * (1 - 1e-12) / np.sqrt(np.maximum(square, 1)), 1.0)[:, None]
     return {
-        name: np.where((square > norm**2)[:, None], np.trunc(v * scale[:, None]), v).astype(v.dtype)
+        name: np.where(beyond[:, None], np.trunc(v * scale), v).astype(v.dtype)
         for name, v in levels.items()
     }
 
@@ -87,21 +93,33 @@ def bounds(release: Release) -> tuple[tuple[float, float], ...]:
 
     Discrete Gaussian: Kairouz, Liu and Steinke 2021, theorem 1, ξ = 0 and ρ = ε²/2. Skellam:
     Agarwal, Kairouz and Liu 2021 (arXiv 2110.04995), theorem 3.5, whose minimum of two terms is
-    taken as two lines. Integer vectors of L2 norm D have an L1 norm of at most D² and √d·D.
+    taken as two lines. Integer vectors of L2 norm D have an L1 norm of at most D² and √d·D. Only
+    the shares that nobody else knows count: multiplier · √((n₀ − a)/n₀) for a of n₀ known.
 
     >>> bounds(Release("discrete gaussian", 1.0, 1000.0, 10, 10))
     ((0.5, 0.0),)
     """
     norm, d = float(release.sensitivity or 0.0), release.dimension
-    total = (release.multiplier * norm) ** 2
+    hiding = release.survivors - release.known
+    multiplier = release.multiplier * math.sqrt(hiding / release.survivors)
+    total = (multiplier * norm) ** 2
     if release.mechanism == "discrete gaussian":
-        share, k = total / release.survivors, np.arange(1, release.survivors)
+        share, k = total / hiding, np.arange(1, hiding)
         tau = 10 * float(np.exp(-2 * math.pi**2 * share * k / (k + 1)).sum())
-        direct = math.sqrt(1 / release.multiplier**2 + tau * d / 2)
-        epsilon = min(direct, 1 / release.multiplier + tau * math.sqrt(d))
+        direct = math.sqrt(1 / multiplier**2 + tau * d / 2)
+        epsilon = min(direct, 1 / multiplier + tau * math.sqrt(d))
         return ((epsilon**2 / 2, 0.0),)
     one = min(norm**2, math.sqrt(d) * norm)
     plain = norm**2 / (2 * total)
     # A negative constant is raised to zero, which no accountant of lines takes.
     tight = plain + norm**2 / (2 * total**2)
     return (tight, max(0.0, (6 * one - norm**2) / (4 * total**2))), (plain, 1.5 * one / total)
+
+
+def known_shares(survivors: int, corrupt: float) -> int:
+    """How many of the survivors' shares others know: the corrupt ones', at least a reader's own.
+
+    >>> known_shares(36, 1 / 3), known_shares(36, 0.0)
+    (12, 1)
+    """
+    return max(1, math.floor(survivors * corrupt + 1e-9))

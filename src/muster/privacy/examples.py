@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from muster.errors import DataError, PlanError
 from muster.keys import Source
 from muster.privacy.accounting import Spent, spent
-from muster.privacy.gaussian import gaussian
+from muster.privacy.gaussian import check_multiplier, gaussian
 from muster.privacy.release import Charge, Release, Selection
 
 __all__ = ["charged", "clip_factors", "clipped_rows", "dp_sgd_spent", "private_gradient", "promise"]
@@ -79,11 +79,7 @@ def private_gradient(
     >>> private_gradient(np.zeros((5, 3)), 1.0, 1.0, 5.0, key(0)).shape
     (3,)
     """
-    if not 0 < multiplier < math.inf:
-        raise PlanError(
-            f"noise multiplier {multiplier!r}: a finite number above 0 is needed; without noise "
-            f"nothing is private"
-        )
+    check_multiplier(multiplier)
     if not 0 < expected < math.inf:
         raise PlanError(f"expected batch {expected!r}: a finite number above 0 is needed")
     total = clipped_rows(gradients, bound).sum(0)
@@ -118,8 +114,8 @@ def charged(local: Any, rows: int, run: str = "") -> Charge:
     >>> from muster.local import Local
     >>> from muster.privacy import PerExample
     >>> charge = charged(Local(epochs=2, batch=10, examples=PerExample(1.0, 1.1)), 100)
-    >>> charge.selection, charge.rounds
-    (Selection(kind='poisson', rate=0.1), 20)
+    >>> charge.selection == Selection("poisson", 0.1), charge.rounds
+    (True, 20)
     """
     spec = local.examples
     if spec is None:

@@ -8,6 +8,7 @@ take part in all of them, has a closed form.
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +18,23 @@ from muster.keys import Source
 from muster.privacy.randomness import normal
 
 __all__ = [
+    "LEAST",
+    "MOST",
+    "check_multiplier",
     "check_target",
     "gaussian",
     "gaussian_delta",
     "gaussian_deviation",
     "gaussian_epsilon",
+    "is_number",
     "remaining",
 ]
+
+# Beyond these no noise means anything, and a double would overflow on the way: the multiplier of
+# one release; of many together; an epsilon; a delta.
+LEAST, MOST = 1e-9, 1e9
+THINNEST = 1e-11
+TARGETS, RAREST = (1e-9, 1e9), 1e-100
 
 
 def gaussian(source: Source, size: int, deviation: float) -> NDArray[np.float64]:
@@ -45,6 +56,9 @@ def gaussian_delta(epsilon: float, multiplier: float) -> float:
     >>> round(gaussian_delta(1.0, 3.730632), 9)
     1e-05
     """
+    check_multiplier(multiplier, least=THINNEST, most=1 / THINNEST)
+    if not (is_number(epsilon) and 0 <= epsilon < 1e60):
+        raise PlanError(f"epsilon={epsilon!r}: a finite number from 0 up is needed")
     mu = 1 / multiplier
     lower = _log_normal(-mu / 2 - epsilon / mu) + epsilon
     upper = _log_normal(mu / 2 - epsilon / mu)
@@ -59,6 +73,7 @@ def gaussian_epsilon(delta: float, multiplier: float) -> float:
     4.3772
     """
     check_target(1.0, delta)
+    check_multiplier(multiplier, least=THINNEST, most=1 / THINNEST)
     if gaussian_delta(0.0, multiplier) <= delta:
         return 0.0
     high = 1.0
@@ -110,13 +125,44 @@ def remaining(multiplier: float, others: float, count: int) -> float:
 
 
 def check_target(epsilon: float, delta: float) -> None:
-    """Raise `PlanError` for an ε or δ that promises nothing."""
-    if not 0 < epsilon < math.inf:
-        raise PlanError(f"epsilon={epsilon!r}: a finite number above 0 is needed, such as 2.0")
-    if not 0 < delta < 1:
+    """Raise `PlanError` for an ε or δ that promises nothing, or that no accountant can reach."""
+    least, most = TARGETS
+    if not (is_number(epsilon) and least <= epsilon <= most):
         raise PlanError(
-            f"delta={delta!r}: a number in (0, 1) is needed, below one over the clients"
+            f"epsilon={epsilon!r}: a finite number above 0 is needed, such as 2.0, from {least:g} "
+            f"to {most:g}"
         )
+    if not (is_number(delta) and RAREST <= delta < 1):
+        raise PlanError(
+            f"delta={delta!r}: a number in (0, 1) is needed, below one over the clients and not "
+            f"below {RAREST:g}"
+        )
+
+
+def check_multiplier(multiplier: float, *, least: float = LEAST, most: float = MOST) -> None:
+    """Raise `PlanError` for a noise multiplier that floats cannot tell from none, or from all.
+
+    >>> check_multiplier(1.0)
+    """
+    if not (is_number(multiplier) and 0 < multiplier < math.inf):
+        raise PlanError(
+            f"noise multiplier {multiplier!r}: a finite number above 0 is needed; without noise "
+            f"nothing is private"
+        )
+    if not least <= multiplier <= most:
+        raise PlanError(
+            f"noise multiplier {multiplier!r}: a number from {least:g} to {most:g} is needed; "
+            f"beyond that it promises nothing, or leaves nothing of the sum"
+        )
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a real number, also an infinite one or NaN.
+
+    >>> is_number(2), is_number(True), is_number("2")
+    (True, False, False)
+    """
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _log_normal(x: float) -> float:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from muster.errors import MusterError
-from muster.privacy.accounting import EVERYBODY, rounds_for, spent
+from muster.privacy.accounting import EVERYBODY, Theorem, rounds_for, spent
 from muster.privacy.gaussian import check_target
 from muster.privacy.release import Charge, Release, Selection
 
@@ -76,6 +76,11 @@ class Ledger:
     def rdp(self) -> float:
         """The RDP value beside it."""
         return self.entries[-1].rdp if self.entries else 0.0
+
+    @property
+    def theorem(self) -> Theorem:
+        """What ε rests on: settings that were fixed, or a filter (see `accounting`)."""
+        return spent(self.charges, self.delta).theorem
 
     def holds(self, run: str, round: int) -> bool:
         """Whether this round of a run was entered already."""

@@ -84,11 +84,23 @@ def sensitivity(coefficients: tuple[float, ...], rounds: int, separation: int) -
             f"matrix mechanism with coefficients {coefficients}: they must fall from the first "
             f"on and stay at least 0; use square_root(bands) or optimal(rounds, bands)"
         )
+    # From where all bands overlap on, a column repeats itself at every turn.
+    settled = -(-len(c) // separation) * separation
+    column = _column(c, min(rounds, settled + separation), separation)
+    if rounds <= settled + separation:
+        return float(np.sqrt(column @ column))
+    head, turn = column[:settled], column[settled:]
+    whole, rest = divmod(rounds - settled, separation)
+    return float(np.sqrt(head @ head + whole * (turn @ turn) + turn[:rest] @ turn[:rest]))
+
+
+def _column(c: NDArray[np.float64], rounds: int, separation: int) -> NDArray[np.float64]:
+    """C times the turns of one client, `(rounds,)`."""
     column = np.zeros(rounds)
     for start in range(0, rounds, separation):
         length = min(len(c), rounds - start)
         column[start : start + length] += c[:length]
-    return float(np.sqrt(column @ column))
+    return column
 
 
 def correlated(

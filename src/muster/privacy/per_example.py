@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,9 +10,11 @@ import numpy as np
 
 from muster.errors import PlanError
 from muster.layout import Layout
-from muster.privacy.gaussian import gaussian
+from muster.privacy.gaussian import LEAST, MOST, gaussian, is_number
 
 __all__ = ["PerExample"]
+
+CLIPS = 1e-30, 1e30
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,15 @@ class PerExample:
     metrics: Literal["hidden", "public"] = "hidden"
 
     def __post_init__(self) -> None:
-        for name, remedy in (
-            ("clip", "such as 1.0; without a bound no noise hides a row"),
-            ("multiplier", "such as 1.1; without noise nothing is private"),
+        for name, ends, remedy in (
+            ("clip", CLIPS, "such as 1.0; without a bound no noise hides a row"),
+            ("multiplier", (LEAST, MOST), "such as 1.1; without noise nothing is private"),
         ):
-            value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not 0 < value < math.inf:
+            value, (least, most) = getattr(self, name), ends
+            if not (is_number(value) and least <= value <= most):
                 raise PlanError(
-                    f"PerExample({name}={value!r}): a finite number above 0 is needed, {remedy}"
+                    f"PerExample({name}={value!r:.40}): a finite number above 0 is needed, "
+                    f"{remedy} (from {least:g} to {most:g})"
                 )
         if self.batches not in ("poisson", "shuffled"):
             raise PlanError(

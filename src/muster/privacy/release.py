@@ -3,16 +3,29 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Literal
+import re
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from muster.errors import PlanError
+from muster.privacy.gaussian import check_multiplier, is_number
 
-__all__ = ["Charge", "Release", "Selection"]
+__all__ = ["Charge", "Relation", "Release", "Selection"]
 
 MECHANISMS = ("gaussian", "discrete gaussian", "skellam", "matrix", "local gaussian")
-KINDS = ("all", "uniform", "poisson")
+KINDS = ("all", "uniform", "poisson", "rotation")
+WIDEST, LONGEST = 1e30, 10**15  # a norm, or a coefficient; rounds
+PLACE = re.compile(r"#[0-9]+$")  # of a second stage with noise, behind the name of its run
+
+Relation = Literal["zero-out", "add-or-remove", "another update"]
+
+
+def _check_whole(name: str, value: int, said: str = "") -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LONGEST:
+        raise PlanError(
+            f"{said or f'{name} {value!r:.40}'}: a whole number above 0 is needed, at most "
+            f"{LONGEST:,}"
+        )
 
 
 @dataclass(frozen=True)
@@ -22,8 +35,9 @@ class Release:
     `multiplier` is the standard deviation of the noise over the L2 sensitivity, all fields of a
     payload together; `sensitivity` the L2 norm of what one client adds to the sum (in levels
     where `discrete`; None where the bound moves); `dimension` the coordinates `d`; `survivors`
-    the replies whose noise must suffice; `coefficients` and `separation` those of the matrix
-    mechanism.
+    the replies whose noise must suffice, and `known` how many of their shares others know, who
+    can take those off: they hide nothing; `coefficients` and `separation` those of the matrix
+    mechanism. Raises `PlanError` for what no noise of floats can be.
 
     >>> Release("gaussian", 1.0, 0.5).multiplier
     1.0
@@ -36,6 +50,7 @@ class Release:
     survivors: int = 1
     coefficients: tuple[float, ...] = ()
     separation: int = 1
+    known: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "coefficients", tuple(self.coefficients))
@@ -44,15 +59,33 @@ class Release:
                 f"Release({self.mechanism!r}): no accountant knows this mechanism; "
                 f"use one of {', '.join(MECHANISMS)}"
             )
-        if not 0 < self.multiplier < math.inf:
-            raise PlanError(
-                f"noise multiplier {self.multiplier!r}: a finite number above 0 is needed; "
-                f"without noise nothing is private"
-            )
+        check_multiplier(self.multiplier)
+        self._check_numbers()
         if self.discrete and not self.sensitivity:
             raise PlanError(f"{self.mechanism} noise needs an L2 sensitivity in levels; give it")
         if self.mechanism == "matrix" and not self.coefficients:
             raise PlanError("matrix noise needs its coefficients; give those of the stage")
+
+    def _check_numbers(self) -> None:
+        reach = self.sensitivity
+        if reach is not None and not (is_number(reach) and 0 <= reach <= WIDEST):
+            raise PlanError(
+                f"L2 sensitivity {reach!r}: a number from 0 to {WIDEST:g} is needed, or None where "
+                f"the bound moves; change the bound of Clip, or Plan(cap=...)"
+            )
+        for name in ("dimension", "survivors", "separation"):
+            _check_whole(name, getattr(self, name))
+        if self.known and not (isinstance(self.known, int) and 0 < self.known < self.survivors):
+            raise PlanError(
+                f"noise in shares of {self.survivors}, of which others know {self.known!r}: no "
+                f"share that they do not know would be left; let more clients survive, or assume "
+                f"that fewer work together"
+            )
+        if not all(is_number(c) and abs(c) <= WIDEST for c in self.coefficients):
+            raise PlanError(
+                f"matrix noise with coefficients {self.coefficients!r:.80}: finite numbers are "
+                f"needed; give those of the stage"
+            )
 
     @property
     def discrete(self) -> bool:
@@ -69,39 +102,66 @@ class Release:
 
 @dataclass(frozen=True)
 class Selection:
-    """How a round's clients were drawn: "all", "uniform" or "poisson", and with what rate.
+    """How a round's clients were drawn, with what rate, and under which neighbours that is proven.
 
-    Only independent coins that nobody sees ("poisson") make a release more private than the
-    one mechanism it is. A cohort of fixed size has no such proof under add-or-remove neighbours
-    and is accounted as if each client took part in each round.
+    "zero-out": in one of two neighbours a client's update is zero, and nothing else differs: who
+    is enrolled, who is drawn, what the sum is divided by. It moves a sum by one bound, whoever is
+    drawn, and no draw makes it more private: whoever sees the cohort sees the client in it. A
+    cohort of fixed size has no other proof with one bound, as a client that is added displaces
+    another ("uniform"); a "rotation" would need a slot that is left vacant.
+    "add-or-remove": a client has a coin and an update in one neighbour and not in the other, and
+    the number that the sum is divided by is the same: for independent coins ("poisson") that
+    nobody sees who is to be kept from knowing, and there alone a draw makes a release more private
+    (Zhu and Wang 2019; Mironov et al. 2019). Where coins are `seen`, as masks need, it is zero-out.
 
-    >>> Selection("uniform", 0.1).amplification, Selection("poisson", 0.1).amplification
-    (1.0, 0.1)
+    `separation`: a client takes part at most once in so many rounds.
+
+    >>> Selection("uniform", 0.1).relation, Selection("poisson", 0.1).relation
+    ('zero-out', 'add-or-remove')
+    >>> Selection("poisson", 0.1, seen=True).amplification
+    1.0
     """
 
-    kind: Literal["all", "uniform", "poisson"] = "all"
+    kind: Literal["all", "uniform", "poisson", "rotation"] = "all"
     rate: float = 1.0
+    seen: bool = False
+    separation: int = 1
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise PlanError(
                 f"sampling {self.kind!r} has no privacy accounting: a client may count more than "
-                f"once or by its data; use Poisson(rate), Uniform(count) or All()"
+                f"once or by its data; use Poisson(rate), Uniform(count), Rotation(slots) or All()"
             )
-        if not 0 < self.rate <= 1:
+        if not (is_number(self.rate) and 0 < self.rate <= 1):
             raise PlanError(f"sampling rate {self.rate!r}: a number in (0, 1] is needed")
+        _check_whole("separation", self.separation)
 
     @property
     def amplification(self) -> float:
-        """The rate an accountant may use: below one for Poisson sampling only."""
-        return self.rate if self.kind == "poisson" else 1.0
+        """The rate an accountant may use: below one for coins that nobody sees only."""
+        return self.rate if self.kind == "poisson" and not self.seen else 1.0
+
+    @property
+    def relation(self) -> Relation:
+        """Which two data sets are neighbours."""
+        return "add-or-remove" if self.amplification < 1 else "zero-out"
+
+    def turns(self, rounds: int) -> int:
+        """How often a client takes part in so many rounds in a row, at most.
+
+        >>> Selection("rotation", 0.25, separation=4).turns(9)
+        3
+        """
+        return -(-rounds // self.separation)
 
 
 @dataclass(frozen=True)
 class Charge:
     """So many rounds of one release under one selection.
 
-    `run` keeps the noise of one run apart from another's where rounds are correlated.
+    `run` is the name of the run, which tells its noise, and its settings, from another's. Behind a
+    "/" stands what else tells entries of one run apart, behind a "#" the number of a stage.
     """
 
     release: Release
@@ -110,5 +170,39 @@ class Charge:
     run: str = ""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rounds, int) or self.rounds < 1:
-            raise PlanError(f"Charge(rounds={self.rounds!r}): a whole number above 0 is needed")
+        _check_whole("rounds", self.rounds, f"Charge(rounds={self.rounds!r:.40})")
+
+    @property
+    def amplification(self) -> float:
+        """The rate that helps: none for noise in replies, whose senders the server sees."""
+        central = self.release.mechanism == "gaussian"
+        return self.selection.amplification if central else 1.0
+
+    @property
+    def relation(self) -> Relation:
+        """Which two data sets are neighbours: those of the selection, or any two updates."""
+        if self.release.trust == "local":
+            return "another update"
+        return "add-or-remove" if self.amplification < 1 else "zero-out"
+
+    @property
+    def origin(self) -> str:
+        """The run alone.
+
+        >>> Charge(Release("gaussian", 1.0, 1.0), run="heart-1f/3#2").origin
+        'heart-1f'
+        """
+        return PLACE.sub("", self.run.partition("/")[0])
+
+    def doubled(self) -> Charge:
+        """The same noise against a move of twice the length: another update in place of this one.
+
+        Raises `PlanError` where half of the multiplier is too little for floats.
+        """
+        if self.relation == "another update":
+            return self
+        release, reach = self.release, self.release.sensitivity
+        wider: Any = {"multiplier": release.multiplier / 2}
+        if reach is not None:
+            wider["sensitivity"] = 2 * reach
+        return replace(self, release=replace(release, **wider))

@@ -5,27 +5,58 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from muster.privacy.accounting import spent
+from muster.privacy.accounting import Theorem, replacement, spent
 from muster.privacy.ledger import Budget, Ledger
-from muster.privacy.release import Charge, Release, Selection
+from muster.privacy.release import Charge, Relation, Release, Selection
 
 __all__ = ["Audit", "Facts", "Statement", "UNCOVERED", "rounded_up", "statement"]
 
 UNCOVERED = (
-    "the metrics, losses and row counts that clients report",
+    "the metrics, losses, drifts and row counts that clients report",
     "when and whether a client answers",
     "who is enrolled and who was invited",
     "the choice of settings by earlier runs, unless they are in the ledger",
+    "an end, or further rounds, that somebody chose after a look at what was released, where no "
+    "budget was set before",
     "what the model was trained on before",
 )
 TRUST = {
     "central": "the server, which sees what clients send and adds the noise",
-    "distributed": "the sum: clients add the noise, and the server sees no reply by itself",
+    "distributed": "the sum: clients add the noise, and the server sees no reply by itself, but "
+    "who takes part and whose replies are in the sum",
     "local": "nobody: each client adds its noise before it sends",
+}
+MASKED = "the server, which sees the sum of what clients send and adds the noise, but no reply"
+HIDDEN: dict[Relation, str] = {
+    "zero-out": "what was released hides any one client's update: whether it was what it was, or "
+    "zero",
+    "add-or-remove": "the released models hide whether any one client took part at all",
+    "another update": "what was released hides any one client's update: whether it was what it "
+    "was, or any other",
+}
+NEIGHBOURS: dict[Relation, str] = {
+    "zero-out": "a client's update is zero in one of the two, and nothing else differs (zero-out): "
+    "who is enrolled, who is drawn, what the sum is divided by",
+    "add-or-remove": "one of the two holds a client more, with a coin and an update of its own "
+    "(add-or-remove); the sum is divided by the same number in both, so how many are enrolled "
+    "counts as public",
+    "another update": "a client's update is another one, whatever it is, and nothing else differs",
+}
+READERS = (
+    "This is a claim against readers of the released models alone: the server sees who takes part, "
+    "and is trusted."
+)
+THEOREMS: dict[Theorem, str] = {
+    "fixed settings": "rounds compose as they do where the settings of all, their number among "
+    "them, were fixed before the first",
+    "Gaussian filter": "Gaussians alone are a Gaussian filter (Smith and Thakurta 2022; Koskela et "
+    "al. 2023): it holds also where later settings depended on earlier outputs",
+    "Rényi filter": "several runs are counted by a Rényi filter (Feldman and Zrnic 2021; Lécuyer "
+    "2021): it holds also where later settings depended on earlier outputs",
 }
 
 
@@ -42,9 +73,9 @@ class Audit:
 class Facts:
     """What a statement is made of; a plan, its ledger and the runtime know all of it.
 
-    `enforced` says how the sampling rate was made true, `separation` the rounds that the runtime
-    keeps between two turns of a client, `randomness` whether the noise came from a secret of the
-    operating system or from the plan's seed, `mask` the settings of the secure sum, None without.
+    `enforced` says how the sampling rate was made true, `randomness` whether the noise came from a
+    secret of the operating system or from the plan's seed, `mask` the settings of the secure sum,
+    None without; `erased` whether the rows of correlated noise are gone that no round took back.
     """
 
     releases: tuple[Release, ...]
@@ -54,10 +85,9 @@ class Facts:
     randomness: Literal["secret", "seed"]
     denominator: Literal["expected", "replies"] = "expected"
     weighting: str = "each client counts once"
-    unit: Literal["client", "example"] = "client"
     budget: Budget | None = None
     enforced: str = ""
-    separation: int = 1
+    erased: bool = False
     mask: Mapping[str, str | int | float] | None = None
     audits: tuple[Audit, ...] = ()
     uncovered: tuple[str, ...] = UNCOVERED
@@ -99,14 +129,34 @@ def statement(facts: Facts) -> Statement:
     'No privacy is claimed for this run:'
     """
     reasons = tuple(_reasons(facts))
-    if reasons:
-        claim = "No privacy is claimed for this run:"
-    else:
-        claim = (
-            f"With epsilon {rounded_up(facts.ledger.epsilon)} at delta {facts.ledger.delta:g}, "
-            f"what was released hides the part of any one {facts.unit}."
-        )
-    return Statement(not reasons, claim, reasons, _items(facts), facts.unit)
+    claim = "No privacy is claimed for this run:" if reasons else _claim(facts)
+    return Statement(not reasons, claim, reasons, _items(facts))
+
+
+def _claim(facts: Facts) -> str:
+    charges = facts.ledger.charges
+    claim = (
+        f"With epsilon {rounded_up(facts.ledger.epsilon)} at delta {facts.ledger.delta:g}, "
+        f"{HIDDEN[_relation(charges)]}."
+    )
+    return f"{claim} {READERS}" if _drawn(charges) else claim
+
+
+def _charges(facts: Facts) -> tuple[Charge, ...]:
+    """Those of the ledger; before the first, one round of what the plan will release."""
+    planned = tuple(Charge(release, facts.selection) for release in facts.releases)
+    return facts.ledger.charges or planned
+
+
+def _relation(charges: Iterable[Charge]) -> Relation:
+    """The neighbours for whom every charge holds: zero is a case of the two others."""
+    found = {charge.relation for charge in charges}
+    return found.pop() if len(found) == 1 else "zero-out"
+
+
+def _drawn(charges: Iterable[Charge]) -> bool:
+    """Whether coins are counted on, which somebody tosses and sees."""
+    return any(charge.amplification < 1 for charge in charges)
 
 
 def _reasons(facts: Facts) -> Iterator[str]:
@@ -157,10 +207,12 @@ def _missing(facts: Facts, release: Release) -> Iterator[str]:
             f"a round was released with {least} replies, and the noise needs {release.survivors}; "
             f"set Plan(minimum={release.survivors})"
         )
-    if release.mechanism == "matrix" and facts.separation < release.separation:
+    kept = facts.selection.separation
+    if release.mechanism == "matrix" and kept < release.separation:
         yield (
             f"the noise counts on {release.separation} rounds between two turns of a client, and "
-            f"{facts.separation} are enforced; invite less often, or lower BandedNoise(separation)"
+            f"{kept} are enforced; use Rotation(slots={release.separation}), or lower "
+            f"BandedNoise(separation)"
         )
 
 
@@ -170,25 +222,18 @@ def _least(facts: Facts) -> int | None:
 
 
 def _items(facts: Facts) -> dict[str, str]:
-    ledger, releases = facts.ledger, facts.releases
-    central = "one of the two holds a client more" if not any(
-        r.discrete or r.trust == "local" for r in releases
-    ) else "a client's update is another one, or zero"  # fmt: skip
     covered = "; ".join(facts.uncovered) or "nothing is known to be left out"
     audits = "; ".join(
         f"{a.name}: epsilon is at least {a.epsilon:.4g} at confidence {a.confidence:g}"
         for a in facts.audits
     )
     return {
-        "privacy": f"epsilon {rounded_up(ledger.epsilon)} at delta {ledger.delta:g} over "
-        f"{len(ledger.entries)} releases; one round alone: {_one_round(facts)}; {_budget(facts)}",
-        "unit": f"one {facts.unit}; two data sets are neighbours where {central}",
-        "trust": "; ".join(sorted({TRUST[r.trust] for r in releases})) or "everybody",
-        "mechanism": "; ".join(map(_mechanism, releases)) + f"; weights: {facts.weighting}; "
+        "privacy": _privacy(facts),
+        "unit": _unit(facts),
+        "trust": _trust(facts),
+        "mechanism": "; ".join(map(_mechanism, facts.releases)) + f"; weights: {facts.weighting}; "
         f"divided by what is {facts.denominator}",
-        "sampling": f"{facts.selection.kind}, rate {facts.selection.rate:g} of "
-        f"{facts.population} clients, accounted with rate {facts.selection.amplification:g}; "
-        f"enforced: {facts.enforced or 'not stated'}",
+        "sampling": _sampling(facts),
         "accountant": _accountant(facts),
         "dropouts": _dropouts(facts),
         "not covered": covered,
@@ -198,11 +243,75 @@ def _items(facts: Facts) -> dict[str, str]:
     }
 
 
+def _privacy(facts: Facts) -> str:
+    """ε over all and of a round; of noise in shares also what it were if others knew none."""
+    ledger = facts.ledger
+    told = [charge.release for charge in ledger.charges if charge.release.known]
+    shares = ""
+    if told:
+        whole = [replace(c, release=replace(c.release, known=0)) for c in ledger.charges]
+        shares = (
+            f"the noise of {max(release.known for release in told)} of "
+            f"{min(release.survivors for release in told)} shares is taken to be known to others; "
+            f"with all shares: epsilon {rounded_up(spent(whole, ledger.delta).epsilon)}; "
+        )
+    return (
+        f"epsilon {rounded_up(ledger.epsilon)} at delta {ledger.delta:g} over "
+        f"{len(ledger.entries)} releases; {shares}one round alone: {_one_round(facts)}; "
+        f"{_budget(facts)}"
+    )
+
+
 def _one_round(facts: Facts) -> str:
     if not facts.releases:
         return "no noise"
     charges = [Charge(release, facts.selection) for release in facts.releases]
     return f"epsilon {rounded_up(spent(charges, facts.ledger.delta).epsilon)}"
+
+
+def _unit(facts: Facts) -> str:
+    """Who the neighbours are, how far they are apart, and what a move of twice that costs."""
+    if not facts.releases:
+        return "one client"
+    charges = _charges(facts)
+    relation, moves = _relation(charges), " and ".join(map(_move, facts.releases))
+    elsewhere = ""
+    if relation != "another update":
+        epsilon = replacement(charges, facts.ledger.delta)
+        elsewhere = (
+            f"; if another client's update stood in its place, which is twice as far: epsilon "
+            f"{rounded_up(epsilon)}"
+        )
+    return (
+        f"one client; two data sets are neighbours where {NEIGHBOURS[relation]}; that moves a sum "
+        f"by at most {moves}{elsewhere}"
+    )
+
+
+def _move(release: Release) -> str:
+    reach = "a bound that moves" if release.sensitivity is None else f"{release.sensitivity:.6g}"
+    return f"the L2 norm {reach}{' levels' if release.discrete else ''}"
+
+
+def _trust(facts: Facts) -> str:
+    kinds = sorted({release.trust for release in facts.releases})
+    masked = facts.mask is not None
+    found = [MASKED if kind == "central" and masked else TRUST[kind] for kind in kinds]
+    return "; ".join(found + [READERS[:-1]] * _drawn(_charges(facts))) or "everybody"
+
+
+def _sampling(facts: Facts) -> str:
+    how = facts.selection
+    each = [Charge(release, how).amplification for release in facts.releases]
+    notes = ""
+    if how.kind == "poisson" and max(each, default=1.0) == 1.0 > how.rate:
+        notes = ", as the coins are seen"
+    if how.separation > 1:
+        notes = f", a client once in {how.separation} rounds"
+    return (
+        f"{how.kind}, rate {how.rate:g} of {facts.population} clients, accounted with rate "
+        f"{max(each, default=1.0):g}{notes}; enforced: {facts.enforced or 'not stated'}"
+    )
 
 
 def _budget(facts: Facts) -> str:
@@ -212,9 +321,7 @@ def _budget(facts: Facts) -> str:
 
 
 def _mechanism(release: Release) -> str:
-    reach = "a bound that moves" if release.sensitivity is None else f"{release.sensitivity:.6g}"
-    unit = " levels" if release.discrete else ""
-    text = f"{release.mechanism} noise of {release.multiplier:g} times the L2 norm {reach}{unit}"
+    text = f"{release.mechanism} noise of {release.multiplier:g} times {_move(release)}"
     if release.mechanism == "matrix":
         turns = f"a client takes part once in {release.separation} rounds"
         text += f", {len(release.coefficients)} bands, {turns}"
@@ -223,11 +330,12 @@ def _mechanism(release: Release) -> str:
 
 def _accountant(facts: Facts) -> str:
     after = spent(facts.ledger.charges, facts.ledger.delta)
-    runs = {charge.run for charge in facts.ledger.charges}
+    runs = {charge.origin for charge in facts.ledger.charges}
     count = len(facts.ledger.entries)
     return (
         f"{after.accountant} {rounded_up(after.epsilon)}, RDP {rounded_up(after.rdp)}, "
-        f"dp-accounting {after.version}, composed over {count} releases of {len(runs)} runs"
+        f"dp-accounting {after.version}, composed over {count} releases of {len(runs)} runs; "
+        f"{THEOREMS[after.theorem]}"
     )
 
 
@@ -247,7 +355,12 @@ def _noise(facts: Facts) -> str:
         "secret": "AES-CTR of 32 bytes of the operating system",
         "seed": "Philox of the plan's seed, which is no secret",
     }[facts.randomness]
-    return f"{'; '.join(sorted(kinds)) or 'none'}; from {source}"
+    rows = ""
+    if facts.randomness == "secret" and any(r.mechanism == "matrix" for r in facts.releases):
+        rows = "; the rows that no round took back are " + (
+            "erased" if facts.erased else "in the server's store until the run ends"
+        )
+    return f"{'; '.join(sorted(kinds)) or 'none'}; from {source}{rows}"
 
 
 def rounded_up(epsilon: float) -> str:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -73,6 +73,9 @@ class Recorder(Store, Protocol):
     def note(self, **facts: Any) -> None:
         """Write facts about the run."""
 
+    def amend(self, arrays: Mapping[str, Any], **facts: Any) -> None:
+        """Put another state in the place of the last, with facts, and write over what was there."""
+
 
 class Examines(Protocol):
     """Who says how good a state is (see `measure.Examiner`)."""
@@ -123,6 +126,8 @@ def drive(
     rule = _met(plan, seen)
     stopped = spent or halted or (repr(rule) if rule and done < plan.rounds else None)
     store.note(stopped=stopped, spent=bool(spent), halted=bool(halted))
+    if not halted:
+        guard.end(state)
 
 
 class _Stopwatch:

@@ -3,7 +3,8 @@
 
 from muster.sampling.everybody import All
 from muster.sampling.poisson import Poisson
+from muster.sampling.rotation import Rotation
 from muster.sampling.uniform import Uniform
 from muster.sampling.weighted import Weighted
 
-__all__ = ["All", "Poisson", "Uniform", "Weighted"]
+__all__ = ["All", "Poisson", "Rotation", "Uniform", "Weighted"]

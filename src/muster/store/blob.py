@@ -7,6 +7,7 @@ would leave behind, and whose bytes would lie in memory a second time.
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from muster import tensors
-from muster.tensors import octets
+from muster.tensors import CHUNK, octets
 
-__all__ = ["checksum", "plain", "write_file"]
+__all__ = ["checksum", "erased", "plain", "write_file"]
 
 SPACED = (", ", ": ")  # of the JSON header
 
@@ -45,3 +46,23 @@ def checksum(arrays: Mapping[str, Any]) -> str:
         found = zlib.crc32(f"{name} {array.dtype.str} {array.shape}".encode(), found)
         found = zlib.crc32(octets(array), found)
     return f"{found:08x}"
+
+
+def erased(path: Path) -> None:
+    """Write zeros over a file, have them on the disk, and remove it; nothing where there is none.
+
+    What the medium itself keeps (journals, flash) no program reaches.
+    """
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        left, at = os.fstat(file).st_size, 0
+        while left > 0:
+            done = os.pwrite(file, bytes(min(left, CHUNK)), at)
+            left, at = left - done, at + done
+        os.fsync(file)
+    finally:
+        os.close(file)
+    path.unlink(missing_ok=True)

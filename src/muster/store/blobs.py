@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from muster.errors import RunError
+from muster.store.blob import erased
 from muster.tensors import CHUNK
 from muster.types import ClientId
 
@@ -73,6 +74,9 @@ class Blobs(Protocol):
 
     def drop(self, name: str) -> None:
         """Remove a blob, finished or not; idempotent."""
+
+    def erase(self, name: str) -> None:
+        """The same, written over first where that is in a program's power."""
 
     def read(self, name: str, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Bytes `begin` to `end` in pieces of at most 1 MiB; of an unfinished blob, what it has."""
@@ -195,6 +199,12 @@ class Files:
         with said(f"the blob {name} could not be removed"):
             self._part(name).unlink(missing_ok=True)
             self._path(name).unlink(missing_ok=True)
+
+    def erase(self, name: str) -> None:
+        """Remove a blob, its bytes written over; idempotent."""
+        with said(f"the blob {name} could not be erased"):
+            erased(self._part(name))
+            erased(self._path(name))
 
     def read(self, name: str, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Bytes `begin` to `end` in pieces of at most 1 MiB."""

@@ -112,6 +112,19 @@ def test_a_ledger_that_is_named_later_gets_what_was_released_before(train, plan,
     assert [e.round for e in Book(file).read(DELTA).entries] == list(range(1, ROUNDS + 2))
 
 
+def test_no_two_runs_have_one_name_in_a_ledger(plan, tmp_path):
+    """A round under a name that is taken would be charged no second time."""
+    names = set()
+    for _ in range(50):
+        store = Kept(tmp_path / "same#2")
+        guard(plan, store).admit(1)
+        (entry,) = Ledger.from_json(store.facts["ledger"]).entries
+        assert entry.charge.origin == entry.charge.run == store.facts["privacy"]["run"]
+        names.add(entry.charge.run)
+    assert len(names) == 50
+    assert all(len(name.rpartition("-")[2]) == 32 for name in names)
+
+
 def test_delta_must_lie_below_one_over_the_clients(train, plan):
     fields = {name: getattr(plan, name) for name in plan.__dataclass_fields__}
     with pytest.raises(PlanError, match=r"delta=0\.1 with 10 clients: it must lie below 1/10"):

@@ -293,3 +293,34 @@ def test_a_state_that_is_replaced_while_it_is_read(place, monkeypatch):
     assert np.array_equal(arrays["x"], state(4)["x"])
     assert ledger.latest()[0] == 4
     arrays["x"][0] = 7.0  # it is the reader's own
+
+
+def test_an_amended_state_takes_the_place_of_the_last_and_leaves_no_trace(place, large):
+    ledger, rows = place(), state(2)["x"].tobytes()
+    committed(ledger, [1, 2])
+    amended = state(2) | {"x": np.zeros(500)}
+    ledger.amend(amended, sealed=True, why="over")
+    assert len(ledger._states.blobs.names("state-")) == large
+    for _ in range(2):
+        round, arrays = ledger.latest()
+        assert (round, arrays["x"].any(), int(arrays["one"])) == (2, False, 2)
+        assert (ledger.meta("sealed"), ledger.meta("why")) == (True, "over")
+        assert [record["round"] for record in ledger.history()] == [1, 2]
+        ledger.close()
+        if not ledger.shared:
+            files = [path for path in place.folder.rglob("*") if path.is_file()]
+            assert not any(rows in path.read_bytes() for path in files)
+        ledger = place()
+    begun(ledger, 3)
+    ledger.commit(3, state(3), {"round": 3}, ["a"])
+    assert ledger.latest()[0] == 3
+
+
+def test_one_who_lost_the_lead_amends_nothing(shared, large):
+    ledger = shared()
+    committed(ledger, [1])
+    ledger._epoch -= 1
+    with pytest.raises(RunError, match="does not lead"):
+        ledger.amend(state(9), sealed=True)
+    round, arrays = ledger.latest()
+    assert (round, int(arrays["one"]), ledger.meta("sealed")) == (1, 1, None)

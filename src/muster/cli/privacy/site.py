@@ -9,6 +9,7 @@ from typing import Any
 
 from muster.cli import screen
 from muster.extras import require
+from muster.privacy.statement import THEOREMS
 
 __all__ = ["show"]
 
@@ -37,7 +38,7 @@ def _facts(account: Any) -> dict[str, Any]:
     return {
         "ledger": str(account.path), "unit": account.unit, "delta": ledger.delta,
         "budget": budget and budget.epsilon, "spent": ledger.epsilon, "rdp": ledger.rdp,
-        "left": account.left, "more": account.more,
+        "theorem": ledger.theorem, "left": account.left, "more": account.more,
         "runs": [part._asdict() for part in account.parts],
     }  # fmt: skip
 
@@ -53,6 +54,7 @@ def _lines(account: Any) -> Iterator[tuple[str, str]]:
         many = (f"{n} {word}{'' if n == 1 else 's'}" for n, word in
                 ((count, "training"), (len(parts), "run")))  # fmt: skip
         yield "spent", f"{said}, by RDP {screen.number(ledger.rdp)}, in {' of '.join(many)}"
+        yield "counted", THEOREMS[ledger.theorem]
     if budget is None:
         yield "budget", "not known; name it with --policy site.toml"
         return

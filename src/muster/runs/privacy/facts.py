@@ -54,6 +54,6 @@ def facts_of(run: Run, audits: tuple[Audit, ...] = ()) -> Facts:
     return Facts(
         tuple(Release(**release) for release in kept["releases"]), Selection(**kept["selection"]),
         people, ledger, kept["randomness"], kept["denominator"], kept["weighting"],
-        budget=budget, enforced=kept["enforced"], separation=kept["separation"],
+        budget=budget, enforced=kept["enforced"], erased=run.facts.get("sealed") is not None,
         mask=kept["mask"], audits=audits, uncovered=UNCOVERED,
     )  # fmt: skip

@@ -3,13 +3,14 @@
 
 The order is that of the disk: the round's secret, then the ledger, then the round. So a round
 that was released is in the ledger, and one that is resumed releases the very same noise. A round
-counts once it was begun, also if it is abandoned: whether it is tells something.
+counts once it was begun, also if it is abandoned: whether it is tells something. After the last
+round goes what would take noise off again; a death in between leaves that to the next start.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,9 +23,10 @@ from muster.plan.private import charges, selection
 from muster.privacy import Budget, Ledger, Secret, check_delta
 from muster.privacy.book import Book, Wish, granted, united
 from muster.privacy.ledger import usual_delta
-from muster.rounds import drawn
+from muster.rounds import RunState, drawn
 from muster.runs.privacy.rows import Rows, afforded_rows
 from muster.types import Roster, Tree
+from muster.vectors import leaves
 
 __all__ = ["Guard", "Noted", "afforded"]
 
@@ -45,6 +47,9 @@ class Noted(Protocol):
 
     def last_record(self) -> dict[str, Any]:
         """The newest of them."""
+
+    def amend(self, arrays: Mapping[str, Any], **facts: Any) -> None:
+        """Put another state in the place of the last, with facts, and write over what was there."""
 
 
 class Guard:
@@ -76,7 +81,7 @@ class Guard:
             self._refuse_file(file)
             return
         facts = store.meta("privacy") or {}
-        self._run: str = facts.get("run") or f"{store.path.resolve().name}-{os.urandom(4).hex()}"
+        self._run: str = facts.get("run") or f"{store.path.resolve().name}-{os.urandom(16).hex()}"
         self._book = self._opened(facts.get("file"), file)
         text = store.meta("ledger")
         self._ledger = None if text is None else Ledger.from_json(text)
@@ -126,6 +131,7 @@ class Guard:
         wish = Wish(round, charges(plan, roster, self._run), plan.budget)
         after, why = granted(before, wish)
         if why is None:
+            self._refuse_sealed()
             self._keep_secret(round, before)
             if self._book is not None:
                 if self._store.meta("privacy") is None:  # by this name, also after a death
@@ -173,6 +179,26 @@ class Guard:
             self._store.note(secret=kept)
         self._secret = Secret(bytes.fromhex(kept["seed"]))
 
+    def _refuse_sealed(self) -> None:
+        if self._store.meta("sealed") is not None:
+            raise RunError(
+                f"the run in {self._store.path} ended after round {len(self._store.history())}, "
+                f"and the rows of noise that further rounds would take back were erased with its "
+                f"end; start a new run"
+            )
+
+    def end(self, state: RunState) -> None:
+        """The run is over: what would undo its noise is erased from its state, and it stays over.
+
+        In a simulation all noise is a function of the plan's seed: nothing is gained by erasing
+        some of it, and the run can be extended, and played again.
+        """
+        if self._entropy is None or self._store.meta("sealed") is not None:
+            return
+        stages = self._plan.stages.ended(state.stages)
+        if stages is not state.stages:
+            self._store.amend(dict(leaves(state._replace(stages=stages))), sealed=True)
+
     def source(self) -> Source | None:
         """What the admitted round draws from: its secret, or None for the plan's seed."""
         return self._secret
@@ -214,7 +240,6 @@ class Guard:
             "weighting": _weighting(plan),
             "budget": plan.budget and asdict(plan.budget),
             "enforced": _enforced(how.kind, secret=self._entropy is not None),
-            "separation": getattr(plan.sampling, "separation", 1),
             "mask": _mask(plan),
         }
 
@@ -235,8 +260,12 @@ def _weighting(plan: Plan) -> str:
 
 
 def _enforced(kind: str, *, secret: bool) -> str:
+    if kind == "all":
+        return "everybody enrolled was invited"
+    if kind == "rotation":
+        return "the server invites a client in its slot, a hash of its id under the plan's seed"
     who = "the server, from a secret of each round" if secret else "the plan's seed"
-    return f"{who}, drew the cohorts" if kind != "all" else "everybody enrolled was invited"
+    return f"{who}, drew the cohorts"
 
 
 def _mask(plan: Plan) -> dict[str, Any] | None:

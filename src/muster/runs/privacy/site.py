@@ -19,6 +19,7 @@ __all__ = ["Account", "Part", "accounts"]
 
 ROW = "one row of this site: it adds to the gradients, or adds nothing (zero-out)"
 SITE = "all rows of this site together: its update is this one, or any other"
+SHARE = "all rows of this site together: its update in a masked sum is this one, or zero (zero-out)"
 
 
 class Part(NamedTuple):
@@ -43,14 +44,17 @@ class Account:
     def unit(self) -> str:
         """Whom ε is about: noise in each local step hides rows, noise on an update all of them."""
         kinds = {charge.release.mechanism for charge in self.ledger.charges}
-        return ROW if "gaussian" in kinds else SITE
+        if "gaussian" in kinds:
+            return ROW
+        zero = any(charge.relation == "zero-out" for charge in self.ledger.charges)
+        return SHARE if zero else SITE
 
     @property
     def parts(self) -> list[Part]:
         """The charges by run, in the order of their first."""
         found: dict[str, list[Any]] = {}
         for entry in self.ledger.entries:
-            found.setdefault(entry.charge.run.partition("/")[0], []).append(entry)
+            found.setdefault(entry.charge.origin, []).append(entry)
         return [
             Part(
                 run, sum("#" not in e.charge.run for e in entries),

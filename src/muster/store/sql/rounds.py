@@ -150,6 +150,27 @@ class Rounds(ABC):
         self._tidy(old if old != drawn.file else None)
         self._at("commit: end")
 
+    def amend(self, arrays: Mapping[str, Any], **facts: Any) -> None:
+        """Put another state in the place of the last round's, with these facts: both, or nothing.
+
+        What was there is written over, as far as that is in a program's power.
+        """
+        drawn = self._states.written(self._round, arrays, self._epoch)
+        rows = [(key, json.dumps(value)) for key, value in facts.items()]
+
+        def body(turn: Turn) -> str | None:
+            turn.fence(self._epoch)
+            states.note(turn, rows)
+            return states.amend(turn, drawn)
+
+        try:
+            old = self._transactions.write("amend its state", body)
+        except BaseException:
+            self._undo_state(drawn.file)
+            raise
+        if old is not None and old != drawn.file:
+            self._states.blobs.erase(old)
+
     @abstractmethod
     def _tidy(self, state: str | None) -> None:
         """Remove what a commit has made needless: the blob of the state before, and updates."""

@@ -79,6 +79,10 @@ class Rows:
 
         self._transactions.change(f"remove the blob {name}", body)
 
+    def erase(self, name: str) -> None:
+        """Remove a blob; its row is dead until a VACUUM, as of all that is deleted here."""
+        self.drop(name)
+
     def read(self, name: str, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Bytes `begin` to `end` in pieces of at most 1 MiB."""
         size, _ = self._entry(name)

@@ -30,6 +30,7 @@ __all__ = [
     "Drawn",
     "States",
     "advance",
+    "amend",
     "facts",
     "history",
     "last_line",
@@ -97,7 +98,7 @@ class States:
         for name in self.blobs.names("state-"):
             if name != keep:
                 with suppress(RunError):  # it does no harm
-                    self.blobs.drop(name)
+                    self.blobs.erase(name)  # as an amended one would have been
 
     @contextmanager
     def dropped_on_error(self, name: str | None) -> Iterator[None]:
@@ -173,6 +174,14 @@ def advance(turn: Turn, drawn: Drawn, line: str, staged: Mapping[ClientId, bytes
     for table in (seats, opened, words):
         connection.execute(delete(table).where(table.c.round <= round))
     turn.touched = True
+
+
+def amend(turn: Turn, drawn: Drawn) -> str | None:
+    """Another state in the place of the last; the blob of that one."""
+    before = row(turn.connection)
+    turn.connection.execute(delete(state))
+    turn.connection.execute(insert(state), vars(drawn) | {"one": 1})
+    return None if before is None else before[1]
 
 
 def _own(array: Any) -> Any:

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rotation: each client has its turn once in so many rounds, in a slot of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from muster.errors import PlanError
+from muster.keys import Key, Source, hashes
+from muster.types import Cohort, Roster, Tree
+
+__all__ = ["Rotation"]
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """A client takes part in one of `slots` rounds, then `slots` rounds later, and so on.
+
+    Its slot is a hash of its own id under the plan's seed, so nobody moves when another joins or
+    leaves. Slots are not of one size, and may be empty: N clients are about N/slots in a round.
+    Who sees every cohort sees a client in T rounds ⌈T/slots⌉ times: that many Gaussians are
+    accounted, where a fixed-size draw that is seen costs all T. Slots are no secret.
+
+    >>> Rotation(slots=10).separation
+    10
+    """
+
+    slots: int
+    kind: ClassVar[str] = "rotation"  # what an accountant of privacy calls it
+    public: ClassVar[bool] = True  # drawn from the plan's seed, also where other draws are secret
+
+    def __post_init__(self) -> None:
+        whole = isinstance(self.slots, int) and not isinstance(self.slots, bool)
+        if not whole or not 1 <= self.slots <= 10**6:
+            raise PlanError(
+                f"Rotation(slots={self.slots!r}): a whole number of rounds from 1 to 10^6 is needed"
+            )
+
+    @property
+    def separation(self) -> int:
+        """The rounds from one turn of a client to the next."""
+        return self.slots
+
+    def sample(
+        self, roster: Roster, state: Tree, round: int, key: Source, probe: Any
+    ) -> tuple[Cohort, Tree]:
+        """Those whose slot is this round's. Raises `PlanError` for a key that is a secret.
+
+        Of the key only the seed counts that it begins with, so the round is in it or not.
+        """
+        if not isinstance(key, Key):
+            raise PlanError(
+                f"{self} was given a secret to draw from, which would give every client another "
+                f"slot in each round; give it a key of the plan's seed"
+            )
+        slots = hashes(key.root.at("slots"), roster.clients) % self.slots
+        mine = (slots == (round - 1) % self.slots).nonzero()[0]
+        return Cohort(tuple(roster.clients[i] for i in mine)), state
+
+    def share(self, roster: Roster) -> float:
+        """One in `slots`: the chance of a client over the draw of its slot."""
+        return 1 / self.slots
