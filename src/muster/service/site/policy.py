@@ -31,6 +31,7 @@ import numpy as np
 
 from muster.errors import DataError, PlanError
 from muster.extras import require
+from muster.pipeline.clip import clipped
 from muster.plan import Plan
 
 if TYPE_CHECKING:
@@ -164,11 +165,9 @@ class Guarded:
         self, payload: Any, sent: tuple[Any, ...], memory: Any, key: Any, weights: Any
     ) -> tuple[dict[str, Any], tuple[Any, ...]]:
         """Clip, add noise, then the plan's own encoding."""
-        vectors = self.plan.stages.contracts[0].vectors(payload._asdict())
-        clip, noise = self.policy.clip or math.inf, self.policy.noise
-        square: Any = sum(np.square(v, dtype=np.float64).sum(-1) for v in vectors.values())
-        scale = clip / np.maximum(np.sqrt(square)[:, None], clip)
-        forced = {name: (v * scale).astype(v.dtype) for name, v in vectors.items()}
+        contract, clip, noise = self.plan.stages.contracts[0], self.policy.clip, self.policy.noise
+        assert clip is not None, "a policy without a bound guards nothing"
+        forced = contract.vectors(clipped(payload._asdict(), contract, clip)[0])
         if noise is not None:
             for name, v in forced.items():
                 drawn = gaussian(v.size, self.entropy).reshape(v.shape)
