@@ -127,7 +127,8 @@ class Hall:
 
         Without this, each of many clients would be away whenever it keeps the pace it was told.
         """
-        return now - PRESENT * max(self.facts.lease, len(self.members) / self.facts.pace)
+        longest = 2 * len(self.members) / self.facts.pace  # paces are rounded up to powers of two
+        return now - PRESENT * max(self.facts.lease, longest)
 
     def quarantined(self, client: ClientId) -> bool:
         """Whether a client has failed so often that it is left out until it says hello."""

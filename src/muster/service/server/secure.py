@@ -23,6 +23,7 @@ from muster.service.message import LIMIT, Offer, Verdict
 from muster.service.refusal import Reason, Refused, malformed, parse
 from muster.service.round.session import Session
 from muster.service.schema import Numbers
+from muster.service.server.admission import reported
 from muster.service.server.desk import Desk
 from muster.service.server.exchange import Batches, Exchange
 from muster.store.blobs import Blobs, NoRoom, update_name
@@ -50,6 +51,7 @@ class Sessions:
         """Take a message in, or a piece of one: then where to go on. Raises `Refused`."""
         session, client = self._session(name, round)
         metrics = Numbers().read(parse(_header(exchange), LIMIT, 1), "metrics")
+        reported(metrics)
         async with self._turns[name]:
             word = await self._read(exchange, session, Word(name, ""), query)
             if isinstance(word, Offer):

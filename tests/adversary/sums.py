@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A lying server of secure sums, and real sites that attend at it in one process.
+
+It says the messages of the wire alone. What an honest server would do with what it hears is
+`muster.secagg.server`; the lies are in the tests.
+"""
+
+import asyncio
+import contextlib
+import json
+import re
+import ssl
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+
+import httpx
+from tests.adversary.rogue import Rogue
+from tests.service.round.masked import certificate, identities, plan_of, population
+from tests.service.site.hub import Wire, said
+
+from muster.plan.registry import fingerprint
+from muster.secagg import Aborted, Await, Heard, Tell, server
+from muster.secagg.messages import Revealed, read
+from muster.service import audit, pki
+from muster.service.message import Ended, Verdict, Wait, to_json
+from muster.service.refusal import Reason
+from muster.service.site.attend import Attendance
+from muster.service.site.hand import Hand
+from muster.service.site.line import Line, Patience
+from muster.service.site.training import Training
+from muster.service.site.vault import Vault
+from muster.service.site.work import Habits
+
+SECURE = re.compile(r"/v1/secure/(\d+)")
+QUICK = Patience(first=0.001, longest=0.01)
+
+
+@dataclass
+class Session:
+    """One sum that the server asks for: who takes part, and the task that each is told."""
+
+    names: tuple
+    round: int = 1
+    asked: dict = field(default_factory=dict)  # more fields of the task
+    told: dict = field(default_factory=dict)
+    heard: defaultdict = field(default_factory=lambda: defaultdict(list))
+    found: object = None
+    side: object = None
+
+    @property
+    def over(self):
+        """Whether its sum is open, or every site of it has left."""
+        return self.found is not None
+
+
+class Sums:
+    """Leads sites into one session after the other.
+
+    `late` says which messages are taken in and then refused as late; `between` is called between
+    two sessions. All that the sites say: `sites[name].answers` and, by session, `heard`.
+    """
+
+    def __init__(self, home, *, plan=None, names=("ann", "bob", "cid", "dot", "eve")):
+        self.home, self.names = identities(home, names), names
+        self.plan, self.people = plan or plan_of(rounds=5), population(names)
+        self.notary = pki.Notary(home / "hub")
+        self.sites = {name: Rogue(self.plan, [], run="r1") for name in names}
+        self.late, self.sessions, self.turns = Revealed, [], 0
+
+    def lead(self, *sessions, habits=None, rounds=400):
+        """Play the sessions, each until it is over or `rounds` polls went by; then all end."""
+        self.sessions, self.habits = list(sessions), habits or Habits(wait=0.0)
+        self.most, self.polls, self.at = rounds, 0, 0
+        for session in sessions:
+            session.side = self._side(session)
+            self._play(session, None)
+        asyncio.run(self._attend())
+        return self
+
+    def _side(self, session):
+        count, sent = len(session.names), self.sites[self.names[0]]
+        terms = self.plan.secure.terms(
+            self.plan.frame, run="r1", round=session.round,
+            plan=bytes.fromhex(fingerprint(self.plan)), model=bytes.fromhex(sent.model),
+            cohort=count, needed=self.plan.needed(count),
+        )  # fmt: skip
+        return server(terms, session.names, self._vouch)
+
+    def _vouch(self, name, data, signature):
+        return self.notary.vouch(name, certificate(self.home, name), data, signature)
+
+    def _play(self, session, event):
+        """Feed an event, and put what is told where the sites find it."""
+        if session.over:
+            return
+        try:
+            action = session.side.send(event)
+            while not isinstance(action, Await):
+                if isinstance(action, Tell):
+                    number = session.told.get(action.name, (0, b""))[0] + 1
+                    session.told[action.name] = number, action.message.to_bytes()
+                action = next(session.side)
+        except StopIteration as end:
+            session.found = end.value
+        except Aborted as stop:
+            session.found = stop
+
+    @property
+    def now(self):
+        """The session that is played."""
+        return self.sessions[self.at] if self.at < len(self.sessions) else None
+
+    def handle(self, name, request):
+        """One request of one site."""
+        path, session = request.url.path, self.now
+        if path == "/v1/poll":
+            self.polls += 1
+            if session and (session.over or self.polls > self.most):
+                self.at, self.polls = self.at + 1, 0
+                session = self.now
+            if session is None:
+                return said(Ended("r1", 1, "all rounds are done"))
+            if name not in session.names:
+                return said(Wait(0.0))
+            peers = {"peers": len(session.names)}
+            return said(self.sites[name].task(session.round, **peers | session.asked))
+        if path == "/v1/members":
+            found = {other: certificate(self.home, other) for other in session.names}
+            return httpx.Response(200, content=json.dumps(found).encode())
+        if not SECURE.fullmatch(path):
+            return self.sites[name].handle(request)
+        if session is None:
+            return refused(Reason.CLOSED)
+        return self._say(name, request) if request.method == "POST" else self._told(name, request)
+
+    def _say(self, name, request):
+        session, message = self.now, read(request.content)
+        session.heard[name].append(message)
+        self._play(session, Heard(name, request.content))
+        if isinstance(message, self.late):
+            return refused(Reason.LATE)
+        return said(Verdict(True))
+
+    def _told(self, name, request):
+        number, message = self.now.told.get(name, (0, b""))
+        if number <= int(request.url.params["after"]):
+            return said(Wait(0.0))
+        return httpx.Response(200, content=message, headers={"muster-told": str(number)})
+
+    async def _attend(self):
+        async with contextlib.AsyncExitStack() as stack:
+            hand = await stack.enter_async_context(Hand())
+            sites = [await self._site(stack, hand, name) for name in self.names]
+            await asyncio.wait_for(asyncio.gather(*(site.attend() for site in sites)), 60)
+
+    async def _site(self, stack, hand, name):
+        vault = Vault(self.home / name / "vault")
+        stack.callback(vault.close)
+        line = Line(
+            "https://hub", name, ssl.create_default_context(), patience=QUICK,
+            transport=Wire(lambda request: self.handle(name, request)),
+        )  # fmt: skip
+        await stack.enter_async_context(line)
+        log = audit.Audit(self.home / name / "audit.jsonl", purpose="site", id=name)
+        stack.callback(log.close)
+        training = Training(self.plan, self.people[name])
+        habits = replace(self.habits, audit=log)
+        return Attendance(name, training, line, vault, hand, habits, pki.Notary(self.home / name))
+
+
+def refused(reason):
+    """A refusal."""
+    return httpx.Response(409, content=to_json(Verdict(False, reason, "says a liar")))
