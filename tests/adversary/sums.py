@@ -22,11 +22,12 @@ from muster.plan.registry import fingerprint
 from muster.secagg import Aborted, Await, Heard, Tell, server
 from muster.secagg.messages import Revealed, read
 from muster.service import audit, pki
-from muster.service.message import Ended, Verdict, Wait, to_json
+from muster.service.message import Ended, Settled, Verdict, Wait, to_json
 from muster.service.refusal import Reason
 from muster.service.site.attend import Attendance
 from muster.service.site.hand import Hand
 from muster.service.site.line import Line, Patience
+from muster.service.site.study import StudyRecord
 from muster.service.site.training import Training
 from muster.service.site.vault import Vault
 from muster.service.site.work import Habits
@@ -65,15 +66,21 @@ class Sums:
         self.plan, self.people = plan or plan_of(rounds=5), population(names)
         self.notary = pki.Notary(home / "hub")
         self.sites = {name: Rogue(self.plan, [], run="r1") for name in names}
-        self.late, self.sessions, self.turns = Revealed, [], 0
+        self.late, self.sessions = Revealed, []
+        self.mute = False  # nothing is told in a session
+        self.nobody = httpx.ConnectError("planned")
+        self.settles = {}  # before the session of that place: the fate (round, accepted) told
+        self.studies = {}  # the records that are open, by site
+        self.at = {}  # what is called at the labels of a site
 
-    def lead(self, *sessions, habits=None, rounds=400):
+    def lead(self, *sessions, habits=None, rounds=60):
         """Play the sessions, each until it is over or `rounds` polls went by; then all end."""
         self.sessions, self.habits = list(sessions), habits or Habits(wait=0.0)
-        self.most, self.polls, self.at = rounds, 0, 0
+        self.most, self.polls, self.place, self.owed = rounds, 0, 0, set()
         for session in sessions:
-            session.side = self._side(session)
-            self._play(session, None)
+            if session.side is None:  # else it goes on
+                session.side = self._side(session)
+                self._play(session, None)
         asyncio.run(self._attend())
         return self
 
@@ -108,7 +115,7 @@ class Sums:
     @property
     def now(self):
         """The session that is played."""
-        return self.sessions[self.at] if self.at < len(self.sessions) else None
+        return self.sessions[self.place] if self.place < len(self.sessions) else None
 
     def handle(self, name, request):
         """One request of one site."""
@@ -116,8 +123,13 @@ class Sums:
         if path == "/v1/poll":
             self.polls += 1
             if session and (session.over or self.polls > self.most):
-                self.at, self.polls = self.at + 1, 0
+                self.place, self.polls = self.place + 1, 0
                 session = self.now
+                self.owed = set(self.names) if self.place in self.settles else set()
+            if name in self.owed:
+                self.owed.discard(name)
+                round, accepted = self.settles[self.place]
+                return said(Settled("r1", round, accepted))
             if session is None:
                 return said(Ended("r1", 1, "all rounds are done"))
             if name not in session.names:
@@ -125,6 +137,8 @@ class Sums:
             peers = {"peers": len(session.names)}
             return said(self.sites[name].task(session.round, **peers | session.asked))
         if path == "/v1/members":
+            if session is None:
+                return refused(Reason.CLOSED)
             found = {other: certificate(self.home, other) for other in session.names}
             return httpx.Response(200, content=json.dumps(found).encode())
         if not SECURE.fullmatch(path):
@@ -143,7 +157,7 @@ class Sums:
 
     def _told(self, name, request):
         number, message = self.now.told.get(name, (0, b""))
-        if number <= int(request.url.params["after"]):
+        if self.mute or number <= int(request.url.params["after"]):
             return said(Wait(0.0))
         return httpx.Response(200, content=message, headers={"muster-told": str(number)})
 
@@ -151,11 +165,20 @@ class Sums:
         async with contextlib.AsyncExitStack() as stack:
             hand = await stack.enter_async_context(Hand())
             sites = [await self._site(stack, hand, name) for name in self.names]
-            await asyncio.wait_for(asyncio.gather(*(site.attend() for site in sites)), 60)
+            lives = [asyncio.ensure_future(site.attend()) for site in sites]
+            try:
+                await asyncio.wait_for(asyncio.gather(*lives), 60)
+            finally:
+                for life in lives:
+                    life.cancel()
+                await asyncio.gather(*lives, return_exceptions=True)
 
     async def _site(self, stack, hand, name):
-        vault = Vault(self.home / name / "vault")
+        vault = Vault(self.home / name / "vault", at=self.at.get(name))
         stack.callback(vault.close)
+        study = StudyRecord(self.home / name / "studies" / "default", "default")
+        stack.callback(study.close)
+        self.studies[name] = study
         line = Line(
             "https://hub", name, ssl.create_default_context(), patience=QUICK,
             transport=Wire(lambda request: self.handle(name, request)),
@@ -165,7 +188,12 @@ class Sums:
         stack.callback(log.close)
         training = Training(self.plan, self.people[name])
         habits = replace(self.habits, audit=log)
-        return Attendance(name, training, line, vault, hand, habits, pki.Notary(self.home / name))
+        notary = pki.Notary(self.home / name)
+        return Attendance(name, training, line, vault, hand, habits, study=study, notary=notary)
+
+    def begun(self, name, session):
+        """What a site's record has of the assignment of a session, while the site is at work."""
+        return self.studies[name].begun(self.sites[name].task(session.round))
 
 
 def refused(reason):

@@ -78,15 +78,16 @@ class Assignments:
         objection = to_measuring(asked, begun, known, self.rules, work.habits.wall())
         if objection is not None:
             return await self._object(asked, objection, waits=waits)
-        answer = None if begun is None else begun.answer
         if begun is None:
             place = {"round": asked.round, "attempt": asked.attempt, "model": asked.model}
             work.note("evaluate", **place)
             work.study.begin(asked, day=self._day())
+        answer = begun and begun.answer
+        body = None
+        if answer is None:
+            body = await fetch(work.line, work.vault, asked.model, asked.round)
         try:
-            if answer is None:
-                body = await fetch(work.line, work.vault, asked.model, asked.round)
-                answer = await work.measure(asked, body)
+            answer = answer or await work.measure(asked, body)
             measured = Measured(asked.run, asked.round, asked.model, answer, asked.attempt)
             work.study.answered(asked, measured.metrics)
         except (asyncio.CancelledError, RunError):

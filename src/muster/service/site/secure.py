@@ -47,11 +47,11 @@ LABELS = (
     *(f"site: before {step.value} is kept" for step in STEPS),
     *(f"site: {step.value} is kept" for step in STEPS),
     *(f"site: {step.value} is said" for step in STEPS),
-    "site: before secrets are destroyed",
-    "site: secrets are destroyed",
     "site: before session is opened",
     "site: session is opened",
+    "site: before secrets are destroyed",
     "site: session is over",
+    "site: secrets are destroyed",
 )
 HOURS = 24.0  # that the secrets of a session live, at most
 SAID = dict(zip((1, 3, 5, 7, 9), STEPS, strict=True))  # the step of a kind of message

@@ -123,10 +123,11 @@ class StudyRecord:
 
     def close(self) -> None:
         """Let go of the folder; idempotent."""
-        lock, self._lock = self._lock, -1
-        if lock >= 0:
-            self._db.close()
-            os.close(lock)
+        with self._gate:  # another thread may be at work
+            lock, self._lock = self._lock, -1
+            if lock >= 0:
+                self._db.close()
+                os.close(lock)
 
     @property
     def mark(self) -> tuple[str, str, int]:
