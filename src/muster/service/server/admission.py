@@ -29,9 +29,9 @@ TRAINING = {"rows", "loss", "steps", "drift"}  # the metrics of a training, or n
 class Terms:
     """What a server takes from one client at one moment.
 
-    Fields: the `run`, its `round` and `attempt`; whether the client is `invited` to it and its certificate
-    `revoked`; `left`, the seconds of its lease; `held`, the digest of the update it has already
-    sent; `limit` and `room`, the bytes an update may have and the disk has.
+    Fields: the `run`, its `round` and `attempt`; whether the client is `invited` to it and its
+    certificate `revoked`; `left`, the seconds of its lease; `held`, the digest of the update it has
+    already sent; `limit` and `room`, the bytes an update may have and the disk has.
     """
 
     run: str
