@@ -120,6 +120,9 @@ class Desk:
         self.known(name)
         self.moved[name, round] += amount
 
+    def attempted(self, round, attempt):
+        """Every one of them."""
+
     def stepped(self, name, said):
         round, steps = said.round, said.steps
         self.progress(name, round, steps)

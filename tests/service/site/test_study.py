@@ -92,11 +92,13 @@ def test_what_is_known_of_a_run_and_a_day(record):
 
 
 def test_runs_are_joined_in_order_and_a_word_is_remembered(record):
-    record.join("r1", word=False)
-    record.join("r2", word=True)
-    record.join("r3", word=False)
-    record.join("r2", word=False)
+    record.join("r1", "a", word=False)
+    record.join("r2", "a", word=True)
+    record.join("r3", "a", word=False)
+    record.join("r2", "a", word=False)
     assert record.runs() == ("r1", "r2", "r3") and record.unasked() == 1
+    with pytest.raises(RunError, match=r"calls this site 1 in the run r2, .* taken part as 'a'"):
+        record.join("r2", 1, word=False)
     later = again(record)
     assert later.runs() == ("r1", "r2", "r3")
     later.close()
@@ -105,7 +107,7 @@ def test_runs_are_joined_in_order_and_a_word_is_remembered(record):
 def test_a_mark_tells_an_older_copy_and_another_record(record, tmp_path):
     name, identity, position = record.mark
     assert (name, position) == ("default", 0)
-    record.join("r1", word=False)
+    record.join("r1", "a", word=False)
     assert record.mark == ("default", identity, 1)
     later = again(record)
     assert later.mark == ("default", identity, 1)
@@ -129,7 +131,7 @@ def test_a_kill_loses_nothing_that_a_method_has_written(tmp_path):
         "from muster.service.message import Task\n"
         "from muster.service.site.study import StudyRecord\n"
         "record = StudyRecord(sys.argv[1], 'default')\n"
-        "record.join('r1', word=True)\n"
+        "record.join('r1', 'a', word=True)\n"
         "record.begin(Task('r1', 3, 'a' * 64, 30.0), day='2026-01-01')\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -176,7 +178,7 @@ def test_what_is_closed_says_so_and_does_nothing(record):
     record.close()
     record.close()
     with pytest.raises(RunError, match="could not be written"):
-        record.join("r1", word=False)
+        record.join("r1", "a", word=False)
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a database at all", None])

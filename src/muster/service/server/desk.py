@@ -238,7 +238,7 @@ class Desk:
         """A client that declines, failed, or has measured."""
         client, opened = self._member(name).client, self.hall.opened
         self._run(message.run)
-        self._attempt(message.round, message.attempt)
+        self.attempted(message.round, message.attempt)
         if opened is None or opened.round != message.round or client not in self.hall.seats:
             raise Refused(Reason.STALE, f"round {message.round} asks nothing of {client!r} now")
         if isinstance(message, Decline):
@@ -272,7 +272,7 @@ class Desk:
         client, opened = self._member(name).client, self.hall.opened
         round, steps = said.round, said.steps
         self._run(said.run)
-        self._attempt(round, said.attempt)
+        self.attempted(round, said.attempt)
         seat = self.hall.seats.get(client)
         if opened is None or opened.round != round or seat is None:
             raise Refused(Reason.STALE, f"round {round} is over, or does not ask {client!r}")
@@ -280,6 +280,15 @@ class Desk:
         if self._steps.get(client) != (round, steps):
             self._steps[client] = (round, steps)
             self.progress(name, round, 1)
+
+    def attempted(self, round: int, attempt: int) -> None:
+        """Raise `Refused` for what belongs to rounds that this server has lost, or has not yet."""
+        now = self.facts.attempt
+        if attempt != now:
+            raise Refused(
+                Reason.STALE,
+                f"attempt {attempt} of round {round} is not played; it is attempt {now}",
+            )
 
     def model(self, digest: str) -> str:
         """The blob of a model that sites may fetch."""
@@ -310,14 +319,6 @@ class Desk:
     def _run(self, run: str) -> None:
         if run != self.facts.run:
             raise Refused(Reason.UNKNOWN_RUN, f"this server runs {self.facts.run}")
-
-    def _attempt(self, round: int, attempt: int) -> None:
-        """Whatever belongs to rounds that this server has lost is of no use."""
-        now = self.facts.attempt
-        if attempt != now:
-            raise Refused(
-                Reason.STALE, f"attempt {attempt} of round {round} is over; it is attempt {now}"
-            )
 
 
 def _unnoted(actor: str, action: str, **details: Any) -> None:

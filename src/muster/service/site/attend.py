@@ -116,7 +116,7 @@ class Attendance:
             raise
         word = self._admitted(welcome)
         self.vault.enter(welcome.run, welcome.client)
-        self.study.join(welcome.run, word=word)
+        self.study.join(welcome.run, welcome.client, word=word)
         if fate := self.vault.fate:  # which a death may have kept from being written down
             self._settled(welcome.run, *fate)
         self.welcome = welcome

@@ -238,7 +238,7 @@ class Masked:
     async def _say(self, task: Task, message: Message, metrics: Mapping[str, float]) -> None:
         """Say it until it is acknowledged. Raises `Refused`."""
         line, data = self.work.line, message.to_bytes()
-        path, headers = f"/v1/secure/{task.round}", dict[str, str]()
+        path, headers = _path(task), dict[str, str]()
         secure = self.work.training.plan.secure
         told = metrics and secure is not None and secure.metrics == "public"
         if isinstance(message, Advert) and told:
@@ -265,7 +265,7 @@ class Masked:
     async def _sent(self, path: str, data: memoryview) -> None:
         """A large message, in pieces from where the server says. Raises `Refused`."""
         line, vault = self.work.line, self.work.vault
-        path = f"{path}?digest={sha256(data).hexdigest()}&size={len(data)}"
+        path = f"{path}&digest={sha256(data).hexdigest()}&size={len(data)}"
 
         async def send(place: int, piece: memoryview) -> Any:
             headers = {"content-length": str(len(piece))}
@@ -281,7 +281,7 @@ class Masked:
         """What the server says next, and its number. Raises `Refused`."""
         line = self.work.line
         wait = self.work.habits.wait
-        path = f"/v1/secure/{task.round}?after={number}&wait={wait}"
+        path = f"{_path(task)}&after={number}&wait={wait}"
 
         async def once() -> tuple[int, bytes] | Wait:
             self._live(task)
@@ -314,3 +314,8 @@ class Masked:
             return {str(name): pem for name, pem in found.items() if isinstance(pem, str)}
 
         return await line.persist(once)
+
+
+def _path(task: Task) -> str:
+    """Where the session of an assignment is spoken in."""
+    return f"/v1/secure/{task.round}?attempt={task.attempt}"

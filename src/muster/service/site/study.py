@@ -28,6 +28,7 @@ from muster.errors import RunError
 from muster.service.message import Evaluate, Task, from_json, to_json
 from muster.service.site.state import locked
 from muster.store.blobs import NoRoom
+from muster.types import ClientId
 
 __all__ = ["Begun", "Known", "STUDIES", "Session", "StudyRecord"]
 
@@ -37,7 +38,8 @@ VERSION = 1
 TABLES = """
 CREATE TABLE facts(key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE runs(
-  run TEXT PRIMARY KEY, number INTEGER NOT NULL UNIQUE, word INTEGER NOT NULL) STRICT;
+  run TEXT PRIMARY KEY, number INTEGER NOT NULL UNIQUE, client TEXT NOT NULL,
+  word INTEGER NOT NULL) STRICT;
 CREATE TABLE assignments(
   run TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL, kind TEXT NOT NULL,
   asked TEXT NOT NULL, secret TEXT NOT NULL, day TEXT NOT NULL, answer TEXT, accepted INTEGER,
@@ -145,13 +147,23 @@ class StudyRecord:
         ((count,),) = self._read("SELECT count(*) FROM runs WHERE number > 1 AND NOT word")
         return int(count)
 
-    def join(self, run: str, *, word: bool) -> None:
-        """Join a run, by a word of the site or without; once joined, nothing changes."""
+    def join(self, run: str, client: ClientId, *, word: bool) -> None:
+        """Join a run as a client of it, by a word of the site or without; once, for ever.
+
+        Raises `RunError` for another client of a run that was joined: its draws would be others.
+        """
+        said = json.dumps(client)
         with self._written() as db:
             db.execute(
-                "INSERT OR IGNORE INTO runs SELECT ?, 1 + coalesce(max(number), 0), ? FROM runs",
-                (run, int(word)),
+                "INSERT OR IGNORE INTO runs SELECT ?, 1 + coalesce(max(number), 0), ?, ? FROM runs",
+                (run, said, int(word)),
             )
+            ((held,),) = db.execute("SELECT client FROM runs WHERE run = ?", (run,)).fetchall()
+            if held != said:
+                raise RunError(
+                    f"the server calls this site {client!r} in the run {run}, in which it has "
+                    f"taken part as {json.loads(held)!r}; have the server give it that id again"
+                )
 
     # Assignments.
 
