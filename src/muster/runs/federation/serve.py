@@ -258,12 +258,12 @@ class _Server:
         watch(record)
 
     async def _told(self, text: str) -> None:
-        """Until everybody who is present has heard that the run is over, or is silent."""
+        """Until everybody who is here has heard that the run is over, or is silent."""
         hall = self.hall
         hall.end(text)
 
         def heard() -> bool:
-            return self.stop.is_set() or {m.client for m in hall.present()} <= hall.told
+            return self.stop.is_set() or {m.client for m in hall.here()} <= hall.told
 
         def wait() -> None:
             until = hall.clock() + hall.facts.lease / 2  # sites come back within a third of it

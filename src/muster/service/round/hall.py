@@ -108,19 +108,24 @@ class Hall:
             if back:
                 self.changed.notify_all()
 
+    def here(self) -> list[Member]:
+        """The members that have been heard of lately."""
+        with self.changed:
+            since = self._since(self.clock())
+            members = self.members.values()
+            return [one for one in members if self._seen.get(one.client, 0) >= since]
+
     def present(self) -> list[Member]:
-        """The members that have been heard of lately and do not fail for ever, by client id."""
+        """Those of them that may be asked, and do not fail for ever, by client id."""
         now = self.clock()
         with self.changed:
-            since = self._since(now)
-            here = [
+            found = [
                 member
-                for member in self.members.values()
-                if self._seen.get(member.client, 0) >= since
-                and self.failures[member.client] < FAILURES
+                for member in self.here()
+                if self.failures[member.client] < FAILURES
                 and self.resting.get(member.client, now) <= now
             ]
-        return sorted(here, key=_client)
+        return sorted(found, key=_client)
 
     def _since(self, now: float) -> float:
         """Whoever was heard of since then is present; a crowd keeps to a pace, and is heard less.
