@@ -38,10 +38,14 @@ QUICK = Patience(first=0.001, longest=0.01)
 
 @dataclass
 class Session:
-    """One sum that the server asks for: who takes part, and the task that each is told."""
+    """One sum that the server asks for: who takes part, and the task that each is told.
+
+    It is given up after `most` polls; math.inf waits for the sum.
+    """
 
     names: tuple
     round: int = 1
+    most: float = 60
     asked: dict = field(default_factory=dict)  # more fields of the task
     told: dict = field(default_factory=dict)
     heard: defaultdict = field(default_factory=lambda: defaultdict(list))
@@ -73,10 +77,10 @@ class Sums:
         self.studies = {}  # the records that are open, by site
         self.at = {}  # what is called at the labels of a site
 
-    def lead(self, *sessions, habits=None, rounds=60):
-        """Play the sessions, each until it is over or `rounds` polls went by; then all end."""
+    def lead(self, *sessions, habits=None):
+        """Play the sessions, each until it is over or given up; then all end."""
         self.sessions, self.habits = list(sessions), habits or Habits(wait=0.0)
-        self.most, self.polls, self.place, self.owed = rounds, 0, 0, set()
+        self.polls, self.place, self.owed = 0, 0, set()
         for session in sessions:
             if session.side is None:  # else it goes on
                 session.side = self._side(session)
@@ -122,7 +126,7 @@ class Sums:
         path, session = request.url.path, self.now
         if path == "/v1/poll":
             self.polls += 1
-            if session and (session.over or self.polls > self.most):
+            if session and (session.over or self.polls > session.most):
                 self.place, self.polls = self.place + 1, 0
                 session = self.now
                 self.owed = set(self.names) if self.place in self.settles else set()

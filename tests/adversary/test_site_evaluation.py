@@ -77,7 +77,9 @@ def test_one_model_is_measured_in_a_round_and_once(tmp_path):
     other = rogue.publish(rounds.start(replace(OPEN, seed=5)).sent())
     rogue.script = [rogue.evaluate(3), rogue.evaluate(3, model=other), rogue.evaluate(3)]
     rogue.script += [rogue.evaluate(3, counted=True), rogue.evaluate(3, lease=1.0)]
-    site.attend(rogue)
+    labels = []
+    site.attend(rogue, at=labels.append)
+    assert labels.count("site: after download") == 1, "said again, and not measured again"
     assert {said.model for said in rogue.of(Measured)} == {rogue.model}
     assert len(rogue.of(Measured)) == 3 and len({str(m.metrics) for m in rogue.of(Measured)}) == 1
     texts = [said.text for said in rogue.of(Decline)]

@@ -116,22 +116,21 @@ def test_an_assignment_whose_secret_is_gone_is_not_trained_again(lost, tmp_path)
 
 
 def test_limits_count_assignments_of_all_runs_and_attempts_of_the_study(tmp_path):
-    policy = replace(NOISY, rounds_per_day=2, new_runs=9)
+    policy = replace(NOISY, rounds_per_day=3, new_runs=9)
     site, day = Site(tmp_path, PLANS["plain"], policy), 86400
     first = Rogue(PLANS["plain"], [])
     first.script = [first.task(1), first.settled(1), first.task(1, attempt=2)]
-    first.script += [first.settled(1, attempt=2), first.task(2, attempt=2)]
+    first.script += [first.settled(1, attempt=2)]
     site.attend(first)
     second = Rogue(PLANS["plain"], [], run="r2")
-    second.script = [second.task(1)]
+    second.script = [second.task(1), second.settled(1), second.task(2)]
     site.attend(second)
-    assert [u.attempt for u, _ in first.updates] == [1, 2] and not second.updates
-    said = [*first.of(Decline), *second.of(Decline)]
-    assert [d.text for d in said] == ["the site's policy allows 2 rounds a day"] * 2
-    second.script = [second.task(1)]
+    assert [u.attempt for u, _ in first.updates] == [1, 2] and len(second.updates) == 1
+    assert [d.text for d in second.of(Decline)] == ["the site's policy allows 3 rounds a day"]
+    second.script = [second.task(2)]
     site.attend(second, wall=lambda: NOON + day)
-    assert len(second.updates) == 1 and len(site.charged) == 3
-    assert len(first.bodies() | second.bodies()) == 3, "each has noise of its own"
+    assert len(second.updates) == 2 and len(site.charged) == 4
+    assert len(first.bodies() | second.bodies()) == 4, "each has noise of its own"
 
 
 def test_a_training_is_in_the_ledger_before_it_begins(tmp_path):

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 from tests.adversary.rogue import Rogue, Site
-from tests.service.site.scene import plan
+from tests.service.site.scene import Killed, plan
 
 from muster import algorithms, rounds
 from muster.errors import RunError
@@ -82,6 +82,53 @@ def test_a_higher_attempt_trains_settled_rounds_again_within_the_plans_number(tm
     rogue.script = [rogue.task(1, attempt=n) for n in range(3, 50)]
     site.attend(rogue)
     assert len(rogue.updates) == 3
+
+
+def test_the_fate_of_one_attempt_is_not_that_of_another(tmp_path):
+    site, rogue = Site(tmp_path, PLAN), Rogue(PLAN, [])
+    rogue.script = [
+        rogue.task(1),
+        rogue.task(1, attempt=2),
+        rogue.settled(1),
+        rogue.task(1, attempt=2),
+    ]
+    rogue.script += [rogue.settled(1, run="r9", attempt=2), Wait(0.0)]
+    site.attend(rogue)
+    assert trained(rogue) == [(1, 1), (1, 2), (1, 2)] and len(rogue.bodies()) == 1
+    assert (rogue.polls[-1].pending, rogue.polls[-1].attempt) == (1, 2), "its fate is open"
+    rogue.script = [rogue.settled(1, attempt=2), Wait(0.0)]
+    site.attend(rogue)
+    assert rogue.polls[-1].pending == 0
+
+
+@pytest.mark.parametrize("label", ["site: in settle", "site: after settle"])
+def test_a_fate_that_was_heard_before_a_kill_is_known_after_it(label, tmp_path):
+    site, rogue = Site(tmp_path, PLAN), played(Rogue(PLAN, []), 1)
+
+    def at(passed):
+        if passed == label:
+            raise Killed
+
+    with pytest.raises(Killed):
+        site.attend(rogue, at=at)
+    rogue.script = [rogue.settled(1)] + [rogue.task(1) for _ in PATIENT]
+    site.attend(rogue)
+    assert trained(rogue) == [(1, 1)]
+    (begun,) = site.begun(rogue.task(1))
+    assert begun.accepted is True and "is settled here" in rogue.of(Decline)[0].text
+
+
+def test_a_run_knows_a_site_by_one_id(tmp_path):
+    """Under another the same assignment would draw other batches: one more look at the rows."""
+    site, rogue = Site(tmp_path, PLAN), Rogue(PLAN, [])
+    rogue.script = [rogue.task(1)]
+    site.attend(rogue)
+    for vault in ("vault", "another"):
+        other = Rogue(PLAN, [], client="b")
+        other.script = [other.task(1)]
+        with pytest.raises(RunError):
+            site.attend(other, vault=vault)
+        assert not other.updates
 
 
 def test_no_attempt_before_the_highest_is_trained(tmp_path):
