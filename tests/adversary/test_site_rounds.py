@@ -95,6 +95,7 @@ def test_the_fate_of_one_attempt_is_not_that_of_another(tmp_path):
     rogue.script += [rogue.settled(1, run="r9", attempt=2), Wait(0.0)]
     site.attend(rogue)
     assert trained(rogue) == [(1, 1), (1, 2), (1, 2)] and len(rogue.bodies()) == 1
+    assert len(site.logged("update")) == 2, "what is kept of the second is sent again"
     assert (rogue.polls[-1].pending, rogue.polls[-1].attempt) == (1, 2), "its fate is open"
     rogue.script = [rogue.settled(1, attempt=2), Wait(0.0)]
     site.attend(rogue)
