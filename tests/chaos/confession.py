@@ -39,9 +39,9 @@ def lay(say):
         opening(self, one)
         say("shown", one.round, one.kind, one.model)
 
-    def seeded(self, round):
-        found = seed(self, round)
-        say("own", self._vault.folder.parent.name, round, found)
+    def seeded(self, task):
+        found = seed(self, task)
+        say("own", self._vault.folder.parent.name, task.round, found)
         return found
 
     def trained(self, task, update):

@@ -196,7 +196,7 @@ def local(**fields):
     return plan(*LOCAL, sampling=sampling.All(), budget=None, **fields)
 
 
-@pytest.mark.parametrize("label", SITE[4:])
+@pytest.mark.parametrize("label", [*SITE[:2], *SITE[6:]])
 def test_a_site_that_died_sends_the_same_noise_and_charges_once(tmp_path, monkeypatch, label):
     monkeypatch.setattr("muster.runs.federation.serve._name", lambda ledger: "run")
     rules = Policy(budget_epsilon=50.0, budget_delta=DELTA)
@@ -205,7 +205,9 @@ def test_a_site_that_died_sends_the_same_noise_and_charges_once(tmp_path, monkey
     run = scene.play()
     assert run.parameters.tobytes() == calm.parameters.tobytes()
     for name in people():
-        found = Ledger.from_json((tmp_path / "run" / name / "vault" / "privacy.json").read_text())
+        found = Ledger.from_json(
+            (tmp_path / "run" / name / "studies/default/privacy.json").read_text()
+        )
         assert [e.round for e in found.entries] == [1, 2, 3]
         assert not list((tmp_path / "run" / name / "vault").glob("noise-*"))
 

@@ -96,7 +96,7 @@ def test_a_site_that_is_told_to_end_ends_in_order_and_goes_on_later(label):
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        ({"speaks": (2,)}, ("speaks version 1 of", "speaks 2", "upgrade muster")),
+        ({"speaks": (1,)}, ("speaks version 2 of", "speaks 1", "upgrade muster")),
         ({"another plan": "a" * 64}, ("wrong fingerprint", "same plan file")),
     ],
 )

@@ -81,7 +81,7 @@ def test_shares_of_noise_are_drawn_once_whoever_is_killed_in_a_secure_sum(who):
             deaths = {"server": [(label, 1) for label in (*labels, "round: summed")]}
         else:
             steps = [label for i in range(6) for label in SITE[i:18:6]]  # as they come by
-            labels = (*KEPT, *steps, *SITE[18:], *SETTLED)
+            labels = (*KEPT, *SITE[18:20], *steps, *SITE[20:], *SETTLED)
             last = (SETTLED[1], 2 * PLANS["shares"].rounds)  # nobody asks for that secret again
             deaths = {PAIRS[0]: [(label, 1) for label in labels], PAIRS[1]: [last]}
         count = sum(map(len, deaths.values()))
@@ -109,8 +109,8 @@ def noisy(updates):
 
 def mine(federation, client, records):
     """A site has charged each round once, and forgotten all secrets."""
-    vault = federation.home / client / "vault"
-    ledger = Ledger.from_json((vault / "privacy.json").read_text())
+    vault, study = federation.home / client / "vault", federation.home / client / "studies/default"
+    ledger = Ledger.from_json((study / "privacy.json").read_text())
     assert [entry.round for entry in ledger.entries] == [record["round"] for record in records]
     assert not [*vault.glob("noise-*"), *vault.glob("secure-*")]
 

@@ -98,8 +98,9 @@ def test_a_federation_from_the_first_certificate_to_the_last_round(sites, start)
     assert opened["committed"] == 0 and opened["server"] == f"https://{HOST}:8443"
     url = f"https://{HOST}:{opened['port']}"
     assert sites.json("doctor", "--identity", "lyon", "--server", url)[-1]["level"] == "ok"
+    more = ("--set", "rounds=20")
     joined = [
-        start("join", url, "plan.py", "--data", f"{name}.csv", "--identity", name)
+        start("join", url, "plan.py", "--data", f"{name}.csv", "--identity", name, *more)
         for name in ("lyon", "nice")
     ]
     server.until("round", round=2)
@@ -116,6 +117,41 @@ def test_a_federation_from_the_first_certificate_to_the_last_round(sites, start)
         "round": None, "asked": None, "seats": [], "members": [],
     }  # fmt: skip
     assert sites.json("audit", "verify", "heart/audit.jsonl")[0]["purpose"] == "server"
+
+
+@pytest.mark.slow
+def test_a_further_run_of_a_study_needs_a_word_of_the_site(sites, start):
+    (sites.folder / "site.toml").write_text('study = "hearts"\n')
+
+    def played(run, study, *words, code=0):
+        """A run of one round, and how its one site ended."""
+        server = start(
+            "serve", "plan.py", "--path", run, "--identity", "hub", "--address", f"{HOST}:0",
+            "--rounds", "1", *study,
+        )  # fmt: skip
+        url = f"https://{HOST}:{server.until('listening')['port']}"
+        site = start(
+            "join", url, "plan.py", "--data", "lyon.csv", "--identity", "lyon", "--policy",
+            "site.toml", *words,
+        )  # fmt: skip
+        _, errors = site.process.communicate(timeout=60)
+        assert site.process.returncode == code, errors
+        if code:
+            os.kill(server.process.pid, signal.SIGTERM)
+        server.end(halt.INTERRUPTED if code else 0)
+        return errors
+
+    hearts = ("--study", "hearts")
+    assert "belongs to the study 'default'" in played("heart-0", (), code=1)
+    played("heart-1", hearts)
+    refused = played("heart-2", hearts, code=1)
+    assert "the run heart-2-" in refused and "in the run heart-1-" in refused
+    assert "muster join --new-run, or by new_runs in site.toml" in refused
+    played("heart-2", hearts, "--new-run")
+    assert (sites.folder / "lyon/studies/hearts/study.db").exists()
+    assert "go on with --study hearts" in sites.fails(
+        "serve", "plan.py", "--path", "heart-1", "--identity", "hub", "--address", f"{HOST}:0"
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -27,6 +27,8 @@ PLAIN = ("--plain", "--address", f"{HOST}:0")
         (("serve", "plan.py", "--path", "x", "--plain", "--address", "here"), "is not HOST:PORT"),
         (("serve", "plan.py", "--path", "x", *PLAIN, "--set", "stop=[Target('loss', 1.0)]"),
          "a server has no rows"),
+        (("serve", "plan.py", "--path", "x", *PLAIN, "--study", "../x"), "the name of a study"),
+        (("run", "plan.py", "--study", "hearts"), "give --processes with it"),
         (("join", "plan.py", "--data", "x"), "give --identity FOLDER"),
         (("join", "plan.py", "--data", "x", "--plain", "--name", "a"), "give http://127.0.0.1:PORT"),
         (("join", "https://hub", "--data", "x", "--identity", "a"), "give one plan file"),

@@ -16,7 +16,17 @@ from hypothesis import strategies as st
 
 from muster.errors import MusterError
 from muster.service import message
-from muster.service.message import Hello, Poll, Task, Update, Verdict, agree, from_json, to_json
+from muster.service.message import (
+    Hello,
+    Poll,
+    Task,
+    Update,
+    Verdict,
+    Welcome,
+    agree,
+    from_json,
+    to_json,
+)
 from muster.service.refusal import Reason, Refused, parse
 from muster.service.server.admission import Terms, admit, arrived
 from muster.service.server.desk import Desk
@@ -27,11 +37,12 @@ from muster.store.records import Member, Seat
 
 HASH = "0123456789abcdef" * 4
 HELLO = Hello((1, 2), "lyon", HASH)
+WELCOME = Welcome(2, "digits-1", "lyon", 15.0, "hearts")
 TASK = Task("digits-1", 3, HASH, 15.0)
 UPDATE = Update("digits-1", 3, HASH, 1000, 120.0, {"loss": 0.25, "rows": 120.0})
 VERDICT = Verdict(False, Reason.LATE, "ended 3 s ago")
-ALL = [HELLO, TASK, UPDATE, VERDICT, Verdict(True)]
-KINDS = (Hello, Task, Update, Verdict)
+ALL = [HELLO, WELCOME, TASK, UPDATE, VERDICT, Verdict(True)]
+KINDS = (Hello, Welcome, Task, Update, Verdict)
 
 
 def reason(call, *arguments, **more):
@@ -52,7 +63,10 @@ MESSAGES = st.one_of(
         st.sets(st.integers(1, 9999), min_size=1, max_size=16).map(lambda s: tuple(sorted(s))),
         NAMES, DIGESTS, st.integers(0, 1 << 50),
     ),
-    st.builds(Task, IDS, ROUNDS, DIGESTS, st.floats(0, 1e7), st.integers(1, 9)),
+    st.builds(
+        Task, IDS, ROUNDS, DIGESTS, st.floats(0, 1e7), st.integers(1, 9), st.integers(0, 99),
+        st.integers(1, 1 << 31),
+    ),
     st.builds(
         Update, IDS, ROUNDS, DIGESTS, st.integers(8, 1 << 50), st.floats(0, 1e300),
         st.dictionaries(NAMES, FINITE, max_size=5),
@@ -72,7 +86,7 @@ def test_a_message_arrives_as_it_was(said):
 def test_a_message_is_plain_json_and_cannot_change():
     assert json.loads(to_json(UPDATE)) == {
         "kind": "update", "run": "digits-1", "round": 3, "digest": HASH, "size": 1000,
-        "weight": 120.0, "metrics": {"loss": 0.25, "rows": 120.0},
+        "weight": 120.0, "metrics": {"loss": 0.25, "rows": 120.0}, "attempt": 1,
     }  # fmt: skip
     with pytest.raises(FrozenInstanceError):
         TASK.round = 4
@@ -96,12 +110,14 @@ WRONG = {
     "accepted": [None, 0, 1, "true", True],
     "reason": ["", "because", 1, [], None, {}],
     "text": ["x" * 1001, "a\0b", None, 1],
+    "study": ["", "../x", ".a", "a b", "x" * 65, 1, None],
+    "peers": [-1, 1.0, True, None], "attempt": [0, -1, 1.0, (1 << 31) + 1, None],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_field_is_refused_when_made_and_when_read(name):
-    for said in (HELLO, TASK, UPDATE, VERDICT):
+    for said in (HELLO, WELCOME, TASK, UPDATE, VERDICT):
         if not hasattr(said, name):
             continue
         for value in WRONG[name]:
@@ -208,7 +224,7 @@ def test_the_newest_common_version_is_agreed_on_or_both_are_named():
     assert caught.value.reason is Reason.WRONG_VERSION
     with pytest.raises(Refused, match=r"plan is 0123456789ab… .* ffffffffffff…"):
         agree(HELLO, replace(HELLO, fingerprint="f" * 64))
-    assert agree(replace(HELLO, versions=message.VERSIONS), HELLO) == 1
+    assert agree(replace(HELLO, versions=message.VERSIONS), HELLO) == 2
 
 
 TERMS = Terms("digits-1", 3, left=1.0)
@@ -220,7 +236,7 @@ class Left:
     """A hall whose one member has failed too often."""
 
     members, refusals, excluded = {"lyon": Member("lyon", "lyon", 1)}, {}, {}
-    facts = SimpleNamespace(run="r", lease=15.0)
+    facts = SimpleNamespace(run="r", lease=15.0, attempt=1)
     changed, committed, opened, ended, seats = contextlib.nullcontext(), 0, None, None, {}
 
     def clock(self):

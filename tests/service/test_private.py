@@ -28,6 +28,7 @@ from muster.privacy.per_example import PerExample
 from muster.service.message import Task
 from muster.service.private import Private, charges, veiled
 from muster.service.site.policy import Policy, read
+from muster.service.site.study import StudyRecord
 from muster.service.site.vault import Made, Vault
 
 LOCAL = (Clip(1.0), LocalNoise(2.0, 1e-5))
@@ -44,8 +45,8 @@ def plan(*stages, **fields):
     return Plan(**(values | fields))
 
 
-def task(round, run="r", model="a" * 64):
-    return Task(run, round, model, 15.0)
+def task(round, run="r", model="a" * 64, attempt=1):
+    return Task(run, round, model, 15.0, attempt=attempt)
 
 
 @pytest.fixture
@@ -56,8 +57,23 @@ def vault(tmp_path):
     found.close()
 
 
-def private(vault, given=None, policy=None, entropy=os.urandom):
-    return Private(given or plan(*LOCAL), policy or Policy(), vault, 20, entropy)
+@pytest.fixture
+def study(tmp_path):
+    found = StudyRecord(tmp_path / "study", "default")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def private(vault, study):
+    def made(given=None, policy=None, entropy=os.urandom):
+        return Private(given or plan(*LOCAL), policy or Policy(), vault, study, 20, entropy)
+
+    return made
+
+
+def entries(study, name="privacy.json"):
+    return Book(study.folder / name).read(1e-5).entries
 
 
 def test_what_a_client_draws_is_hidden_where_its_draws_are_its_privacy():
@@ -69,91 +85,123 @@ def test_what_a_client_draws_is_hidden_where_its_draws_are_its_privacy():
     assert not veiled(plan(Clip(1.0), Quantize(8)))
 
 
-def test_a_secret_is_kept_until_the_fate_of_its_round_is_known(vault):
-    one = private(vault)
+def test_a_secret_is_kept_until_the_fate_of_its_assignment_is_known(vault, private):
+    one = private()
     source = one.source(task(1))
-    name = "noise-000001-key"
+    name = "noise-0000000001-0000000001-key"
     assert vault.blobs.size(name) == 32
-    assert private(vault).source(task(1)) == source, "killed, and back"
+    assert private().source(task(1)) == source, "killed, and back"
     assert one.source(task(2)) != source
     assert one.source(task(1, model="b" * 64)) != source, "another model, other noise"
+    assert one.source(task(1, attempt=2)) != source, "another attempt, another secret"
     assert os.stat(vault.folder / name).st_mode & 0o077 == 0
-    one.settle(1)
-    assert vault.blobs.names("noise-") == ["noise-000002-key"]
+    one.settle(1, 1)
+    assert [n.split("-")[1:3] for n in vault.blobs.names("noise-")] == [
+        ["0000000001", "0000000002"],
+        ["0000000002", "0000000001"],
+    ]
     assert one.source(task(1)) != source
+    one.settle(9, 1)
+    assert [n.split("-")[1] for n in vault.blobs.names("noise-")] == ["0000000002"]
 
 
-def test_secrets_outlive_what_else_happens_in_a_vault(vault):
-    one = private(vault)
+def test_secrets_outlive_what_else_happens_in_a_vault(vault, private):
+    one = private()
     source = one.source(task(1))
     vault.keep(task(1), Made({"delta": np.zeros(2)}, 1.0))
     vault.forget()
     assert one.source(task(1)) == source
 
 
-def test_a_plan_without_client_noise_and_a_simulation_draw_from_the_seed(vault):
-    assert private(vault, plan(Clip(1.0), Noise(1.0))).source(task(1)) is None
-    assert private(vault, entropy=None).source(task(1)) == key(0)
+def test_an_assignment_whose_secret_is_gone_or_is_another_is_lost(vault, study, private):
+    one = private()
+    study.begin(task(1), day="", secret=one.seal(task(1)))
+    begun = study.begun(task(1))
+    assert len(begun.secret) == 64 and not one.lost(task(1), begun)
+    one.settle(1, 1)
+    assert one.lost(task(1), begun)
+    one.source(task(1))
+    assert one.lost(task(1), begun), "one that was drawn since is another"
+    assert not private(entropy=None).lost(task(1), begun), "a simulation draws from the seed"
+
+
+def test_a_plan_without_client_noise_and_a_simulation_draw_from_the_seed(vault, private):
+    assert private(plan(Clip(1.0), Noise(1.0))).source(task(1)) is None
+    assert private(entropy=None).source(task(1)) == key(0)
+    assert private(plan(Clip(1.0), Noise(1.0))).seal(task(1)) == ""
     assert vault.blobs.names("noise-") == []
 
 
-def test_the_budget_of_the_site_stops_it_and_a_resumed_round_is_charged_once(vault):
-    one = private(vault, policy=RULES)
-    assert one.refusal(task(1)) is None
-    assert private(vault, policy=RULES).refusal(task(1)) is None
-    book = Book(vault.folder / "privacy.json")
-    assert len(book.read(1e-5).entries) == 1
+def test_the_budget_of_the_site_stops_it_and_a_resumed_round_is_charged_once(study, private):
+    one = private(policy=RULES)
+    assert one.charge(task(1)) is None
+    assert private(policy=RULES).charge(task(1)) is None
+    assert len(entries(study)) == 1
     rounds = 1
-    while one.refusal(task(rounds + 1)) is None:
+    while one.charge(task(rounds + 1)) is None:
         rounds += 1
     (charge,) = charges(plan(*LOCAL), RULES, 20)
     assert (
         spent([charge] * rounds, 1e-5).epsilon <= 5.0 < spent([charge] * (rounds + 1), 1e-5).epsilon
     )
-    said = one.refusal(task(rounds + 1))
+    said = one.charge(task(rounds + 1))
     assert said.startswith("the site's policy has a budget of privacy: the next release would")
-    assert len(book.read(1e-5).entries) == rounds
-    assert one.refusal(task(rounds)) is None, "this round is in it"
+    assert len(entries(study)) == rounds
+    assert one.charge(task(rounds)) is None, "this round is in it"
 
 
-def test_a_round_that_is_trained_again_with_another_secret_is_charged_again(vault):
-    one = private(vault, policy=RULES)
-    one.refusal(task(1))
-    one.settle(1)
-    one.refusal(task(1))
-    assert len(Book(vault.folder / "privacy.json").read(1e-5).entries) == 2
-    forced = private(vault, plan(), replace(RULES, clip=0.5, noise=9.0))
+def test_a_round_that_is_trained_again_with_another_secret_is_charged_again(study, private):
+    one = private(policy=RULES)
+    one.charge(task(1))
+    one.settle(1, 1)
+    one.charge(task(1))
+    assert len(entries(study)) == 2
+    forced = private(plan(), replace(RULES, clip=0.5, noise=9.0))
     for _ in range(2):
-        assert forced.refusal(task(2)) is None
-        forced.settle(2)
-    assert len(Book(vault.folder / "privacy.json").read(1e-5).entries) == 4
+        assert forced.charge(task(2)) is None
+        forced.settle(2, 1)
+    assert len(entries(study)) == 4
 
 
-def test_the_ledger_may_be_one_for_all_runs_on_these_rows(vault, tmp_path):
-    rules = replace(RULES, ledger=str(tmp_path / "rows.json"))
-    private(vault, policy=rules).refusal(task(1))
-    private(vault, policy=rules).refusal(task(1, run="other"))
-    assert len(Book(tmp_path / "rows.json").read(1e-5).entries) == 2
+def test_the_ledger_keys_an_assignment_by_all_of_its_digests(study, private):
+    """Models that agree in their first 16 digits, and secrets alike, are two charges."""
+    one, close = private(policy=RULES), "a" * 63 + "b"
+    for given in (task(1), task(1, model=close), task(1, attempt=2)):
+        assert one.charge(given) is None
+    found = entries(study)
+    assert len(found) == 3
+    run, attempt, model, secret = found[0].charge.run.split("/")
+    assert (run, attempt, model) == ("r", "1", "a" * 64)
+    assert secret == one.seal(task(1)) and len(secret) == 64
 
 
-def test_the_vault_says_which_budget_is_in_force_and_where_its_ledger_is(vault, tmp_path):
-    private(vault, policy=RULES)
-    said = {"epsilon": 5.0, "delta": 1e-5, "ledger": str(vault.folder / "privacy.json")}
-    assert json.loads((vault.folder / "budget.json").read_text()) == said
-    private(vault, policy=replace(RULES, budget_epsilon=7.0, ledger=str(tmp_path / "rows.json")))
-    said |= {"epsilon": 7.0, "ledger": str(tmp_path / "rows.json")}
-    assert json.loads((vault.folder / "budget.json").read_text()) == said
-    (vault.folder / "budget.json.part").mkdir()
+def test_the_ledger_is_one_for_all_runs_and_vaults_of_a_study(study, private, tmp_path):
+    private(policy=RULES).charge(task(1))
+    other = Vault(tmp_path / "other")
+    other.enter("r2", "a")
+    Private(plan(*LOCAL), RULES, other, study, 20, os.urandom).charge(task(1, run="r2"))
+    other.close()
+    assert [e.charge.run.split("/")[0] for e in entries(study)] == ["r", "r2"]
+
+
+def test_the_study_says_which_budget_is_in_force(study, private):
+    private(policy=RULES)
+    note = study.folder / "budget.json"
+    assert json.loads(note.read_text()) == {"epsilon": 5.0, "delta": 1e-5}
+    private(policy=replace(RULES, budget_epsilon=7.0))
+    assert json.loads(note.read_text()) == {"epsilon": 7.0, "delta": 1e-5}
+    (study.folder / "budget.json.part").mkdir()
     with pytest.raises(RunError, match=r"budget.json cannot be written .* then join again"):
-        private(vault, policy=RULES)
+        private(policy=RULES)
 
 
-def test_a_budget_without_noise_of_ones_own_is_refused(vault):
-    for given in (plan(), plan(Clip(1.0), Noise(1.0)), plan(Clip(1.0), Quantize(16), DiscreteNoise(1.0, 4), minimum=4)):  # fmt: skip # noqa: E501
+def test_a_budget_without_noise_of_ones_own_is_refused(private):
+    shares = plan(Clip(1.0), Quantize(16), DiscreteNoise(1.0, 4), minimum=4)
+    for given in (plan(), plan(Clip(1.0), Noise(1.0)), shares):
         with pytest.raises(PlanError, match=r"adds noise at the site; give noise in the policy"):
-            private(vault, given, RULES)
+            private(given, RULES)
     forced = replace(RULES, clip=0.5, noise=4.0)
-    assert private(vault, plan(), forced).refusal(task(1)) is None
+    assert private(plan(), forced).charge(task(1)) is None
 
 
 def test_what_is_charged():
@@ -179,7 +227,6 @@ def test_what_is_charged():
         ("budget_delta = 1e-6", "give both, or none"),
         ("budget_epsilon = -1\nbudget_delta = 1e-6", "a number above 0"),
         ("budget_epsilon = 2.0\nbudget_delta = 1.0", r"a number in \(0, 1\)"),
-        ("ledger = ''", "the name of a file"),
     ],
 )
 def test_a_policy_with_half_a_budget_is_refused(tmp_path, text, said):

@@ -51,11 +51,13 @@ def _plus(a: Reply, b: Reply) -> Reply:
 
 
 def _merged(a: Reply, b: Reply, plus: Callable[[Any, Any], Any]) -> Reply:
+    # A sum of metrics is one of all clients, or none: where one keeps its own, there is none.
+    told = a.metrics if a.metrics.keys() == b.metrics.keys() else {}
     return Reply(
         a.clients + b.clients,
         tree_map(plus, a.payload, b.payload),
         a.weight + b.weight,
-        {name: a.metrics[name] + b.metrics[name] for name in a.metrics},
+        {name: a.metrics[name] + b.metrics[name] for name in told},
         tree_map(plus, a.buffers, b.buffers),
         a.secure + b.secure,
     )

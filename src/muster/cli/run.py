@@ -52,6 +52,9 @@ Processes = Annotated[
     int | None,
     typer.Option(min=1, help="A real server and so many site processes, over TLS on this machine."),
 ]
+Study = Annotated[
+    str | None, typer.Option(metavar="NAME", help="With --processes: the study it belongs to.")
+]
 Lenient = Annotated[bool, typer.Option("--keep-going", help="Go on without a client that fails.")]
 Charged = Annotated[
     Path | None, typer.Option("--ledger", help="The privacy ledger of all runs over these people.")
@@ -78,7 +81,7 @@ def command(
     settings: Settings = None, rounds: Total = None, seed: Seed = None, workers: Workers = None,
     engine: Engine = "auto", explained: Explain = False, compared: Baselines = False,
     keep_going: Lenient = False, processes: Processes = None, ledger: Charged = None,
-    as_json: screen.Json = False, quiet: Silent = False,
+    study: Study = None, as_json: screen.Json = False, quiet: Silent = False,
 ) -> None:  # fmt: skip
     """Train a plan on this machine.
 
@@ -94,7 +97,7 @@ def command(
     options = Options(engine=engine, workers=workers, lenient=keep_going, ledger=ledger)
     order = Order(
         changed, file.enrolled(), folder, resume is not None, options, as_json, quiet,
-        staged(file, processes, options, (tuple(settings or ()), rounds, seed)),
+        staged(file, processes, options, (tuple(settings or ()), rounds, seed), study),
     )  # fmt: skip
     try:
         run = order.train()

@@ -149,7 +149,7 @@ def spread(each: list[dict[str, float]]) -> dict[str, Any]:
     rows = np.array([sums["rows"] for sums in each], float)
     result: dict[str, Any] = {"count": len(each)}
     for name in each[0]:
-        if name == "rows":
+        if name == "rows" or any(name not in sums for sums in each):
             continue
         values = np.array([sums[name] for sums in each], float) / rows
         with np.errstate(invalid="ignore"):  # percentiles of infinities are not a number

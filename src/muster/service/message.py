@@ -5,6 +5,9 @@ A site says `Hello` and is told `Welcome`, then polls: the answer is a `Task`, a
 whether its last update was `Settled`, `Wait`, or `Ended`. It announces an `Update`, is offered
 the place to go on from, sends the body, and hears a `Verdict`; or it says `Decline`, `Failure`,
 `Progress`, `Measured`.
+
+An assignment, what one client is asked to do for one version, is named by its run, round and
+`attempt`: 1, and one more each time that the server was put back to an older copy and said so.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from muster.service.schema import (
     Round,
     RunId,
     Sentence,
+    StudyName,
     Truth,
     Versions,
     Why,
@@ -45,6 +49,7 @@ __all__ = [
     "Offer",
     "Poll",
     "Progress",
+    "STUDY",
     "Settled",
     "Task",
     "Update",
@@ -57,9 +62,11 @@ __all__ = [
     "to_json",
 ]
 
-VERSIONS = (1,)  # of the protocol, that this release speaks
+VERSIONS = (2,)  # of the protocol, that this release speaks
+STUDY = "default"  # the study of whoever names none
 
 Count = Annotated[int, Number(0, 1 << 50, whole=True)]
+Attempt = Annotated[int, Number(1, 1 << 31, whole=True)]
 Seconds = Annotated[float, Number(0, 1e7)]
 Truthful = Annotated[bool, Truth()]
 
@@ -76,32 +83,35 @@ class Hello(Message):
 
 @dataclass(frozen=True)
 class Welcome(Message):
-    """Enrolled: the version to speak, the run, and the id this site has among its clients."""
+    """Enrolled: the version to speak, the run and its study, the id this site has in the run."""
 
     version: Annotated[int, Number(1, 9999, whole=True)]
     run: RunId
     client: ClientName
     lease: Seconds
+    study: StudyName = STUDY
 
 
 @dataclass(frozen=True)
 class Poll(Message):
     """What is there to do? `pending` is the round of an update whose fate is open, or 0.
 
-    The server may keep the question for `wait` seconds until there is something.
+    The server may keep the question for `wait` seconds until there is something. `attempt` is that
+    of the pending update.
     """
 
     run: RunId
     pending: Count
     wait: Annotated[float, Number(0, 60)]
+    attempt: Attempt = 1
 
 
 @dataclass(frozen=True)
 class Task(Message):
     """An invitation: train `model` (a digest) within `lease` seconds, renewed by progress.
 
-    `times` is how often the client was drawn, 1 unless with replacement; `invited` how many
-    clients are asked, for which a secure sum is made.
+    `times` is how often the client was drawn, 1 unless with replacement; `peers` how many clients
+    are asked for a secure sum, 0 for a plan without masks: who else was drawn is nobody's business.
     """
 
     run: RunId
@@ -109,7 +119,8 @@ class Task(Message):
     model: Digest
     lease: Seconds
     times: Annotated[int, Number(1, 1 << 31, whole=True)] = 1
-    invited: Annotated[int, Number(1, 1 << 31, whole=True)] = 1
+    peers: Annotated[int, Number(0, 1 << 31, whole=True)] = 0
+    attempt: Attempt = 1
 
 
 @dataclass(frozen=True)
@@ -121,6 +132,7 @@ class Evaluate(Message):
     model: Digest
     lease: Seconds
     counted: Truthful
+    attempt: Attempt = 1
 
 
 @dataclass(frozen=True)
@@ -130,6 +142,7 @@ class Settled(Message):
     run: RunId
     round: Round
     accepted: Truthful
+    attempt: Attempt = 1
 
 
 @dataclass(frozen=True)
@@ -150,7 +163,10 @@ class Ended(Message):
 
 @dataclass(frozen=True)
 class Update(Message):
-    """What a site is about to upload: the digest and size of its body, its weight, its metrics."""
+    """What a site is about to upload: the digest and size of its body, its weight, its metrics.
+
+    No metrics where the plan, or the site's policy, keeps them with the site.
+    """
 
     run: RunId
     round: Round
@@ -158,6 +174,7 @@ class Update(Message):
     size: Annotated[int, Number(8, 1 << 50, whole=True)]
     weight: Annotated[float, Number(0, 1e300)]
     metrics: Metrics = field(default_factory=dict)
+    attempt: Attempt = 1
 
 
 @dataclass(frozen=True)
@@ -169,11 +186,12 @@ class Offer(Message):
 
 @dataclass(frozen=True)
 class Decline(Message):
-    """A site that will not take part in a round, and why; that is no failure."""
+    """A site that will not train, or not measure, and why; that is no failure."""
 
     run: RunId
     round: Round
     text: Sentence
+    attempt: Attempt = 1
 
 
 @dataclass(frozen=True)
@@ -184,6 +202,7 @@ class Failure(Message):
     round: Round
     stage: Name
     text: Report
+    attempt: Attempt = 1
 
 
 @dataclass(frozen=True)
@@ -193,6 +212,7 @@ class Progress(Message):
     run: RunId
     round: Round
     steps: Count
+    attempt: Attempt = 1
 
 
 @dataclass(frozen=True)
@@ -203,6 +223,7 @@ class Measured(Message):
     round: Round
     model: Digest
     metrics: Metrics = field(default_factory=dict)
+    attempt: Attempt = 1
 
 
 @dataclass(frozen=True)

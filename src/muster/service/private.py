@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A site's own privacy: the secrets of its noise, and its ledger, whatever the server promises.
 
-A secret is on the disk before anything is drawn from it, so a site that was killed sends the very
-same update again; it is written over when the fate of the update is known. The ledger has a round
-before its training begins, and a round that is only resumed is charged once.
+All that an assignment draws (batches and noise in each step, noise of stages, noise that the
+policy forces, rounding) comes from one secret of its own. The secret is on the disk before
+anything is drawn from it, so a site that was killed, or is asked again, sends the very same bytes
+again: one release, and one charge. It is written over when the fate of the update is known, and an
+assignment whose secret is gone is never trained again: that would be another release.
+
+The ledger belongs to the study. It has a training before that begins, by the run, the attempt, the
+model and the secret, whole.
 """
 
 from __future__ import annotations
@@ -25,12 +30,13 @@ from muster.privacy.book import Book, Wish
 from muster.service.message import Task
 from muster.service.site.policy import Policy
 from muster.service.site.state import destroyed
+from muster.service.site.study import Begun, StudyRecord
 from muster.service.site.vault import Vault
 
 __all__ = ["LEDGER", "NOTE", "Private", "charges", "veiled"]
 
-LEDGER = "privacy.json"  # in the vault, where the policy names no other file
-NOTE = "budget.json"  # in the vault: the budget that was last in force, and where its ledger is
+LEDGER = "privacy.json"  # in the study's folder
+NOTE = "budget.json"  # beside it: the budget that was last in force
 
 
 def veiled(plan: Plan) -> bool:
@@ -60,15 +66,20 @@ def charges(plan: Plan, policy: Policy, rows: int) -> tuple[Charge, ...]:
 class Private:
     """What one client keeps of secrets and charges; `entropy` None takes the plan's seed.
 
-    Raises `PlanError` for a policy with a budget and a plan that adds no noise here.
+    Secrets lie in the vault, charges in the folder of the study. Raises `PlanError` for a policy
+    with a budget and a plan that adds no noise here.
     """
 
     def __init__(
-        self, plan: Plan, policy: Policy, vault: Vault, rows: int,
+        self,
+        plan: Plan,
+        policy: Policy,
+        vault: Vault,
+        study: StudyRecord,
+        rows: int,
         entropy: Callable[[int], bytes] | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._plan, self._vault, self._entropy = plan, vault, entropy
-        # Noise that the policy forces is drawn anew by each training, which the secret tells apart.
         self._veiled, self._book = veiled(plan) or policy.noise is not None, None
         self._budget: Budget | None = None
         if policy.budget_epsilon is None or policy.budget_delta is None:
@@ -81,36 +92,44 @@ class Private:
                 f"with LocalNoise or PerExample"
             )
         self._budget = Budget(policy.budget_epsilon, policy.budget_delta)
-        path = Path(policy.ledger or vault.folder / LEDGER)
-        self._book = Book(path)
-        _noted(vault.folder, self._budget, path)
+        self._book = Book(study.folder / LEDGER)
+        _noted(study.folder, self._budget)
 
-    def refusal(self, task: Task) -> str | None:
+    def lost(self, task: Task, begun: Begun) -> bool:
+        """Whether an assignment that was begun cannot be trained again with the bits it had."""
+        if not self._secret:
+            return False
+        held = self._vault.blobs.size(_name(task)) is not None
+        return not held or self.seal(task) != begun.secret
+
+    def seal(self, task: Task) -> str:
+        """The SHA-256 of the secret that a task draws from, which is on the disk; "" for none."""
+        return sha256(self._seed(task)).hexdigest() if self._secret else ""
+
+    def charge(self, task: Task) -> str | None:
         """Why the budget lets this task not be trained; None once it is in the ledger."""
         if self._book is None or self._budget is None:
             return None
-        place = f"{task.run}/{task.model[:16]}"
-        if self._veiled and self._entropy is not None:
-            # Trained again with another secret, it would be one more release.
-            place += f"/{sha256(self._seed(task.round)).hexdigest()[:16]}"
+        place = "/".join(filter(None, (task.run, str(task.attempt), task.model, self.seal(task))))
         wish = Wish(task.round, _placed(self._charges, place), self._budget)
         why = self._book.grant(wish, Ledger(self._budget.delta))[1]
         return why and f"the site's policy has a budget of privacy: {why}"
 
     def source(self, task: Task) -> Source | None:
-        """What this task's draws come from; None where the plan needs no secret.
-
-        Another model under the same round draws something else.
-        """
+        """What this task's draws come from; None where the plan needs no secret."""
         if not self._veiled:
             return None
         if self._entropy is None:
             return keys.key(self._plan.seed)
-        return Secret(self._seed(task.round)).at(task.run, task.model)
+        return Secret(self._seed(task)).at(task.run, task.model)
 
-    def _seed(self, round: int) -> bytes:
-        """The secret of a round, on the disk when this returns."""
-        files, name = self._vault.blobs, f"noise-{round:06d}-key"
+    @property
+    def _secret(self) -> bool:
+        return self._veiled and self._entropy is not None
+
+    def _seed(self, task: Task) -> bytes:
+        """The secret of an assignment, on the disk when this returns."""
+        files, name = self._vault.blobs, _name(task)
         if files.size(name) is None:
             assert self._entropy is not None
             files.drop(name)
@@ -118,16 +137,21 @@ class Private:
             files.finish(name)
         return bytes(files.whole(name))
 
-    def settle(self, round: int) -> None:
-        """The fate of this round's update is known: its secret, and older ones, are erased."""
-        files = self._vault.blobs
-        old = [n for n in files.names("noise-") if int(n.split("-")[1]) <= round]
-        destroyed(files, self._vault.folder, old)
+    def settle(self, round: int, attempt: int) -> None:
+        """The fate of this assignment is known: its secret, and older ones, are erased."""
+        files, last = self._vault.blobs, _name((round, attempt))
+        destroyed(files, self._vault.folder, [n for n in files.names("noise-") if n <= last])
 
 
-def _noted(folder: Path, budget: Budget, ledger: Path) -> None:
-    """Tell whoever looks into the vault later (`muster privacy --site`)."""
-    text = json.dumps(asdict(budget) | {"ledger": str(ledger.resolve())})
+def _name(place: Task | tuple[int, int]) -> str:
+    """The file of an assignment's secret; later ones have names that sort behind it."""
+    round, attempt = (place.round, place.attempt) if isinstance(place, Task) else place
+    return f"noise-{attempt:010d}-{round:010d}-key"
+
+
+def _noted(folder: Path, budget: Budget) -> None:
+    """Tell whoever looks into the study later (`muster privacy --site`)."""
+    text = json.dumps(asdict(budget))
     part = folder / f"{NOTE}.part"
     try:
         part.write_text(text, "utf-8")

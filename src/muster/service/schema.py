@@ -29,7 +29,9 @@ __all__ = [
     "Report",
     "Round",
     "RunId",
+    "STUDY_NAME",
     "Sentence",
+    "StudyName",
     "Text",
     "Truth",
     "Versions",
@@ -191,6 +193,10 @@ class Why:
 
 NAME = (r"\S(.{0,126}\S)?", "1 to 128 printable characters")
 RUN = (r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", "the id of a run, up to 128 letters, digits, . _ -")
+STUDY_NAME = (
+    r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}",
+    "the name of a study, up to 64 letters, digits, . _ - and first a letter or digit",
+)
 HEX = (r"[0-9a-f]{64}", "a SHA-256 in 64 hexadecimal digits")
 SENTENCE = (rf"(?s:.{{0,{TEXT}}})", f"at most {TEXT} printable characters")
 
@@ -200,6 +206,7 @@ Sentence = Annotated[str, Text(*SENTENCE)]
 Report = Annotated[str, Text(rf"(?s:.{{0,{REPORT}}})", f"at most {REPORT} printable characters")]
 Name = Annotated[str, Text(*NAME)]
 RunId = Annotated[str, Text(*RUN)]
+StudyName = Annotated[str, Text(*STUDY_NAME)]
 Digest = Annotated[str, Text(*HEX)]
 Round = Annotated[int, Number(1, 1 << 31, whole=True)]
 

@@ -10,14 +10,14 @@ from tests.runs.privacy.test_site import RULES, trained
 @pytest.fixture
 def site(shell, tmp_path):
     """A site, lyon, that has trained in three rounds; the shell beside it."""
-    trained(tmp_path / "lyon" / "vault-1", 3)
+    trained(tmp_path / "lyon", 3)
     return shell
 
 
 @pytest.mark.parametrize("option", ["--site", "--identity"])
 def test_the_ledger_is_printed(site, option):
     lines = site("privacy", option, "lyon").splitlines()
-    assert lines[0] == "lyon/vault-1/privacy.json"
+    assert lines[0] == "lyon/studies/default/privacy.json"
     text = "\n".join(lines)
     for part in ("one row of this site", "in 3 trainings of 1 run", "epsilon 6 at delta 0.0001",
                  "more like the last", "epsilon alone", "1-3"):  # fmt: skip
@@ -44,7 +44,7 @@ def test_before_the_first_round_and_without_a_budget(shell, tmp_path):
     assert "nothing yet, at delta 0.0001" in text
     assert f"epsilon {RULES.budget_epsilon:g} at delta" in text
     trained(tmp_path / "nice", 1)
-    (tmp_path / "nice" / "budget.json").unlink()
+    (tmp_path / "nice/studies/default/budget.json").unlink()
     text = shell("privacy", "--site", "nice")
     assert "not known; name it with --policy site.toml" in text
     assert "in 1 training of 1 run" in text

@@ -77,7 +77,8 @@ def test_sites_have_the_bits_of_the_loop_and_audit_themselves(tmp_path):
     assert np.array_equal(served.parameters, alone.parameters)
     found = [e["action"] for e in audit.entries(tmp_path / "a" / "audit.jsonl")]
     assert found == [
-        "genesis", "enrolled", *["task", "update", "verdict", "settled"] * 3, "ended"
+        "genesis", "enrolled",
+        *["task", "update", "verdict", "evaluate", "settled"] * 3, "ended",
     ]  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from muster.service.server.limits import Limits
 from muster.service.site.attend import Attendance
 from muster.service.site.hand import Hand
 from muster.service.site.line import Line, Patience
+from muster.service.site.study import StudyRecord
 from muster.service.site.training import Training
 from muster.service.site.vault import Vault
 from muster.service.site.work import Habits
@@ -151,9 +152,12 @@ class Federation:
         await stack.enter_async_context(line)
         log = audit.Audit(self.home / name / "audit.jsonl", purpose="site", id=name)
         stack.callback(log.close)
+        study = StudyRecord(self.home / name / "studies" / "default", "default")
+        stack.callback(study.close)
         training = Training(self.plan, self.people[name])
         habits = replace(self.habits, audit=log)
-        return Attendance(name, training, line, vault, hand, habits, self.notaries[name])
+        notary = self.notaries[name]
+        return Attendance(name, training, line, vault, hand, habits, study=study, notary=notary)
 
     def _app(self, name):
         """The edge as this site sees it, behind what TLS does."""
@@ -192,6 +196,12 @@ class Federation:
 
 class Away:
     """Says nothing in a secure sum, until it is asked to end."""
+
+    def stands(self, task):
+        return False
+
+    def expire(self):
+        """It has no secrets."""
 
     async def deliver(self, task, pending):
         await asyncio.Event().wait()

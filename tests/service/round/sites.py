@@ -12,6 +12,7 @@ from muster import keys
 from muster.local import Group, train
 from muster.runs.federation.conduct import Terms, facts_of
 from muster.service.message import (
+    VERSIONS,
     Ended,
     Evaluate,
     Hello,
@@ -85,7 +86,7 @@ class Federation:
     async def _site(self, name):
         client, _ = self.sites[name]
         rows = len(self.population[client][0])
-        hello = Hello((1,), name, self.desk.facts.fingerprint, rows)
+        hello = Hello(VERSIONS, name, self.desk.facts.fingerprint, rows)
         await self.desk.welcome(name, hello)
         pending = 0
         while True:

@@ -10,8 +10,8 @@ from muster.service.round.hall import Hall
 from muster.store.records import Member
 
 
-@pytest.mark.parametrize(("members", "seconds"), [(3, 30.0), (1000, 200.0)])
-def test_presence_lasts_for_two_leases_or_two_turns_of_all(members, seconds):
+@pytest.mark.parametrize(("members", "seconds"), [(3, 30.0), (1000, 400.0)])
+def test_presence_lasts_for_two_leases_or_two_of_the_longest_turns_of_all(members, seconds):
     now, everybody = [0.0], {str(i): Member(str(i), i, 1) for i in range(members)}
     ledger = SimpleNamespace(
         members=lambda: everybody, history=list, wanted=lambda: "run", excluded=dict, blobs=None

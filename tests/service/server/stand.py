@@ -15,6 +15,7 @@ import numpy as np
 from muster.service import identity, pki
 from muster.service.identity import Grant
 from muster.service.message import (
+    VERSIONS,
     Hello,
     Offer,
     Poll,
@@ -28,6 +29,7 @@ from muster.service.message import (
     to_json,
 )
 from muster.service.refusal import Reason, Refused
+from muster.service.round.facts import Facts
 from muster.service.server.app import Edge
 from muster.service.server.limits import Limits
 from muster.service.server.listen import Where, loop_factory, serve
@@ -36,7 +38,7 @@ from muster.service.wire import digest, encode
 from muster.store.blobs import Disk, Files, model_name, update_name
 
 RUN, FINGERPRINT = "digits-1", "f" * 64
-HELLO = Hello((1,), "lyon", FINGERPRINT, 100)
+HELLO = Hello(VERSIONS, "lyon", FINGERPRINT, 100)
 POLL = Poll(RUN, 0, 0.0)
 TREE = {"b": np.arange(8, dtype="float32"), "w": np.ones((16, 8), "float32")}
 FAST = Disk(sync=int)
@@ -50,11 +52,16 @@ class Upload:
     held: bool
 
 
+def weigh(rows, times):
+    """Everybody counts once."""
+    return 1.0
+
+
 class Desk:
     """Enrols whom it is asked to, and writes down what it is told."""
 
     def __init__(self, template=TREE, members=("lyon", "oslo")):
-        self.facts = SimpleNamespace(run=RUN, fingerprint=FINGERPRINT, plan={"a": 1}, lease=15.0)
+        self.facts = Facts(RUN, FINGERPRINT, {"a": 1}, weigh, None, 1 << 20)
         self.hall = SimpleNamespace(members={})  # nobody takes part in a secure sum
         self.template, self.members = template, set(members)
         self.counts, self.moved = Counter(), Counter()
@@ -113,7 +120,11 @@ class Desk:
         self.known(name)
         self.moved[name, round] += amount
 
-    def stepped(self, name, round, steps):
+    def attempted(self, round, attempt):
+        """Every one of them."""
+
+    def stepped(self, name, said):
+        round, steps = said.round, said.steps
         self.progress(name, round, steps)
 
     def model(self, digest):
@@ -269,7 +280,7 @@ async def put(client, data, offset=0, said=SAID, **headers):
 
 def heard(response):
     """A status and a message."""
-    assert response.headers["muster-version"] == "1"
+    assert response.headers["muster-version"] == "2"
     return response.status_code, from_json(response.content, Offer, Verdict)
 
 

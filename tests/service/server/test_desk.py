@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from muster.service.message import (
+    VERSIONS,
     Decline,
     Ended,
     Evaluate,
@@ -15,6 +16,7 @@ from muster.service.message import (
     Hello,
     Measured,
     Poll,
+    Progress,
     Settled,
     Task,
     Update,
@@ -26,7 +28,7 @@ from muster.service.round.lifecycle import Call
 from muster.service.server.desk import Desk
 from muster.store.blobs import update_name
 from muster.store.ledger import Ledger
-from muster.store.records import Opened, Seat
+from muster.store.records import Member, Opened, Seat
 
 PRINT, MODEL, BODY = "a" * 64, "b" * 64, "c" * 64
 RUN = "run-1"
@@ -63,7 +65,7 @@ class Scene:
         self.hall = Hall(self.ledger, facts, clock=self.clock)
         self.desk = Desk(self.hall, self.ledger)
         for name in ("a", "b"):
-            self.do(self.desk.welcome(name, Hello((1,), name, PRINT, 10)))
+            self.do(self.desk.welcome(name, Hello(VERSIONS, name, PRINT, 10)))
 
     def do(self, work):
         return asyncio.run(work)
@@ -94,7 +96,8 @@ class Scene:
         )
 
 
-UPDATE = Update(RUN, 1, BODY, 100, 10.0, {"rows": 10.0})
+METRICS = {"rows": 10.0, "loss": 4.0, "steps": 2.0, "drift": 0.5}
+UPDATE = Update(RUN, 1, BODY, 100, 10.0, METRICS)
 
 
 def reason(call, *arguments):
@@ -141,6 +144,11 @@ def test_a_held_update_is_known_while_the_round_is_evaluated(scene):
         ({"round": 2}, Reason.FOREIGN),
         ({"size": 501}, Reason.TOO_LARGE),
         ({"weight": 11.0}, Reason.MALFORMED),
+        ({"attempt": 2}, Reason.STALE),
+        ({"metrics": {"rows": 10.0}}, Reason.MALFORMED),
+        ({"metrics": METRICS | {"rows": 0.0}}, Reason.MALFORMED),
+        ({"metrics": METRICS | {"drift": -1.0}}, Reason.MALFORMED),
+        ({"metrics": METRICS | {"more": 1.0}}, Reason.MALFORMED),
     ],
 )
 def test_what_is_refused_changes_nothing(scene, change, why):
@@ -148,6 +156,54 @@ def test_what_is_refused_changes_nothing(scene, change, why):
     before = scene.state()
     assert reason(scene.desk.announce, "a", replace(UPDATE, **change)) is why
     assert scene.state() == before
+
+
+def test_a_site_may_keep_its_metrics(scene):
+    scene.open()
+    assert scene.arrive("a", replace(UPDATE, metrics={})).accepted
+    assert scene.hall.seats["a"].metrics == {}
+    scene.open(kind="evaluate")
+    nothing = Measured(RUN, 1, MODEL, {"loss": 1.0})
+    assert reason(scene.desk.answer, "a", nothing) is Reason.MALFORMED
+    assert scene.hall.seats["a"].standing == "invited"
+
+
+def test_only_sums_are_told_how_many_take_part(scene):
+    scene.open()
+    assert scene.poll("a").peers == 0
+    scene.hall.facts = replace(scene.hall.facts, masks=True)
+    assert scene.poll("a").peers == 2
+
+
+def test_what_belongs_to_rounds_that_were_lost_is_of_no_use(scene):
+    """The server was put back to a copy of round 2, and has raised its attempt."""
+    for round in (1, 2):
+        scene.open(round)
+        scene.commit(round, ["a"])
+    scene.hall.facts = replace(scene.hall.facts, raised=(2,))
+    assert scene.poll("a", pending=2) == Settled(RUN, 2, True, 1)
+    scene.open(3)
+    assert scene.poll("a", pending=3) == Task(RUN, 3, MODEL, 15.0, attempt=2)
+    lost = replace(UPDATE, round=3)
+    assert reason(scene.desk.announce, "a", lost) is Reason.STALE
+    for said in (Decline(RUN, 3, ""), Failure(RUN, 3, "train", ""), Measured(RUN, 3, MODEL)):
+        assert reason(scene.desk.answer, "a", said) is Reason.STALE
+    assert reason(scene.desk.stepped, "a", Progress(RUN, 3, 7)) is Reason.STALE
+    scene.desk.stepped("a", Progress(RUN, 3, 7, 2))
+    assert scene.arrive("a", replace(lost, attempt=2)).accepted
+    scene.commit(3, ["a"])
+    assert scene.poll("a", pending=3) == Settled(RUN, 3, False, 1), "that one was lost"
+    again = scene.do(scene.desk.poll("a", Poll(RUN, 3, 0.0, 2)))
+    assert again == Settled(RUN, 3, True, 2)
+
+
+@pytest.mark.parametrize(("members", "seconds"), [(2, 1.0), (2000, 1.0), (2001, 2.0), (9000, 8.0)])
+def test_no_client_can_count_the_others_by_its_pace(scene, members, seconds):
+    scene.hall.members |= {str(i): Member(str(i), i, 1) for i in range(members - 2)}
+    assert scene.desk._pace(0.0) == seconds
+    assert scene.desk._pace(30.0) == 0.0
+    scene.hall.facts = replace(scene.hall.facts, hides=True)
+    assert scene.desk._pace(30.0) == (seconds if members > 2000 else 0.0)
 
 
 def test_who_is_not_invited_or_not_enrolled_gets_nowhere(scene):
@@ -168,8 +224,8 @@ def test_who_is_not_invited_or_not_enrolled_gets_nowhere(scene):
     ("hello", "why"),
     [
         (Hello((7,), "c", PRINT, 1), Reason.WRONG_VERSION),
-        (Hello((1,), "c", "0" * 64, 1), Reason.WRONG_FINGERPRINT),
-        (Hello((1,), "c", PRINT, 0), Reason.MALFORMED),
+        (Hello(VERSIONS, "c", "0" * 64, 1), Reason.WRONG_FINGERPRINT),
+        (Hello(VERSIONS, "c", PRINT, 0), Reason.MALFORMED),
     ],
 )
 def test_a_hello_that_does_not_fit(scene, hello, why):
@@ -203,14 +259,14 @@ def test_a_lease_is_renewed_by_progress_in_this_round_alone(scene):
     assert (scene.hall.leases["a"], scene.hall.leases["b"]) == (125.0, 115.0)
     scene.desk.progress("b", 9, 5)
     assert scene.hall.leases["b"] == 115.0
-    scene.desk.stepped("b", 1, 7)
+    scene.desk.stepped("b", Progress(RUN, 1, 7))
     assert scene.hall.leases["b"] == 125.0
     scene.clock.now += 5
-    scene.desk.stepped("b", 1, 7)  # the same again is no progress
+    scene.desk.stepped("b", Progress(RUN, 1, 7))  # the same again is no progress
     assert scene.hall.leases["b"] == 125.0
-    assert reason(scene.desk.stepped, "b", 2, 1) is Reason.STALE
+    assert reason(scene.desk.stepped, "b", Progress(RUN, 2, 1)) is Reason.STALE
     scene.hall.sit(1, "train", {"b": Seat("b", "late", "lease", "no progress")})
-    assert reason(scene.desk.stepped, "b", 1, 8) is Reason.LATE
+    assert reason(scene.desk.stepped, "b", Progress(RUN, 1, 8)) is Reason.LATE
 
 
 def test_what_is_held_of_an_upload_needs_no_room(scene):
@@ -234,7 +290,7 @@ def test_who_is_silent_is_away_and_who_fails_for_ever_is_left_out(scene):
         scene.hall.judge([Seat("b", "failed")])
     assert here() == []
     assert reason(scene.desk.poll, "b", Poll(RUN, 0, 0)) is Reason.LEFT_OUT
-    scene.do(scene.desk.welcome("b", Hello((1,), "b", PRINT, 10)))
+    scene.do(scene.desk.welcome("b", Hello(VERSIONS, "b", PRINT, 10)))
     assert here() == ["b"]
 
 
@@ -267,8 +323,8 @@ def test_a_poll_is_woken_by_news_and_ends_with_the_run(scene):
 
 
 def test_a_crowd_is_asked_to_keep_to_the_pace(scene):
-    object.__setattr__(scene.hall.facts, "pace", 4.0)
-    assert scene.poll("a") == Wait(0.5)  # two members, four check-ins a second
+    object.__setattr__(scene.hall.facts, "pace", 0.5)
+    assert scene.poll("a") == Wait(4.0)  # two members, a check-in in two seconds
     scene.hall.close()
     assert scene.poll("a", wait=60.0) == Wait(1.0)
 

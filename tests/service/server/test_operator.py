@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an operator sees: every number has a name, and a fault is not told."""
 
+from dataclasses import replace
+
 import httpx
 from tests.service.server.stand import POLL, Desk, client_of, edge_over, run
 
@@ -21,7 +23,9 @@ def test_the_metrics_are_those_of_the_desk_and_of_the_requests(tmp_path):
                 for _ in range(3):
                     await client.post("/v1/poll", content=to_json(POLL))
                 await client.post("/v1/poll", content=b"")
-                found = metrics((await client.get("/metrics")).text)
+                assert (await client.get("/metrics")).status_code == 404, "not for sites"
+                found = metrics(edge.meters.text(operator=True).decode())
+                assert metrics(edge.meters.text(operator=False).decode()).keys() == found.keys()
         assert found["muster_rounds_committed_total"] == 2 and found["muster_round_open"] == 3
         assert found['muster_seats{standing="arrived"}'] == 1
         assert found['muster_seats{standing="late"}'] == 0
@@ -34,6 +38,23 @@ def test_the_metrics_are_those_of_the_desk_and_of_the_requests(tmp_path):
         assert "process_resident_memory_bytes" in found or not found.get(
             "process_cpu_seconds_total"
         )
+
+    run(main())
+
+
+def test_where_nobody_may_know_who_was_drawn_whoever_watches_sees_rounds_alone(tmp_path):
+    """Requests, octets and times tell as much of it as seats."""
+    desk = Desk()
+    desk.facts = replace(desk.facts, hides=True)
+    meters = Meters(desk)
+    found = metrics(meters.text(operator=False).decode())
+    assert found == {"muster_rounds_committed_total": 2, "muster_round_open": 3}
+    assert 'muster_seats{standing="late"}' in metrics(meters.text(operator=True).decode())
+
+    async def main():
+        transport = httpx.ASGITransport(Operator(desk, meters))  # without a control socket
+        async with httpx.AsyncClient(transport=transport, base_url="http://loopback") as client:
+            assert metrics((await client.get("/metrics")).text) == found
 
     run(main())
 

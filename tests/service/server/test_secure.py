@@ -2,6 +2,8 @@
 """What sites say in a secure sum: once, of a kind, of a size; what they are told, when new."""
 
 import asyncio
+import json
+from dataclasses import replace
 from hashlib import sha256
 
 import pytest
@@ -172,9 +174,22 @@ def test_what_is_no_message_is_removed_when_it_is_whole(scene):
 
 
 def test_metrics_travel_with_a_message(scene):
-    assert scene.say(CONSENT, headers=[(b"muster-metrics", b'{"loss": 0.5}')]) is True
-    assert scene.ledger.heard(1)[0].metrics == {"loss": 0.5}
+    told = {"rows": 5.0, "loss": 0.5, "steps": 2.0, "drift": 0.0}
+    assert scene.say(CONSENT, headers=[(b"muster-metrics", json.dumps(told).encode())]) is True
+    assert scene.ledger.heard(1)[0].metrics == told
     assert scene.say(QUIT, headers=[(b"muster-metrics", b'{"loss": NaN}')]) is Reason.NOT_FINITE
+    assert scene.say(QUIT, headers=[(b"muster-metrics", b'{"loss": 0.5}')]) is Reason.MALFORMED
+
+
+def test_a_session_of_rounds_that_were_lost_is_over(scene):
+    """The server was put back to a copy: its site is told at once, and waits no longer in it."""
+    assert scene.say(CONSENT, attempt="1") is True
+    scene.hall.facts = replace(scene.hall.facts, raised=(0,))
+    assert scene.say(QUIT, attempt="1") is Reason.STALE
+    with pytest.raises(Refused) as caught:
+        asyncio.run(scene.sessions.told("ann", 1, {"after": "0", "wait": "60"}))
+    assert caught.value.reason is Reason.STALE
+    assert scene.say(QUIT, attempt="2") is True
 
 
 def test_one_is_told_what_is_newer_than_one_knows(scene):

@@ -66,8 +66,8 @@ class Wire(httpx.AsyncBaseTransport):
 class Hub:
     """Asks one site for `rounds` rounds; `accepted[round]` says whether its reply counts."""
 
-    def __init__(self, plan, rounds=2, accepted=None, evaluates=(), client="a"):
-        self.plan, self.client, self.rounds = plan, client, rounds
+    def __init__(self, plan, rounds=2, accepted=None, evaluates=(), client="a", attempt=1):
+        self.plan, self.client, self.rounds, self.attempt = plan, client, rounds, attempt
         self.accepted = accepted or {}
         self.evaluates = set(evaluates)
         self.fingerprint = fingerprint(plan)
@@ -138,6 +138,7 @@ class Hub:
         message = from_json(request.content, Decline, Failure, Progress, Measured)
         self.said.append(message)
         if isinstance(message, Decline | Failure) and message.round == self.round:
+            self.evaluates.discard(self.round)
             self.advance()
         if isinstance(message, Measured) and message.round in self.evaluates:
             self.evaluates.discard(message.round)
@@ -148,15 +149,17 @@ class Hub:
         """Settled first, then what is open, then the end."""
         if poll.pending and poll.pending < self.round:
             self.settled.append(poll.pending)
-            return Settled(self.run, poll.pending, self.accepted.get(poll.pending, True))
+            accepted = self.accepted.get(poll.pending, True)
+            return Settled(self.run, poll.pending, accepted, poll.attempt)
         if self.round > self.rounds:
             return Wait(0) if poll.pending else Ended(self.run, self.rounds, "all rounds are done")
         if self.round in self.bodies:
             if self.round in self.evaluates:
                 counted = self.accepted.get(self.round, True)
-                return Evaluate(self.run, self.round, self.digest, self.lease, counted)
+                digest, attempt = self.digest, self.attempt
+                return Evaluate(self.run, self.round, digest, self.lease, counted, attempt)
             return Wait(0)
-        return Task(self.run, self.round, self.digest, self.lease)
+        return Task(self.run, self.round, self.digest, self.lease, attempt=self.attempt)
 
     def download(self, request):
         """The octets from where they are asked for."""

@@ -12,6 +12,7 @@ from muster.rounds import start
 from muster.service.site.attend import Attendance
 from muster.service.site.hand import Hand
 from muster.service.site.line import Line, Patience
+from muster.service.site.study import StudyRecord
 from muster.service.site.training import Training
 from muster.service.site.vault import Vault
 from muster.service.site.work import Habits
@@ -96,21 +97,25 @@ def spoil(path):
     path.write_bytes(data)
 
 
-def attend(plan, hub, folder, *, data=None, test=None, at=None, habits=None, disk=None):
-    """One life of one client at a hub."""
+def attend(plan, hub, folder, *, data=None, test=None, at=None, habits=None, disk=None, study=None):
+    """One life of one client at a hub; its study's record is in its vault unless told otherwise."""
     habits = habits or Habits()
 
     async def life():
         vault = Vault(folder, at=at, disk=disk or Disk(sync=int))
+        record = None
         try:
+            record = StudyRecord(study or folder / "study", habits.policy.study)
             async with Hand() as hand:
                 transport = hub.transport()
                 where = "http://hub"
                 async with Line(where, "a", patience=hurried(), transport=transport) as line:
                     training = Training(plan, data or rows(), test)
-                    client = Attendance("a", training, line, vault, hand, habits)
+                    client = Attendance("a", training, line, vault, hand, habits, study=record)
                     return await client.attend()
         finally:
             vault.close()
+            if record is not None:
+                record.close()
 
     return asyncio.run(life())

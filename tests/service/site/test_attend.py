@@ -12,7 +12,7 @@ from tests.service.site.scene import LOCAL, PLANS, Killed, attend, by_hand, kept
 from muster import Every, PerExample
 from muster.errors import PlanError, RunError
 from muster.rounds import start
-from muster.service.message import Decline, Evaluate, Failure, Measured, Task
+from muster.service.message import Decline, Evaluate, Measured, Task
 from muster.service.refusal import Reason, Refused
 from muster.service.site import cargo
 from muster.service.site.policy import Policy
@@ -134,7 +134,7 @@ def test_a_damaged_update_is_made_again(tmp_path):
     assert hub.bodies == calm.bodies
 
 
-def test_a_round_with_another_model_is_trained_anew(tmp_path):
+def test_a_round_with_another_model_is_declined_and_what_is_kept_stays(tmp_path):
     plan = PLANS["scaffold"]
 
     def trap(label):
@@ -150,7 +150,9 @@ def test_a_round_with_another_model_is_trained_anew(tmp_path):
     assert hub.model != old
     passed = []
     attend(plan, hub, tmp_path, at=passed.append)
-    assert "site: in step" in passed and list(hub.bodies) == [1]
+    (decline,) = [m for m in hub.said if isinstance(m, Decline)]
+    assert "was begun with another model; an assignment is done once" in decline.text
+    assert "site: in step" not in passed and hub.settled == [1]
 
 
 @pytest.mark.parametrize("reason", [Reason.LATE, Reason.CLOSED, Reason.MALFORMED])
@@ -181,27 +183,51 @@ def test_a_task_for_a_new_round_waits_for_the_fate_of_the_old(tmp_path):
     assert same(kept(plan, tmp_path), dict(leaves(memory)))
 
 
-def test_a_server_that_was_put_back_is_followed_by_who_remembers_nothing(tmp_path):
-    hub = Hub(PLANS["plain"], rounds=2)
-    attend(PLANS["plain"], hub, tmp_path / "plain")
-    put_back = Hub(PLANS["plain"], rounds=3)
-    attend(PLANS["plain"], put_back, tmp_path / "plain")
-    assert put_back.settled == [1, 2, 3]
-    attend(PLANS["scaffold"], Hub(PLANS["scaffold"], rounds=2), tmp_path / "scaffold")
+def test_a_server_that_was_put_back_is_followed_under_a_higher_attempt(tmp_path):
+    """By who remembers nothing; who does, or whoever is not told so, stays where it is."""
+    plain, scaffold = replace(PLANS["plain"], rounds=9), PLANS["scaffold"]
+    attend(plain, Hub(plain, rounds=2), tmp_path / "plain")
+    silent = Hub(plain, rounds=3)
+    attend(plain, silent, tmp_path / "plain")
+    assert list(silent.bodies) == [3]
+    assert [m.round for m in silent.said if isinstance(m, Decline)] == [1, 2]
+    put_back = Hub(plain, rounds=3, attempt=2)
+    attend(plain, put_back, tmp_path / "plain")
+    assert put_back.settled == [1, 2, 3] and len(put_back.bodies) == 3
+    attend(scaffold, Hub(scaffold, rounds=2), tmp_path / "scaffold")
     with pytest.raises(RunError, match="was put back to round 1"):
-        attend(PLANS["scaffold"], Hub(PLANS["scaffold"], rounds=3), tmp_path / "scaffold")
+        attend(scaffold, Hub(scaffold, rounds=3, attempt=2), tmp_path / "scaffold")
+
+
+def test_an_update_of_an_attempt_before_is_given_up_with_its_round(tmp_path):
+    """The server has lost that round before this site heard of its fate."""
+    plan = PLANS["scaffold"]
+
+    def trap(label):
+        if label == "site: before upload":
+            raise Killed
+
+    with pytest.raises(Killed):
+        attend(plan, Hub(plan, rounds=2), tmp_path, at=trap)
+    calm, memory = undisturbed(plan, tmp_path, rounds=2)
+    put_back = Hub(plan, rounds=2, attempt=2)
+    attend(plan, put_back, tmp_path)
+    assert [u.attempt for u, _ in put_back.bodies.values()] == [2, 2]
+    assert [body for _, body in put_back.bodies.values()] == [b for _, b in calm.bodies.values()]
+    assert same(kept(plan, tmp_path), memory)
 
 
 def test_another_run_takes_over_an_empty_folder_and_no_other(tmp_path):
+    habits = Habits(new_run=True)
     for name, fits in (("plain", True), ("scaffold", False)):
         attend(PLANS[name], Hub(PLANS[name], rounds=1), tmp_path / name)
         other = Hub(PLANS[name], rounds=1)
         other.run = "r2"
         if fits:
-            assert attend(PLANS[name], other, tmp_path / name).run == "r2"
+            assert attend(PLANS[name], other, tmp_path / name, habits=habits).run == "r2"
         else:
             with pytest.raises(RunError, match="give another folder"):
-                attend(PLANS[name], other, tmp_path / name)
+                attend(PLANS[name], other, tmp_path / name, habits=habits)
 
 
 def test_another_plan_is_shown_field_by_field(tmp_path):
@@ -279,6 +305,6 @@ def test_what_the_plan_hides_no_server_is_told(tmp_path):
     hub = Hub(hidden, rounds=1, evaluates={1})
     attend(hidden, hub, tmp_path)
     assert not [m for m in hub.said if isinstance(m, Measured)]
-    (failure,) = [m for m in hub.said if isinstance(m, Failure)]
-    assert failure.stage == "evaluate"
+    (decline,) = [m for m in hub.said if isinstance(m, Decline)]
+    assert "keeps metrics with the clients" in decline.text
     assert hub.bodies[1][0].metrics == {}

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from tests.service.site.scene import PLANS, plan, rows
 
-from muster import algorithms, keys, pipeline, tasks
+from muster import algorithms, keys, pipeline, sampling, tasks
 from muster.errors import DataError, PlanError
 from muster.local import Group, train
 from muster.plan.registry import fingerprint
+from muster.privacy import Secret
+from muster.privacy.randomness import normal
 from muster.rounds import start
-from muster.service.site.policy import Guarded, Policy, gaussian, read
+from muster.service.site.policy import Policy, read
 from muster.vectors import leaves
 
 torch = pytest.importorskip("torch")
@@ -24,18 +26,13 @@ def make_bn():
     return torch.nn.Sequential(torch.nn.Linear(5, 3), torch.nn.BatchNorm1d(3))
 
 
-def trained(plan, acting):
+def trained(plan, acting, source=None):
     """One client's round."""
     data = rows()
     blank = plan.fresh_memory(*plan.task.init(keys.key(plan.seed).at("init")))
     known = (blank,) if plan.remembers else None
     group = Group(("a",), (1,), *data, np.zeros(1, int), np.array([18]), known)
-    return train(acting, "loop", 1, start(plan).sent(), group)
-
-
-def zero(size):
-    """Entropy that is none."""
-    return bytes(size)
+    return train(acting, "loop", 1, start(plan).sent(), group, None, source)
 
 
 def test_a_file_is_read(tmp_path):
@@ -51,6 +48,11 @@ def test_a_file_is_read(tmp_path):
     ("rounds_per_day = 0", "rounds_per_day = 0"), ("hours = [6]", "two different hours"),
     ("hours = [6, 6]", "two different hours"), ("hours = 6", "two different hours"),
     ('fingerprints = ["xyz"]', "12 to 64 digits"), ("clip = inf", "clip = inf"),
+    ("study = '../x'", "the name of a study"), ("study = 3", "the name of a study"),
+    ("new_runs = -1", "from 0 up"), ("extra_rounds = 1.5", "from 0 up"),
+    ("evaluations_per_day = 0", "above 0"), ("metrics = 'some'", "'hidden' or 'public'"),
+    ("rows = true", "'hidden' or 'public'"), ("ledger = 'x'", "'ledger', which is no rule"),
+    ("rows = 'hidden'\nmetrics = 'public'", "give metrics = 'hidden' as well"),
 ])  # fmt: skip
 def test_a_file_that_says_nothing_sensible_is_refused(text, said, tmp_path):
     path = tmp_path / "site.toml"
@@ -83,15 +85,30 @@ def test_what_noise_would_not_cover_is_refused(refused, said):
         Policy(clip=1.0, noise=1.0).check(refused, "0" * 64, 1)
 
 
-def test_hours_and_rounds_a_day():
+def test_hours():
     at = datetime(2026, 1, 1, 23, 30).timestamp()
     noon = datetime(2026, 1, 1, 12, 0).timestamp()
     night, day = Policy(hours=(22, 6)), Policy(hours=(8, 18))
-    assert night.declines(at, 0) is None and "22:00 to 6:00" in night.declines(noon, 0)
-    assert day.declines(noon, 0) is None and day.declines(at, 0)
-    assert Policy(rounds_per_day=2).declines(at, 1) is None
-    assert "2 rounds a day" in Policy(rounds_per_day=2).declines(at, 2)
-    assert Policy().declines(at, 99) is None
+    assert night.closed(at) is None and "22:00 to 6:00" in night.closed(noon)
+    assert day.closed(noon) is None and day.closed(at)
+    assert Policy().closed(at) is None
+
+
+def test_metrics_are_told_unless_hidden_or_a_budget_would_not_count_them():
+    budget = {"budget_epsilon": 1.0, "budget_delta": 1e-6}
+    assert Policy().reports and Policy(metrics="public").reports
+    assert not Policy(metrics="hidden").reports and not Policy(rows="hidden").reports
+    assert not Policy(**budget).reports and Policy(**budget, metrics="public").reports
+
+
+@pytest.mark.parametrize("refused, said", [
+    (plan(), "weighting = 'examples' counts a client by its rows"),
+    (plan(weighting="equal", sampling=sampling.Weighted(3)), "draws clients by their rows"),
+])  # fmt: skip
+def test_rows_are_hidden_where_the_plan_needs_none(refused, said):
+    Policy(rows="hidden").check(plan(weighting="equal"), "0" * 64, 18)
+    with pytest.raises(PlanError, match=said):
+        Policy(rows="hidden").check(refused, "0" * 64, 18)
 
 
 def test_without_forced_stages_the_plan_is_the_plan():
@@ -114,23 +131,17 @@ def test_forced_stages_come_before_the_plans_own_and_keep_the_format(name):
         assert (a.shape, a.dtype) == (b.shape, b.dtype), path
 
 
-def test_noise_is_drawn_from_the_system_and_scaled_to_the_clip():
+def test_forced_noise_is_a_function_of_the_secret_and_scaled_to_the_clip():
     policy, given = Policy(clip=0.01, noise=2.0), PLANS["plain"]
-    one, two = (trained(given, policy.guard(given)).payload["delta"] for _ in range(2))
-    assert not np.array_equal(one, two)
-    fixed = trained(given, Guarded(given, policy, zero)).payload["delta"]
-    clipped = trained(given, Policy(clip=0.01).guard(given)).payload["delta"]
-    noise = gaussian(fixed.size, zero)
-    assert np.allclose(fixed[0] / 18, clipped[0] / 18 + 0.02 * noise, atol=1e-6)
-
-
-def test_the_numbers_are_gaussian():
-    drawn = gaussian(200_001, zero)
-    assert drawn.shape == (200_001,) and np.isfinite(drawn).all()
-    assert abs(drawn.mean()) < 0.01 and abs(drawn.std() - 1) < 0.01
-    assert abs((drawn**4).mean() - 3) < 0.1
-    assert len(np.unique(drawn)) == len(drawn)
-    assert not np.array_equal(gaussian(9), gaussian(9))
+    acting, one = policy.guard(given), Secret(bytes(32))
+    found = [trained(given, acting, s).payload["delta"] for s in (one, one, Secret(b"x" * 32))]
+    assert np.array_equal(found[0], found[1]) and not np.array_equal(found[0], found[2])
+    clipped = trained(given, Policy(clip=0.01).guard(given), one).payload["delta"]
+    noise = (found[0] - clipped)[0] / 18 / 0.02
+    assert abs(noise.mean()) < 0.5 and 0.7 < noise.std() < 1.3
+    assert np.allclose(
+        noise, normal(one.at("encode", 1, "forced", "delta", "a"), noise.size), atol=1e-3
+    )
 
 
 def test_a_payload_of_integers_cannot_be_clipped():

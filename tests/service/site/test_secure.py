@@ -17,7 +17,7 @@ from muster.service.message import Task
 from muster.service.site.state import Chest
 from muster.service.site.vault import Made, Vault
 
-TASK = Task("run", 3, "0" * 64, 15.0, invited=5)
+TASK = Task("run", 3, "0" * 64, 15.0, peers=5)
 SECRET = b"this is 32 bytes of a private key"
 
 
@@ -45,7 +45,7 @@ def test_what_is_kept_is_sealed_and_read_again(vault):
     assert {path.stat().st_mode & 0o777 for path in vault.folder.glob("secure-*")} == {0o600}
 
 
-@pytest.mark.parametrize("change", [{"run": "other"}, {"model": "1" * 64}])
+@pytest.mark.parametrize("change", [{"run": "other"}, {"model": "1" * 64}, {"attempt": 2}])
 def test_another_task_opens_nothing(vault, change):
     vault.chest(TASK).keep("advertise", SECRET)
     with pytest.raises(RunError, match="of another task"):
@@ -59,12 +59,12 @@ def test_a_damaged_secret_is_told(vault):
         vault.chest(TASK).read()
 
 
-@pytest.mark.parametrize("end", ["spend", "settle", "forget"])
+@pytest.mark.parametrize("end", ["destroy", "settle", "forget"])
 def test_secrets_end_with_the_session_the_round_or_the_update(vault, end):
     vault.chest(TASK).keep("advertise", SECRET)
-    {"spend": lambda: vault.spend(3), "settle": lambda: vault.settle(3, True),
+    {"destroy": vault.destroy, "settle": lambda: vault.settle(3, True),
      "forget": vault.forget}[end]()  # fmt: skip
-    assert secrets(vault) == [] and vault.spent == (3 if end == "spend" else 0)
+    assert secrets(vault) == []
 
 
 def test_a_site_whose_secrets_are_damaged_leaves_and_has_no_second_session(tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ def test_what_is_written_is_read(tmp_path):
     again.close()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 1}', "7"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 2}', "7"])
 def test_a_damaged_file_is_said(text, tmp_path):
     (tmp_path / "state.json").write_text(text)
     with pytest.raises(RunError, match="empty folder"):
@@ -40,8 +40,17 @@ def test_a_newer_file_is_said_with_both_versions(tmp_path):
     state.write(run="r")
     state.close()
     path = tmp_path / "state.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 2}))
-    with pytest.raises(RunError, match="version 2, but this muster knows 1"):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 3}))
+    with pytest.raises(RunError, match="version 3, but this muster knows 2"):
+        State(tmp_path, DISK)
+
+
+def test_an_older_file_is_refused_and_what_was_spent_is_not_forgotten(tmp_path):
+    (tmp_path / "state.json").write_text('{"version": 1, "spent": 0}')
+    with pytest.raises(RunError, match=r"version 1, but this muster knows 2; .* an empty folder$"):
+        State(tmp_path, DISK)
+    (tmp_path / "privacy.json").write_text("{}")
+    with pytest.raises(RunError, match=r"move what was spent, .*privacy.json, into the study's"):
         State(tmp_path, DISK)
 
 

@@ -45,6 +45,7 @@ def test_the_accepted_memory_counts_and_the_refused_does_not(tmp_path):
     assert vault.settle(4, accepted=False) and memory(vault) == [1.0] * 3
     assert not vault.settle(4, accepted=True) and not vault.settle(3, accepted=False)
     assert memory(vault) == [1.0] * 3 and vault.settled == 4
+    assert vault.fate == (4, 1, False)
     vault.close()
     again = opened(tmp_path)
     assert memory(again) == [1.0] * 3 and again.pending is None
@@ -166,15 +167,38 @@ def test_another_client_is_refused_once_something_is_kept(tmp_path):
     vault.close()
 
 
-def test_rounds_of_a_day_are_counted_once_each(tmp_path):
+def marked(name="default", record="r1", position=5):
+    """The mark of a study's record, as it stands."""
+    return lambda: (name, record, position)
+
+
+def test_a_vault_goes_with_the_record_of_its_study_and_with_no_older_one(tmp_path):
     vault = opened(tmp_path)
-    other = Task("r1", 4, "0" * 64, 30.0)
-    for task in (TASK, TASK, other):
-        vault.take("2026-01-01", task)
+    vault.bind(marked())
+    vault.keep(TASK, made())
+    vault.bind(marked(position=9))
+    for other, said in (
+        (marked(position=4), "put back to an older copy: it was written 4 times, and .* seen 5"),
+        (marked(record="r2"), "another record of the study 'default', which is gone"),
+        (marked("hearts", "r3"), "keeps what belongs to the study 'default'"),
+    ):
+        with pytest.raises(RunError, match=said):
+            vault.bind(other)
+    vault.settle(3, accepted=False)
+    with pytest.raises(RunError, match="another record"):
+        vault.bind(marked(record="r2"))
+    with pytest.raises(RunError, match="put back"):
+        vault.bind(marked(position=8))
+    vault.bind(marked("hearts", "r3", 0))
     vault.close()
+
+
+def test_the_secrets_of_a_run_do_not_outlive_it_in_a_vault(tmp_path):
     vault = opened(tmp_path)
-    assert vault.others("2026-01-01", TASK) == 1
-    assert vault.others("2026-01-01", Task("r1", 5, "0" * 64, 30.0)) == 2
-    vault.take("2026-01-02", other)
-    assert vault.others("2026-01-01", TASK) == 0 and vault.others("2026-01-02", TASK) == 1
+    vault.blobs.append("noise-1-1-key", 0, bytes(32))
+    vault.blobs.finish("noise-1-1-key")
+    vault.enter("r1", "a")
+    assert vault.blobs.names("noise-")
+    vault.enter("r2", "a")
+    assert not vault.blobs.names("noise-")
     vault.close()

@@ -14,6 +14,7 @@ from muster import keys, optimizers, tasks
 from muster.rounds import start
 from muster.service.message import Failure, Measured, Progress, Verdict, to_json
 from muster.service.refusal import Reason
+from muster.service.site.policy import Policy
 from muster.service.site.work import Habits
 from muster.store.blobs import Disk
 
@@ -103,6 +104,27 @@ def test_steps_are_told_while_they_grow(tmp_path):
     attend(PLANS["plain"], hub, tmp_path, at=at, habits=Habits(watch=events.append))
     told = [m.steps for m in hub.said if isinstance(m, Progress)]
     assert told == sorted(set(told)) and len(told) > 1
+
+
+def test_steps_tell_no_rows_that_the_policy_hides(tmp_path):
+    """Beats in their place: so many epochs of steps are so many rows."""
+    equal = plan(weighting="equal")
+    hub = Hub(equal, rounds=1)
+    hub.lease, events = 0.03, []
+
+    def at(label):
+        before = len(events)
+        for _ in range(2000 if label == "site: in step" else 0):
+            if len(events) > before:
+                return
+            threading.Event().wait(0.005)
+
+    habits = Habits(watch=events.append, policy=Policy(rows="hidden"))
+    attend(equal, hub, tmp_path, at=at, habits=habits)
+    told = [m.steps for m in hub.said if isinstance(m, Progress)]
+    assert told == list(range(1, 1 + len(told))) and len(told) > 1
+    shown = [e["step"] for e in events if e["event"] == "progress"]
+    assert max(shown) > len(told), "the test has no power"
 
 
 def test_a_round_that_is_over_is_broken_off(tmp_path):

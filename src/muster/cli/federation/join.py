@@ -45,13 +45,18 @@ Vault = Annotated[
 ]
 Rules = Annotated[Path | None, typer.Option(help="site.toml: what this site takes part in.")]
 Named = Annotated[str | None, typer.Option(help="The site's name, with --plain.")]
+Further = Annotated[
+    bool,
+    typer.Option("--new-run", help="Take part in one further run of the study: the site's word."),
+]
 
 
 def command(
     ctx: typer.Context, words: Words, data: Data, identity: Identity = None,
     loader: Loader = None, test: Tests = None, path: Vault = None, policy: Rules = None,
     settings: training.Settings = None, seed: training.Seed = None, plain: Plain = False,
-    name: Named = None, as_json: screen.Json = False, quiet: training.Silent = False,
+    name: Named = None, new_run: Further = False, as_json: screen.Json = False,
+    quiet: training.Silent = False,
 ) -> None:  # fmt: skip
     """Join a federation as one site: train next to your own rows, and send updates.
 
@@ -67,9 +72,11 @@ def command(
     rows = joining.site_rows(found, data, loader)
     tests = joining.site_rows(found, test, loader) if test else None
     rules = require("muster.service.site.policy", extra="service")
-    site = Site(plan, who, path or _vault(identity, who.name, plan), Told(as_json, quiet))
+    folder = path or _vault(identity, who.name, plan)
+    site = Site(plan, who, folder, Told(as_json, quiet), new_run)
     ended = asyncio.run(site.join(joining, rows, tests, rules.read(policy) if policy else None))
-    again = shlex.join(["muster", "join", *ctx.meta[training.WORDS]])
+    given = [word for word in ctx.meta[training.WORDS] if word != "--new-run"]  # it was said once
+    again = shlex.join(["muster", "join", *given])
     site.told.conclude(ended, site.folder, again)
     if ended is None:
         raise typer.Exit(halt.INTERRUPTED)
@@ -126,6 +133,7 @@ class Site:
     who: Who
     folder: Path
     told: Told
+    new_run: bool = False
 
     async def join(self, joining: Any, rows: Any, tests: Any, policy: Any) -> Any:
         """Attend until the run has ended; None when a signal came first."""
@@ -136,7 +144,8 @@ class Site:
         self.told.begin(self.who, len(rows[0]), fingerprint(self.plan))
         given = {} if policy is None else {"policy": policy}
         with halt.gracefully() as stop:
-            how = joining.Joining(stop=stop, watch=self.told.hear, **given)
+            habits = joining.Habits(new_run=self.new_run)
+            how = joining.Joining(stop=stop, watch=self.told.hear, habits=habits, **given)
             return await joining.join(
                 self.plan, rows, self.who.server, self.folder, test=tests, tls=tls,
                 name=self.who.name, how=how, identity=self.who.identity,

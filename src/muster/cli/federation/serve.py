@@ -30,7 +30,7 @@ else:
     typer = require("typer", extra="service")
     Text = require("rich.text", extra="service").Text
 
-__all__ = ["Identity", "Parser", "command"]
+__all__ = ["Identity", "Parser", "Study", "command"]
 
 Parser = training.Parser
 
@@ -55,6 +55,10 @@ Database = Annotated[
     ),
 ]  # fmt: skip
 Plain = Annotated[bool, typer.Option("--plain", help="No TLS: a trial on this machine alone.")]
+Study = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="The study: the runs over the same people. (default)"),
+]
 Kept = Annotated[bool, typer.Option("--keep-updates", help="Keep each update after its round.")]
 Judged = Annotated[
     bool, typer.Option("--evaluate", help="Judge on the test rows of population(), read here.")
@@ -70,7 +74,7 @@ def command(
     plain: Plain = False, keep_updates: Kept = False, evaluate: Judged = False,
     settings: training.Settings = None, rounds: training.Total = None,
     seed: training.Seed = None, health: Meters = None, ledger: training.Charged = None,
-    as_json: screen.Json = False, quiet: training.Silent = False,
+    study: Study = None, as_json: screen.Json = False, quiet: training.Silent = False,
 ) -> None:  # fmt: skip
     """Serve a plan to the sites of a federation, until its rounds are done.
 
@@ -85,7 +89,8 @@ def command(
     central = _central(file, changed, evaluate)
     serving = require("muster.runs.federation.serve", extra="service")
     terms = serving.Terms(enough=clients, lease=lease)
-    federation = serving.Federation(changed, path, central, terms, store, keep_updates)
+    named = {} if study is None else {"study": study}
+    federation = serving.Federation(changed, path, central, terms, store, keep_updates, **named)
     usual = "127.0.0.1:8443" if plain else "0.0.0.0:8443"
     at = serving.Where(address or usual, identity, health)
     shown = Shown(changed, file.path, path, ctx.meta[training.WORDS], as_json, quiet, ledger)
@@ -224,10 +229,10 @@ class Shown:
     def _invitation(self, server: str, *, plain: bool) -> str:
         """The command that a site gives."""
         known = "--plain --name NAME" if plain else "--identity FOLDER"
-        kept = ("--set", "--seed")
+        kept = {"--set": "--set ", "--seed": "--seed ", "--rounds": "--set rounds="}
         words = list(self.words)
         changed = [
-            f"{word} {shlex.quote(words[place + 1])}"
+            f"{kept[word]}{shlex.quote(words[place + 1])}"
             for place, word in enumerate(words)
             if word in kept and place + 1 < len(words)
         ]

@@ -36,6 +36,7 @@ class Staged:
     rounds: int | None
     seed: int | None
     ledger: Path | None = None
+    study: str | None = None
 
     def train(
         self, plan: Plan, people: Population, folder: Path, resume: bool, watcher: Watcher
@@ -49,6 +50,7 @@ class Staged:
             str(self.file.resolve()), str(folder.resolve()), self.count, names, people.clients,
             self.settings, self.rounds, self.seed,
             ledger=self.ledger and str(self.ledger.resolve()),
+            **({} if self.study is None else {"study": self.study}),
         )  # fmt: skip
         run: Run = room.federated(plan, spec, watcher.watch, watcher.tell)
         return run
@@ -56,14 +58,18 @@ class Staged:
 
 def staged(
     file: planfile.PlanFile, processes: int | None, options: Options,
-    changes: tuple[tuple[str, ...], int | None, int | None],
+    changes: tuple[tuple[str, ...], int | None, int | None], study: str | None = None,
 ) -> Staged | None:  # fmt: skip
     """The processes that were asked for, where what else was asked for allows them."""
     if processes is None:
+        if study is not None:
+            raise PlanError(
+                f"--study {study} is what a server tells its sites; give --processes with it"
+            )
         return None
     if options.workers is not None or options.engine not in ("auto", "loop") or options.lenient:
         raise PlanError(
             "--processes trains each client as a site of its own, in the loop engine, and goes on "
             "without those that fail; leave --workers, --engine and --keep-going out"
         )
-    return Staged(file.path, processes, *changes, ledger=options.ledger)
+    return Staged(file.path, processes, *changes, ledger=options.ledger, study=study)

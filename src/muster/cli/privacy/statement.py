@@ -25,10 +25,10 @@ __all__ = ["command"]
 
 Folder = Annotated[
     Path | None,
-    typer.Option("--site", "--identity", help="A site's identity or vault: its own ledger."),
+    typer.Option("--site", "--identity", help="A site's identity, or a study: its own ledger."),
 ]
 Rules = Annotated[
-    Path | None, typer.Option(help="With --site: site.toml, whose budget and ledger are meant.")
+    Path | None, typer.Option(help="With --site: site.toml, whose budget and study are meant.")
 ]
 
 

@@ -23,6 +23,7 @@ from muster.runs.federation.conduct import Terms
 from muster.runs.federation.join import Joining, Seat, attend_many
 from muster.runs.federation.processes import HOST, Spec
 from muster.runs.federation.serve import Federation, Where, serve
+from muster.service.site.policy import Policy
 from muster.service.site.work import Habits
 
 __all__ = ["main"]
@@ -53,7 +54,7 @@ def _server(spec: Spec, plan: Plan, file: planfile.PlanFile, stop: threading.Eve
     terms = Terms(enough=len(names), lease=spec.lease, names=names)
     people, rows = file.enrolled()
     federation = Federation(  # a simulation: noise and cohorts are those of the plan's seed
-        plan, Path(spec.folder), rows, terms, population=people, entropy=None
+        plan, Path(spec.folder), rows, terms, population=people, entropy=None, study=spec.study
     )
     where = Where(f"{HOST}:{spec.port}", spec.home / "server")
     why = serve(
@@ -80,7 +81,7 @@ def _sites(
         )
         for i in mine
     ]  # fmt: skip
-    how = Joining(habits=Habits(entropy=None))
+    how = Joining(Policy(study=spec.study), habits=Habits(entropy=None))
     address = f"https://{HOST}:{spec.port}"
     attend_many(plan, seats, address, stop=stop, watch=partial(_heard), how=how)
 

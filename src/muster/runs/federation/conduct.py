@@ -22,6 +22,7 @@ from muster.runs.drive import Options, drive
 from muster.runs.folder import unlike, write
 from muster.runs.measure import Examiner
 from muster.runs.run import Run
+from muster.service.message import STUDY
 from muster.service.refusal import Reason, Refused
 from muster.service.round.hall import Facts, Hall
 from muster.service.round.network import Network, Stopped
@@ -32,7 +33,7 @@ from muster.store.blobs import NoRoom
 from muster.store.ledger import Ledger
 from muster.types import ClientId
 
-__all__ = ["Terms", "conduct", "facts_of", "prepare"]
+__all__ = ["Terms", "check_study", "conduct", "facts_of", "prepare"]
 
 ENGINE = "loop"  # a site trains one client at a time, so its bits are those of this engine
 
@@ -50,7 +51,9 @@ class Terms:
     names: dict[str, ClientId] = field(default_factory=dict)
 
 
-def facts_of(plan: Plan, run: str, terms: Terms) -> Facts:
+def facts_of(
+    plan: Plan, run: str, terms: Terms, *, study: str = STUDY, raised: tuple[int, ...] = ()
+) -> Facts:
     """What a server tells its sites, and holds them to."""
     template = update_template(plan)
     size = sum(memoryview(piece).nbytes for piece in encode(template))
@@ -63,14 +66,27 @@ def facts_of(plan: Plan, run: str, terms: Terms) -> Facts:
         return float(plan.weights(np.array([rows]), (times,))[0])
 
     value = json.loads(json.dumps(to_value(plan)))
+    hides = bool(plan.stages.releases()) and getattr(plan.sampling, "kind", None) == "poisson"
     return Facts(
-        run, fingerprint(plan), value, weigh, template, size, terms.names, lease=terms.lease
+        run,
+        fingerprint(plan),
+        value,
+        weigh,
+        template,
+        size,
+        terms.names,
+        lease=terms.lease,
+        study=study,
+        raised=raised,
+        masks=plan.secure is not None,
+        hides=hides,
     )
 
 
-def prepare(plan: Plan, ledger: Ledger) -> None:
-    """Record what a run is, or check that it is this plan's. Raises `RunError`."""
+def prepare(plan: Plan, ledger: Ledger, study: str = STUDY) -> None:
+    """Record what a run is, or check that it is this plan's and study's. Raises `RunError`."""
     begun, used = ledger.meta("plan"), ledger.meta("engine")
+    check_study(ledger, study)
     changed = unlike(begun, plan) if begun is not None else ""
     if begun is not None and used != ENGINE:
         changed = f"engine: {used!r} then, {ENGINE!r} now"
@@ -81,9 +97,20 @@ def prepare(plan: Plan, ledger: Ledger) -> None:
         )
     versions = {"python": platform.python_version(), "numpy": version("numpy")}
     ledger.note(
-        plan=to_value(plan), engine=ENGINE, together=1, versions=versions, federation=True
+        plan=to_value(plan), engine=ENGINE, together=1, versions=versions, federation=True,
+        study=study,
     )  # fmt: skip
     write(ledger.path / "plan.toml", to_toml(plan).encode())
+
+
+def check_study(ledger: Ledger, study: str) -> None:
+    """Raise `RunError` for a run that belongs to another study."""
+    before = ledger.meta("study")
+    if before not in (None, study):
+        raise RunError(
+            f"the run in {ledger.path} belongs to the study {before!r}, and {study!r} was given; "
+            f"go on with --study {before}, or serve another folder"
+        )
 
 
 def conduct(
@@ -95,7 +122,7 @@ def conduct(
     A full disk stops nothing: the round is tried again once there may be room.
     """
     if ledger.shared:
-        prepare(plan, ledger)  # by the server that leads
+        prepare(plan, ledger, hall.facts.study)  # by the server that leads
     least = max(plan.minimum if isinstance(plan.minimum, int) else 1, plan.aggregation.least)
     if plan.secure is not None:
         least = max(least, plan.secure.minimum * plan.secure.groups)

@@ -27,6 +27,7 @@ from muster.service.site.attend import Attendance
 from muster.service.site.hand import Hand
 from muster.service.site.line import Event, Line, Patience, quiet
 from muster.service.site.policy import Policy
+from muster.service.site.study import STUDIES, StudyRecord
 from muster.service.site.training import Training
 from muster.service.site.vault import Vault
 from muster.service.site.work import Habits
@@ -50,8 +51,8 @@ class Stop(Protocol):
 class Seat:
     """One client of a process: its name, its rows, test rows if any, and its folder.
 
-    The folder holds the identity (see `muster pki`), the audit log and, in `vault`, what must not
-    be lost.
+    The folder holds the identity (see `muster pki`), the audit log, in `vault` what must not be
+    lost of a run, and in `studies` what must not be lost of any.
     """
 
     name: str
@@ -81,6 +82,7 @@ class _Place:
     """Where a client keeps what it must not lose, and who it is on the line."""
 
     vault: Path
+    studies: Path
     log: Path
     tls: ssl.SSLContext | None
     identity: Path | None = None
@@ -96,13 +98,16 @@ async def join(
 ) -> Ended | None:  # fmt: skip
     """Attend as one client until the run has ended; None when it was told to stop before.
 
-    `folder` keeps what must not be lost; `name`, by default that of the folder, is the client's
-    where there is no TLS; `identity` is the folder to sign with, where sums are masked. Raises
-    `MusterError` when this site cannot take part.
+    `folder` keeps what must not be lost of the run; `name`, by default that of the folder, is the
+    client's where there is no TLS; `identity` is the folder to sign with, where sums are masked.
+    What must not be lost of the study lies in `studies` of the identity, else beside `folder`.
+    Raises `MusterError` when this site cannot take part.
     """
     folder = Path(folder)
     seat = Seat(name or folder.resolve().name, rows, folder, test)
-    place = _Place(folder, folder / "audit.jsonl", tls, identity)
+    beside = folder.resolve().parent / STUDIES / seat.name
+    studies = beside if identity is None else identity / STUDIES
+    place = _Place(folder, studies, folder / "audit.jsonl", tls, identity)
     return (await _attended(plan, [(seat, place)], address, how))[seat.name]
 
 
@@ -126,7 +131,7 @@ def _placed(seat: Seat, address: str) -> _Place:
     secure = address.startswith("https:")
     tls = client_context(folder, folder / AUTHORITY) if secure else None
     identity = folder if secure else None
-    return _Place(folder / "vault", folder / "audit.jsonl", tls, identity)
+    return _Place(folder / "vault", folder / STUDIES, folder / "audit.jsonl", tls, identity)
 
 
 async def _attended(
@@ -138,6 +143,8 @@ async def _attended(
         for seat, place in seats:
             vault = Vault(place.vault, at=how.at)
             stack.callback(vault.close)
+            study = StudyRecord(place.studies / how.policy.study, how.policy.study)
+            stack.callback(study.close)
             habits = replace(how.habits, policy=how.policy, watch=how.watch)
             if how.audit:
                 log = Audit(place.log, habits.wall, purpose="site", id=seat.name)
@@ -146,7 +153,10 @@ async def _attended(
             line = Line(address, seat.name, place.tls, patience=how.patience, watch=how.watch)
             await stack.enter_async_context(line)
             training, notary = Training(plan, seat.rows, seat.test), _notary(plan, place)
-            clients.append(Attendance(seat.name, training, line, vault, hand, habits, notary))
+            client = Attendance(
+                seat.name, training, line, vault, hand, habits, study=study, notary=notary
+            )
+            clients.append(client)
         tasks = {client.name: asyncio.ensure_future(client.attend()) for client in clients}
         return await _together(tasks, how.stop or threading.Event())
 

@@ -28,6 +28,7 @@ from muster.plan import Plan
 from muster.runs.drive import Watch
 from muster.runs.run import Run
 from muster.service import pki
+from muster.service.message import STUDY
 from muster.types import ClientId
 
 __all__ = ["Crew", "Spec", "federated", "identities"]
@@ -56,6 +57,7 @@ class Spec:
     port: int = 0
     lease: float = 15.0
     ledger: str | None = None
+    study: str = STUDY
 
     @property
     def home(self) -> Path:

@@ -25,17 +25,20 @@ from muster.data import Population
 from muster.errors import RunError
 from muster.plan import Plan
 from muster.runs.drive import Options
-from muster.runs.federation.conduct import Terms, conduct, facts_of, prepare
+from muster.runs.federation.conduct import Terms, check_study, conduct, facts_of, prepare
 from muster.runs.folder import know
 from muster.runs.privacy.rows import refuse_blind_budget
 from muster.service import audit, pki
+from muster.service.message import STUDY
 from muster.service.round.hall import Hall
 from muster.service.round.mirror import mirror
+from muster.service.schema import STUDY_NAME
 from muster.service.server import listen
 from muster.service.server.app import Edge
 from muster.service.server.desk import Desk
 from muster.service.server.operator import Meters, Operator
 from muster.service.server.protocol import Trust
+from muster.service.server.rollback import raised
 from muster.store.ledger import Ledger
 from muster.types import Roster
 
@@ -76,7 +79,8 @@ class Federation:
     `url` is a PostgreSQL that several servers share, instead of SQLite in the folder; with
     `keep_updates` every update outlives its commit, for tests and audits. `population` is known on
     one machine alone, and recorded. `entropy(n)` draws n secret bytes for noise and cohorts of a
-    plan with noise; None takes them from the plan's seed: a simulation.
+    plan with noise; None takes them from the plan's seed: a simulation. `study` names the runs over
+    the same people, to which this one belongs.
     """
 
     plan: Plan
@@ -87,6 +91,11 @@ class Federation:
     keep_updates: bool = False
     population: Population | None = None
     entropy: Callable[[int], bytes] | None = os.urandom
+    study: str = STUDY
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(STUDY_NAME[0], self.study):
+            raise RunError(f"the study {self.study!r:.80} is none; give {STUDY_NAME[1]}")
 
 
 def serve(
@@ -112,8 +121,9 @@ def serve(
         stack.callback(ledger.close)
         log = _log(folder)
         stack.callback(log.close)
+        check_study(ledger, federation.study)
         if not ledger.shared:
-            prepare(federation.plan, ledger)  # refused before anybody connects
+            prepare(federation.plan, ledger, federation.study)  # refused before anybody connects
         one = _Server(federation, ledger, log, options, stop, notary)
         with asyncio.Runner(loop_factory=listen.loop_factory()) as runner:
             return runner.run(one.run(where.listening(folder), trust, ready or _unheard))
@@ -148,7 +158,13 @@ class _Server:
     ) -> None:  # fmt: skip
         self.federation, self.ledger, self.log = federation, ledger, log
         self.options, self.stop = options, stop
-        facts = facts_of(federation.plan, _name(ledger), federation.terms)
+        facts = facts_of(
+            federation.plan,
+            _name(ledger),
+            federation.terms,
+            study=federation.study,
+            raised=raised(ledger),
+        )
         if notary is not None:
             facts = replace(facts, vouch=notary.vouch, note=log.append)
         self.hall = Hall(ledger, facts)
@@ -187,7 +203,9 @@ class _Server:
         return self.why
 
     def _ready(self, ready: Callable[[int], None], port: int) -> None:
-        self.log.append("server", "serving", port=port, committed=self.hall.committed)
+        facts, committed = self.hall.facts, self.hall.committed
+        said = {"committed": committed, "study": facts.study, "attempt": facts.attempt}
+        self.log.append("server", "serving", port=port, **said)
         ready(port)
 
     async def _stopped(self, closed: asyncio.Event) -> None:
@@ -241,12 +259,12 @@ class _Server:
         watch(record)
 
     async def _told(self, text: str) -> None:
-        """Until everybody who is present has heard that the run is over, or is silent."""
+        """Until everybody who is here has heard that the run is over, or is silent."""
         hall = self.hall
         hall.end(text)
 
         def heard() -> bool:
-            return self.stop.is_set() or {m.client for m in hall.present()} <= hall.told
+            return self.stop.is_set() or {m.client for m in hall.here()} <= hall.told
 
         def wait() -> None:
             until = hall.clock() + hall.facts.lease / 2  # sites come back within a third of it

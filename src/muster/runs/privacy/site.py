@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A site's own ledger, read back: what was charged by whom, what is spent, and what is left."""
+"""A site's own ledger, read back: what was charged by whom, what is spent, and what is left.
+
+There is one for each of its studies, beside the study's record.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from muster.privacy import Budget, Charge, Ledger, spent
 from muster.privacy.accounting import most_rounds
 from muster.privacy.book import Book
 from muster.service.private import LEDGER, NOTE
+from muster.service.site.study import STUDIES
 
 __all__ = ["Account", "Part", "accounts"]
 
@@ -92,42 +96,43 @@ class Account:
 
 
 def accounts(folder: str | Path, policy: Any = None) -> list[Account]:
-    """Every ledger of a site, by its vault or the folder of its identity that holds its vaults.
+    """The ledger of each study of a site, by the folder of its identity, or of its studies, or one.
 
-    `policy`, a `Policy`, says which budget rules and where the ledger lies, instead of what the
+    `policy`, a `Policy`, says which budget rules and which study is meant, instead of what the
     site itself noted when it last joined. Raises `RunError` where there is none.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise RunError(f"{folder} is no folder; give a site's identity, or its vault")
-    vaults = list(_vaults(folder))
-    if policy is not None and policy.ledger is not None:
-        path = Path(policy.ledger)
-        found = {path.resolve(): _budget(policy)} if path.exists() else {}
-    else:
-        found = {path: _budget(policy) or budget for path, budget in map(_noted, vaults)}
+        raise RunError(f"{folder} is no folder; give a site's identity, or the folder of a study")
+    found = [one for one in _studies(folder) if policy is None or one.name == policy.study]
     if not found:
+        named = "" if policy is None else f" the study {policy.study!r} in"
         raise RunError(
-            f"no ledger of privacy is in {folder} or its vaults; a site keeps one when its policy "
-            f"has budget_epsilon and budget_delta: muster join ... --policy site.toml"
+            f"no ledger of privacy is in{named} {folder} or its studies; a site keeps one when its "
+            f"policy has budget_epsilon and budget_delta: muster join ... --policy site.toml"
         )
-    return [_account(path, budget) for path, budget in found.items()]
+    return [_account(one / LEDGER, _budget(policy) or _noted(one)) for one in found]
 
 
-def _vaults(folder: Path) -> Iterator[Path]:
-    for one in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
+def _studies(folder: Path) -> Iterator[Path]:
+    inside = (path for place in (folder / STUDIES, folder) if place.is_dir() for path in _in(place))
+    for one in (folder, *inside):
         if (one / NOTE).exists() or (one / LEDGER).exists():
-            yield one
+            yield one.resolve()
 
 
-def _noted(vault: Path) -> tuple[Path, Budget | None]:
-    """Where a vault's ledger lies, and the budget that was in force."""
-    note = vault / NOTE
+def _in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir())
+
+
+def _noted(study: Path) -> Budget | None:
+    """The budget that was in force when the site last joined."""
+    note = study / NOTE
     if not note.exists():
-        return (vault / LEDGER).resolve(), None
+        return None
     try:
         kept = json.loads(note.read_text("utf-8"))
-        return Path(kept["ledger"]), Budget(kept["epsilon"], kept["delta"])
+        return Budget(kept["epsilon"], kept["delta"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{note} cannot be read ({error}); the next muster join writes it anew, or name the "

@@ -199,6 +199,7 @@ def _terms(plan: Plan, hall: Hall, opened: Opened, size: int) -> Terms:
         round=opened.round,
         plan=bytes.fromhex(hall.facts.fingerprint),
         model=bytes.fromhex(opened.model),
+        attempt=hall.facts.attempt,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from muster.service.message import STUDY
 from muster.types import ClientId, Tree
 
 __all__ = ["Facts"]
@@ -28,9 +29,12 @@ class Facts:
     `study` names the runs over the same people, of which this is one. `run`, `fingerprint` and
     `plan` say what is trained; `weigh(rows, times)` the weight a client must claim, `template` and
     `size` the body of its update; `names` the client ids of members whose certificates are named
-    otherwise. `lease` in seconds; `pace` the check-ins a second
-    that are asked for once more than `polls` are kept waiting. `vouch(name, certificate, data,
-    signature)` says whether a member signed; `note(actor, action, **details)` writes the audit log.
+    otherwise. `lease` in seconds; `pace` the check-ins a second that are asked for once more than
+    `polls` are kept waiting. `vouch(name, certificate, data, signature)` says whether a member
+    signed; `note(actor, action, **details)` writes the audit log.
+
+    `raised` is the rounds behind which the attempt was raised, in order (see `server.rollback`); `masks` says that sums are masked, `hides` that nobody
+    but an operator may learn who was drawn, since the noise counts on it.
     """
 
     run: str
@@ -45,4 +49,22 @@ class Facts:
     polls: int = 2000
     vouch: Callable[[str, str, bytes, bytes], bool] = _nobody
     note: Callable[..., Any] = _unnoted
-    study: str = "default"
+    study: str = STUDY
+    raised: tuple[int, ...] = ()
+    masks: bool = False
+    hides: bool = False
+
+    @property
+    def attempt(self) -> int:
+        """The attempt that rounds are played in now.
+
+        >>> facts = Facts("r", "0" * 64, {}, max, None, 9, raised=(5, 3))
+        >>> facts.attempt, [facts.attempt_of(round) for round in (3, 4, 5, 6)]
+        (3, [1, 3, 3, 3])
+        """
+        return 1 + len(self.raised)
+
+    def attempt_of(self, round: int) -> int:
+        """The attempt in which a round was played, or will be."""
+        later = (number for number, last in enumerate(self.raised, 2) if round > last)
+        return max(later, default=1)

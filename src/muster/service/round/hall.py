@@ -112,26 +112,32 @@ class Hall:
             if back:
                 self.changed.notify_all()
 
+    def here(self) -> list[Member]:
+        """The members that have been heard of lately."""
+        with self.changed:
+            since = self._since(self.clock())
+            members = self.members.values()
+            return [one for one in members if self._seen.get(one.client, 0) >= since]
+
     def present(self) -> list[Member]:
-        """The members that have been heard of lately and do not fail for ever, by client id."""
+        """Those of them that may be asked, and do not fail for ever, by client id."""
         now = self.clock()
         with self.changed:
-            since = self._since(now)
-            here = [
+            found = [
                 member
-                for member in self.members.values()
-                if self._seen.get(member.client, 0) >= since
-                and not self.quarantined(member.client)
+                for member in self.here()
+                if not self.quarantined(member.client)
                 and self.resting.get(member.client, now) <= now
             ]
-        return sorted(here, key=_client)
+        return sorted(found, key=_client)
 
     def _since(self, now: float) -> float:
         """Whoever was heard of since then is present; a crowd keeps to a pace, and is heard less.
 
         Without this, each of many clients would be away whenever it keeps the pace it was told.
         """
-        return now - PRESENT * max(self.facts.lease, len(self.members) / self.facts.pace)
+        longest = 2 * len(self.members) / self.facts.pace  # paces are rounded up to powers of two
+        return now - PRESENT * max(self.facts.lease, longest)
 
     def quarantined(self, client: ClientId) -> bool:
         """Whether a client has failed so often that it is left out until it says hello, or lied."""

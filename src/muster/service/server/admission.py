@@ -8,25 +8,30 @@ disk and the list of revoked certificates are looked at by the caller.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from muster.service.message import Update
-from muster.service.refusal import Reason, Refused
+from muster.service.refusal import Reason, Refused, malformed
 
 __all__ = [
     "Terms",
     "admit",
     "arrived",
+    "measured",
+    "reported",
 ]
+
+TRAINING = {"rows", "loss", "steps", "drift"}  # the metrics of a training, or none of them
 
 
 @dataclass(frozen=True)
 class Terms:
     """What a server takes from one client at one moment.
 
-    Fields: the `run` and its `round`; whether the client is `invited` to it and its certificate
-    `revoked`; `left`, the seconds of its lease; `held`, the digest of the update it has already
-    sent; `limit` and `room`, the bytes an update may have and the disk has.
+    Fields: the `run`, its `round` and `attempt`; whether the client is `invited` to it and its
+    certificate `revoked`; `left`, the seconds of its lease; `held`, the digest of the update it has
+    already sent; `limit` and `room`, the bytes an update may have and the disk has.
     """
 
     run: str
@@ -37,6 +42,7 @@ class Terms:
     held: str = ""
     limit: int = 1 << 40
     room: int = 1 << 62
+    attempt: int = 1
 
 
 def admit(update: Update, terms: Terms) -> bool:
@@ -45,6 +51,7 @@ def admit(update: Update, terms: Terms) -> bool:
     rules = (
         (terms.revoked, Reason.REVOKED, "the certificate was revoked; ask the operator"),
         (update.run != terms.run, Reason.UNKNOWN_RUN, f"this server runs {terms.run}"),
+        (update.attempt != terms.attempt, Reason.STALE, f"it is attempt {terms.attempt}"),
         (update.round < terms.round, Reason.STALE, f"{asked} is over; it is {terms.round}"),
         (update.round > terms.round, Reason.FOREIGN, f"{asked} has not begun"),
         (not terms.invited, Reason.FOREIGN, f"not invited to {asked}; wait for a task"),
@@ -68,3 +75,28 @@ def arrived(update: Update, digest: str, size: int) -> None:
         raise Refused(Reason.MALFORMED, f"{size} bytes came of {update.size}; send all of them")
     if digest != update.digest:
         raise Refused(Reason.WRONG_DIGEST, f"{digest[:12]}… came, not {update.digest[:12]}…")
+
+
+def reported(metrics: Mapping[str, float]) -> None:
+    """Raise `Refused` for metrics of a training that no record could be made of; none is well.
+
+    >>> reported({}), reported({"rows": 3.0, "loss": 1.5, "steps": 2.0, "drift": 0.1})
+    (None, None)
+    """
+    if not metrics:
+        return
+    if metrics.keys() != TRAINING:
+        malformed("update.metrics", ", ".join(metrics), f"{', '.join(sorted(TRAINING))}, or none")
+    _counted("update.metrics", metrics)
+    if metrics["steps"] < 0 or metrics["drift"] < 0:
+        malformed("update.metrics", min(metrics.values()), "steps and drift of at least 0")
+
+
+def measured(metrics: Mapping[str, float]) -> None:
+    """Raise `Refused` for metrics of an evaluation that are sums over no rows."""
+    _counted("measured.metrics", metrics)
+
+
+def _counted(name: str, metrics: Mapping[str, float]) -> None:
+    if metrics.get("rows", 0.0) < 1:
+        malformed(f"{name}['rows']", metrics.get("rows"), "a number of rows, at least 1")

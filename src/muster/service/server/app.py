@@ -44,7 +44,7 @@ from muster.service.server.download import Downloads
 from muster.service.server.exchange import PATIENCE, Exchange, Gone, Receive, Scope, Send
 from muster.service.server.limits import Limits
 from muster.service.server.openapi import document
-from muster.service.server.operator import HEALTHY, METRICS, Meters
+from muster.service.server.operator import HEALTHY, Meters
 from muster.service.server.secure import Sessions
 from muster.service.server.transfer import Uploads
 from muster.store.blobs import Blobs
@@ -98,7 +98,6 @@ class Edge:
             "/v1/secure/{round}": {"POST": self._say, "GET": self._told},
             "/openapi.json": {"GET": self._document},
             "/healthz": {"GET": self._health},
-            "/metrics": {"GET": self._metrics},
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -240,9 +239,7 @@ class Edge:
         kinds = (Decline, Failure, Measured, Progress)
         said: Any = from_json(await exchange.body(), *kinds)
         if isinstance(said, Progress):
-            if said.run != self.desk.facts.run:
-                raise Refused(Reason.UNKNOWN_RUN, f"this server runs {self.desk.facts.run}")
-            self.desk.stepped(exchange.name, said.round, said.steps)
+            self.desk.stepped(exchange.name, said)
             await exchange.say(Verdict(True))
         else:
             await self._tell(exchange, await self.desk.answer(exchange.name, said))
@@ -273,6 +270,3 @@ class Edge:
 
     async def _health(self, exchange: Exchange) -> None:
         await exchange.answer(200, HEALTHY)
-
-    async def _metrics(self, exchange: Exchange) -> None:
-        await exchange.answer(200, self.meters.text(), METRICS)

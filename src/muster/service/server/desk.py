@@ -22,6 +22,7 @@ from muster.service.message import (
     Measured,
     Message,
     Poll,
+    Progress,
     Settled,
     Task,
     Update,
@@ -33,7 +34,7 @@ from muster.service.message import (
 from muster.service.refusal import Reason, Refused
 from muster.service.round.hall import Facts, Hall, Keeper
 from muster.service.round.status import status
-from muster.service.server.admission import Terms, admit
+from muster.service.server.admission import Terms, admit, measured, reported
 from muster.store.blobs import model_name, update_name
 from muster.store.records import Kind, Member, Opened, Seat
 from muster.types import ClientId, Tree
@@ -93,7 +94,7 @@ class Desk:
             await asyncio.wrap_future(self._ledger.enrol(member))
             await asyncio.to_thread(self._note, name, "enrolled", rows=hello.rows)
         self.hall.enter(member)
-        return Welcome(version, facts.run, member.client, facts.lease)
+        return Welcome(version, facts.run, member.client, facts.lease, facts.study)
 
     async def poll(self, name: str, poll: Poll) -> Message:
         """What this site is to do next; it is kept waiting until there is something."""
@@ -103,7 +104,7 @@ class Desk:
         while True:
             hall.hear(client)
             with hall.changed:
-                said = self._next(client, poll.pending)
+                said = self._next(client, poll)
             left = until - hall.clock()
             if said is not None:
                 return said
@@ -122,28 +123,43 @@ class Desk:
             await hall.bell.wait(client, left)
 
     def _crowded(self) -> bool:
-        """Whether as many are kept waiting as may be."""
-        return self.hall.bell.waiting >= self.facts.polls
+        """Whether as many are kept waiting as may be.
+
+        Where nobody may learn who was drawn, all are paced or none: how many are not at work now
+        would tell how many are.
+        """
+        most = self.facts.polls
+        every = self.facts.hides and len(self.hall.members) > most
+        return every or self.hall.bell.waiting >= most
 
     def _pace(self, asked: float) -> float:
-        """Seconds until a client should ask again, so that all together keep to the pace."""
+        """Seconds until a client should ask again, so that all together keep to the pace.
+
+        A power of two from 1: no client can count the others by it.
+        """
         if self.hall.closing:
             return 1.0
-        paced = self._crowded() or asked == 0
-        return len(self.hall.members) / self.facts.pace if paced else 0.0
+        if asked > 0 and not self._crowded():
+            return 0.0
+        return float(1 << max(0, math.ceil(math.log2(len(self.hall.members) / self.facts.pace))))
 
-    def _next(self, client: ClientId, pending: int) -> Message | None:
-        hall, run, lease = self.hall, self.facts.run, self.facts.lease
+    def _next(self, client: ClientId, poll: Poll) -> Message | None:
+        hall, facts = self.hall, self.facts
+        run, lease, attempt = facts.run, facts.lease, facts.attempt
+        pending = poll.pending
         if pending and pending <= hall.committed:
-            return Settled(run, pending, client in hall.accepted(pending))
+            ours = poll.attempt == facts.attempt_of(pending)  # else it was lost with its round
+            accepted = ours and client in hall.accepted(pending)
+            return Settled(run, pending, accepted, poll.attempt)
         opened, seat = hall.opened, hall.seats.get(client)
         if opened is not None and seat is not None and hall.asks(seat):
             hall.take(client)
+            round, model = opened.round, opened.model
             if opened.kind == "evaluate":
-                return Evaluate(run, opened.round, opened.model, lease, client in hall.counted)
+                return Evaluate(run, round, model, lease, client in hall.counted, attempt)
             times = opened.times[opened.cohort.index(client)]
-            peers = next((len(group) for group in opened.groups if client in group), 1)
-            return Task(run, opened.round, opened.model, lease, times, peers)
+            peers = next((len(group) for group in opened.groups if client in group), 0)
+            return Task(run, round, model, lease, times, peers, attempt)
         if hall.ended is not None:
             hall.told.add(client)
             hall.changed.notify_all()
@@ -161,6 +177,7 @@ class Desk:
             return Upload(blob, update, self.facts.template, held=True)
         opened, seat = self._admit(member.client, update, self._ledger.blobs.held(blob))
         self._undecided(seat, update.round)
+        reported(update.metrics)
         self._weighed(update, member.rows, opened.times[opened.cohort.index(member.client)])
         hall.hear(member.client, 1)
         return Upload(blob, update, self.facts.template, held=False)
@@ -177,6 +194,7 @@ class Desk:
         terms = Terms(
             self.facts.run, current, invited=invited, left=left, held=seat.digest if seat else "",
             limit=self.facts.size, room=self._ledger.blobs.room() + begun,
+            attempt=self.facts.attempt,
         )  # fmt: skip
         try:
             admit(update, terms)
@@ -224,6 +242,7 @@ class Desk:
         """A client that declines, failed, or has measured."""
         client, opened = self._member(name).client, self.hall.opened
         self._run(message.run)
+        self.attempted(message.round, message.attempt)
         if opened is None or opened.round != message.round or client not in self.hall.seats:
             raise Refused(Reason.STALE, f"round {message.round} asks nothing of {client!r} now")
         if isinstance(message, Decline):
@@ -231,6 +250,7 @@ class Desk:
         elif isinstance(message, Failure):
             seat = Seat(client, "failed", message.stage, message.text)
         elif opened.kind == "evaluate" and opened.model == message.model:
+            measured(message.metrics)
             seat = Seat(client, "arrived", metrics=message.metrics)
         else:
             raise Refused(Reason.STALE, f"that model of round {message.round} is not measured now")
@@ -251,9 +271,12 @@ class Desk:
         current = opened is not None and opened.round == round
         self.hall.hear(self._member(name).client, amount if current else 0)
 
-    def stepped(self, name: str, round: int, steps: int) -> None:
+    def stepped(self, name: str, said: Progress) -> None:
         """Steps done so far in a round: other than said before (a restart repeats) is progress."""
         client, opened = self._member(name).client, self.hall.opened
+        round, steps = said.round, said.steps
+        self._run(said.run)
+        self.attempted(round, said.attempt)
         seat = self.hall.seats.get(client)
         if opened is None or opened.round != round or seat is None:
             raise Refused(Reason.STALE, f"round {round} is over, or does not ask {client!r}")
@@ -261,6 +284,15 @@ class Desk:
         if self._steps.get(client) != (round, steps):
             self._steps[client] = (round, steps)
             self.progress(name, round, 1)
+
+    def attempted(self, round: int, attempt: int) -> None:
+        """Raise `Refused` for what belongs to rounds that this server has lost, or has not yet."""
+        now = self.facts.attempt
+        if attempt != now:
+            raise Refused(
+                Reason.STALE,
+                f"attempt {attempt} of round {round} is not played; it is attempt {now}",
+            )
 
     def model(self, digest: str) -> str:
         """The blob of a model that sites may fetch."""

@@ -35,7 +35,7 @@ AGAIN = {Reason.TOO_OFTEN: 1, Reason.NO_ROOM: 5}  # seconds of Retry-After: well
 PATIENCE = 10.0  # seconds that a message may take to come, and half of it that a rest is dropped
 LINGER = 32 << 20  # bytes dropped at most, so that a refusal is read
 BATCH = 1 << 19  # octets that go to the disk in one step
-VERSION = (b"muster-version", b"1")
+VERSION = (b"muster-version", b"2")
 
 
 class Gone(Exception):

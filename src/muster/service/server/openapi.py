@@ -71,7 +71,6 @@ def _schema(kind: Any) -> dict[str, Any]:
 
 
 def _paths() -> dict[str, Any]:
-    text = {"text/plain": {"schema": {"type": "string"}}}
     m = message
     answers = (m.Task, m.Evaluate, m.Settled, m.Wait, m.Ended)
     reports = (m.Decline, m.Failure, m.Progress, m.Measured)
@@ -88,7 +87,6 @@ def _paths() -> dict[str, Any]:
         "/v1/answers": {"post": _said("Answer without a body", reports, (m.Verdict,), *ROUND)},
         "/openapi.json": {"get": _got("This document", JSON, *GATES)},
         "/healthz": {"get": _got("Alive", JSON, *GATES)},
-        "/metrics": {"get": _got("For Prometheus", text, *GATES)},
     }
 
 
@@ -128,7 +126,7 @@ def _masked_up() -> dict[str, Any]:
     found = _said("A message of a secure sum", None, (message.Verdict, message.Offer), *ROUND)
     found["parameters"] = [
         _place("round", WHOLE | {"minimum": 1}), _query("digest", HEX) | {"required": False},
-        *(_query(name, WHOLE) | {"required": False} for name in ("offset", "size")),
+        *(_query(name, WHOLE) | {"required": False} for name in ("offset", "size")), ATTEMPT,
         {"name": "Muster-Metrics", "in": "header", "schema": {"type": "string"}},
     ]  # fmt: skip
     found["requestBody"] = {"required": True, "content": OCTETS}
@@ -140,13 +138,16 @@ def _masked_down() -> dict[str, Any]:
     found = _got("What the server said last, once it is newer", content, *GATES, Reason.STALE)
     found["parameters"] = [
         _place("round", WHOLE | {"minimum": 1}), _query("after", WHOLE),
-        _query("wait", {"type": "number", "minimum": 0, "maximum": 60}),
+        _query("wait", {"type": "number", "minimum": 0, "maximum": 60}), ATTEMPT,
     ]  # fmt: skip
     return found
 
 
 def _query(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "in": "query", "required": True, "schema": schema}
+
+
+ATTEMPT = _query("attempt", WHOLE | {"minimum": 1}) | {"required": False}
 
 
 def _place(name: str, schema: dict[str, Any]) -> dict[str, Any]:

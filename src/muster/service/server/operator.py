@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operator sees and says: metrics for Prometheus, and the routes of the control socket."""
+"""What an operator sees and says: metrics for Prometheus, and the routes of the control socket.
+
+The socket is the operator's alone. The loopback port is for whoever may watch; where the privacy of
+clients counts on nobody knowing who was drawn, it tells of rounds and nothing else, since seats,
+requests, octets and times all tell how many were.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from muster.extras import require
@@ -23,7 +28,7 @@ else:
     metrics_core = require("prometheus_client.metrics_core", extra="service")
     registry = require("prometheus_client.registry", extra="service")
 
-__all__ = ["HEALTHY", "METRICS", "Meters", "Operator"]
+__all__ = ["HEALTHY", "Meters", "Operator"]
 
 LOG = logging.getLogger("muster.server")
 HEALTHY = b'{"healthy":true}'
@@ -43,6 +48,9 @@ class Meters:
     def __init__(self, desk: Desk) -> None:
         own = self._registry = prometheus_client.CollectorRegistry()
         own.register(_Desk(desk))
+        self._open = prometheus_client.CollectorRegistry()
+        self._open.register(_Rounds(desk))
+        self.hides = desk.facts.hides
         prometheus_client.ProcessCollector(registry=own)
         self._requests = prometheus_client.Counter(
             "muster_requests", "Requests answered", ["route", "status"], registry=own
@@ -74,9 +82,29 @@ class Meters:
         if exchange.route == "/v1/poll":
             self._checkin.observe(seconds)
 
-    def text(self) -> bytes:
-        """Everything, as Prometheus reads it."""
-        return prometheus_client.generate_latest(self._registry)
+    def text(self, *, operator: bool) -> bytes:
+        """All that an operator, or whoever watches, may see, as Prometheus reads it."""
+        whole = operator or not self.hides
+        return prometheus_client.generate_latest(self._registry if whole else self._open)
+
+
+def _rounds(status: Mapping[str, Any]) -> Iterator[Any]:
+    yield metrics_core.CounterMetricFamily(
+        "muster_rounds_committed", "Rounds in the model", value=status.get("committed") or 0
+    )
+    yield metrics_core.GaugeMetricFamily(
+        "muster_round_open", "The round that is open, or 0", value=status.get("round") or 0
+    )
+
+
+class _Rounds(registry.Collector):
+    """How far the run is."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+
+    def collect(self) -> Iterator[Any]:
+        yield from _rounds(self.desk.status())
 
 
 class _Desk(registry.Collector):
@@ -87,12 +115,7 @@ class _Desk(registry.Collector):
 
     def collect(self) -> Iterator[Any]:
         status = self.desk.status()
-        yield metrics_core.CounterMetricFamily(
-            "muster_rounds_committed", "Rounds in the model", value=status.get("committed") or 0
-        )
-        yield metrics_core.GaugeMetricFamily(
-            "muster_round_open", "The round that is open, or 0", value=status.get("round") or 0
-        )
+        yield from _rounds(status)
         held = Counter(seat["standing"] for seat in status.get("seats", ()))
         seats = metrics_core.GaugeMetricFamily(
             "muster_seats", "Seats of what is open", labels=["standing"]
@@ -137,7 +160,7 @@ class Operator:
         if asked == "GET /healthz":
             await exchange.answer(200, HEALTHY)
         elif asked == "GET /metrics":
-            await exchange.answer(200, self.meters.text(), METRICS)
+            await exchange.answer(200, self.meters.text(operator=verbs), METRICS)
         elif asked == "GET /status" and verbs:
             await exchange.answer(200, _json(self.desk.status()))
         elif asked.startswith("POST /want/") and verbs:

@@ -23,6 +23,7 @@ from muster.service.message import LIMIT, Offer, Verdict
 from muster.service.refusal import Reason, Refused, malformed, parse
 from muster.service.round.session import Session
 from muster.service.schema import Numbers
+from muster.service.server.admission import reported
 from muster.service.server.desk import Desk
 from muster.service.server.exchange import Batches, Exchange
 from muster.store.blobs import Blobs, NoRoom, update_name
@@ -47,8 +48,10 @@ class Sessions:
         self, name: str, exchange: Exchange, round: int, query: Mapping[str, str]
     ) -> Verdict | Offer:
         """Take a message in, or a piece of one: then where to go on. Raises `Refused`."""
+        self.desk.attempted(round, int(_number(query, "attempt", "1")))
         session, client = self._session(name, round)
         metrics = Numbers().read(parse(_header(exchange), LIMIT, 1), "metrics")
+        reported(metrics)
         async with self._turns[name]:
             word = await self._read(exchange, session, Word(name, ""), query)
             if isinstance(word, Offer):
@@ -80,6 +83,7 @@ class Sessions:
 
         None when there was nothing. Raises `Refused` once the round is over.
         """
+        self.desk.attempted(round, int(_number(query, "attempt", "1")))
         after, wait = _number(query, "after"), min(_number(query, "wait"), LONGEST)
         hall, client = self.desk.hall, self._client(name)
         until = hall.clock() + wait
@@ -226,8 +230,8 @@ def _header(exchange: Exchange) -> bytes:
     return exchange.headers.get(METRICS, b"{}")
 
 
-def _number(query: Mapping[str, str], name: str) -> float:
-    said = query.get(name, "0")
+def _number(query: Mapping[str, str], name: str, usual: str = "0") -> float:
+    said = query.get(name, usual)
     try:
         found = float(said)
     except ValueError:

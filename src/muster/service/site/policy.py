@@ -1,50 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
 """The site's policy, from `site.toml`: what this site takes part in, whatever the server asks.
 
+    study = "hearts"             the study: the runs over these people, which share what is spent
+    new_runs = 1                 so many further runs of the study without --new-run (none)
+    extra_rounds = 10            so many rounds beyond those of the plan, in each run (none)
     fingerprints = ["3fa9…"]     only these plans, by the first 12 digits or more
     least_rows = 50              no training on fewer rows
-    rounds_per_day = 20          no more new rounds on one day (local time)
+    rounds_per_day = 20          no more new rounds on one day (local time), in all runs together
+    evaluations_per_day = 5      the same for measuring a model on this site's rows
     hours = [22, 6]              new rounds from this hour until that one only (local time)
     clip = 1.0                   the L2 bound of an update, before the plan's own pipeline
     noise = 0.8                  Gaussian noise of standard deviation noise · clip, likewise
     budget_epsilon = 8.0         no new round beyond this ε, by the noise that is added at the site
     budget_delta = 1e-6          its δ
-    ledger = "privacy.json"      the file of the site's own ledger, for all runs on these rows
+    metrics = "hidden"           tell no losses and metrics, which no noise covers ("public": tell)
+    rows = "hidden"              nor how many rows there are
 
 A forced clip and noise come first and on the unweighted payload, so that all that the plan does
-afterwards works on what the policy lets out. The noise is drawn from the operating system.
+afterwards works on what the policy lets out. The noise is drawn from the secret of the assignment,
+so that the same assignment has the same answer, however often it is asked for.
+
+A site with a budget keeps its metrics unless it says metrics = "public": they are exact functions
+of its rows, which no ε counts.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import re
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from muster.errors import DataError, PlanError
-from muster.extras import require
 from muster.pipeline.clip import clipped
 from muster.plan import Plan
+from muster.privacy.randomness import clients_of, normal
+from muster.service.message import STUDY
+from muster.service.schema import STUDY_NAME
 
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives import ciphers
-    from cryptography.hazmat.primitives.ciphers import algorithms, modes
-else:
-    ciphers = require("cryptography.hazmat.primitives.ciphers", extra="service")
-    algorithms = require("cryptography.hazmat.primitives.ciphers.algorithms", extra="service")
-    modes = require("cryptography.hazmat.primitives.ciphers.modes", extra="service")
-
-__all__ = ["Guarded", "Policy", "gaussian", "read"]
+__all__ = ["Guarded", "Policy", "read"]
 
 PREFIX = r"[0-9a-f]{12,64}"
+KEPT = ("hidden", "public")
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,12 @@ class Policy:
     noise: float | None = None
     budget_epsilon: float | None = None
     budget_delta: float | None = None
-    ledger: str | None = None
+    study: str = STUDY
+    new_runs: int = 0
+    extra_rounds: int = 0
+    evaluations_per_day: int | None = None
+    metrics: str | None = None
+    rows: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("fingerprints", "hours"):
@@ -78,7 +85,12 @@ class Policy:
             ("noise", _positive, "a number above 0"),
             ("budget_epsilon", _positive, "a number above 0"),
             ("budget_delta", _small, "a number in (0, 1), below one over the rows or clients"),
-            ("ledger", _name, "the name of a file"),
+            ("study", _study, STUDY_NAME[1]),
+            ("new_runs", _some, "a whole number from 0 up"),
+            ("extra_rounds", _some, "a whole number from 0 up"),
+            ("evaluations_per_day", _count, "a whole number above 0"),
+            ("metrics", KEPT.__contains__, "'hidden' or 'public'"),
+            ("rows", KEPT.__contains__, "'hidden' or 'public'"),
         )
         for name, fits, wanted in rules:
             value = getattr(self, name)
@@ -94,6 +106,18 @@ class Policy:
                 f"the site's policy has budget_epsilon = {self.budget_epsilon} and budget_delta = "
                 f"{self.budget_delta}; give both, or none"
             )
+        if self.rows == "hidden" and self.metrics == "public":
+            raise PlanError(
+                "the site's policy has rows = 'hidden' and metrics = 'public', which tell of the "
+                "rows; give metrics = 'hidden' as well"
+            )
+
+    @property
+    def reports(self) -> bool:
+        """Whether metrics of this site's rows may be told, where the plan does not hide them."""
+        if self.metrics is not None:
+            return self.metrics == "public"
+        return self.budget_epsilon is None and self.rows != "hidden"
 
     def check(self, plan: Plan, fingerprint: str, rows: int) -> None:
         """Raise `PlanError` or `DataError` where this site takes no part at all."""
@@ -108,8 +132,23 @@ class Policy:
                 f"there are {rows} rows, but the site's policy asks for least_rows = "
                 f"{self.least_rows}; give more rows, or change the policy"
             )
+        if self.rows == "hidden" and plan.secure is None:
+            self._check_rows(plan)
         if self.clip is not None:
             self._check_payload(plan)
+
+    def _check_rows(self, plan: Plan) -> None:
+        if plan.weighting != "equal":
+            raise PlanError(
+                f"the site's policy has rows = 'hidden', and a plan with weighting = "
+                f"{plan.weighting!r} counts a client by its rows; use a plan with "
+                f"weighting='equal', or SecureSum"
+            )
+        if getattr(plan.sampling, "with_replacement", False):
+            raise PlanError(
+                f"the site's policy has rows = 'hidden', and {plan.sampling} draws clients by "
+                f"their rows; use a plan with another sampling"
+            )
 
     def _check_payload(self, plan: Plan) -> None:
         contract = plan.stages.contracts[0]
@@ -130,24 +169,18 @@ class Policy:
                 f"not cover; use GroupNorm, or keep them private with share='!*.bn.*'"
             )
 
-    def declines(self, now: float, taken: int) -> str | None:
-        """Why no new round is taken on now (seconds of the wall clock), or None.
+    def closed(self, now: float) -> str | None:
+        """Why nothing new is begun at this time (seconds of the wall clock), or None."""
+        if self.hours is None:
+            return None
+        begin, end = self.hours
+        hour = datetime.fromtimestamp(now).hour
+        within = begin <= hour < end if begin < end else hour >= begin or hour < end
+        return None if within else f"the site's policy allows rounds from {begin}:00 to {end}:00"
 
-        `taken` are the rounds of today, without one that is only resumed.
-        """
-        if self.rounds_per_day is not None and taken >= self.rounds_per_day:
-            return f"the site's policy allows {self.rounds_per_day} rounds a day"
-        if self.hours is not None:
-            begin, end = self.hours
-            hour = datetime.fromtimestamp(now).hour
-            within = begin <= hour < end if begin < end else hour >= begin or hour < end
-            if not within:
-                return f"the site's policy allows rounds from {begin}:00 to {end}:00"
-        return None
-
-    def guard(self, plan: Plan, entropy: Callable[[int], bytes] = os.urandom) -> Any:
+    def guard(self, plan: Plan) -> Any:
         """The plan to train by: the given one, or one whose updates are clipped and noised."""
-        return plan if self.clip is None else Guarded(plan, self, entropy)
+        return plan if self.clip is None else Guarded(plan, self)
 
 
 @dataclass(frozen=True)
@@ -156,7 +189,6 @@ class Guarded:
 
     plan: Plan
     policy: Policy
-    entropy: Callable[[int], bytes] = os.urandom
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.plan, name)
@@ -164,13 +196,17 @@ class Guarded:
     def encode(
         self, payload: Any, sent: tuple[Any, ...], memory: Any, key: Any, weights: Any
     ) -> tuple[dict[str, Any], tuple[Any, ...]]:
-        """Clip, add noise, then the plan's own encoding."""
+        """Clip, add noise, then the plan's own encoding.
+
+        The noise comes from where all draws of the assignment come from (see `service.private`).
+        """
         contract, clip, noise = self.plan.stages.contracts[0], self.policy.clip, self.policy.noise
         assert clip is not None, "a policy without a bound guards nothing"
         forced = contract.vectors(clipped(payload._asdict(), contract, clip)[0])
         if noise is not None:
             for name, v in forced.items():
-                drawn = gaussian(v.size, self.entropy).reshape(v.shape)
+                sources = clients_of(key, "forced", name)
+                drawn = np.stack([normal(source, v.shape[-1]) for source in sources])
                 forced[name] = (v + noise * clip * drawn).astype(v.dtype)
         return self.plan.encode(payload._replace(**forced), sent, memory, key, weights)
 
@@ -189,16 +225,6 @@ def read(path: str | Path) -> Policy:
     return Policy(**found)
 
 
-def gaussian(size: int, entropy: Callable[[int], bytes] = os.urandom) -> Any:
-    """`(size,)` standard normal numbers from 32 bytes of the system, by AES-CTR and Box-Muller."""
-    half = (size + 1) // 2
-    cipher = ciphers.Cipher(algorithms.AES256(entropy(32)), modes.CTR(bytes(16))).encryptor()
-    words = np.frombuffer(cipher.update(bytes(16 * half)), np.uint64) >> np.uint64(11)
-    first, second = ((words + 0.5) * 2.0**-53).reshape(2, half)  # in (0, 1)
-    radius, angle = np.sqrt(-2 * np.log(first)), 2 * np.pi * second
-    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:size]
-
-
 def _count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
@@ -212,8 +238,12 @@ def _small(value: Any) -> bool:
     return _positive(value) and value < 1
 
 
-def _name(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)
+def _some(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _study(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(STUDY_NAME[0], value) is not None
 
 
 def _prints(value: Any) -> bool:

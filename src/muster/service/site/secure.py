@@ -4,6 +4,11 @@
 Whatever is said is kept first, sealed, so that a site that was killed says the same again and
 never anything else; when the sum is open, or given up, the secrets are destroyed. Members are known
 by certificates that the server hands out and this site checks itself.
+
+An assignment has one session, for ever. The study's record has it before its first word, counts
+the steps that were kept (a vault that holds fewer was put back to a copy, and would say other words
+with the same secrets), and knows when it is over: at its end, when it was given up, or `HOURS`
+hours after it began.
 """
 
 from __future__ import annotations
@@ -42,6 +47,7 @@ from muster.service.refusal import Refused, parse
 from muster.service.site.cargo import cut, fetch, pieces
 from muster.service.site.line import Again
 from muster.service.site.state import Pending
+from muster.service.site.study import Session
 from muster.service.site.walk import Effort
 from muster.service.site.work import Work
 from muster.service.template import update_template
@@ -54,11 +60,14 @@ LABELS = (
     *(f"site: before {step.value} is kept" for step in STOPS),
     *(f"site: {step.value} is kept" for step in STOPS),
     *(f"site: {step.value} is said" for step in STOPS),
+    "site: before session is opened",
+    "site: session is opened",
     "site: before secrets are destroyed",
+    "site: session is over",
     "site: secrets are destroyed",
 )
+HOURS = 24.0  # that the secrets of a session live, at most
 SAID = dict(zip(sorted(CLIENT_KINDS - {Quit.kind}), STEPS, strict=True))  # the step of a kind
-STUDY = "default"
 CERTIFICATES = (1 << 26, 1)  # bytes and levels of what is read of them
 
 
@@ -78,18 +87,83 @@ class Masked:
 
         Raises `Refused` when the server takes no more, and the next poll says why.
         """
-        if self.work.vault.spent >= task.round:
-            await self._quit(task, Reason.STOPPED)  # that was not heard, it seems
+        self.expire()
+        work, place = self.work, f"{task.round} {task.attempt}"
+        session = self._open(task)
+        if session.over:
+            await self.leave(task)  # that was not heard, it seems
             return False
-        self.work.log("secure sum begun", round=task.round, model=task.model)
+        work.tell("secure sum begun", place, round=task.round, model=task.model)
         reason = Reason.DONE
         try:
             await self._session(task, pending)
         except Aborted as stop:
             reason = stop.reason
-            self.work.watch("told", round=task.round, text=f"the secure sum was given up: {stop}")
-        self.work.log("secure sum ended", round=task.round, reason=reason.value)
+            self._over(task)
+            work.watch("told", round=task.round, text=f"the secure sum was given up: {stop}")
+        work.tell("secure sum ended", place, round=task.round, reason=reason.value)
         return reason is Reason.DONE
+
+    def stands(self, task: Task) -> bool:
+        """Whether this assignment had its session, open or over."""
+        begun = self.work.study.begun(task)
+        return begun is not None and begun.session is not None
+
+    async def leave(self, task: Task) -> None:
+        """Have no further session for this assignment, and say so."""
+        self._over(task)
+        await self._quit(task, Reason.STOPPED)
+
+    def expire(self) -> None:
+        """Destroy the secrets of a session that has gone on for too long."""
+        pending = self.work.vault.pending
+        begun = pending and self.work.study.begun(pending.task)
+        session = begun and begun.session
+        if pending is None or not session or session.over:
+            return
+        if self.work.habits.wall() >= session.until:
+            self.work.note("secrets expired", round=pending.task.round, hours=HOURS)
+            self._over(pending.task)
+
+    def _live(self, task: Task) -> None:
+        """Raise `Aborted` once the secrets of the session have been destroyed."""
+        self.expire()
+        if self._open(task).over:
+            raise Aborted(Reason.STOPPED, f"its secrets have lived for {HOURS:g} hours")
+
+    def _open(self, task: Task) -> Session:
+        """The one session of this assignment; in the study's record before a word is said."""
+        work = self.work
+        begun = work.study.begun(task)
+        if begun is None or begun.session is None:
+            work.vault.at("site: before session is opened")
+            work.study.open(task, work.habits.wall() + 3600 * HOURS)
+            work.vault.at("site: session is opened")
+            begun = work.study.begun(task)
+        assert begun is not None and begun.session is not None
+        return begun.session
+
+    def _over(self, task: Task) -> None:
+        """There is no other session, and the secrets of this one go; idempotent."""
+        vault = self.work.vault
+        vault.at("site: before secrets are destroyed")
+        self.work.study.end(task)
+        vault.at("site: session is over")
+        vault.destroy()
+        vault.at("site: secrets are destroyed")
+
+    def _kept(self, task: Task) -> dict[str, bytes]:
+        """What was kept of the session, all of it. Raises `RunError` when some is gone."""
+        vault = self.work.vault
+        kept, steps = vault.chest(task).read(), self._open(task).steps
+        if len(kept) < steps:
+            raise RunError(
+                f"{vault.folder} was put back to an older copy: it holds {len(kept)} steps of the "
+                f"secure sum of round {task.round}, and the study's record counts {steps}; its "
+                f"secrets are used no second time, and the round goes on without this site"
+            )
+        self.work.study.count(task, len(kept))  # a kill may have come before the last was counted
+        return kept
 
     async def _session(self, task: Task, pending: Pending) -> None:
         """Until the server has its sum. Raises `Aborted`."""
@@ -101,11 +175,13 @@ class Masked:
             came = stop = None
             if action is None:
                 return
-            if isinstance(action, Await):
-                number, came = await self._told(task, number)
-                continue
             try:
-                await self._say(task, action.message, pending.update.metrics)
+                if isinstance(action, Await):
+                    number, came = await self._told(task, number)
+                else:
+                    await self._say(task, action.message, pending.update.metrics)
+            except Aborted as expired:
+                stop = expired
             except Refused as refused:
                 if refused.reason is not Why.DUPLICATE:
                     raise
@@ -118,11 +194,10 @@ class Masked:
             raise RunError("a secure sum needs an identity to sign with; join over https")
         body = await fetch(self.work.line, vault, task.model, task.round)
         try:
-            terms, kept = self._terms(task, body), vault.chest(task).read()
+            terms, kept = self._terms(task, body), self._kept(task)
         except (PlanError, RunError) as error:
             reason = Reason.COHORT if isinstance(error, PlanError) else Reason.STOPPED
             await self._quit(task, reason)
-            vault.spend(task.round)
             raise Aborted(reason, str(error)) from error
         notary.look()
         known = await self._certificates(task)
@@ -135,15 +210,16 @@ class Masked:
 
     def _terms(self, task: Task, body: Any) -> Terms:
         """What it is about, by this site's own plan and the model that it was sent."""
-        plan, size = self.work.training.plan, task.invited
+        plan, size = self.work.training.plan, task.peers
         assert plan.secure is not None
         return plan.secure.terms(
             plan.frame,
             size,
             plan.needed(size),
-            study=STUDY,
+            study=self.work.study.name,
             run=task.run,
             round=task.round,
+            attempt=task.attempt,
             plan=bytes.fromhex(self.fingerprint),
             model=sha256(body).digest(),
         )
@@ -168,12 +244,12 @@ class Masked:
             came = stop = None
             if isinstance(action, Keep):
                 vault.at(f"site: before {action.name} is kept")
-                vault.chest(task).keep(action.name, action.data)
+                chest = vault.chest(task)
+                chest.keep(action.name, action.data)
                 vault.at(f"site: {action.name} is kept")
+                self.work.study.count(task, len(chest))
             elif isinstance(action, Forget):
-                vault.at("site: before secrets are destroyed")
-                vault.spend(task.round)
-                vault.at("site: secrets are destroyed")
+                self._over(task)
             elif isinstance(action, Saw):
                 self.work.log(
                     "secure sum with",
@@ -190,12 +266,15 @@ class Masked:
     async def _say(self, task: Task, message: Message, metrics: Mapping[str, float]) -> None:
         """Say it until it is acknowledged. Raises `Refused`."""
         line, data = self.work.line, message.to_bytes()
-        path, headers = f"/v1/secure/{task.round}", dict[str, str]()
+        path, headers = _path(task), dict[str, str]()
         secure = self.work.training.plan.secure
-        if isinstance(message, Advert) and secure is not None and secure.metrics == "public":
+        told = metrics and secure is not None and secure.metrics == "public"
+        if isinstance(message, Advert) and told:
             headers["muster-metrics"] = json.dumps(dict(metrics))
 
         async def once() -> None:
+            if not isinstance(message, Quit):
+                self._live(task)
             if len(data) > LIMIT:
                 await self._sent(path, memoryview(data))
                 return
@@ -214,7 +293,7 @@ class Masked:
     async def _sent(self, path: str, data: memoryview) -> None:
         """A large message, in pieces from where the server says. Raises `Refused`."""
         line, vault = self.work.line, self.work.vault
-        path = f"{path}?digest={sha256(data).hexdigest()}&size={len(data)}"
+        path = f"{path}&digest={sha256(data).hexdigest()}&size={len(data)}"
 
         async def send(place: int, piece: memoryview) -> Any:
             headers = {"content-length": str(len(piece))}
@@ -230,9 +309,10 @@ class Masked:
         """What the server says next, and its number. Raises `Refused`."""
         line = self.work.line
         wait = self.work.habits.wait
-        path = f"/v1/secure/{task.round}?after={number}&wait={wait}"
+        path = f"{_path(task)}&after={number}&wait={wait}"
 
         async def once() -> tuple[int, bytes] | Wait:
+            self._live(task)
             answer = await line.http.get(path)
             told = answer.headers.get("muster-told", "")
             if answer.status_code == 200 and told.isdigit():
@@ -262,3 +342,8 @@ class Masked:
             return {str(name): pem for name, pem in found.items() if isinstance(pem, str)}
 
         return await line.persist(once)
+
+
+def _path(task: Task) -> str:
+    """Where the session of an assignment is spoken in."""
+    return f"/v1/secure/{task.round}?attempt={task.attempt}"

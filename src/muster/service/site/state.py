@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,15 +27,16 @@ else:
     exceptions = require("cryptography.exceptions", extra="service")
     aead = require("cryptography.hazmat.primitives.ciphers.aead", extra="service")
 
-__all__ = ["Chest", "Pending", "State", "Step", "destroyed"]
+__all__ = ["Chest", "Mark", "Pending", "State", "Step", "destroyed", "locked"]
 
 FILE, KEY = "state.json", "key"
 FRESH = f"{FILE}.new"
-VERSION = 1
+VERSION = 2
 EMPTY: dict[str, Any] = {
     "version": VERSION, "run": "", "client": None, "memory": None, "pending": None, "step": None,
-    "settled": 0, "day": "", "taken": [], "spent": 0,
+    "settled": None, "over": False, "study": None,
 }  # fmt: skip
+Mark = tuple[str, str, int]  # a study's name, which record of it, and how often it was written
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ class State:
 
     def __init__(self, folder: Path, disk: Disk) -> None:
         self.folder, self._disk = folder, disk
-        self._lock = _locked(folder)
+        self.mark: Callable[[], Mark | None] = _unmarked
+        self._lock = locked(folder, f"another process attends from {folder}")
         try:
             self._files = Files(folder, disk)
             self._facts = self._read()
@@ -111,8 +113,12 @@ class State:
         return {name for name in found if name}
 
     def write(self, **changes: Any) -> None:
-        """Replace facts: when this returns they are on the disk, and a kill leaves old or new."""
+        """Replace facts: when this returns they are on the disk, and a kill leaves old or new.
+
+        With them goes the mark of the study's record, unless there is none.
+        """
         fresh = self._facts | {name: _plain(value) for name, value in changes.items()}
+        fresh["study"] = self.mark() or fresh["study"]
         self._files.drop(FRESH)
         self._files.append(FRESH, 0, json.dumps(fresh).encode())
         part = self.folder / f"{FRESH}.part"
@@ -141,9 +147,11 @@ class State:
                 f"{path} is damaged; restore it from a copy, or give an empty folder"
             ) from None
         if version != VERSION or found.keys() != EMPTY.keys():
+            spent = self.folder / "privacy.json"
+            more = f", and move what was spent, {spent}, into the study's" if spent.exists() else ""
             raise RunError(
                 f"{path} is of version {version!r}, but this muster knows {VERSION}; use the "
-                f"muster that wrote it, or give an empty folder"
+                f"muster that wrote it, or give an empty folder{more}"
             )
         return found
 
@@ -151,23 +159,28 @@ class State:
 class Chest:
     """The secrets of one task's secure sum; its files begin with `secure-`, and the round.
 
-    AES-256-GCM under a key that is drawn with the chest; run, round, model and name are bound to
-    what is sealed. Raises `RunError` for what is damaged, or was sealed for another task.
+    AES-256-GCM under a key that is drawn with the chest; run, round, attempt, model and name are
+    bound to what is sealed. Raises `RunError` for what is damaged, or was sealed for another task.
     """
 
     def __init__(self, files: Files, folder: Path, task: Task) -> None:
         self._files, self._folder = files, folder
         self._prefix = f"secure-{task.round:06d}-"
-        self._place = json.dumps([task.run, task.round, task.model])
+        self._place = json.dumps([task.run, task.round, task.attempt, task.model])
         self._key = self._prefix + KEY
 
     def read(self) -> dict[str, bytes]:
         """All that was kept, by name."""
         if self._files.size(self._key) is None:
             return {}
+        return {name.removeprefix(self._prefix): self._opened(name) for name in self._names()}
+
+    def __len__(self) -> int:
+        return len(self._names())
+
+    def _names(self) -> list[str]:
         names = [n for n in self._files.names(self._prefix) if n != self._key]
-        whole = [name for name in names if self._files.size(name) is not None]
-        return {name.removeprefix(self._prefix): self._opened(name) for name in whole}
+        return [name for name in names if self._files.size(name) is not None]
 
     def keep(self, name: str, data: bytes) -> None:
         """Seal something; it is on the disk when this returns."""
@@ -226,8 +239,17 @@ def _message(value: Any, kind: type[Any]) -> Any:
     return from_json(json.dumps(value).encode(), kind)
 
 
-def _locked(folder: Path) -> int:
-    with said(f"the vault {folder} cannot be made"):
+def _unmarked() -> Mark | None:
+    """No record of a study goes with these facts."""
+    return None
+
+
+def locked(folder: Path, taken: str) -> int:
+    """The lock of a folder that its owner alone may read; `taken` says who holds it, if so.
+
+    Raises `RunError` when another process holds it.
+    """
+    with said(f"the folder {folder} cannot be made"):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -235,7 +257,5 @@ def _locked(folder: Path) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(lock)
-        raise RunError(
-            f"another process attends from {folder}; stop it, or give another folder"
-        ) from None
+        raise RunError(f"{taken}; stop it, or give another folder") from None
     return lock

@@ -7,6 +7,9 @@ so a kill at any instant leaves the state before or the one after.
 
 An update and both versions of the memory (the one it was trained with, and the one it left) stay
 until the server has said whether it counts: then one version is the memory, and the other goes.
+
+What a site must know for ever (what it trained, measured, masked and spent) is not here: a vault
+may be lost. It is in the record of the study (see `site.study`), which a vault is bound to.
 """
 
 from __future__ import annotations
@@ -22,13 +25,15 @@ from typing import Any
 from muster.errors import RunError
 from muster.service import wire
 from muster.service.message import Task, Update
-from muster.service.site.state import Chest, Pending, State, Step, destroyed
+from muster.service.site.state import Chest, Mark, Pending, State, Step, destroyed
 from muster.store.blobs import Disk, Files, NoRoom, model_name, said, update_name
 from muster.types import ClientId, Tree
 
 __all__ = ["LABELS", "Made", "Vault"]
 
 LABELS = (
+    "site: before assignment is begun",
+    "site: assignment is begun",
     "site: after download",
     "site: in step",
     "site: in checkpoint",
@@ -87,6 +92,33 @@ class Vault:
 
     # Whose vault it is.
 
+    def bind(self, mark: Callable[[], Mark]) -> None:
+        """Go with the record of a study, whose mark is kept from now on with every change.
+
+        Raises `RunError` when that is another record than before, or an older copy of it.
+        """
+        name, record, position = mark()
+        before = self._state["study"]
+        if before is not None and before[0] != name and self._state.named:
+            raise RunError(
+                f"{self.folder} keeps what belongs to the study {before[0]!r}, and the site's "
+                f"policy names the study {name!r}; give another folder"
+            )
+        if before is not None and before[0] == name and before[1] != record:
+            raise RunError(
+                f"{self.folder} goes with another record of the study {name!r}, which is gone, and "
+                f"with it what was spent; restore its folder, or begin another study"
+            )
+        if before is not None and before[1] == record and before[2] > position:
+            raise RunError(
+                f"the record of the study {name!r} was put back to an older copy: it was written "
+                f"{position} times, and {self.folder} has seen {before[2]}; restore the newer one, "
+                f"or begin another study"
+            )
+        self._state.mark = mark
+        if before is None or before[1] != record:
+            self._state.write()
+
     def enter(self, run: str, client: ClientId) -> None:
         """Belong to a run as one of its clients.
 
@@ -100,14 +132,26 @@ class Vault:
                 f"{self.folder} keeps what client {held[1]!r} has of the run {held[0]}, and the "
                 f"server speaks of client {client!r} of the run {run}; give another folder"
             )
-        self._state.write(run=run, client=client, settled=0, spent=0)
+        destroyed(self.blobs, self.folder, self.blobs.names("noise-"))  # secrets of another run
+        self._state.write(run=run, client=client, settled=None)
+
+    @property
+    def run(self) -> str:
+        """The run that it belongs to; empty before the first."""
+        return str(self._state["run"])
 
     # What counts.
 
     @property
     def settled(self) -> int:
         """The last round whose fate was heard."""
-        return int(self._state["settled"])
+        return self.fate[0] if self.fate else 0
+
+    @property
+    def fate(self) -> tuple[int, int, bool] | None:
+        """That round, its attempt, and whether the update was accepted."""
+        found = self._state["settled"]
+        return found and (int(found[0]), int(found[1]), bool(found[2]))
 
     @property
     def pending(self) -> Pending | None:
@@ -153,9 +197,9 @@ class Vault:
         if made.memory is not None:
             memory = self._named(f"memory-{task.round:06d}", made.memory)
         self.at("site: in update kept")
-        update = Update(task.run, task.round, digest, size, made.weight, made.metrics)
+        update = Update(task.run, task.round, digest, size, made.weight, made.metrics, task.attempt)
         pending = Pending(task, update, blob, memory)
-        self._state.write(pending=pending, step=None)
+        self._state.write(pending=pending, step=None, over=False)
         self.at("site: after update kept")
         self._sweep()
         return pending
@@ -167,35 +211,29 @@ class Vault:
             return False
         memory = pending.memory if accepted else None
         self.at("site: in settle")
-        self._state.write(memory=memory or self._state["memory"], pending=None, settled=round)
+        self._state.write(
+            memory=memory or self._state["memory"],
+            pending=None,
+            settled=(round, pending.task.attempt, accepted),
+        )
         self.at("site: after settle")
         self._sweep()
         return True
 
-    def back(self, settled: int) -> None:
-        """The server has lost what came after this round, and so has this site."""
-        self._state.write(pending=None, settled=settled, step=None)
-        self._sweep()
-
     def forget(self) -> None:
-        """Give up the pending update: it is damaged, or the server asks for another."""
-        self._state.write(pending=None)
+        """Give up the pending update: it is damaged, or the server has gone back before it."""
+        self._state.write(pending=None, step=None)
         self._sweep()
 
     # The secrets of a secure sum; they last as long as its update is pending, at most.
-
-    @property
-    def spent(self) -> int:
-        """The last round whose secure sum is over for this site: it has no second one."""
-        return int(self._state["spent"])
 
     def chest(self, task: Task) -> Chest:
         """Where the secrets of a task's secure sum are kept."""
         return Chest(self.blobs, self.folder, task)
 
-    def spend(self, round: int) -> None:
-        """A secure sum is over for this site: its secrets are destroyed."""
-        self._state.write(spent=round)
+    def destroy(self) -> None:
+        """The secure sum of the pending update is over for this site: its secrets go."""
+        self._state.write(over=True)
         self._sweep()
 
     # Half-trained.
@@ -217,7 +255,7 @@ class Vault:
         """What a checkpoint holds. Raises `RunError` or `Refused` when it is damaged."""
         return self._tree(step.blob, template)
 
-    # What was downloaded, and what was taken on.
+    # What was downloaded.
 
     def model(self, digest: str) -> Any:
         """The octets of a model that is held whole; a damaged one is removed, to be fetched anew.
@@ -243,19 +281,6 @@ class Vault:
             whole = sorted((p for p in found if p.exists()), key=lambda p: p.stat().st_mtime_ns)
         for path in whole[:-MODELS]:
             self.models.drop(path.name)
-
-    def others(self, day: str, task: Task) -> int:
-        """How many rounds, of whichever run, were taken on that day beside this one."""
-        return len([other for other in self._taken(day) if other != [task.run, task.round]])
-
-    def take(self, day: str, task: Task) -> None:
-        """Count a round for its day; one that is resumed is counted once."""
-        before, one = self._taken(day), [task.run, task.round]
-        if one not in before:
-            self._state.write(day=day, taken=[*before, one])
-
-    def _taken(self, day: str) -> list[Any]:
-        return self._state["taken"] if self._state["day"] == day else []
 
     def _named(self, prefix: str, tree: Tree) -> str:
         name = f"{prefix}-{wire.digest(wire.encode(tree))}"
@@ -290,7 +315,7 @@ class Vault:
                 if name not in named:
                     self.blobs.drop(name)
         pending = self.pending
-        live = pending.task.round if pending and pending.task.round > self.spent else 0
+        live = pending.task.round if pending and not self._state["over"] else 0
         secrets = self.blobs.names("secure-")
         gone = [name for name in secrets if not name.startswith(f"secure-{live:06d}-")]
         destroyed(self.blobs, self.folder, gone)

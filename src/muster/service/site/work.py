@@ -6,8 +6,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from muster.service.site.hand import Hand
 from muster.service.site.line import LONGEST_POLL, Event, Line, quiet
 from muster.service.site.policy import Policy
 from muster.service.site.state import Pending
+from muster.service.site.study import StudyRecord
 from muster.service.site.training import Training
 from muster.service.site.vault import Made, Vault
 from muster.service.site.walk import Broken, Effort, Walk
@@ -28,6 +29,7 @@ __all__ = ["Habits", "Work"]
 
 OVER = {Reason.LATE, Reason.STALE, Reason.FOREIGN}  # of a round: go on with the next
 BEATS = 3  # in a lease
+SHORTEST = 0.1  # seconds between two of them, however short a lease the server names
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Habits:
 
     `wall` is the clock of days and hours, `clock` a monotonic one; `every` the seconds between
     two checkpoints; `wait` the seconds that the server may keep a question. `entropy(n)` draws n
-    secret bytes for what must be known to nobody else; None takes the plan's seed.
+    secret bytes for what must be known to nobody else; None takes the plan's seed. `new_run` is
+    the site's word for one further run of its study.
     """
 
     policy: Policy = Policy()
@@ -47,6 +50,7 @@ class Habits:
     every: float = 60.0
     wait: float = LONGEST_POLL
     entropy: Callable[[int], bytes] | None = os.urandom
+    new_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Work:
     vault: Vault
     hand: Hand
     habits: Habits
+    study: StudyRecord
 
     async def train(self, task: Task, client: ClientId, body: Any) -> Pending:
         """The update of a task, kept. Raises `Broken`, and what goes wrong in training."""
@@ -84,6 +89,8 @@ class Work:
         blank = self.training.blank
         memory = None if blank is None else vault.memory(blank)
         made = self.training.train(task, client, body, memory, walk)
+        if not habits.policy.reports:
+            made = replace(made, metrics={})
         return self._kept(task, made, effort)
 
     def _kept(self, task: Task, made: Made, effort: Effort) -> Pending:
@@ -127,8 +134,9 @@ class Work:
         task's own fit, an evaluation) renews the lease as long as the process lives.
         """
         told = beats = 0
+        hidden = self.training.plan.secure is not None or self.habits.policy.rows == "hidden"
         while True:
-            await asyncio.wait([work], timeout=asked.lease / BEATS)
+            await asyncio.wait([work], timeout=max(asked.lease / BEATS, SHORTEST))
             if work.done():
                 return
             steps = effort.steps
@@ -136,8 +144,8 @@ class Work:
             if steps == told and steps:
                 continue
             told, beats = steps, beats + 1
-            shown = beats if self.training.plan.secure else steps or beats  # steps tell of rows
-            progress = Progress(asked.run, asked.round, shown)
+            shown = beats if hidden else steps or beats  # steps tell of rows
+            progress = Progress(asked.run, asked.round, shown, asked.attempt)
             try:
                 await self.line.say("/v1/answers", progress, Verdict)
             except Refused as refused:
@@ -151,6 +159,19 @@ class Work:
         """Into the audit log, and to whoever watches."""
         self.log(action, **details)
         self.watch(action, **details)
+
+    def tell(
+        self, action: str, what: str, more: Mapping[str, Any] | None = None, /, **details: Any
+    ) -> None:
+        """The same for what a server can have happen again and again in a run.
+
+        In the log stands the first of the same `what`, then the second, the fourth and so on, with
+        its count: so what a log grows by is bounded. `more` is for whoever watches, alone.
+        """
+        count = self.study.tally(self.vault.run, f"{action} {what}")
+        if count & (count - 1) == 0:
+            self.log(action, **details | ({"count": count} if count > 1 else {}))
+        self.watch(action, **details, **(more or {}))
 
     def log(self, action: str, **details: Any) -> None:
         """Into the audit log."""

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run that was put back to an older copy says so: its attempt is raised.
+
+A site trains an assignment once, for ever. Rounds that are played again, because the server has
+lost them, are other assignments: under a higher attempt, which every site counts against its
+plan's rounds, its limits and its budget. Without it no site trains them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+__all__ = ["raise_attempt", "raised"]
+
+FACT = "raised"  # of a run: after which rounds its attempt was raised, in order
+
+
+class Noted(Protocol):
+    """What is needed of a ledger (see `store.ledger.Ledger`)."""
+
+    def meta(self, key: str) -> Any:
+        """A fact, or None."""
+
+    def note(self, **facts: Any) -> None:
+        """Write facts, durably."""
+
+    def latest_round(self) -> int:
+        """The last committed round."""
+
+
+def raised(ledger: Noted) -> tuple[int, ...]:
+    """The rounds behind which the attempt of a run was raised, in order; none at first."""
+    return tuple(ledger.meta(FACT) or ())
+
+
+def raise_attempt(ledger: Noted, note: Callable[..., Any]) -> int:
+    """Raise the attempt of a run behind its last committed round; the new one, durable.
+
+    No server may serve the run meanwhile. `note(actor, action, **details)` writes the server's
+    audit log, and has written when it returns: the log knows of it before the run does.
+    """
+    before, last = raised(ledger), ledger.latest_round()
+    attempt = len(before) + 2
+    note("operator", "attempt raised", attempt=attempt, committed=last)
+    ledger.note(**{FACT: [*before, last]})
+    return attempt

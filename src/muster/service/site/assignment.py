@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one client is asked to do, done once: an assignment is begun on the disk before anything.
+
+    objection? → charge → log → begin → download → train → keep → deliver
+    objection? →          log → begin → download → measure → keep → answer
+
+A site that was killed at any instant goes on with the very same assignment, with the same bits,
+and free of limits and charges; another one under the same name is declined. What is declined is in
+the site's own log before it is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from datetime import datetime
+from traceback import format_exception
+from typing import Any
+
+from muster.errors import ClientError, RunError
+from muster.service.message import Decline, Evaluate, Measured, Task, Verdict
+from muster.service.private import Private
+from muster.service.refusal import Refused
+from muster.service.schema import TEXT
+from muster.service.site.cargo import deliver, fetch
+from muster.service.site.failure import failed
+from muster.service.site.objection import Objection, Rules, to_measuring, to_training
+from muster.service.site.secure import Masked
+from muster.service.site.state import Pending
+from muster.service.site.study import Begun
+from muster.service.site.walk import Broken
+from muster.service.site.work import Work
+from muster.types import ClientId
+
+__all__ = ["Assignments"]
+
+Asked = Task | Evaluate
+ALL = 1 << 31  # beyond every round
+
+
+@dataclass(frozen=True)
+class Assignments:
+    """One client's assignments in a run that it has joined, as `client`.
+
+    What a method returns says whether it led to something; if not, the server is asked again
+    later. `waits` says that a server that only lags is given time.
+    """
+
+    work: Work
+    private: Private
+    masked: Masked | None
+    rules: Rules
+    client: ClientId
+
+    async def train(self, task: Task, *, waits: bool) -> bool:
+        """Train and deliver, or deliver what is kept of this very task."""
+        work, kept = self.work, await self._kept(task)
+        begun = work.study.begun(task)
+        objection = await self._to_training(task, begun, kept)
+        if objection is not None:
+            return await self._object(task, objection, waits=waits)
+        if begun is None:
+            self._begin(task)
+        if kept is None:
+            if self.masked is not None and self.masked.stands(task):
+                await self.masked.leave(task)  # what it has said of an update that is lost, stands
+                return False
+            if work.vault.pending is not None:
+                work.watch("damaged", round=task.round)
+                work.vault.forget()
+            kept = await self._trained(task)
+        return kept is not None and await self._delivered(task, kept)
+
+    async def measure(self, asked: Evaluate, *, waits: bool) -> bool:
+        """Measure a model, or say again what was measured."""
+        work = self.work
+        begun, known = work.study.begun(asked), work.study.known(self.rules.run, self._day())
+        objection = to_measuring(asked, begun, known, self.rules, work.habits.wall())
+        if objection is not None:
+            return await self._object(asked, objection, waits=waits)
+        if begun is None:
+            place = {"round": asked.round, "attempt": asked.attempt, "model": asked.model}
+            work.note("evaluate", **place)
+            work.study.begin(asked, day=self._day())
+        answer = begun and begun.answer
+        body = None
+        if answer is None:
+            body = await fetch(work.line, work.vault, asked.model, asked.round)
+        try:
+            answer = answer or await work.measure(asked, body)
+            measured = Measured(asked.run, asked.round, asked.model, answer, asked.attempt)
+            work.study.answered(asked, measured.metrics)
+        except (asyncio.CancelledError, RunError):
+            raise
+        except Exception as error:
+            named = ClientError(asked.round, self.client, "evaluate", str(error))
+            named.__cause__ = error
+            await self._failed(asked, named)
+            return False
+        await work.line.say("/v1/answers", measured, Verdict)
+        return True
+
+    def _day(self) -> str:
+        return f"{datetime.fromtimestamp(self.work.habits.wall()):%Y-%m-%d}"
+
+    async def _to_training(
+        self, task: Task, begun: Begun | None, kept: Pending | None
+    ) -> Objection | None:
+        """Why this is not trained, or what is kept of it not sent; None once it is charged."""
+        work, pending = self.work, self.work.vault.pending
+        known = work.study.known(self.rules.run, self._day())
+        found = to_training(task, begun, known, self.rules, work.habits.wall())
+        if found is not None:
+            return found
+        if begun is None and pending is not None and pending.task.attempt == task.attempt:
+            return Objection(
+                "fate", f"the fate of round {pending.task.round} was not told yet", passing=True
+            )
+        if begun is not None and kept is None and self.private.lost(task, begun):
+            return Objection(
+                "secret",
+                f"round {task.round} (attempt {task.attempt}) was begun, and the secret of its "
+                f"noise is gone: with another it would be another release",
+            )
+        why = await asyncio.to_thread(self.private.charge, task)
+        return None if why is None else Objection("budget", why)
+
+    def _begin(self, task: Task) -> None:
+        """From now on this assignment is this task, whatever happens."""
+        work, vault = self.work, self.work.vault
+        before = vault.pending
+        if before is not None:  # of an earlier attempt: the server has gone back before it
+            work.note("put back", round=task.round, attempt=task.attempt)
+            vault.forget()
+        self.private.settle(ALL, task.attempt - 1)
+        place = {"round": task.round, "attempt": task.attempt, "model": task.model}
+        vault.at("site: before assignment is begun")
+        work.note("task", **place, times=task.times, peers=task.peers)
+        work.study.begin(task, day=self._day(), secret=self.private.seal(task))
+        vault.at("site: assignment is begun")
+
+    async def _kept(self, task: Task) -> Pending | None:
+        """The update that was kept of this very task, when it is undamaged."""
+        vault = self.work.vault
+        pending = vault.pending
+        if pending is None or not _same(pending.task, task):
+            return None
+        return pending if await asyncio.to_thread(vault.sound, pending) else None
+
+    async def _trained(self, task: Task) -> Pending | None:
+        """The update of a task, kept; None when training fails or is broken off."""
+        work = self.work
+        body = await fetch(work.line, work.vault, task.model, task.round)
+        try:
+            pending = await work.train(task, self.client, body)
+        except Broken:
+            return None
+        except (asyncio.CancelledError, RunError):
+            raise
+        except Exception as error:
+            await self._failed(task, error)
+            return None
+        update = pending.update
+        work.note("update", round=task.round, digest=update.digest, size=update.size)
+        return pending
+
+    async def _delivered(self, task: Task, pending: Pending) -> bool:
+        work = self.work
+        try:
+            if self.masked is not None:
+                accepted = await self.masked.deliver(task, pending)
+            else:
+                accepted = (await deliver(work.line, work.vault, pending)).accepted
+        except Refused as refused:
+            self._verdict(task, {"accepted": False, "reason": str(refused.reason)})
+            raise
+        self._verdict(task, {"accepted": accepted})
+        return accepted
+
+    def _verdict(self, task: Task, said: dict[str, Any]) -> None:
+        place = " ".join(map(str, (task.round, task.attempt, *said.values())))
+        self.work.tell("verdict", place, round=task.round, attempt=task.attempt, **said)
+
+    async def _object(self, asked: Asked, objection: Objection, *, waits: bool) -> bool:
+        """Into the log, then to the server."""
+        if objection.passing and waits:
+            return False
+        self.work.tell(
+            "declined",
+            objection.rule,
+            round=asked.round,
+            attempt=asked.attempt,
+            asked=type(asked).__name__.lower(),
+            rule=objection.rule,
+            text=objection.text,
+        )
+        if objection.ends:
+            raise RunError(objection.text)
+        text = objection.text[:TEXT]
+        decline = Decline(asked.run, asked.round, text, asked.attempt)
+        await self.work.line.say("/v1/answers", decline, Verdict)
+        return False
+
+    async def _failed(self, asked: Asked, error: Exception) -> None:
+        failure = replace(failed(asked.run, asked.round, error), attempt=asked.attempt)
+        place, where = f"{asked.round} {asked.attempt}", {"stage": failure.stage}
+        said = {"error": "".join(format_exception(error))}  # of one's own code, and stays here
+        self.work.tell("failed", place, said, round=asked.round, **where)
+        await self.work.line.say("/v1/answers", failure, Verdict)
+
+
+def _same(one: Task, other: Task) -> bool:
+    """Whether two tasks ask for the same; a lease is no part of that."""
+    return replace(one, lease=0.0) == replace(other, lease=0.0)

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A lying server of secure sums, and real sites that attend at it in one process.
+
+It says the messages of the wire alone. What an honest server would do with what it hears is
+`muster.secagg.server`; the lies are in the tests.
+"""
+
+import asyncio
+import contextlib
+import json
+import re
+import ssl
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+
+import httpx
+from tests.adversary.rogue import Rogue
+from tests.service.round.masked import certificate, identities, plan_of, population
+from tests.service.site.hub import Wire, said
+
+from muster.plan.registry import fingerprint
+from muster.secagg import Aborted, Await, Heard, Tell, server
+from muster.secagg.messages import Revealed, read
+from muster.service import audit, pki
+from muster.service.message import Ended, Settled, Verdict, Wait, to_json
+from muster.service.refusal import Reason
+from muster.service.site.attend import Attendance
+from muster.service.site.hand import Hand
+from muster.service.site.line import Line, Patience
+from muster.service.site.study import StudyRecord
+from muster.service.site.training import Training
+from muster.service.site.vault import Vault
+from muster.service.site.work import Habits
+
+SECURE = re.compile(r"/v1/secure/(\d+)")
+QUICK = Patience(first=0.001, longest=0.01)
+
+
+@dataclass
+class Session:
+    """One sum that the server asks for: who takes part, and the task that each is told.
+
+    It is given up after `most` polls; math.inf waits for the sum.
+    """
+
+    names: tuple
+    round: int = 1
+    most: float = 60
+    asked: dict = field(default_factory=dict)  # more fields of the task
+    told: dict = field(default_factory=dict)
+    heard: defaultdict = field(default_factory=lambda: defaultdict(list))
+    found: object = None
+    side: object = None
+
+    @property
+    def over(self):
+        """Whether its sum is open, or every site of it has left."""
+        return self.found is not None
+
+
+class Sums:
+    """Leads sites into one session after the other.
+
+    `late` says which messages are taken in and then refused as late; `between` is called between
+    two sessions. All that the sites say: `sites[name].answers` and, by session, `heard`.
+    """
+
+    def __init__(self, home, *, plan=None, names=("ann", "bob", "cid", "dot", "eve")):
+        self.home, self.names = identities(home, names), names
+        self.plan, self.people = plan or plan_of(rounds=5), population(names)
+        self.notary = pki.Notary(home / "hub")
+        self.sites = {name: Rogue(self.plan, [], run="r1") for name in names}
+        self.late, self.sessions = Revealed, []
+        self.mute = False  # nothing is told in a session
+        self.nobody = httpx.ConnectError("planned")
+        self.settles = {}  # before the session of that place: the fate (round, accepted) told
+        self.studies = {}  # the records that are open, by site
+        self.at = {}  # what is called at the labels of a site
+
+    def lead(self, *sessions, habits=None):
+        """Play the sessions, each until it is over or given up; then all end."""
+        self.sessions, self.habits = list(sessions), habits or Habits(wait=0.0)
+        self.polls, self.place, self.owed = 0, 0, set()
+        for session in sessions:
+            if session.side is None:  # else it goes on
+                session.side = self._side(session)
+                self._play(session, None)
+        asyncio.run(self._attend())
+        return self
+
+    def _side(self, session):
+        count, sent = len(session.names), self.sites[self.names[0]]
+        terms = self.plan.secure.terms(
+            self.plan.frame, count, self.plan.needed(count), study="default", run="r1",
+            round=session.round, plan=bytes.fromhex(fingerprint(self.plan)),
+            model=bytes.fromhex(sent.model),
+        )  # fmt: skip
+        return server(terms, session.names, self._vouch)
+
+    def _vouch(self, name, data, signature):
+        return self.notary.vouch(name, certificate(self.home, name), data, signature)
+
+    def _play(self, session, event):
+        """Feed an event, and put what is told where the sites find it."""
+        if session.over:
+            return
+        try:
+            action = session.side.send(event)
+            while not isinstance(action, Await):
+                if isinstance(action, Tell):
+                    number = session.told.get(action.name, (0, b""))[0] + 1
+                    session.told[action.name] = number, action.message.to_bytes()
+                action = next(session.side)
+        except StopIteration as end:
+            session.found = end.value
+        except Aborted as stop:
+            session.found = stop
+
+    @property
+    def now(self):
+        """The session that is played."""
+        return self.sessions[self.place] if self.place < len(self.sessions) else None
+
+    def handle(self, name, request):
+        """One request of one site."""
+        path, session = request.url.path, self.now
+        if path == "/v1/poll":
+            self.polls += 1
+            if session and (session.over or self.polls > session.most):
+                self.place, self.polls = self.place + 1, 0
+                session = self.now
+                self.owed = set(self.names) if self.place in self.settles else set()
+            if name in self.owed:
+                self.owed.discard(name)
+                round, accepted = self.settles[self.place]
+                return said(Settled("r1", round, accepted))
+            if session is None:
+                return said(Ended("r1", 1, "all rounds are done"))
+            if name not in session.names:
+                return said(Wait(0.0))
+            peers = {"peers": len(session.names)}
+            return said(self.sites[name].task(session.round, **peers | session.asked))
+        if path == "/v1/members":
+            if session is None:
+                return refused(Reason.CLOSED)
+            found = {other: certificate(self.home, other) for other in session.names}
+            return httpx.Response(200, content=json.dumps(found).encode())
+        if not SECURE.fullmatch(path):
+            return self.sites[name].handle(request)
+        if session is None:
+            return refused(Reason.CLOSED)
+        return self._say(name, request) if request.method == "POST" else self._told(name, request)
+
+    def _say(self, name, request):
+        session, message = self.now, read(request.content)
+        session.heard[name].append(message)
+        self._play(session, Heard(name, request.content))
+        if isinstance(message, self.late):
+            return refused(Reason.LATE)
+        return said(Verdict(True))
+
+    def _told(self, name, request):
+        number, message = self.now.told.get(name, (0, b""))
+        if self.mute or number <= int(request.url.params["after"]):
+            return said(Wait(0.0))
+        return httpx.Response(200, content=message, headers={"muster-told": str(number)})
+
+    async def _attend(self):
+        async with contextlib.AsyncExitStack() as stack:
+            hand = await stack.enter_async_context(Hand())
+            sites = [await self._site(stack, hand, name) for name in self.names]
+            lives = [asyncio.ensure_future(site.attend()) for site in sites]
+            try:
+                await asyncio.wait_for(asyncio.gather(*lives), 60)
+            finally:
+                for life in lives:
+                    life.cancel()
+                await asyncio.gather(*lives, return_exceptions=True)
+
+    async def _site(self, stack, hand, name):
+        vault = Vault(self.home / name / "vault", at=self.at.get(name))
+        stack.callback(vault.close)
+        study = StudyRecord(self.home / name / "studies" / "default", "default")
+        stack.callback(study.close)
+        self.studies[name] = study
+        line = Line(
+            "https://hub", name, ssl.create_default_context(), patience=QUICK,
+            transport=Wire(lambda request: self.handle(name, request)),
+        )  # fmt: skip
+        await stack.enter_async_context(line)
+        log = audit.Audit(self.home / name / "audit.jsonl", purpose="site", id=name)
+        stack.callback(log.close)
+        training = Training(self.plan, self.people[name])
+        habits = replace(self.habits, audit=log)
+        notary = pki.Notary(self.home / name)
+        return Attendance(name, training, line, vault, hand, habits, study=study, notary=notary)
+
+    def begun(self, name, session):
+        """What a site's record has of the assignment of a session, while the site is at work."""
+        return self.studies[name].begun(self.sites[name].task(session.round))
+
+
+def refused(reason):
+    """A refusal."""
+    return httpx.Response(409, content=to_json(Verdict(False, reason, "says a liar")))

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server that was put back to an older copy: its sites train again what it lost if it says so."""
+
+import shutil
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import muster
+from muster import algorithms, optimizers, tasks
+from muster.runs.federation.conduct import Terms
+from muster.runs.federation.join import Joining, Seat, attend_many
+from muster.runs.federation.serve import Federation, Where, serve
+from muster.runs.run import Run
+from muster.service import audit
+from muster.service.server.rollback import raise_attempt
+from muster.service.site.policy import Policy
+from muster.store.ledger import Ledger
+
+NAMES = ("a", "b")
+PLAN = muster.Plan(
+    task=tasks.numpy.MLP([5, 6, 3]), algorithm=algorithms.FedAvg(), rounds=4,
+    local=muster.Local(epochs=2, batch=8, optimizer=optimizers.SGD(0.2)),
+)  # fmt: skip
+
+
+def people():
+    draw = np.random.default_rng(7)
+    rows = {n: (draw.normal(size=(9, 5)).astype("float32"), draw.integers(0, 3, 9)) for n in NAMES}
+    return muster.Population.from_arrays(rows)
+
+
+def played(home, plan=PLAN, policies=None):
+    """The run in this home to its end, with its sites; its records."""
+    ready, address, policies = threading.Event(), [], policies or {}
+
+    def told(port):
+        address.append(f"http://127.0.0.1:{port}")
+        ready.set()
+
+    def served():
+        terms = Terms(enough=len(NAMES), lease=1.0)
+        serve(Federation(plan, home / "run", None, terms), Where("127.0.0.1:0"), ready=told)
+
+    def attended(name):
+        seat = Seat(name, people()[name], home / name)
+        how = Joining(policies.get(name, Policy()))
+        attend_many(PLAN, [seat], address[0], how=how)
+
+    server = threading.Thread(target=served)
+    server.start()
+    assert ready.wait(60)
+    sites = [threading.Thread(target=attended, args=(name,)) for name in NAMES]
+    for thread in sites:
+        thread.start()
+    for thread in (server, *sites):
+        thread.join(60)
+        assert not thread.is_alive()
+    return Run(home / "run", plan).history
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A run of four rounds that was put back to a copy of its second."""
+    played(tmp_path, replace(PLAN, rounds=2))
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    played(tmp_path)
+    (tmp_path / "run").rename(tmp_path / "whole")
+    (tmp_path / "copy").rename(tmp_path / "run")
+    return tmp_path
+
+
+def raised(home):
+    """Say so; the new attempt."""
+    ledger = Ledger(home / "run")
+    try:
+        with audit.Audit(home / "run" / "audit.jsonl", purpose="server", id="run") as log:
+            return raise_attempt(ledger, log.append)
+    finally:
+        ledger.close()
+
+
+def test_who_says_nothing_has_its_lost_rounds_trained_by_nobody(home):
+    history = played(home)
+    assert [record["accepted"] for record in history] == [["a", "b"]] * 2 + [[]] * 2
+    assert "is settled here" in history[2]["declined"][0]["reason"]
+    log = audit.entries(home / "a" / "audit.jsonl")
+    assert "settled" in {e["details"]["rule"] for e in log if e["action"] == "declined"}
+
+
+def test_a_higher_attempt_is_trained_with_the_sites_word_and_has_the_bits_it_had(home):
+    """The plan has four rounds, and each site has trained four times: two more are its word."""
+    assert raised(home) == 2
+    history = played(home, policies={"a": Policy(extra_rounds=2)})
+    assert [record["accepted"] for record in history] == [["a", "b"]] * 2 + [["a"]] * 2
+    assert "has trained 4 times in the run" in history[2]["declined"][0]["reason"]
+    trained = [e["details"] for e in audit.entries(home / "a/audit.jsonl") if e["action"] == "task"]
+    places = [(one["round"], one["attempt"]) for one in trained]
+    assert places == [(1, 1), (2, 1), (3, 1), (4, 1), (3, 2), (4, 2)]
+    server = [e["details"] for e in audit.entries(home / "run/audit.jsonl")]
+    assert {"attempt": 2, "committed": 2} in server
+    assert [one["attempt"] for one in server if "attempt" in one and "port" in one] == [1, 2]
+
+
+def test_the_same_rounds_again_give_the_same_model(home):
+    raised(home)
+    played(home, policies=dict.fromkeys(NAMES, Policy(extra_rounds=2)))
+    whole, again = Run(home / "whole", PLAN), Run(home / "run", PLAN)
+    assert np.array_equal(whole.parameters, again.parameters)
+
+
+def test_a_site_that_keeps_its_metrics_counts_all_the_same(tmp_path):
+    history = played(tmp_path, policies={"a": Policy(metrics="hidden")})
+    assert all(record["accepted"] == ["a", "b"] for record in history)
+    assert not any("train" in record for record in history), "a mean of some is none of all"
+    assert {record["clients"]["count"] for record in history} == {1}
+    (tmp_path / "open").mkdir()
+    told = played(tmp_path / "open")
+    assert all("train" in record and record["clients"]["count"] == 2 for record in told)
+    one, other = Run(tmp_path / "run", PLAN), Run(tmp_path / "open" / "run", PLAN)
+    assert np.array_equal(one.parameters, other.parameters)
