@@ -31,7 +31,7 @@ def document() -> dict[str, Any]:
     """The document; the version is that of the protocol.
 
     >>> document()["info"]["version"], sorted(document()["paths"])[0]
-    ('1', '/healthz')
+    ('2', '/healthz')
     """
     return {
         "openapi": "3.1.0",
