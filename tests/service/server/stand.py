@@ -58,12 +58,15 @@ def weigh(rows, times):
 
 
 class Desk:
-    """Enrols whom it is asked to, and writes down what it is told."""
+    """Enrols whom it is asked to, and writes down what it is told.
 
-    def __init__(self, template=TREE, members=("lyon", "oslo")):
+    With `keeps` a poll that asks to wait waits for ever; else there is nothing to do, at once.
+    """
+
+    def __init__(self, template=TREE, members=("lyon", "oslo"), keeps=True):
         self.facts = Facts(RUN, FINGERPRINT, {"a": 1}, weigh, None, 1 << 20)
         self.hall = SimpleNamespace(members={})  # nobody takes part in a secure sum
-        self.template, self.members = template, set(members)
+        self.template, self.members, self.keeps = template, set(members), keeps
         self.counts, self.moved = Counter(), Counter()
         self.seats: dict[str, Any] = {}  # name -> the digest that arrived, or why it failed
         self.word, self.next = "run", Wait(0.0)
@@ -81,7 +84,7 @@ class Desk:
         self.known(name)
         if poll.pending:
             return Settled(RUN, poll.pending, True)
-        if poll.wait:
+        if poll.wait and self.keeps:
             self.kept.set()
             try:
                 await asyncio.Event().wait()

@@ -70,9 +70,9 @@ class Scene:
     def do(self, work):
         return asyncio.run(work)
 
-    def open(self, round=1, kind="train", cohort=("a", "b"), counted=()):
+    def open(self, round=1, kind="train", cohort=("a", "b"), counted=(), groups=()):
         roster = tuple((client, 10) for client in cohort)
-        opened = Opened(round, kind, cohort, (1,) * len(cohort), roster, MODEL, 0.0)
+        opened = Opened(round, kind, cohort, (1,) * len(cohort), roster, MODEL, 0.0, groups)
         self.ledger.open(opened)
         self.hall.show(opened, {c: Seat(c) for c in cohort}, Call(len(cohort)), counted)
 
@@ -168,11 +168,12 @@ def test_a_site_may_keep_its_metrics(scene):
     assert scene.hall.seats["a"].standing == "invited"
 
 
-def test_only_sums_are_told_how_many_take_part(scene):
-    scene.open()
-    assert scene.poll("a").peers == 0
-    scene.hall.facts = replace(scene.hall.facts, masks=True)
-    assert scene.poll("a").peers == 2
+@pytest.mark.parametrize(
+    ("groups", "told"), [((), (0, 0)), ((("a", "b"),), (2, 2)), ((("a",), ("b", "c")), (1, 2))]
+)
+def test_who_is_summed_with_others_is_told_how_many_they_are(scene, groups, told):
+    scene.open(groups=groups, cohort=("a", "b", "c"))
+    assert (scene.poll("a").peers, scene.poll("b").peers) == told
 
 
 def test_what_belongs_to_rounds_that_were_lost_is_of_no_use(scene):

@@ -6,7 +6,7 @@ import json
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
-from tests.service.server.stand import edge_over
+from tests.service.server.stand import Desk, edge_over
 
 from muster.service import message
 from muster.service.schema import rules
@@ -27,7 +27,7 @@ def test_every_message_stands_in_it_with_its_fields():
 
 @pytest.mark.parametrize("number", range(11))
 def test_the_server_keeps_to_it(tmp_path, number):
-    with edge_over(tmp_path) as (edge, desk, _):
+    with edge_over(tmp_path, Desk(keeps=False)) as (edge, desk, _):
         found = schemathesis.openapi.from_asgi("/openapi.json", app=edge)
         operations = [one.ok() for one in found.get_all_operations()]
         assert len(operations) == 11

@@ -78,7 +78,6 @@ def facts_of(
         lease=terms.lease,
         study=study,
         raised=raised,
-        masks=plan.secure is not None,
         hides=hides,
     )
 

@@ -33,8 +33,8 @@ class Facts:
     `polls` are kept waiting. `vouch(name, certificate, data, signature)` says whether a member
     signed; `note(actor, action, **details)` writes the audit log.
 
-    `raised` is the rounds behind which the attempt was raised, in order (see `server.rollback`); `masks` says that sums are masked, `hides` that nobody
-    but an operator may learn who was drawn, since the noise counts on it.
+    `raised` is the rounds behind which the attempt was raised, in order (see `server.rollback`);
+    `hides` says that nobody but an operator may learn who was drawn, as the noise counts on it.
     """
 
     run: str
@@ -51,7 +51,6 @@ class Facts:
     note: Callable[..., Any] = _unnoted
     study: str = STUDY
     raised: tuple[int, ...] = ()
-    masks: bool = False
     hides: bool = False
 
     @property
