@@ -7,7 +7,6 @@ It says the messages of the wire alone. What an honest server would do with what
 
 import asyncio
 import contextlib
-import json
 import re
 import ssl
 from collections import defaultdict
@@ -23,6 +22,7 @@ from muster.secagg import Aborted, Await, Heard, Tell, server
 from muster.secagg.messages import Revealed, read
 from muster.service import audit, pki
 from muster.service.message import Ended, Settled, Verdict, Wait, to_json
+from muster.service.pki.credentials import Credentials
 from muster.service.refusal import Reason
 from muster.service.site.attend import Attendance
 from muster.service.site.hand import Hand
@@ -144,7 +144,8 @@ class Sums:
             if session is None:
                 return refused(Reason.CLOSED)
             found = {other: certificate(self.home, other) for other in session.names}
-            return httpx.Response(200, content=json.dumps(found).encode())
+            told = Credentials(found, self.notary.listed())
+            return httpx.Response(200, content=told.to_json())
         if not SECURE.fullmatch(path):
             return self.sites[name].handle(request)
         if session is None:

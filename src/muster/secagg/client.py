@@ -73,7 +73,7 @@ def client(
     except Aborted as stop:
         if not stop.remote:
             yield Say(messages.Quit(stop.reason.name))
-        yield Forget()
+        yield Forget(stop.reason, str(stop))
         if stop.reason is not Reason.DONE:
             raise
     else:

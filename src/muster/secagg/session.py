@@ -239,7 +239,10 @@ class Saw:
 
 @dataclass(frozen=True)
 class Forget:
-    """Erase all that was kept: the session is over for this client."""
+    """Erase all that was kept: the session is over for this client; `text` tells the reason."""
+
+    reason: Reason = Reason.DONE
+    text: str = ""
 
 
 @dataclass(frozen=True)

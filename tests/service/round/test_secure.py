@@ -26,6 +26,7 @@ from muster.runs.replay import replay
 from muster.secagg.messages import Quit, read
 from muster.service import pki
 from muster.service.message import Task
+from muster.service.pki.credentials import read_credentials
 from muster.service.server.desk import Desk
 from muster.service.site import cargo as site
 from muster.service.site.cargo import PIECE
@@ -120,7 +121,7 @@ def test_members_know_those_of_their_own_group_alone(tmp_path):
 
     def between(name, method, path, body):
         if path == "/v1/members":
-            shown[name] = tuple(sorted(json.loads(body)))
+            shown[name] = tuple(sorted(read_credentials(body).certificates))
         return body
 
     federation.between = between
@@ -158,8 +159,8 @@ def test_neither_rows_nor_metrics_nor_weights_are_told(tmp_path):
 
 def test_keys_that_another_key_signed_are_refused(tmp_path):
     federation = Federation(tmp_path / "net", plan_of(rounds=1), lease=1.0)
-    strange = identities(tmp_path / "other")
-    federation.notaries["site-2"] = pki.Notary(strange / "site-2")
+    strange = pki.Notary(identities(tmp_path / "other") / "site-2")
+    federation.notaries["site-2"].sign = strange.sign
     (record,) = federation.play()
     assert record["accepted"] == ["site-0", "site-1", "site-3", "site-4"]
     refused = [(who, d["reason"]) for who, action, d in federation.entries()
@@ -175,7 +176,8 @@ def test_a_certificate_of_another_authority_is_seen_by_the_sites(tmp_path):
     def between(name, method, path, body):
         if path != "/v1/members" or name != "site-0":
             return body
-        return json.dumps(json.loads(body) | {"site-1": strange}).encode()
+        came = read_credentials(body)
+        return replace(came, certificates=came.certificates | {"site-1": strange}).to_json()
 
     federation.between = between
     (record,) = federation.play()

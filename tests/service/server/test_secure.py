@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from muster.secagg.messages import Consent, Ended, Masked, Quit, Roster
 from muster.service.message import Offer
+from muster.service.pki.credentials import Credentials, read_credentials
 from muster.service.refusal import Reason, Refused
 from muster.service.round.facts import Facts
 from muster.service.round.hall import Hall
@@ -37,7 +38,9 @@ class Scene:
         for name in ("ann", "bob"):
             self.ledger.enrol(Member(name, name, 1, f"PEM of {name}")).result()
         self.ledger.open(Opened(1, "train", ("ann",), (1,), (("ann", 1),), "0" * 64, 0.0))
-        facts = Facts("run", "f" * 64, {}, lambda rows, times: 1.0, {}, 0)
+        facts = Facts(
+            "run", "f" * 64, {}, lambda rows, times: 1.0, {}, 0, listed=lambda: "who is revoked"
+        )  # fmt: skip
         self.hall = Hall(self.ledger, facts)
         self.hall.session = Session(1, {"ann": "ann"}, 200_000, self.seen.append, {"ann": ("ann",)})
         self.pool = ThreadPoolExecutor(1)
@@ -223,6 +226,7 @@ def test_a_question_waits_for_news(scene):
 
 
 def test_the_members_of_a_round(scene):
-    assert scene.sessions.members("ann", 1) == b'{"ann": "PEM of ann"}'
+    found = read_credentials(scene.sessions.members("ann", 1))
+    assert found == Credentials({"ann": "PEM of ann"}, "who is revoked")
     with pytest.raises(Refused):
         scene.sessions.members("bob", 1)

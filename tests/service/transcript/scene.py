@@ -33,6 +33,7 @@ def transcript(number=1, **changes):
         "study": "heart",
         "run": "run-1",
         "round": number,
+        "attempt": 1,
         "session": f"{number:064x}",
         "terms": {"cohort": 4, "plan": "ab" * 32},
         "revoked": 2,

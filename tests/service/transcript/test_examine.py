@@ -178,8 +178,8 @@ def test_a_transcript_of_another_study_site_or_authority_does_not_belong(folder,
     bob, strange = identity(tmp_path, "bob"), identity(tmp_path / "other", "ann")
     for place, signer, study in ((2, bob, "heart"), (3, ann, "lung"), (4, strange, "heart")):
         store = TranscriptStore(tmp_path / f"s{place}", study, signer)
-        for _ in range(place):
-            store.record(transcript(study=study))
+        for number in range(1, place + 1):
+            store.record(transcript(number, study=study))
         shutil.copy(store.folder / named(place), folder / named(place))
     found = "\n".join(faults(folder))
     assert f"{named(2)}: it is of the study 'heart' at 'bob', not of 'heart' at 'ann'" in found

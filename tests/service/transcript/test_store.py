@@ -30,14 +30,32 @@ def rounds(folder):
 
 def test_transcripts_are_numbered_and_chained_in_the_order_they_came(ann, tmp_path):
     store = TranscriptStore(tmp_path / "study" / "secure", "heart", ann)
-    anchors = [store.record(transcript(round)) for round in (7, 3, 3)]
+    anchors = [store.record(transcript(round)) for round in (7, 3, 4)]
     assert [anchor.sequence for anchor in anchors] == [1, 2, 3]
     found = examine(store.folder)
     assert [(one.number, one.transcript) for one in found.whole] == [
-        (number, transcript(round)) for number, round in enumerate((7, 3, 3), 1)
+        (number, transcript(round)) for number, round in enumerate((7, 3, 4), 1)
     ]
     assert [one.file_digest for one in found.whole] == [anchor.head for anchor in anchors]
     assert found.head.last == anchors[2].head and found.faults == ()
+
+
+def test_an_assignment_that_is_added_again_after_a_kill_stands_as_it_was_added(ann, tmp_path):
+    store = filled(tmp_path / "s", ann, 3)
+    again = store.record(transcript(3, outcome="given up", reason="what a later life knew of it"))
+    found = examine(store.folder)
+    assert (again.sequence, again.head) == (3, found.head.last) and found.faults == ()
+    assert found.whole[-1].transcript == transcript(3)
+    assert store.record(transcript(3, attempt=2)).sequence == 4, "another attempt is another one"
+
+
+@pytest.mark.parametrize("harm", [lambda path: path.unlink(), lambda path: path.write_bytes(b"x")])
+def test_the_next_one_is_added_where_the_newest_was_altered(ann, tmp_path, harm):
+    store = filled(tmp_path / "s", ann, 2)
+    harm(store.folder / "00000002.json")
+    assert store.record(transcript(2)).sequence == 3
+    (fault,) = examine(store.folder).faults
+    assert fault.startswith("00000002.json")
 
 
 def test_the_oldest_go_and_are_counted(ann, tmp_path):
@@ -150,9 +168,9 @@ def test_a_renewed_key_goes_on_with_the_chain(ann, tmp_path):
 def test_a_clock_that_jumps_stops_no_record(ann, tmp_path):
     clock = [NOW]
     store = TranscriptStore(tmp_path / "s", "heart", ann, lambda: clock[0])
-    for days in (0, 900, -900, 0):
+    for number, days in enumerate((0, 900, -900, 0), 1):
         clock[0] = NOW + timedelta(days=days)
-        store.record(transcript(1))
+        store.record(transcript(number))
     assert len(numbered(store.folder)) == 4
 
 

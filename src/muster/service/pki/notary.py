@@ -91,6 +91,12 @@ class Notary:
         """
         return self.revocations.heard(listed.encode())
 
+    def listed(self) -> str:
+        """The newest revocation list (PEM) that this member has seen, as it hands it to others."""
+        with suppress(IdentityError):  # one that was put back is refused: the newest one holds
+            self.revocations.look()
+        return self.revocations.current.pem.decode("ascii")
+
     def sign(self, data: bytes) -> bytes:
         """This member's signature, at most 72 bytes."""
         return bytes(self._key.sign(data, ECDSA))

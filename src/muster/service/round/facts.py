@@ -18,6 +18,11 @@ def _nobody(name: str, certificate: str, data: bytes, signature: bytes) -> bool:
     return False
 
 
+def _unlisted() -> str:
+    """Nobody is revoked without an authority."""
+    return ""
+
+
 def _unnoted(actor: str, action: str, **details: Any) -> None:
     """Nobody keeps a log."""
 
@@ -31,7 +36,8 @@ class Facts:
     `size` the body of its update; `names` the client ids of members whose certificates are named
     otherwise. `lease` in seconds; `pace` the check-ins a second that are asked for once more than
     `polls` are kept waiting. `vouch(name, certificate, data, signature)` says whether a member
-    signed; `note(actor, action, **details)` writes the audit log.
+    signed, `listed()` is the newest list of who was revoked (PEM); `note(actor, action,
+    **details)` writes the audit log.
 
     `raised` is the rounds behind which the attempt was raised, in order (see `server.rollback`);
     `hides` says that nobody but an operator may learn who was drawn, as the noise counts on it.
@@ -48,6 +54,7 @@ class Facts:
     pace: float = 2000.0
     polls: int = 2000
     vouch: Callable[[str, str, bytes, bytes], bool] = _nobody
+    listed: Callable[[], str] = _unlisted
     note: Callable[..., Any] = _unnoted
     study: str = STUDY
     raised: tuple[int, ...] = ()

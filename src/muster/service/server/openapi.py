@@ -117,7 +117,8 @@ def _upload() -> dict[str, Any]:
 
 
 def _members() -> dict[str, Any]:
-    found = _got("Certificates of a masked round's members, by name", JSON, *GATES, Reason.STALE)
+    what = "Certificates of those whose updates are masked with this site's, and who is revoked"
+    found = _got(what, JSON, *GATES, Reason.STALE)
     found["parameters"] = [_query("round", WHOLE | {"minimum": 1})]
     return found
 

@@ -8,7 +8,6 @@ kind the first by a member stands. A message larger than others goes to the disk
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from typing import Any, TypeVar
 
 from muster.secagg.messages import CLIENT_KINDS, HEAD
 from muster.service.message import LIMIT, Offer, Verdict
+from muster.service.pki.credentials import Credentials
 from muster.service.refusal import Reason, Refused, malformed, parse
 from muster.service.round.session import Session
 from muster.service.schema import Numbers
@@ -100,11 +100,11 @@ class Sessions:
             await hall.bell.wait(client, left)
 
     def members(self, name: str, round: int) -> bytes:
-        """The certificates of those whose updates are masked with this one's, by name, as JSON."""
+        """The credentials of those whose updates are masked with this one's, as JSON."""
         session, _ = self._session(name, round)
-        known = self.desk.hall.members
-        found = {other: known[other].certificate for other in session.near[name]}
-        return json.dumps(found).encode()
+        hall = self.desk.hall
+        found = {other: hall.members[other].certificate for other in session.near[name]}
+        return Credentials(found, hall.facts.listed()).to_json()
 
     def _client(self, name: str) -> ClientId:
         member = self.desk.hall.members.get(name)

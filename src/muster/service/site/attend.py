@@ -243,6 +243,8 @@ class Attendance:
             return False
         if (round, settled.attempt) != (pending.task.round, pending.task.attempt):
             return False
+        if self.masked is not None:
+            self.masked.settle(pending.task, accepted=settled.accepted)
         self.vault.settle(round, settled.accepted)
         self._settled(settled.run, round, settled.attempt, settled.accepted)
         self.work.note("settled", round=round, accepted=settled.accepted)

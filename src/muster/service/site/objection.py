@@ -94,6 +94,13 @@ def to_training(
             f"this site has trained {known.trainings} times in the run, and its plan has "
             f"{rules.plan.rounds} rounds{_more(rules)}",
         )
+    least = rules.policy.room.least
+    if rules.plan.secure is not None and task.peers <= least:
+        return Objection(
+            "peers",
+            f"{task.peers} clients would be in the secure sum of {_named(task)}, and the site's "
+            f"policy asks for {least} beside this one",
+        )
     return _unwanted(rules.policy, known.today[0], rules.policy.rounds_per_day, "rounds", now)
 
 

@@ -15,6 +15,9 @@
     budget_delta = 1e-6          its δ
     metrics = "hidden"           tell no losses and metrics, which no noise covers ("public": tell)
     rows = "hidden"              nor how many rows there are
+    least_peers = 4              in a secure sum with at least so many others
+    peers = ["lyon", "paris-*"]  and with these alone
+    organisations = ["Inserm"]   and somebody who speaks for each of these among them
 
 A forced clip and noise come first and on the unweighted payload, so that all that the plan does
 afterwards works on what the policy lets out. The noise is drawn from the secret of the assignment,
@@ -42,6 +45,7 @@ from muster.plan import Plan
 from muster.privacy.randomness import clients_of, normal
 from muster.service.message import STUDY
 from muster.service.schema import STUDY_NAME
+from muster.service.site.peers import PeerRules
 
 __all__ = ["Guarded", "Policy", "read"]
 
@@ -71,9 +75,12 @@ class Policy:
     evaluations_per_day: int | None = None
     metrics: str | None = None
     rows: str | None = None
+    least_peers: int | None = None
+    peers: tuple[str, ...] | None = None
+    organisations: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("fingerprints", "hours"):
+        for name in ("fingerprints", "hours", "peers", "organisations"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         rules = (
@@ -100,7 +107,7 @@ class Policy:
             raise PlanError(
                 f"the site's policy has noise = {self.noise} without a bound; give clip as well"
             )
-
+        PeerRules(self.least_peers, self.peers, self.organisations)  # refuses what no sum can meet
         if (self.budget_epsilon is None) != (self.budget_delta is None):
             raise PlanError(
                 f"the site's policy has budget_epsilon = {self.budget_epsilon} and budget_delta = "
@@ -111,6 +118,11 @@ class Policy:
                 "the site's policy has rows = 'hidden' and metrics = 'public', which tell of the "
                 "rows; give metrics = 'hidden' as well"
             )
+
+    @property
+    def room(self) -> PeerRules:
+        """With whom this site lets its updates be summed."""
+        return PeerRules(self.least_peers, self.peers, self.organisations)
 
     @property
     def reports(self) -> bool:
@@ -136,6 +148,12 @@ class Policy:
             self._check_rows(plan)
         if self.clip is not None:
             self._check_payload(plan)
+        if self.room != PeerRules() and plan.secure is None:
+            raise PlanError(
+                "the site's policy says with whom its updates are summed (least_peers, peers, "
+                "organisations), and this plan shows the server each update by itself; use a plan "
+                "with SecureSum, or take those rules out"
+            )
 
     def _check_rows(self, plan: Plan) -> None:
         if plan.weighting != "equal":

@@ -16,20 +16,20 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
 from typing import Any
 
 import numpy as np
 
-from muster.errors import PlanError, RunError
+from muster.errors import AuditError, IdentityError, PlanError, RunError
 from muster.secagg import (
     Aborted,
     Await,
     Forget,
     Keep,
-    Party,
     Reason,
     Saw,
     Say,
@@ -41,16 +41,19 @@ from muster.secagg.client import Action
 from muster.secagg.messages import CLIENT_KINDS, Advert, Message, Quit
 from muster.service import wire
 from muster.service.message import LIMIT, Task, Verdict, Wait
+from muster.service.pki.credentials import Credentials, read_credentials
 from muster.service.pki.notary import Notary
 from muster.service.refusal import Reason as Why
-from muster.service.refusal import Refused, parse
+from muster.service.refusal import Refused
 from muster.service.site.cargo import cut, fetch, pieces
 from muster.service.site.line import Again
+from muster.service.site.room import Room
 from muster.service.site.state import Pending
 from muster.service.site.study import Session
 from muster.service.site.walk import Effort
 from muster.service.site.work import Work
 from muster.service.template import update_template
+from muster.service.transcript import TranscriptStore
 
 __all__ = ["LABELS", "Masked"]
 
@@ -63,15 +66,17 @@ LABELS = (
     "site: before session is opened",
     "site: session is opened",
     "site: before secrets are destroyed",
+    "site: transcript is written",
     "site: session is over",
     "site: secrets are destroyed",
 )
 HOURS = 24.0  # that the secrets of a session live, at most
 SAID = dict(zip(sorted(CLIENT_KINDS - {Quit.kind}), STEPS, strict=True))  # the step of a kind
-CERTIFICATES = (1 << 26, 1)  # bytes and levels of what is read of them
+EXPIRED = f"its secrets have lived for {HOURS:g} hours"
+SECURE = "secure"  # the folder of transcripts, in that of the study
 
 
-@dataclass(frozen=True)
+@dataclass
 class Masked:
     """One client's part, over its line, out of its vault; `fingerprint` is its own plan's.
 
@@ -82,6 +87,8 @@ class Masked:
     fingerprint: str
     notary: Notary | None
 
+    _room: Room | None = field(default=None, init=False)  # of the session at hand
+
     async def deliver(self, task: Task, pending: Pending) -> bool:
         """Take part, or go on with it; whether the server has its sum.
 
@@ -89,8 +96,7 @@ class Masked:
         """
         self.expire()
         work, place = self.work, f"{task.round} {task.attempt}"
-        session = self._open(task)
-        if session.over:
+        if self._open(task).over:
             await self.leave(task)  # that was not heard, it seems
             return False
         work.tell("secure sum begun", place, round=task.round, model=task.model)
@@ -99,7 +105,7 @@ class Masked:
             await self._session(task, pending)
         except Aborted as stop:
             reason = stop.reason
-            self._over(task)
+            self._over(task, str(stop))
             work.watch("told", round=task.round, text=f"the secure sum was given up: {stop}")
         work.tell("secure sum ended", place, round=task.round, reason=reason.value)
         return reason is Reason.DONE
@@ -109,9 +115,15 @@ class Masked:
         begun = self.work.study.begun(task)
         return begun is not None and begun.session is not None
 
+    def settle(self, task: Task, *, accepted: bool) -> None:
+        """The fate of the assignment came, which ends its session if that has not ended."""
+        begun = self.work.study.begun(task)
+        if begun is not None and begun.session is not None and not begun.session.over:
+            self._over(task, "" if accepted else "the round went on without this site")
+
     async def leave(self, task: Task) -> None:
         """Have no further session for this assignment, and say so."""
-        self._over(task)
+        self._over(task, "its update, or what was kept of it, is gone")
         await self._quit(task, Reason.STOPPED)
 
     def expire(self) -> None:
@@ -123,13 +135,13 @@ class Masked:
             return
         if self.work.habits.wall() >= session.until:
             self.work.note("secrets expired", round=pending.task.round, hours=HOURS)
-            self._over(pending.task)
+            self._over(pending.task, EXPIRED)
 
     def _live(self, task: Task) -> None:
         """Raise `Aborted` once the secrets of the session have been destroyed."""
         self.expire()
         if self._open(task).over:
-            raise Aborted(Reason.STOPPED, f"its secrets have lived for {HOURS:g} hours")
+            raise Aborted(Reason.STOPPED, EXPIRED)
 
     def _open(self, task: Task) -> Session:
         """The one session of this assignment; in the study's record before a word is said."""
@@ -143,14 +155,42 @@ class Masked:
         assert begun is not None and begun.session is not None
         return begun.session
 
-    def _over(self, task: Task) -> None:
-        """There is no other session, and the secrets of this one go; idempotent."""
-        vault = self.work.vault
+    def _over(self, task: Task, why: str) -> None:
+        """There is no other session, and the secrets of this one go; idempotent.
+
+        `why` it was given up, "" where its sum is open. What can be shown of it is written first:
+        a kill may come, and what it is made of goes with the secrets.
+        """
+        vault, begun = self.work.vault, self.work.study.begun(task)
         vault.at("site: before secrets are destroyed")
+        if begun is not None and begun.session is not None and not begun.session.over:
+            self._written(task, begun.session, why)
+            vault.at("site: transcript is written")
         self.work.study.end(task)
+        self._room = None
         vault.at("site: session is over")
         vault.destroy()
         vault.at("site: secrets are destroyed")
+
+    def _written(self, task: Task, session: Session, why: str) -> None:
+        """The transcript, and where the audit log finds it; without room for it secrets go too."""
+        work, notary = self.work, self.notary
+        if notary is None:
+            return
+        span = (session.until - 3600 * HOURS, work.habits.wall())
+        store = TranscriptStore(work.study.folder / SECURE, work.study.name, notary, self._now)
+        try:
+            room = self._room or Room(notary, work.habits.policy.room)
+            made = room.transcript(work.study.name, task, why, span)
+            anchor = store.record(made)
+        except AuditError as error:
+            work.note("transcript lost", round=task.round, text=str(error))
+            return
+        number, digest = anchor.sequence, anchor.head
+        work.note("transcript", round=task.round, number=number, digest=digest)
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self.work.habits.wall(), UTC)
 
     def _kept(self, task: Task) -> dict[str, bytes]:
         """What was kept of the session, all of it. Raises `RunError` when some is gone."""
@@ -192,21 +232,17 @@ class Masked:
         vault, notary = self.work.vault, self.notary
         if notary is None:
             raise RunError("a secure sum needs an identity to sign with; join over https")
+        self._room = room = Room(notary, self.work.habits.policy.room)
         body = await fetch(self.work.line, vault, task.model, task.round)
         try:
             terms, kept = self._terms(task, body), self._kept(task)
-        except (PlanError, RunError) as error:
-            reason = Reason.COHORT if isinstance(error, PlanError) else Reason.STOPPED
+            room.enter(terms, await self._credentials(task))
+        except (PlanError, RunError, IdentityError) as error:
+            reasons = {PlanError: Reason.COHORT, IdentityError: Reason.PEERS}
+            reason = reasons.get(type(error), Reason.STOPPED)
             await self._quit(task, reason)
             raise Aborted(reason, str(error)) from error
-        notary.look()
-        known = await self._certificates(task)
-
-        def verify(name: str, data: bytes, signature: bytes) -> bool:
-            return notary.vouch(name, known.get(name, ""), data, signature)
-
-        party = Party(notary.name, notary.sign, verify)
-        return client(terms, party, partial(self._vector, pending), os.urandom, kept)
+        return client(terms, room.party, partial(self._vector, pending), os.urandom, kept)
 
     def _terms(self, task: Task, body: Any) -> Terms:
         """What it is about, by this site's own plan and the model that it was sent."""
@@ -249,17 +285,29 @@ class Masked:
                 vault.at(f"site: {action.name} is kept")
                 self.work.study.count(task, len(chest))
             elif isinstance(action, Forget):
-                self._over(task)
+                self._over(task, "" if action.reason is Reason.DONE else action.text)
             elif isinstance(action, Saw):
-                self.work.log(
-                    "secure sum with",
-                    round=task.round,
-                    step=action.step.value,
-                    session=action.session.hex(),
-                    peers=list(action.names),
-                )
+                self._saw(task, action)
             else:
                 return action
+
+    def _saw(self, task: Task, seen: Saw) -> None:
+        """Whom it is with stands in the log before anything is said to them."""
+        room = self._room
+        assert room is not None
+        room.saw(seen)
+        here = set(room.left[seen.step.value])
+        self.work.log(
+            "secure sum with",
+            round=task.round,
+            step=seen.step.value,
+            session=room.session,
+            peers=[
+                {"name": peer.name, "organisation": peer.organisation}
+                for peer in room.roster
+                if peer.name in here
+            ],
+        )
 
     # What goes over the line.
 
@@ -325,21 +373,18 @@ class Masked:
                 return found
             await line.patience.sleep(found.seconds)
 
-    async def _certificates(self, task: Task) -> dict[str, str]:
-        """Whose certificates the server hands out; each is checked where it is used."""
+    async def _credentials(self, task: Task) -> Credentials:
+        """What the server hands out of the members; it is checked where it is used."""
         line = self.work.line
 
-        async def once() -> dict[str, str]:
+        async def once() -> Credentials:
             answer = await line.http.get(f"/v1/members?round={task.round}")
             if answer.status_code != 200:
                 line.heard(answer)
             try:
-                found = parse(answer.content, *CERTIFICATES)
+                return read_credentials(answer.content)
             except Refused as refused:
-                raise Again(f"it answered no certificates ({refused.reason})") from None
-            if not isinstance(found, dict):
-                raise Again("it answered no certificates")
-            return {str(name): pem for name, pem in found.items() if isinstance(pem, str)}
+                raise Again(f"it answered no certificates ({refused.text})") from None
 
         return await line.persist(once)
 

@@ -35,17 +35,18 @@ WHOLE = 1 << 63
 class Transcript:
     """What a site knows of one session.
 
-    Fields: the `study`, the `run` and its `round` (1-based); the `session`'s id, 64 hexadecimal
-    digits, or "" where it ended before there was one; the `terms`, numbers and short texts by name
-    (see `described`); `revoked`, the number of the revocation list that was in force; the `roster`,
-    sorted by name; for each step that was reached, in order, the names that were `left`; the
-    `outcome`, "opened" or "given up", and the `reason` in words ("" where there is none); when it
-    `began` and `ended`, with a time zone. Raises `AuditError` for a field that it may not hold.
+    Fields: the `study`, the `run`, its `round` and which `attempt` at it (both from 1); the
+    `session`'s id, 64 hexadecimal digits, or "" where it ended before there was one; the `terms`,
+    numbers and short texts by name (see `described`); `revoked`, the number of the revocation list
+    that was in force; the `roster`, sorted by name; for each step that was reached, in order, the
+    names that were `left`; the `outcome`, "opened" or "given up", and the `reason` in words (""
+    where there is none); when it `began` and `ended`, with a time zone. Raises `AuditError` for a
+    field that it may not hold.
 
     >>> from datetime import timedelta
     >>> begin = datetime(2026, 5, 4, 12, tzinfo=UTC)
     >>> peer = Peer("ann", "Inserm", "1f", "0" * 64)
-    >>> Transcript("heart", "run-1", 3, "", {"cohort": 5}, 0, (peer,), (("share", ("ann",)),),
+    >>> Transcript("heart", "run-1", 3, 1, "", {"cohort": 5}, 0, (peer,), (("share", ("ann",)),),
     ...            "given up", "too few", begin, begin + timedelta(minutes=2)).round
     3
     """
@@ -53,6 +54,7 @@ class Transcript:
     study: str
     run: str
     round: int
+    attempt: int
     session: str
     terms: Mapping[str, int | str]
     revoked: int
@@ -67,6 +69,7 @@ class Transcript:
         for name in ("study", "run"):
             _text(name, getattr(self, name), 1, LABEL)
         _whole("round", self.round, 1)
+        _whole("attempt", self.attempt, 1)
         _whole("revoked", self.revoked, 0)
         _matches("session", self.session, rf"({DIGEST})?", "64 hexadecimal digits, or nothing")
         self._check_terms()

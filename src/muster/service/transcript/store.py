@@ -85,6 +85,8 @@ class TranscriptStore:
     def record(self, transcript: Transcript) -> Anchor:
         """Add a transcript; when this returns, it is on the disk. Its number, and its digest.
 
+        An assignment (run, round, attempt) has one session: what a site adds again after a kill,
+        because it cannot know that it did, is kept as it was added first.
         Raises `AuditError` where it is of another study, where the folder was altered at its end,
         and where it cannot be written.
         """
@@ -103,6 +105,8 @@ class TranscriptStore:
 
     def _record(self, transcript: Transcript) -> Anchor:
         head = self._caught_up(self._head())
+        if head.kept and self._is_of(head.count, transcript):
+            return Anchor(head.count, head.last)
         number = head.count + 1
         if number > MOST:
             raise AuditError(f"{self.folder} has had {MOST} transcripts; move it away")
@@ -118,6 +122,14 @@ class TranscriptStore:
             raise AuditError(f"a transcript of {len(data)} bytes is too large; {LARGEST} is most")
         write(self.folder / named(number), data, 0o600)
         return self._counted(head, number, data)
+
+    def _is_of(self, number: int, transcript: Transcript) -> bool:
+        """Whether that one is of the same assignment; one that was altered is for the auditor."""
+        try:
+            newest = read_transcript(read(self.folder / named(number)))[2]
+        except (AuditError, IdentityError):
+            return False
+        return _place(newest) == _place(transcript)
 
     def _counted(self, head: Head, number: int, data: bytes) -> Anchor:
         """Have the head count a transcript, and remove those that are too old."""
@@ -182,6 +194,11 @@ class TranscriptStore:
             )
         self._counted(head, head.count + 1, data)
         return self._head()
+
+
+def _place(transcript: Transcript) -> tuple[str, int, int]:
+    """The assignment that it is of."""
+    return transcript.run, transcript.round, transcript.attempt
 
 
 def named(number: int) -> str:

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The threat table of a run: who learns what of a client, by which assumption, tested where.
+
+A pure function of what a run is: how its messages travel, whether its sums are masked and for
+whom, what its noise covers, and what a site asks of its peers. It says what is *not* hidden as
+plainly as what is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from muster.privacy.statement import Statement
+
+__all__ = ["READERS", "Carrier", "Mask", "Peers", "Setting", "Threat", "threats"]
+
+Carrier = Literal["one machine", "TLS", "plain"]
+READERS = (
+    "the network",
+    "another client",
+    "the server",
+    "the server with k clients",
+    "the authority",
+    "a reader of the model",
+)
+
+
+@dataclass(frozen=True)
+class Threat:
+    """One line of the table: what a reader learns, what that rests on, and the test behind it.
+
+    `test` is a file below the repository and a test in it, as pytest names them.
+    """
+
+    reader: str
+    learns: str
+    rests_on: str
+    test: str
+
+
+@dataclass(frozen=True)
+class Mask:
+    """What the sums of a run are safe from, at the worst of its rounds.
+
+    `clients` in a session, of whom `colluders` may work with the server; `threshold` of them
+    together open what one dealt; `honest` are the fewest honest ones in whatever is opened;
+    `ring` says whether each shares with some neighbours only; `public` whether losses, steps and
+    rows are told beside the sum.
+    """
+
+    clients: int
+    threshold: int
+    honest: int
+    colluders: int
+    ring: bool = False
+    public: bool = False
+
+
+@dataclass(frozen=True)
+class Peers:
+    """What a site asks of those it sums with (`site.toml`)."""
+
+    least: int = 0
+    named: bool = False
+    organisations: bool = False
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a table is made of.
+
+    `carrier`: how messages travel. `mask`: None where the server sees each reply. `statements`:
+    what noise covers, of clients and of rows. `trust`: where that noise is added, "central",
+    "distributed" or "local", none without. `rows`: whether each client's own steps add noise for
+    its rows. `peers`: a site's rules, None where nothing is known of them.
+    """
+
+    carrier: Carrier
+    mask: Mask | None = None
+    statements: tuple[Statement, ...] = ()
+    trust: frozenset[str] = frozenset()
+    rows: bool = False
+    peers: Peers | None = None
+
+    @property
+    def claims(self) -> str:
+        """What noise hides from those who read what is released; empty where nothing is claimed."""
+        return " ".join(made.claim for made in self.statements if made.private)
+
+
+def threats(setting: Setting) -> tuple[Threat, ...]:
+    """A line for each reader, from the one who sees least.
+
+    >>> for line in threats(Setting("TLS")):
+    ...     print(f"{line.reader}: {line.learns}")  # doctest: +ELLIPSIS
+    the network: who talks with the server, when and how much; no content
+    another client: the models of the rounds it is invited to; no update of another
+    the server: each client's update by itself, its row count, and the losses and metrics it ...
+    the server with k clients: what the server learns alone
+    the authority: what the server learns, where it also takes the server's place
+    a reader of the model: whatever the models show; nothing bounds it
+    """
+    lines = (_network, _client, _server, _colluding, _authority, _reader)
+    return tuple(
+        Threat(reader, *line(setting)) for reader, line in zip(READERS, lines, strict=True)
+    )
+
+
+Line = tuple[str, str, str]
+
+
+def _network(setting: Setting) -> Line:
+    if setting.carrier == "one machine":
+        return (
+            "nothing: nothing travels",
+            "this is a simulation: whoever has the machine has all data, and the lines below say "
+            "what the plan would show if it were served with identities",
+            "tests/laws/test_law_4_network.py::test_served_on_one_machine_it_is_the_simulation",
+        )
+    if setting.carrier == "plain":
+        return (
+            f"all that is sent: models, and {_replies(setting)}",
+            "nothing: it was served without --identity, which one machine alone allows",
+            "tests/service/server/test_listen.py::test_plain_http_is_for_loopback_only",
+        )
+    return (
+        "who talks with the server, when and how much; no content",
+        "TLS 1.3, and on both sides a certificate of this federation's authority",
+        "tests/service/test_identity.py::test_tls_1_2_is_refused",
+    )
+
+
+def _client(setting: Setting) -> Line:
+    learns = "the models of the rounds it is invited to; no update of another"
+    rests = "the server hands out models alone"
+    test = (
+        "tests/service/server/test_protocol.py::"
+        "test_a_site_is_known_by_its_certificate_and_by_nothing_else"
+    )
+    if setting.mask is not None:
+        learns += "; who else is in its sums: names, organisations, keys"
+        rests = f"fewer than {setting.mask.threshold} shares tell nothing of a mask"
+        test = "tests/secagg/test_shamir.py::test_fewer_shares_fit_every_secret_equally"
+    return learns, f"{rests}; {_of_models(setting)}", test
+
+
+def _server(setting: Setting) -> Line:
+    mask = setting.mask
+    if mask is None:
+        return _unmasked(setting)
+    told = "" if mask.public else ", no losses, steps or rows"
+    learns = f"sums of at least {mask.honest} honest clients, who is in them, and when{told}"
+    if mask.public:
+        learns += "; each client's training loss, steps and rows: SecureSum(metrics='public')"
+    return (
+        learns,
+        f"at most {mask.colluders} of {mask.clients} clients work with it, and each certificate is "
+        f"of somebody else; {_of_sums(setting)}",
+        "tests/adversary/test_two_stories.py::test_no_two_quorums_fit",
+    )
+
+
+def _unmasked(setting: Setting) -> Line:
+    if "local" in setting.trust:
+        return (
+            f"each client's update under that client's own noise. {setting.claims}".strip(),
+            "the client adds the noise before it sends",
+            "tests/privacy/test_relations.py::"
+            "test_what_is_claimed_holds_for_the_neighbours_that_are_named",
+        )
+    if setting.rows:
+        return (
+            "each client's update by itself, in which noise hides single rows, and its row count. "
+            f"{setting.claims}".strip(),
+            "the client adds the noise in each of its local steps",
+            "tests/runs/privacy/test_auditing.py::"
+            "test_noise_of_the_client_hides_its_row_from_the_server",
+        )
+    return (
+        "each client's update by itself, its row count, and the losses and metrics it reports: "
+        "from an update, rows",
+        "trust in the server alone; SecureSum() hides updates, noise of the clients hides rows",
+        "tests/privacy/audits/test_inversion.py::test_a_plain_update_of_one_row_is_that_row",
+    )
+
+
+def _colluding(setting: Setting) -> Line:
+    mask = setting.mask
+    if mask is None:
+        return (
+            "what the server learns alone",
+            "nothing is hidden from the server that its clients could help with",
+            "tests/privacy/audits/test_inversion.py::test_a_plain_update_of_one_row_is_that_row",
+        )
+    ring = "; in a ring it may choose the parts, by who drops out" if mask.ring else ""
+    covered = ""
+    if "distributed" in setting.trust:
+        covered = "; the noise of those k is counted as known in the claim"
+    return (
+        f"up to k = {mask.colluders}: sums of at least {mask.honest} clients who are honest{ring}"
+        f"{covered}. From k = {2 * mask.threshold - mask.clients} on two stories about who was "
+        f"left can be told, and single updates be opened",
+        f"the plan's corrupt, which sets k for {mask.clients} clients",
+        "tests/adversary/test_two_stories.py::"
+        "test_with_one_share_less_they_fit_and_the_vector_is_read",
+    )
+
+
+def _authority(setting: Setting) -> Line:
+    mask, peers = setting.mask, setting.peers
+    if mask is None:
+        return (
+            "what the server learns, where it also takes the server's place",
+            "the authority's key is kept off the server by somebody else",
+            "tests/service/test_identity.py::test_a_foreign_certificate_does_not_get_in",
+        )
+    room = "tests/adversary/test_who_is_in_the_room.py::"
+    if peers is not None and peers.named:
+        return (
+            "with the server: sums with the peers that this site names, and no others",
+            f"peers in site.toml{_least(peers)}: no certificate that was made up is in a sum",
+            room + "test_an_authority_that_invents_organisations_gets_by_the_rule_for_them_but_"
+            "not_by_names",
+        )
+    if peers is not None and (peers.organisations or peers.least):
+        what = "organisations" if peers.organisations else "a number of peers"
+        return (
+            "with the server: single updates, if it makes up members and the organisations they "
+            "speak for",
+            f"site.toml asks for {what}{_least(peers)}, which an authority can invent; name peers "
+            f"to exclude that",
+            room + "test_a_round_filled_with_the_operators_own_names_is_refused_by_a_site_with_"
+            "rules",
+        )
+    told = "site.toml has no rule" if peers is not None else "rules of sites are not known here"
+    return (
+        "with the server: single updates, as it can make up all other members of a sum",
+        f"the authority's key is kept off the server by somebody else; {told} (peers, "
+        f"organisations, least_peers)",
+        room + "test_a_round_filled_with_the_operators_own_names_is_refused_by_a_site_with_rules",
+    )
+
+
+def _reader(setting: Setting) -> Line:
+    if setting.claims:
+        return (
+            setting.claims,
+            "the accounting in the statement above",
+            "tests/privacy/test_relations.py::"
+            "test_what_is_claimed_holds_for_the_neighbours_that_are_named",
+        )
+    return (
+        "whatever the models show; nothing bounds it",
+        "no noise that could be claimed: " + _why_none(setting.statements),
+        "tests/privacy/audits/test_membership.py::test_without_noise_members_are_found",
+    )
+
+
+def _replies(setting: Setting) -> str:
+    return "each client's update" if setting.mask is None else "masked updates"
+
+
+def _of_models(setting: Setting) -> str:
+    if setting.claims:
+        return "what models show is covered by noise, as for a reader of the model"
+    return "what the models show of others is bounded by nothing"
+
+
+def _of_sums(setting: Setting) -> str:
+    if "distributed" in setting.trust and setting.claims:
+        return "what a sum shows is covered by noise, as for a reader of the model"
+    return "what a sum shows of one of its parts is bounded by nothing"
+
+
+def _least(peers: Peers) -> str:
+    return f" (and at least {peers.least} of them in a sum)" if peers.least else ""
+
+
+def _why_none(statements: Iterable[Statement]) -> str:
+    def reasons() -> Iterator[str]:
+        for made in statements:
+            yield from made.reasons
+
+    return next(reasons(), "no stage adds any")
