@@ -11,8 +11,9 @@ import numpy as np
 
 from muster.errors import PlanError
 from muster.keys import Keys, Source
-from muster.pipeline.clip import clipped, refuse_after_weight
+from muster.pipeline.clip import refuse_after_weight
 from muster.pipeline.stage import Contract, Field, Stage
+from muster.privacy.clipping import clipped
 from muster.privacy.gaussian import is_number
 from muster.types import Reply, State, Tree
 
@@ -73,7 +74,8 @@ class AdaptiveClip(Stage):
     ) -> tuple[dict[str, Any], Tree]:
         """Clip to the current bound and say whether the norm was within it."""
         bound = float(sent[0])
-        payload, norms = clipped(payload, contract, bound)
+        short, norms = clipped(contract.vectors(payload), bound)
+        payload = payload | short
         dtype = payload[contract.fields[0].name].dtype
         return payload | {"inside": ((norms <= bound) - 0.5).astype(dtype)}, memory
 

@@ -6,14 +6,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from muster.errors import PlanError
 from muster.keys import Keys
 from muster.pipeline.stage import Contract, Stage, is_length
+from muster.privacy.clipping import clipped
 from muster.types import Tree
 
-__all__ = ["Clip", "clipped", "refuse_after_weight"]
+__all__ = ["Clip", "refuse_after_weight"]
 
 
 @dataclass(frozen=True)
@@ -47,38 +46,8 @@ class Clip(Stage):
         self, payload: dict[str, Any], contract: Contract, sent: Tree, memory: Tree, key: Keys
     ) -> tuple[dict[str, Any], Tree]:
         """Rows no longer than the bound."""
-        return clipped(payload, contract, self.bound)[0], memory
-
-
-def clipped(
-    payload: dict[str, Any], contract: Contract, bound: float
-) -> tuple[dict[str, Any], Any]:
-    """The payload with its vectors scaled to the bound, and their joint norms `(clients, 1)`.
-
-    A row that rounding to its own dtype would leave beyond the bound is rounded towards zero.
-    """
-    vectors = contract.vectors(payload)
-    norms = _norms(vectors)
-    scale = bound / np.maximum(norms, bound)
-    short = {name: (rows * scale).astype(rows.dtype) for name, rows in vectors.items()}
-    beyond = np.flatnonzero((_norms(short) > bound) & (norms > bound))
-    if beyond.size:
-        for name, rows in vectors.items():
-            short[name][beyond] = _towards_zero(rows[beyond] * scale[beyond], rows.dtype)
-    return payload | short, norms
-
-
-def _norms(vectors: dict[str, Any]) -> Any:
-    """Joint norms `(clients, 1)`, in float64."""
-    square: Any = sum(np.square(v, dtype=np.float64).sum(-1) for v in vectors.values())
-    return np.sqrt(square)[:, None]
-
-
-def _towards_zero(exact: Any, dtype: Any) -> Any:
-    """No coordinate longer than it was, and all a hair shorter than the norm's own rounding."""
-    exact = exact * (1 - 2.0**-40)
-    near = exact.astype(dtype)
-    return np.where(np.abs(near) > np.abs(exact), np.nextafter(near, dtype.type(0)), near)
+        short, _ = clipped(contract.vectors(payload), self.bound)
+        return payload | short, memory
 
 
 def refuse_after_weight(stage: Stage, contract: Contract) -> None:

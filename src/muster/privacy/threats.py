@@ -14,7 +14,7 @@ from typing import Literal
 
 from muster.privacy.statement import Statement
 
-__all__ = ["READERS", "Carrier", "Mask", "Peers", "Setting", "Threat", "threats"]
+__all__ = ["Carrier", "Mask", "Peers", "READERS", "Setting", "Threat", "threats"]
 
 Carrier = Literal["one machine", "TLS", "plain"]
 READERS = (

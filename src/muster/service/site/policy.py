@@ -40,8 +40,8 @@ from typing import Any
 import numpy as np
 
 from muster.errors import DataError, PlanError
-from muster.pipeline.clip import clipped
 from muster.plan import Plan
+from muster.privacy.clipping import clipped
 from muster.privacy.randomness import clients_of, normal
 from muster.service.message import STUDY
 from muster.service.schema import STUDY_NAME
@@ -220,7 +220,7 @@ class Guarded:
         """
         contract, clip, noise = self.plan.stages.contracts[0], self.policy.clip, self.policy.noise
         assert clip is not None, "a policy without a bound guards nothing"
-        forced = contract.vectors(clipped(payload._asdict(), contract, clip)[0])
+        forced, _ = clipped(contract.vectors(payload._asdict()), clip)
         if noise is not None:
             for name, v in forced.items():
                 sources = clients_of(key, "forced", name)
