@@ -18,7 +18,7 @@ from tests.service.round.masked import certificate, identities, plan_of, populat
 from tests.service.site.hub import Wire, said
 
 from muster.plan.registry import fingerprint
-from muster.secagg import Aborted, Await, Heard, Tell, server
+from muster.secagg import Aborted, Await, Closed, Heard, Tell, server
 from muster.secagg.messages import Revealed, read
 from muster.service import audit, pki
 from muster.service.message import Ended, Settled, Verdict, Wait, to_json
@@ -27,6 +27,7 @@ from muster.service.refusal import Reason
 from muster.service.site.attend import Attendance
 from muster.service.site.hand import Hand
 from muster.service.site.line import Line, Patience
+from muster.service.site.secure import SAID
 from muster.service.site.study import StudyRecord
 from muster.service.site.training import Training
 from muster.service.site.vault import Vault
@@ -51,6 +52,7 @@ class Session:
     heard: defaultdict = field(default_factory=lambda: defaultdict(list))
     found: object = None
     side: object = None
+    waits: object = None  # of the honest server: for what, and for whom
 
     @property
     def over(self):
@@ -61,8 +63,10 @@ class Session:
 class Sums:
     """Leads sites into one session after the other.
 
-    `late` says which messages are taken in and then refused as late; `between` is called between
-    two sessions. All that the sites say: `sites[name].answers` and, by session, `heard`.
+    `late` says which messages are taken in and then refused as late; `deaf` of which kind of
+    message by which sites it says that they never came; `hands(name, credentials)` may change what
+    is handed out of the members. All that the sites say: `sites[name].answers` and, by session,
+    `heard`.
     """
 
     def __init__(self, home, *, plan=None, names=("ann", "bob", "cid", "dot", "eve")):
@@ -72,6 +76,8 @@ class Sums:
         self.sites = {name: Rogue(self.plan, [], run="r1") for name in names}
         self.late, self.sessions = Revealed, []
         self.mute = False  # nothing is told in a session
+        self.deaf = Revealed, frozenset()
+        self.hands = lambda name, found: found
         self.nobody = httpx.ConnectError("planned")
         self.settles = {}  # before the session of that place: the fate (round, accepted) told
         self.studies = {}  # the records that are open, by site
@@ -111,6 +117,7 @@ class Sums:
                     number = session.told.get(action.name, (0, b""))[0] + 1
                     session.told[action.name] = number, action.message.to_bytes()
                 action = next(session.side)
+            session.waits = action
         except StopIteration as end:
             session.found = end.value
         except Aborted as stop:
@@ -145,7 +152,7 @@ class Sums:
                 return refused(Reason.CLOSED)
             found = {other: certificate(self.home, other) for other in session.names}
             told = Credentials(found, self.notary.listed())
-            return httpx.Response(200, content=told.to_json())
+            return httpx.Response(200, content=self.hands(name, told).to_json())
         if not SECURE.fullmatch(path):
             return self.sites[name].handle(request)
         if session is None:
@@ -155,7 +162,15 @@ class Sums:
     def _say(self, name, request):
         session, message = self.now, read(request.content)
         session.heard[name].append(message)
-        self._play(session, Heard(name, request.content))
+        kind, silent = self.deaf
+        if not (isinstance(message, kind) and name in silent):
+            self._play(session, Heard(name, request.content))
+        while (
+            not session.over
+            and session.waits.step is SAID[kind.kind]
+            and (session.waits.due <= silent)
+        ):
+            self._play(session, Closed(session.waits.step))
         if isinstance(message, self.late):
             return refused(Reason.LATE)
         return said(Verdict(True))

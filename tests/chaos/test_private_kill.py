@@ -14,6 +14,7 @@ from muster.privacy import Ledger
 from muster.service import audit
 from muster.service.round.network import LABELS as ROUND
 from muster.service.site.policy import Policy
+from muster.service.site.secure import STOPS
 from muster.service.site.vault import LABELS as VAULT
 from muster.service.template import update_template
 from muster.service.wire import decode
@@ -22,6 +23,11 @@ from muster.store.sqlite import LABELS as COMMIT
 PASSED = "guard: the secret is gone"  # once when a life begins
 LABELS = (*seams.GUARD, *ROUND, *COMMIT, "server: before the sites know")
 KEPT = tuple(label for label in VAULT if "update kept" in label)
+OPENED = tuple(label for label in SITE if label.endswith("session is opened"))
+STEPS = tuple(  # as they come by
+    label for step in STOPS for label in SITE if f" {step.value} is " in label
+)
+CLOSED = tuple(label for label in SITE if label not in OPENED + STEPS)
 SETTLED = ("site: in settle", "site: after settle")
 OWN = Policy(budget_epsilon=500.0, budget_delta=DELTA)
 
@@ -80,8 +86,7 @@ def test_shares_of_noise_are_drawn_once_whoever_is_killed_in_a_secure_sum(who):
             labels = [label for label in SERVER if "closed" not in label]
             deaths = {"server": [(label, 1) for label in (*labels, "round: summed")]}
         else:
-            steps = [label for i in range(6) for label in SITE[i:18:6]]  # as they come by
-            labels = (*KEPT, *SITE[18:20], *steps, *SITE[20:], *SETTLED)
+            labels = (*KEPT, *OPENED, *STEPS, *CLOSED, *SETTLED)
             last = (SETTLED[1], 2 * PLANS["shares"].rounds)  # nobody asks for that secret again
             deaths = {PAIRS[0]: [(label, 1) for label in labels], PAIRS[1]: [last]}
         count = sum(map(len, deaths.values()))

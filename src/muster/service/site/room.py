@@ -9,8 +9,9 @@ are left. What was seen of all this becomes the transcript of the session.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
 from muster.errors import IdentityError
@@ -29,13 +30,14 @@ class Room:
     """The others of one session, by the certificates that a server handed out.
 
     `rules` are those of the site's policy. `session`, `roster` and `left` are what was seen so far:
-    the session's id, its members, and who was there at each step.
+    its terms, the session's id, its members, and who was there at each step; what was `noted` of it
+    outlives a kill.
     """
 
     notary: Notary
     rules: PeerRules
     certificates: Mapping[str, str] = field(default_factory=dict)
-    terms: Terms | None = None
+    terms: Mapping[str, int | str] = field(default_factory=dict)
     session: str = ""
     roster: tuple[Peer, ...] = ()
     left: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -49,7 +51,7 @@ class Room:
         self.notary.look()
         self.notary.heard(came.revoked)
         own = {self.notary.name: self.notary.certificate}
-        self.terms, self.certificates = terms, {**came.certificates, **own}
+        self.terms, self.certificates = described(terms), {**came.certificates, **own}
 
     @property
     def party(self) -> Party:
@@ -69,7 +71,10 @@ class Room:
 
     def peers(self, names: tuple[str, ...]) -> tuple[Peer, ...]:
         """Who they are. Raises `IdentityError` for one whose certificate does not count now."""
-        return self.notary.room({name: self.certificates.get(name, "") for name in names})
+        for name in names:
+            if name not in self.certificates:
+                raise IdentityError(f"the server handed out no certificate of {name}; ask it why")
+        return self.notary.room({name: self.certificates[name] for name in names})
 
     def saw(self, seen: Saw) -> None:
         """Remember whom this site was told of."""
@@ -78,6 +83,19 @@ class Room:
             self.roster = self.peers(seen.names)
         known = {one.name for one in self.roster}
         self.left[seen.step.value] = tuple(sorted(known.intersection(seen.names)))
+
+    def noted(self) -> str:
+        """What was seen so far, as text for the study's record."""
+        seen = {name: getattr(self, name) for name in SEEN}
+        return json.dumps(seen | {"roster": [asdict(one) for one in self.roster]})
+
+    def recall(self, noted: str) -> None:
+        """Take back what an earlier life of this site has noted, up to where it stood."""
+        seen = json.loads(noted)
+        for name in SEEN:
+            setattr(self, name, seen[name])
+        self.roster = tuple(Peer(**one) for one in seen["roster"])
+        self.left = {step: tuple(names) for step, names in seen["left"].items()}
 
     def transcript(
         self, study: str, task: Task, reason: str, span: tuple[float, float]
@@ -93,7 +111,7 @@ class Room:
             round=task.round,
             attempt=task.attempt,
             session=self.session,
-            terms={} if self.terms is None else described(self.terms),
+            terms=self.terms,
             revoked=self.notary.revocations.current.number,
             roster=self.roster,
             left=tuple(self.left.items()),
@@ -105,3 +123,4 @@ class Room:
 
 
 LONGEST = 1000  # characters of a reason
+SEEN = ("terms", "session", "left")  # besides the roster

@@ -180,7 +180,7 @@ class Masked:
         span = (session.until - 3600 * HOURS, work.habits.wall())
         store = TranscriptStore(work.study.folder / SECURE, work.study.name, notary, self._now)
         try:
-            room = self._room or Room(notary, work.habits.policy.room)
+            room = self._room or self._entered(notary, session)
             made = room.transcript(work.study.name, task, why, span)
             anchor = store.record(made)
         except AuditError as error:
@@ -188,6 +188,13 @@ class Masked:
             return
         number, digest = anchor.sequence, anchor.head
         work.note("transcript", round=task.round, number=number, digest=digest)
+
+    def _entered(self, notary: Notary, session: Session) -> Room:
+        """The room of a session, with what an earlier life of this site saw in it."""
+        room = Room(notary, self.work.habits.policy.room)
+        if session.seen:
+            room.recall(session.seen)
+        return room
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self.work.habits.wall(), UTC)
@@ -232,7 +239,7 @@ class Masked:
         vault, notary = self.work.vault, self.notary
         if notary is None:
             raise RunError("a secure sum needs an identity to sign with; join over https")
-        self._room = room = Room(notary, self.work.habits.policy.room)
+        self._room = room = self._entered(notary, self._open(task))
         body = await fetch(self.work.line, vault, task.model, task.round)
         try:
             terms, kept = self._terms(task, body), self._kept(task)
@@ -296,6 +303,7 @@ class Masked:
         room = self._room
         assert room is not None
         room.saw(seen)
+        self.work.study.saw(task, room.noted())
         here = set(room.left[seen.step.value])
         self.work.log(
             "secure sum with",

@@ -43,7 +43,7 @@ CREATE TABLE runs(
 CREATE TABLE assignments(
   run TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL, kind TEXT NOT NULL,
   asked TEXT NOT NULL, secret TEXT NOT NULL, day TEXT NOT NULL, answer TEXT, accepted INTEGER,
-  until REAL, steps INTEGER NOT NULL DEFAULT 0, over INTEGER NOT NULL DEFAULT 0,
+  until REAL, steps INTEGER NOT NULL DEFAULT 0, over INTEGER NOT NULL DEFAULT 0, seen TEXT,
   PRIMARY KEY (run, round, attempt, kind)) STRICT;
 CREATE TABLE tallies(
   run TEXT NOT NULL, what TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (run, what)) STRICT;
@@ -57,12 +57,14 @@ Asked = Task | Evaluate
 class Session:
     """A secure sum that this site was in: until when its secrets live, how many steps were kept.
 
-    `until` is a time of the wall clock in seconds; an `over` one is never gone on with.
+    `until` is a time of the wall clock in seconds; an `over` one is never gone on with. `seen` is
+    what was noted of its members, "" before any were seen.
     """
 
     until: float
     steps: int
     over: bool
+    seen: str = ""
 
 
 @dataclass(frozen=True)
@@ -170,14 +172,14 @@ class StudyRecord:
     def begun(self, asked: Asked) -> Begun | None:
         """What is known of an assignment under this run, round and attempt."""
         rows = self._read(
-            "SELECT asked, secret, answer, accepted, until, steps, over FROM assignments WHERE "
+            "SELECT asked, secret, answer, accepted, until, steps, over, seen FROM assignments WHERE "
             + ONE,
             _place(asked),
         )
         if not rows:
             return None
-        said, secret, answer, accepted, until, steps, over = rows[0]
-        session = None if until is None else Session(until, steps, bool(over))
+        said, secret, answer, accepted, until, steps, over, seen = rows[0]
+        session = None if until is None else Session(until, steps, bool(over), seen or "")
         fate = None if accepted is None else bool(accepted)
         found = from_json(said.encode(), type(asked))
         return Begun(found, secret, None if answer is None else json.loads(answer), fate, session)
@@ -244,6 +246,10 @@ class StudyRecord:
     def count(self, task: Task, steps: int) -> None:
         """So many steps were kept: what a vault that holds fewer has lost."""
         self._set(task, "steps = max(steps, ?)", steps)
+
+    def saw(self, task: Task, noted: str) -> None:
+        """Whom it is with, before anything is said to them."""
+        self._set(task, "seen = ?", noted)
 
     def end(self, task: Task) -> None:
         """Its session is over, whether it was opened or not: there is no other."""

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real sites, and a server that fills their sums with names of its own, or lets peers fall out.
+
+Whom a site sums with is its own policy's to say, by certificates that it has checked: of the
+roster, of the members, and of those who are left. What it saw is in its log before it speaks, and
+in a signed transcript before its secrets go.
+"""
+
+import math
+import shutil
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from tests.adversary.sums import Session, Sums
+from tests.adversary.test_site_secrets import Clock, entries
+from tests.adversary.test_site_session import said
+from tests.service.round.masked import certificate, identities
+from tests.service.site.scene import Killed
+
+from muster.secagg import Sum
+from muster.secagg.messages import Advert, Consent, Masked, Quit, Revealed, Shares
+from muster.service import pki
+from muster.service.message import Decline
+from muster.service.site.policy import Policy
+from muster.service.site.secure import HOURS
+from muster.service.site.work import Habits
+from muster.service.transcript import examine
+
+NAMES = ("ann", "bob", "cid", "dot", "eve", "fay")
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+def liar(tmp_path):
+    liar = Sums(tmp_path, names=NAMES)
+    liar.late = ()
+    return liar
+
+
+def led(liar, *sessions, habits=None, **rules):
+    """Lead the sessions; all sites have these rules."""
+    habits = habits or Habits(wait=0.0)
+    return liar.lead(*sessions, habits=replace(habits, policy=Policy(**rules)))
+
+
+def shown(liar, name):
+    """The transcripts of a site, in which no fault was found."""
+    found = examine(liar.home / name / "studies" / "default" / "secure")
+    assert found.faults == ()
+    return [one.transcript for one in found.whole]
+
+
+def refused(liar, session, words, **rules):
+    """Nobody says a share: all leave, for that reason, and have it in their transcripts."""
+    led(liar, session, **rules)
+    for name in session.names:
+        assert set(said(session, name)) <= {Advert, Quit}
+        assert session.heard[name][-1].reason == "PEERS"
+        assert not list((liar.home / name / "vault").glob("secure-*"))
+        (ended,) = shown(liar, name)
+        assert ended.outcome == "given up" and words in ended.reason
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ({"peers": ("ann", "bob", "c*")}, "not among the peers of the site's policy"),
+        ({"organisations": ("Inserm",)}, "nobody else in the sum speaks for Inserm"),
+    ],
+)
+def test_a_sum_with_others_than_the_policy_has_is_left_before_a_share_is_said(rules, words, liar):
+    refused(liar, Session(NAMES), words, **rules)
+
+
+def test_a_sum_of_too_few_is_declined_before_anything_is_begun_for_it(liar):
+    session = Session(NAMES[:4])
+    led(liar, session, least_peers=4)
+    for name in session.names:
+        assert said(session, name) == []
+        decline = liar.sites[name].of(Decline)[0]
+        assert "4 clients would be in the secure sum of round 1" in decline.text
+        assert "asks for 4 beside this one" in decline.text
+        assert entries(liar, name, "task") == []
+
+
+@pytest.mark.parametrize(("kind", "words"), [(Shares, {Advert, Shares}), (Masked, {Masked})])
+def test_a_server_that_lets_peers_fall_out_gets_nothing_that_opens_the_sum(kind, words, liar):
+    """It says that one was silent when the shares, or the masked vectors, were due."""
+    liar.deaf = kind, frozenset({"fay"})
+    session = Session(NAMES, most=200)
+    led(liar, session, least_peers=5)
+    heard = {kind for name in NAMES for kind in said(session, name)}
+    assert words <= heard and not heard & {Consent, Revealed}
+    (ended,) = shown(liar, "ann")
+    assert "asks for 5" in ended.reason
+
+
+def test_who_falls_silent_costs_no_sum_that_the_policy_allows(liar):
+    liar.deaf = Masked, frozenset({"fay"})
+    session = Session(NAMES, most=math.inf)
+    led(liar, session, least_peers=4)
+    assert isinstance(session.found, Sum) and "fay" not in session.found.survivors
+
+
+def revoked(liar, name):
+    """The authority takes a certificate back, and every site but that one has heard of it."""
+    pki.revoke(liar.home / "authority", name, "compromised", NOW)
+    return (liar.home / "authority" / "revoked.pem").read_text()
+
+
+def test_a_member_that_was_revoked_is_in_no_sum_though_the_server_invites_it(liar):
+    listed = revoked(liar, "fay")
+    liar.hands = lambda name, found: replace(found, revoked=listed)
+    session = Session(NAMES)
+    led(liar, session)
+    for name in NAMES:
+        assert set(said(session, name)) == {Advert, Quit}
+    (ended,) = shown(liar, "ann")
+    assert ended.revoked == 1 and ended.outcome == "given up"
+
+
+def test_a_server_whose_list_of_the_revoked_lags_makes_no_sum(liar):
+    listed = revoked(liar, "fay")
+    (liar.home / "ann" / "revoked.pem").write_text(listed)
+    session = Session(NAMES[:5], most=math.inf)
+    led(liar, session)
+    assert set(said(session, "ann")) == {Quit}
+    (ended,) = shown(liar, "ann")
+    assert "the server's revocation list has the number 0" in ended.reason
+
+
+def test_certificates_of_another_authority_make_no_sum(liar):
+    strange = certificate(identities(liar.home / "other", ("fay",)), "fay")
+    liar.hands = lambda name, found: replace(
+        found, certificates={**found.certificates, "fay": strange}
+    )
+    session = Session(NAMES)
+    led(liar, session)
+    for name in NAMES[:-1]:
+        assert set(said(session, name)) == {Advert, Quit}, "fay's own certificate is its own"
+
+
+def test_no_certificate_that_is_handed_out_stands_for_this_site(liar):
+    """A site knows its own; the server hands it another one of its name."""
+    again = liar.home / "again"
+    shutil.copytree(liar.home / "ann", again)
+    asked, _ = pki.renew(again)
+    grant = pki.Grant("https://hub:8443", "site")
+    done = pki.approve(liar.home / "authority", asked, grant, NOW, renewal=True)
+    pki.accept(done.bundle, again, NOW)
+    other = certificate(liar.home, "again")
+    liar.hands = lambda name, found: (
+        replace(found, certificates={**found.certificates, "ann": other})
+        if name == "ann"
+        else found
+    )
+    session = Session(NAMES, most=math.inf)
+    led(liar, session)
+    assert isinstance(session.found, Sum) and "ann" in session.found.survivors
+
+
+def test_whom_it_is_with_is_in_the_log_before_shares_and_before_the_masked_vector(liar):
+    before = {}
+    honest = liar.handle
+
+    def handle(name, request):
+        if request.method == "POST" and request.url.path.startswith("/v1/secure/"):
+            steps = [entry["step"] for entry in entries(liar, name, "secure sum with")]
+            before.setdefault((name, request.content[4]), steps)
+        return honest(name, request)
+
+    liar.handle = handle
+    led(liar, Session(NAMES, most=math.inf))
+    assert before["ann", Shares.kind] == ["share"]
+    assert before["ann", Masked.kind] == ["share", "mask"]
+    assert before["ann", Consent.kind] == ["share", "mask", "consent"]
+    (first, *_) = entries(liar, "ann", "secure sum with")
+    assert first["peers"] == [{"name": name, "organisation": name} for name in NAMES]
+
+
+def test_each_session_leaves_a_transcript_that_the_audit_log_names(liar):
+    liar.deaf = Masked, frozenset({"fay"})
+    session = Session(NAMES, most=math.inf)
+    led(liar, session)
+    (made,) = shown(liar, "ann")
+    assert (made.study, made.run, made.round, made.attempt) == ("default", "r1", 1, 1)
+    assert (made.outcome, made.reason) == ("opened", "")
+    assert [peer.name for peer in made.roster] == list(NAMES)
+    assert dict(made.left) == {"share": NAMES, "mask": NAMES, "consent": NAMES[:5]}
+    assert made.terms["cohort"] == 6 and made.terms["minimum"] == 3
+    (noted,) = entries(liar, "ann", "transcript")
+    whole = examine(liar.home / "ann" / "studies" / "default" / "secure").whole[0]
+    assert (noted["number"], noted["digest"]) == (1, whole.file_digest)
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "site: share is said",
+        "site: mask is said",
+        "site: before secrets are destroyed",
+        "site: transcript is written",
+        "site: session is over",
+        "site: secrets are destroyed",
+    ],
+)
+def test_a_kill_around_the_transcript_leaves_one_whole_transcript(label, liar):
+    left = [True]
+
+    def at(passed):
+        if passed == label and left:
+            left.clear()
+            raise Killed
+
+    liar.at = {"ann": at}
+    session = Session(NAMES, most=math.inf)
+    with pytest.raises(Killed):
+        led(liar, session)
+    liar.at = {}
+    liar.settles = {1: (1, True)}
+    led(liar, session)
+    (made,) = shown(liar, "ann")
+    assert made.outcome == "opened" and made.terms["cohort"] == 6
+    assert dict(made.left) == dict.fromkeys(("share", "mask", "consent"), NAMES)
+
+
+def test_a_session_whose_secrets_expire_leaves_a_transcript_too(liar):
+    clock = Clock()
+    clock.now = NOW.timestamp()
+    habits = Habits(wait=0.0, wall=clock)
+    liar.late = Masked
+    led(liar, Session(NAMES), habits=habits)
+    clock.now += 3600 * HOURS
+    led(liar, Session(NAMES), habits=habits)
+    (made,) = shown(liar, "ann")
+    assert made.outcome == "given up" and "24 hours" in made.reason
+    assert made.ended - made.began == (made.ended - made.began).__class__(hours=HOURS)
+
+
+def test_a_folder_of_transcripts_that_was_altered_keeps_no_secret_alive(liar):
+    place = liar.home / "ann" / "studies" / "default" / "secure"
+    place.mkdir(parents=True)
+    (place / "head.json").write_text("{}")
+    session = Session(NAMES, most=math.inf)
+    led(liar, session)
+    assert isinstance(session.found, Sum)
+    assert not list((liar.home / "ann" / "vault").glob("secure-*"))
+    (lost,) = entries(liar, "ann", "transcript lost")
+    assert "move the folder away" in lost["text"]
