@@ -153,8 +153,8 @@ def test_a_cohort_that_cannot_be(cohort, more, message):
 def test_what_a_record_notes():
     found = SecureSum().facts(terms(), advertised=8, survivors="abcdefg")
     assert found == {
-        "clients": list("abcdefg"), "survivors": 7, "threshold": 6, "degree": 7, "colluders": 3,
-        "losses": 2, "honest": 3, "bits": 12,
+        "clients": list("abcdefg"), "survivors": 7, "members": 8, "threshold": 6, "degree": 7,
+        "colluders": 3, "losses": 2, "honest": 3, "bits": 12,
     }  # fmt: skip
 
 

@@ -259,7 +259,8 @@ class SecureSum(Stage):
     def facts(self, terms: Terms, advertised: int, survivors: Sequence[ClientId]) -> dict[str, Any]:
         """What a round's record notes of a sum: whose it is, and what it was safe from.
 
-        `advertised` is the number of clients whose keys came, for whom the graph was made.
+        `advertised` is the number of clients whose keys came, for whom the graph was made
+        (`members`).
         `losses` are those it would have borne, `honest` the fewest honest clients in the sum (in a
         ring, in each part of it that can be told apart), `colluders` how many may be none.
         """
@@ -269,6 +270,7 @@ class SecureSum(Stage):
         return {
             "clients": list(survivors),
             "survivors": len(survivors),
+            "members": advertised,
             "threshold": graph.threshold,
             "degree": graph.degree,
             "colluders": terms.colluders,

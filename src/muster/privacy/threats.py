@@ -117,7 +117,8 @@ def _network(setting: Setting) -> Line:
             "nothing: nothing travels",
             "this is a simulation: whoever has the machine has all data, and the lines below say "
             "what the plan would show if it were served with identities",
-            "tests/laws/test_law_4_network.py::test_served_on_one_machine_it_is_the_simulation",
+            "tests/runs/federation/test_join.py::"
+            "test_sites_have_the_bits_of_the_loop_and_audit_themselves",
         )
     if setting.carrier == "plain":
         return (
@@ -150,8 +151,8 @@ def _server(setting: Setting) -> Line:
     mask = setting.mask
     if mask is None:
         return _unmasked(setting)
-    told = "" if mask.public else ", no losses, steps or rows"
-    learns = f"sums of at least {mask.honest} honest clients, who is in them, and when{told}"
+    told = "" if mask.public else "; no losses, steps or rows"
+    learns = f"sums of at least {mask.honest} honest clients, who is in them and when{told}"
     if mask.public:
         learns += "; each client's training loss, steps and rows: SecureSum(metrics='public')"
     return (

@@ -55,4 +55,3 @@ def test_what_is_asked_wrongly_is_refused(site):
     assert "nowhere is no folder" in site.fails("privacy", "--site", "nowhere")
     assert "a site keeps one when its policy" in site.fails("privacy", "--site", ".")
     assert "give one of them" in site.fails("privacy", "last", "--site", "lyon")
-    assert "give --site FOLDER with it" in site.fails("privacy", "--policy", "site.toml")

@@ -130,3 +130,22 @@ def test_processes_have_the_noise_of_the_loop(shell, stages):
     ]
     assert models[0] == models[1]
     assert "this is a simulation" in shell("privacy", "real")
+
+
+def test_who_learns_what_is_printed_with_its_tests(shell):
+    shell("run", "plan.py", "--path", "runs/plain", "--quiet")
+    text = shell("privacy", "plain")
+    assert "Who learns what of a client" in text
+    assert "this is a simulation" in text and "trust in the server alone" in text
+    lines = json.loads(shell("privacy", "plain", "--json"))["threats"]
+    assert len(lines) == 6 and {*lines[0]} == {"reader", "learns", "rests_on", "test"}
+
+
+def test_a_policy_beside_a_run_has_its_rules_in_the_table(shell):
+    masked = ("--set", "pipeline=[Clip(1.0), Quantize(12), SecureSum()]")
+    hidden = ("--set", "weighting=equal", "--set", "evaluate=Every(clients=0)")
+    shell("run", "plan.py", "--path", "runs/masked", "--quiet", *masked, *hidden)
+    Path("site.toml").write_text('peers = ["b", "c"]\n')
+    assert "rules of sites are not known here" in shell("privacy", "masked")
+    told = shell("privacy", "masked", "--policy", "site.toml")
+    assert "the peers that this site names, and no others" in told

@@ -44,6 +44,8 @@ def test_a_file_is_read(tmp_path):
 @pytest.mark.parametrize("text, said", [
     ("clipp = 1.0", "'clipp', which is no rule"), ("clip = ", "cannot be read"),
     ("clip = 0", "clip = 0; give a number above 0"), ("clip = true", "clip = True"),
+    ("clip = 1e300", "from 1e-30 to 1e30"), ("clip = 1\nnoise = 1e300", "from 1e-09 to 1e"),
+    ("clip = 1\nnoise = 5e-324", "noise = 5e-324"), ("least_peers = 1", "least_peers = 1"),
     ("noise = 1.0", "give clip as well"), ("least_rows = 1.5", "least_rows = 1.5"),
     ("rounds_per_day = 0", "rounds_per_day = 0"), ("hours = [6]", "two different hours"),
     ("hours = [6, 6]", "two different hours"), ("hours = 6", "two different hours"),
@@ -152,3 +154,12 @@ def test_a_payload_of_integers_cannot_be_clipped():
     given.__dict__["stages"] = whole
     with pytest.raises(PlanError, match="sends integers"):
         Policy(clip=1.0).check(given, "0" * 64, 1)
+
+
+@pytest.mark.parametrize(
+    "rule", [{"least_peers": 3}, {"peers": ("a", "b")}, {"organisations": ("Inserm",)}]
+)
+def test_rules_about_peers_need_a_plan_with_masks(rule):
+    policy, bare = Policy(**rule), plan()
+    with pytest.raises(PlanError, match="shows the server each update by itself"):
+        policy.check(bare, fingerprint(bare), 18)

@@ -10,10 +10,17 @@ from typing import Any
 from muster.cli import screen
 from muster.extras import require
 from muster.privacy.statement import THEOREMS
+from muster.privacy.threats import Peers
 
-__all__ = ["show"]
+__all__ = ["peers", "show"]
 
 Text = require("rich.text", extra="service").Text
+
+
+def peers(policy: Path) -> Peers:
+    """A site's rules about those it sums with."""
+    rules = require("muster.service.site.policy", extra="service").read(policy).room
+    return Peers(rules.least_peers or 0, rules.peers is not None, rules.organisations is not None)
 
 
 def show(folder: Path, policy: Path | None, *, as_json: bool) -> None:

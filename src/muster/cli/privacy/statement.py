@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +12,10 @@ from muster.cli.privacy import site
 from muster.errors import RunError
 from muster.extras import require
 from muster.privacy import Statement
+from muster.privacy.threats import Threat
 from muster.runs import Run
 from muster.runs.privacy.facts import statements
+from muster.runs.privacy.threats import table
 
 if TYPE_CHECKING:
     import typer
@@ -28,7 +31,8 @@ Folder = Annotated[
     typer.Option("--site", "--identity", help="A site's identity, or a study: its own ledger."),
 ]
 Rules = Annotated[
-    Path | None, typer.Option(help="With --site: site.toml, whose budget and study are meant.")
+    Path | None,
+    typer.Option(help="site.toml: with --site, its budget and study; else its rules about peers."),
 ]
 
 
@@ -36,30 +40,49 @@ def command(
     run: where.RunName = where.LATEST, folder: Folder = None, policy: Rules = None,
     as_json: screen.Json = False,
 ) -> None:  # fmt: skip
-    """State what a run's noise hides, from whom, and what it does not cover.
+    """State what a run's noise hides, from whom, and who learns what of a client.
 
-    The statement is made of what the run recorded and charged, never written by hand. At a site,
-    muster privacy --site lyon prints what its own ledger was charged, and what is left.
+    All of it is made of what the run recorded and charged, never written by hand; each line of who
+    learns what names the test that fails if it is false. At a site, muster privacy --site lyon
+    prints what its own ledger was charged, and what is left.
     """
     if folder is not None:
         if run != where.LATEST:
             raise RunError(f"--site {folder} and the run {run!r} were given; give one of them")
         site.show(folder, policy, as_json=as_json)
         return
-    if policy is not None:
-        raise RunError(f"--policy {policy} is for a site's ledger; give --site FOLDER with it")
     found = Run(where.find(run))
+    lines = table(found, None if policy is None else site.peers(policy))
     for place, made in enumerate(statements(found)):
         if as_json:
             screen.emit(
                 {"id": found.id, "path": str(found.path), "unit": made.unit,
                  "private": made.private, "claim": made.claim, "reasons": made.reasons,
-                 "items": dict(made.items)}
+                 "items": dict(made.items), "threats": [asdict(line) for line in lines]}
             )  # fmt: skip
             continue
         if place:
             screen.say()
         _print(made)
+    if not as_json:
+        _tell(lines)
+
+
+def _tell(lines: tuple[Threat, ...]) -> None:
+    """Who learns what."""
+    screen.say()
+    if not lines:
+        screen.say("Who learns what of a client is known after the first masked sum.")
+        return
+    screen.say(Text("Who learns what of a client", "bold"))
+    rows: list[tuple[str, str, str]] = []
+    for line in lines:
+        rows += [
+            (line.reader, "learns", line.learns),
+            ("", "rests on", line.rests_on),
+            ("", "test", line.test),
+        ]
+    screen.say(screen.table(("", "", ""), rows, left=3))
 
 
 def _print(made: Statement) -> None:

@@ -124,7 +124,7 @@ def serve(
         check_study(ledger, federation.study)
         if not ledger.shared:
             prepare(federation.plan, ledger, federation.study)  # refused before anybody connects
-        one = _Server(federation, ledger, log, options, stop, notary)
+        one = _Server(federation, ledger, log, options, stop, notary, plain=trust is None)
         with asyncio.Runner(loop_factory=listen.loop_factory()) as runner:
             return runner.run(one.run(where.listening(folder), trust, ready or _unheard))
 
@@ -154,9 +154,9 @@ class _Server:
 
     def __init__(
         self, federation: Federation, ledger: Ledger, log: audit.Audit, options: Options,
-        stop: threading.Event, notary: pki.Notary | None,
+        stop: threading.Event, notary: pki.Notary | None, *, plain: bool,
     ) -> None:  # fmt: skip
-        self.federation, self.ledger, self.log = federation, ledger, log
+        self.federation, self.ledger, self.log, self.plain = federation, ledger, log, plain
         self.options, self.stop = options, stop
         facts = facts_of(
             federation.plan,
@@ -233,6 +233,10 @@ class _Server:
             return "closing"
         loop.call_soon_threadsafe(self.leads.set)
         federation = self.federation
+        if federation.population is None and self.ledger.meta("carrier") != "plain":
+            self.ledger.note(
+                carrier="plain" if self.plain else "TLS"
+            )  # one life in the clear lasts
         if self.ledger.wanted() in ("drain", "stop"):  # that was the last life of this run
             self.ledger.want("run")
             self.hall.want("run")

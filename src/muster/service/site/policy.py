@@ -40,8 +40,10 @@ from typing import Any
 import numpy as np
 
 from muster.errors import DataError, PlanError
+from muster.pipeline.stage import is_length
 from muster.plan import Plan
 from muster.privacy.clipping import clipped
+from muster.privacy.gaussian import LEAST, MOST
 from muster.privacy.randomness import clients_of, normal
 from muster.service.message import STUDY
 from muster.service.schema import STUDY_NAME
@@ -88,8 +90,8 @@ class Policy:
             ("least_rows", _count, "a whole number above 0"),
             ("rounds_per_day", _count, "a whole number above 0"),
             ("hours", _hours, "two different hours from 0 to 23, such as [22, 6]"),
-            ("clip", _positive, "a number above 0"),
-            ("noise", _positive, "a number above 0"),
+            ("clip", is_length, "a number above 0, from 1e-30 to 1e30"),
+            ("noise", _multiplier, f"a number above 0, from {LEAST:g} to {MOST:g}"),
             ("budget_epsilon", _positive, "a number above 0"),
             ("budget_delta", _small, "a number in (0, 1), below one over the rows or clients"),
             ("study", _study, STUDY_NAME[1]),
@@ -245,6 +247,10 @@ def read(path: str | Path) -> Policy:
 
 def _count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _multiplier(value: Any) -> bool:
+    return _positive(value) and LEAST <= value <= MOST
 
 
 def _positive(value: Any) -> bool:

@@ -172,8 +172,8 @@ class StudyRecord:
     def begun(self, asked: Asked) -> Begun | None:
         """What is known of an assignment under this run, round and attempt."""
         rows = self._read(
-            "SELECT asked, secret, answer, accepted, until, steps, over, seen FROM assignments WHERE "
-            + ONE,
+            "SELECT asked, secret, answer, accepted, until, steps, over, seen FROM assignments "
+            f"WHERE {ONE}",
             _place(asked),
         )
         if not rows:

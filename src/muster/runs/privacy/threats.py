@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's threat table: who learns what of a client, from what the run recorded and a policy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from muster.privacy import Release
+from muster.privacy.threats import Mask, Peers, Setting, Threat, threats
+from muster.runs.privacy.facts import statements
+from muster.runs.run import Run
+
+__all__ = ["setting_of", "table"]
+
+
+def table(run: Run, peers: Peers | None = None) -> tuple[Threat, ...]:
+    """A line for each reader of a run; none before the first sum of a plan that masks its sums.
+
+    `peers` are a site's rules about its peers, None where those are not known.
+    """
+    setting = setting_of(run, peers)
+    return () if setting is None else threats(setting)
+
+
+def setting_of(run: Run, peers: Peers | None = None) -> Setting | None:
+    """What a run's threat table is made of; None where masked sums were planned and none made.
+
+    The roster is that of the sums as they were made: the worst of them counts.
+    """
+    mask, secure = None, _secure(run)
+    if secure is not None:
+        sums = [note for record in run.history for note in record.get("secure", ())]
+        if not sums:
+            return None
+        worst = min(sums, key=lambda note: (note["honest"], note["threshold"]))
+        mask = Mask(
+            worst["members"],
+            worst["threshold"],
+            worst["honest"],
+            worst["colluders"],
+            ring=worst["degree"] + 1 < worst["members"],
+            public=secure["metrics"] == "public",
+        )
+    kept: dict[str, Any] = run.facts.get("privacy") or {}
+    return Setting(
+        run.facts.get("carrier", "one machine"),
+        mask,
+        statements(run),
+        frozenset(Release(**release).trust for release in kept.get("releases", ())),
+        rows=bool(run.facts.get("examples")),
+        peers=peers,
+    )
+
+
+def _secure(run: Run) -> dict[str, Any] | None:
+    """The plan's settings of its secure sum, or None."""
+    stages = run.facts["plan"]["pipeline"]
+    return next((stage for stage in stages if stage["class"] == "SecureSum"), None)
