@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from muster.keys import Key, Source
 from muster.layout import Layout
@@ -288,6 +288,14 @@ class Sampling(Protocol):
 
     def share(self, roster: Roster) -> float:
         """The inclusion probability of a client, for estimators with a fixed denominator."""
+
+
+@runtime_checkable
+class Turns(Protocol):
+    """A sampling that gives each client its turns by the plan's seed, so a client knows them."""
+
+    def turn(self, client: ClientId, round: int, root: Key) -> bool:
+        """Whether a client has its turn in a round; `root` is the key of the plan's seed."""
 
 
 class Store(Protocol):

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from muster.errors import PlanError
 from muster.keys import Key, Source, hashes
-from muster.types import Cohort, Roster, Tree
+from muster.types import ClientId, Cohort, Roster, Tree
 
 __all__ = ["Rotation"]
 
@@ -54,9 +55,16 @@ class Rotation:
                 f"{self} was given a secret to draw from, which would give every client another "
                 f"slot in each round; give it a key of the plan's seed"
             )
-        slots = hashes(key.root.at("slots"), roster.clients) % self.slots
-        mine = (slots == (round - 1) % self.slots).nonzero()[0]
+        mine = self._turns(roster.clients, round, key.root).nonzero()[0]
         return Cohort(tuple(roster.clients[i] for i in mine)), state
+
+    def turn(self, client: ClientId, round: int, root: Key) -> bool:
+        """Whether a client has its turn in a round: what the client itself can check."""
+        return bool(self._turns((client,), round, root)[0])
+
+    def _turns(self, clients: Sequence[ClientId], round: int, root: Key) -> Any:
+        slots = hashes(root.at("slots"), clients) % self.slots
+        return slots == (round - 1) % self.slots
 
     def share(self, roster: Roster) -> float:
         """One in `slots`: the chance of a client over the draw of its slot."""

@@ -4,19 +4,22 @@
 from dataclasses import replace
 from datetime import datetime
 
+import numpy as np
 import pytest
 from tests.service.site.scene import PLANS, plan
 
-from muster import Every
+from muster import Every, keys, sampling
 from muster.service.message import Evaluate, Task
 from muster.service.site.objection import Rules, planned, to_measuring, to_training
 from muster.service.site.policy import Policy
 from muster.service.site.study import Begun, Known
+from muster.types import Roster
 
 PLAN = plan(weighting="equal", rounds=10, evaluate=Every(5))
-RULES = Rules(PLAN, Policy(), "r1")
+RULES = Rules(PLAN, Policy(), "r1", "a")
 TASK = Task("r1", 5, "a" * 64, 30.0)
 ASKED = Evaluate("r1", 5, "a" * 64, 30.0, True)
+CROWD = Roster(("a", "b", "c", "d"), lambda: np.ones(4))
 NOON = datetime(2026, 1, 1, 12, 0).timestamp()
 AT = Known(1, 4, 0, 4, 4, 0, (4, 0))  # before round 5
 
@@ -78,6 +81,22 @@ def test_trainings_of_a_run_are_at_most_its_rounds():
     assert trained(known=replace(AT, trainings=10)) == "trainings"
     assert trained(known=replace(AT, trainings=10), rules=with_policy(extra_rounds=1)) is None
     assert trained(replace(TASK, round=11), rules=with_policy(extra_rounds=1)) is None
+
+
+def test_a_client_is_trained_in_its_turns_alone():
+    """A server that asks it in every round asks for more than its noise was counted for."""
+    turns = sampling.Rotation(3)
+    rules = replace(RULES, plan=replace(PLAN, sampling=turns))
+    mine = {
+        r
+        for r in range(1, 11)
+        if "a" in turns.sample(CROWD, (), r, keys.key(PLAN.seed).at("sample", r), None)[0].clients
+    }
+    assert 3 <= len(mine) <= 4
+    known = Known()
+    for round in range(1, 11):
+        asked = replace(TASK, round=round)
+        assert trained(asked, known, rules) == (None if round in mine else "turn")
 
 
 def test_the_day_and_the_hour():

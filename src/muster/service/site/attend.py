@@ -120,7 +120,7 @@ class Attendance:
         if fate := self.vault.fate:  # which a death may have kept from being written down
             self._settled(welcome.run, *fate)
         self.welcome = welcome
-        rules = Rules(self.training.plan, self.policy, welcome.run)
+        rules = Rules(self.training.plan, self.policy, welcome.run, welcome.client)
         self.assignments = Assignments(self.work, self.private, self.masked, rules, welcome.client)
         patience = self.line.patience  # whoever comes back must be heard within a lease
         longest = min(patience.longest, max(welcome.lease, 0.3) / 3)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from muster import keys
 from muster.plan import Plan
 from muster.service.message import Evaluate, Task
 from muster.service.site.policy import Policy
 from muster.service.site.study import Begun, Known
+from muster.types import ClientId, Turns
 
 __all__ = ["Objection", "Rules", "planned", "to_measuring", "to_training"]
 
@@ -33,11 +35,12 @@ class Objection:
 
 @dataclass(frozen=True)
 class Rules:
-    """What a site goes by: its own plan and policy, and the run that it joined."""
+    """What a site goes by: its own plan and policy, the run that it joined, and as which client."""
 
     plan: Plan
     policy: Policy
     run: str
+    client: ClientId
 
     @property
     def rounds(self) -> int:
@@ -87,6 +90,13 @@ def to_training(
             "rounds",
             f"round {task.round} is none of the {rules.plan.rounds} rounds of this site's plan"
             f"{_more(rules)}",
+        )
+    sampling = rules.plan.sampling
+    if isinstance(sampling, Turns) and not sampling.turn(
+        rules.client, task.round, keys.key(rules.plan.seed)
+    ):
+        return Objection(
+            "turn", f"client {rules.client!r} has no turn in round {task.round} by {sampling}"
         )
     if known.trainings >= rules.rounds:
         return Objection(
