@@ -18,11 +18,13 @@ from muster.privacy import (
     spent,
     statement,
 )
+from muster.privacy.mask import Mask, Sums
 
 GAUSSIAN = Release("gaussian", 2.0, 0.5, 1000)
 SKELLAM = Release("skellam", 2.0, 1000.0, 100, 8)
 MATRIX = Release("matrix", 4.0, 1.0, 10, 1, (0.8, 0.6), 5)
 LOCAL = Release("local gaussian", 9.0, 2.0, 10)
+MASK = Mask({"minimum": 3, "metrics": "hidden", "groups": 1}, Sums(8, 6, 3, 2, 2))
 
 
 def facts(*releases, rounds=3, accepted=10, **changes):
@@ -72,7 +74,7 @@ MISSING = [
     (facts(GAUSSIAN, selection=Selection("poisson", 0.1)), "nothing says who tossed them"),
     (facts(SKELLAM), r"without a secure sum the server sees each reply under one 8th"),
     (
-        facts(SKELLAM, accepted=7, mask={"threshold": 6}),
+        facts(SKELLAM, accepted=7, mask=MASK),
         r"released with 7 replies, and the noise needs 8; set Plan\(minimum=8\)",
     ),
     (facts(MATRIX), "the noise counts on 5 rounds between two turns of a client, and 1 are"),
@@ -99,16 +101,16 @@ def test_every_missing_ground_is_named():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (facts(SKELLAM, mask={"threshold": 6, "degree": 7}),
-         ["threshold 6, degree 7", "the sum: clients add", "made for 8 survivors",
+        (facts(SKELLAM, mask=MASK),
+         ["6 of them open what one of them dealt", "the sum: clients add", "made for 8 survivors",
           "integers", "1000 levels", "or zero", "RDP"]),
-        (facts(replace(SKELLAM, known=2), mask={"threshold": 6}),
+        (facts(replace(SKELLAM, known=2), mask=MASK),
          ["the noise of 2 of 8 shares is taken to be known to others; with all shares: epsilon",
           "who takes part and whose replies are in the sum"]),
         (facts(MATRIX, selection=Selection("rotation", 0.2, separation=5)),
          ["2 bands, a client takes part once in 5 rounds"]),
         (facts(LOCAL), ["nobody: each client adds", "client's update is another one"]),
-        (facts(GAUSSIAN, mask={"threshold": 6}), ["the sum of what clients send", "but no reply"]),
+        (facts(GAUSSIAN, mask=MASK), ["the sum of what clients send", "but no reply"]),
         (facts(replace(GAUSSIAN, sensitivity=None)), ["a bound that moves"]),
         (facts(GAUSSIAN, selection=Selection("poisson", 0.1), enforced="coins of the server"),
          ["accounted with rate 0.1; enforced: coins of the server"]),
@@ -151,7 +153,7 @@ def made_of(*pairs, **changes):
     for run, (release, how) in enumerate(pairs):
         for round in (1, 2):
             ledger = ledger.enter(round, Charge(release, how, run=str(run)), 10)
-    given = {"enforced": "the server's secret", "mask": {"threshold": 6}} | changes
+    given = {"enforced": "the server's secret", "mask": MASK} | changes
     return replace(Facts((pairs[0][0],), pairs[0][1], 5000, ledger, "secret"), **given)
 
 

@@ -7,21 +7,23 @@ from pathlib import Path
 
 import pytest
 
+from muster.privacy.mask import Sums
 from muster.privacy.statement import Statement
-from muster.privacy.threats import READERS, Mask, Peers, Setting, threats
+from muster.privacy.threats import READERS, Peers, Setting, threats
 
 ROOT = Path(__file__).parents[2]
 CLAIM = Statement(True, "With epsilon 1 the models hide a client.", (), {})
 NONE = Statement(False, "No privacy is claimed.", ("the noise is drawn from the seed",), {})
-MASKS = (None, Mask(9, 6, 3, 3), Mask(500, 90, 20, 166, ring=True, public=True))
+SUMS = (None, Sums(9, 6, 3, 3), Sums(500, 90, 20, 166, ring=True))
 PEERS = (None, Peers(), Peers(4), Peers(4, organisations=True), Peers(4, True, True))
 SETTINGS = [
-    Setting(carrier, mask, made, frozenset(trust), rows, peers)
-    for carrier, mask, made, trust, rows, peers in product(
+    Setting(carrier, sums, made, frozenset(trust), rows, public, peers)
+    for carrier, sums, made, trust, rows, public, peers in product(
         ("one machine", "TLS", "plain"),
-        MASKS,
+        SUMS,
         ((), (CLAIM,), (NONE,)),
         ((), ("central",), ("distributed",), ("local",)),
+        (False, True),
         (False, True),
         PEERS,
     )
@@ -56,17 +58,17 @@ def line(reader, **setting):
 
 @pytest.mark.parametrize(("reader", "setting", "words"), [
     ("the network", {"carrier": "plain"}, "all that is sent: models, and each client's update"),
-    ("the network", {"carrier": "plain", "mask": MASKS[1]}, "masked updates"),
+    ("the network", {"carrier": "plain", "sums": SUMS[1]}, "masked updates"),
     ("the network", {"carrier": "TLS"}, "no content"),
     ("the server", {"carrier": "TLS"}, "each client's update by itself"),
-    ("the server", {"carrier": "TLS", "mask": MASKS[1]}, "sums of at least 3 honest clients"),
-    ("the server", {"carrier": "TLS", "mask": MASKS[2]}, "metrics='public'"),
+    ("the server", {"carrier": "TLS", "sums": SUMS[1]}, "sums of at least 3 honest clients"),
+    ("the server", {"carrier": "TLS", "sums": SUMS[2], "public": True}, "metrics='public'"),
     ("the server", {"carrier": "TLS", "trust": frozenset({"local"})}, "that client's own noise"),
     ("the server", {"carrier": "TLS", "rows": True}, "in which noise hides single rows"),
-    ("the server with k clients", {"carrier": "TLS", "mask": MASKS[2]}, "in a ring it may choose"),
-    ("the authority", {"carrier": "TLS", "mask": MASKS[1]}, "make up all other members"),
-    ("the authority", {"carrier": "TLS", "mask": MASKS[1], "peers": PEERS[4]}, "no others"),
-    ("the authority", {"carrier": "TLS", "mask": MASKS[1], "peers": PEERS[2]}, "can invent"),
+    ("the server with k clients", {"carrier": "TLS", "sums": SUMS[2]}, "in a ring it may choose"),
+    ("the authority", {"carrier": "TLS", "sums": SUMS[1]}, "make up all other members"),
+    ("the authority", {"carrier": "TLS", "sums": SUMS[1], "peers": PEERS[4]}, "no others"),
+    ("the authority", {"carrier": "TLS", "sums": SUMS[1], "peers": PEERS[2]}, "can invent"),
     ("a reader of the model", {"carrier": "TLS", "statements": (CLAIM,)}, "epsilon 1"),
     ("a reader of the model", {"carrier": "TLS", "statements": (NONE,)}, "nothing bounds it"),
 ])  # fmt: skip
@@ -77,5 +79,5 @@ def test_what_a_line_says_is_of_its_setting(reader, setting, words):
 def test_two_stories_need_as_many_colluders_as_two_quorums_share():
     """Two sets of t of n holders meet in 2t - n: so many who answer to both open both."""
     for t, n in ((6, 9), (5, 7), (96, 142)):
-        said = line("the server with k clients", carrier="TLS", mask=Mask(n, t, 1, 2 * t - n - 1))
+        said = line("the server with k clients", carrier="TLS", sums=Sums(n, t, 1, 2 * t - n - 1))
         assert f"From k = {2 * t - n} on" in said

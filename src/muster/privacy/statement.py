@@ -11,6 +11,7 @@ from typing import Literal
 
 from muster.privacy.accounting import Theorem, replacement, spent
 from muster.privacy.ledger import Budget, Ledger
+from muster.privacy.mask import Mask, described
 from muster.privacy.release import Charge, Relation, Release, Selection
 
 __all__ = ["Audit", "Facts", "Statement", "UNCOVERED", "rounded_up", "statement"]
@@ -74,7 +75,7 @@ class Facts:
     """What a statement is made of; a plan, its ledger and the runtime know all of it.
 
     `enforced` says how the sampling rate was made true, `randomness` whether the noise came from a
-    secret of the operating system or from the plan's seed, `mask` the settings of the secure sum,
+    secret of the operating system or from the plan's seed, `mask` the secure sums,
     None without; `erased` whether the rows of correlated noise are gone that no round took back.
     """
 
@@ -88,7 +89,7 @@ class Facts:
     budget: Budget | None = None
     enforced: str = ""
     erased: bool = False
-    mask: Mapping[str, str | int | float] | None = None
+    mask: Mask | None = None
     audits: tuple[Audit, ...] = ()
     uncovered: tuple[str, ...] = UNCOVERED
 
@@ -239,7 +240,7 @@ def _items(facts: Facts) -> dict[str, str]:
         "not covered": covered,
         "noise": _noise(facts),
         "audits": audits or "none was made",
-        "secure sum": ", ".join(f"{k} {v}" for k, v in (facts.mask or {}).items()) or "none",
+        "secure sum": described(facts.mask),
     }
 
 

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from muster.privacy.mask import Sums
 from muster.privacy.statement import Statement
 
-__all__ = ["Carrier", "Mask", "Peers", "READERS", "Setting", "Threat", "threats"]
+__all__ = ["Carrier", "Peers", "READERS", "Setting", "Threat", "threats"]
 
 Carrier = Literal["one machine", "TLS", "plain"]
 READERS = (
@@ -41,24 +42,6 @@ class Threat:
 
 
 @dataclass(frozen=True)
-class Mask:
-    """What the sums of a run are safe from, at the worst of its rounds.
-
-    `clients` in a session, of whom `colluders` may work with the server; `threshold` of them
-    together open what one dealt; `honest` are the fewest honest ones in whatever is opened;
-    `ring` says whether each shares with some neighbours only; `public` whether losses, steps and
-    rows are told beside the sum.
-    """
-
-    clients: int
-    threshold: int
-    honest: int
-    colluders: int
-    ring: bool = False
-    public: bool = False
-
-
-@dataclass(frozen=True)
 class Peers:
     """What a site asks of those it sums with (`site.toml`)."""
 
@@ -71,17 +54,19 @@ class Peers:
 class Setting:
     """What a table is made of.
 
-    `carrier`: how messages travel. `mask`: None where the server sees each reply. `statements`:
+    `carrier`: how messages travel. `sums`: those that were made under masks, None where the server
+    sees each reply; `public` whether losses, steps and rows are told beside them. `statements`:
     what noise covers, of clients and of rows. `trust`: where that noise is added, "central",
     "distributed" or "local", none without. `rows`: whether each client's own steps add noise for
     its rows. `peers`: a site's rules, None where nothing is known of them.
     """
 
     carrier: Carrier
-    mask: Mask | None = None
+    sums: Sums | None = None
     statements: tuple[Statement, ...] = ()
     trust: frozenset[str] = frozenset()
     rows: bool = False
+    public: bool = False
     peers: Peers | None = None
 
     @property
@@ -140,24 +125,24 @@ def _client(setting: Setting) -> Line:
         "tests/service/server/test_protocol.py::"
         "test_a_site_is_known_by_its_certificate_and_by_nothing_else"
     )
-    if setting.mask is not None:
+    if setting.sums is not None:
         learns += "; who else is in its sums: names, organisations, keys"
-        rests = f"fewer than {setting.mask.threshold} shares tell nothing of a mask"
+        rests = f"fewer than {setting.sums.threshold} shares tell nothing of a mask"
         test = "tests/secagg/test_shamir.py::test_fewer_shares_fit_every_secret_equally"
     return learns, f"{rests}; {_of_models(setting)}", test
 
 
 def _server(setting: Setting) -> Line:
-    mask = setting.mask
-    if mask is None:
+    sums = setting.sums
+    if sums is None:
         return _unmasked(setting)
-    told = "" if mask.public else "; no losses, steps or rows"
-    learns = f"sums of at least {mask.honest} honest clients, who is in them and when{told}"
-    if mask.public:
+    told = "" if setting.public else "; no losses, steps or rows"
+    learns = f"sums of at least {sums.honest} honest clients, who is in them and when{told}"
+    if setting.public:
         learns += "; each client's training loss, steps and rows: SecureSum(metrics='public')"
     return (
         learns,
-        f"at most {mask.colluders} of {mask.clients} clients work with it, and each certificate is "
+        f"at most {sums.colluders} of {sums.clients} clients work with it, and each certificate is "
         f"of somebody else; {_of_sums(setting)}",
         "tests/adversary/test_two_stories.py::test_no_two_quorums_fit",
     )
@@ -188,30 +173,30 @@ def _unmasked(setting: Setting) -> Line:
 
 
 def _colluding(setting: Setting) -> Line:
-    mask = setting.mask
-    if mask is None:
+    sums = setting.sums
+    if sums is None:
         return (
             "what the server learns alone",
             "nothing is hidden from the server that its clients could help with",
             "tests/privacy/audits/test_inversion.py::test_a_plain_update_of_one_row_is_that_row",
         )
-    ring = "; in a ring it may choose the parts, by who drops out" if mask.ring else ""
+    ring = "; in a ring it may choose the parts, by who drops out" if sums.ring else ""
     covered = ""
     if "distributed" in setting.trust:
         covered = "; the noise of those k is counted as known in the claim"
     return (
-        f"up to k = {mask.colluders}: sums of at least {mask.honest} clients who are honest{ring}"
-        f"{covered}. From k = {2 * mask.threshold - mask.clients} on two stories about who was "
+        f"up to k = {sums.colluders}: sums of at least {sums.honest} clients who are honest{ring}"
+        f"{covered}. From k = {2 * sums.threshold - sums.clients} on two stories about who was "
         f"left can be told, and single updates be opened",
-        f"the plan's corrupt, which sets k for {mask.clients} clients",
+        f"the plan's corrupt, which sets k for {sums.clients} clients",
         "tests/adversary/test_two_stories.py::"
         "test_with_one_share_less_they_fit_and_the_vector_is_read",
     )
 
 
 def _authority(setting: Setting) -> Line:
-    mask, peers = setting.mask, setting.peers
-    if mask is None:
+    sums, peers = setting.sums, setting.peers
+    if sums is None:
         return (
             "what the server learns, where it also takes the server's place",
             "the authority's key is kept off the server by somebody else",
@@ -260,7 +245,7 @@ def _reader(setting: Setting) -> Line:
 
 
 def _replies(setting: Setting) -> str:
-    return "each client's update" if setting.mask is None else "masked updates"
+    return "each client's update" if setting.sums is None else "masked updates"
 
 
 def _of_models(setting: Setting) -> str:

@@ -5,7 +5,17 @@ from dataclasses import replace
 
 import pytest
 
-from muster import Local, Plan, aggregation, algorithms, optimizers, pipeline, sampling, tasks
+from muster import (
+    Every,
+    Local,
+    Plan,
+    aggregation,
+    algorithms,
+    optimizers,
+    pipeline,
+    sampling,
+    tasks,
+)
 from muster.privacy import Audit, Budget, Ledger
 from muster.runs import Run
 from muster.runs.privacy.facts import facts_of, ledger_of, stated
@@ -72,3 +82,22 @@ def test_an_audit_that_finds_more_takes_the_claim_away(made):
     assert not found.private
     assert "this is a fault to report" in found.reasons[0]
     assert "canaries: epsilon is at least 99" in found.items["audits"]
+
+
+def test_masked_sums_are_stated_without_noise_too(train):
+    stages = (pipeline.Clip(1.0), pipeline.Quantize(12), pipeline.SecureSum())
+    run = train("masked", pipeline=stages, weighting="equal", evaluate=Every(clients=0), rounds=1)
+    (note,) = run.history[0]["secure"]
+    said = stated(Run(run.path)).items["secure sum"]
+    assert f"at least {note['honest']} honest clients in each sum" in said
+    assert f"and {note['losses']} be lost" in said
+
+
+def test_the_chance_that_groups_expose_somebody_is_stated(train):
+    secure = pipeline.SecureSum(groups=2, corrupt=0.1, dropout=0.0, exposure=0.5)
+    stages = (pipeline.Clip(1.0), pipeline.Quantize(12), secure)
+    hidden = {"weighting": "equal", "evaluate": Every(clients=0), "sampling": sampling.All()}
+    run = train("groups", pipeline=stages, rounds=2, **hidden)
+    count = sum(note["members"] for note in run.history[0]["secure"])
+    said = stated(run).items["secure sum"]
+    assert f"with a chance of {secure.chance(count, 2):.2g}" in said

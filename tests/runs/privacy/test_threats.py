@@ -2,7 +2,8 @@
 """A run's threat table is made of what the run recorded, and of a site's rules."""
 
 from muster import Every, aggregation, pipeline
-from muster.privacy.threats import Mask, Peers
+from muster.privacy.mask import Sums
+from muster.privacy.threats import Peers
 from muster.runs import Run
 from muster.runs.privacy.threats import setting_of, table
 
@@ -14,7 +15,7 @@ HIDDEN = {"weighting": "equal", "evaluate": Every(clients=0), "rounds": 2}
 def test_without_masks_the_table_is_there_from_the_start(train):
     run = train("plain", rounds=1)
     setting = setting_of(run)
-    assert (setting.carrier, setting.mask, setting.trust) == ("one machine", None, frozenset())
+    assert (setting.carrier, setting.sums, setting.trust) == ("one machine", None, frozenset())
     assert "each client's update by itself" in table(run)[2].learns
 
 
@@ -23,15 +24,15 @@ def test_the_mask_is_that_of_the_sums_as_they_were_made(train):
     (note,) = run.history[0]["secure"]
     count = len(note["clients"])
     found = setting_of(Run(run.path))
-    assert found.mask == Mask(count, note["threshold"], note["honest"], count // 3)
-    assert found.mask.honest >= 1
-    assert not found.mask.ring and not found.mask.public
+    lost = note["losses"]
+    assert found.sums == Sums(count, note["threshold"], note["honest"], count // 3, lost)
+    assert not found.sums.ring and not found.public
 
 
 def test_the_worst_sum_counts(train):
     run = train("masked", pipeline=MASKED, **HIDDEN)
     run.history[1]["secure"][0]["honest"] = 2
-    assert setting_of(run).mask.honest == 2
+    assert setting_of(run).sums.honest == 2
     assert "sums of at least 2 honest clients" in table(run)[2].learns
 
 

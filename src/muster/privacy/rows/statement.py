@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from muster.privacy.accounting import Spent
 from muster.privacy.ledger import Budget
+from muster.privacy.mask import Mask, described
 from muster.privacy.per_example import PerExample
 from muster.privacy.rows.parallel import Held
 from muster.privacy.statement import Statement, rounded_up
@@ -65,7 +66,7 @@ class RowFacts:
     rows: int | None = None
     charged: Charged | None = None
     budget: Budget | None = None
-    mask: dict[str, Any] | None = None
+    mask: Mask | None = None
 
 
 def row_statement(facts: RowFacts) -> Statement:
@@ -124,7 +125,7 @@ def _items(facts: RowFacts) -> dict[str, str]:
         "not covered": "; ".join(uncovered),
         "noise": f"floating point, whose sums round; from {source}",
         "audits": "none is kept with the run; muster audit privacy makes them",
-        "secure sum": ", ".join(f"{k} {v}" for k, v in (facts.mask or {}).items()) or "none",
+        "secure sum": described(facts.mask),
     }
 
 

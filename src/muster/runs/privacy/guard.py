@@ -240,7 +240,6 @@ class Guard:
             "weighting": _weighting(plan),
             "budget": plan.budget and asdict(plan.budget),
             "enforced": _enforced(how.kind, secret=self._entropy is not None),
-            "mask": _mask(plan),
         }
 
 
@@ -266,7 +265,3 @@ def _enforced(kind: str, *, secret: bool) -> str:
         return "the server invites a client in its slot, a hash of its id under the plan's seed"
     who = "the server, from a secret of each round" if secret else "the plan's seed"
     return f"{who}, drew the cohorts"
-
-
-def _mask(plan: Plan) -> dict[str, Any] | None:
-    return None if plan.secure is None else asdict(plan.secure)

@@ -98,7 +98,6 @@ class Rows:
         return RowFacts(
             rule, "hidden" if hidden else rule.metrics, plan.local.batch, counts, delta, self.away,
             clients, rows, self._charged, self._budget,
-            None if plan.secure is None else asdict(plan.secure),
         )  # fmt: skip
 
     def _note(self, facts: RowFacts) -> None:

@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 from muster.privacy import Release
-from muster.privacy.threats import Mask, Peers, Setting, Threat, threats
-from muster.runs.privacy.facts import statements
+from muster.privacy.threats import Peers, Setting, Threat, threats
+from muster.runs.privacy.facts import mask_of, statements
 from muster.runs.run import Run
 
 __all__ = ["setting_of", "table"]
@@ -27,32 +27,16 @@ def setting_of(run: Run, peers: Peers | None = None) -> Setting | None:
 
     The roster is that of the sums as they were made: the worst of them counts.
     """
-    mask, secure = None, _secure(run)
-    if secure is not None:
-        sums = [note for record in run.history for note in record.get("secure", ())]
-        if not sums:
-            return None
-        worst = min(sums, key=lambda note: (note["honest"], note["threshold"]))
-        mask = Mask(
-            worst["members"],
-            worst["threshold"],
-            worst["honest"],
-            worst["colluders"],
-            ring=worst["degree"] + 1 < worst["members"],
-            public=secure["metrics"] == "public",
-        )
+    mask = mask_of(run)
+    if mask is not None and mask.worst is None:
+        return None
     kept: dict[str, Any] = run.facts.get("privacy") or {}
     return Setting(
         run.facts.get("carrier", "one machine"),
-        mask,
+        None if mask is None else mask.worst,
         statements(run),
         frozenset(Release(**release).trust for release in kept.get("releases", ())),
         rows=bool(run.facts.get("examples")),
+        public=mask is not None and mask.public,
         peers=peers,
     )
-
-
-def _secure(run: Run) -> dict[str, Any] | None:
-    """The plan's settings of its secure sum, or None."""
-    stages = run.facts["plan"]["pipeline"]
-    return next((stage for stage in stages if stage["class"] == "SecureSum"), None)
