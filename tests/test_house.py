@@ -135,6 +135,7 @@ def test_the_documentation_keeps_its_promises(capsys):
         ("[a](gone.md)", "page.md:1: the link gone.md leads to no file"),
         ("# Here\n\n[a](#there)", "page.md:3: the link #there leads to no heading"),
         ('[a](page.py "test_gone")', "page.md:1: the file page.py has no test test_gone"),
+        ("[test](page.py)", "page.md:1: the link page.py names no test; give one as its title"),
         ("[`test_gone`](page.py)", "page.md:1: the file page.py has no test test_gone"),
         ("```python\nx = 1\ny = \n```", "page.md:3: not Python"),
         ("```python\n>>> 1 + 1\n3\n```", "Expected:"),

@@ -5,7 +5,8 @@
 
 Every relative link in a Markdown file must name a file (and a heading, after a #) that exists;
 a link that is called by a test, `[test_y](../tests/test_x.py)`, or has one for its title,
-`[test](../tests/test_x.py "test_y")`, a file that has the test;
+`[test](../tests/test_x.py "test_y")`, a file that has the test, and a link that is called "test"
+names one;
 every fenced ``python`` block must compile, and one that holds a prompt is run as a doctest.
 """
 
@@ -53,6 +54,8 @@ def links(root: Path, page: Path) -> Iterator[Finding]:
         elif heading and heading not in anchors(target):
             yield Finding(page, line, f"the link {link} leads to no heading")
         named = _TEST.fullmatch(title or name)
+        if name == "test" and not named:
+            yield Finding(page, line, f"the link {link} names no test; give one as its title")
         if named and target.is_file() and target.suffix == ".py" and not _defines(target, named[1]):
             yield Finding(page, line, f"the file {link} has no test {named[1]}")
 
