@@ -22,6 +22,7 @@ from muster.pipeline import BandedNoise, Clip, DiscreteNoise, LocalNoise, Noise,
 from muster.plan.private import charges, noises_sum, selection, silence
 from muster.plan.registry import assign, fingerprint, to_value
 from muster.privacy import Budget, Charge, Facts, Ledger, Selection, statement
+from muster.privacy.mask import Mask
 from muster.types import Cohort, Roster
 
 EXPECTED = aggregation.Mean("expected")
@@ -153,7 +154,7 @@ def test_noise_in_shares_is_charged_without_those_that_others_know(mask, known):
         ledger = ledger.enter(round, charge, 40)
     assert ledger.epsilon == pytest.approx(8.124 if known == 12 else 6.358, abs=2e-3)
     facts = Facts(
-        made.stages.releases(), charge.selection, 100, ledger, "secret", mask={"corrupt": 1 / 3}
+        made.stages.releases(), charge.selection, 100, ledger, "secret", mask=Mask({"minimum": 3})
     )
     said = statement(facts).items["privacy"]
     assert f"the noise of {known} of 36 shares is taken to be known to others" in said

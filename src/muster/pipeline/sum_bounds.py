@@ -63,13 +63,18 @@ class SumBounds:
         if not self.count <= weight <= most:
             wanted = f"{self.count}" if self.equal else f"{self.count} to {most}"
             return f"its weight is {weight}, where {self.count} clients weigh {wanted}"
+        return self.sizes(sums, weight)
+
+    def sizes(self, sums: Mapping[str, Any], weight: float) -> str:
+        """The same of coordinates and norm alone, for a weight that is known."""
         for field in self.contract.fields:
-            high = int(np.abs(sums[field.name]).max(initial=0))
+            found = sums[field.name]  # whose absolute value may be beyond its own dtype
+            high = max(int(found.max(initial=0)), -int(found.min(initial=0)))
             limit = self.coordinate(field.bits, math.inf if field.scalar else weight)
             if high > limit:
                 return (
                     f"a number of {field.name} in it is {high}, where {self.count} clients that "
-                    f"weigh {weight} reach {limit:.0f}"
+                    f"weigh {weight:g} reach {limit:.0f}"
                 )
         limit = self.norm(weight)
         vectors = self.contract.vectors(dict(sums))
@@ -77,7 +82,7 @@ class SumBounds:
         if square > limit**2:
             return (
                 f"its norm is {math.sqrt(square):.0f} levels, where {self.count} clients that "
-                f"weigh {weight} reach {limit:.0f}"
+                f"weigh {weight:g} reach {limit:.0f}"
             )
         return ""
 
