@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +22,7 @@ from muster.errors import RunError
 from muster.plan import Plan
 from muster.plan.secure import refused_sum
 from muster.secagg import Aborted, Reason, Refused, Step
-from muster.secagg.messages import Quit
+from muster.secagg.messages import Malformed, Quit
 from muster.service.round.circle import QUIT, Circle, Circles
 from muster.service.round.hall import Hall
 from muster.service.round.lifecycle import closes
@@ -203,8 +204,9 @@ class Masking:
 
     def _quit(self, name: str, data: bytes) -> None:
         """A client has left, and said why; if its vector is in the sum, it counts all the same."""
-        said, client = Quit.from_bytes(data).reason, self.session.clients[name]
-        reason = Reason.__members__.get(said, Reason.STOPPED)
+        client, reason = self.session.clients[name], Reason.STOPPED
+        with suppress(Malformed):  # what was written down has happened, and ends no engine
+            reason = Reason.__members__.get(Quit.from_bytes(data).reason, reason)
         standing: Any = "declined" if reason is Reason.STOPPED else "failed"
         self.left[name] = seat = Seat(client, standing, "secure", f"it left: {reason.value}")
         circle = self.circles.of(name)
