@@ -10,7 +10,7 @@ import asyncio
 import threading
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from hashlib import sha256
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,7 +19,10 @@ from tests.service.round.masked import certificate, identities
 from muster.rounds import start
 from muster.runs.federation.conduct import Terms, facts_of, prepare
 from muster.secagg import Aborted, Await, Forget, Keep, Party, Saw, Say, client
-from muster.secagg.messages import read
+from muster.secagg.agreement import Binding
+from muster.secagg.answers import PIECE
+from muster.secagg.commitments import KINDS, SHARE
+from muster.secagg.messages import Compared, Complaint, Delivery, Opened, Roster, Shares
 from muster.service import pki
 from muster.service.identity import holder
 from muster.service.message import (
@@ -95,10 +98,12 @@ class Member:
     said: list = field(default_factory=list)  # messages, as it meant them
     number: int = 0
     side: object = None
+    terms: object = None
     ended: object = None
 
     def begin(self, terms, certificates):
         """Begin, or go on with what was kept."""
+        self.terms = terms
 
         def verify(name, data, signature):
             return self.notary.vouch(name, certificates.get(name, ""), data, signature)
@@ -107,6 +112,24 @@ class Member:
         draw = np.random.default_rng([7, len(self.said), *self.name.encode()]).bytes
         self.side = client(terms, party, lambda: self.vector.copy(), draw, self.kept)
         return self.hear(None)
+
+    def complaint(self, dealer):
+        """It complains about a dealer's piece, by a good signature, whatever that piece holds."""
+        heard = Delivery.from_bytes(_kept(self.kept["compare"])[0])
+        roster = Roster.from_bytes(_kept(self.kept["share"])[0])
+        holder = roster.places[self.name]
+        others = [place for place in range(len(roster.entries)) if place != holder]
+        at = PIECE * others.index(dealer)
+        digest = sha256(heard.pieces[at : at + PIECE]).digest()
+        binding = Binding(heard.session, self.terms.context)
+        signature = self.notary.sign(binding.complaint(dealer, holder, digest))
+        return Compared(heard.session, (Complaint(dealer, holder, signature),))
+
+    def opened(self, *holders):
+        """It opens the shares that it dealt these, as they are."""
+        _, said, own = _kept(self.kept["share"])
+        shares = b"".join(own[KINDS * SHARE * j :][: KINDS * SHARE] for j in holders)
+        return Opened(Shares.from_bytes(said).session, shares)
 
     def hear(self, data):
         """Take a message in; what it says to that."""
@@ -129,7 +152,7 @@ class Member:
         return says
 
 
-def honest(message):
+def honest(message, member=None):
     """What a member says, as it is sent: octets, and more of the address and the headers."""
     return [(message.to_bytes(), {}, {})]
 
@@ -223,7 +246,7 @@ class Hub:
     # One secure sum.
 
     def sum(self, lie=honest, *, away=(), between=None):
-        """Play a masked round in which the liar's messages are those that `lie(message)` gives.
+        """Play a masked round in which the liar's messages are those that `lie` gives.
 
         `between(sum)` is called before each turn. Returns what became of it.
         """
@@ -315,7 +338,7 @@ class Sum:
     def say(self, member, messages):
         """Have a member's messages sent."""
         for message in messages:
-            lies = self.lie(message) if member.name == LIAR else honest(message)
+            lies = self.lie(message, member) if member.name == LIAR else honest(message)
             for octets, query, headers in lies:
                 self.post(member.name, octets, query, headers)
 
@@ -335,12 +358,15 @@ class Sum:
     def check(self, changed=None):
         """Nobody honest is harmed, and what is open is right to the bit.
 
-        `changed` is what the liar's masked words differ by from those that it meant.
+        `changed` is what the liar's masked words differ by from those that it meant: the sum may
+        then be one that is given up, in words that blame nobody.
         """
         honest = [name for name in self.hub.names if name != LIAR and name not in self.away]
         assert self.excluded <= {LIAR}, self.excluded
         for name in honest:
-            assert self.seats[name].standing == "arrived", (name, self.seats[name])
+            seat = self.seats[name]
+            poisoned = changed is not None and (seat.standing, seat.reason) == ("late", "sum")
+            assert seat.standing == "arrived" or poisoned, (name, seat)
             assert self.members[name].ended in ("done", None), self.members[name].ended
             kinds = [type(message).__name__ for message in self.members[name].said]
             assert len(kinds) == len(set(kinds)), "each kind once"
@@ -354,11 +380,11 @@ class Sum:
         assert (self.found.total.astype(np.int64) == total % (1 << ring.bits)).all()
 
 
-def now():
-    """The time of certificates."""
-    return datetime.now(UTC)
-
-
-def meant(data):
-    """The message that some octets were before they were changed."""
-    return read(data)
+def _kept(record):
+    """What was heard, what was said, and what else was kept, of one step."""
+    found = []
+    while record:
+        size = int.from_bytes(record[:4], "big")
+        found.append(record[4 : 4 + size])
+        record = record[4 + size :]
+    return found
