@@ -8,7 +8,7 @@ for. Honest members are the protocol's own client; the liar's messages are chang
 
 import asyncio
 import threading
-from collections import defaultdict
+from collections import defaultdict, deque
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ from tests.service.round.masked import certificate, identities
 
 from muster.rounds import start
 from muster.runs.federation.conduct import Terms, facts_of, prepare
-from muster.secagg import Aborted, Await, Forget, Keep, Party, Saw, Say, client
+from muster.secagg import Aborted, Await, Forget, Heard, Keep, Party, Saw, Say, Tell, client, server
 from muster.secagg.agreement import Binding
 from muster.secagg.answers import PIECE
 from muster.secagg.commitments import KINDS, SHARE
@@ -94,6 +94,7 @@ class Member:
     name: str
     notary: object
     vector: np.ndarray
+    seed: int
     kept: dict = field(default_factory=dict)
     said: list = field(default_factory=list)  # messages, as it meant them
     number: int = 0
@@ -109,7 +110,7 @@ class Member:
             return self.notary.vouch(name, certificates.get(name, ""), data, signature)
 
         party = Party(self.name, self.notary.sign, verify)
-        draw = np.random.default_rng([7, len(self.said), *self.name.encode()]).bytes
+        draw = np.random.default_rng([self.seed, len(self.said), *self.name.encode()]).bytes
         self.side = client(terms, party, lambda: self.vector.copy(), draw, self.kept)
         return self.hear(None)
 
@@ -245,17 +246,22 @@ class Hub:
 
     # One secure sum.
 
-    def sum(self, lie=honest, *, away=(), between=None):
+    def sum(self, lie=honest, *, away=(), between=None, members=None):
         """Play a masked round in which the liar's messages are those that `lie` gives.
 
-        `between(sum)` is called before each turn. Returns what became of it.
+        `between(sum)` is called before each turn; `members` are those of a round that was broken
+        off, who go on from what they kept. Returns what became of it.
         """
         draws = np.random.default_rng([self.round, 5])
         frame, size = self.plan.frame, self.plan.frame.spans[0].size
         vectors = {
             name: frame.flatten({"delta": draws.integers(-9, 10, size)}, 5) for name in self.names
         }
-        made = Sum(self, lie, away, between, vectors)
+        self.last = made = Sum(self, lie, away, between, vectors)
+        if members is not None:
+            made.members = members
+            for member in members.values():
+                member.side, member.number, member.ended = None, 0, None
         self._act = made.turn
         self.turns.taken = 0
         cohort = Cohort(tuple(self.names), None)
@@ -279,7 +285,7 @@ class Sum:
 
     def __init__(self, hub, lie, away, between, vectors):
         self.hub, self.lie, self.away, self.between = hub, lie, set(away), between
-        self.members = {n: Member(n, hub.notaries[n], vectors[n]) for n in hub.names}
+        self.members = {n: Member(n, hub.notaries[n], vectors[n], hub.round) for n in hub.names}
         self.answers = defaultdict(list)  # by member: what its messages were answered
         self.sent = []  # octets that went, by member
         self.begun, self.masking = False, None
@@ -368,8 +374,8 @@ class Sum:
             poisoned = changed is not None and (seat.standing, seat.reason) == ("late", "sum")
             assert seat.standing == "arrived" or poisoned, (name, seat)
             assert self.members[name].ended in ("done", None), self.members[name].ended
-            kinds = [type(message).__name__ for message in self.members[name].said]
-            assert len(kinds) == len(set(kinds)), "each kind once"
+            said = {message.to_bytes() for message in self.members[name].said}
+            assert len(said) == len({data[4] for data in said}), "each kind once, for ever"
             assert all(answer.status == 200 for answer in self.answers[name])
         assert self.found is not None, self.circle and self.circle.stop
         assert set(honest) <= set(self.found.survivors)
@@ -388,3 +394,40 @@ def _kept(record):
         found.append(record[4 : 4 + size])
         record = record[4 + size :]
     return found
+
+
+def elsewhere(hub, **changes):
+    """One session of the same members about something else; what each said, and was told.
+
+    `changes` are those of its terms: another study, run, round or attempt.
+    """
+    plan, count = hub.plan, len(hub.names)
+    about = {
+        "study": "default", "run": "run", "round": 1, "attempt": 1,
+        "plan": bytes.fromhex(hub.hall.facts.fingerprint), "model": bytes(32),
+    }  # fmt: skip
+    terms = plan.secure.terms(plan.frame, count, plan.needed(count), **about | changes)
+    vector = plan.frame.flatten({"delta": np.zeros(plan.frame.spans[0].size, np.int64)}, 5)
+    members = {n: Member(n, hub.notaries[n], vector, terms.round << 20) for n in hub.names}
+
+    def vouched(name, data, signature):
+        return hub.hub.vouch(name, hub.certificates[name], data, signature)
+
+    side, told, queue = server(terms, hub.names, vouched), defaultdict(list), deque()
+    for member in members.values():
+        queue += [(member.name, said) for said in member.begin(terms, hub.certificates)]
+    event = None
+    while True:
+        try:
+            action = side.send(event)
+            while not isinstance(action, Await):
+                assert isinstance(action, Tell), action
+                told[action.name].append(action.message)
+                says = members[action.name].hear(action.message.to_bytes())
+                queue += [(action.name, said) for said in says]
+                action = next(side)
+        except StopIteration as end:
+            assert len(end.value.survivors) == count
+            return {name: member.said for name, member in members.items()}, told
+        name, said = queue.popleft()
+        event = Heard(name, said.to_bytes())
