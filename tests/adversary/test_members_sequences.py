@@ -211,7 +211,7 @@ def test_every_field_of_metrics_beside_a_message_is_refused_or_harmless(tmp_path
             taken.append(text)
         except Refused:
             refused.append(text)
-    assert len(refused) > 20 and len(taken) > 2
+    assert len(refused) > 15 and taken, (len(refused), taken)
     for texts in ([*refused, "{}"], *([text] for text in taken)):
 
         def told_beside(message, member, texts=texts):

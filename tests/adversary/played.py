@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One secure sum of real sites, kept as it was before each word that the server told one of them.
+
+A server that lies takes any of those places up again, as often as it likes: the site is started
+from what it had stored then, and is told something else (`Life`). So each lie has a site of its
+own, and nobody plays the sum again.
+"""
+
+import asyncio
+import math
+import shutil
+from hashlib import sha256
+
+import httpx
+from tests.adversary.sums import SECURE, Session, Sums, refused
+from tests.service.round.masked import certificate, plan_of
+from tests.service.site.hub import said
+
+from muster.errors import MusterError
+from muster.secagg.agreement import Binding
+from muster.secagg.answers import PIECE
+from muster.secagg.messages import Compared, Complaint, Masked, Members, Quit, Revealed, read
+from muster.service import pki
+from muster.service.message import Ended, Verdict
+from muster.service.pki.credentials import Credentials
+from muster.service.refusal import Reason
+from muster.service.site.work import Habits
+
+NAMES = ("ann", "bob", "cid", "dot")
+SITE, COLLUDER = "ann", "dot"
+PLAN = plan_of(layers=(4, 3), rounds=5)
+ASKED = 100  # requests of one life, after which it is taken to hang
+
+
+class Played(Sums):
+    """A sum of four sites, opened; a colluder complains about ann's share, so she is asked more.
+
+    `told` is what ann was told, `before` her folder before each, `spoken` what she had said then.
+    """
+
+    def __init__(self, home, plan=PLAN):
+        super().__init__(home, plan=plan, names=NAMES)
+        self.late, self.told, self.spoken, self.before = (), [], [], []
+        self.session = Session(NAMES, most=math.inf)
+        self.lead(self.session)
+        self.total, self.said = self.session.found.total, tuple(self.session.heard[SITE])
+        self.handed = Credentials(
+            {name: certificate(home, name) for name in NAMES}, self.notary.listed()
+        )
+
+    def kept(self, kind):
+        """What ann said of one kind."""
+        return next(message for message in self.said if isinstance(message, kind))
+
+    def _told(self, name, request):
+        found = super()._told(name, request)
+        fresh = "muster-told" in found.headers and found.content not in self.told
+        if name == SITE and fresh:
+            self.before.append(self.home / "before" / str(len(self.told)))
+            shutil.copytree(self.home / SITE, self.before[-1])
+            self.told.append(found.content)
+            self.spoken.append(tuple(self.session.heard[SITE]))
+        return found
+
+    def _say(self, name, request):
+        message = read(request.content)
+        if name == COLLUDER and isinstance(message, Compared):
+            content = self._complaint(message).to_bytes()
+            request = httpx.Request("POST", request.url, content=content)
+        return super()._say(name, request)
+
+    def _complaint(self, message):
+        """A false complaint of dot about ann, under a good signature."""
+        dealer, holder = NAMES.index(SITE), NAMES.index(COLLUDER)
+        piece = read(self.session.told[COLLUDER][1]).pieces[PIECE * dealer : PIECE * (dealer + 1)]
+        context = read(self.session.told[COLLUDER][1]) and self.told and read(self.told[0]).context
+        statement = Binding(message.session, context).complaint(
+            dealer, holder, sha256(piece).digest()
+        )
+        signature = pki.Notary(self.home / COLLUDER).sign(statement)
+        return Compared(message.session, (Complaint(dealer, holder, signature),))
+
+
+class Life(Sums):
+    """One life of ann, from what she had stored before the message of a place.
+
+    She is told `script`, octets or whole answers, one after the other; then her session is over.
+    `handed` is what is handed out about members, octets or a whole answer. `heard` is what she
+    says, `ended` how it ended for her: None, or an error of muster's.
+    """
+
+    def __init__(self, played, place, home, script, *, handed=None, acks=None):
+        vars(self).update(vars(played))
+        self.home, self.names, self.at, self.studies = home, (SITE,), {}, {}
+        self.habits, self.played, self.place = Habits(wait=0.0), played, place
+        self.script, self.credentials = list(script), handed or played.handed.to_json()
+        self.acks, self.heard, self.requests, self.polled, self.ended = acks, [], 0, 0, None
+        if home != played.home and not (home / SITE).exists():
+            shutil.copytree(played.before[place], home / SITE)
+
+    def play(self):
+        """To its end."""
+        self.polled = self.requests = 0
+        try:
+            asyncio.run(self._attend())
+        except MusterError as error:
+            self.ended = error
+        return self
+
+    def handle(self, name, request):
+        """One request of hers."""
+        self.requests += 1
+        assert self.requests < ASKED, "she goes on without end"
+        path = request.url.path
+        if path == "/v1/poll":
+            self.polled += 1
+            if self.polled > 1:
+                return said(Ended("r1", 1, "all rounds are done"))
+            return said(self.sites[SITE].task(1, peers=len(NAMES)))
+        if path == "/v1/members":
+            return _answer(self.credentials)
+        if not SECURE.fullmatch(path):
+            return self.sites[SITE].handle(request)
+        if request.method == "POST":
+            self.heard.append(read(request.content))
+            return self.acks(request) if self.acks else said(Verdict(True))
+        after = int(request.url.params["after"])
+        if after >= len(self.script):
+            return refused(Reason.STALE)
+        return _answer(self.script[after], {"muster-told": str(after + 1)})
+
+    def check(self):
+        """Nothing that she says opens more than the sum that she consented to."""
+        played = self.played
+        universe = {message.to_bytes() for message in (*played.spoken[self.place], *self.heard)}
+        by_kind = [data[4] for data in universe if data[4] != Quit.kind]
+        assert len(by_kind) == len(set(by_kind)), "each kind of word once, for ever"
+        for message in self.heard:
+            if isinstance(message, Revealed):
+                assert message == played.kept(Revealed), "shares for another set of survivors"
+            if isinstance(message, Masked) and self.told_members is None:
+                assert message == played.kept(Masked)
+        assert not list((self.home / SITE / "vault").glob("secure-*")), "her secrets are destroyed"
+
+    @property
+    def told_members(self):
+        """Another set of members than the honest server's, if she was told one."""
+        told = [data for data in self.script if isinstance(data, bytes)]
+        return next((d for d in told if d[4:5] == bytes([Members.kind]) and d not in
+                     self.played.told), None)  # fmt: skip
+
+
+def _answer(content, headers=()):
+    if isinstance(content, httpx.Response):
+        return content
+    return httpx.Response(200, content=content, headers=dict(headers))
