@@ -9,6 +9,7 @@ own, and nobody plays the sum again.
 import asyncio
 import math
 import shutil
+from dataclasses import replace
 from hashlib import sha256
 
 import httpx
@@ -25,6 +26,7 @@ from muster.service.message import Ended, Verdict
 from muster.service.pki.credentials import Credentials
 from muster.service.refusal import Reason
 from muster.service.site.work import Habits
+from muster.service.transcript.store import read_transcript
 
 NAMES = ("ann", "bob", "cid", "dot")
 SITE, COLLUDER = "ann", "dot"
@@ -85,22 +87,23 @@ class Life(Sums):
     """One life of ann, from what she had stored before the message of a place.
 
     She is told `script`, octets or whole answers, one after the other; then her session is over.
-    `handed` is what is handed out about members, octets or a whole answer. `heard` is what she
-    says, `ended` how it ended for her: None, or an error of muster's.
+    `handed` are answers about who the members are, before the right one; `acks(request)` answers
+    what she says; `sleep` is how she waits. `heard` is what she says, `ended` how it ended for
+    her: None, or an error of muster's.
     """
 
-    def __init__(self, played, place, home, script, *, handed=None, acks=None):
+    def __init__(self, played, place, home, script, *, handed=(), acks=None, sleep=None):
         vars(self).update(vars(played))
         self.home, self.names, self.at, self.studies = home, (SITE,), {}, {}
         self.habits, self.played, self.place = Habits(wait=0.0), played, place
-        self.script, self.credentials = list(script), handed or played.handed.to_json()
+        self.script, self.handing, self.sleep = list(script), list(handed), sleep
         self.acks, self.heard, self.requests, self.polled, self.ended = acks, [], 0, 0, None
         if home != played.home and not (home / SITE).exists():
             shutil.copytree(played.before[place], home / SITE)
 
     def play(self):
         """To its end."""
-        self.polled = self.requests = 0
+        self.polled = self.requests = self.telling = 0
         try:
             asyncio.run(self._attend())
         except MusterError as error:
@@ -118,19 +121,34 @@ class Life(Sums):
                 return said(Ended("r1", 1, "all rounds are done"))
             return said(self.sites[SITE].task(1, peers=len(NAMES)))
         if path == "/v1/members":
-            return _answer(self.credentials)
+            right = self.played.handed.to_json()
+            return _answer(self.handing.pop(0) if self.handing else right)
         if not SECURE.fullmatch(path):
             return self.sites[SITE].handle(request)
         if request.method == "POST":
             self.heard.append(read(request.content))
             return self.acks(request) if self.acks else said(Verdict(True))
-        after = int(request.url.params["after"])
-        if after >= len(self.script):
+        self.telling += 1
+        if self.telling > len(self.script):
             return refused(Reason.STALE)
-        return _answer(self.script[after], {"muster-told": str(after + 1)})
+        return _answer(self.script[self.telling - 1], {"muster-told": str(self.telling)})
 
-    def check(self):
-        """Nothing that she says opens more than the sum that she consented to."""
+    async def _site(self, stack, hand, name):
+        made = await super()._site(stack, hand, name)
+        if self.sleep is not None:
+            made.line.patience = replace(made.line.patience, sleep=self.sleep)
+        return made
+
+    def transcript(self):
+        """What she can show of the session."""
+        path = self.home / SITE / "studies" / "default" / "secure" / "00000001.json"
+        return read_transcript(path.read_bytes())[2]
+
+    def check(self, over=True):
+        """Nothing that she says opens more than the sum that she consented to.
+
+        Where her session is `over`, its secrets are destroyed.
+        """
         played = self.played
         universe = {message.to_bytes() for message in (*played.spoken[self.place], *self.heard)}
         by_kind = [data[4] for data in universe if data[4] != Quit.kind]
@@ -140,7 +158,8 @@ class Life(Sums):
                 assert message == played.kept(Revealed), "shares for another set of survivors"
             if isinstance(message, Masked) and self.told_members is None:
                 assert message == played.kept(Masked)
-        assert not list((self.home / SITE / "vault").glob("secure-*")), "her secrets are destroyed"
+        secrets = list((self.home / SITE / "vault").glob("secure-*"))
+        assert not (over and secrets), "her secrets are destroyed"
 
     @property
     def told_members(self):

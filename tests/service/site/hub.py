@@ -57,7 +57,7 @@ class Wire(httpx.AsyncBaseTransport):
         await request.aread()
         found = self.handle(request)
         torn, coding = (found.extensions.get(name) for name in ("torn", "coding"))
-        headers = dict(found.headers) | ({"content-encoding": coding} if coding else {})
+        headers = [*found.headers.raw, *([(b"content-encoding", coding.encode())] if coding else [])]
         return httpx.Response(
             found.status_code, headers=headers, stream=Octets(found.content, bool(torn))
         )

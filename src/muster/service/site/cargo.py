@@ -130,6 +130,8 @@ async def _upload(
 ) -> Verdict:
     answer = await line.http.post("/v1/updates", content=to_json(update))
     place = line.heard(answer, Offer).offset
+    if place > update.size:
+        raise Again(f"it holds {place} octets of {update.size}")
     if place == update.size:
         return Verdict(True)
     send = partial(_put, line, update, load[1])
@@ -147,8 +149,8 @@ async def pieces(line: Line, vault: Vault, body: memoryview, send: Send, place: 
         if isinstance(heard, Verdict):
             line.moved += len(piece)
             return heard
-        if heard.offset <= place:
-            raise Again(f"it holds {heard.offset} octets after {place} were sent")
+        if not place < heard.offset <= len(body):
+            raise Again(f"it holds {heard.offset} octets of {len(body)} after {place} were sent")
         line.moved += heard.offset - place
         place = heard.offset
         vault.at("site: in upload")
