@@ -30,6 +30,7 @@ from muster.service.message import (
     Ended,
     Evaluate,
     Hello,
+    Measured,
     Poll,
     Settled,
     Task,
@@ -267,6 +268,27 @@ class Hub:
         cohort = Cohort(tuple(self.names), None)
         made.play(cohort)
         return made
+
+    def evaluation(self, lie):
+        """Have a model measured; what came, by client. `lie(asked)` gives octets for the liar.
+
+        The liar says them one after the other; the others answer at once.
+        """
+        due = dict.fromkeys(self.names)
+        self.answers = []
+
+        def turn():
+            asked = {name: self.poll(name) for name in due}
+            for name, said in asked.items():
+                del due[name]
+                told = Measured("run", said.round, said.model, {"rows": 2.0, "loss": 3.0})
+                for data in lie(said) if name == LIAR else [to_json(told)]:
+                    self.answers.append(self.ask(name, "POST", "/v1/answers", data))
+            return bool(asked)
+
+        self._act, self.turns.taken = turn, 0
+        everybody = [(name, None) for name in self.names]
+        return dict(self.network.measure(self.state.sent(), everybody, self.round))
 
     def commit(self, accepted=()):
         """The round is over, without a change to the model."""
