@@ -89,17 +89,21 @@ class Life(Sums):
     She is told `script`, octets or whole answers, one after the other; then her session is over.
     `handed` are answers about who the members are, before the right one; `acks(request)` answers
     what she says; `sleep` is how she waits. `heard` is what she says, `ended` how it ended for
-    her: None, or an error of muster's.
+    her: None, or an error of muster's. `asks` are the answers to her polls, by default her task;
+    where `place` is None she has stored nothing yet.
     """
 
-    def __init__(self, played, place, home, script, *, handed=(), acks=None, sleep=None):
+    def __init__(self, played, place, home, script, *, handed=(), acks=None, sleep=None, asks=None):
         vars(self).update(vars(played))
         self.home, self.names, self.at, self.studies = home, (SITE,), {}, {}
         self.habits, self.played, self.place = Habits(wait=0.0), played, place
         self.script, self.handing, self.sleep = list(script), list(handed), sleep
         self.acks, self.heard, self.requests, self.polled, self.ended = acks, [], 0, 0, None
-        if home != played.home and not (home / SITE).exists():
-            shutil.copytree(played.before[place], home / SITE)
+        self.asks = [self.sites[SITE].task(1, peers=len(NAMES))] if asks is None else asks
+        shutil.copytree(played.before[place or 0], home / SITE)
+        if place is None:
+            for name in ("vault", "studies"):
+                shutil.rmtree(home / SITE / name)
 
     def play(self):
         """To its end."""
@@ -117,9 +121,10 @@ class Life(Sums):
         path = request.url.path
         if path == "/v1/poll":
             self.polled += 1
-            if self.polled > 1:
+            if self.polled > len(self.asks):
                 return said(Ended("r1", 1, "all rounds are done"))
-            return said(self.sites[SITE].task(1, peers=len(NAMES)))
+            asked = self.asks[self.polled - 1]
+            return asked if isinstance(asked, httpx.Response) else said(asked)
         if path == "/v1/members":
             right = self.played.handed.to_json()
             return _answer(self.handing.pop(0) if self.handing else right)
@@ -150,7 +155,8 @@ class Life(Sums):
         Where her session is `over`, its secrets are destroyed.
         """
         played = self.played
-        universe = {message.to_bytes() for message in (*played.spoken[self.place], *self.heard)}
+        spoken = () if self.place is None else played.spoken[self.place]
+        universe = {message.to_bytes() for message in (*spoken, *self.heard)}
         by_kind = [data[4] for data in universe if data[4] != Quit.kind]
         assert len(by_kind) == len(set(by_kind)), "each kind of word once, for ever"
         for message in self.heard:

@@ -242,7 +242,7 @@ class Masked:
         if notary is None:
             raise RunError("a secure sum needs an identity to sign with; join over https")
         self._room = room = Room(notary, self.work.habits.policy.room)
-        body = await fetch(self.work.line, vault, task.model, task.round)
+        body = await fetch(self.work.line, vault, task, self.work.training.size)
         try:
             terms, kept = self._terms(task, body), self._kept(task)
             room.enter(terms, await self._credentials(task))
