@@ -75,6 +75,7 @@ class Masking:
         self._names = {client: name for name, client in self.session.clients.items()}
         self.left: dict[str, Seat] = {}  # who said that it left, and its seat unless it counts
         self.refused: dict[int, str] = {}  # the groups whose sums honest clients cannot have made
+        self.circles.know(self._hear(self.circles.certificates()))
 
     def outcome(self) -> tuple[list[Reply | Rejected], str]:
         """What became of each group's sum, and why it took nothing more. Seats are decided."""
@@ -196,11 +197,14 @@ class Masking:
     def _standing(self, name: str) -> str:
         return self.hall.seats[self.session.clients[name]].standing
 
-    def _hear(self, word: Word) -> None:
-        if self.ledger.hear(self.opened.round, word).result() is None:
+    def _hear(self, word: Word) -> Word:
+        """Write an event down; the first of its kind."""
+        held: Word | None = self.ledger.hear(self.opened.round, word).result()
+        if held is None:
             raise RunError(
                 f"round {self.opened.round} is not open any more; another server has gone on"
             )
+        return held
 
     def _quit(self, name: str, data: bytes) -> None:
         """A client has left, and said why; if its vector is in the sum, it counts all the same."""

@@ -105,9 +105,10 @@ class Sessions:
     def members(self, name: str, round: int) -> bytes:
         """The credentials of those whose updates are masked with this one's, as JSON."""
         session, _ = self._session(name, round)
-        hall = self.desk.hall
-        found = {other: hall.members[other].certificate for other in session.near[name]}
-        return Credentials(found, hall.facts.listed()).to_json()
+        if not session.certificates:
+            raise Refused(Reason.CLOSED, f"the secure sum of round {round} is not open; poll again")
+        found = {other: session.certificates[other] for other in session.near[name]}
+        return Credentials(found, self.desk.hall.facts.listed()).to_json()
 
     def _client(self, name: str) -> ClientId:
         member = self.desk.hall.members.get(name)
