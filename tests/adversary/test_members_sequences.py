@@ -35,7 +35,7 @@ from muster.secagg.messages import (
 )
 from muster.secagg.session import bitmap
 from muster.service import pki
-from muster.service.message import VERSIONS, Decline, Failure, Hello, to_json
+from muster.service.message import VERSIONS, Decline, Failure, Hello, Progress, Settled, to_json
 from muster.service.refusal import Reason, Refused, parse
 from muster.service.schema import LIMIT, Numbers
 from muster.service.server.admission import reported
@@ -310,3 +310,83 @@ def signed(message, member):
         everybody = bitmap(np.ones(len(NAMES), np.bool_))
         statement = binding.consent(everybody, everybody)
     return replace(message, signature=member.notary.sign(statement))
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_a_member_that_says_the_same_for_ever_holds_no_round(kind, hub):
+    """It repeats its last word, and says no other: that is no progress."""
+    said = []
+
+    def lie(message, member):
+        if isinstance(message, kind):
+            member.ended = "repeats"
+            said.append(message.to_bytes())
+        return honest(message)
+
+    def between(made):
+        if said and kind is not Revealed:
+            made.post(LIAR, said[0])
+            hub.turns.now += 1.0  # the time that goes by between two of them
+
+    made = played(hub, lie, between=between)
+    assert LIAR in made.found.survivors or STEPS.index(kind) < STEPS.index(Masked)
+
+
+@pytest.mark.parametrize("kind", STEPS[:-1])
+def test_a_member_that_works_for_ever_holds_no_round_beyond_its_deadline(kind, tmp_path):
+    """It tells of progress, and never of an end: each step has the time of the plan's deadline."""
+    hub = Hub(tmp_path, plan_of(layers=(4, 3), rounds=1000, deadline=60.0))
+    working, steps = [], iter(range(1, 10_000))
+
+    def lie(message, member):
+        if isinstance(message, kind):
+            member.ended = "works"
+            working.append(True)
+        return honest(message)
+
+    def between(made):
+        if working:
+            progress = Progress("run", hub.round, next(steps))
+            hub.ask(LIAR, "POST", "/v1/answers", to_json(progress))
+            hub.turns.now += 1.0
+
+    played(hub, lie, between=between)
+    hub.close()
+
+
+def test_a_question_about_a_round_long_ago_reads_one_record(hub, monkeypatch):
+    """A member asks a hundred times a second: no question may cost more as a run grows."""
+    first = hub.round
+    for _ in range(70):
+        hub.commit(NAMES)
+    monkeypatch.setattr(hub.ledger, "history", None)
+    told = hub.poll(LIAR, pending=first)
+    assert isinstance(told, Settled) and told.accepted and told.round == first
+    assert not hub.poll(LIAR, pending=hub.round - 1).attempt > 1
+
+
+def test_a_member_that_renews_while_a_round_is_open_costs_nothing_after_a_restart(hub, renewed):
+    """The server is started again, and knows its members by the certificates of the beginning."""
+
+    class Stop(BaseException):
+        """The engine dies here."""
+
+    stopped = []
+
+    def between(made):
+        if made.members[LIAR].number == 2 and not stopped:
+            stopped.append(True)
+            raise Stop
+
+    try:
+        hub.sum(honest, between=between)
+    except Stop:
+        members, before = hub.last.members, hub.certificates[LIAR]
+        hub.certificates[LIAR] = renewed.certificate
+        hub.begin()
+        made = hub.sum(honest, members=members)
+        hub.certificates[LIAR] = before
+    hub.begin()
+    made.check()
+    assert stopped and set(made.found.survivors) == set(NAMES)
+    hub.commit(made.found.survivors)
