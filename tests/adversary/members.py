@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 from tests.service.round.masked import certificate, identities
 
+from muster.plan.registry import fingerprint
 from muster.rounds import start
 from muster.runs.federation.conduct import Terms, facts_of, prepare
 from muster.secagg import Aborted, Await, Forget, Heard, Keep, Party, Saw, Say, Tell, client, server
@@ -426,18 +427,20 @@ def elsewhere(hub, **changes):
     plan, count = hub.plan, len(hub.names)
     about = {
         "study": "default", "run": "run", "round": 1, "attempt": 1,
-        "plan": bytes.fromhex(hub.hall.facts.fingerprint), "model": bytes(32),
+        "plan": bytes.fromhex(fingerprint(hub.plan)), "model": bytes(32),
     }  # fmt: skip
     terms = plan.secure.terms(plan.frame, count, plan.needed(count), **about | changes)
     vector = plan.frame.flatten({"delta": np.zeros(plan.frame.spans[0].size, np.int64)}, 5)
-    members = {n: Member(n, hub.notaries[n], vector, terms.round << 20) for n in hub.names}
+    notaries = {name: pki.Notary(hub.home / name) for name in hub.names}
+    certificates = {name: certificate(hub.home, name) for name in hub.names}
+    members = {n: Member(n, notaries[n], vector, terms.round << 20) for n in hub.names}
 
     def vouched(name, data, signature):
-        return hub.hub.vouch(name, hub.certificates[name], data, signature)
+        return notaries[name].vouch(name, certificates[name], data, signature)
 
     side, told, queue = server(terms, hub.names, vouched), defaultdict(list), deque()
     for member in members.values():
-        queue += [(member.name, said) for said in member.begin(terms, hub.certificates)]
+        queue += [(member.name, said) for said in member.begin(terms, certificates)]
     event = None
     while True:
         try:

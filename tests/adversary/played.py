@@ -75,10 +75,8 @@ class Played(Sums):
         """A false complaint of dot about ann, under a good signature."""
         dealer, holder = NAMES.index(SITE), NAMES.index(COLLUDER)
         piece = read(self.session.told[COLLUDER][1]).pieces[PIECE * dealer : PIECE * (dealer + 1)]
-        context = read(self.session.told[COLLUDER][1]) and self.told and read(self.told[0]).context
-        statement = Binding(message.session, context).complaint(
-            dealer, holder, sha256(piece).digest()
-        )
+        binding = Binding(message.session, read(self.told[0]).context)
+        statement = binding.complaint(dealer, holder, sha256(piece).digest())
         signature = pki.Notary(self.home / COLLUDER).sign(statement)
         return Compared(message.session, (Complaint(dealer, holder, signature),))
 

@@ -19,7 +19,7 @@ from tests.adversary.rogue import Rogue, Site
 from tests.service.round.masked import plan_of
 from tests.service.site.scene import plan
 
-from muster import Every, rounds
+from muster import Every
 from muster.errors import MusterError
 from muster.runs.measure import spread
 from muster.service.message import (
@@ -41,7 +41,6 @@ from muster.service.message import (
 )
 from muster.service.refusal import Reason, Refused
 from muster.service.schema import rules
-from muster.service.site.policy import Policy
 
 OPEN = plan(weighting="equal", rounds=7, evaluate=Every(3))
 HIDDEN = replace(OPEN, evaluate=Every(clients=0))

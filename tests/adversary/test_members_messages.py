@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("sqlalchemy")
 pytest.importorskip("cryptography")
 
-from tests.adversary.members import LIAR, NAMES, Hub, honest
+from tests.adversary.members import LIAR, Hub, honest
 from tests.adversary.mutants import KINDS, WHOLE, mutants, places
 from tests.service.round.masked import plan_of
 
@@ -30,7 +30,6 @@ from muster.secagg.messages import (
     read,
 )
 from muster.service.refusal import Reason
-from muster.store.records import Word
 
 SAID = {messages.KINDS[number] for number in CLIENT_KINDS}
 PLAN = plan_of(layers=(4, 3), rounds=100_000)

@@ -6,6 +6,7 @@ it had stored; the rules are those of `Life.check`.
 """
 
 import json
+from itertools import chain, repeat
 
 import httpx
 import pytest
@@ -89,8 +90,10 @@ def test_every_field_of_an_acknowledgement_may_lie(played, lives):
         (refuses if refusal(lie) else other).append(lie)
     assert len(other) > 100 > len(refuses)
     for some in (*(other[i : i + 60] for i in range(0, len(other), 60)), *([r] for r in refuses)):
-        acks = (httpx.Response(200, content=lie) for lie in some)
-        made = lives(3, played.told[3:], acks=lambda request: next(acks, said(Verdict(True))))
+        acks = chain(
+            (httpx.Response(200, content=lie) for lie in some), repeat(said(Verdict(True)))
+        )
+        made = lives(3, played.told[3:], acks=lambda request, acks=acks: next(acks))
         made.play().check()
         assert made.ended is None, made.ended
 
@@ -109,8 +112,8 @@ def test_whatever_reason_a_word_is_refused_for_a_site_ends_in_words(reason, play
         """No time."""
 
     for place in (0, 3, 5):
-        again = iter([refused(reason)] * 9)  # what may pass is asked again
-        made = lives(place, played.told[place:], acks=lambda r: next(again, refused(Reason.LATE)))
+        acks = chain([refused(reason)] * 9, repeat(refused(Reason.LATE)))  # some are said again
+        made = lives(place, played.told[place:], acks=lambda request, acks=acks: next(acks))
         made.sleep = sleep
         fatal = {Reason.REVOKED, Reason.WRONG_FINGERPRINT, Reason.WRONG_VERSION}
         made.play().check(over=reason not in fatal)
@@ -122,10 +125,11 @@ def test_every_field_of_what_is_handed_out_about_members_may_lie(played, lives):
     lies = [m.data for m in object_mutants("Credentials", handed, {"format": "Number"})]
     lists = [handed["certificates"]["bob"], "x", "-----BEGIN X509 CRL-----", handed["revoked"] * 2]
     lies += [json.dumps(handed | {"revoked": odd}).encode() for odd in lists]
-    names = {"bob": handed["certificates"]["cid"], "../x": handed["certificates"]["cid"]}
-    for name, odd in [*names.items(), ("bob", ""), ("bob", "x"), (SITE, names["bob"]),
-                      ("bob", "-----BEGIN CERTIFICATE-----\n"), ("bob", handed["revoked"])]:  # fmt: skip
-        told = handed | {"certificates": handed["certificates"] | {name: odd}}
+    other = handed["certificates"]["cid"]
+    odd = [(name, other) for name in ("bob", "../x", SITE)]
+    odd += [("bob", pem) for pem in ("", "x", "-----BEGIN CERTIFICATE-----\n", handed["revoked"])]
+    for name, pem in odd:
+        told = handed | {"certificates": handed["certificates"] | {name: pem}}
         lies.append(json.dumps(told).encode())
     for place in (0, 4):
         for chunk in (lies[i : i + 20] for i in range(0, len(lies), 20)):

@@ -8,45 +8,19 @@ session in words, destroys its secrets, and goes on.
 
 from itertools import groupby
 
-import httpx
 import numpy as np
 import pytest
 
 pytest.importorskip("sqlalchemy")
 pytest.importorskip("cryptography")
 
-from tests.adversary.mutants import (
-    KINDS,
-    NUMBERS,
-    WHOLE,
-    json_mutants,
-    mutants,
-    object_mutants,
-    places,
-)
+from tests.adversary.members import elsewhere
+from tests.adversary.mutants import KINDS, WHOLE, mutants, places
 from tests.adversary.played import NAMES, SITE, Life, Played
 from tests.adversary.test_site_session import vector
 
 from muster.secagg import messages
-from muster.secagg.messages import (
-    CLIENT_KINDS,
-    Advert,
-    Consent,
-    Delivery,
-    Ended,
-    Malformed,
-    Masked,
-    Members,
-    Opened,
-    Quit,
-    Quorum,
-    Revealed,
-    Roster,
-    Shares,
-    read,
-)
-from muster.service.message import Offer, Verdict, Wait, to_json
-from muster.service.refusal import Reason
+from muster.secagg.messages import CLIENT_KINDS, Ended, Malformed, Quit, Roster, read
 
 TOLD = {kind for number, kind in messages.KINDS.items() if number not in CLIENT_KINDS}
 MOST = 3  # lies of one field and kind that are messages; of those that are none, one
@@ -132,3 +106,17 @@ def test_after_its_session_a_site_says_no_more_of_it(place, played, life):
     made.script = played.told
     made.play().check()
     assert {type(message) for message in made.heard[len(before) :]} <= {Quit}
+
+
+def test_messages_of_another_round_run_study_or_attempt_open_nothing(played, life):
+    """As they are, and under the id of this session: all of one other, and the roster of each."""
+    changes = ({"run": "other"}, {"study": "other"}, {"attempt": 2}, {"round": 2})
+    here = [type(read(told)) for told in played.told]
+    for number, change in enumerate(changes):
+        told = elsewhere(played, **change)[1][SITE]
+        for message in told[: 1 if number else None]:
+            place, data = here.index(type(message)), message.to_bytes()
+            life(place, [data, *played.told[place:]])
+            if not isinstance(message, Roster | Ended):
+                spliced = data[:5] + read(played.told[1]).session + data[37:]
+                life(place, [spliced, *played.told[place:]])

@@ -4,9 +4,6 @@
 A real site, started from what it had stored; the rules are those of `Life.check`.
 """
 
-import tracemalloc
-from dataclasses import replace
-
 import httpx
 import pytest
 
@@ -14,13 +11,12 @@ pytest.importorskip("sqlalchemy")
 pytest.importorskip("cryptography")
 
 from tests.adversary.mutants import json_mutants
-from tests.adversary.played import NAMES, SITE, Life, Played, refused
+from tests.adversary.played import NAMES, SITE, Life, Played
 from tests.service.site.hub import said
 
-from muster.secagg.messages import Advert, Masked, Quit, read
-from muster.service.message import Decline, Failure, Task, Verdict, Wait, from_json, to_json
-from muster.service.refusal import Reason, Refused
-from muster.service.site.secure import HOURS
+from muster.secagg.messages import Advert, Quit, read
+from muster.service.message import Decline, Task, Verdict, from_json
+from muster.service.refusal import Refused
 from muster.service.site.work import Habits
 
 FULL = httpx.Response(503, content=b"later")

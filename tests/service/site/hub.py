@@ -59,7 +59,10 @@ class Wire(httpx.AsyncBaseTransport):
         if not isinstance(found.stream, httpx.ByteStream):
             return found  # as it comes
         torn, coding = (found.extensions.get(name) for name in ("torn", "coding"))
-        headers = [*found.headers.raw, *([(b"content-encoding", coding.encode())] if coding else [])]
+        headers = [
+            *found.headers.raw,
+            *([(b"content-encoding", coding.encode())] if coding else []),
+        ]
         return httpx.Response(
             found.status_code, headers=headers, stream=Octets(found.content, bool(torn))
         )

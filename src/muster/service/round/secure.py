@@ -74,7 +74,9 @@ class Masking:
         self.circles = Circles(plan, hall, opened, ledger.blobs.whole, at=at, refused=self._refused)
         self.session = self.circles.session
         self._names = {client: name for name, client in self.session.clients.items()}
-        self._since: dict[int, tuple[Step | None, float]] = {}  # the step of a circle, and its begin
+        self._since: dict[
+            int, tuple[Step | None, float]
+        ] = {}  # the step of a circle, and its begin
         self.left: dict[str, Seat] = {}  # who said that it left, and its seat unless it counts
         self.refused: dict[int, str] = {}  # the groups whose sums honest clients cannot have made
         self.circles.know(self._hear(self.circles.certificates()))

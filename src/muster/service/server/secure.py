@@ -35,7 +35,9 @@ from muster.types import ClientId
 __all__ = ["Sessions"]
 
 LONGEST = 60.0  # seconds that a question may be kept
-LARGE = frozenset(one.kind for one in (Shares, Compared, Opened, Masked, Revealed))  # as groups grow
+LARGE = frozenset(
+    one.kind for one in (Shares, Compared, Opened, Masked, Revealed)
+)  # as groups grow
 METRICS = b"muster-metrics"  # a header: what the plan lets be seen beside the sum
 T = TypeVar("T")
 
@@ -232,7 +234,9 @@ class Sessions:
             return _checked(b"".join(self.blobs.read(blob)))
         kind = _kind(head)
         if int(kind) not in LARGE:
-            malformed("the message", head, f"one of at most {LIMIT} octets: its kind is never large")
+            malformed(
+                "the message", head, f"one of at most {LIMIT} octets: its kind is never large"
+            )
         return kind
 
     async def _run(self, call: Callable[..., T], *given: Any) -> T:

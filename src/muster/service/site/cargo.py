@@ -36,7 +36,7 @@ SPOILED = 3  # times that a body may be damaged on its way
 
 
 async def fetch(line: Line, vault: Vault, asked: Task | Evaluate, size: int) -> Any:
-    """The octets of the model that is asked about: those held, or downloaded from where it broke off.
+    """The octets of the model asked about: those held, or downloaded from where it broke off.
 
     `size` is how many a model of the plan has: no more are taken. Raises `Refused`.
     """
