@@ -7,6 +7,7 @@ for. Honest members are the protocol's own client; the liar's messages are chang
 """
 
 import asyncio
+import math
 import threading
 from collections import defaultdict, deque
 from dataclasses import dataclass, field, replace
@@ -59,11 +60,14 @@ HEARD = {200, 400, 401, 403, 404, 405, 409, 413, 422, 429, 507}
 
 
 class Turns(threading.Condition):
-    """A condition whose waiting is a turn of the members; `now` is the clock that they share."""
+    """A condition whose waiting is a turn of the members; `now` is the clock that they share.
+
+    It goes on by `stride` seconds at most, so that somebody who speaks in time is heard in time.
+    """
 
     def __init__(self, turn):
         super().__init__()
-        self.turn, self.now, self.taken = turn, 0.0, 0
+        self.turn, self.now, self.taken, self.stride = turn, 0.0, 0, math.inf
 
     def wait(self, timeout=None):
         """Let the members speak; where nobody does, the time that was to be waited goes by."""
@@ -71,7 +75,7 @@ class Turns(threading.Condition):
         assert self.taken < TURNS, "the round hangs"
         if not self.turn():
             assert timeout is not None, "nobody would ever wake it"
-            self.now += timeout + 0.001
+            self.now += min(timeout, self.stride) + 0.001
         return True
 
 
@@ -182,7 +186,7 @@ class Hub:
         self.ledger = Ledger(self.home / "run", disk=Disk(sync=int))
         prepare(self.plan, self.ledger)
         facts = facts_of(self.plan, "run", self.terms)
-        facts = replace(facts, vouch=self.hub.vouch, listed=self.hub.listed, note=self._note)
+        facts = replace(facts, vouch=self.hub.attest, listed=self.hub.listed, note=self._note)
         self.hall = Hall(self.ledger, facts, clock=lambda: self.turns.now)
         self.hall.changed = self.turns
         self.desk = Desk(self.hall, self.ledger)

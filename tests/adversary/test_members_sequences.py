@@ -6,6 +6,7 @@ ends, the honest are in its sum, which is right to the bit, and nobody but the l
 """
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ import pytest
 pytest.importorskip("sqlalchemy")
 pytest.importorskip("cryptography")
 
-from tests.adversary.members import LIAR, NAMES, Hub, elsewhere, honest
+from tests.adversary.members import LEASE, LIAR, NAMES, Hub, elsewhere, honest
 from tests.adversary.mutants import NUMBERS, object_mutants
 from tests.service.round.masked import plan_of
 
@@ -326,9 +327,12 @@ def test_a_member_that_says_the_same_for_ever_holds_no_round(kind, hub):
     def between(made):
         if said and kind is not Revealed:
             made.post(LIAR, said[0])
-            hub.turns.now += 1.0  # the time that goes by between two of them
 
-    made = played(hub, lie, between=between)
+    hub.turns.stride = LEASE / 3  # the time that goes by between two of them
+    try:
+        made = played(hub, lie, between=between)
+    finally:
+        hub.turns.stride = math.inf
     assert LIAR in made.found.survivors or STEPS.index(kind) < STEPS.index(Masked)
 
 
@@ -348,8 +352,8 @@ def test_a_member_that_works_for_ever_holds_no_round_beyond_its_deadline(kind, t
         if working:
             progress = Progress("run", hub.round, next(steps))
             hub.ask(LIAR, "POST", "/v1/answers", to_json(progress))
-            hub.turns.now += 1.0
 
+    hub.turns.stride = LEASE / 3
     played(hub, lie, between=between)
     hub.close()
 
@@ -390,3 +394,39 @@ def test_a_member_that_renews_while_a_round_is_open_costs_nothing_after_a_restar
     made.check()
     assert stopped and set(made.found.survivors) == set(NAMES)
     hub.commit(made.found.survivors)
+
+
+def test_a_member_that_is_revoked_while_a_round_is_open_costs_nothing_after_a_restart(tmp_path):
+    """What it said before is in the record: the server stands where it fell."""
+    hub = Hub(tmp_path, PLAN)
+
+    class Stop(BaseException):
+        """The engine dies here."""
+
+    stopped = []
+
+    def between(made):
+        if made.members[LIAR].number == 2 and not stopped:
+            stopped.append(True)
+            raise Stop
+
+    try:
+        hub.sum(honest, between=between)
+    except Stop:
+        pki.revoke(tmp_path / "authority", LIAR, "left", datetime.now(UTC))
+        shutil.copy(tmp_path / "authority" / "revoked.pem", tmp_path / "hub" / "revoked.pem")
+        hub.begin()
+        made = hub.sum(honest, members=hub.last.members, away={LIAR})
+    made.check()
+    assert stopped
+    hub.close()
+
+
+@pytest.mark.parametrize(
+    ("reason", "standing"),
+    [("PEERS", "declined"), ("STOPPED", "declined"), ("SIGNATURE", "failed")],
+)
+def test_a_site_that_leaves_for_who_is_there_has_not_failed(reason, standing, hub):
+    """Else whoever is not welcome to it has it left out, by being there three times."""
+    made = played(hub, at(Advert, lambda *_: [Quit(reason).to_bytes()]))
+    assert made.seats[LIAR].standing == standing
