@@ -30,10 +30,14 @@ from muster.service.message import (
     Failure,
     Hello,
     Measured,
+    Message,
+    Offer,
     Poll,
     Progress,
     Settled,
     Task,
+    Update,
+    Verdict,
     Wait,
     Welcome,
     from_json,
@@ -72,6 +76,13 @@ def covered(found, kind):
         (kind.__name__, name, how) for name in rules(kind) for how in KINDS if how != "trailing"
     } | {(kind.__name__, WHOLE, how) for how in KINDS}
     return wanted - {mutant.place for mutant in found} == set()
+
+
+def test_every_kind_of_message_is_lied_about():
+    """Verdicts and offers: in `test_sites_answers`; updates in the clear: in tests of transfers."""
+    kinds = {kind for kind in Message.__subclasses__() if kind.__module__ == Message.__module__}
+    kinds |= {kind for kind in Message.__subclasses__() if kind.__module__ == Task.__module__}
+    assert kinds == {*ASKS, *SAYS, Welcome, Verdict, Offer, Update}
 
 
 @pytest.mark.parametrize("kind", ASKS)

@@ -5,6 +5,7 @@ Whatever it says, the server refuses it with a reason or takes it in; the round 
 in its sum, which is right to the bit, and nobody but the liar is named.
 """
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -20,7 +21,6 @@ from tests.service.round.masked import plan_of
 from muster.secagg import messages
 from muster.secagg.messages import (
     CLIENT_KINDS,
-    Advert,
     Compared,
     Malformed,
     Masked,
@@ -66,9 +66,7 @@ class Lie:
         """It deals ann what cannot be unsealed, ann complains, and it opens what it dealt."""
         if isinstance(message, Shares):
             sealed = bytes([message.sealed[0] ^ 1]) + message.sealed[1:]
-            return [(vars(message) | {"sealed": sealed}, {}, {})] and honest(
-                Shares(message.session, sealed, message.leaves, message.proof, message.signature)
-            )
+            return honest(replace(message, sealed=sealed))
         if not isinstance(message, Quit):
             return honest(message)
         self.meant = member.opened(ANN)  # its own part takes what ann says for a lie of the server
@@ -105,7 +103,7 @@ def test_every_field_of_every_message_has_mutants_of_every_kind(hub):
         for kind in SAID
         for path in places(kind)
         for how in KINDS
-        if how != "trailing" and not (how == "absent" and path.endswith("[]") and False)
+        if how != "trailing"
     } | {(kind.__name__, WHOLE, how) for kind in SAID for how in KINDS}
     assert wanted - found == set()
 
@@ -123,7 +121,6 @@ def test_what_is_malformed_is_refused_at_the_door_and_the_right_one_is_taken_aft
         refused = [answer for answer in made.answers[LIAR] if answer.status != 200]
         assert {answer.reason for answer in refused} == {Reason.MALFORMED}
         assert len(refused) == len(tried) >= len(places(type(read(sample))))
-        assert made.answers[LIAR][len(tried)].status == 200 or kind is not Advert
         hub.commit(made.found.survivors)
 
 
@@ -140,7 +137,7 @@ def malformed(data):
 def test_a_message_with_another_field_harms_nobody_but_its_sender(kind, hub):
     """Each in a round of its own: what is a message, and says something else."""
     for mutant in mutants(samples(hub)[kind]):
-        if malformed(mutant.data) or mutant.what in ("nothing",):
+        if malformed(mutant.data):
             continue
         place, what = mutant.field, mutant.what
 
