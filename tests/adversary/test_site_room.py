@@ -229,13 +229,27 @@ def test_a_session_whose_secrets_expire_leaves_a_transcript_too(liar):
     clock = Clock()
     clock.now = NOW.timestamp()
     habits = Habits(wait=0.0, wall=clock)
-    liar.late = Masked
-    led(liar, Session(NAMES), habits=habits)
+
+    def at(passed):
+        if passed == "site: mask is said":
+            raise Killed
+
+    liar.at = {"ann": at}
+    with pytest.raises(Killed):
+        led(liar, Session(NAMES, most=math.inf), habits=habits)
+    liar.at = {}
     clock.now += 3600 * HOURS
     led(liar, Session(NAMES), habits=habits)
     (made,) = shown(liar, "ann")
     assert made.outcome == "given up" and "24 hours" in made.reason
     assert made.ended - made.began == (made.ended - made.began).__class__(hours=HOURS)
+
+
+def test_a_session_that_is_open_when_the_run_ends_leaves_a_transcript_too(liar):
+    liar.late = Masked
+    led(liar, Session(NAMES))
+    (made,) = shown(liar, "ann")
+    assert (made.outcome, made.reason) == ("given up", "the run has ended")
 
 
 def test_a_folder_of_transcripts_that_was_altered_keeps_no_secret_alive(liar):

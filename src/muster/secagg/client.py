@@ -227,6 +227,8 @@ def _hear(me: _Me, step: Step, *kinds: type[Message]) -> Flow:
             messages.Ended not in kinds or message.reason != "DONE"
         ):
             reason = Reason.__members__.get(message.reason, Reason.STOPPED)
+            if reason is Reason.DONE and step is not Step.UNMASK:
+                reason = Reason.STOPPED  # no sum holds this client's vector, or not by its consent
             raise Aborted(reason, f"the server ended the session: {reason.value}", remote=True)
         if not isinstance(message, kinds):
             end(

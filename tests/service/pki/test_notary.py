@@ -48,6 +48,20 @@ def test_a_member_vouches_for_another(home):
     assert not ann.vouch("bob", "", b"words", mark) and not ann.vouch("bob", "x", b"", b"")
 
 
+def test_what_was_signed_stays_signed_whatever_becomes_of_its_member(home):
+    """A record reads the same at every time."""
+    hub, bob = pki.Notary(home / "ann", now=lambda: NOW + timedelta(days=9999)), home / "bob"
+    mark = pki.Notary(bob).sign(b"words")
+    pki.revoke(home / "authority", "bob", "left", NOW)
+    (home / "ann" / "revoked.pem").write_bytes((home / "authority" / "revoked.pem").read_bytes())
+    assert hub.attest("bob", shown(home, "bob"), b"words", mark)
+    assert not hub.vouch("bob", shown(home, "bob"), b"words", mark)
+    assert not hub.attest("bob", shown(home, "bob"), b"other words", mark)
+    assert not hub.attest("ann", shown(home, "bob"), b"words", mark)
+    assert not hub.attest("bob", shown(home, "ann"), b"words", mark)
+    assert not hub.attest("bob", "", b"words", mark) and not hub.attest("bob", "x", b"", b"")
+
+
 def test_another_authority_is_nobody(home, tmp_path):
     strange = made(tmp_path / "other", "bob")
     mark = pki.Notary(strange / "bob").sign(b"words")

@@ -104,7 +104,7 @@ class Federation:
     async def _play(self):
         notary = pki.Notary(self.home / "hub")
         facts = facts_of(self.plan, "run", self.terms)
-        facts = replace(facts, vouch=notary.vouch, listed=notary.listed, note=self.log.append)
+        facts = replace(facts, vouch=notary.attest, listed=notary.listed, note=self.log.append)
         self.hall = Hall(self.ledger, facts)
         self.began()
         self.desk = self.desk_of(self.hall, self.ledger, self.log.append)

@@ -226,6 +226,9 @@ def test_a_question_waits_for_news(scene):
 
 
 def test_the_members_of_a_round(scene):
+    with pytest.raises(Refused):  # nobody knows yet by which they go
+        scene.sessions.members("ann", 1)
+    scene.hall.session.certificates = {"ann": "PEM of ann"}
     found = read_credentials(scene.sessions.members("ann", 1))
     assert found == Credentials({"ann": "PEM of ann"}, "who is revoked")
     with pytest.raises(Refused):

@@ -56,8 +56,13 @@ class Wire(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request):
         await request.aread()
         found = self.handle(request)
+        if not isinstance(found.stream, httpx.ByteStream):
+            return found  # as it comes
         torn, coding = (found.extensions.get(name) for name in ("torn", "coding"))
-        headers = dict(found.headers) | ({"content-encoding": coding} if coding else {})
+        headers = [
+            *found.headers.raw,
+            *([(b"content-encoding", coding.encode())] if coding else []),
+        ]
         return httpx.Response(
             found.status_code, headers=headers, stream=Octets(found.content, bool(torn))
         )

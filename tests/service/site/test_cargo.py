@@ -2,6 +2,7 @@
 """Large bodies go on where they broke off, and are what their digest says."""
 
 import asyncio
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -46,9 +47,10 @@ def hub_with(body):
     return hub
 
 
-def fetch(hub, vault):
-    digest = hub.digest
-    return bytes(talk(hub, lambda line: cargo.fetch(line, vault, digest, 1)))
+def fetch(hub, vault, digest=None):
+    """The model that is asked about, of as many octets as a plan's have."""
+    asked = Task("r1", 1, digest or hub.digest, 30.0)
+    return bytes(talk(hub, lambda line: cargo.fetch(line, vault, asked, len(hub.model))))
 
 
 BODY = np.random.default_rng(0).bytes(SIZE)
@@ -109,17 +111,38 @@ def test_a_packed_model_is_unpacked(vault):
     hub = hub_with(BODY)
     coding = {"coding": "zstd"}
     hub.download = lambda request: hubs.httpx.Response(200, extensions=coding, content=packed)
-    digest = hub.digest
     hub.faults[0] = lambda request, answer: hubs.httpx.Response(
         200, extensions=coding, content=packed[:20] + b"?" * 20
     )
-    assert bytes(talk(hub, lambda line: cargo.fetch(line, vault, digest, 1))) == BODY
+    assert fetch(hub, vault) == BODY
+
+
+def test_a_model_that_is_longer_than_one_is_or_a_bomb_is_asked_for_again(vault):
+    """A server that lies fills neither the memory of a site nor its disk."""
+    packer = hubs.zstandard.ZstdCompressor().compressobj()
+    bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range(256)) + packer.flush()
+    hub = hub_with(BODY)
+    packed = {"extensions": {"coding": "zstd"}, "content": bomb}
+    hub.faults[0] = lambda request, answer: hubs.httpx.Response(200, **packed)
+    hub.faults[1] = lambda request, answer: hubs.httpx.Response(200, content=BODY + b"x")
+    held = []
+
+    def third(request, answer):
+        held.append(vault.models.names("model-"))
+        return answer(request)
+
+    hub.faults[2] = third
+    tracemalloc.start()
+    assert fetch(hub, vault) == BODY
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert held == [[]] and peak < 8 << 20
 
 
 def test_an_unknown_model_is_a_refusal(vault):
     hub = hub_with(BODY)
     with pytest.raises(Refused) as caught:
-        talk(hub, lambda line: cargo.fetch(line, vault, "0" * 64, 1))
+        fetch(hub, vault, "0" * 64)
     assert caught.value.reason is Reason.UNKNOWN
 
 

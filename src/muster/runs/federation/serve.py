@@ -166,7 +166,7 @@ class _Server:
             raised=raised(ledger),
         )
         if notary is not None:
-            facts = replace(facts, vouch=notary.vouch, listed=notary.listed, note=log.append)
+            facts = replace(facts, vouch=notary.attest, listed=notary.listed, note=log.append)
         self.hall = Hall(ledger, facts)
         self.desk = Desk(self.hall, ledger, log.append)
         self.leads = asyncio.Event()

@@ -74,6 +74,7 @@ class Notary:
         self.revocations = Revocations(folder)
         self._key, self._now = private_key(pem[:end]), now
         self._known: dict[tuple[str, str], tuple[Identity, ec.EllipticCurvePublicKey]] = {}
+        self._keys: dict[tuple[str, str], tuple[str, ec.EllipticCurvePublicKey]] = {}
 
     def look(self) -> None:
         """Look anew at who is revoked.
@@ -108,6 +109,21 @@ class Notary:
         except (IdentityError, exceptions.InvalidSignature):
             return False
         return True
+
+    def attest(self, name: str, pem: str, data: bytes, signature: bytes) -> bool:
+        """Whether the key of this certificate, which is that of the name, signed these bytes.
+
+        Whatever has become of it since: for a record of what was said when it counted, which must
+        read the same at every time. Whether its holder may speak now is asked where it speaks.
+        """
+        try:
+            if (name, pem) not in self._keys:
+                self._keys[name, pem] = holder(pem.encode()).name, public_key(pem.encode())
+            whose, key = self._keys[name, pem]
+            key.verify(signature, data, ECDSA)
+        except (IdentityError, exceptions.InvalidSignature):
+            return False
+        return whose == name
 
     def peer(self, name: str, pem: str) -> Peer:
         """Who the site of this name is, by a certificate that counts; or `IdentityError`."""

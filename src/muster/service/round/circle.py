@@ -8,6 +8,7 @@ was told; the one that leads also writes events down (see `round.secure`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +40,7 @@ from muster.types import ClientId
 __all__ = ["ADVERT", "Circle", "Circles", "QUIT"]
 
 QUIT, ADVERT = str(Quit.kind), str(Advert.kind)
+CERTIFICATES = "certificates"  # the kind of the event that comes before all others
 HEAD = 512  # bytes of a message beside its largest fields
 SMALL = 1 << 16  # bytes that any message may have
 
@@ -154,9 +156,26 @@ class Circles:
         """The circle of a member."""
         return self._of[name]
 
+    def certificates(self) -> Word:
+        """The event that says by which certificates the members know each other, as of now."""
+        members = self._hall.members
+        found = {name: members[name].certificate for name in self.session.clients}
+        return Word("", CERTIFICATES, json.dumps(found).encode())
+
+    def know(self, word: Word) -> None:
+        """Go by the certificates that were written down first.
+
+        A member may renew its own, and say hello by either: whoever was told of it and whoever
+        judges it must go by the same one, now and after a restart.
+        """
+        self.session.certificates = json.loads(word.data)
+
     def feed(self, word: Word) -> None:
         """Take the next recorded event in."""
         self.number = word.number
+        if word.kind == CERTIFICATES:
+            self.know(word)
+            return
         if not word.name:
             place, _, step = word.kind.partition(" ")
             self.each[int(place)].take(Closed(Step(step)))
@@ -170,8 +189,8 @@ class Circles:
         return word.data or bytes(self._read(word.blob))
 
     def _vouched(self, name: str, data: bytes, signature: bytes) -> bool:
-        hall = self._hall
-        return hall.facts.vouch(name, hall.members[name].certificate, data, signature)
+        certificate = self.session.certificates.get(name, "")
+        return self._hall.facts.vouch(name, certificate, data, signature)
 
     def _tell(self, name: str, message: Message) -> None:
         """Put it where the client finds it; its lease begins."""

@@ -43,6 +43,9 @@ class Keeper(Protocol):
     def history(self) -> list[dict[str, Any]]:
         """The records of the committed rounds."""
 
+    def round_record(self, round: int) -> dict[str, Any] | None:
+        """The record of one committed round."""
+
     def wanted(self) -> str:
         """What the operator wants."""
 
@@ -177,11 +180,10 @@ class Hall:
 
     def accepted(self, round: int) -> frozenset[ClientId]:
         """Whose replies are in the model of a committed round."""
-        if round not in self._fates:
-            for record in self.ledger.history():
-                if record["round"] == round:
-                    return frozenset(record["accepted"])
-        return self._fates.get(round, frozenset())
+        if round not in self._fates:  # one record alone: whoever asks may ask often
+            record = self.ledger.round_record(round)
+            return frozenset(record["accepted"] if record else ())
+        return self._fates[round]
 
     # What is open.
 

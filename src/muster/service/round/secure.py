@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +22,7 @@ from muster.errors import RunError
 from muster.plan import Plan
 from muster.plan.secure import refused_sum
 from muster.secagg import Aborted, Reason, Refused, Step
-from muster.secagg.messages import Quit
+from muster.secagg.messages import Malformed, Quit
 from muster.service.round.circle import QUIT, Circle, Circles
 from muster.service.round.hall import Hall
 from muster.service.round.lifecycle import closes
@@ -31,6 +32,7 @@ from muster.types import ClientId, Rejected, Reply, Sent
 __all__ = ["LABELS", "Masking", "Speech"]
 
 STEPS = tuple(step for step in Step if step is not Step.OVER)
+CHOSEN = {Reason.STOPPED, Reason.PEERS}  # why a client leaves that has not failed
 LABELS = (
     *(f"secure: {step.value} begins" for step in STEPS if step is not Step.ANSWER),
     "secure: before a message is recorded",
@@ -72,8 +74,12 @@ class Masking:
         self.circles = Circles(plan, hall, opened, ledger.blobs.whole, at=at, refused=self._refused)
         self.session = self.circles.session
         self._names = {client: name for name, client in self.session.clients.items()}
+        self._since: dict[
+            int, tuple[Step | None, float]
+        ] = {}  # the step of a circle, and its begin
         self.left: dict[str, Seat] = {}  # who said that it left, and its seat unless it counts
         self.refused: dict[int, str] = {}  # the groups whose sums honest clients cannot have made
+        self.circles.know(self._hear(self.circles.certificates()))
 
     def outcome(self) -> tuple[list[Reply | Rejected], str]:
         """What became of each group's sum, and why it took nothing more. Seats are decided."""
@@ -163,7 +169,7 @@ class Masking:
                     continue
                 due = circle.due - self.left.keys()
                 gone += [name for name in due if self._standing(name) in ("declined", "failed")]
-                left = self._closed(circle, due)
+                left = self._closed(place, circle, due)
                 soonest = min(soonest, left)
                 closed += [(place, circle)] if left <= 0 else []
             if not gone and not closed:
@@ -180,8 +186,12 @@ class Masking:
             self._hear(Word("", f"{place} {circle.step.value}"))
             self.at("secure: a step is closed")
 
-    def _closed(self, circle: Circle, due: AbstractSet[str]) -> float:
-        """Seconds until nobody who is due has a lease, or the round is to go on without them."""
+    def _closed(self, place: int, circle: Circle, due: AbstractSet[str]) -> float:
+        """Seconds until nobody who is due has a lease, or the round is to go on without them.
+
+        Where the plan has a deadline, it is that of the first step, with the training before it,
+        and as long again of each step after it: whoever makes progress without end holds nobody.
+        """
         hall, now = self.hall, self.hall.clock()
         until = max((hall.leases.get(circle.clients[n], now) for n in due), default=now)
         if circle.step is Step.ADVERTISE:
@@ -190,22 +200,30 @@ class Masking:
             if closes(hall.call, seats, now) is not None:
                 return 0.0
             until = min(until, hall.call.until)
+        elif self.plan.deadline is not None:
+            if self._since.get(place, (None, 0.0))[0] is not circle.step:
+                self._since[place] = circle.step, now
+            until = min(until, self._since[place][1] + self.plan.deadline)
         return until - now
 
     def _standing(self, name: str) -> str:
         return self.hall.seats[self.session.clients[name]].standing
 
-    def _hear(self, word: Word) -> None:
-        if self.ledger.hear(self.opened.round, word).result() is None:
+    def _hear(self, word: Word) -> Word:
+        """Write an event down; the first of its kind."""
+        held: Word | None = self.ledger.hear(self.opened.round, word).result()
+        if held is None:
             raise RunError(
                 f"round {self.opened.round} is not open any more; another server has gone on"
             )
+        return held
 
     def _quit(self, name: str, data: bytes) -> None:
         """A client has left, and said why; if its vector is in the sum, it counts all the same."""
-        said, client = Quit.from_bytes(data).reason, self.session.clients[name]
-        reason = Reason.__members__.get(said, Reason.STOPPED)
-        standing: Any = "declined" if reason is Reason.STOPPED else "failed"
+        client, reason = self.session.clients[name], Reason.STOPPED
+        with suppress(Malformed):  # what was written down has happened, and ends no engine
+            reason = Reason.__members__.get(Quit.from_bytes(data).reason, reason)
+        standing: Any = "declined" if reason in CHOSEN else "failed"
         self.left[name] = seat = Seat(client, standing, "secure", f"it left: {reason.value}")
         circle = self.circles.of(name)
         if name not in circle.spoken and circle.step in STEPS[: STEPS.index(Step.MASK) + 1]:

@@ -16,10 +16,10 @@ class Session:
     """What the engine's thread shows of its secure sum, under the hall's lock.
 
     `clients` are the invited by name, `limit` the octets of the longest message, `near` the
-    members of each one's group; `told` is the
-    latest that each was told, with a number that grows, `over` who was told that it ended; `last`
-    the number of the newest event that this process wrote down; `at` is called at the labels of
-    `round.secure`.
+    members of each one's group, `certificates` (PEM) those by which all know each other in it,
+    empty until they are written down; `told` is the latest that each was told, with a number that
+    grows, `over` who was told that it ended; `last` the number of the newest event that this
+    process wrote down; `at` is called at the labels of `round.secure`.
     """
 
     round: int
@@ -27,6 +27,7 @@ class Session:
     limit: int
     at: Callable[[str], None]
     near: Mapping[str, tuple[str, ...]]
+    certificates: Mapping[str, str] = field(default_factory=dict)
     told: dict[ClientId, tuple[int, bytes]] = field(default_factory=dict)
     over: set[ClientId] = field(default_factory=set)
     last: int = 0

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What members say in a secure sum, and what they are told: durable before it is answered.
 
-Octets are not understood here: a message is known by its kind, is of a bounded size, and of each
-kind the first by a member stands. A message larger than others goes to the disk as it comes.
+What is no message is refused here, and nothing is kept of it; what a message says is the session's
+business. Of each kind the first by a member stands. One that is larger than others goes to the disk
+as it comes: of a kind that may be large, and one at a time of a member.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from functools import partial
 from hashlib import sha256
 from typing import Any, TypeVar
 
-from muster.secagg.messages import CLIENT_KINDS, HEAD
+from muster.secagg import messages
+from muster.secagg.messages import CLIENT_KINDS, HEAD, Compared, Masked, Opened, Revealed, Shares
 from muster.service.message import LIMIT, Offer, Verdict
 from muster.service.pki.credentials import Credentials
 from muster.service.refusal import Reason, Refused, malformed, parse
@@ -33,6 +35,9 @@ from muster.types import ClientId
 __all__ = ["Sessions"]
 
 LONGEST = 60.0  # seconds that a question may be kept
+LARGE = frozenset(
+    one.kind for one in (Shares, Compared, Opened, Masked, Revealed)
+)  # as groups grow
 METRICS = b"muster-metrics"  # a header: what the plan lets be seen beside the sum
 T = TypeVar("T")
 
@@ -70,9 +75,11 @@ class Sessions:
             )
         session.at("secure: a message is recorded")
         hall = self.desk.hall
-        hall.hear(client, 1)
         with hall.changed:
+            fresh = held.number > session.last
             session.last = max(session.last, held.number)
+        hall.hear(client, int(fresh))  # to say the same again is no progress
+        with hall.changed:
             hall.changed.notify_all()
         return Verdict(True)
 
@@ -102,9 +109,10 @@ class Sessions:
     def members(self, name: str, round: int) -> bytes:
         """The credentials of those whose updates are masked with this one's, as JSON."""
         session, _ = self._session(name, round)
-        hall = self.desk.hall
-        found = {other: hall.members[other].certificate for other in session.near[name]}
-        return Credentials(found, hall.facts.listed()).to_json()
+        if not session.certificates:
+            raise Refused(Reason.CLOSED, f"the secure sum of round {round} is not open; poll again")
+        found = {other: session.certificates[other] for other in session.near[name]}
+        return Credentials(found, self.desk.hall.facts.listed()).to_json()
 
     def _client(self, name: str) -> ClientId:
         member = self.desk.hall.members.get(name)
@@ -143,7 +151,7 @@ class Sessions:
         if "digest" in query or size > LIMIT:
             return await self._stored(exchange, session, word, query)
         data = await exchange.body(LIMIT)
-        return replace(word, kind=_kind(data), data=data, digest=sha256(data).hexdigest())
+        return replace(word, kind=_checked(data), data=data, digest=sha256(data).hexdigest())
 
     async def _stored(
         self, exchange: Exchange, session: Session, word: Word, query: Mapping[str, str]
@@ -159,6 +167,7 @@ class Sessions:
             raise Refused(Reason.TOO_LARGE, f"{size} octets; at most {session.limit} are taken")
         client = session.clients[word.name]
         blob = update_name(session.round, client, digest, "masked")
+        await self._run(self._alone, blob)
         held = await self._run(self._held, blob, size)
         if place != held:
             return Offer(held)
@@ -168,6 +177,12 @@ class Sessions:
             return Offer(held)
         kind = await self._run(self._finished, blob, digest)
         return replace(word, kind=kind, blob=blob, digest=digest)
+
+    def _alone(self, blob: str) -> None:
+        """Remove what its member has begun beside it and not finished: it fills no disk."""
+        for other in self.blobs.names(blob.rpartition("-")[0]):
+            if other != blob and self.blobs.size(other) is None:
+                self.blobs.drop(other)
 
     def _held(self, blob: str, size: int) -> int:
         """How much of a message is on the disk."""
@@ -205,11 +220,23 @@ class Sessions:
             self.blobs.drop(blob)
             raise Refused(Reason.WRONG_DIGEST, "damaged on the way: send it again")
         try:
-            kind = _kind(next(iter(self.blobs.read(blob, 0, len(HEAD) + 1)), b""))
+            kind = self._stored_kind(blob)
         except Refused:
             self.blobs.drop(blob)
             raise
         self.blobs.finish(blob)
+        return kind
+
+    def _stored_kind(self, blob: str) -> str:
+        """The kind of a message on the disk. Raises `Refused` for one that is none."""
+        head = next(iter(self.blobs.read(blob, 0, len(HEAD) + 1)), b"")
+        if self._held(blob, 1 << 62) <= LIMIT:
+            return _checked(b"".join(self.blobs.read(blob)))
+        kind = _kind(head)
+        if int(kind) not in LARGE:
+            malformed(
+                "the message", head, f"one of at most {LIMIT} octets: its kind is never large"
+            )
         return kind
 
     async def _run(self, call: Callable[..., T], *given: Any) -> T:
@@ -224,6 +251,16 @@ def _kind(data: bytes) -> str:
     if not data.startswith(HEAD) or len(data) <= len(HEAD) or data[len(HEAD)] not in CLIENT_KINDS:
         malformed("the message", data[:5], "a message of a secure sum that clients say")
     return str(data[len(HEAD)])
+
+
+def _checked(data: bytes) -> str:
+    """The same, of octets that are a whole message. Raises `Refused`."""
+    kind = _kind(data)
+    try:
+        messages.read(data)
+    except messages.Malformed as error:
+        raise Refused(Reason.MALFORMED, str(error)) from None
+    return kind
 
 
 def _header(exchange: Exchange) -> bytes:

@@ -31,7 +31,7 @@ from muster.service.private import Private
 from muster.service.refusal import Reason, Refused
 from muster.service.site.assignment import Assignments
 from muster.service.site.hand import Hand
-from muster.service.site.line import Line
+from muster.service.site.line import LONGEST_PAUSE, Line
 from muster.service.site.objection import Rules
 from muster.service.site.secure import Masked
 from muster.service.site.study import StudyRecord
@@ -44,7 +44,7 @@ __all__ = ["Attendance", "LONGEST_WAIT"]
 
 FATAL = {Reason.REVOKED, Reason.WRONG_FINGERPRINT, Reason.WRONG_VERSION}
 LAG = 5  # questions for which a server may lag behind what this site has seen
-LONGEST_WAIT = 600.0  # seconds that a server may have a site wait; a crowd of a million needs 500
+LONGEST_WAIT = LONGEST_PAUSE  # a crowd of a million needs 500 s
 OUT = 4  # leases to wait before a site that was left out says hello again
 STRANGE = {Reason.UNENROLLED, Reason.UNKNOWN_RUN}  # say hello again
 M = TypeVar("M", bound=Message)
@@ -98,6 +98,8 @@ class Attendance:
             try:
                 heard = await self._poll()
                 if isinstance(heard, Ended):
+                    if self.masked is not None:
+                        self.masked.ended()
                     self.work.note("ended", run=heard.run, rounds=heard.rounds, text=heard.text)
                     return heard
                 await self._act(heard)

@@ -10,8 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from muster.extras import require
-from muster.service.message import Offer, Update, Verdict, to_json
+from muster.service.message import Evaluate, Offer, Task, Update, Verdict, to_json
 from muster.service.refusal import Reason, Refused
+from muster.service.server.limits import bounded
 from muster.service.site.line import Again, Line
 from muster.service.site.state import Pending
 from muster.service.site.vault import Vault
@@ -34,23 +35,27 @@ Send = Callable[[int, memoryview], Awaitable[Any]]
 SPOILED = 3  # times that a body may be damaged on its way
 
 
-async def fetch(line: Line, vault: Vault, digest: str, round: int) -> Any:
-    """A model's octets: those held, or downloaded from where it broke off. Raises `Refused`."""
-    found = await asyncio.to_thread(vault.model, digest)
+async def fetch(line: Line, vault: Vault, asked: Task | Evaluate, size: int) -> Any:
+    """The octets of the model asked about: those held, or downloaded from where it broke off.
+
+    `size` is how many a model of the plan has: no more are taken. Raises `Refused`.
+    """
+    found = await asyncio.to_thread(vault.model, asked.model)
     if found is None:
-        found = await line.persist(partial(_download, line, vault, digest, round))
+        found = await line.persist(partial(_download, line, vault, asked, size))
     vault.trim()
     vault.at("site: after download")
     return found
 
 
-async def _download(line: Line, vault: Vault, digest: str, round: int) -> Any:
+async def _download(line: Line, vault: Vault, asked: Task | Evaluate, size: int) -> Any:
+    digest = asked.model
     name = model_name(digest)
     held = vault.models.held(name)
     headers = {"accept-encoding": "zstd"}
     if held:
         headers["range"] = f"bytes={held}-"
-    path = f"/v1/models/{digest}?round={round}"
+    path = f"/v1/models/{digest}?round={asked.round}"
     async with line.http.stream("GET", path, headers=headers) as answer:
         if answer.status_code not in (200, 206, 416):
             await answer.aread()
@@ -61,7 +66,7 @@ async def _download(line: Line, vault: Vault, digest: str, round: int) -> Any:
                 vault.models.drop(name)
             if begin not in (0, held):
                 raise Again("it sent another part of the model than was asked for")
-            await _store(line, vault, name, begin, answer)
+            await _store(line, vault, name, (begin, size), answer)
     await asyncio.to_thread(vault.models.finish, name)
     found = await asyncio.to_thread(vault.model, digest)
     if found is None:
@@ -77,25 +82,50 @@ def _begin(answer: httpx.Response) -> int:
     return int(found[1]) if found else -1
 
 
-async def _store(line: Line, vault: Vault, name: str, end: int, answer: httpx.Response) -> None:
-    """The octets of an answer, behind those that are held; what came before a break is kept."""
-    waiting = bytearray()
-    unpack: Callable[[bytes], bytes] = bytes
+async def _store(
+    line: Line, vault: Vault, name: str, span: tuple[int, int], answer: httpx.Response
+) -> None:
+    """The octets of an answer, behind those that are held; what came before a break is kept.
+
+    Raises `Again` for more octets than the model has.
+    """
+    waiting, (end, size) = bytearray(), span
+    unpack: Callable[[bytearray], Any] = waiting.extend
     if answer.headers.get("content-encoding") == "zstd":
-        unpack = zstandard.ZstdDecompressor().decompressobj().decompress
+        unpack = bounded(_within(waiting, size - end))
     try:
         async for data in answer.aiter_raw():
-            waiting += unpack(data)
+            unpack(bytearray(data))
+            if end + len(waiting) > size:
+                waiting.clear()
+                vault.models.drop(name)
+                raise Again(f"it sent more than the {size} octets of a model")
             if len(waiting) >= GATHER:
-                piece, waiting = bytes(waiting), bytearray()  # a cancelled append may still end
+                piece = bytes(waiting)  # a cancelled append may still end
+                waiting.clear()
                 end = await asyncio.to_thread(vault.models.append, name, end, piece)
                 line.moved += len(piece)
-    except zstandard.ZstdError as error:
-        raise Again(f"it sent what cannot be unpacked ({error})") from None
+    except Refused as refused:
+        raise Again(f"it sent what cannot be unpacked ({refused.text})") from None
     finally:
         if waiting:
             vault.models.append(name, end, bytes(waiting))
             line.moved += len(waiting)
+
+
+def _within(waiting: bytearray, room: int) -> Callable[[Any], None]:
+    """Gathers what is unpacked, and refuses a bomb while it is small."""
+    came = 0
+
+    def put(data: Any) -> None:
+        nonlocal came
+        came += len(data)
+        if came > room:
+            waiting.clear()
+            raise Refused(Reason.TOO_LARGE, f"more than {room} octets")
+        waiting.extend(data)
+
+    return put
 
 
 async def deliver(line: Line, vault: Vault, pending: Pending) -> Verdict:
@@ -130,6 +160,8 @@ async def _upload(
 ) -> Verdict:
     answer = await line.http.post("/v1/updates", content=to_json(update))
     place = line.heard(answer, Offer).offset
+    if place > update.size:
+        raise Again(f"it holds {place} octets of {update.size}")
     if place == update.size:
         return Verdict(True)
     send = partial(_put, line, update, load[1])
@@ -147,8 +179,8 @@ async def pieces(line: Line, vault: Vault, body: memoryview, send: Send, place: 
         if isinstance(heard, Verdict):
             line.moved += len(piece)
             return heard
-        if heard.offset <= place:
-            raise Again(f"it holds {heard.offset} octets after {place} were sent")
+        if not place < heard.offset <= len(body):
+            raise Again(f"it holds {heard.offset} octets of {len(body)} after {place} were sent")
         line.moved += heard.offset - place
         place = heard.offset
         vault.at("site: in upload")

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The line to the server: one question after the other, each repeated until there is an answer.
 
-A site dials out and nothing else. Whatever may pass (a broken connection, a server that restarts,
+A site dials out and nothing else. An answer is as long as one may be, and in no coding: nobody
+fills a site's memory. Whatever may pass (a broken connection, a server that restarts,
 one that is busy or full) is waited for, with exponential backoff and full jitter, without end; a
 typed refusal is an answer, and raises `Refused`.
 """
@@ -10,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -26,7 +28,16 @@ if TYPE_CHECKING:
 else:
     httpx = require("httpx", extra="service")
 
-__all__ = ["Again", "Event", "LONGEST_POLL", "Line", "Patience", "quiet"]
+__all__ = [
+    "Again",
+    "Event",
+    "LONGEST_PAUSE",
+    "LONGEST_POLL",
+    "Line",
+    "Patience",
+    "number_in",
+    "quiet",
+]
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
@@ -34,6 +45,9 @@ Event = dict[str, Any]
 
 LONGEST_POLL = 30.0  # seconds that the server may keep a question
 CONNECT, READ = 10.0, 3 * LONGEST_POLL  # seconds without a connection, without an octet
+LONGEST_PAUSE = 600.0  # seconds that a server may have a site wait before it asks again
+LARGEST = 1 << 26  # octets of an answer, but a model's
+WHOLE = {200, 206}  # the answers to a question for a model that hold some of it
 PASSING = {Reason.TOO_OFTEN, Reason.NO_ROOM}
 PLAN = (1 << 22, 32)  # bytes and levels of a plan's value
 
@@ -89,6 +103,7 @@ class Line:
         self.http = httpx.AsyncClient(
             base_url=self.address, verify=tls or False, headers=headers, transport=transport,
             timeout=httpx.Timeout(READ, connect=CONNECT, pool=None),
+            event_hooks={"response": [_bounded]},
         )  # fmt: skip
 
     async def __aenter__(self) -> Line:
@@ -128,7 +143,7 @@ class Line:
                 return await deed()
             except Again as again:
                 why, least = again.why, again.seconds
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 _stranger(self.address, error)
                 why, least = f"{type(error).__name__}: {error}".rstrip(": "), 0.0
             tries = 0 if self.moved > moved else tries + 1
@@ -158,10 +173,48 @@ class Line:
         return said
 
 
+def number_in(said: str) -> int | None:
+    """The whole number that a header says, below 10^18; None where it says none.
+
+    >>> number_in("12"), number_in("-1"), number_in("²"), number_in("9" * 5000)
+    (12, None, None, None)
+    """
+    return int(said) if re.fullmatch(r"[0-9]{1,18}", said) else None
+
+
 def _seconds(answer: httpx.Response) -> float:
     """What Retry-After asks for; 0 when it does not, or asks for a date."""
-    said = answer.headers.get("retry-after", "")
-    return min(float(said), 3600.0) if said.isdigit() else 0.0
+    return min(float(number_in(answer.headers.get("retry-after", "")) or 0), LONGEST_PAUSE)
+
+
+async def _bounded(answer: httpx.Response) -> None:
+    """Before an answer is read: refuse one in a coding, and stop one that is too long.
+
+    A model is read as it comes, by whoever asked for it and knows its size.
+    """
+    if answer.request.url.path.startswith("/v1/models/") and answer.status_code in WHOLE:
+        return
+    if answer.headers.get("content-encoding", "identity") != "identity":
+        raise httpx.RemoteProtocolError("it answered in a coding that was not asked for")
+    answer.stream = _Bounded(answer.stream)
+
+
+class _Bounded(httpx.AsyncByteStream):
+    """The octets of an answer, up to `LARGEST`."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        came = 0
+        async for piece in self._stream:
+            came += len(piece)
+            if came > LARGEST:
+                raise httpx.RemoteProtocolError(f"its answer is longer than {LARGEST} octets")
+            yield piece
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 def _address(address: str, tls: ssl.SSLContext | None) -> str:

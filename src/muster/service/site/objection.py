@@ -104,6 +104,12 @@ def to_training(
             f"this site has trained {known.trainings} times in the run, and its plan has "
             f"{rules.plan.rounds} rounds{_more(rules)}",
         )
+    if rules.plan.secure is not None and task.times != 1:
+        return Objection(
+            "times",
+            f"{_named(task)} was drawn {task.times} times, and a plan that masks its sums draws "
+            f"nobody twice: no sum has room for such a weight",
+        )
     least = rules.policy.room.least
     if rules.plan.secure is not None and task.peers <= least:
         return Objection(

@@ -46,7 +46,7 @@ from muster.service.pki.notary import Notary
 from muster.service.refusal import Reason as Why
 from muster.service.refusal import Refused
 from muster.service.site.cargo import cut, fetch, pieces
-from muster.service.site.line import Again
+from muster.service.site.line import LONGEST_POLL, Again, number_in
 from muster.service.site.room import Room
 from muster.service.site.state import Pending
 from muster.service.site.study import Session
@@ -128,14 +128,23 @@ class Masked:
 
     def expire(self) -> None:
         """Destroy the secrets of a session that has gone on for too long."""
+        task = self._at_hand()
+        if task is not None and self.work.habits.wall() >= self._open(task).until:
+            self.work.note("secrets expired", round=task.round, hours=HOURS)
+            self._over(task, EXPIRED)
+
+    def ended(self) -> None:
+        """The run is over, and with it a session that is not."""
+        task = self._at_hand()
+        if task is not None:
+            self._over(task, "the run has ended")
+
+    def _at_hand(self) -> Task | None:
+        """The task whose session is open."""
         pending = self.work.vault.pending
         begun = pending and self.work.study.begun(pending.task)
         session = begun and begun.session
-        if pending is None or not session or session.over:
-            return
-        if self.work.habits.wall() >= session.until:
-            self.work.note("secrets expired", round=pending.task.round, hours=HOURS)
-            self._over(pending.task, EXPIRED)
+        return None if pending is None or not session or session.over else pending.task
 
     def _live(self, task: Task) -> None:
         """Raise `Aborted` once the secrets of the session have been destroyed."""
@@ -240,7 +249,7 @@ class Masked:
         if notary is None:
             raise RunError("a secure sum needs an identity to sign with; join over https")
         self._room = room = self._entered(notary, self._open(task))
-        body = await fetch(self.work.line, vault, task.model, task.round)
+        body = await fetch(self.work.line, vault, task, self.work.training.size)
         try:
             terms, kept = self._terms(task, body), self._kept(task)
             room.enter(terms, await self._credentials(task))
@@ -329,7 +338,9 @@ class Masked:
             headers["muster-metrics"] = json.dumps(dict(metrics))
 
         async def once() -> None:
-            if not isinstance(message, Quit):
+            if isinstance(message, Quit):
+                self.expire()  # however long nobody takes it
+            else:
                 self._live(task)
             if len(data) > LIMIT:
                 await self._sent(path, memoryview(data))
@@ -371,15 +382,15 @@ class Masked:
             self._live(task)
             answer = await line.http.get(path)
             told = answer.headers.get("muster-told", "")
-            if answer.status_code == 200 and told.isdigit():
-                return int(told), answer.content
+            if answer.status_code == 200 and (number := number_in(told)) is not None:
+                return number, answer.content
             return line.heard(answer, Wait)
 
         while True:
             found = await line.persist(once)
             if not isinstance(found, Wait):
                 return found
-            await line.patience.sleep(found.seconds)
+            await line.patience.sleep(min(found.seconds, LONGEST_POLL))  # secrets have an end
 
     async def _credentials(self, task: Task) -> Credentials:
         """What the server hands out of the members; it is checked where it is used."""

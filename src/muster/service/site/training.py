@@ -53,6 +53,11 @@ class Training:
     def _template(self) -> Sent:
         return sent_template(self.plan)
 
+    @cached_property
+    def size(self) -> int:
+        """How many bytes a model has on its way."""
+        return sum(memoryview(piece).nbytes for piece in wire.encode(self._template))
+
     def sent(self, body: Any) -> Sent:
         """What the server sent, aligned as kernels like it. Raises `Refused`."""
         decoded: Sent = tree_map(owned, wire.decode(body, self._template))

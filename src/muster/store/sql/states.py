@@ -129,6 +129,12 @@ def history(connection: Connection) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+def recorded(connection: Connection, round: int) -> dict[str, Any] | None:
+    """The record of one committed round."""
+    line = connection.execute(select(rounds.c.record).filter_by(round=round)).scalar()
+    return None if line is None else dict(json.loads(line))
+
+
 def last_line(connection: Connection) -> str | None:
     """The record of the last committed round as JSON."""
     query = select(rounds.c.record).order_by(rounds.c.round.desc()).limit(1)

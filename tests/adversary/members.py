@@ -1,0 +1,462 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Members that lie to a real server, in secure sums and evaluations, by the words of the wire.
+
+The server is real from its edge to its ledger, in one thread: when its engine waits, the members
+have their turn (`Turns`), and when nobody has a word to say the clock goes on to what it waits
+for. Honest members are the protocol's own client; the liar's messages are changed on their way.
+"""
+
+import asyncio
+import math
+import threading
+from collections import defaultdict, deque
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from types import SimpleNamespace
+
+import numpy as np
+from tests.service.round.masked import certificate, identities
+
+from muster.plan.registry import fingerprint
+from muster.rounds import start
+from muster.runs.federation.conduct import Terms, facts_of, prepare
+from muster.secagg import Aborted, Await, Forget, Heard, Keep, Party, Saw, Say, Tell, client, server
+from muster.secagg.agreement import Binding
+from muster.secagg.answers import PIECE
+from muster.secagg.commitments import KINDS, SHARE
+from muster.secagg.messages import Compared, Complaint, Delivery, Opened, Roster, Shares
+from muster.service import pki
+from muster.service.identity import holder
+from muster.service.message import (
+    VERSIONS,
+    Ended,
+    Evaluate,
+    Hello,
+    Measured,
+    Poll,
+    Settled,
+    Task,
+    Verdict,
+    Wait,
+    Welcome,
+    from_json,
+    to_json,
+)
+from muster.service.pki.credentials import read_credentials
+from muster.service.round.hall import Hall
+from muster.service.round.network import Network
+from muster.service.server.app import Edge
+from muster.service.server.desk import Desk
+from muster.service.server.limits import Limits
+from muster.store.blobs import Disk
+from muster.store.ledger import Ledger
+from muster.types import Cohort
+
+NAMES = ("ann", "bob", "cid", "dot")
+LIAR = "dot"
+LEASE = 15.0
+TURNS = 400  # of the members in one round, after which it is taken to hang
+HEARD = {200, 400, 401, 403, 404, 405, 409, 413, 422, 429, 507}
+
+
+class Turns(threading.Condition):
+    """A condition whose waiting is a turn of the members; `now` is the clock that they share.
+
+    It goes on by `stride` seconds at most, so that somebody who speaks in time is heard in time.
+    """
+
+    def __init__(self, turn):
+        super().__init__()
+        self.turn, self.now, self.taken, self.stride = turn, 0.0, 0, math.inf
+
+    def wait(self, timeout=None):
+        """Let the members speak; where nobody does, the time that was to be waited goes by."""
+        self.taken += 1
+        assert self.taken < TURNS, "the round hangs"
+        if not self.turn():
+            assert timeout is not None, "nobody would ever wake it"
+            self.now += min(timeout, self.stride) + 0.001
+        return True
+
+
+@dataclass
+class Answer:
+    """What the edge answered."""
+
+    status: int
+    headers: dict
+    body: bytes
+
+    @property
+    def reason(self):
+        """Why it refused, or None."""
+        return from_json(self.body, Verdict).reason
+
+
+@dataclass
+class Member:
+    """One member in one secure sum: the protocol's client behind the wire, and what it said."""
+
+    name: str
+    notary: object
+    vector: np.ndarray
+    seed: int
+    kept: dict = field(default_factory=dict)
+    said: list = field(default_factory=list)  # messages, as it meant them
+    number: int = 0
+    side: object = None
+    terms: object = None
+    ended: object = None
+
+    def begin(self, terms, certificates):
+        """Begin, or go on with what was kept."""
+        self.terms = terms
+
+        def verify(name, data, signature):
+            return self.notary.vouch(name, certificates.get(name, ""), data, signature)
+
+        party = Party(self.name, self.notary.sign, verify)
+        draw = np.random.default_rng([self.seed, len(self.said), *self.name.encode()]).bytes
+        self.side = client(terms, party, lambda: self.vector.copy(), draw, self.kept)
+        return self.hear(None)
+
+    def complaint(self, dealer):
+        """It complains about a dealer's piece, by a good signature, whatever that piece holds."""
+        heard = Delivery.from_bytes(_kept(self.kept["compare"])[0])
+        roster = Roster.from_bytes(_kept(self.kept["share"])[0])
+        holder = roster.places[self.name]
+        others = [place for place in range(len(roster.entries)) if place != holder]
+        at = PIECE * others.index(dealer)
+        digest = sha256(heard.pieces[at : at + PIECE]).digest()
+        binding = Binding(heard.session, self.terms.context)
+        signature = self.notary.sign(binding.complaint(dealer, holder, digest))
+        return Compared(heard.session, (Complaint(dealer, holder, signature),))
+
+    def opened(self, *holders):
+        """It opens the shares that it dealt these, as they are."""
+        _, said, own = _kept(self.kept["share"])
+        shares = b"".join(own[KINDS * SHARE * j :][: KINDS * SHARE] for j in holders)
+        return Opened(Shares.from_bytes(said).session, shares)
+
+    def hear(self, data):
+        """Take a message in; what it says to that."""
+        says = []
+        try:
+            action = self.side.send(data)
+            while not isinstance(action, Await):
+                if isinstance(action, Keep):
+                    self.kept[action.name] = action.data
+                elif isinstance(action, Say):
+                    says.append(action.message)
+                else:
+                    assert isinstance(action, Forget | Saw)
+                action = next(self.side)
+        except StopIteration:
+            self.ended = "done"
+        except Aborted as stop:
+            self.ended = stop
+        self.said += says
+        return says
+
+
+def honest(message, member=None):
+    """What a member says, as it is sent: octets, and more of the address and the headers."""
+    return [(message.to_bytes(), {}, {})]
+
+
+class Hub:
+    """A server of masked rounds and evaluations, one after the other, over one ledger."""
+
+    def __init__(self, home, plan, *, names=NAMES, limits=None):
+        self.home, self.plan, self.names = identities(home, names), plan, names
+        self.notaries = {name: pki.Notary(home / name) for name in names}
+        self.hub = pki.Notary(home / "hub")
+        self.certificates = {name: certificate(home, name) for name in names}
+        self.terms, self.limits = Terms(enough=len(names), lease=LEASE), limits
+        self.ledger, self.round, self.notes = None, 1, []
+        self.state = start(plan)
+        self.turns, self._act = Turns(self._turn), bool
+        self.begin()
+
+    def begin(self):
+        """Start the server, or start it again over the same ledger."""
+        if self.ledger is not None:
+            self.edge.pool.shutdown()
+            self.ledger.close()
+        self.ledger = Ledger(self.home / "run", disk=Disk(sync=int))
+        prepare(self.plan, self.ledger)
+        facts = facts_of(self.plan, "run", self.terms)
+        facts = replace(facts, vouch=self.hub.attest, listed=self.hub.listed, note=self._note)
+        self.hall = Hall(self.ledger, facts, clock=lambda: self.turns.now)
+        self.hall.changed = self.turns
+        self.desk = Desk(self.hall, self.ledger)
+        limits = self.limits or Limits(1e9, 1e9)
+        self.edge = Edge(self.desk, self.ledger.blobs, frozenset, limits=limits)
+        stop = SimpleNamespace(is_set=lambda: False)
+        self.network = Network(
+            self.plan, self.ledger, self.hall, enough=1, least=1, stop=stop, at=str, entropy=None
+        )
+        for name in self.names:
+            hello = Hello(VERSIONS, name, facts.fingerprint, 1 if self.plan.secure else 9)
+            self.expect(Welcome, self.ask(name, "POST", "/v1/hello", to_json(hello)))
+
+    def close(self):
+        """Let go of the ledger."""
+        self.edge.pool.shutdown()
+        self.ledger.close()
+
+    def _note(self, actor, action, **details):
+        self.notes.append((actor, action, details))
+
+    # One request.
+
+    def ask(self, name, method, path, body=b"", headers=(), pem=None):
+        """One request of a member through the edge; a fault of the server's is an error here."""
+        pem = pem or self.certificates[name]
+        path, _, query = path.partition("?")
+        told, feed = [], iter([{"type": "http.request", "body": body, "more_body": False}])
+        size = (b"content-length", b"%d" % len(body))
+        scope = {
+            "type": "http", "method": method, "path": path, "scheme": "https",
+            "query_string": query.encode("latin-1", "replace"), "headers": [size, *headers],
+            "state": {"identity": holder(pem.encode()), "certificate": pem},
+        }  # fmt: skip
+
+        async def receive():
+            return next(feed, {"type": "http.disconnect"})
+
+        async def send(message):
+            told.append(message)
+
+        async def main():
+            await asyncio.wait_for(self.edge(scope, receive, send), 20)
+
+        asyncio.run(main())
+        status, head = told[0]["status"], dict(told[0]["headers"])
+        found = Answer(status, head, b"".join(part.get("body", b"") for part in told[1:]))
+        assert status in HEARD, f"{method} {path} {body[:60]!r}: {status} {found.body!r}"
+        return found
+
+    def expect(self, kind, answer):
+        """The message of this kind that was answered."""
+        return from_json(answer.body, kind)
+
+    def poll(self, name, pending=0, attempt=1):
+        """What a member is to do."""
+        kinds = (Task, Evaluate, Settled, Wait, Ended, Verdict)
+        told = self.ask(name, "POST", "/v1/poll", to_json(Poll("run", pending, 0.0, attempt)))
+        return from_json(told.body, *kinds)
+
+    def _turn(self):
+        return self._act()
+
+    # One secure sum.
+
+    def sum(self, lie=honest, *, away=(), between=None, members=None):
+        """Play a masked round in which the liar's messages are those that `lie` gives.
+
+        `between(sum)` is called before each turn; `members` are those of a round that was broken
+        off, who go on from what they kept. Returns what became of it.
+        """
+        draws = np.random.default_rng([self.round, 5])
+        frame, size = self.plan.frame, self.plan.frame.spans[0].size
+        vectors = {
+            name: frame.flatten({"delta": draws.integers(-9, 10, size)}, 5) for name in self.names
+        }
+        self.last = made = Sum(self, lie, away, between, vectors)
+        if members is not None:
+            made.members = members
+            for member in members.values():
+                member.side, member.number, member.ended = None, 0, None
+        self._act = made.turn
+        self.turns.taken = 0
+        cohort = Cohort(tuple(self.names), None)
+        made.play(cohort)
+        return made
+
+    def evaluation(self, lie):
+        """Have a model measured; what came, by client. `lie(asked)` gives octets for the liar.
+
+        The liar says them one after the other; the others answer at once.
+        """
+        due = dict.fromkeys(self.names)
+        self.answers = []
+
+        def turn():
+            asked = {name: self.poll(name) for name in due}
+            for name, said in asked.items():
+                del due[name]
+                told = Measured("run", said.round, said.model, {"rows": 2.0, "loss": 3.0})
+                for data in lie(said) if name == LIAR else [to_json(told)]:
+                    self.answers.append(self.ask(name, "POST", "/v1/answers", data))
+            return bool(asked)
+
+        self._act, self.turns.taken = turn, 0
+        everybody = [(name, None) for name in self.names]
+        return dict(self.network.measure(self.state.sent(), everybody, self.round))
+
+    def commit(self, accepted=()):
+        """The round is over, without a change to the model."""
+        record = {"round": self.round, "accepted": list(accepted), "abandoned": not accepted}
+        self.ledger.commit(self.round, {"x": np.zeros(1)}, record, accepted)
+        self.network.settle(self.round, accepted)
+        self.round += 1
+        self.ledger.note(excluded=[])  # a member that lied is another one in the next round
+        self.hall.excluded.clear()
+        self.hall.failures.clear()
+        self.hall.resting.clear()
+
+
+class Sum:
+    """One masked round: what was said, answered, and what became of it."""
+
+    def __init__(self, hub, lie, away, between, vectors):
+        self.hub, self.lie, self.away, self.between = hub, lie, set(away), between
+        self.members = {n: Member(n, hub.notaries[n], vectors[n], hub.round) for n in hub.names}
+        self.answers = defaultdict(list)  # by member: what its messages were answered
+        self.sent = []  # octets that went, by member
+        self.begun, self.masking = False, None
+        self.replies = ()
+
+    def play(self, cohort):
+        """To its end."""
+        hub = self.hub
+        hub.network.send(cohort, hub.state.sent(), hub.round)
+        self.masking = hub.network._masking
+        self.replies = tuple(hub.network.replies())
+        self.circle = self.masking.circles.each[0] if self.masking.circles.each else None
+        self.found = self.circle.found if self.circle else None
+        self.seats = dict(hub.hall.seats)
+        self.excluded = set(hub.hall.excluded)
+
+    def turn(self):
+        """Everybody's next words; whether anybody spoke."""
+        if self.between is not None:
+            self.between(self)
+        spoke = False
+        for member in self.members.values():
+            if member.name in self.away or member.ended:
+                continue
+            spoke |= self._begin(member) if member.side is None else self._go(member)
+        return spoke
+
+    def _begin(self, member):
+        hub, name = self.hub, member.name
+        task = hub.poll(name)
+        if not isinstance(task, Task):
+            member.ended = task
+            return False
+        told = hub.ask(name, "GET", f"/v1/members?round={hub.round}")
+        certificates = read_credentials(told.body).certificates
+        plan = hub.plan
+        terms = plan.secure.terms(
+            plan.frame, task.peers, plan.needed(task.peers), study="default", run=task.run,
+            round=task.round, attempt=task.attempt, model=bytes.fromhex(task.model),
+            plan=bytes.fromhex(hub.hall.facts.fingerprint),
+        )  # fmt: skip
+        self.say(member, member.begin(terms, certificates))
+        return True
+
+    def _go(self, member):
+        path = f"/v1/secure/{self.hub.round}?attempt=1&after={member.number}&wait=0"
+        told = self.hub.ask(member.name, "GET", path)
+        if b"muster-told" not in told.headers:
+            if told.status != 200:
+                member.ended = told.reason
+            return False
+        member.number = int(told.headers[b"muster-told"])
+        self.say(member, member.hear(told.body))
+        return True
+
+    def say(self, member, messages):
+        """Have a member's messages sent."""
+        for message in messages:
+            lies = self.lie(message, member) if member.name == LIAR else honest(message)
+            for octets, query, headers in lies:
+                self.post(member.name, octets, query, headers)
+
+    def post(self, name, octets, query=None, headers=None):
+        """One message on its way, in pieces where it is long; the answer."""
+        asked = {"attempt": "1"} | (query or {})
+        where = f"/v1/secure/{asked.pop('round', self.hub.round)}"
+        path = f"{where}?" + "&".join(f"{key}={value}" for key, value in asked.items())
+        more = [(k.encode(), v.encode("latin-1")) for k, v in (headers or {}).items()]
+        answer = self.hub.ask(name, "POST", path, octets, more)
+        self.answers[name].append(answer)
+        self.sent.append((name, octets))
+        return answer
+
+    # What must hold, whatever was said.
+
+    def check(self, changed=None):
+        """Nobody honest is harmed, and what is open is right to the bit.
+
+        `changed` is what the liar's masked words differ by from those that it meant: the sum may
+        then be one that is given up, in words that blame nobody.
+        """
+        honest = [name for name in self.hub.names if name != LIAR and name not in self.away]
+        assert self.excluded <= {LIAR}, self.excluded
+        for name in honest:
+            seat = self.seats[name]
+            poisoned = changed is not None and (seat.standing, seat.reason) == ("late", "sum")
+            assert seat.standing == "arrived" or poisoned, (name, seat)
+            assert self.members[name].ended in ("done", None), self.members[name].ended
+            said = {message.to_bytes() for message in self.members[name].said}
+            assert len(said) == len({data[4] for data in said}), "each kind once, for ever"
+            assert all(answer.status == 200 for answer in self.answers[name])
+        assert self.found is not None, self.circle and self.circle.stop
+        assert set(honest) <= set(self.found.survivors)
+        total = sum(self.members[n].vector.astype(np.int64) for n in self.found.survivors)
+        if changed is not None and LIAR in self.found.survivors:
+            total = total + changed
+        ring = self.circle.terms.ring
+        assert (self.found.total.astype(np.int64) == total % (1 << ring.bits)).all()
+
+
+def _kept(record):
+    """What was heard, what was said, and what else was kept, of one step."""
+    found = []
+    while record:
+        size = int.from_bytes(record[:4], "big")
+        found.append(record[4 : 4 + size])
+        record = record[4 + size :]
+    return found
+
+
+def elsewhere(hub, **changes):
+    """One session of the same members about something else; what each said, and was told.
+
+    `changes` are those of its terms: another study, run, round or attempt.
+    """
+    plan, count = hub.plan, len(hub.names)
+    about = {
+        "study": "default", "run": "run", "round": 1, "attempt": 1,
+        "plan": bytes.fromhex(fingerprint(hub.plan)), "model": bytes(32),
+    }  # fmt: skip
+    terms = plan.secure.terms(plan.frame, count, plan.needed(count), **about | changes)
+    vector = plan.frame.flatten({"delta": np.zeros(plan.frame.spans[0].size, np.int64)}, 5)
+    notaries = {name: pki.Notary(hub.home / name) for name in hub.names}
+    certificates = {name: certificate(hub.home, name) for name in hub.names}
+    members = {n: Member(n, notaries[n], vector, terms.round << 20) for n in hub.names}
+
+    def vouched(name, data, signature):
+        return notaries[name].vouch(name, certificates[name], data, signature)
+
+    side, told, queue = server(terms, hub.names, vouched), defaultdict(list), deque()
+    for member in members.values():
+        queue += [(member.name, said) for said in member.begin(terms, certificates)]
+    event = None
+    while True:
+        try:
+            action = side.send(event)
+            while not isinstance(action, Await):
+                assert isinstance(action, Tell), action
+                told[action.name].append(action.message)
+                says = members[action.name].hear(action.message.to_bytes())
+                queue += [(action.name, said) for said in says]
+                action = next(side)
+        except StopIteration as end:
+            assert len(end.value.survivors) == count
+            return {name: member.said for name, member in members.items()}, told
+        name, said = queue.popleft()
+        event = Heard(name, said.to_bytes())

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every field of every message that asks a site for something, and of what it answers, may lie.
+
+To a real site by a server: `Task`, `Evaluate`, `Settled`, `Wait`, `Ended`, `Welcome`. To a real
+server by a member: `Measured`, `Decline`, `Failure`, `Progress`, `Poll`, `Hello`.
+"""
+
+import json
+from dataclasses import replace
+
+import httpx
+import pytest
+
+pytest.importorskip("sqlalchemy")
+
+from tests.adversary.members import LIAR, NAMES, Hub
+from tests.adversary.mutants import KINDS, WHOLE, json_mutants
+from tests.adversary.rogue import Rogue, Site
+from tests.service.round.masked import plan_of
+from tests.service.site.scene import plan
+
+from muster import Every
+from muster.errors import MusterError
+from muster.runs.measure import spread
+from muster.service.message import (
+    VERSIONS,
+    Decline,
+    Ended,
+    Evaluate,
+    Failure,
+    Hello,
+    Measured,
+    Message,
+    Offer,
+    Poll,
+    Progress,
+    Settled,
+    Task,
+    Update,
+    Verdict,
+    Wait,
+    Welcome,
+    from_json,
+    to_json,
+)
+from muster.service.refusal import Reason, Refused
+from muster.service.schema import rules
+
+OPEN = plan(weighting="equal", rounds=7, evaluate=Every(3))
+HIDDEN = replace(OPEN, evaluate=Every(clients=0))
+ASKS = (Task, Evaluate, Settled, Wait, Ended)
+SAYS = (Measured, Decline, Failure, Progress, Poll, Hello)
+
+
+def asked(rogue, kind):
+    """A valid message of a kind."""
+    return {
+        Task: rogue.task(1), Evaluate: rogue.evaluate(3), Settled: rogue.settled(1),
+        Wait: Wait(0.0), Ended: Ended(rogue.run, 1, "over"),
+        Welcome: Welcome(VERSIONS[-1], rogue.run, "a", 30.0),
+    }[kind]  # fmt: skip
+
+
+def readable(data, kind):
+    """Whether octets are a message of a kind."""
+    try:
+        from_json(data, kind)
+    except Refused:
+        return False
+    return True
+
+
+def covered(found, kind):
+    """Whether each field has mutants of each kind."""
+    wanted = {
+        (kind.__name__, name, how) for name in rules(kind) for how in KINDS if how != "trailing"
+    } | {(kind.__name__, WHOLE, how) for how in KINDS}
+    return wanted - {mutant.place for mutant in found} == set()
+
+
+def test_every_kind_of_message_is_lied_about():
+    """Verdicts and offers: in `test_sites_answers`; updates in the clear: in tests of transfers."""
+    kinds = {kind for kind in Message.__subclasses__() if kind.__module__ == Message.__module__}
+    kinds |= {kind for kind in Message.__subclasses__() if kind.__module__ == Task.__module__}
+    assert kinds == {*ASKS, *SAYS, Welcome, Verdict, Offer, Update}
+
+
+@pytest.mark.parametrize("kind", ASKS)
+@pytest.mark.parametrize("given", [OPEN, HIDDEN], ids=["open", "hidden"])
+def test_a_site_does_what_plan_and_policy_say_whatever_it_is_asked(kind, given, tmp_path):
+    """What is no message is asked for again; what is one is done, declined, or ends the site."""
+    site, rogue = Site(tmp_path, given), Rogue(given, [])
+    lies = list(json_mutants(asked(rogue, kind)))
+    assert covered(lies, kind)
+    junk = [lie for lie in lies if not readable(lie.data, kind)]
+    rogue.script = [httpx.Response(200, content=lie.data) for lie in junk]
+    rogue.script += [rogue.evaluate(3), rogue.task(4)]
+    site.attend(rogue)
+    assert [said.round for said in rogue.of(Measured)] == ([3] if given is OPEN else [])
+    assert [update.round for update, _ in rogue.updates] == [4]
+    for lie in lies:
+        if lie in junk:
+            continue
+        rogue.script = [httpx.Response(200, content=lie.data), rogue.task(4)]
+        try:
+            site.attend(rogue)
+        except MusterError:
+            continue
+    told = rogue.of(Measured)
+    assert {said.round for said in told} <= ({3, 6, 7} if given is OPEN else set())
+    bodies = {}
+    for update, _ in rogue.updates:
+        bodies.setdefault((update.run, update.round, update.attempt), set()).add(update.digest)
+    assert all(len(digests) == 1 for digests in bodies.values()), "one answer to an assignment"
+    assert {update.round for update, _ in rogue.updates} <= set(range(1, OPEN.rounds + 1))
+
+
+@pytest.mark.parametrize("kind", [Welcome])
+def test_a_site_joins_what_it_can_whatever_it_is_welcomed_with(kind, tmp_path):
+    site, rogue = Site(tmp_path, OPEN), Rogue(OPEN, [])
+    honest = rogue.handle
+    lies = list(json_mutants(asked(rogue, kind)))
+    assert covered(lies, kind)
+    told = []
+
+    def handle(request):
+        if request.url.path == "/v1/hello" and told:
+            return httpx.Response(200, content=told.pop(0).data)
+        return honest(request)
+
+    rogue.handle = handle
+    told += [lie for lie in lies if not readable(lie.data, kind)]
+    rogue.script = [rogue.task(1)]
+    site.attend(rogue)
+    assert not told and len(rogue.updates) == 1
+    for number, lie in enumerate(lies):
+        if readable(lie.data, kind):
+            told.append(lie)
+            other = Site(tmp_path / str(number), OPEN)
+            try:
+                other.attend(rogue)
+            except MusterError:
+                continue
+
+
+# -- a member that lies to a server ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    made = Hub(tmp_path_factory.mktemp("hub"), replace(plan_of(), pipeline=()))
+    yield made
+    made.close()
+
+
+def valid(hub, kind, asked):
+    """A valid message of a member that is asked to measure."""
+    place = {"run": "run", "round": asked.round}
+    return {
+        Measured: Measured(**place, model=asked.model, metrics={"rows": 2.0, "loss": 1.0}),
+        Decline: Decline(**place, text="no"), Failure: Failure(**place, stage="x", text="y"),
+        Progress: Progress(**place, steps=1), Poll: Poll("run", 0, 0.0),
+        Hello: Hello(VERSIONS, LIAR, hub.hall.facts.fingerprint, 9),
+    }[kind]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [Measured, Decline, Failure, Progress])
+def test_whatever_a_member_answers_the_others_are_measured(kind, hub):
+    """All that is refused, then each that is taken, in an evaluation of its own; then a restart."""
+    taken, lies = [], []
+
+    def junk(asked):
+        lies.extend(json_mutants(valid(hub, kind, asked)))
+        for lie in lies:
+            (taken if readable(lie.data, kind) else said).append(lie.data)
+        return said
+
+    said = []
+    found = hub.evaluation(junk)
+    assert covered(lies, kind)
+    assert all(answer.reason in (Reason.MALFORMED, Reason.NOT_FINITE, Reason.TOO_LARGE)
+               for answer in hub.answers if answer.status != 200)  # fmt: skip
+    assert sum(answer.status != 200 for answer in hub.answers) == len(said) > 50
+    checked(hub, found)
+    for data in taken:
+        checked(hub, hub.evaluation(lambda asked, data=data: [data, data]))
+
+
+def checked(hub, found):
+    """What the honest measured is as they said it, and a record can be made of all."""
+    for name in NAMES:
+        if name != LIAR:
+            assert found[name] == {"rows": 2.0, "loss": 3.0}
+    json.dumps(spread(list(found.values())), allow_nan=False)
+    hub.commit()
+
+
+@pytest.mark.parametrize("kind", [Poll, Hello])
+def test_whatever_a_member_asks_it_has_an_answer(kind, hub):
+    path = {Poll: "/v1/poll", Hello: "/v1/hello"}[kind]
+    whole = valid(hub, kind, Evaluate("run", 1, "0" * 64, 1.0, False))
+    lies = list(json_mutants(whole))
+    assert covered(lies, kind)
+    for lie in lies:
+        if b'"wait":1' in lie.data or b'"wait":0.5' in lie.data or b'"wait":7' in lie.data:
+            continue  # it is kept waiting, as it asks
+        answer = hub.ask(LIAR, "POST", path, lie.data)
+        assert answer.status == 200 or answer.reason is not None
+    hub.begin()
+    assert hub.ask(LIAR, "POST", path, to_json(whole)).status == 200
