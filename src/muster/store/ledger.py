@@ -130,6 +130,10 @@ class Ledger(Rounds):
         """The seats of one piece of a round that is not committed."""
         return self._transactions.read(lambda c: seating.seated(c, round, kind))
 
+    def invited(self, round: int, kind: Kind) -> set[ClientId]:
+        """Whom one piece of a round that is not committed was opened for."""
+        return self._transactions.read(lambda c: seating.invited(c, round, kind))
+
     def decide(self, round: int, kind: Kind, seats: Sequence[Seat]) -> Future[dict[ClientId, Seat]]:
         """Decide seats that are "invited"; resolves, when durable, to the seats that hold now.
 

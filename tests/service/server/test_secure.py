@@ -13,6 +13,7 @@ pytest.importorskip("sqlalchemy")
 from concurrent.futures import ThreadPoolExecutor
 
 from muster.secagg.messages import Consent, Ended, Masked, Quit, Roster
+from muster.service.claims import Claims
 from muster.service.message import Offer
 from muster.service.pki.credentials import Credentials, read_credentials
 from muster.service.refusal import Reason, Refused
@@ -39,7 +40,8 @@ class Scene:
             self.ledger.enrol(Member(name, name, 1, f"PEM of {name}")).result()
         self.ledger.open(Opened(1, "train", ("ann",), (1,), (("ann", 1),), "0" * 64, 0.0))
         facts = Facts(
-            "run", "f" * 64, {}, lambda rows, times: 1.0, {}, 0, listed=lambda: "who is revoked"
+            "run", "f" * 64, {}, lambda rows, times: 1.0, {}, 0, listed=lambda: "who is revoked",
+            claims=Claims(masked=True),
         )  # fmt: skip
         self.hall = Hall(self.ledger, facts)
         self.hall.session = Session(1, {"ann": "ann"}, 200_000, self.seen.append, {"ann": ("ann",)})

@@ -22,6 +22,7 @@ from muster.runs.drive import Options, drive
 from muster.runs.folder import unlike, write
 from muster.runs.measure import Examiner
 from muster.runs.run import Run
+from muster.service.claims import claims_of
 from muster.service.message import STUDY
 from muster.service.refusal import Reason, Refused
 from muster.service.round.hall import Facts, Hall
@@ -79,6 +80,7 @@ def facts_of(
         study=study,
         raised=raised,
         hides=hides,
+        claims=claims_of(plan),
     )
 
 

@@ -21,7 +21,7 @@ from muster.errors import RunError
 from muster.plan import Plan
 from muster.plan.secure import refused_sum
 from muster.secagg import Aborted, Reason, Refused, Step
-from muster.secagg.messages import Quit
+from muster.secagg.messages import Malformed, Quit
 from muster.service.round.circle import QUIT, Circle, Circles
 from muster.service.round.hall import Hall
 from muster.service.round.lifecycle import closes
@@ -203,7 +203,10 @@ class Masking:
 
     def _quit(self, name: str, data: bytes) -> None:
         """A client has left, and said why; if its vector is in the sum, it counts all the same."""
-        said, client = Quit.from_bytes(data).reason, self.session.clients[name]
+        try:
+            said, client = Quit.from_bytes(data).reason, self.session.clients[name]
+        except (Malformed, KeyError):
+            return  # the circle refuses it, as it does all that is no message
         reason = Reason.__members__.get(said, Reason.STOPPED)
         standing: Any = "declined" if reason is Reason.STOPPED else "failed"
         self.left[name] = seat = Seat(client, standing, "secure", f"it left: {reason.value}")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from muster.service.claims import check_hello, check_measured, check_training, check_weight
 from muster.service.message import (
     VERSIONS,
     Decline,
@@ -34,7 +35,7 @@ from muster.service.message import (
 from muster.service.refusal import Reason, Refused
 from muster.service.round.hall import Facts, Hall, Keeper
 from muster.service.round.status import status
-from muster.service.server.admission import Terms, admit, measured, reported
+from muster.service.server.admission import Terms, admit
 from muster.store.blobs import model_name, update_name
 from muster.store.records import Kind, Member, Opened, Seat
 from muster.types import ClientId, Tree
@@ -87,8 +88,7 @@ class Desk:
         """Enrol a site, durably; the same again changes nothing."""
         facts = self.facts
         version = agree(Hello(VERSIONS, "server", facts.fingerprint), hello)
-        if hello.rows < 1:
-            raise Refused(Reason.MALFORMED, f"{name} has {hello.rows} rows; at least 1 is needed")
+        check_hello(name, hello)
         member = Member(name, facts.names.get(name, name), hello.rows, certificate)
         if self.hall.members.get(name) != member:
             await asyncio.wrap_future(self._ledger.enrol(member))
@@ -177,8 +177,7 @@ class Desk:
             return Upload(blob, update, self.facts.template, held=True)
         opened, seat = self._admit(member.client, update, self._ledger.blobs.held(blob))
         self._undecided(seat, update.round)
-        reported(update.metrics)
-        self._weighed(update, member.rows, opened.times[opened.cohort.index(member.client)])
+        self._check(update, member, opened)
         hall.hear(member.client, 1)
         return Upload(blob, update, self.facts.template, held=False)
 
@@ -205,14 +204,13 @@ class Desk:
         assert opened is not None and seat is not None
         return opened, seat
 
-    def _weighed(self, update: Update, rows: int, times: int) -> None:
-        weight = self.facts.weigh(rows, times)
-        if update.weight != weight:
-            raise Refused(
-                Reason.MALFORMED,
-                f"the weight {update.weight:g} was claimed for {rows} rows; "
-                f"the plan gives {weight:g}",
-            )
+    def _check(self, update: Update, member: Member, opened: Opened) -> None:
+        """What an update says of itself, against the plan, the draw and the enrolment."""
+        facts, client = self.facts, member.client
+        drawn = (rows for one, rows in opened.roster if one == client)
+        check_training(update.metrics, {member.rows, *drawn}, facts.claims)
+        times = opened.times[opened.cohort.index(client)]
+        check_weight(update.weight, member.rows, times, facts.weigh)
 
     def _undecided(self, seat: Seat, round: int) -> None:
         if seat.standing == "late":
@@ -250,7 +248,7 @@ class Desk:
         elif isinstance(message, Failure):
             seat = Seat(client, "failed", message.stage, message.text)
         elif opened.kind == "evaluate" and opened.model == message.model:
-            measured(message.metrics)
+            check_measured(message.metrics, self._member(name).rows, self.facts.claims)
             seat = Seat(client, "arrived", metrics=message.metrics)
         else:
             raise Refused(Reason.STALE, f"that model of round {message.round} is not measured now")

@@ -17,13 +17,13 @@ from functools import partial
 from hashlib import sha256
 from typing import Any, TypeVar
 
-from muster.secagg.messages import CLIENT_KINDS, HEAD
+from muster.secagg.messages import CLIENT_KINDS, HEAD, Malformed, read
+from muster.service.claims import check_training
 from muster.service.message import LIMIT, Offer, Verdict
 from muster.service.pki.credentials import Credentials
 from muster.service.refusal import Reason, Refused, malformed, parse
 from muster.service.round.session import Session
 from muster.service.schema import Numbers
-from muster.service.server.admission import reported
 from muster.service.server.desk import Desk
 from muster.service.server.exchange import Batches, Exchange
 from muster.store.blobs import Blobs, NoRoom, update_name
@@ -51,7 +51,7 @@ class Sessions:
         self.desk.attempted(round, int(_number(query, "attempt", "1")))
         session, client = self._session(name, round)
         metrics = Numbers().read(parse(_header(exchange), LIMIT, 1), "metrics")
-        reported(metrics)
+        check_training(metrics, (), self.desk.facts.claims)
         async with self._turns[name]:
             word = await self._read(exchange, session, Word(name, ""), query)
             if isinstance(word, Offer):
@@ -143,7 +143,14 @@ class Sessions:
         if "digest" in query or size > LIMIT:
             return await self._stored(exchange, session, word, query)
         data = await exchange.body(LIMIT)
-        return replace(word, kind=_kind(data), data=data, digest=sha256(data).hexdigest())
+        kind = _kind(data)
+        try:
+            read(data)
+        except Malformed as error:
+            raise Refused(
+                Reason.MALFORMED, f"this is no message of a secure sum: {error}"
+            ) from None
+        return replace(word, kind=kind, data=data, digest=sha256(data).hexdigest())
 
     async def _stored(
         self, exchange: Exchange, session: Session, word: Word, query: Mapping[str, str]
