@@ -7,10 +7,27 @@ unless a line says otherwise.
 
 from __future__ import annotations
 
-__all__ = ["ANSWERS", "LARGEST", "ROWS", "SLACK"]
+__all__ = [
+    "ANSWERS",
+    "CONNECTIONS",
+    "DESCRIPTORS",
+    "EACH",
+    "HANDSHAKES",
+    "LARGEST",
+    "ROWS",
+    "SLACK",
+    "WATCHERS",
+]
 
 # What a member claims.
 ROWS = 1 << 40  # rows of one member: a hundred thousand members fit into 64 bits together
 ANSWERS = 1 << 20  # answers of one row, such as the positions of a text, that a member measures
 LARGEST = 1e290  # the size of a sum: that of a million members is a finite number as well
 SLACK = 1e-3  # by which a row's value may lie outside of its range: sums are rounded
+
+# Connections.
+CONNECTIONS = 50_000  # at once, of all sites together, where the system gives as many descriptors
+HANDSHAKES = 256  # at once of those who have not shown a certificate yet
+DESCRIPTORS = 256  # kept for the store, the logs, bodies and the operator
+EACH = 64  # connections of one certificate
+WATCHERS = 32  # connections at the loopback port for health and metrics

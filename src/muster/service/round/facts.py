@@ -35,10 +35,10 @@ class Facts:
     `study` names the runs over the same people, of which this is one. `run`, `fingerprint` and
     `plan` say what is trained; `weigh(rows, times)` the weight a client must claim, `claims` what
     else it may say of itself, `template` and `size` the body of its update; `names` the client ids
-    of members whose certificates are named otherwise. `lease` in seconds; `pace` the check-ins a second that are asked for once more than
-    `polls` are kept waiting. `vouch(name, certificate, data, signature)` says whether a member
-    signed, `listed()` is the newest list of who was revoked (PEM); `note(actor, action,
-    **details)` writes the audit log.
+    of members whose certificates are named otherwise. `lease` in seconds; `pace` the check-ins a
+    second that are asked for once more than `polls` are kept waiting. `vouch(name, certificate,
+    data, signature)` says whether a member signed, `listed()` is the newest list of who was
+    revoked (PEM); `note(actor, action, **details)` writes the audit log.
 
     `raised` is the rounds behind which the attempt was raised, in order (see `server.rollback`);
     `hides` says that nobody but an operator may learn who was drawn, as the noise counts on it.
