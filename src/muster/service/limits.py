@@ -11,12 +11,16 @@ __all__ = [
     "ANSWERS",
     "CONNECTIONS",
     "DESCRIPTORS",
+    "DISK",
     "EACH",
+    "ENROLMENTS",
     "HANDSHAKES",
     "LARGEST",
+    "MODELS",
     "ROWS",
     "SLACK",
     "WATCHERS",
+    "kept_of_disk",
 ]
 
 # What a member claims.
@@ -25,9 +29,23 @@ ANSWERS = 1 << 20  # answers of one row, such as the positions of a text, that a
 LARGEST = 1e290  # the size of a sum: that of a million members is a finite number as well
 SLACK = 1e-3  # by which a row's value may lie outside of its range: sums are rounded
 
+# Disks.
+DISK = 32 << 20  # kept free of uploads, beside room for models: the store's log alone takes half
+MODELS = 4  # as many bodies of a model's size are kept free: a state beside the one before it
+ENROLMENTS = 16  # a day, that one member may change its rows or its certificate
+
 # Connections.
 CONNECTIONS = 50_000  # at once, of all sites together, where the system gives as many descriptors
 HANDSHAKES = 256  # at once of those who have not shown a certificate yet
 DESCRIPTORS = 256  # kept for the store, the logs, bodies and the operator
 EACH = 64  # connections of one certificate
 WATCHERS = 32  # connections at the loopback port for health and metrics
+
+
+def kept_of_disk(body: int) -> int:
+    """The bytes of a server's disk that no upload may take, by the size of an update.
+
+    >>> kept_of_disk(1000) == DISK + MODELS * 1000
+    True
+    """
+    return DISK + MODELS * body

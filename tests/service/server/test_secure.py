@@ -160,6 +160,16 @@ def test_a_large_message_goes_on_where_it_broke_off(scene):
     assert bytes(scene.ledger.blobs.whole(blob)) == LARGE
 
 
+def test_ever_new_messages_of_which_none_ends_hold_the_room_of_one(scene):
+    for number in range(20):
+        assert scene.say(LARGE[:30_000], **large(LARGE, f"{number:064x}")) == 30_000
+    (left,) = scene.ledger.blobs.names("masked-")
+    assert left.endswith(f"{19:064x}") and scene.words() == []
+    scene.sessions = Sessions(scene.sessions.desk, scene.ledger.blobs, scene.pool)  # another life
+    assert scene.say(LARGE, **large(LARGE)) is True
+    assert len(scene.ledger.blobs.names("masked-")) == len(scene.words()) == 1
+
+
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [

@@ -29,6 +29,7 @@ from muster.runs.federation.conduct import Terms, check_study, conduct, facts_of
 from muster.runs.folder import know
 from muster.runs.privacy.rows import refuse_blind_budget
 from muster.service import audit, pki
+from muster.service.limits import kept_of_disk
 from muster.service.message import STUDY
 from muster.service.round.hall import Hall
 from muster.service.round.mirror import mirror
@@ -40,6 +41,7 @@ from muster.service.server.operator import Meters, Operator
 from muster.service.server.protocol import Trust
 from muster.service.server.rollback import raised
 from muster.store.ledger import Ledger
+from muster.store.reserved import Reserved
 from muster.types import Roster
 
 __all__ = ["Federation", "Where", "serve"]
@@ -178,7 +180,8 @@ class _Server:
         """Listen and play, until one of both ends."""
         meters, closed = Meters(self.desk), asyncio.Event()
         edge = Edge(
-            self.desk, self.ledger.blobs, trust.revoked if trust else frozenset,
+            self.desk, Reserved(self.ledger.blobs, kept_of_disk(self.desk.facts.size)),
+            trust.revoked if trust else frozenset,
             meters=meters, plain=trust is None,
         )  # fmt: skip
         engine = asyncio.create_task(self._play(closed))

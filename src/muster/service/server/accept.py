@@ -142,7 +142,7 @@ class Entrance:
     async def _greet(self, taken: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         taken.setblocking(False)
-        more = {} if self.tls is None else {
+        more: dict[str, Any] = {} if self.tls is None else {
             "ssl": self.tls, "ssl_handshake_timeout": self.patience, "ssl_shutdown_timeout": 1.0
         }  # fmt: skip
         try:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from muster.service.claims import check_hello, check_measured, check_training, check_weight
+from muster.service.limits import ENROLMENTS, kept_of_disk
 from muster.service.message import (
     VERSIONS,
     Decline,
@@ -42,6 +43,7 @@ from muster.types import ClientId, Tree
 
 __all__ = ["Desk", "Upload", "WORDS"]
 
+DAY = 86400.0
 WORDS = ("run", "pause", "drain", "stop")
 
 
@@ -77,6 +79,7 @@ class Desk:
     def __init__(self, hall: Hall, ledger: Writer, note: Callable[..., Any] | None = None) -> None:
         self.hall, self._ledger, self._note = hall, ledger, note or _unnoted
         self.counts = hall.refusals
+        self._enrolments: dict[str, tuple[float, int]] = {}  # since when, and how many
         self._steps: dict[ClientId, tuple[int, int]] = {}  # the round, and how far it is
 
     @property
@@ -91,10 +94,25 @@ class Desk:
         check_hello(name, hello)
         member = Member(name, facts.names.get(name, name), hello.rows, certificate)
         if self.hall.members.get(name) != member:
+            self._again(name)
             await asyncio.wrap_future(self._ledger.enrol(member))
             await asyncio.to_thread(self._note, name, "enrolled", rows=hello.rows)
         self.hall.enter(member)
         return Welcome(version, facts.run, member.client, facts.lease, facts.study)
+
+    def _again(self, name: str) -> None:
+        """Another enrolment of a member: each is a line of the log, so there are few a day."""
+        now = self.hall.clock()
+        since, count = self._enrolments.get(name, (now, 0))
+        if now - since >= DAY:
+            since, count = now, 0
+        if count >= ENROLMENTS:
+            raise Refused(
+                Reason.TOO_OFTEN,
+                f"{name} has changed its rows or its certificate {count} times within a day; "
+                f"keep to what it said last, or wait",
+            )
+        self._enrolments[name] = since, count + 1
 
     async def poll(self, name: str, poll: Poll) -> Message:
         """What this site is to do next; it is kept waiting until there is something."""
@@ -192,7 +210,8 @@ class Desk:
         invited = seat is not None and current == (opened.round if opened else 0)
         terms = Terms(
             self.facts.run, current, invited=invited, left=left, held=seat.digest if seat else "",
-            limit=self.facts.size, room=self._ledger.blobs.room() + begun,
+            limit=self.facts.size,
+            room=self._ledger.blobs.room() + begun - kept_of_disk(self.facts.size),
             attempt=self.facts.attempt,
         )  # fmt: skip
         try:

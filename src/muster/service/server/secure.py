@@ -28,6 +28,7 @@ from muster.service.server.desk import Desk
 from muster.service.server.exchange import Batches, Exchange
 from muster.store.blobs import Blobs, NoRoom, update_name
 from muster.store.records import Word
+from muster.store.reserved import drop_halves
 from muster.types import ClientId
 
 __all__ = ["Sessions"]
@@ -61,6 +62,8 @@ class Sessions:
             job = ledger.hear(round, replace(word, metrics=metrics))
             held = await asyncio.wrap_future(job)
         if held is None:
+            if word.blob:
+                await self._run(self.blobs.drop, word.blob)
             raise Refused(Reason.STALE, f"round {round} is over")
         if held.digest != word.digest:
             if word.blob:
@@ -169,6 +172,8 @@ class Sessions:
         held = await self._run(self._held, blob, size)
         if place != held:
             return Offer(held)
+        if held == 0:
+            await self._run(drop_halves, self.blobs, blob)
         if held < size:
             held = await self._received(exchange, (word.name, session.round), blob, held)
         if held < size:

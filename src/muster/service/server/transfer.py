@@ -29,6 +29,7 @@ from muster.service.server.desk import Desk, Upload
 from muster.service.server.exchange import Batches, Exchange
 from muster.service.server.limits import bounded
 from muster.store.blobs import Blobs, NoRoom
+from muster.store.reserved import drop_halves
 
 __all__ = ["Uploads"]
 
@@ -83,6 +84,8 @@ class Uploads:
             upload = self._known[name] = _Arrival(wanted)
             if before is not None:
                 await self._displace(before)
+            else:  # halves of another life of this server
+                await self._run(drop_halves, self.blobs, wanted.blob)
         async with self._turn(upload):
             await self._run(self._look, upload)
             if upload.held == upload.size:
