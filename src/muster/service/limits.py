@@ -8,7 +8,9 @@ unless a line says otherwise.
 from __future__ import annotations
 
 __all__ = [
+    "ANSWER",
     "ANSWERS",
+    "BURST",
     "CONNECTIONS",
     "DESCRIPTORS",
     "DISK",
@@ -16,10 +18,16 @@ __all__ = [
     "ENROLMENTS",
     "HANDSHAKES",
     "LARGEST",
+    "LONG_ANSWERS",
+    "MESSAGE",
     "MODELS",
+    "NAMES",
+    "RATE",
     "ROWS",
     "SLACK",
+    "UNPACKED",
     "WATCHERS",
+    "WINDOW",
     "kept_of_disk",
 ]
 
@@ -33,6 +41,22 @@ SLACK = 1e-3  # by which a row's value may lie outside of its range: sums are ro
 DISK = 32 << 20  # kept free of uploads, beside room for models: the store's log alone takes half
 MODELS = 4  # as many bodies of a model's size are kept free: a state beside the one before it
 ENROLMENTS = 16  # a day, that one member may change its rows or its certificate
+
+# Bodies.
+MESSAGE = 1 << 16  # of a message in JSON
+UNPACKED = 1 << 19  # octets that are unpacked in one step
+WINDOW = 8 << 20  # octets of memory that a compressed body may ask for
+ANSWER = MESSAGE  # of an answer to a site
+LONG_ANSWERS = (  # at addresses that begin so; a model has what the plan says
+    ("/v1/plan", 1 << 22),
+    ("/v1/members", 1 << 28),
+    ("/v1/secure/", 1 << 28),
+)
+
+# Requests.
+RATE = 100.0  # a second, of one name
+BURST = 200.0  # at once, of one name
+NAMES = 10_000  # whose requests are counted
 
 # Connections.
 CONNECTIONS = 50_000  # at once, of all sites together, where the system gives as many descriptors

@@ -31,6 +31,7 @@ __all__ = [
     "digest",
     "encode",
     "head_size",
+    "largest",
 ]
 
 FORMAT = {"muster": "1"}  # what the body's metadata says: the version of this format
@@ -54,6 +55,12 @@ class _Spec:
     @property
     def size(self) -> int:
         return prod(self.shape) * self.dtype.itemsize
+
+
+def largest(template: Tree) -> int:
+    """The bytes that a body of this template has at the most, whoever wrote its header."""
+    specs = _template(template)
+    return 8 + _longest(specs) + sum(spec.size for spec in specs.values())
 
 
 def encode(tree: Tree) -> Iterator[bytes | memoryview]:

@@ -16,7 +16,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from muster.errors import RunError
+from muster.errors import NoRoom, RunError
 from muster.store.blobs import Blobs, Disk, Files, model_name, update_round
 from muster.store.database import taken
 from muster.store.records import Kind, Member, Opened, Seat, Transition, Word
@@ -171,7 +171,8 @@ class Ledger(Rounds):
         """Add steps of lifecycles to the log, durable soon; what could not be is raised later."""
         failed, self._failed = self._failed, None
         if failed is not None:
-            raise RunError(f"an earlier step was not recorded: {failed}") from failed
+            kind = NoRoom if isinstance(failed, NoRoom) else RunError
+            raise kind(f"an earlier step was not recorded: {failed}") from failed
         if transitions:
             job = self._writer.submit(
                 "record a step", lambda turn: seating.recorded(turn, transitions)

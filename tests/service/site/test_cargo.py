@@ -34,6 +34,7 @@ def talk(hub, deed):
 
     async def life():
         line = Line("http://hub", "a", patience=hurried(), transport=hub.transport())
+        line.largest = 1 << 20
         async with line:
             return await deed(line)
 

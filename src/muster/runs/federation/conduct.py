@@ -137,15 +137,14 @@ def conduct(
         while True:
             try:
                 drive(plan, network, ledger, witness, replace(options, engine=ENGINE))
-                break
+                _export(ledger.path, plan, ledger.shared)
+                return "done"
             except Stopped as why:
                 return str(why)
             except NoRoom as error:
                 with hall.changed:
                     hall.move("no room", str(error)[:500])
                     hall.changed.wait_for(stop.is_set, hall.facts.lease)
-    _export(ledger.path, plan, ledger.shared)
-    return "done"
 
 
 def _pause(ledger: Ledger, hall: Hall, why: str) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from muster import keys
-from muster.errors import PlanError, RunError
+from muster.errors import NoRoom, PlanError, RunError
 from muster.plan import Plan
 from muster.secagg import (
     Aborted,
@@ -178,6 +178,8 @@ class Circles:
         """The octets of an event; none where what was stored is gone: that is no message."""
         try:
             return bytes(word.data or self._read(word.blob))
+        except NoRoom:
+            raise  # that is no fault of what is stored
         except (RunError, TypeError):
             return b""
 

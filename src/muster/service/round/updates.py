@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from muster.aggregation.sums import block_size, summed
-from muster.errors import RunError
+from muster.errors import NoRoom, RunError
 from muster.service.refusal import Refused
 from muster.service.wire import decode, digest
 from muster.store.blobs import Blobs, update_name
@@ -39,6 +39,8 @@ def updates(
                     raise RunError(f"the blob {name} is damaged: its SHA-256 is another")
                 data = blobs.whole(name, known=True)
                 tree = decode(data, template, finite=True)
+            except NoRoom:
+                raise  # that is no fault of what is stored
             except (RunError, Refused) as error:
                 yield Failed(seat.client, "record", f"its stored update cannot be used: {error}")
                 continue

@@ -94,13 +94,14 @@ class Desk:
         check_hello(name, hello)
         member = Member(name, facts.names.get(name, name), hello.rows, certificate)
         if self.hall.members.get(name) != member:
-            self._again(name)
+            again = self._again(name)
             await asyncio.wrap_future(self._ledger.enrol(member))
             await asyncio.to_thread(self._note, name, "enrolled", rows=hello.rows)
+            self._enrolments[name] = again
         self.hall.enter(member)
         return Welcome(version, facts.run, member.client, facts.lease, facts.study)
 
-    def _again(self, name: str) -> None:
+    def _again(self, name: str) -> tuple[float, int]:
         """Another enrolment of a member: each is a line of the log, so there are few a day."""
         now = self.hall.clock()
         since, count = self._enrolments.get(name, (now, 0))
@@ -112,7 +113,7 @@ class Desk:
                 f"{name} has changed its rows or its certificate {count} times within a day; "
                 f"keep to what it said last, or wait",
             )
-        self._enrolments[name] = since, count + 1
+        return since, count + 1
 
     async def poll(self, name: str, poll: Poll) -> Message:
         """What this site is to do next; it is kept waiting until there is something."""

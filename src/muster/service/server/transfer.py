@@ -27,7 +27,7 @@ from muster.service.refusal import Reason, Refused, malformed
 from muster.service.server import admission
 from muster.service.server.desk import Desk, Upload
 from muster.service.server.exchange import Batches, Exchange
-from muster.service.server.limits import bounded
+from muster.service.unpack import bounded
 from muster.store.blobs import Blobs, NoRoom
 from muster.store.reserved import drop_halves
 

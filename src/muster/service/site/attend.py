@@ -78,6 +78,7 @@ class Attendance:
         acting, source = self.policy.guard(plan), training.source or self.private.source
         training = replace(training, acting=acting, source=source)
         self.training = training
+        line.largest = training.largest
         self.work = Work(name, training, line, vault, hand, habits, study)
         self.masked = None if plan.secure is None else Masked(self.work, print_, notary)
         hidden = plan.secure is not None or self.policy.rows == "hidden"  # masks hide rows as well

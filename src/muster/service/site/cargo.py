@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from muster.service.refusal import Reason, Refused
 from muster.service.site.line import Again, Line
 from muster.service.site.state import Pending
 from muster.service.site.vault import Vault
+from muster.service.unpack import bounded
 from muster.store.blobs import model_name
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ async def fetch(line: Line, vault: Vault, digest: str, round: int) -> Any:
 async def _download(line: Line, vault: Vault, digest: str, round: int) -> Any:
     name = model_name(digest)
     held = vault.models.held(name)
+    if not held:
+        await asyncio.to_thread(_drop_halves, vault, name)
     headers = {"accept-encoding": "zstd"}
     if held:
         headers["range"] = f"bytes={held}-"
@@ -69,6 +73,13 @@ async def _download(line: Line, vault: Vault, digest: str, round: int) -> Any:
     return found
 
 
+def _drop_halves(vault: Vault, name: str) -> None:
+    """A server that begins ever new models and ends none takes the room of one."""
+    for other in vault.models.names("model-"):
+        if other != name and vault.models.size(other) is None:
+            vault.models.drop(other)
+
+
 def _begin(answer: httpx.Response) -> int:
     """The place of the first octet of an answer."""
     if answer.status_code == 200:
@@ -79,23 +90,54 @@ def _begin(answer: httpx.Response) -> int:
 
 async def _store(line: Line, vault: Vault, name: str, end: int, answer: httpx.Response) -> None:
     """The octets of an answer, behind those that are held; what came before a break is kept."""
-    waiting = bytearray()
-    unpack: Callable[[bytes], bytes] = bytes
-    if answer.headers.get("content-encoding") == "zstd":
-        unpack = zstandard.ZstdDecompressor().decompressobj().decompress
+    place = _Place(line, vault, name, end)
+    zstd = answer.headers.get("content-encoding") == "zstd"
+    put = bounded(place.put) if zstd else place.put
     try:
         async for data in answer.aiter_raw():
-            waiting += unpack(data)
-            if len(waiting) >= GATHER:
-                piece, waiting = bytes(waiting), bytearray()  # a cancelled append may still end
-                end = await asyncio.to_thread(vault.models.append, name, end, piece)
-                line.moved += len(piece)
-    except zstandard.ZstdError as error:
-        raise Again(f"it sent what cannot be unpacked ({error})") from None
+            if zstd or len(place.waiting) + len(data) >= GATHER:
+                await asyncio.to_thread(put, data)  # a few octets may become many
+            else:
+                put(data)
+    except Refused as refused:
+        raise Again(f"it sent what cannot be unpacked ({refused.text})") from None
     finally:
-        if waiting:
-            vault.models.append(name, end, bytes(waiting))
-            line.moved += len(waiting)
+        place.flush()
+
+
+class _Place:
+    """Where the octets of a model go: to the disk as they come, and no more than a model has."""
+
+    def __init__(self, line: Line, vault: Vault, name: str, end: int) -> None:
+        self.line, self.vault, self.name, self.end = line, vault, name, end
+        self.waiting = bytearray()
+        self.over = False
+        self.gate = threading.Lock()  # a put that was cancelled may still go on
+
+    def put(self, data: bytes) -> None:
+        """Take some. Raises `Again` for more than the plan's model can have; nothing is kept."""
+        with self.gate:
+            if self.over:
+                return
+            if self.end + len(self.waiting) + len(data) > self.line.largest:
+                self.waiting.clear()
+                self.vault.models.drop(self.name)
+                raise Again(f"it sent more than the {self.line.largest} octets that a model has")
+            self.waiting += data
+            if len(self.waiting) >= GATHER:
+                self._write()
+
+    def flush(self) -> None:
+        """Write what is left; nothing comes behind it."""
+        with self.gate:
+            self.over = True
+            if self.waiting:
+                self._write()
+
+    def _write(self) -> None:
+        piece, self.waiting = bytes(self.waiting), bytearray()
+        self.end = self.vault.models.append(self.name, self.end, piece)
+        self.line.moved += len(piece)
 
 
 async def deliver(line: Line, vault: Vault, pending: Pending) -> Verdict:

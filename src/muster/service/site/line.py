@@ -20,6 +20,7 @@ from muster.errors import IdentityError, RunError
 from muster.extras import require
 from muster.service.message import Message, Verdict, from_json, to_json
 from muster.service.refusal import Reason, Refused, parse
+from muster.service.site.answers import bound
 
 if TYPE_CHECKING:
     import httpx
@@ -81,6 +82,7 @@ class Line:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:  # fmt: skip
         self.address, self.patience, self.watch = _address(address, tls), patience, watch
+        self.largest = 0  # octets of a model; set by whoever knows the plan, before one is fetched
         self.moved = 0  # octets of bodies, either way; whoever moves some counts them
         self._met = False
         headers = {"accept-encoding": "identity", "user-agent": "muster"}
@@ -89,6 +91,7 @@ class Line:
         self.http = httpx.AsyncClient(
             base_url=self.address, verify=tls or False, headers=headers, transport=transport,
             timeout=httpx.Timeout(READ, connect=CONNECT, pool=None),
+            event_hooks={"response": [bound]},
         )  # fmt: skip
 
     async def __aenter__(self) -> Line:

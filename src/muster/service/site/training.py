@@ -53,6 +53,11 @@ class Training:
     def _template(self) -> Sent:
         return sent_template(self.plan)
 
+    @property
+    def largest(self) -> int:
+        """The octets of the largest body that a server may send as a model."""
+        return wire.largest(self._template)
+
     def sent(self, body: Any) -> Sent:
         """What the server sent, aligned as kernels like it. Raises `Refused`."""
         decoded: Sent = tree_map(owned, wire.decode(body, self._template))
