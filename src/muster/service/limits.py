@@ -14,11 +14,14 @@ __all__ = [
     "CONNECTIONS",
     "DESCRIPTORS",
     "DISK",
+    "DOWNLOADS",
     "EACH",
     "ENROLMENTS",
     "HANDSHAKES",
     "LARGEST",
+    "LINES",
     "LONG_ANSWERS",
+    "MEMBERS",
     "MESSAGE",
     "MODELS",
     "NAMES",
@@ -40,6 +43,7 @@ SLACK = 1e-3  # by which a row's value may lie outside of its range: sums are ro
 # Disks.
 DISK = 32 << 20  # kept free of uploads, beside room for models: the store's log alone takes half
 MODELS = 4  # as many bodies of a model's size are kept free: a state beside the one before it
+MEMBERS = 1 << 20  # who may enrol
 ENROLMENTS = 16  # a day, that one member may change its rows or its certificate
 
 # Bodies.
@@ -53,10 +57,14 @@ LONG_ANSWERS = (  # at addresses that begin so; a model has what the plan says
     ("/v1/secure/", 1 << 28),
 )
 
+# Logs.
+LINES = 20  # a minute of each kind of line that others make a server write
+
 # Requests.
 RATE = 100.0  # a second, of one name
 BURST = 200.0  # at once, of one name
 NAMES = 10_000  # whose requests are counted
+DOWNLOADS = 4  # at once, of one name
 
 # Connections.
 CONNECTIONS = 50_000  # at once, of all sites together, where the system gives as many descriptors

@@ -32,6 +32,7 @@ __all__ = [
     "encode",
     "head_size",
     "largest",
+    "longest_head",
 ]
 
 FORMAT = {"muster": "1"}  # what the body's metadata says: the version of this format
@@ -55,6 +56,11 @@ class _Spec:
     @property
     def size(self) -> int:
         return prod(self.shape) * self.dtype.itemsize
+
+
+def longest_head(template: Tree) -> int:
+    """The bytes that no honest header of this template exceeds."""
+    return min(LIMIT, _longest(_template(template)))
 
 
 def largest(template: Tree) -> int:

@@ -26,6 +26,7 @@ from muster.service.message import (
 from muster.service.refusal import Reason, Refused
 from muster.service.round.hall import FAILURES, PRESENT, Facts, Hall
 from muster.service.round.lifecycle import Call
+from muster.service.server import desk as desks
 from muster.service.server.desk import Desk
 from muster.store.blobs import update_name
 from muster.store.ledger import Ledger
@@ -305,6 +306,15 @@ def test_rows_that_change_and_change_write_a_bounded_log(scene):
     scene.clock.now += 86400
     scene.do(hello(99))
     assert scene.ledger.members()["a"].rows == 99 and len(noted) == ENROLMENTS + 1
+
+
+def test_as_many_enrol_as_may(scene, monkeypatch):
+    monkeypatch.setattr(desks, "MEMBERS", 3)
+    scene.do(scene.desk.welcome("c", Hello(VERSIONS, "c", PRINT, 10)))
+    fourth = Hello(VERSIONS, "d", PRINT, 10)
+    assert reason(scene.desk.welcome, "d", fourth) is Reason.NO_ROOM
+    assert scene.ledger.members().keys() == {"a", "b", "c"}
+    scene.do(scene.desk.welcome("a", Hello(VERSIONS, "a", PRINT, 11)))  # who is in may go on
 
 
 def test_who_is_silent_is_away_and_who_fails_for_ever_is_left_out(scene):

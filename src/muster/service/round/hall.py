@@ -44,6 +44,9 @@ class Keeper(Protocol):
     def history(self) -> list[dict[str, Any]]:
         """The records of the committed rounds."""
 
+    def committed(self, round: int) -> dict[str, Any] | None:
+        """The record of one committed round, or None."""
+
     def wanted(self) -> str:
         """What the operator wants."""
 
@@ -189,10 +192,9 @@ class Hall:
     def accepted(self, round: int) -> frozenset[ClientId]:
         """Whose replies are in the model of a committed round."""
         if round not in self._fates:
-            for record in self.ledger.history():
-                if record["round"] == round:
-                    return frozenset(record["accepted"])
-        return self._fates.get(round, frozenset())
+            record = self.ledger.committed(round)  # of one round: anybody may ask again and again
+            return frozenset(record["accepted"] if record else ())
+        return self._fates[round]
 
     # What is open.
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from muster.service.claims import check_hello, check_measured, check_training, check_weight
-from muster.service.limits import ENROLMENTS, kept_of_disk
+from muster.service.limits import ENROLMENTS, MEMBERS, kept_of_disk
 from muster.service.message import (
     VERSIONS,
     Decline,
@@ -94,6 +94,8 @@ class Desk:
         check_hello(name, hello)
         member = Member(name, facts.names.get(name, name), hello.rows, certificate)
         if self.hall.members.get(name) != member:
+            if name not in self.hall.members and len(self.hall.members) >= MEMBERS:
+                raise Refused(Reason.NO_ROOM, f"{MEMBERS} members are enrolled; no more are taken")
             again = self._again(name)
             await asyncio.wrap_future(self._ledger.enrol(member))
             await asyncio.to_thread(self._note, name, "enrolled", rows=hello.rows)

@@ -30,6 +30,7 @@ from muster.service.limits import CONNECTIONS, EACH, WATCHERS
 from muster.service.server.accept import Entrance, affordable, more_descriptors
 from muster.service.server.exchange import Receive, Scope, Send
 from muster.service.server.protocol import Connection, Live, Trust
+from muster.service.server.sparse import sparse
 
 if TYPE_CHECKING:
     import uvicorn
@@ -96,7 +97,7 @@ async def serve(
         )
     doors = _Doors(where, trust)
     most = where.connections or affordable(more_descriptors())
-    with contextlib.ExitStack() as stack:
+    with sparse(), contextlib.ExitStack() as stack:
         try:
             sock = _tcp(where.host, where.port)
             await doors.open(app, sock, trust.context() if trust else None, most=most)

@@ -33,7 +33,7 @@ from muster.store.reserved import drop_halves
 
 __all__ = ["Uploads"]
 
-HEAD = (1 << 20) + 8  # octets of the longest header
+HEAD = (1 << 20) + 8  # octets of the longest header, whatever a template says
 SLACK = 1 << 20  # octets by which zstd may be longer than what it holds
 TRIES = 3  # bodies with a wrong digest, after which the client has failed
 NUMBER = re.compile(r"[0-9]{1,16}")
@@ -199,8 +199,11 @@ class Uploads:
 
     def _check_head(self, upload: _Arrival, head: bytearray) -> None:
         try:
-            if len(head) >= 8 and len(head) >= wire.head_size(bytes(head[:8])):
-                wire.check_header(bytes(head), upload.wanted.template, size=upload.size)
+            template = upload.wanted.template
+            if len(head) < 8:
+                return
+            if len(head) >= wire.head_size(bytes(head[:8]), wire.longest_head(template)):
+                wire.check_header(bytes(head), template, size=upload.size)
                 upload.head = None
         except Refused:
             upload.hostile = True

@@ -83,6 +83,10 @@ class Rounds(ABC):
         """The records of all committed rounds in order."""
         return self._transactions.read(states.history)
 
+    def committed(self, round: int) -> dict[str, Any] | None:
+        """The record of one committed round, or None."""
+        return self._transactions.read(lambda c: states.committed(c, round))
+
     def latest_round(self) -> int:
         """The last committed round, by any server; 0 before the first."""
         return self._transactions.read(seats.last_round)

@@ -31,6 +31,7 @@ __all__ = [
     "States",
     "advance",
     "amend",
+    "committed",
     "facts",
     "history",
     "last_line",
@@ -127,6 +128,12 @@ def history(connection: Connection) -> list[dict[str, Any]]:
     """The records of all committed rounds in order."""
     lines = connection.execute(select(rounds.c.record).order_by(rounds.c.round)).scalars()
     return [json.loads(line) for line in lines]
+
+
+def committed(connection: Connection, round: int) -> dict[str, Any] | None:
+    """The record of one committed round, or None."""
+    line = connection.execute(select(rounds.c.record).where(rounds.c.round == round)).scalar()
+    return None if line is None else dict(json.loads(line))
 
 
 def last_line(connection: Connection) -> str | None:
