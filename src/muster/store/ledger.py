@@ -20,6 +20,7 @@ from muster.errors import NoRoom, RunError
 from muster.store.blobs import Blobs, Disk, Files, model_name, update_round
 from muster.store.database import taken
 from muster.store.records import Kind, Member, Opened, Seat, Transition, Word
+from muster.store.reserved import drop_all_halves
 from muster.store.sql import seats as seating
 from muster.store.sql import states
 from muster.store.sql import words as speech
@@ -267,6 +268,9 @@ class Ledger(Rounds):
             if not (old or round in rounds or (whole and name in named)):
                 with suppress(RunError):  # it does no harm
                     self.blobs.drop(name)
+        if not self.shared:  # at another server one of them may be on its way now
+            with suppress(RunError):  # they do no harm
+                drop_all_halves(self.blobs)
 
 
 def _nothing(label: str) -> None:

@@ -7,9 +7,9 @@ import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from muster.store.blobs import Blobs, NoRoom
+from muster.store.blobs import Blobs, NoRoom, update_round
 
-__all__ = ["Reserved", "drop_halves"]
+__all__ = ["Reserved", "drop_all_halves", "drop_halves"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,18 @@ class Reserved:
     def room(self) -> int:
         """The bytes that are free, beyond those that are kept."""
         return max(0, self.blobs.room() - self.kept)
+
+
+def drop_all_halves(blobs: Blobs) -> None:
+    """Leave one unfinished blob to each client and round, the longest: it is gone on with."""
+    halves: dict[str, list[tuple[int, str]]] = {}
+    for name in blobs.names(""):
+        if update_round(name) is not None and blobs.size(name) is None:
+            kept = halves.setdefault(name.rpartition("-")[0], [])
+            kept.append((blobs.held(name), name))
+    for found in halves.values():
+        for _, name in sorted(found)[:-1]:
+            blobs.drop(name)
 
 
 def drop_halves(blobs: Blobs, keep: str) -> None:
