@@ -9,9 +9,10 @@
     ├── RunError         a run folder that is missing, damaged, newer, or belongs to another plan
     │   ├── WorkerError  a worker process that cannot be started or keeps dying
     │   └── NoRoom       no room on a disk, no descriptor, no memory: for now
+    │       └── LogFull  the same of an audit log, which is as it was before
     ├── IdentityError    a key, request, certificate or bundle that cannot be used or is refused
     ├── AuditError       an audit log that was altered, cannot be written, or may not hold a value
-    │   └── LogFull      one that has no room for now; a NoRoom, too
+    │   └── LogFull      the same that stands under NoRoom
     ├── secagg.Aborted   a secure sum that was not opened; carries the reason
     ├── secagg.Malformed bytes that are no message of a secure sum's session
     ├── service.Refused  a request that the server refuses; carries the reason
@@ -37,7 +38,6 @@ __all__ = [
     "PlanError",
     "RunError",
     "WorkerError",
-    "short",
 ]
 
 # What a system lacks for now: room on a disk, descriptors, memory.
