@@ -8,9 +8,11 @@
     ├── ClientError      one client failed; names round, client and stage, carries the cause
     ├── RunError         a run folder that is missing, damaged, newer, or belongs to another plan
     │   ├── WorkerError  a worker process that cannot be started or keeps dying
-    │   └── store.NoRoom a disk without room for what was to be stored
+    │   └── NoRoom       no room on a disk, no descriptor, no memory: for now
+    │       └── LogFull  the same of an audit log, which is as it was before
     ├── IdentityError    a key, request, certificate or bundle that cannot be used or is refused
     ├── AuditError       an audit log that was altered, cannot be written, or may not hold a value
+    │   └── LogFull      the same that stands under NoRoom
     ├── secagg.Aborted   a secure sum that was not opened; carries the reason
     ├── secagg.Malformed bytes that are no message of a secure sum's session
     ├── service.Refused  a request that the server refuses; carries the reason
@@ -21,18 +23,27 @@ Each message is one sentence: what was given, what is required, what to do.
 
 from __future__ import annotations
 
+import errno
+
 __all__ = [
     "AuditError",
     "ClientError",
     "DataError",
     "DatasetError",
     "IdentityError",
+    "LogFull",
     "MissingExtra",
     "MusterError",
+    "NoRoom",
     "PlanError",
     "RunError",
     "WorkerError",
 ]
+
+# What a system lacks for now: room on a disk, descriptors, memory.
+SHORT = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
+)  # fmt: skip
 
 
 class MusterError(Exception):
@@ -55,6 +66,13 @@ class RunError(MusterError):
     """A run folder that is missing, damaged, from a newer version, or of another plan."""
 
 
+class NoRoom(RunError):
+    """No room on a disk or in a database, no descriptor, no memory; what was written is safe.
+
+    It passes: whoever must go on waits, and tries again.
+    """
+
+
 class WorkerError(RunError):
     """A worker process that cannot be started or keeps dying."""
 
@@ -72,6 +90,10 @@ class AuditError(MusterError):
     def __init__(self, message: str, line: int = 0) -> None:
         self.line = line
         super().__init__(message)
+
+
+class LogFull(AuditError, NoRoom):
+    """An entry that an audit log has no room for now; the log is as it was before."""
 
 
 class MissingExtra(MusterError, ImportError):
@@ -93,3 +115,12 @@ class ClientError(MusterError):
 
     def __reduce__(self) -> tuple[type[ClientError], tuple[int, int | str, str, str]]:
         return type(self), (self.round, self.client, self.stage, self.cause)
+
+
+def short(error: OSError) -> bool:
+    """Whether a system refuses something for what it lacks, and may have again.
+
+    >>> short(OSError(errno.EMFILE, "")), short(OSError(errno.EIO, ""))
+    (True, False)
+    """
+    return error.errno in SHORT

@@ -221,6 +221,10 @@ class Task(Protocol):
     def model(self, w: Vector, buffers: Vector) -> Any:
         """The framework's own model with these parameters."""
 
+    @property
+    def measures(self) -> Mapping[str, tuple[float, float]] | None:
+        """The metrics of `evaluate` but "rows": each one's range for one row; None if unknown."""
+
     def evaluate(self, w: Vector, buffers: Vector, x: Any, y: Any) -> dict[str, float]:
         """Sums over rows by metric name, with "rows"; means are taken after adding up."""
 

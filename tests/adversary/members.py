@@ -26,6 +26,7 @@ from muster.secagg.answers import PIECE
 from muster.secagg.commitments import KINDS, SHARE
 from muster.secagg.messages import Compared, Complaint, Delivery, Opened, Roster, Shares
 from muster.service import pki
+from muster.service.claims import measures_of
 from muster.service.identity import holder
 from muster.service.message import (
     VERSIONS,
@@ -164,6 +165,11 @@ def honest(message, member=None):
     return [(message.to_bytes(), {}, {})]
 
 
+def sums_of(plan):
+    """What an honest member measures on two rows: the sums that the plan asks for."""
+    return {"rows": 2.0} | dict.fromkeys(measures_of(plan), 1.0)
+
+
 class Hub:
     """A server of masked rounds and evaluations, one after the other, over one ledger."""
 
@@ -286,7 +292,7 @@ class Hub:
             asked = {name: self.poll(name) for name in due}
             for name, said in asked.items():
                 del due[name]
-                told = Measured("run", said.round, said.model, {"rows": 2.0, "loss": 3.0})
+                told = Measured("run", said.round, said.model, sums_of(self.plan))
                 for data in lie(said) if name == LIAR else [to_json(told)]:
                     self.answers.append(self.ask(name, "POST", "/v1/answers", data))
             return bool(asked)

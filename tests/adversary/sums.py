@@ -76,6 +76,7 @@ class Sums:
         self.sites = {name: Rogue(self.plan, [], run="r1") for name in names}
         self.late, self.sessions = Revealed, []
         self.mute = False  # nothing is told in a session
+        self.ends = True  # the run, behind the sessions; else all sites are killed there
         self.deaf = Revealed, frozenset()
         self.hands = lambda name, found: found
         self.nobody = httpx.ConnectError("planned")
@@ -86,7 +87,7 @@ class Sums:
     def lead(self, *sessions, habits=None):
         """Play the sessions, each until it is over or given up; then all end."""
         self.sessions, self.habits = list(sessions), habits or Habits(wait=0.0)
-        self.polls, self.place, self.owed = 0, 0, set()
+        self.polls, self.place, self.owed, self.idle = 0, 0, set(), set()
         for session in sessions:
             if session.side is None:  # else it goes on
                 session.side = self._side(session)
@@ -141,8 +142,13 @@ class Sums:
                 self.owed.discard(name)
                 round, accepted = self.settles[self.place]
                 return said(Settled("r1", round, accepted))
-            if session is None:
+            if session is None and self.ends:
                 return said(Ended("r1", 1, "all rounds are done"))
+            if session is None:
+                self.idle.add(name)
+                if self.idle == set(self.names):
+                    self.left.set()
+                return said(Wait(0.001))
             if name not in session.names:
                 return said(Wait(0.0))
             peers = {"peers": len(session.names)}
@@ -155,7 +161,8 @@ class Sums:
             return httpx.Response(200, content=self.hands(name, told).to_json())
         if not SECURE.fullmatch(path):
             return self.sites[name].handle(request)
-        if session is None:
+        last = session or self.sessions[-1]  # whose end all hear
+        if session is None and not (request.method == "GET" and last.over):
             return refused(Reason.CLOSED)
         return self._say(name, request) if request.method == "POST" else self._told(name, request)
 
@@ -176,7 +183,8 @@ class Sums:
         return said(Verdict(True))
 
     def _told(self, name, request):
-        number, message = self.now.told.get(name, (0, b""))
+        session = self.now or self.sessions[-1]  # of which all hear the end
+        number, message = session.told.get(name, (0, b""))
         if self.mute or number <= int(request.url.params["after"]):
             return said(Wait(0.0))
         return httpx.Response(200, content=message, headers={"muster-told": str(number)})
@@ -185,12 +193,18 @@ class Sums:
         async with contextlib.AsyncExitStack() as stack:
             hand = await stack.enter_async_context(Hand())
             sites = [await self._site(stack, hand, name) for name in self.names]
+            self.left = asyncio.Event()
             lives = [asyncio.ensure_future(site.attend()) for site in sites]
+            ended, left = asyncio.gather(*lives), asyncio.ensure_future(self.left.wait())
             try:
-                await asyncio.wait_for(asyncio.gather(*lives), 60)
+                async with asyncio.timeout(60):
+                    await asyncio.wait([ended, left], return_when=asyncio.FIRST_COMPLETED)
+                    if ended.done():
+                        ended.result()
             finally:
-                for life in lives:
+                for life in (*lives, left):
                     life.cancel()
+                await asyncio.gather(ended, left, return_exceptions=True)
                 await asyncio.gather(*lives, return_exceptions=True)
 
     async def _site(self, stack, hand, name):

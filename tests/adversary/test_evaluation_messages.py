@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
-from tests.adversary.members import LIAR, NAMES, Hub
+from tests.adversary.members import LIAR, NAMES, Hub, sums_of
 from tests.adversary.mutants import KINDS, WHOLE, json_mutants
 from tests.adversary.rogue import Rogue, Site
 from tests.service.round.masked import plan_of
@@ -22,6 +22,7 @@ from tests.service.site.scene import plan
 from muster import Every
 from muster.errors import MusterError
 from muster.runs.measure import spread
+from muster.service.claims import check_measured
 from muster.service.message import (
     VERSIONS,
     Decline,
@@ -61,10 +62,12 @@ def asked(rogue, kind):
     }[kind]  # fmt: skip
 
 
-def readable(data, kind):
-    """Whether octets are a message of a kind."""
+def readable(data, kind, hub=None):
+    """Whether octets are a message of a kind, in which a member says what it may."""
     try:
-        from_json(data, kind)
+        said = from_json(data, kind)
+        if hub and kind is Measured:
+            check_measured(said.metrics, hub.hall.members[LIAR].rows, hub.hall.facts.claims)
     except Refused:
         return False
     return True
@@ -157,7 +160,7 @@ def valid(hub, kind, asked):
     """A valid message of a member that is asked to measure."""
     place = {"run": "run", "round": asked.round}
     return {
-        Measured: Measured(**place, model=asked.model, metrics={"rows": 2.0, "loss": 1.0}),
+        Measured: Measured(**place, model=asked.model, metrics=sums_of(hub.plan)),
         Decline: Decline(**place, text="no"), Failure: Failure(**place, stage="x", text="y"),
         Progress: Progress(**place, steps=1), Poll: Poll("run", 0, 0.0),
         Hello: Hello(VERSIONS, LIAR, hub.hall.facts.fingerprint, 9),
@@ -172,7 +175,7 @@ def test_whatever_a_member_answers_the_others_are_measured(kind, hub):
     def junk(asked):
         lies.extend(json_mutants(valid(hub, kind, asked)))
         for lie in lies:
-            (taken if readable(lie.data, kind) else said).append(lie.data)
+            (taken if readable(lie.data, kind, hub) else said).append(lie.data)
         return said
 
     said = []
@@ -190,7 +193,7 @@ def checked(hub, found):
     """What the honest measured is as they said it, and a record can be made of all."""
     for name in NAMES:
         if name != LIAR:
-            assert found[name] == {"rows": 2.0, "loss": 3.0}
+            assert found[name] == sums_of(hub.plan)
     json.dumps(spread(list(found.values())), allow_nan=False)
     hub.commit()
 

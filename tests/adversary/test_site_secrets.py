@@ -25,7 +25,14 @@ SPOKEN = (Advert, Shares, Compared, Masked, Consent, Revealed)
 
 @pytest.fixture
 def liar(tmp_path):
-    return Sums(tmp_path)
+    return running(tmp_path)
+
+
+def running(home):
+    """A server whose run goes on: what a site has of a session is there when it starts again."""
+    liar = Sums(home)
+    liar.ends = False
+    return liar
 
 
 def copied(liar, label, then):
@@ -60,7 +67,7 @@ def test_a_vault_that_was_put_back_to_an_earlier_step_says_nothing_more(place, l
         if later <= place:
             continue
         home = liar.home / f"{later}"
-        one = Sums(home)
+        one = running(home)
         _, copy = copied(one, f"site: {STEPS[place]} is said", SPOKEN[later])
         assert len(kept(copy)) == place + 1 < len(kept(home / "ann" / "vault"))
         put_back(one, copy)

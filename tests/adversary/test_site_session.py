@@ -127,7 +127,7 @@ def test_an_update_that_was_damaged_in_a_session_has_no_second_one(liar):
 
 @pytest.mark.parametrize("lost", ["the vault", "the secrets"])
 def test_a_session_whose_secrets_are_gone_is_over(lost, liar):
-    liar.late = Consent
+    liar.late, liar.ends = Consent, False
     liar.lead(Session(liar.names))
     vault = liar.home / "ann" / "vault"
     if lost == "the vault":

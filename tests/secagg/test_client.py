@@ -216,7 +216,8 @@ def test_what_was_kept_of_another_session_is_not_used():
     for own, who in ((terms(3, round=2), "c0000"), (terms(3), "c0001")):
         again = client(own, party(who), list, np.random.default_rng(1).bytes, kept)
         assert next(again) == Say(Quit("TERMS"))
-        assert next(again) == Forget()
+        forgotten = next(again)
+        assert isinstance(forgotten, Forget) and forgotten.reason is Reason.TERMS
         with pytest.raises(Aborted):
             next(again)
 
@@ -225,7 +226,8 @@ def test_the_server_ends_it():
     side = client(terms(3), party("c0000"), list, np.random.default_rng(0).bytes)
     for _ in range(3):
         next(side)
-    assert side.send(Ended("COHORT")) == Forget()  # nothing is said to a server that is gone
+    forgotten = side.send(Ended("COHORT"))  # nothing is said to a server that is gone
+    assert isinstance(forgotten, Forget) and forgotten.reason is Reason.COHORT
     with pytest.raises(Aborted) as caught:
         next(side)
     assert caught.value.reason is Reason.COHORT and caught.value.remote
@@ -248,4 +250,4 @@ def test_a_client_that_is_stopped_says_so_and_forgets():
     for _ in range(3):
         next(side)
     assert side.throw(Aborted(Reason.STOPPED, "the site's operator")) == Say(Quit("STOPPED"))
-    assert next(side) == Forget()
+    assert next(side) == Forget(Reason.STOPPED, "the site's operator")

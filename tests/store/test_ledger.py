@@ -13,6 +13,7 @@ pytest.importorskip("sqlalchemy")
 from muster.errors import RunError
 from muster.store import SQLiteStore
 from muster.store.blobs import model_name, update_name
+from muster.store.ledger import Ledger
 from muster.store.records import Member, Seat, Transition
 from muster.testing import check_store
 
@@ -204,3 +205,20 @@ def test_importing_the_store_leaves_sqlalchemy_alone():
     code = "import muster.store, sys; print('sqlalchemy' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
+
+
+def test_junk_of_members_is_gone_when_it_is_opened_again(tmp_path):
+    """Of ever new bodies of which none ended one is left to each client, the longest."""
+    ledger = Ledger(tmp_path)
+    ledger.open(opening())
+    lengths = {"1": 5, "2": 9, "3": 7}
+    for kind in ("masked", "update"):
+        for client in ("a", "b"):
+            for digit, length in lengths.items():
+                name = update_name(opening().round, client, digit * 64, kind)
+                ledger.blobs.append(name, 0, bytes(length))
+    ledger.close()
+    ledger = Ledger(tmp_path)
+    left = [*ledger.blobs.names("masked-"), *ledger.blobs.names("update-")]
+    ledger.close()
+    assert len(left) == 4 and all(name.endswith("2" * 64) for name in left)

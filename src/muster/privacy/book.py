@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from muster.errors import RunError
+from muster.errors import NoRoom, RunError, short
 from muster.privacy.ledger import Budget, Ledger
 from muster.privacy.release import Charge
 
@@ -115,7 +115,8 @@ class Book:
             raise self._failed(error) from error
 
     def _failed(self, error: OSError) -> RunError:
-        return RunError(
+        kind = NoRoom if short(error) else RunError
+        return kind(
             f"the privacy ledger {self.path} cannot be used ({error.strerror or error}); nothing "
             f"is released without it: repair the disk or name another file, then resume"
         )

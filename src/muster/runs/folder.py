@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 
 from muster.data import Population, statistics
-from muster.errors import RunError
+from muster.errors import NoRoom, RunError, short
 from muster.plan import Plan
 from muster.plan.registry import differences, spelled, to_toml, to_value
 from muster.simulation import Choice
@@ -196,7 +196,9 @@ def following(folder: Path) -> BinaryIO:
 def append(file: BinaryIO, line: str) -> None:
     """One more line of `history.jsonl`, right after its commit, for whoever follows along."""
     try:
-        file.write(f"{strict(line)}\n".encode())
+        rest = memoryview(f"{strict(line)}\n".encode())
+        while rest:  # a disk that is nearly full takes a part
+            rest = rest[file.write(rest) :]
     except OSError as error:
         raise _unwritten(Path(file.name), error) from error
 
@@ -214,7 +216,8 @@ def write(path: Path, data: bytes) -> None:
 
 
 def _unwritten(path: Path, error: OSError) -> RunError:
-    return RunError(
+    kind = NoRoom if short(error) else RunError
+    return kind(
         f"{path} cannot be written ({error}); every committed round is safe in run.db: "
         f"make room, then resume"
     )

@@ -20,7 +20,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from muster.errors import AuditError
+from muster.errors import AuditError, LogFull, short
 from muster.service import chain
 from muster.service.chain import LONGEST, Anchor, Verified, entries, verify
 
@@ -176,7 +176,8 @@ class Audit:
             self._retreat(whole)
             if not isinstance(error, OSError):
                 raise
-            raise AuditError(f"an entry of {self.path} is not on the disk: {error}") from error
+            kind = LogFull if short(error) and not self._broken else AuditError
+            raise kind(f"an entry of {self.path} is not on the disk: {error}") from error
         self._end, self._next, self._head = self._end + len(data), self._next + len(added), head
 
     def _write(self, file: int, data: bytes, at: int) -> None:

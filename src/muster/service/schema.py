@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Protocol, TypeVar, get_type_hints
 
+from muster.service.limits import MESSAGE
 from muster.service.refusal import Reason, Refused, malformed, parse, shown
 from muster.types import ClientId
 
@@ -41,7 +42,7 @@ __all__ = [
     "to_json",
 ]
 
-LIMIT = 1 << 16  # bytes of a message
+LIMIT = MESSAGE  # bytes of a message
 DEPTH = 4
 TEXT = 1000  # characters of a sentence
 REPORT = 8000  # characters of a traceback

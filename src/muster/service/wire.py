@@ -31,6 +31,8 @@ __all__ = [
     "digest",
     "encode",
     "head_size",
+    "largest",
+    "longest_head",
 ]
 
 FORMAT = {"muster": "1"}  # what the body's metadata says: the version of this format
@@ -54,6 +56,17 @@ class _Spec:
     @property
     def size(self) -> int:
         return prod(self.shape) * self.dtype.itemsize
+
+
+def longest_head(template: Tree) -> int:
+    """The bytes that no honest header of this template exceeds."""
+    return min(LIMIT, _longest(_template(template)))
+
+
+def largest(template: Tree) -> int:
+    """The bytes that a body of this template has at the most, whoever wrote its header."""
+    specs = _template(template)
+    return 8 + _longest(specs) + sum(spec.size for spec in specs.values())
 
 
 def encode(tree: Tree) -> Iterator[bytes | memoryview]:

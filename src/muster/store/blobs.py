@@ -16,12 +16,12 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from errno import EDQUOT, EFBIG, ENOSPC
+from errno import ENOSPC
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
-from muster.errors import RunError
+from muster.errors import NoRoom, RunError, short
 from muster.store.blob import erased
 from muster.tensors import CHUNK
 from muster.types import ClientId
@@ -35,11 +35,6 @@ PART = ".part"  # ends the file of a blob that is not finished
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 UPDATE = re.compile(r"(?:update|masked)-(\d{6,})-[0-9a-f]{16}-[0-9a-f]{64}")
 NAMED = re.compile(r"(?:model|(?:update|masked)-\d{6,}-[0-9a-f]{16})-([0-9a-f]{64})")
-FULL = (ENOSPC, EDQUOT, EFBIG)
-
-
-class NoRoom(RunError):
-    """The disk or the database is full; what was written before is safe."""
 
 
 @dataclass(frozen=True)
@@ -291,7 +286,7 @@ def said(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in FULL:
+        if short(error):
             raise NoRoom(f"{what} ({error.strerror}); make room, then try again") from error
         raise RunError(f"{what} ({error}); repair the disk, then try again") from error
 

@@ -16,10 +16,11 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from muster.errors import RunError
+from muster.errors import NoRoom, RunError
 from muster.store.blobs import Blobs, Disk, Files, model_name, update_round
 from muster.store.database import taken
 from muster.store.records import Kind, Member, Opened, Seat, Transition, Word
+from muster.store.reserved import drop_all_halves
 from muster.store.sql import seats as seating
 from muster.store.sql import states
 from muster.store.sql import words as speech
@@ -130,6 +131,10 @@ class Ledger(Rounds):
         """The seats of one piece of a round that is not committed."""
         return self._transactions.read(lambda c: seating.seated(c, round, kind))
 
+    def invited(self, round: int, kind: Kind) -> set[ClientId]:
+        """Whom one piece of a round that is not committed was opened for."""
+        return self._transactions.read(lambda c: seating.invited(c, round, kind))
+
     def decide(self, round: int, kind: Kind, seats: Sequence[Seat]) -> Future[dict[ClientId, Seat]]:
         """Decide seats that are "invited"; resolves, when durable, to the seats that hold now.
 
@@ -167,7 +172,8 @@ class Ledger(Rounds):
         """Add steps of lifecycles to the log, durable soon; what could not be is raised later."""
         failed, self._failed = self._failed, None
         if failed is not None:
-            raise RunError(f"an earlier step was not recorded: {failed}") from failed
+            kind = NoRoom if isinstance(failed, NoRoom) else RunError
+            raise kind(f"an earlier step was not recorded: {failed}") from failed
         if transitions:
             job = self._writer.submit(
                 "record a step", lambda turn: seating.recorded(turn, transitions)
@@ -262,6 +268,9 @@ class Ledger(Rounds):
             if not (old or round in rounds or (whole and name in named)):
                 with suppress(RunError):  # it does no harm
                     self.blobs.drop(name)
+        if not self.shared:  # at another server one of them may be on its way now
+            with suppress(RunError):  # they do no harm
+                drop_all_halves(self.blobs)
 
 
 def _nothing(label: str) -> None:

@@ -147,6 +147,11 @@ class Custom(_Own):
         loss = self._means(w, data).get("loss", 0.0)
         return carry._replace(w=w, loss=carry.loss + w.dtype.type(loss * steps))
 
+    @property
+    def measures(self) -> None:
+        """What `measure` returns is known where there are rows."""
+        return None
+
     def evaluate(self, w: Vector, buffers: Vector, x: Any, y: Any) -> dict[str, float]:
         """Sums over rows: the number of rows, and each mean of `measure` times that number."""
         means, rows = self._means(w, (x, y)), len(x)

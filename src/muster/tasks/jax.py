@@ -25,7 +25,7 @@ from muster.errors import PlanError
 from muster.extras import require
 from muster.keys import Key
 from muster.tasks.jax_traced import Traced
-from muster.tasks.task import Squares, check_labels
+from muster.tasks.task import CLASSIFIED, REGRESSED, Squares, check_labels
 
 jax = require("jax", extra="jax")
 jnp = jax.numpy
@@ -55,6 +55,8 @@ class _Classes(Traced):
         """−log softmax(out)[y]."""
         hot = y[..., None].astype(np.int32) == jnp.arange(out.shape[-1], dtype=np.int32)
         return -jnp.where(hot, jax.nn.log_softmax(out), 0).sum(-1)
+
+    measures = CLASSIFIED
 
     def scores(self, out: Any, y: Any) -> dict[str, Any]:
         """Accuracy."""
@@ -107,6 +109,8 @@ class Regressor(_Made):
     def losses(self, out: Any, y: Any) -> Any:
         """(out − y)²."""
         return (out - y.reshape(out.shape)) ** 2
+
+    measures = REGRESSED
 
     def scores(self, out: Any, y: Any) -> dict[str, Any]:
         """|out − y|."""

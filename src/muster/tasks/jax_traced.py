@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from math import prod
 from typing import Any, Self
@@ -105,6 +106,11 @@ class Traced:
     def scores(self, out: Any, y: Any) -> dict[str, Any]:
         """Further metrics, one number for each row or position."""
         return {}
+
+    @property
+    def measures(self) -> Mapping[str, tuple[float, float]]:
+        """The loss alone, of any range."""
+        return {"loss": (-math.inf, math.inf)}
 
     def fits(self, y: Any, out: tuple[int, ...]) -> None:
         """Raise `DataError` for targets that do not fit outputs of this shape."""

@@ -12,7 +12,7 @@ gradient; evaluation reports the loss without it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -136,6 +136,11 @@ class Network(layers.ByRow):
                 loss = walk.sweep(carry.w, self.widths, self.loss, batches, given.rate)
                 return carry._replace(loss=carry.loss + loss)
             return walk.walk(descent, given, carry, batches)
+
+    @property
+    def measures(self) -> Mapping[str, tuple[float, float]]:
+        """Those of the loss."""
+        return self.loss.measures
 
     def evaluate(self, w: Any, buffers: Any, x: Any, y: Any) -> dict[str, float]:
         """Sums over rows: "rows", "loss", and "accuracy" (hits) or "error" (absolute)."""

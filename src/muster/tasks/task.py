@@ -8,19 +8,36 @@ clients and workers; a mean is taken once, after adding up, by dividing by "rows
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from muster.errors import DataError
 
-__all__ = ["CrossEntropy", "Logistic", "Loss", "Squares", "check_features", "check_labels"]
+__all__ = [
+    "CLASSIFIED",
+    "CrossEntropy",
+    "Logistic",
+    "Loss",
+    "REGRESSED",
+    "Squares",
+    "check_features",
+    "check_labels",
+]
+
+# The metrics of an evaluation, each with its range for one row.
+CLASSIFIED = {"loss": (0.0, math.inf), "accuracy": (0.0, 1.0)}
+REGRESSED = {"loss": (0.0, math.inf), "error": (0.0, math.inf)}
 
 
 class Loss:
-    """The seam: a loss of one row, as a value without fields."""
+    """The seam: a loss of one row, as a value without fields; `measures` are those of `sums`."""
+
+    measures: ClassVar[Mapping[str, tuple[float, float]]]
 
     def slope(self, z: Any, y: Any) -> Any:
         """Losses `(...)` of the outputs `z` `(outputs, ...)`, which become their slopes."""
@@ -49,6 +66,8 @@ class CrossEntropy(Loss):
     >>> CrossEntropy().slope(z, np.array([0])), z[:, 0].tolist()
     (array([0.69314718]), [-0.5, 0.5])
     """
+
+    measures = CLASSIFIED
 
     def slope(self, z: Any, y: Any) -> Any:
         """Losses; `z` becomes softmax(z) − onehot(y)."""
@@ -86,6 +105,8 @@ class Logistic(Loss):
     ([0.0], [[0.0]])
     """
 
+    measures = CLASSIFIED
+
     def slope(self, z: Any, y: Any) -> Any:
         """Losses; `z` becomes sigmoid(z) − y."""
         (one,) = z
@@ -117,6 +138,8 @@ class Squares(Loss):
     >>> Squares().slope(z, np.array([1.0])).tolist(), z.tolist()
     ([4.0], [[4.0]])
     """
+
+    measures = REGRESSED
 
     def slope(self, z: Any, y: Any) -> Any:
         """Losses; `z` becomes 2 (z − y)/outputs."""

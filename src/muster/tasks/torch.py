@@ -18,6 +18,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -30,7 +31,7 @@ from muster.extras import require
 from muster.keys import Key
 from muster.layout import Layout
 from muster.tasks import torch_rows as by_row
-from muster.tasks.task import check_labels
+from muster.tasks.task import CLASSIFIED, REGRESSED, check_labels
 from muster.tasks.torch_facts import Facts, build, difference, facts, layout_of
 from muster.tasks.torch_flat import flat
 from muster.types import Batch, Tree, Vector
@@ -228,6 +229,12 @@ class _Torch(by_row.ByRow):
                     raise
                 raise DataError(LONE_ROW) from error
 
+    @property
+    def measures(self) -> dict[str, tuple[float, float]]:
+        """The loss, and the metrics by the names of their functions, whose ranges are unknown."""
+        names = ("loss", *(metric.__name__ for metric in self.metrics))
+        return dict.fromkeys(names, (-math.inf, math.inf))
+
     def evaluate(self, w: Vector, buffers: Vector, x: Any, y: Any) -> dict[str, float]:
         """Sums over rows; where there is a label for each position, rows are positions."""
         here = flat(self)
@@ -281,6 +288,7 @@ class Classifier(_Torch):
     loss = staticmethod(by_row.cross_entropy)
     average = staticmethod(by_row.mean_cross_entropy)
     metrics = (by_row.accuracy,)
+    measures = CLASSIFIED
     labels = True
 
 
@@ -293,6 +301,7 @@ class Regressor(_Torch):
     device: str = "cpu"
     loss = staticmethod(by_row.squares)
     metrics = (by_row.error,)
+    measures = REGRESSED
     labels = False
 
 

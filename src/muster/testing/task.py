@@ -94,6 +94,12 @@ def _sums(task: Task, x: Any, y: Any) -> None:
     whole = task.evaluate(w, buffers, x, y)
     claim(same((w, buffers), before), f"{task}.evaluate changes the parameters or buffers")
     claim(whole.get("rows", 0) > 0, f"{task}.evaluate does not count its 'rows'")
+    if task.measures is not None:
+        names = {"rows", *task.measures}
+        claim(whole.keys() == names, f"{task}.evaluate gives {sorted(whole)}, not {sorted(names)}")
+        for name, (low, high) in task.measures.items():
+            mean = whole[name] / whole["rows"]
+            claim(low - 1e-6 <= mean <= high + 1e-6, f"{task}: a mean {name} of {mean}")
     parts = [task.evaluate(w, buffers, x[a], y[a]) for a in (slice(3), slice(3, None))]
     added = {name: parts[0][name] + parts[1][name] for name in parts[0]}
     close(added, whole, 1e-4, f"{task}.evaluate in two parts")

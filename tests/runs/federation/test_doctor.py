@@ -130,6 +130,7 @@ def broken(*_, **__):
     [
         ({"free": 10 << 30, "sync": 0.001}, ["ok", "ok"]),
         ({"free": 100, "sync": 0.001}, ["problem", "ok"]),
+        ({"free": 16 << 20, "sync": 0.001}, ["problem", "ok"]),  # as much as the store's log takes
         ({"free": 10 << 30, "sync": 0.5}, ["ok", "warning"]),
     ],
 )

@@ -2,8 +2,8 @@
 """An operator sees who is here and what is open, as plain data and without certificates."""
 
 import json
-from types import SimpleNamespace
 
+from muster.service.round.facts import Facts
 from muster.service.round.hall import Hall
 from muster.service.round.lifecycle import Call
 from muster.service.round.status import status
@@ -14,7 +14,7 @@ from muster.store.records import Member, Opened, Seat
 def test_what_an_operator_sees(tmp_path):
     ledger = Ledger(tmp_path)
     now = [0.0]
-    hall = Hall(ledger, SimpleNamespace(run="r", lease=15.0, pace=2000.0), clock=lambda: now[0])
+    hall = Hall(ledger, Facts("r", "f" * 64, {}, max, None, 8), clock=lambda: now[0])
     hall.enter(Member("ann", "ann", 3, "-----BEGIN CERTIFICATE-----"))
     now[0] = 31.0
     hall.enter(Member("bob", 7, 4))

@@ -2,10 +2,8 @@
 """Updates from the disk: in order, compared with their digests, and not in memory for long."""
 
 import numpy as np
-import pytest
 
-from muster.errors import RunError
-from muster.service.round.updates import sum_of, updates
+from muster.service.round.updates import sum_of, updates, whole
 from muster.service.wire import digest, encode
 from muster.store.blobs import Files, update_name
 from muster.store.records import Seat
@@ -28,15 +26,18 @@ def test_they_come_in_order_and_add_up(tmp_path):
     seats = [kept(blobs, client)[0] for client in (1, 2, 5)]
     found = list(updates(blobs, 1, seats, TEMPLATE))
     assert [one.clients for one in found] == [(1,), (2,), (5,)]
-    total = sum_of(updates(blobs, 1, seats, TEMPLATE), (1, 2, 3, 5))
+    (total,) = sum_of(updates(blobs, 1, seats, TEMPLATE), (1, 2, 3, 5))
     assert total.payload["delta"].tolist() == [8, 8, 8] and total.weight == 6.0
 
 
 def test_one_that_is_damaged_is_not_added(tmp_path):
     blobs = Files(tmp_path)
-    (good, _), (bad, name) = kept(blobs, 1), kept(blobs, 2)
+    (good, _), (bad, name), lost = kept(blobs, 1), kept(blobs, 2), []
     data = bytearray((tmp_path / name).read_bytes())
     data[-1] ^= 1
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(RunError, match="is damaged"):
-        sum_of(updates(blobs, 1, [good, bad], TEMPLATE), (1, 2))
+    (total,) = sum_of(whole(updates(blobs, 1, [good, bad], TEMPLATE), lost), (1, 2))
+    assert total.clients == (1,) and total.payload["delta"].tolist() == [1, 1, 1]
+    ((client, stage, text),) = [(one.client, one.stage, one.error) for one in lost]
+    assert (client, stage) == (2, "record") and "is damaged" in text
+    assert sum_of(whole(updates(blobs, 1, [bad], TEMPLATE), lost), (1, 2)) == []

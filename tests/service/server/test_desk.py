@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from muster.service.limits import ENROLMENTS, kept_of_disk
 from muster.service.message import (
     VERSIONS,
     Decline,
@@ -25,6 +26,7 @@ from muster.service.message import (
 from muster.service.refusal import Reason, Refused
 from muster.service.round.hall import FAILURES, PRESENT, Facts, Hall
 from muster.service.round.lifecycle import Call
+from muster.service.server import desk as desks
 from muster.service.server.desk import Desk
 from muster.store.blobs import update_name
 from muster.store.ledger import Ledger
@@ -274,9 +276,45 @@ def test_what_is_held_of_an_upload_needs_no_room(scene):
     scene.open()
     blob = update_name(1, "a", BODY)
     scene.ledger.blobs.append(blob, 0, bytes(60))
-    scene.ledger.blobs.room = lambda: 40
+    scene.ledger.blobs.room = lambda: 40 + kept_of_disk(500)
     assert scene.desk.announce("a", UPDATE).blob == blob
     assert reason(scene.desk.announce, "b", UPDATE) is Reason.NO_ROOM
+
+
+def test_the_last_of_the_disk_is_kept_for_commits(scene):
+    scene.open()
+    scene.ledger.blobs.room = lambda: 100 + kept_of_disk(500)
+    assert not scene.desk.announce("a", UPDATE).held
+    scene.ledger.blobs.room = lambda: 99 + kept_of_disk(500)
+    assert reason(scene.desk.announce, "a", UPDATE) is Reason.NO_ROOM
+
+
+def test_rows_that_change_and_change_write_a_bounded_log(scene):
+    """Each enrolment is a line of the log: so few a day, and then again."""
+    noted = []
+    desk = Desk(scene.hall, scene.ledger, lambda *said, **more: noted.append(said))
+
+    def hello(rows):
+        return desk.welcome("a", Hello(VERSIONS, "a", PRINT, rows))
+
+    for rows in range(11, 11 + ENROLMENTS):
+        scene.do(hello(rows))
+    assert reason(hello, 99) is Reason.TOO_OFTEN
+    assert scene.hall.members["a"].rows == scene.ledger.members()["a"].rows == 10 + ENROLMENTS
+    assert scene.do(hello(10 + ENROLMENTS)).client == "a"  # the same again is no other
+    assert len(noted) == ENROLMENTS
+    scene.clock.now += 86400
+    scene.do(hello(99))
+    assert scene.ledger.members()["a"].rows == 99 and len(noted) == ENROLMENTS + 1
+
+
+def test_as_many_enrol_as_may(scene, monkeypatch):
+    monkeypatch.setattr(desks, "MEMBERS", 3)
+    scene.do(scene.desk.welcome("c", Hello(VERSIONS, "c", PRINT, 10)))
+    fourth = Hello(VERSIONS, "d", PRINT, 10)
+    assert reason(scene.desk.welcome, "d", fourth) is Reason.NO_ROOM
+    assert scene.ledger.members().keys() == {"a", "b", "c"}
+    scene.do(scene.desk.welcome("a", Hello(VERSIONS, "a", PRINT, 11)))  # who is in may go on
 
 
 def test_who_is_silent_is_away_and_who_fails_for_ever_is_left_out(scene):

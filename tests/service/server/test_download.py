@@ -18,6 +18,7 @@ from tests.service.server.stand import (
     task,
 )
 
+from muster.service.limits import DOWNLOADS
 from muster.service.message import Verdict, from_json
 from muster.service.refusal import Reason
 from muster.service.server.download import span
@@ -159,5 +160,38 @@ def test_nothing_is_read_for_a_client_that_has_gone(tmp_path):
                 while b'status="499"' not in edge.meters.text(operator=True):
                     await asyncio.sleep(0)
             assert desk.moved["lyon", 0] < len(NOISE) * 16
+
+    run(main())
+
+
+def test_one_name_takes_so_many_models_at_once(tmp_path):
+    """Each holds a piece in memory; others are not kept waiting, and places come back."""
+
+    async def main():
+        with edge_over(tmp_path) as (edge, desk, blobs):
+            digest = keep_model(desk, blobs, NOISE)
+            held, go = [], asyncio.Event()
+            honest = edge.downloads._stream
+
+            async def stream(exchange, pieces, moved):
+                held.append(exchange.name)
+                await go.wait()
+                await honest(exchange, pieces, moved)
+
+            edge.downloads._stream = stream
+            async with client_of(edge) as lyon, client_of(edge, "oslo") as oslo:
+                url = f"/v1/models/{digest}"
+                first = [asyncio.ensure_future(lyon.get(url)) for _ in range(DOWNLOADS)]
+                while len(held) < DOWNLOADS:
+                    await asyncio.sleep(0)
+                refused = await lyon.get(url)
+                assert refused.status_code == 429 and "retry-after" in refused.headers
+                other = asyncio.ensure_future(oslo.get(url))
+                while "oslo" not in held:
+                    await asyncio.sleep(0)
+                go.set()
+                for one in [*first, other]:
+                    assert (await one).content == NOISE
+                assert (await lyon.get(url)).status_code == 200 and not edge.downloads._busy
 
     run(main())

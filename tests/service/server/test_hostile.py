@@ -24,6 +24,7 @@ from tests.service.server.stand import (
     why,
 )
 
+from muster.service import wire
 from muster.service.message import Offer, Verdict, from_json
 from muster.service.refusal import Reason
 from muster.service.server import transfer
@@ -160,6 +161,19 @@ def test_a_hostile_header_is_refused_before_the_rest_and_decides_the_seat(tmp_pa
                                         (409, Reason.WRONG_VERSION))  # fmt: skip
         assert desk.seats == {"lyon": reason} and not blobs.names("update")
         assert why(await put(client, tail, len(bad), said)) == (404, Reason.UNKNOWN)
+
+    over(tmp_path, talk)
+
+
+def test_a_header_that_claims_to_be_long_is_not_waited_for(tmp_path):
+    """A member who sends half of it would have it held in memory."""
+    longest = wire.longest_head(TREE)
+    said = update((longest + 8).to_bytes(8, "little") + b" " * 2000)
+
+    async def talk(client, desk, blobs):
+        await announce(client, said)
+        answer = await put(client, (longest + 8 - longest % 8).to_bytes(8, "little"), 0, said)
+        assert why(answer) == (413, Reason.TOO_LARGE) and not blobs.names("update")
 
     over(tmp_path, talk)
 

@@ -12,7 +12,8 @@ pytest.importorskip("sqlalchemy")
 
 from concurrent.futures import ThreadPoolExecutor
 
-from muster.secagg.messages import Consent, Ended, Masked, Quit, Roster
+from muster.secagg.messages import HEAD, Consent, Ended, Masked, Quit, Roster
+from muster.service.claims import Claims
 from muster.service.message import Offer
 from muster.service.pki.credentials import Credentials, read_credentials
 from muster.service.refusal import Reason, Refused
@@ -39,7 +40,8 @@ class Scene:
             self.ledger.enrol(Member(name, name, 1, f"PEM of {name}")).result()
         self.ledger.open(Opened(1, "train", ("ann",), (1,), (("ann", 1),), "0" * 64, 0.0))
         facts = Facts(
-            "run", "f" * 64, {}, lambda rows, times: 1.0, {}, 0, listed=lambda: "who is revoked"
+            "run", "f" * 64, {}, lambda rows, times: 1.0, {}, 0, listed=lambda: "who is revoked",
+            claims=Claims(masked=True),
         )  # fmt: skip
         self.hall = Hall(self.ledger, facts)
         self.hall.session = Session(1, {"ann": "ann"}, 200_000, self.seen.append, {"ann": ("ann",)})
@@ -158,6 +160,16 @@ def test_a_large_message_goes_on_where_it_broke_off(scene):
     assert bytes(scene.ledger.blobs.whole(blob)) == LARGE
 
 
+def test_ever_new_messages_of_which_none_ends_hold_the_room_of_one(scene):
+    for number in range(20):
+        assert scene.say(LARGE[:30_000], **large(LARGE, f"{number:064x}")) == 30_000
+    (left,) = scene.ledger.blobs.names("masked-")
+    assert left.endswith(f"{19:064x}") and scene.words() == []
+    scene.sessions = Sessions(scene.sessions.desk, scene.ledger.blobs, scene.pool)  # another life
+    assert scene.say(LARGE, **large(LARGE)) is True
+    assert len(scene.ledger.blobs.names("masked-")) == len(scene.words()) == 1
+
+
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
@@ -182,6 +194,36 @@ def test_metrics_travel_with_a_message(scene):
     assert scene.ledger.heard(1)[0].metrics == told
     assert scene.say(QUIT, headers=[(b"muster-metrics", b'{"loss": NaN}')]) is Reason.NOT_FINITE
     assert scene.say(QUIT, headers=[(b"muster-metrics", b'{"loss": 0.5}')]) is Reason.MALFORMED
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"rows": 0.0}, {"rows": -5.0}, {"rows": 2.0**50}, {"rows": 0.5}, {"loss": 1.7e308},
+        {"steps": -1.0}, {"steps": 0.5}, {"drift": -1.0}, {"wit": 1.0},
+    ],
+)  # fmt: skip
+def test_facts_beside_a_masked_message_are_held_to_the_same(scene, lie):
+    told = {"rows": 5.0, "loss": 0.5, "steps": 2.0, "drift": 0.0} | lie
+    header = [(b"muster-metrics", json.dumps(told).encode())]
+    assert scene.say(CONSENT, headers=header) is Reason.MALFORMED
+    assert scene.words() == []
+
+
+def test_a_plan_that_hides_metrics_takes_none(scene):
+    scene.hall.facts = replace(scene.hall.facts, claims=Claims(masked=True, told=False))
+    told = {"rows": 5.0, "loss": 0.5, "steps": 2.0, "drift": 0.0}
+    header = [(b"muster-metrics", json.dumps(told).encode())]
+    assert scene.say(CONSENT, headers=header) is Reason.MALFORMED
+    assert scene.say(CONSENT) is True
+
+
+@pytest.mark.parametrize(
+    "data", [HEAD + bytes([14]) + b"\xff" * 9, HEAD + bytes([11]), CONSENT + b"x", QUIT[:-1]]
+)
+def test_what_is_no_message_is_refused_at_the_door(scene, data):
+    """The engine would have met it first: a farewell that is none ended it."""
+    assert scene.say(data) is Reason.MALFORMED and scene.words() == []
 
 
 def test_a_session_of_rounds_that_were_lost_is_over(scene):

@@ -266,3 +266,18 @@ def test_another_server_that_writes_the_same_update_wins(tmp_path):
         assert bytes(blobs.whole(BLOB)) == DATA
 
     run(main())
+
+
+def test_halves_of_another_life_of_the_server_make_room_for_the_next(tmp_path):
+    """A member whose server is killed again and again holds the room of one update."""
+
+    async def talk(client, desk, blobs):
+        lives.append(1)
+        said = update(DATA, digest=f"{len(lives):064x}")
+        await announce(client, said)
+        await put(client, DATA[:100], 0, said)
+        assert len(blobs.names("update")) == 1
+
+    lives = []
+    for _ in range(3):
+        over(tmp_path, talk)

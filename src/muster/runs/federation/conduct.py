@@ -22,6 +22,7 @@ from muster.runs.drive import Options, drive
 from muster.runs.folder import unlike, write
 from muster.runs.measure import Examiner
 from muster.runs.run import Run
+from muster.service.claims import claims_of
 from muster.service.message import STUDY
 from muster.service.refusal import Reason, Refused
 from muster.service.round.hall import Facts, Hall
@@ -79,6 +80,7 @@ def facts_of(
         study=study,
         raised=raised,
         hides=hides,
+        claims=claims_of(plan),
     )
 
 
@@ -135,15 +137,14 @@ def conduct(
         while True:
             try:
                 drive(plan, network, ledger, witness, replace(options, engine=ENGINE))
-                break
+                _export(ledger.path, plan, ledger.shared)
+                return "done"
             except Stopped as why:
                 return str(why)
             except NoRoom as error:
                 with hall.changed:
                     hall.move("no room", str(error)[:500])
                     hall.changed.wait_for(stop.is_set, hall.facts.lease)
-    _export(ledger.path, plan, ledger.shared)
-    return "done"
 
 
 def _pause(ledger: Ledger, hall: Hall, why: str) -> None:

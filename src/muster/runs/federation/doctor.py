@@ -28,6 +28,7 @@ from muster.errors import AuditError, MusterError
 from muster.plan import Plan
 from muster.plan.registry import fingerprint
 from muster.service import audit, identity, pki
+from muster.service.limits import kept_of_disk
 
 __all__ = [
     "Effects",
@@ -196,7 +197,7 @@ def disk(
 def _need(plan: Plan, members: int) -> int:
     """Bytes that a folder holds at once, about: models, states, and one update for each member."""
     model = 8 * plan.task.layout.size
-    return COPIES * model + members * max(model, plan.upload_bytes())
+    return kept_of_disk(model) + COPIES * model + members * max(model, plan.upload_bytes())
 
 
 def _size(count: float) -> str:

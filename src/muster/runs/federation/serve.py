@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import logging
 import os
 import re
 import secrets
@@ -22,13 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from muster.data import Population
-from muster.errors import RunError
+from muster.errors import LogFull, RunError
 from muster.plan import Plan
 from muster.runs.drive import Options
 from muster.runs.federation.conduct import Terms, check_study, conduct, facts_of, prepare
 from muster.runs.folder import know
 from muster.runs.privacy.rows import refuse_blind_budget
 from muster.service import audit, pki
+from muster.service.limits import kept_of_disk
 from muster.service.message import STUDY
 from muster.service.round.hall import Hall
 from muster.service.round.mirror import mirror
@@ -40,10 +42,13 @@ from muster.service.server.operator import Meters, Operator
 from muster.service.server.protocol import Trust
 from muster.service.server.rollback import raised
 from muster.store.ledger import Ledger
+from muster.store.reserved import Reserved
 from muster.types import Roster
 
 __all__ = ["Federation", "Where", "serve"]
 
+LOG = logging.getLogger("muster.server")
+ROOM = 5.0  # seconds until it is looked again whether there is room
 TICK = 0.25  # seconds between two looks at a ledger that several servers share
 CONTROL = "control.sock"
 
@@ -166,7 +171,7 @@ class _Server:
             raised=raised(ledger),
         )
         if notary is not None:
-            facts = replace(facts, vouch=notary.attest, listed=notary.listed, note=log.append)
+            facts = replace(facts, vouch=notary.attest, listed=notary.listed, note=self._noted)
         self.hall = Hall(ledger, facts)
         self.desk = Desk(self.hall, ledger, log.append)
         self.leads = asyncio.Event()
@@ -178,7 +183,8 @@ class _Server:
         """Listen and play, until one of both ends."""
         meters, closed = Meters(self.desk), asyncio.Event()
         edge = Edge(
-            self.desk, self.ledger.blobs, trust.revoked if trust else frozenset,
+            self.desk, Reserved(self.ledger.blobs, kept_of_disk(self.desk.facts.size)),
+            trust.revoked if trust else frozenset,
             meters=meters, plain=trust is None,
         )  # fmt: skip
         engine = asyncio.create_task(self._play(closed))
@@ -199,7 +205,10 @@ class _Server:
                 task.cancel()
         await engine
         await watch
-        self.log.append("server", "closed", why=self.why, committed=self.hall.committed)
+        try:
+            self.log.append("server", "closed", why=self.why, committed=self.hall.committed)
+        except LogFull as full:  # the end is known by what is committed
+            LOG.error("the end is not in the audit log: %s", full)
         return self.why
 
     def _ready(self, ready: Callable[[int], None], port: int) -> None:
@@ -255,8 +264,20 @@ class _Server:
             self.stop, options,
         )  # fmt: skip
 
+    def _noted(self, actor: str, action: str, /, **details: Any) -> None:
+        """Into the audit log, of what the engine does: it waits until there is room."""
+        while True:
+            try:
+                self.log.append(actor, action, **details)
+            except LogFull as full:
+                LOG.error("the audit log waits for room: %s", full)
+                if self.stop.wait(ROOM):
+                    raise
+            else:
+                return
+
     def _committed(self, watch: Callable[[dict[str, Any]], None], record: dict[str, Any]) -> None:
-        self.log.append(
+        self._noted(
             "server", "committed", round=record["round"], invited=len(record["invited"]),
             accepted=len(record["accepted"]), model=record.get("model", ""),
         )  # fmt: skip

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from muster import keys
-from muster.errors import PlanError
+from muster.errors import NoRoom, PlanError, RunError
 from muster.plan import Plan
 from muster.secagg import (
     Aborted,
@@ -32,8 +32,11 @@ from muster.secagg import (
 from muster.secagg.answers import SEALED
 from muster.secagg.commitments import LEAVES, proof_size
 from muster.secagg.messages import Advert, Ended, Message, Quit, Roster
+from muster.service.claims import check_training
+from muster.service.refusal import Refused as WireRefused
 from muster.service.round.hall import Hall
 from muster.service.round.session import Session
+from muster.service.schema import Numbers
 from muster.store.records import Opened, Word
 from muster.types import ClientId
 
@@ -133,11 +136,15 @@ class Circles:
         self.number, self.metrics = 0, dict[ClientId, Mapping[str, float]]()
         self._written: tuple[Message | None, bytes] = (None, b"")
         names = {member.client: member.name for member in hall.members.values()}
+        strangers = [client for client in opened.cohort if client not in names]
+        names |= {client: f"? {client}" for client in strangers}  # a stored member may be odd
         clients = {names[client]: client for client in opened.cohort}
         groups = [tuple(names[client] for client in group) for group in opened.groups]
         near = {name: group for group in groups for name in group}
         self.fault, terms = "", list[Terms]()
         try:
+            if strangers:
+                raise PlanError(f"nothing is known any more of {strangers}; it must say hello")
             if not groups:
                 plan.groups(opened.cohort, keys.key(0))  # nobody was divided: say why
             terms = [_terms(plan, hall, opened, len(group)) for group in groups]
@@ -180,13 +187,29 @@ class Circles:
             place, _, step = word.kind.partition(" ")
             self.each[int(place)].take(Closed(Step(step)))
             return
+        if word.name not in self._of:
+            return  # of nobody who was invited
         if word.kind == ADVERT:
-            self.metrics[self.session.clients[word.name]] = word.metrics
+            self.metrics[self.session.clients[word.name]] = self._told(word)
         self._of[word.name].take(Heard(word.name, self.said(word)))
 
     def said(self, word: Word) -> bytes:
-        """The octets of an event."""
-        return word.data or bytes(self._read(word.blob))
+        """The octets of an event; none where what was stored is gone: that is no message."""
+        try:
+            return bytes(word.data or self._read(word.blob))
+        except NoRoom:
+            raise  # that is no fault of what is stored
+        except (RunError, TypeError):
+            return b""
+
+    def _told(self, word: Word) -> Mapping[str, float]:
+        """The metrics that came with it, or none where those that were stored are odd."""
+        try:
+            metrics = Numbers().read(word.metrics, "its metrics")
+            check_training(metrics, (), self._hall.facts.claims)
+        except WireRefused:
+            return {}
+        return metrics
 
     def _vouched(self, name: str, data: bytes, signature: bytes) -> bool:
         certificate = self.session.certificates.get(name, "")

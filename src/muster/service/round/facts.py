@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from muster.service.claims import Claims
 from muster.service.message import STUDY
 from muster.types import ClientId, Tree
 
@@ -32,12 +33,13 @@ class Facts:
     """What does not change while a server runs.
 
     `study` names the runs over the same people, of which this is one. `run`, `fingerprint` and
-    `plan` say what is trained; `weigh(rows, times)` the weight a client must claim, `template` and
-    `size` the body of its update; `names` the client ids of members whose certificates are named
-    otherwise. `lease` in seconds; `pace` the check-ins a second that are asked for once more than
-    `polls` are kept waiting. `vouch(name, certificate, data, signature)` says whether a member
-    signed, the same at every time (it is asked of a record); `listed()` is the newest list of who
-    was revoked (PEM); `note(actor, action, **details)` writes the audit log.
+    `plan` say what is trained; `weigh(rows, times)` the weight a client must claim, `claims` what
+    else it may say of itself, `template` and `size` the body of its update; `names` the client ids
+    of members whose certificates are named otherwise. `lease` in seconds; `pace` the check-ins a
+    second that are asked for once more than `polls` are kept waiting. `vouch(name, certificate,
+    data, signature)` says whether a member signed, the same at every time (it is asked of a
+    record); `listed()` is the newest list of who was revoked (PEM); `note(actor, action,
+    **details)` writes the audit log.
 
     `raised` is the rounds behind which the attempt was raised, in order (see `server.rollback`);
     `hides` says that nobody but an operator may learn who was drawn, as the noise counts on it.
@@ -59,6 +61,7 @@ class Facts:
     study: str = STUDY
     raised: tuple[int, ...] = ()
     hides: bool = False
+    claims: Claims = Claims()
 
     @property
     def attempt(self) -> int:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+from muster.service.claims import odd_member, sound
 from muster.service.message import Ended
 from muster.service.round.bell import Bell
 from muster.service.round.facts import Facts
@@ -65,7 +66,9 @@ class Hall:
         self.changed = threading.Condition()
         self.refusals: Counter[str] = Counter()
         self._told_refusals: Counter[str] = Counter()
-        self.members = dict(ledger.members())
+        self.members = {
+            name: one for name, one in ledger.members().items() if not self._odd(one)
+        }  # fmt: skip
         self.opened: Opened | None = None
         self.seats: dict[ClientId, Seat] = {}
         self.counted: frozenset[ClientId] = frozenset()
@@ -90,6 +93,14 @@ class Hall:
         start = clock()
         self._seen = {member.client: start for member in self.members.values()}
         self.bell = Bell()
+
+    def _odd(self, member: Member) -> bool:
+        """Whether a stored member is none: it is left out until it says hello again."""
+        why = odd_member(member)
+        if why:
+            cause = f"{str(member.name)[:128]} must say hello again: {why}"
+            self.ledger.record(Transition(self.wall(), 0, "enrolled", "left out", cause))
+        return bool(why)
 
     # Who is here.
 
@@ -193,7 +204,7 @@ class Hall:
     ) -> None:  # fmt: skip
         """Something is open: tell those who are invited."""
         with self.changed:
-            self.opened, self.seats, self.call = opened, dict(seats), call
+            self.opened, self.seats, self.call = opened, self._sound(opened, seats), call
             self.counted = frozenset(counted)
             self.leases = dict.fromkeys(seats, self.clock() + self.facts.lease)
             self._taken.clear()
@@ -206,10 +217,24 @@ class Hall:
         """Seats as the ledger has them now."""
         with self.changed:
             if self.opened and (self.opened.round, self.opened.kind) == (round, kind):
-                self.seats.update(seats)
+                self.seats |= self._sound(self.opened, seats, seats)
                 self._hold()
                 self._step("a client has answered")
             self.changed.notify_all()
+
+    def _sound(
+        self, opened: Opened, seats: Mapping[ClientId, Seat],
+        clients: Iterable[ClientId] | None = None,
+    ) -> dict[ClientId, Seat]:  # fmt: skip
+        """The seats of these clients, or all that were invited: as they are, unless one is odd."""
+        facts, times = self.facts, dict(zip(opened.cohort, opened.times, strict=False))
+        return {
+            client: sound(
+                seats.get(client), client, opened.kind, times[client], facts.claims, facts.weigh
+            )
+            for client in (opened.cohort if clients is None else clients)
+            if client in times
+        }
 
     def move(self, phase: str, cause: str) -> None:
         """The round as a whole takes a step."""
@@ -263,7 +288,7 @@ class Hall:
             news, seats = opened or (None, {})
             if news != self.opened:
                 self.leases = dict.fromkeys(seats, self.clock() + self.facts.lease)
-            self.opened, self.seats = news, dict(seats)
+            self.opened, self.seats = news, self._sound(news, seats) if news else {}
             if self.session and (news is None or news.round != self.session.round):
                 self.session = None
             self.committed = max(self.committed, committed)

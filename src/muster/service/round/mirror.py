@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from muster.plan import Plan
 from muster.secagg import Refused, Step
+from muster.service.claims import odd_member
 from muster.service.round.circle import Circles
 from muster.service.round.hall import Hall
 from muster.store.records import Member, Opened, Seat, Word
@@ -94,7 +95,7 @@ def _read(ledger: Shared) -> tuple[Any, dict[str, Member], str, int]:
 def _know(hall: Hall, found: tuple[Any, dict[str, Member], str, int]) -> None:
     _, members, wanted, _ = found
     for member in members.values():
-        if hall.members.get(member.name) != member:
+        if hall.members.get(member.name) != member and not odd_member(member):
             hall.enter(member)
     if wanted != hall.wanted:
         hall.want(wanted)

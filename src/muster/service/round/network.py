@@ -24,14 +24,15 @@ from muster.errors import PlanError, RunError
 from muster.keys import Source
 from muster.plan import Plan
 from muster.privacy import Secret
+from muster.service.claims import agreed, possible_rows
 from muster.service.round.hall import Hall, Keeper
 from muster.service.round.lifecycle import Call, closes, late, missing, next_event, out
 from muster.service.round.secure import Masking, Speech
-from muster.service.round.updates import sum_of, updates
+from muster.service.round.updates import sum_of, updates, whole
 from muster.service.wire import digest, encode
 from muster.store.blobs import model_name
 from muster.store.records import Kind, Opened, Seat, Transition
-from muster.types import Answer, ClientId, Cohort, Reply, Roster, Sent
+from muster.types import Answer, ClientId, Cohort, Failed, Reply, Roster, Sent
 
 __all__ = ["LABELS", "Network", "Stopped"]
 
@@ -66,6 +67,9 @@ class Ledger(Keeper, Speech, Protocol):
     def seats(self, round: int, kind: Kind) -> dict[ClientId, Seat]:
         """Who sits where."""
 
+    def invited(self, round: int, kind: Kind) -> set[ClientId]:
+        """Whom it was opened for."""
+
 
 class Network:
     """Clients at the other end of a hall.
@@ -97,7 +101,7 @@ class Network:
         """
         recorded = self._recorded()
         self._drawn = roster = recorded.roster if recorded else self._drawn or self._gathered()
-        rows = np.array([count for _, count in roster], np.int64)
+        rows = np.array([possible_rows(count) for _, count in roster], np.int64)
         return Roster(tuple(client for client, _ in roster), lambda: rows)
 
     def _recorded(self) -> Opened | None:
@@ -143,7 +147,7 @@ class Network:
         if before is None:
             self._ledger.open(opened)
             seats = {client: Seat(client) for client in cohort}
-        elif set(seats) != set(cohort):
+        elif self._ledger.invited(round, kind) != set(cohort):
             raise RunError(
                 f"round {round} was opened for other clients than this plan draws; restore the "
                 f"plan that it was opened with"
@@ -199,12 +203,16 @@ class Network:
             if seats[client].standing != "arrived":
                 yield missing(seats[client])
         arrived = [c for c in cohort.clients if seats[c].standing == "arrived"]
-        plan, parts = self._plan, len(arrived) if self._plan.apart else 1
-        self._counted = tuple(arrived) if plan.enough(len(arrived), parts, len(seats)) else ()
-        if arrived:
-            came, template = [seats[client] for client in arrived], self._hall.facts.template
-            replies = updates(self._ledger.blobs, round, came, template)
-            yield from replies if plan.apart else [sum_of(replies, cohort.clients)]
+        plan, lost = self._plan, list[Failed]()
+        came, template = [seats[client] for client in arrived], self._hall.facts.template
+        replies = whole(updates(self._ledger.blobs, round, came, template), lost)
+        found = replies if plan.apart else sum_of(replies, cohort.clients)
+        summed, parts = list[ClientId](), 0
+        for reply in found:
+            summed, parts = [*summed, *reply.clients], parts + 1
+            yield reply
+        yield from lost
+        self._counted = tuple(summed) if plan.enough(len(summed), parts, len(seats)) else ()
         self._at("round: summed")
 
     def _masked(self, masking: Masking, cohort: Cohort) -> Iterator[Answer]:
@@ -283,9 +291,9 @@ class Network:
         self._at("evaluate: opened")
         seats = self._closed()
         self._at("evaluate: closed")
-        for client in cohort:
-            if seats[client].standing == "arrived":
-                yield client, dict(seats[client].metrics)
+        came = [(c, dict(seats[c].metrics)) for c in cohort if seats[c].standing == "arrived"]
+        alike = agreed(came)
+        yield from (one for one in came if one[0] in alike)
 
     def enrolled(self) -> tuple[ClientId, ...]:
         """Who was enrolled and present when the round that is open began."""

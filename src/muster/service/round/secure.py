@@ -220,7 +220,9 @@ class Masking:
 
     def _quit(self, name: str, data: bytes) -> None:
         """A client has left, and said why; if its vector is in the sum, it counts all the same."""
-        client, reason = self.session.clients[name], Reason.STOPPED
+        client, reason = self.session.clients.get(name), Reason.STOPPED
+        if client is None:
+            return  # nobody's word
         with suppress(Malformed):  # what was written down has happened, and ends no engine
             reason = Reason.__members__.get(Quit.from_bytes(data).reason, reason)
         standing: Any = "declined" if reason in CHOSEN else "failed"

@@ -9,35 +9,41 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from muster.aggregation.sums import block_size, summed
-from muster.errors import RunError
+from muster.errors import NoRoom, RunError
+from muster.service.refusal import Refused
 from muster.service.wire import decode, digest
 from muster.store.blobs import Blobs, update_name
 from muster.store.records import Seat
-from muster.types import ClientId, Reply, Tree
+from muster.types import ClientId, Failed, Reply, Tree
 
-__all__ = ["sum_of", "updates"]
+__all__ = ["sum_of", "updates", "whole"]
 
 CHECKS = 2  # updates that are compared with their digests at once
 
 
-def updates(blobs: Blobs, round: int, seats: Sequence[Seat], template: Tree) -> Iterator[Reply]:
+def updates(
+    blobs: Blobs, round: int, seats: Sequence[Seat], template: Tree
+) -> Iterator[Reply | Failed]:
     """The replies of seats that have arrived; each leaves memory before the next.
 
-    They are compared with their digests ahead, by threads that read a little at a time. Raises
-    `RunError` for one that is damaged.
+    They are compared with their digests ahead, by threads that read a little at a time. One that
+    is gone, damaged, or not what the plan says by now leaves its client out, with the reason.
     """
     names = [update_name(round, seat.client, seat.digest) for seat in seats]
     pool = ThreadPoolExecutor(CHECKS, "muster-check")
     try:
         checks = [pool.submit(partial(_digest, blobs, name)) for name in names]
         for seat, name, check in zip(seats, names, checks, strict=True):
-            if check.result() != seat.digest:
-                raise RunError(
-                    f"the blob {name} is damaged (its SHA-256 is another); remove it and have it "
-                    f"sent again, or restore it from a copy"
-                )
-            data = blobs.whole(name, known=True)
-            tree = decode(data, template)
+            try:
+                if check.result() != seat.digest:
+                    raise RunError(f"the blob {name} is damaged: its SHA-256 is another")
+                data = blobs.whole(name, known=True)
+                tree = decode(data, template, finite=True)
+            except NoRoom:
+                raise  # that is no fault of what is stored
+            except (RunError, Refused) as error:
+                yield Failed(seat.client, "record", f"its stored update cannot be used: {error}")
+                continue
             payload, buffers = tree["payload"], tree["buffers"]
             yield Reply((seat.client,), payload, seat.weight, seat.metrics, buffers)
             if isinstance(data, mmap.mmap):
@@ -46,13 +52,21 @@ def updates(blobs: Blobs, round: int, seats: Sequence[Seat], template: Tree) -> 
         pool.shutdown(cancel_futures=True)
 
 
-def sum_of(replies: Iterator[Reply], invited: Sequence[ClientId]) -> Reply:
-    """The sum of at least one reply, in the fixed shape that the invited give it."""
+def whole(found: Iterator[Reply | Failed], lost: list[Failed]) -> Iterator[Reply]:
+    """The replies alone; who is left out is put among those who are lost."""
+    for one in found:
+        if isinstance(one, Reply):
+            yield one
+        else:
+            lost.append(one)
+
+
+def sum_of(replies: Iterator[Reply], invited: Sequence[ClientId]) -> list[Reply]:
+    """The sum of the replies, if there are any, in the fixed shape that the invited give it."""
     size = block_size(len(invited))
     place = {client: i // size for i, client in enumerate(invited)}
     total = summed(replies, lambda reply: place[reply.clients[0]], alone=size == 1)
-    assert total is not None
-    return total
+    return [] if total is None else [total]
 
 
 def _digest(blobs: Blobs, name: str) -> str:

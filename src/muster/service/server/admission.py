@@ -8,21 +8,16 @@ disk and the list of revoked certificates are looked at by the caller.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from muster.service.message import Update
-from muster.service.refusal import Reason, Refused, malformed
+from muster.service.refusal import Reason, Refused
 
 __all__ = [
     "Terms",
     "admit",
     "arrived",
-    "measured",
-    "reported",
 ]
-
-TRAINING = {"rows", "loss", "steps", "drift"}  # the metrics of a training, or none of them
 
 
 @dataclass(frozen=True)
@@ -75,28 +70,3 @@ def arrived(update: Update, digest: str, size: int) -> None:
         raise Refused(Reason.MALFORMED, f"{size} bytes came of {update.size}; send all of them")
     if digest != update.digest:
         raise Refused(Reason.WRONG_DIGEST, f"{digest[:12]}… came, not {update.digest[:12]}…")
-
-
-def reported(metrics: Mapping[str, float]) -> None:
-    """Raise `Refused` for metrics of a training that no record could be made of; none is well.
-
-    >>> reported({}), reported({"rows": 3.0, "loss": 1.5, "steps": 2.0, "drift": 0.1})
-    (None, None)
-    """
-    if not metrics:
-        return
-    if metrics.keys() != TRAINING:
-        malformed("update.metrics", ", ".join(metrics), f"{', '.join(sorted(TRAINING))}, or none")
-    _counted("update.metrics", metrics)
-    if metrics["steps"] < 0 or metrics["drift"] < 0:
-        malformed("update.metrics", min(metrics.values()), "steps and drift of at least 0")
-
-
-def measured(metrics: Mapping[str, float]) -> None:
-    """Raise `Refused` for metrics of an evaluation that are sums over no rows."""
-    _counted("measured.metrics", metrics)
-
-
-def _counted(name: str, metrics: Mapping[str, float]) -> None:
-    if metrics.get("rows", 0.0) < 1:
-        malformed(f"{name}['rows']", metrics.get("rows"), "a number of rows, at least 1")

@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
-from muster.errors import IdentityError
+from muster.errors import IdentityError, NoRoom
 from muster.service import identity
 from muster.service.message import (
     Decline,
@@ -109,6 +109,10 @@ class Edge:
             await self._serve(exchange)
         except Refused as refused:
             await self._tell(exchange, Verdict.of(refused))
+        except NoRoom:
+            LOG.exception("%s %s has no room", exchange.method, exchange.route)
+            text = "the server has no room for it now; try again later"
+            await self._tell(exchange, Verdict(False, Reason.NO_ROOM, text))
         except Gone:
             exchange.status = 499
         except asyncio.CancelledError:

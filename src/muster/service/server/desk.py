@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from muster.service.claims import check_hello, check_measured, check_training, check_weight
+from muster.service.limits import ENROLMENTS, MEMBERS, kept_of_disk
 from muster.service.message import (
     VERSIONS,
     Decline,
@@ -34,13 +36,14 @@ from muster.service.message import (
 from muster.service.refusal import Reason, Refused
 from muster.service.round.hall import Facts, Hall, Keeper
 from muster.service.round.status import status
-from muster.service.server.admission import Terms, admit, measured, reported
+from muster.service.server.admission import Terms, admit
 from muster.store.blobs import model_name, update_name
 from muster.store.records import Kind, Member, Opened, Seat
 from muster.types import ClientId, Tree
 
 __all__ = ["Desk", "Upload", "WORDS"]
 
+DAY = 86400.0
 WORDS = ("run", "pause", "drain", "stop")
 
 
@@ -76,6 +79,7 @@ class Desk:
     def __init__(self, hall: Hall, ledger: Writer, note: Callable[..., Any] | None = None) -> None:
         self.hall, self._ledger, self._note = hall, ledger, note or _unnoted
         self.counts = hall.refusals
+        self._enrolments: dict[str, tuple[float, int]] = {}  # since when, and how many
         self._steps: dict[ClientId, tuple[int, int]] = {}  # the round, and how far it is
 
     @property
@@ -87,14 +91,31 @@ class Desk:
         """Enrol a site, durably; the same again changes nothing."""
         facts = self.facts
         version = agree(Hello(VERSIONS, "server", facts.fingerprint), hello)
-        if hello.rows < 1:
-            raise Refused(Reason.MALFORMED, f"{name} has {hello.rows} rows; at least 1 is needed")
+        check_hello(name, hello)
         member = Member(name, facts.names.get(name, name), hello.rows, certificate)
         if self.hall.members.get(name) != member:
+            if name not in self.hall.members and len(self.hall.members) >= MEMBERS:
+                raise Refused(Reason.NO_ROOM, f"{MEMBERS} members are enrolled; no more are taken")
+            again = self._again(name)
             await asyncio.wrap_future(self._ledger.enrol(member))
             await asyncio.to_thread(self._note, name, "enrolled", rows=hello.rows)
+            self._enrolments[name] = again
         self.hall.enter(member)
         return Welcome(version, facts.run, member.client, facts.lease, facts.study)
+
+    def _again(self, name: str) -> tuple[float, int]:
+        """Another enrolment of a member: each is a line of the log, so there are few a day."""
+        now = self.hall.clock()
+        since, count = self._enrolments.get(name, (now, 0))
+        if now - since >= DAY:
+            since, count = now, 0
+        if count >= ENROLMENTS:
+            raise Refused(
+                Reason.TOO_OFTEN,
+                f"{name} has changed its rows or its certificate {count} times within a day; "
+                f"keep to what it said last, or wait",
+            )
+        return since, count + 1
 
     async def poll(self, name: str, poll: Poll) -> Message:
         """What this site is to do next; it is kept waiting until there is something."""
@@ -177,8 +198,7 @@ class Desk:
             return Upload(blob, update, self.facts.template, held=True)
         opened, seat = self._admit(member.client, update, self._ledger.blobs.held(blob))
         self._undecided(seat, update.round)
-        reported(update.metrics)
-        self._weighed(update, member.rows, opened.times[opened.cohort.index(member.client)])
+        self._check(update, member, opened)
         hall.hear(member.client, 1)
         return Upload(blob, update, self.facts.template, held=False)
 
@@ -193,7 +213,8 @@ class Desk:
         invited = seat is not None and current == (opened.round if opened else 0)
         terms = Terms(
             self.facts.run, current, invited=invited, left=left, held=seat.digest if seat else "",
-            limit=self.facts.size, room=self._ledger.blobs.room() + begun,
+            limit=self.facts.size,
+            room=self._ledger.blobs.room() + begun - kept_of_disk(self.facts.size),
             attempt=self.facts.attempt,
         )  # fmt: skip
         try:
@@ -205,14 +226,13 @@ class Desk:
         assert opened is not None and seat is not None
         return opened, seat
 
-    def _weighed(self, update: Update, rows: int, times: int) -> None:
-        weight = self.facts.weigh(rows, times)
-        if update.weight != weight:
-            raise Refused(
-                Reason.MALFORMED,
-                f"the weight {update.weight:g} was claimed for {rows} rows; "
-                f"the plan gives {weight:g}",
-            )
+    def _check(self, update: Update, member: Member, opened: Opened) -> None:
+        """What an update says of itself, against the plan, the draw and the enrolment."""
+        facts, client = self.facts, member.client
+        drawn = (rows for one, rows in opened.roster if one == client)
+        check_training(update.metrics, {member.rows, *drawn}, facts.claims)
+        times = opened.times[opened.cohort.index(client)]
+        check_weight(update.weight, member.rows, times, facts.weigh)
 
     def _undecided(self, seat: Seat, round: int) -> None:
         if seat.standing == "late":
@@ -250,7 +270,7 @@ class Desk:
         elif isinstance(message, Failure):
             seat = Seat(client, "failed", message.stage, message.text)
         elif opened.kind == "evaluate" and opened.model == message.model:
-            measured(message.metrics)
+            check_measured(message.metrics, self._member(name).rows, self.facts.claims)
             seat = Seat(client, "arrived", metrics=message.metrics)
         else:
             raise Refused(Reason.STALE, f"that model of round {message.round} is not measured now")

@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from muster.extras import require
+from muster.service.limits import DOWNLOADS
 from muster.service.message import Verdict, to_json
 from muster.service.refusal import Reason, Refused
 from muster.service.server.exchange import JSON, Exchange, Gone
@@ -42,12 +44,26 @@ class Downloads:
 
     def __init__(self, blobs: Blobs, pool: Executor) -> None:
         self.blobs, self.pool = blobs, pool
+        self._busy: Counter[str] = Counter()  # how many each name takes now
         self._pays: dict[str, bool] = {}
 
     async def give(
         self, exchange: Exchange, digest: str, blob: str, moved: Callable[[int], None]
     ) -> None:
         """Send a model; `moved(octets)` is called as they leave."""
+        if self._busy[exchange.name] >= DOWNLOADS:
+            text = f"{exchange.name} takes {DOWNLOADS} models at once; end one of them"
+            raise Refused(Reason.TOO_OFTEN, text)
+        self._busy[exchange.name] += 1
+        try:
+            await self._give(exchange, digest, blob, moved)
+        finally:
+            self._busy[exchange.name] -= 1
+            self._busy += Counter()  # forget who takes none
+
+    async def _give(
+        self, exchange: Exchange, digest: str, blob: str, moved: Callable[[int], None]
+    ) -> None:
         size = await self._run(self.blobs.size, blob)
         if size is None:
             raise Refused(Reason.UNKNOWN, f"there is no model {digest[:12]}… any more")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often one identity may ask, and how large what it has compressed may become."""
+"""How often one identity may ask."""
 
 from __future__ import annotations
 
@@ -7,20 +7,11 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
-from muster.extras import require
+from muster.service.limits import BURST, NAMES, RATE
 from muster.service.refusal import Reason, Refused
 
-if TYPE_CHECKING:
-    import zstandard
-else:
-    zstandard = require("zstandard", extra="service")
-
-__all__ = ["Limits", "bounded"]
-
-PIECE = 1 << 19  # octets that are unpacked in one step
-WINDOW = 8 << 20  # octets of memory that a compressed body may ask for
+__all__ = ["Limits"]
 
 
 class Limits:
@@ -36,7 +27,7 @@ class Limits:
     """
 
     def __init__(
-        self, rate: float = 100.0, burst: float = 200.0, names: int = 10_000,
+        self, rate: float = RATE, burst: float = BURST, names: int = NAMES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self.rate, self.burst, self.names, self.clock = rate, burst, names, clock
@@ -60,32 +51,3 @@ class Limits:
         if seconds:
             said = f"{name} asks more than {self.rate:g} times a second"
             raise Refused(Reason.TOO_OFTEN, f"{said}; wait {math.ceil(seconds)} s")
-
-
-class _Sink:
-    """A file in the eyes of zstandard."""
-
-    def __init__(self, write: Callable[[bytes], None]) -> None:
-        self.write = write
-
-
-def bounded(put: Callable[[Any], None]) -> Callable[[bytearray], None]:
-    """Feed zstd to the result and `put` gets what it holds, half a megabyte at a time.
-
-    So whoever is given the octets can refuse them long before a bomb has become large.
-
-    >>> found = []
-    >>> bounded(found.append)(bytearray(zstandard.compress(b"a" * 1000)))
-    >>> b"".join(found) == b"a" * 1000
-    True
-    """
-    reader = zstandard.ZstdDecompressor(max_window_size=WINDOW)
-    stream = reader.stream_writer(_Sink(put), write_size=PIECE, closefd=False)  # type: ignore[arg-type]
-
-    def feed(data: bytearray) -> None:
-        try:
-            stream.write(data)
-        except zstandard.ZstdError as error:
-            raise Refused(Reason.MALFORMED, f"the body is no zstd: {error}"[:200]) from None
-
-    return feed

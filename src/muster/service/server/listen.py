@@ -26,8 +26,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from muster.errors import RunError
 from muster.extras import require
+from muster.service.limits import CONNECTIONS, EACH, WATCHERS
+from muster.service.server.accept import Entrance, affordable, more_descriptors
 from muster.service.server.exchange import Receive, Scope, Send
 from muster.service.server.protocol import Connection, Live, Trust
+from muster.service.server.sparse import sparse
 
 if TYPE_CHECKING:
     import uvicorn
@@ -61,7 +64,8 @@ class Where:
     operator's socket; `meters`, a loopback port for health and metrics; `backlog` of connections
     not yet taken; `tick` between two looks at certificates and stalled connections; `grace` for
     requests in flight at the end; `idle` that a connection may rest between two requests;
-    `patience` with a peer that sends or takes nothing; `most` connections of one certificate.
+    `patience` with a peer that sends or takes nothing; `most` connections of one certificate, and
+    `connections` of all together: None as many as there are descriptors for.
     """
 
     host: str = "127.0.0.1"
@@ -73,7 +77,8 @@ class Where:
     grace: float = 10.0
     idle: float = 75.0
     patience: float = 60.0
-    most: int = 64
+    most: int = EACH
+    connections: int | None = None
 
 
 async def serve(
@@ -91,12 +96,13 @@ async def serve(
             f"give the server an identity (muster pki)"
         )
     doors = _Doors(where, trust)
-    with contextlib.ExitStack() as stack:
+    most = where.connections or affordable(more_descriptors())
+    with sparse(), contextlib.ExitStack() as stack:
         try:
             sock = _tcp(where.host, where.port)
-            await doors.open(app, sock, trust.context() if trust else None)
+            await doors.open(app, sock, trust.context() if trust else None, most=most)
             if where.meters is not None:
-                await doors.open(operator, _tcp("127.0.0.1", where.meters))
+                await doors.open(operator, _tcp("127.0.0.1", where.meters), most=WATCHERS)
             if where.control is not None:
                 control = stack.enter_context(_unix(where.control))
                 await doors.open(operator, control, control=True)
@@ -121,14 +127,18 @@ class _Doors:
 
     def __init__(self, where: Where, trust: Trust | None) -> None:
         self.where, self.trust = where, trust
-        self.live = Live(where.most, where.patience)
+        self.lives: list[Live] = []  # one for each door
         self.state = uvicorn_server.ServerState()
         self.servers: list[asyncio.AbstractServer] = []
+        self.entrances: dict[asyncio.Task[None], Entrance] = {}
 
     async def open(
-        self, app: App, sock: socket.socket, tls: ssl.SSLContext | None = None, **state: Any
-    ) -> None:
-        """Listen; `state` is in the scope of every request that comes in here."""
+        self, app: App, sock: socket.socket, tls: ssl.SSLContext | None = None, *,
+        most: int = CONNECTIONS, **state: Any,
+    ) -> None:  # fmt: skip
+        """Listen for `most` connections; `state` is in the scope of every request that comes."""
+        live = Live(self.where.most, self.where.patience)
+        self.lives.append(live)
         config = uvicorn.Config(
             app, http=Connection, interface="asgi3", lifespan="off", ws="none",
             proxy_headers=False, server_header=False, access_log=False, log_config=None,
@@ -137,16 +147,14 @@ class _Doors:
         config.load()
         common = {"config": config, "server_state": self.state, "app_state": state}
         loop, backlog = asyncio.get_running_loop(), self.where.backlog
-        make = partial(Connection, self.live, **common)
+        make = partial(Connection, live, **common)
         if sock.family is socket.AF_UNIX:
-            server = await loop.create_unix_server(make, sock=sock, backlog=backlog)
-        else:
-            server = await loop.create_server(
-                make, sock=sock, backlog=backlog, ssl=tls,
-                ssl_handshake_timeout=min(HANDSHAKE, self.where.patience) if tls else None,
-                ssl_shutdown_timeout=1.0 if tls else None,
-            )  # fmt: skip
-        self.servers.append(server)
+            self.servers.append(await loop.create_unix_server(make, sock=sock, backlog=backlog))
+            return
+        sock.listen(backlog)
+        patience = min(HANDSHAKE, self.where.patience)
+        entrance = Entrance(sock, make, live, most, tls, patience)
+        self.entrances[asyncio.ensure_future(entrance.run())] = entrance
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Until the end: once a tick, look at certificates, and at connections that stall."""
@@ -155,8 +163,13 @@ class _Doors:
             self.state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
             if self.trust is not None:
                 self.trust.look()
-                self.live.close(self.trust.revoked())
-            self.live.sweep(loop.time())
+                for live in self.lives:
+                    live.close(self.trust.revoked())
+            for live in self.lives:
+                live.sweep(loop.time())
+            for taking in self.entrances:
+                if taking.done():
+                    taking.result()  # a door that has failed is the end of the server
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), self.where.tick)
 
@@ -164,13 +177,18 @@ class _Doors:
         """Take nothing new, finish what is in flight within the grace, and cut the rest."""
         for server in self.servers:
             server.close()
+        for taking in self.entrances:
+            taking.cancel()
+        await asyncio.gather(*self.entrances, return_exceptions=True)
+        for entrance in self.entrances.values():
+            entrance.close()
         for connection in list(self.state.connections):
             connection.shutdown()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.where.grace):
-                await self.live.empty.wait()
+                await self._empty()
                 await _done(self.state.tasks)
-        cut = [c for held in self.live.connections.values() for c in held]
+        cut = [c for one in self.lives for held in one.connections.values() for c in held]
         for connection in cut:
             connection.transport.abort()
         for task in list(self.state.tasks):
@@ -180,7 +198,11 @@ class _Doors:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.0):
                 await _done(self.state.tasks)
-                await self.live.empty.wait()
+                await self._empty()
+
+    async def _empty(self) -> None:
+        for live in self.lives:
+            await live.empty.wait()
 
 
 async def _done(tasks: set[asyncio.Task[None]]) -> None:

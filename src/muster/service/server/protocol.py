@@ -20,6 +20,7 @@ from muster.errors import IdentityError
 from muster.extras import require
 from muster.service import pki
 from muster.service.identity import IDENTITY, Identity, peer_identity, server_context
+from muster.service.limits import EACH
 from muster.service.message import Verdict, to_json
 from muster.service.refusal import Reason
 
@@ -42,15 +43,18 @@ class Live:
     byte of a body, and for a reader that takes nothing.
     """
 
-    def __init__(self, most: int = 64, patience: float = 60.0) -> None:
+    def __init__(self, most: int = EACH, patience: float = 60.0) -> None:
         self.most, self.patience = most, patience
         self.connections: dict[int, set[Connection]] = {}
+        self.count = 0
         self.empty = asyncio.Event()  # nobody is connected
         self.empty.set()
+        self.left = asyncio.Event()  # somebody has left
 
     def enter(self, connection: Connection) -> bool:
         """Note a connection; False when its certificate has enough of them."""
         held = self.connections.setdefault(connection.serial, set())
+        self.count += connection not in held
         held.add(connection)
         self.empty.clear()
         return not connection.serial or len(held) <= self.most
@@ -58,7 +62,9 @@ class Live:
     def leave(self, connection: Connection) -> None:
         """Forget a connection."""
         held = self.connections.get(connection.serial, set())
+        self.count -= connection in held
         held.discard(connection)
+        self.left.set()
         if not held:
             self.connections.pop(connection.serial, None)
         if not self.connections:

@@ -20,16 +20,17 @@ from typing import Any, TypeVar
 
 from muster.secagg import messages
 from muster.secagg.messages import CLIENT_KINDS, HEAD, Compared, Masked, Opened, Revealed, Shares
+from muster.service.claims import check_training
 from muster.service.message import LIMIT, Offer, Verdict
 from muster.service.pki.credentials import Credentials
 from muster.service.refusal import Reason, Refused, malformed, parse
 from muster.service.round.session import Session
 from muster.service.schema import Numbers
-from muster.service.server.admission import reported
 from muster.service.server.desk import Desk
 from muster.service.server.exchange import Batches, Exchange
 from muster.store.blobs import Blobs, NoRoom, update_name
 from muster.store.records import Word
+from muster.store.reserved import drop_halves
 from muster.types import ClientId
 
 __all__ = ["Sessions"]
@@ -56,7 +57,7 @@ class Sessions:
         self.desk.attempted(round, int(_number(query, "attempt", "1")))
         session, client = self._session(name, round)
         metrics = Numbers().read(parse(_header(exchange), LIMIT, 1), "metrics")
-        reported(metrics)
+        check_training(metrics, (), self.desk.facts.claims)
         async with self._turns[name]:
             word = await self._read(exchange, session, Word(name, ""), query)
             if isinstance(word, Offer):
@@ -66,6 +67,8 @@ class Sessions:
             job = ledger.hear(round, replace(word, metrics=metrics))
             held = await asyncio.wrap_future(job)
         if held is None:
+            if word.blob:
+                await self._run(self.blobs.drop, word.blob)
             raise Refused(Reason.STALE, f"round {round} is over")
         if held.digest != word.digest:
             if word.blob:
@@ -171,6 +174,8 @@ class Sessions:
         held = await self._run(self._held, blob, size)
         if place != held:
             return Offer(held)
+        if held == 0:
+            await self._run(drop_halves, self.blobs, blob)
         if held < size:
             held = await self._received(exchange, (word.name, session.round), blob, held)
         if held < size:

@@ -27,12 +27,13 @@ from muster.service.refusal import Reason, Refused, malformed
 from muster.service.server import admission
 from muster.service.server.desk import Desk, Upload
 from muster.service.server.exchange import Batches, Exchange
-from muster.service.server.limits import bounded
+from muster.service.unpack import bounded
 from muster.store.blobs import Blobs, NoRoom
+from muster.store.reserved import drop_halves
 
 __all__ = ["Uploads"]
 
-HEAD = (1 << 20) + 8  # octets of the longest header
+HEAD = (1 << 20) + 8  # octets of the longest header, whatever a template says
 SLACK = 1 << 20  # octets by which zstd may be longer than what it holds
 TRIES = 3  # bodies with a wrong digest, after which the client has failed
 NUMBER = re.compile(r"[0-9]{1,16}")
@@ -83,6 +84,8 @@ class Uploads:
             upload = self._known[name] = _Arrival(wanted)
             if before is not None:
                 await self._displace(before)
+            else:  # halves of another life of this server
+                await self._run(drop_halves, self.blobs, wanted.blob)
         async with self._turn(upload):
             await self._run(self._look, upload)
             if upload.held == upload.size:
@@ -196,8 +199,11 @@ class Uploads:
 
     def _check_head(self, upload: _Arrival, head: bytearray) -> None:
         try:
-            if len(head) >= 8 and len(head) >= wire.head_size(bytes(head[:8])):
-                wire.check_header(bytes(head), upload.wanted.template, size=upload.size)
+            template = upload.wanted.template
+            if len(head) < 8:
+                return
+            if len(head) >= wire.head_size(bytes(head[:8]), wire.longest_head(template)):
+                wire.check_header(bytes(head), template, size=upload.size)
                 upload.head = None
         except Refused:
             upload.hostile = True

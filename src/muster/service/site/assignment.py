@@ -85,7 +85,7 @@ class Assignments:
         answer = begun and begun.answer
         body = None
         if answer is None:
-            body = await fetch(work.line, work.vault, asked, work.training.size)
+            body = await fetch(work.line, work.vault, asked, work.training.largest)
         try:
             answer = answer or await work.measure(asked, body)
             measured = Measured(asked.run, asked.round, asked.model, answer, asked.attempt)
@@ -150,7 +150,7 @@ class Assignments:
     async def _trained(self, task: Task) -> Pending | None:
         """The update of a task, kept; None when training fails or is broken off."""
         work = self.work
-        body = await fetch(work.line, work.vault, task, work.training.size)
+        body = await fetch(work.line, work.vault, task, work.training.largest)
         try:
             pending = await work.train(task, self.client, body)
         except Broken:

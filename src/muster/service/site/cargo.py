@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from muster.extras import require
 from muster.service.message import Evaluate, Offer, Task, Update, Verdict, to_json
 from muster.service.refusal import Reason, Refused
-from muster.service.server.limits import bounded
 from muster.service.site.line import Again, Line
 from muster.service.site.state import Pending
 from muster.service.site.vault import Vault
+from muster.service.unpack import bounded
 from muster.store.blobs import model_name
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ async def _download(line: Line, vault: Vault, asked: Task | Evaluate, size: int)
     digest = asked.model
     name = model_name(digest)
     held = vault.models.held(name)
+    if not held:
+        await asyncio.to_thread(_drop_halves, vault, name)
     headers = {"accept-encoding": "zstd"}
     if held:
         headers["range"] = f"bytes={held}-"
@@ -74,6 +77,13 @@ async def _download(line: Line, vault: Vault, asked: Task | Evaluate, size: int)
     return found
 
 
+def _drop_halves(vault: Vault, name: str) -> None:
+    """A server that begins ever new models and ends none takes the room of one."""
+    for other in vault.models.names("model-"):
+        if other != name and vault.models.size(other) is None:
+            vault.models.drop(other)
+
+
 def _begin(answer: httpx.Response) -> int:
     """The place of the first octet of an answer."""
     if answer.status_code == 200:
@@ -89,43 +99,54 @@ async def _store(
 
     Raises `Again` for more octets than the model has.
     """
-    waiting, (end, size) = bytearray(), span
-    unpack: Callable[[bytearray], Any] = waiting.extend
-    if answer.headers.get("content-encoding") == "zstd":
-        unpack = bounded(_within(waiting, size - end))
+    place = _Place(line, vault, name, *span)
+    zstd = answer.headers.get("content-encoding") == "zstd"
+    put = bounded(place.put) if zstd else place.put
     try:
         async for data in answer.aiter_raw():
-            unpack(bytearray(data))
-            if end + len(waiting) > size:
-                waiting.clear()
-                vault.models.drop(name)
-                raise Again(f"it sent more than the {size} octets of a model")
-            if len(waiting) >= GATHER:
-                piece = bytes(waiting)  # a cancelled append may still end
-                waiting.clear()
-                end = await asyncio.to_thread(vault.models.append, name, end, piece)
-                line.moved += len(piece)
+            if zstd or len(place.waiting) + len(data) >= GATHER:
+                await asyncio.to_thread(put, data)  # a few octets may become many
+            else:
+                put(data)
     except Refused as refused:
         raise Again(f"it sent what cannot be unpacked ({refused.text})") from None
     finally:
-        if waiting:
-            vault.models.append(name, end, bytes(waiting))
-            line.moved += len(waiting)
+        place.flush()
 
 
-def _within(waiting: bytearray, room: int) -> Callable[[Any], None]:
-    """Gathers what is unpacked, and refuses a bomb while it is small."""
-    came = 0
+class _Place:
+    """Where the octets of a model go: to the disk as they come, and no more than a model has."""
 
-    def put(data: Any) -> None:
-        nonlocal came
-        came += len(data)
-        if came > room:
-            waiting.clear()
-            raise Refused(Reason.TOO_LARGE, f"more than {room} octets")
-        waiting.extend(data)
+    def __init__(self, line: Line, vault: Vault, name: str, end: int, most: int) -> None:
+        self.line, self.vault, self.name, self.end, self.most = line, vault, name, end, most
+        self.waiting = bytearray()
+        self.over = False
+        self.gate = threading.Lock()  # a put that was cancelled may still go on
 
-    return put
+    def put(self, data: bytes) -> None:
+        """Take some. Raises `Again` for more than the plan's model can have; nothing is kept."""
+        with self.gate:
+            if self.over:
+                return
+            if self.end + len(self.waiting) + len(data) > self.most:
+                self.waiting.clear()
+                self.vault.models.drop(self.name)
+                raise Again(f"it sent more than the {self.most} octets that a model has")
+            self.waiting += data
+            if len(self.waiting) >= GATHER:
+                self._write()
+
+    def flush(self) -> None:
+        """Write what is left; nothing comes behind it."""
+        with self.gate:
+            self.over = True
+            if self.waiting:
+                self._write()
+
+    def _write(self) -> None:
+        piece, self.waiting = bytes(self.waiting), bytearray()
+        self.end = self.vault.models.append(self.name, self.end, piece)
+        self.line.moved += len(piece)
 
 
 async def deliver(line: Line, vault: Vault, pending: Pending) -> Verdict:

@@ -13,7 +13,7 @@ import asyncio
 import random
 import re
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -22,6 +22,7 @@ from muster.errors import IdentityError, RunError
 from muster.extras import require
 from muster.service.message import Message, Verdict, from_json, to_json
 from muster.service.refusal import Reason, Refused, parse
+from muster.service.site.answers import bound
 
 if TYPE_CHECKING:
     import httpx
@@ -46,8 +47,6 @@ Event = dict[str, Any]
 LONGEST_POLL = 30.0  # seconds that the server may keep a question
 CONNECT, READ = 10.0, 3 * LONGEST_POLL  # seconds without a connection, without an octet
 LONGEST_PAUSE = 600.0  # seconds that a server may have a site wait before it asks again
-LARGEST = 1 << 26  # octets of an answer, but a model's
-WHOLE = {200, 206}  # the answers to a question for a model that hold some of it
 PASSING = {Reason.TOO_OFTEN, Reason.NO_ROOM}
 PLAN = (1 << 22, 32)  # bytes and levels of a plan's value
 
@@ -103,7 +102,7 @@ class Line:
         self.http = httpx.AsyncClient(
             base_url=self.address, verify=tls or False, headers=headers, transport=transport,
             timeout=httpx.Timeout(READ, connect=CONNECT, pool=None),
-            event_hooks={"response": [_bounded]},
+            event_hooks={"response": [bound]},
         )  # fmt: skip
 
     async def __aenter__(self) -> Line:
@@ -185,36 +184,6 @@ def number_in(said: str) -> int | None:
 def _seconds(answer: httpx.Response) -> float:
     """What Retry-After asks for; 0 when it does not, or asks for a date."""
     return min(float(number_in(answer.headers.get("retry-after", "")) or 0), LONGEST_PAUSE)
-
-
-async def _bounded(answer: httpx.Response) -> None:
-    """Before an answer is read: refuse one in a coding, and stop one that is too long.
-
-    A model is read as it comes, by whoever asked for it and knows its size.
-    """
-    if answer.request.url.path.startswith("/v1/models/") and answer.status_code in WHOLE:
-        return
-    if answer.headers.get("content-encoding", "identity") != "identity":
-        raise httpx.RemoteProtocolError("it answered in a coding that was not asked for")
-    answer.stream = _Bounded(answer.stream)
-
-
-class _Bounded(httpx.AsyncByteStream):
-    """The octets of an answer, up to `LARGEST`."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        came = 0
-        async for piece in self._stream:
-            came += len(piece)
-            if came > LARGEST:
-                raise httpx.RemoteProtocolError(f"its answer is longer than {LARGEST} octets")
-            yield piece
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
 
 
 def _address(address: str, tls: ssl.SSLContext | None) -> str:

@@ -249,7 +249,7 @@ class Masked:
         if notary is None:
             raise RunError("a secure sum needs an identity to sign with; join over https")
         self._room = room = self._entered(notary, self._open(task))
-        body = await fetch(self.work.line, vault, task, self.work.training.size)
+        body = await fetch(self.work.line, vault, task, self.work.training.largest)
         try:
             terms, kept = self._terms(task, body), self._kept(task)
             room.enter(terms, await self._credentials(task))

@@ -54,9 +54,9 @@ class Training:
         return sent_template(self.plan)
 
     @cached_property
-    def size(self) -> int:
-        """How many bytes a model has on its way."""
-        return sum(memoryview(piece).nbytes for piece in wire.encode(self._template))
+    def largest(self) -> int:
+        """The octets of the largest body that a server may send as a model."""
+        return wire.largest(self._template)
 
     def sent(self, body: Any) -> Sent:
         """What the server sent, aligned as kernels like it. Raises `Refused`."""

@@ -180,6 +180,8 @@ class Vault:
         """Whether the pending update is on the disk as it was kept."""
         try:
             self.blobs.whole(pending.blob)
+        except NoRoom:
+            raise  # it may be sound: there is nothing to look with
         except RunError:
             return False
         return True
@@ -267,6 +269,8 @@ class Vault:
             return None
         try:
             found = self.models.whole(name)
+        except NoRoom:
+            raise
         except RunError:
             self.models.drop(name)
             return None

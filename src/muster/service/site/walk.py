@@ -90,6 +90,8 @@ class Walk:
         template = _bare(task.numpy(carry), np.dtype(step.loss))
         try:
             found = tree_map(owned, self.vault.carry(step, template))
+        except NoRoom:
+            raise
         except (RunError, Refused) as error:
             self.told(f"the checkpoint is no good, so training begins anew: {error}")
             return 0, carry

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from hashlib import sha256
 from pathlib import Path
@@ -89,7 +90,9 @@ def lock_key(text: str) -> int:
 def _sqlite(folder: Path) -> Engine:
     database.opened(folder, readonly=False).close()
     file = URL.create("sqlite", database=str(folder / "run.db"))
-    engine = create_engine(file, connect_args={"check_same_thread": False}, max_overflow=-1)
+    engine = create_engine(
+        file, connect_args={"check_same_thread": False}, max_overflow=-1, json_deserializer=_parsed
+    )
 
     @event.listens_for(engine, "connect")
     def begun(connection: Any, _: Any) -> None:
@@ -106,13 +109,21 @@ def _sqlite(folder: Path) -> Engine:
     return engine
 
 
+def _parsed(text: Any) -> Any:
+    """A JSON column; None for one that was altered to what is no JSON: its reader checks."""
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return None
+
+
 def _postgres(folder: Path, url: str) -> Engine:
     require("psycopg", extra="postgres")
     address = _address(url).set(drivername="postgresql+psycopg").difference_update_query(["run"])
     alive: dict[str, Any] = {"connect_timeout": 10, "application_name": "muster", **ALIVE}
     for key in alive.keys() & address.query.keys():
         del alive[key]
-    engine = create_engine(address, connect_args=alive, max_overflow=15)
+    engine = create_engine(address, connect_args=alive, max_overflow=15, json_deserializer=_parsed)
     schema = _quoted(PREFIX + run_name(folder, url))
 
     @event.listens_for(engine, "connect")

@@ -38,6 +38,7 @@ __all__ = [
     "beat",
     "decide",
     "enrol",
+    "invited",
     "last_round",
     "latest",
     "listed",
@@ -94,7 +95,7 @@ def enrol(turn: Turn, one: Member) -> Member:
 
 
 def listed(connection: Connection) -> dict[str, Member]:
-    """All members by name."""
+    """All members by name, as they are stored: whoever takes them in checks them."""
     rows = connection.execute(select(members).order_by(members.c.name))
     return {row.name: member(row) for row in rows}
 
@@ -152,9 +153,16 @@ def all_open(connection: Connection) -> list[Opened]:
 
 
 def seated(connection: Connection, round: int, kind: Kind) -> dict[ClientId, Seat]:
-    """All seats of what is open."""
+    """All seats of what is open, as they are stored: whoever takes them in checks them."""
     rows = connection.execute(select(seats).where(*PLACE), {"b_round": round, "b_kind": kind})
-    return {found.client: found for found in map(seat, rows)}
+    return {found.client: found for found in map(seat, rows) if found.client is not None}
+
+
+def invited(connection: Connection, round: int, kind: Kind) -> set[ClientId]:
+    """Whom a piece of a round was opened for."""
+    query = select(opened).filter_by(round=round, kind=kind)
+    row = connection.execute(query).one_or_none()
+    return set() if row is None else set(opening(row).cohort)
 
 
 def decide(turn: Turn, round: int, kind: Kind, asked: Sequence[Seat]) -> dict[ClientId, Seat]:

@@ -35,6 +35,7 @@ __all__ = [
     "history",
     "last_line",
     "note",
+    "recorded",
     "remembered",
     "row",
 ]
@@ -131,7 +132,7 @@ def history(connection: Connection) -> list[dict[str, Any]]:
 
 def recorded(connection: Connection, round: int) -> dict[str, Any] | None:
     """The record of one committed round."""
-    line = connection.execute(select(rounds.c.record).filter_by(round=round)).scalar()
+    line = connection.execute(select(rounds.c.record).where(rounds.c.round == round)).scalar()
     return None if line is None else dict(json.loads(line))
 
 

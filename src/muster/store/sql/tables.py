@@ -24,12 +24,14 @@ from sqlalchemy import (
     Text,
 )
 
+from muster.errors import RunError
 from muster.store.records import Member, Opened, Seat, Transition, Word
 from muster.types import ClientId
 
 __all__ = [
     "blobs",
     "chunks",
+    "client_of",
     "control",
     "member",
     "members",
@@ -165,16 +167,35 @@ def name_of(client: ClientId) -> str:
     return json.dumps(client)
 
 
+def client_of(name: Any) -> Any:
+    """The client's id that a table keeps; None for what is none.
+
+    >>> client_of("1"), client_of('"1"'), client_of("eve")
+    (1, '1', None)
+    """
+    try:
+        found = json.loads(name)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return found if isinstance(found, int | str) and not isinstance(found, bool) else None
+
+
 def member(row: Any) -> Member:
-    """A row of `members`."""
-    return Member(row.name, json.loads(row.client), row.rows, row.certificate)
+    """A row of `members`, whatever it holds."""
+    return Member(row.name, client_of(row.client), row.rows, row.certificate)
 
 
 def opening(row: Any) -> Opened:
-    """A row of `opened`."""
-    roster = tuple((client, rows) for client, rows in row.roster)
-    groups = tuple(map(tuple, row.groups))
-    about = (row.round, row.kind, tuple(row.cohort), tuple(row.times), roster)
+    """A row of `opened`. Raises `RunError` where it is none: nobody but the server wrote it."""
+    try:
+        roster = tuple((client, rows) for client, rows in row.roster)
+        groups = tuple(map(tuple, row.groups))
+        about = (row.round, row.kind, tuple(row.cohort), tuple(row.times), roster)
+    except (TypeError, ValueError) as error:
+        raise RunError(
+            f"what round {row.round} was opened for is damaged ({error}); restore the run from a "
+            f"copy, or start a new one"
+        ) from error
     return Opened(*about, row.model, row.since, groups)
 
 
@@ -185,9 +206,9 @@ def opened_row(one: Opened) -> dict[str, Any]:
 
 
 def seat(row: Any) -> Seat:
-    """A row of `seats`."""
+    """A row of `seats`, whatever it holds."""
     fields = ("standing", "reason", "text", "digest", "size", "weight", "metrics")
-    return Seat(json.loads(row.client), *(getattr(row, field) for field in fields))
+    return Seat(client_of(row.client), *(getattr(row, field) for field in fields))
 
 
 def seat_row(round: int, kind: str, one: Seat) -> dict[str, Any]:
@@ -209,7 +230,7 @@ def word_row(round: int, one: Word) -> dict[str, Any]:
 
 def transition(row: Any) -> Transition:
     """A row of `transitions`."""
-    client = None if row.client is None else json.loads(row.client)
+    client = None if row.client is None else client_of(row.client)
     return Transition(row.at, row.round, row.before, row.after, row.cause, client)
 
 

@@ -9,17 +9,17 @@ tried again, so that nothing is done twice.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from sqlite3 import SQLITE_FULL
+from sqlite3 import SQLITE_CANTOPEN, SQLITE_FULL, SQLITE_NOMEM
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, select, text, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
-from muster.errors import RunError
-from muster.store.blobs import NoRoom
+from muster.errors import NoRoom, RunError, short
 from muster.store.sql.tables import control
 
 __all__ = ["Transactions", "Turn"]
@@ -164,6 +164,20 @@ def _dropped(error: SQLAlchemyError) -> bool:
 
 
 def _full(cause: Any) -> bool:
-    """Whether SQLite or PostgreSQL says that there is no room."""
+    """Whether SQLite or PostgreSQL says that there is no room, or cannot open a file for want.
+
+    53 are the shortages of PostgreSQL: of disk, memory, connections.
+    """
     code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
-    return code == SQLITE_FULL or str(getattr(cause, "sqlstate", "")).startswith("53100")
+    if code in (SQLITE_FULL, SQLITE_NOMEM) or (code == SQLITE_CANTOPEN and not _descriptors()):
+        return True
+    return str(getattr(cause, "sqlstate", "")).startswith("53")
+
+
+def _descriptors() -> bool:
+    """Whether this process may open one more file."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return not short(error)
+    return True

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What members said in a secure sum lies oddly on the server's disk: the sum goes on with the rest.
+
+The door refuses such words; an older version may have stored them, or somebody altered them.
+"""
+
+import pytest
+
+pytest.importorskip("sqlalchemy")
+
+from tests.service.round.masked import NAMES, Federation, plan_of
+
+from muster.secagg.messages import HEAD, Advert, Quit
+from muster.service.claims import odd_member
+from muster.store.records import Word
+
+LIAR = "site-3"
+QUIT, ADVERT = str(Quit.kind), str(Advert.kind)
+WORDS = {
+    "a farewell that is none": Word(LIAR, QUIT, HEAD + bytes([14]) + b"\xff" * 9, digest="a"),
+    "a farewell of nobody": Word("mallory", QUIT, Quit("STOPPED").to_bytes(), digest="a"),
+    "octets that are gone": Word(LIAR, "9", blob="masked-000001-gone", digest="a"),
+    "octets that are none": Word(LIAR, ADVERT, b"\0" * 40, digest="a"),
+    "metrics that are none": Word(LIAR, ADVERT, b"junk", digest="a", metrics={"rows": -1.0}),
+    "a kind that is none": Word(LIAR, "seventy", b"junk", digest="a"),
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_an_odd_word_costs_the_run_nothing(tmp_path, name):
+    told = []
+
+    def at(label):
+        if label == "secure: advertise begins" and not told:
+            told.append(federation.ledger.hear(1, WORDS[name]).result())
+
+    federation = Federation(tmp_path, plan_of(), lease=3.0, at=at)
+    federation.mute = federation.away | {LIAR}
+    records = federation.play()
+    assert told and [record["abandoned"] for record in records] == [False, False]
+    honest = [one for one in NAMES if one != LIAR]
+    assert set(honest) <= set(records[0]["accepted"])
+    assert not federation.hall.excluded.keys() & set(honest)
+    assert not any(odd_member(one) for one in federation.hall.members.values())

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server whose answers are large, endless, or small until unpacked: a site stays small."""
+
+import asyncio
+import gzip
+import tracemalloc
+import zlib
+from hashlib import sha256
+
+import httpx
+import pytest
+import zstandard
+from tests.service.site.scene import hurried
+
+from muster.service.limits import ANSWER, LONG_ANSWERS
+from muster.service.message import VERSIONS, Hello, Task, Wait, Welcome, to_json
+from muster.service.site import cargo
+from muster.service.site.answers import most
+from muster.service.site.line import Line
+from muster.service.site.vault import Vault
+from muster.store.blobs import Disk, model_name
+
+HELLO = Hello(VERSIONS, "a", "0" * 64, 3)
+WELCOME = to_json(Welcome(2, "r1", "a", 15.0))
+MODEL = bytes(range(256)) * 64
+BIG = 256 << 20
+PEAK = 24 << 20  # bytes of Python's memory, whatever is sent: a window, a piece, a read
+
+
+class Stream(httpx.AsyncByteStream):
+    """A body in pieces; `endless` repeats the last one until nobody takes it."""
+
+    def __init__(self, pieces, endless=False):
+        self.pieces, self.endless, self.sent, self.closed = pieces, endless, 0, False
+
+    async def __aiter__(self):
+        for piece in self.pieces:
+            self.sent += len(piece)
+            yield piece
+        while self.endless:
+            self.sent += len(self.pieces[-1])
+            yield self.pieces[-1]
+
+    async def aclose(self):
+        self.closed = True
+
+
+class Rogue(httpx.AsyncBaseTransport):
+    """Gives these answers, one after the other: (headers, stream)."""
+
+    def __init__(self, *answers):
+        self.answers, self.heard = list(answers), []
+
+    async def handle_async_request(self, request):
+        await request.aread()
+        self.heard.append(request)
+        headers, stream = self.answers.pop(0)
+        return httpx.Response(200, headers=headers, stream=stream)
+
+
+def over(rogue, deed):
+    """What a site makes of it, and the most memory that took."""
+
+    async def life():
+        line = Line("http://hub", "a", patience=hurried(), transport=rogue)
+        async with line:
+            return await deed(line)
+
+    tracemalloc.start()
+    try:
+        found = asyncio.run(life())
+        return found, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def packed(size, pack):
+    """Zeros, compressed."""
+    return b"".join([*(pack.compress(bytes(1 << 20)) for _ in range(size >> 20)), pack.flush()])
+
+
+def deflate(bits):
+    return packed(BIG, zlib.compressobj(9, zlib.DEFLATED, bits))
+
+
+CODED = {
+    "gzip": lambda: deflate(31),
+    "deflate": lambda: deflate(15),
+    "zstd": lambda: packed(BIG, zstandard.ZstdCompressor(3).compressobj()),
+    "gzip, gzip": lambda: gzip.compress(deflate(31)),
+    "br": lambda: bytes(100),
+    "GZIP": lambda: deflate(31),
+}
+
+
+def hello(line):
+    return line.say("/v1/hello", HELLO, Welcome)
+
+
+@pytest.mark.parametrize("coding", CODED)
+def test_an_answer_in_a_coding_that_was_not_asked_for_is_not_unpacked(coding):
+    bomb = Stream([CODED[coding]()])
+    rogue = Rogue(({"content-encoding": coding}, bomb), ({}, Stream([WELCOME])))
+    welcome, peak = over(rogue, hello)
+    assert welcome.run == "r1" and len(rogue.heard) == 2
+    assert bomb.sent == 0 and bomb.closed and peak < PEAK
+
+
+@pytest.mark.parametrize("path", ["/v1/hello", *(start for start, _ in LONG_ANSWERS)])
+def test_an_endless_answer_is_read_up_to_its_bound(path):
+    endless = Stream([b" " * (1 << 16)], endless=True)
+    rogue = Rogue(({}, endless), ({}, Stream([WELCOME])))
+
+    async def ask(line):
+        async def once():
+            return line.heard(await line.http.get(path), Welcome)
+
+        return await line.persist(once)
+
+    if (size := most(path)) > 1 << 23:
+        return  # as the others, with more of it
+    welcome, peak = over(rogue, ask)
+    assert welcome.run == "r1" and endless.closed
+    assert size <= endless.sent <= size + (1 << 16) and peak < PEAK
+
+
+def test_an_answer_at_its_bound_is_heard():
+    wait = to_json(Wait(1.0))
+    whole = wait[:-1] + b" " * (ANSWER - len(wait)) + b"}"
+
+    async def ask(line):
+        return line.heard(await line.http.get("/v1/poll"), Wait)
+
+    assert over(Rogue(({}, Stream([whole]))), ask)[0] == Wait(1.0)
+    with pytest.raises(httpx.RemoteProtocolError, match=f"more than {ANSWER} bytes"):
+        over(Rogue(({}, Stream([whole, b" "]))), ask)
+
+
+@pytest.fixture
+def vault(tmp_path):
+    found = Vault(tmp_path, disk=Disk(sync=int))
+    yield found
+    found.close()
+
+
+ASKED = Task("r1", 1, sha256(MODEL).hexdigest(), 30.0)
+
+
+def fetch(vault):
+    return lambda line: cargo.fetch(line, vault, ASKED, len(MODEL))
+
+
+BODIES = {
+    "packed zeros": (lambda: Stream([packed(BIG, zstandard.ZstdCompressor(3).compressobj())]),
+                     {"content-encoding": "zstd"}),
+    "more than a model": (lambda: Stream([MODEL, b"x"]), {}),
+    "no end": (lambda: Stream([b"x" * 4096], endless=True), {}),
+    "no end, packed": (lambda: Stream([zstandard.compress(bytes(1 << 16))], endless=True),
+                       {"content-encoding": "zstd"}),
+    "no zstd": (lambda: Stream([b"plain"]), {"content-encoding": "zstd"}),
+    "gzip": (lambda: Stream([deflate(31)]), {"content-encoding": "gzip"}),
+    "a window of 128 MiB": (lambda: Stream([wide()]), {"content-encoding": "zstd"}),
+}  # fmt: skip
+
+
+def wide():
+    given = zstandard.ZstdCompressionParameters.from_level(3, window_log=27)
+    pack = zstandard.ZstdCompressor(compression_params=given).compressobj()
+    return pack.compress(MODEL) + pack.flush()
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_a_model_takes_no_more_than_a_model(vault, name):
+    make, headers = BODIES[name]
+    stream = make()
+    rogue = Rogue((headers, stream), ({}, Stream([MODEL])))
+    found, peak = over(rogue, fetch(vault))
+    assert bytes(found) == MODEL and stream.closed and peak < PEAK
+    assert sum(file.stat().st_size for file in vault.folder.glob("model-*")) == len(MODEL)
+
+
+def test_a_packed_model_at_its_bound_is_taken(vault):
+    pieces = [zstandard.compress(MODEL)]
+    rogue = Rogue(({"content-encoding": "zstd"}, Stream(pieces)))
+    assert bytes(over(rogue, fetch(vault))[0]) == MODEL
+
+
+def test_ever_new_models_of_which_none_ends_take_the_room_of_one(vault):
+    for number in range(5):
+        vault.models.append(model_name(f"{number:064x}"), 0, b"half")
+    over(Rogue(({}, Stream([MODEL]))), fetch(vault))
+    assert len(list(vault.folder.glob("model-*"))) == 1
