@@ -9,9 +9,10 @@ without a word here.
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
+from itertools import groupby
 from typing import Any, get_args, get_type_hints
 
-from muster.secagg.messages import HEAD, read
+from muster.secagg.messages import HEAD, Malformed, read
 from muster.service.message import to_json
 from muster.service.schema import rules
 
@@ -127,6 +128,27 @@ def mutants(data: bytes) -> Iterator[Mutant]:
                 )
         cut = (part.begin + part.end) // 2
         yield Mutant(name, part.path, "cut", "in the middle", data[:cut])
+
+
+def wellformed(data: bytes) -> bool:
+    """Whether octets are a message of a secure sum."""
+    try:
+        read(data)
+    except Malformed:
+        return False
+    return True
+
+
+def chosen(data: bytes, most: int = 2) -> Iterator[Mutant]:
+    """Some of the mutants of a message: of each field and kind, `most` that are other messages.
+
+    One where none is a message.
+    """
+    ordered = sorted(mutants(data), key=lambda mutant: mutant.place)
+    for _, some in groupby(ordered, key=lambda mutant: mutant.place):
+        lies = list(some)
+        meant = [one for one in lies if wellformed(one.data) and one.data != data]
+        yield from meant[:: -(-len(meant) // most) or 1] or lies[:1]
 
 
 def _of_whole(name: str, data: bytes) -> Iterator[Mutant]:
