@@ -7,6 +7,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Where PyTorch's CPU build lies; on Linux, PyPI alone would bring gigabytes of CUDA. Empty: PyPI's.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# The release of PyTorch that is run, also at both ends of the ranges: no other CPU build is at hand
+# everywhere. Name one to run it: make test-lowest TORCH=torch==2.3.0
+TORCH ?= torch==2.13.0
+INSTALL_TORCH = install $(if $(TORCH_INDEX),--retries 1 --extra-index-url $(TORCH_INDEX)) $(TORCH)
 WORKERS ?= 2
 ARGS ?=
 
@@ -15,6 +19,11 @@ unexport PYTHONPATH
 unexport PYTHONHOME
 
 .DEFAULT_GOAL := help
+EXTRAS := torch,jax,sklearn,report,postgres,privacy
+# What the ends of the ranges are tried on: all that touches a dependency, without slow tests.
+RANGES := $(filter-out tests/adversary tests/bench tests/chaos tests/local/test_% tests/privacy, \
+	$(wildcard tests/*/)) tests/test_distribution.py
+
 .PHONY: help venv run test chaos check bench docs budget clean
 
 help: ## print this list
@@ -69,6 +78,6 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
 # PyTorch alone first: no other requirement gets to choose its build.
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing PyTorch, then muster with every extra (minutes, once)"
-	@$(PIP) install -c constraints.txt $(if $(TORCH_INDEX),--retries 1 --extra-index-url $(TORCH_INDEX)) torch==2.13.0
+	@$(PIP) $(INSTALL_TORCH) -c constraints.txt
 	@$(PIP) install -c constraints.txt -e '.[dev,torch,jax,sklearn,service]'
 	@touch $@ $(VENV)/.run

@@ -105,7 +105,7 @@ def clients(values: Sequence[tuple[Any, float]], name: str) -> str:
 
     def paint(panels: Sequence[Any]) -> None:
         (axes,) = panels
-        ticker = require("matplotlib.ticker", extra="all")
+        ticker = require("matplotlib.ticker", extra="report")
         axes.grid(visible=True, axis="x")
         axes.xaxis.set_major_locator(ticker.MaxNLocator(nbins=6))
         if len(values) <= _NAMED:
@@ -239,7 +239,7 @@ def _map(axes: Any, counts: Any, names: Sequence[str] | None) -> None:
     """Labels by clients; the more of its rows, the less transparent, on paper of any colour."""
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = np.empty((*share.T.shape, 4))
-    image[..., :3] = require("matplotlib.colors", extra="all").to_rgb("#1f8bd0")
+    image[..., :3] = require("matplotlib.colors", extra="report").to_rgb("#1f8bd0")
     image[..., 3] = share.T / max(float(share.max()), 1e-9)
     axes.imshow(image, aspect="auto", origin="lower", interpolation="none")
     axes.grid(visible=False)

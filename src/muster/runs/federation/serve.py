@@ -33,6 +33,7 @@ from muster.service.message import STUDY
 from muster.service.round.hall import Hall
 from muster.service.round.mirror import mirror
 from muster.service.schema import STUDY_NAME
+from muster.service.event_loop import loop_factory
 from muster.service.server import listen
 from muster.service.server.app import Edge
 from muster.service.server.desk import Desk
@@ -125,7 +126,7 @@ def serve(
         if not ledger.shared:
             prepare(federation.plan, ledger, federation.study)  # refused before anybody connects
         one = _Server(federation, ledger, log, options, stop, notary)
-        with asyncio.Runner(loop_factory=listen.loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(one.run(where.listening(folder), trust, ready or _unheard))
 
 

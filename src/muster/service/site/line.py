@@ -24,7 +24,7 @@ from muster.service.refusal import Reason, Refused, parse
 if TYPE_CHECKING:
     import httpx
 else:
-    httpx = require("httpx", extra="service")
+    httpx = require("httpx", extra="site")
 
 __all__ = ["Again", "Event", "LONGEST_POLL", "Line", "Patience", "quiet"]
 
