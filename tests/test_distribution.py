@@ -27,7 +27,9 @@ NAME = r"(?<![\w./:-])muster(?![\w/.-])"
 SPELLINGS = (
     re.compile(NAME + r"\[[a-z]+(?:,[a-z]+)*\]"),
     re.compile(NAME + r" ?(?:==|>=|~=|<=)\s*\d"),
-    re.compile(r"\b(?:pip3?|pipx|uv|conda|mamba|poetry)\b[^\n]*?\s(?:install|add|tool)\s[^\n]*" + NAME),
+    re.compile(
+        r"\b(?:pip3?|pipx|uv|conda|mamba|poetry)\b[^\n]*?\s(?:install|add|tool)\s[^\n]*" + NAME
+    ),
     re.compile(r"""\b(?:version|distribution|requires|metadata)\(["']muster["']\)"""),
 )
 
@@ -43,7 +45,9 @@ def texts():
 
 def strangers(text):
     """Lines in which the name that belongs to somebody else stands as something to install."""
-    return [n for n, line in enumerate(text.splitlines(), 1) if any(s.search(line) for s in SPELLINGS)]
+    return [
+        n for n, line in enumerate(text.splitlines(), 1) if any(s.search(line) for s in SPELLINGS)
+    ]
 
 
 def test_no_other_spelling_of_the_distribution_anywhere():
@@ -140,7 +144,9 @@ def test_every_dependency_has_a_range_that_holds_the_pin(requirement):
 
 
 def test_the_lowest_are_what_the_ranges_begin_with():
-    lines = ranges.constraints([Requirement("a>=1.2,<3"), Requirement("b[x]>=4; python_version>'3'")])
+    lines = ranges.constraints(
+        [Requirement("a>=1.2,<3"), Requirement("b[x]>=4; python_version>'3'")]
+    )
     assert lines == ["a==1.2", "b==4"]
 
 

@@ -89,7 +89,7 @@ def spread(points: Sequence[tuple[int, Mapping[str, float]]], name: str) -> str:
             _line(axes, list(zip(rounds, of[part], strict=True)), colour, dash)
             labels.append((of[part][-1], f"{title} {number(of[part][-1])}", colour))
         rounds_axis(axes, rounds)
-        axes.set_title(f"{plain(name)} on each client's own rows (band: 10th to 90th percentile)")
+        axes.set_title(f"{plain(name)} on each client's own rows (band: p10 to p90)")
         ends(axes, labels)
 
     final = ", ".join(f"{part} {number(of[part][-1])}" for part in of)

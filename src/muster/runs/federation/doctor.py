@@ -114,7 +114,9 @@ def versions(*, serves: bool) -> list[Finding]:
     said = ", ".join([*found, " ".join(ssl.OPENSSL_VERSION.split(" ")[:2])])
     if missing:
         lacks = f"{said}; {', '.join(missing)} is not installed"
-        return [Finding("versions", "problem", lacks, install_command("service" if serves else "site"))]
+        return [
+            Finding("versions", "problem", lacks, install_command("service" if serves else "site"))
+        ]
     return [Finding("versions", "ok", said)]
 
 
