@@ -45,7 +45,9 @@ def blanked(text: str) -> tuple[str, list[str]]:
 
 
 class Page(HTMLParser):
-    """The texts of a page as (place, text): a cell by its column and row, a picture's words by its label.
+    """The texts of a page as (place, text).
+
+    A cell's place is its column and row, that of a picture's words the picture's label.
 
     >>> Page.texts("<p>3 clients</p><dl><dt>rounds</dt><dd>6</dd></dl>")
     [('', '3 clients'), ('', 'rounds'), ('rounds', '6')]
@@ -146,7 +148,7 @@ class Sources:
 
     @classmethod
     def of(cls, *records: object) -> "Sources":
-        """The numbers of plain data at any depth; those of one path, in their order, are a series."""
+        """The numbers of plain data at any depth; those of one path are a series."""
         found, series, tails = cls(), defaultdict(list), defaultdict(list)
         for record in records:
             found.values += _shares(record)

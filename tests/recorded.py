@@ -9,13 +9,14 @@ def facts_of(rng, clients):
     kinds = rng.randrange(2, 6)
     labels = [[rng.randrange(1, 90) for _ in range(kinds)] for _ in clients]
     rows = [sum(one) for one in labels]
+    target = rng.choice([0, 1]) + rng.random() / 100  # reached at once, or never
     plan = {
         "class": "Plan",
         "task": {"class": "tasks.numpy.LogisticRegression", "features": rng.randrange(2, 99)},
         "algorithm": {"class": "FedAvg", "server": {"class": "SGD", "rate": rng.random()}},
         "pipeline": [{"class": "Clip", "bound": rng.random()}],
         "rounds": rng.randrange(20, 99), "seed": rng.randrange(10**6),
-        "stop": [{"class": "Target", "metric": "accuracy", "value": rng.choice([0, 1]) + rng.random() / 100}],
+        "stop": [{"class": "Target", "metric": "accuracy", "value": target}],
     }  # fmt: skip
     version = ".".join(str(rng.randrange(1, 30)) for _ in range(3))
     return {
@@ -29,7 +30,7 @@ def facts_of(rng, clients):
 
 
 def history_of(rng, clients, rounds, answers=False):
-    """Records as rounds write them, every number by chance; with `answers`, some clients gave none."""
+    """Records as rounds write them; with `answers`, some clients gave none."""
     found, first = [], rng.randrange(1, 9)  # not 1 in all of them: the first round moves, too
     for round in range(first, first + rounds):
         sums = [
@@ -42,7 +43,8 @@ def history_of(rng, clients, rounds, answers=False):
             "abandoned": False,
             "train": {"loss": 5 * rng.random(), "steps": rng.randrange(9), "drift": rng.random()},
             "bytes_up": rng.randrange(10**7), "bytes_down": rng.randrange(10**9),
-            "seconds": rng.random() * rng.choice([0.5, 50, 50000]), "model": f"{rng.getrandbits(256):064x}",
+            "seconds": rng.random() * rng.choice([0.5, 50, 50000]),
+            "model": f"{rng.getrandbits(256):064x}",
             "metrics": {"loss": 3 * rng.random(), "accuracy": rng.random()},
             "clients": spread(sums),
         }  # fmt: skip

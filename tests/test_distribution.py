@@ -2,18 +2,19 @@
 """One name on the package index, ranges that were run, and extras that bring what they promise."""
 
 import ast
+import os
 import re
 import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
-import ranges
-from house import House
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import ranges
+from house import House
 from muster.extras import DISTRIBUTION
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,11 +37,12 @@ SPELLINGS = (
 
 def texts():
     """Every text of the repository, by path."""
-    for path in sorted(ROOT.rglob("*")):
-        parts = path.relative_to(ROOT).parts
-        hidden = any(p.startswith(".") and p != ".ci" or p in SKIPPED for p in parts[:-1])
-        if not hidden and path.is_file() and path.suffix in TEXT and path != Path(__file__):
-            yield path, path.read_text(encoding="utf-8")
+    for base, folders, names in os.walk(ROOT):
+        seen = {name for name in folders if name == ".ci" or not name.startswith(".")}
+        folders[:] = sorted(seen - SKIPPED)
+        for path in sorted(Path(base, name) for name in names):
+            if path.suffix in TEXT and path.name != ".git" and path != Path(__file__):
+                yield path, path.read_text(encoding="utf-8")
 
 
 def strangers(text):
@@ -141,6 +143,33 @@ def test_every_dependency_has_a_range_that_holds_the_pin(requirement):
     pin = PINS[canonicalize_name(requirement.name)]
     assert requirement.specifier.contains(pin), f"{requirement} leaves out the pin {pin}"
     assert ranges.lowest(requirement) <= pin
+
+
+def test_the_dated_list_has_the_pinned_releases():
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    assert re.search(r"as of \d{4}-\d\d-\d\d", text)
+    listed = {
+        canonicalize_name(name): Version(pin)
+        for name, pin in re.findall(r"^\| ([\w-]+) \| ([\d.]+) \|", text, re.MULTILINE)
+    }
+    needed = {canonicalize_name(one.name) for one in ranges.of(PROJECT, "postgres")}
+    assert needed | {"h11", "httpcore"} == set(listed)
+    assert {name: PINS[name] for name in listed} == listed
+
+
+def test_no_range_begins_before_a_hole_that_is_known_to_be_closed():
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    closed = {
+        canonicalize_name(name): max(map(Version, re.findall(r"CVE-[\d-]+ in ([\d.]+\d)", holes)))
+        for name, holes in re.findall(
+            r"^\| ([\w-]+) \| [^|]+ \| [^|]+ \| (.*CVE.*) \|$", text, re.M
+        )
+    }
+    assert closed["cryptography"] == Version("46.0.7")
+    for one in REQUIREMENTS:
+        name = canonicalize_name(one.name)
+        assert name not in closed or ranges.lowest(one) >= closed[name]
+    assert all(PINS[name] >= version for name, version in closed.items())
 
 
 def test_the_lowest_are_what_the_ranges_begin_with():

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ranges
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+import ranges
 
 pytest.importorskip("cryptography")
 pytest.importorskip("sqlalchemy")

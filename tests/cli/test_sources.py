@@ -91,7 +91,9 @@ def noisy(folder, seed):
     options = Options(ledger=folder / f"{seed}.json")  # of several runs over the same people
     for run in range(seed % 3):
         before = replace(plan, rounds=1, seed=run + 1)
-        simulate(before, Population.from_arrays(people), path=folder / f"{seed}-{run}", options=options)
+        simulate(
+            before, Population.from_arrays(people), path=folder / f"{seed}-{run}", options=options
+        )
     return simulate(plan, Population.from_arrays(people), path=folder / str(seed), options=options)
 
 

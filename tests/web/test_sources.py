@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every number of a page has a source in the record: none was typed in, none is of something else."""
+"""Every number of a page has a source in the record: typed in or of something else is found."""
 
 import json
 import random

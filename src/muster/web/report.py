@@ -128,7 +128,7 @@ def _holdings(run: Run) -> Iterator[Markup]:
     if population.get("skew") is not None:
         text += (
             f" Label skew is {population['skew']:.2f} "
-            f"(from none, where every client has the same mix of labels, to one, where they share none)."
+            f"(none: every client has the same mix of labels; near one: clients share no label)."
         )
     if listed < count:
         text += f" The picture shows {listed:,} of them."

@@ -29,11 +29,11 @@ from muster.runs.federation.conduct import Terms, check_study, conduct, facts_of
 from muster.runs.folder import know
 from muster.runs.privacy.rows import refuse_blind_budget
 from muster.service import audit, pki
+from muster.service.event_loop import loop_factory
 from muster.service.message import STUDY
 from muster.service.round.hall import Hall
 from muster.service.round.mirror import mirror
 from muster.service.schema import STUDY_NAME
-from muster.service.event_loop import loop_factory
 from muster.service.server import listen
 from muster.service.server.app import Edge
 from muster.service.server.desk import Desk
