@@ -73,7 +73,7 @@ class Cluster:
 def postgres():
     """A `Cluster`, alive until the end of the session; skips where there is no PostgreSQL."""
     if psycopg is None:
-        pytest.skip("psycopg is not installed (pip install 'muster[postgres]')")
+        pytest.skip("psycopg is not installed (pip install 'muster-fl[postgres]')")
     found = shutil.which("initdb")
     tools = Path(found).resolve().parent if found else NEWEST[-1] if NEWEST else None
     if tools is None or not (tools / "pg_ctl").exists():

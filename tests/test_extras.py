@@ -16,7 +16,7 @@ def test_what_is_installed_is_imported():
 
 @pytest.mark.parametrize("module", ["no_such_package", "no_such_package.part"])
 def test_what_is_absent_names_the_command_that_brings_it(module):
-    with pytest.raises(MissingExtra, match=r"'no_such_package'.*pip install 'muster\[torch\]'"):
+    with pytest.raises(MissingExtra, match=r"'no_such_package'.*pip install 'muster-fl\[torch\]'"):
         require(module, extra="torch")
 
 

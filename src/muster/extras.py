@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one door to optional packages: `require("torch", extra="torch")`."""
+"""The one door to optional packages: `require("torch", extra="torch")`, and how to get them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,18 @@ from types import ModuleType
 
 from muster.errors import MissingExtra
 
-__all__ = ["require"]
+__all__ = ["DISTRIBUTION", "install_command", "require"]
+
+DISTRIBUTION = "muster-fl"  # on the package index, where `muster` belongs to somebody else
+
+
+def install_command(*extras: str) -> str:
+    """The command that installs muster with these extras.
+
+    >>> install_command("torch", "report")
+    "pip install 'muster-fl[torch,report]'"
+    """
+    return f"pip install '{DISTRIBUTION}[{','.join(extras)}]'"
 
 
 def require(module: str, extra: str) -> ModuleType:
@@ -26,5 +37,5 @@ def require(module: str, extra: str) -> ModuleType:
             raise
         raise MissingExtra(
             f"this needs the package {module.split('.')[0]!r}, which is not installed; "
-            f"install it with: pip install 'muster[{extra}]'"
+            f"install it with: {install_command(extra)}"
         ) from error

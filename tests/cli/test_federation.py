@@ -6,9 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions, requires
+from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import ranges
 
 pytest.importorskip("cryptography")
 pytest.importorskip("sqlalchemy")
@@ -27,14 +34,27 @@ def local_data(path):
     return table[:, :-1], table[:, -1].astype(np.int64)
 '''
 HOST = "127.0.0.1"
+ROOT = Path(__file__).resolve().parents[2]
+# As in an environment that holds what the extra `site` brings: every other package is absent.
+SMALL = """
+import sys
+ABSENT = {absent!r}
+class Nowhere:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ABSENT:
+            raise ModuleNotFoundError(f"no {{name}}", name=name)
+sys.meta_path.insert(0, Nowhere())
+from muster.cli.app import main
+main(sys.argv[1:])
+"""
 
 
 class Process:
     """`muster` in a process of its own, its JSON read line by line."""
 
-    def __init__(self, *words):
+    def __init__(self, *words, main=MAIN):
         self.process = subprocess.Popen(
-            [sys.executable, "-c", MAIN, *words, "--json"],
+            [sys.executable, "-c", main, *words, "--json"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
@@ -58,8 +78,8 @@ def start():
     """Starts processes; whatever is left of them at the end is killed."""
     started = []
 
-    def one(*words):
-        started.append(Process(*words))
+    def one(*words, **how):
+        started.append(Process(*words, **how))
         return started[-1]
 
     yield one
@@ -89,6 +109,51 @@ def sites(shell):
 def serve(start, *more):
     words = ("--path", "heart", "--identity", "hub", "--address", f"{HOST}:0", "--clients", "2")
     return start("serve", "plan.py", *words, *more)
+
+
+def brought(extra):
+    """The distributions that an extra installs, with all that these need themselves."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    waiting, found = [one.name for one in ranges.of(project, extra)], set()
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name in found:
+            continue
+        found.add(name)
+        needs = map(Requirement, requires(name) or ())
+        waiting += [n.name for n in needs if n.marker is None or n.marker.evaluate({"extra": ""})]
+    return found
+
+
+def absent(extra):
+    """The modules of every installed package that an extra does not bring."""
+    there = brought(extra)
+    return {
+        module
+        for module, names in packages_distributions().items()
+        if module != "muster" and not there & {canonicalize_name(name) for name in names}
+    }
+
+
+def test_the_small_extra_is_small():
+    gone = absent("site")
+    assert {"matplotlib", "sqlalchemy", "uvicorn", "prometheus_client", "alembic"} <= gone
+    assert not gone & {"cryptography", "httpx", "numpy", "safetensors", "zstandard"}
+
+
+def test_a_site_joins_a_numpy_plan_with_no_more_than_the_small_extra(sites, start):
+    server = serve(start, "--rounds", "2")
+    url = f"https://{HOST}:{server.until('listening')['port']}"
+    small, more = SMALL.format(absent=absent("site")), ("--set", "rounds=2")
+    looked = start("doctor", "--identity", "lyon", "--server", url, "--plan", "plan.py", main=small)
+    assert looked.end(0)["level"] == "ok"
+    joined = [
+        start("join", url, "plan.py", "--data", f"{n}.csv", "--identity", n, *more, main=small)
+        for n in ("lyon", "nice")
+    ]
+    for held in (server, *joined):
+        held.end(0)
+    assert sites.json("status", "heart")[0]["committed"] == 2
 
 
 @pytest.mark.slow

@@ -75,9 +75,9 @@ main(sys.argv[1:])
     ("words", "told"),
     [
         (("--help",), " drain "),
-        (("serve", "plan.py", "--path", "x", "--plain"), "pip install 'muster[service]'"),
-        (("join", "plan.py", "--data", "x", "--identity", "y"), "pip install 'muster[service]'"),
-        (("doctor",), "pip install 'muster[service]'"),
+        (("serve", "plan.py", "--path", "x", "--plain"), "pip install 'muster-fl[service]'"),
+        (("join", "plan.py", "--data", "x", "--identity", "y"), "pip install 'muster-fl[site]'"),
+        (("doctor",), "pip install 'muster-fl[site]'"),
     ],
 )
 def test_without_the_packages_of_the_network(shell, words, told):

@@ -405,4 +405,4 @@ def test_without_cryptography_the_shell_works_and_says_what_to_install(tmp_path)
 
     assert "pki" in muster("--help").stdout
     told = muster("pki", "init", "hq", "--name", "x").stderr
-    assert "pip install 'muster[service]'" in told and len(told.splitlines()) == 1
+    assert "pip install 'muster-fl[site]'" in told and len(told.splitlines()) == 1

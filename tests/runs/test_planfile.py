@@ -128,7 +128,7 @@ def test_the_traceback_is_the_users_own(written):
 
 def test_a_missing_extra_comes_with_its_remedy(written, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    assert "pip install 'muster[torch]'" in refusal(written("import torch"))
+    assert "pip install 'muster-fl[torch]'" in refusal(written("import torch"))
 
 
 def test_a_missing_file_and_one_that_is_not_python(written, tmp_path):

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from muster.cli import screen
 from muster.errors import PlanError
+from muster.extras import install_command
 
 __all__ = ["TEMPLATES", "command"]
 
@@ -47,7 +49,7 @@ def command(
         raise PlanError(f"{folder} already exists and is not empty; name another folder")
     written = _write(template, folder)
     missing = sorted({EXTRA[p] for p in NEEDS[template] if not importlib.util.find_spec(p)})
-    install = f"pip install 'muster[{','.join(missing)}]'" if missing else None
+    install = install_command(*missing) if missing else None
     following = f"muster run {folder / 'plan.py'}"
     if as_json:
         names = [str(file) for file in written]
@@ -55,7 +57,7 @@ def command(
         return
     screen.say(f"[bold green]✓[/] {folder}/ holds {', '.join(file.name for file in written)}")
     if install:
-        screen.say(f"  [dim]first[/]  {install}".replace("[torch", r"\[torch"))
+        screen.say(f"  [dim]first[/]  {escape(install)}")
     screen.say(f"  [dim]next[/]   {following}")
     screen.say(f"  [dim]then[/]   your own data: see population() in {folder / 'plan.py'}")
 

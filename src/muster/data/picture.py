@@ -28,7 +28,7 @@ def picture(population: Population, classes: int | None = None) -> Any:
 
     Raises `MissingExtra` without matplotlib.
     """
-    figure = require("matplotlib.figure", extra="all").Figure(layout="constrained")
+    figure = require("matplotlib.figure", extra="report").Figure(layout="constrained")
     facts = statistics(population, classes)
     if facts.labels is None:
         _histogram(figure, facts)

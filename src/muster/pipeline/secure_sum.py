@@ -128,7 +128,7 @@ class SecureSum(Stage):
 
     def frame(self, contract: Contract) -> Frame:
         """How a payload under this contract and its weight lie in one vector."""
-        secagg = require("muster.secagg", extra="service")
+        secagg = require("muster.secagg", extra="site")
         spans = []
         for field in contract.fields:
             most = 2 ** (field.bits - 1) - 1
@@ -173,7 +173,7 @@ class SecureSum(Stage):
                 f"is never opened: invite more, use fewer groups, or lower minimum, corrupt or "
                 f"dropout"
             )
-        secagg = require("muster.secagg", extra="service")
+        secagg = require("muster.secagg", extra="site")
         terms: Terms = secagg.Terms(
             study,
             run,
@@ -204,7 +204,7 @@ class SecureSum(Stage):
         losses = self._losses(size)
         if self.groups == 1:
             return Bears(self._colluders(size), losses, max(self.minimum, needed), size)
-        groups = require("muster.secagg.groups", extra="service")
+        groups = require("muster.secagg.groups", extra="site")
         # As many as the draw of groups lets sit together but for a chance: see `chance`.
         return Bears(max(0, size - groups.honest_needed(losses)), losses, self.minimum, size)
 
@@ -215,7 +215,7 @@ class SecureSum(Stage):
         self.terms(frame, size, needed, study="", run="", round=0, plan=nothing, model=nothing)
         chance = self.chance(cohort, rounds)
         if chance > self.exposure:
-            groups = require("muster.secagg.groups", extra="service")
+            groups = require("muster.secagg.groups", extra="site")
             colluders = self._colluders(cohort)
             try:
                 most = groups.largest_count(cohort, colluders, self.dropout, rounds, self.exposure)
@@ -234,7 +234,7 @@ class SecureSum(Stage):
         """The chance that a given client of such cohorts is ever exposed by its group."""
         if self.groups == 1:
             return 0.0
-        groups = require("muster.secagg.groups", extra="service")
+        groups = require("muster.secagg.groups", extra="site")
         honest = groups.honest_needed(self._losses(-(-cohort // self.groups)))
         once = groups.exposed(cohort, self._colluders(cohort), self.groups, honest)
         return float(groups.over(once, rounds))
@@ -252,7 +252,7 @@ class SecureSum(Stage):
 
     def nbytes(self, frame: Frame, cohort: int) -> int:
         """Bytes of one client's masked vector in a cohort of so many."""
-        ring = require("muster.secagg", extra="service").Ring
+        ring = require("muster.secagg", extra="site").Ring
         size = max(1, -(-cohort // self.groups))
         return int(ring.of(size, frame.most).nbytes(frame.size))
 
@@ -264,7 +264,7 @@ class SecureSum(Stage):
         `losses` are those it would have borne, `honest` the fewest honest clients in the sum (in a
         ring, in each part of it that can be told apart), `colluders` how many may be none.
         """
-        graph = require("muster.secagg.answers", extra="service").graph_for(
+        graph = require("muster.secagg.answers", extra="site").graph_for(
             terms, advertised, bytes(32)
         )
         return {

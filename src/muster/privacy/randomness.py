@@ -51,7 +51,7 @@ class Secret:
 
     def words(self, size: int) -> NDArray[np.uint64]:
         """`(size,)` words of 64 uniform bits."""
-        ciphers = require("cryptography.hazmat.primitives.ciphers", extra="service")
+        ciphers = require("cryptography.hazmat.primitives.ciphers", extra="site")
         path = b"".join(part.to_bytes(8, "little") for part in self.path)
         key = hmac.digest(self.seed, path, "sha256")
         cipher = ciphers.Cipher(ciphers.algorithms.AES(key), ciphers.modes.CTR(bytes(16)))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from muster.data import Federation, Population
 from muster.errors import MusterError, PlanError
+from muster.extras import install_command
 from muster.plan import Plan
 from muster.plan.registry import assign
 from muster.simulation import origins
@@ -142,7 +143,7 @@ def _account(path: Path, what: str, error: Exception) -> str:
     sentence = f"{path} {what}: {type(error).__name__}: {error}"
     extra = EXTRAS.get(error.name or "") if isinstance(error, ModuleNotFoundError) else None
     if extra:
-        return f"{sentence}; install it with: pip install 'muster[{extra}]'"
+        return f"{sentence}; install it with: {install_command(extra)}"
     if isinstance(error, SyntaxError):
         shown = "".join(traceback.format_exception_only(error)).splitlines()[:-1]
         return "\n".join((f"{path} {what}: {error.msg} (line {error.lineno})", *shown))

@@ -2,7 +2,7 @@
 """Secure aggregation: the server learns the sum of its clients' vectors and nothing else of them.
 
 Bonawitz et al. 2017 with the sparse graph of Bell et al. 2020, as generators without input or
-output. Needs the extra `service`: pip install 'muster[service]'.
+output. Needs the extra `site`: pip install 'muster-fl[site]'.
 """
 
 from muster.secagg.client import client

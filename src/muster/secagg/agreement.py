@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers import aead
     from cryptography.hazmat.primitives.kdf import hkdf
 else:
-    exceptions = require("cryptography.exceptions", extra="service")
-    hashes = require("cryptography.hazmat.primitives.hashes", extra="service")
-    x25519 = require("cryptography.hazmat.primitives.asymmetric.x25519", extra="service")
-    aead = require("cryptography.hazmat.primitives.ciphers.aead", extra="service")
-    hkdf = require("cryptography.hazmat.primitives.kdf.hkdf", extra="service")
+    exceptions = require("cryptography.exceptions", extra="site")
+    hashes = require("cryptography.hazmat.primitives.hashes", extra="site")
+    x25519 = require("cryptography.hazmat.primitives.asymmetric.x25519", extra="site")
+    aead = require("cryptography.hazmat.primitives.ciphers.aead", extra="site")
+    hkdf = require("cryptography.hazmat.primitives.kdf.hkdf", extra="site")
 
 __all__ = [
     "Binding",

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives import ciphers
     from cryptography.hazmat.primitives.ciphers import algorithms, modes
 else:
-    ciphers = require("cryptography.hazmat.primitives.ciphers", extra="service")
-    algorithms = require("cryptography.hazmat.primitives.ciphers.algorithms", extra="service")
-    modes = require("cryptography.hazmat.primitives.ciphers.modes", extra="service")
+    ciphers = require("cryptography.hazmat.primitives.ciphers", extra="site")
+    algorithms = require("cryptography.hazmat.primitives.ciphers.algorithms", extra="site")
+    modes = require("cryptography.hazmat.primitives.ciphers.modes", extra="site")
 
 __all__ = ["blend"]
 

@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A federation over a network. Needs the extra `service`: pip install 'muster[service]'."""
+"""A federation over a network. A server needs the extra `service`, a site `site`."""
 
 __all__ = ()

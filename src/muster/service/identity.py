@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from cryptography import exceptions, x509
     from cryptography.x509 import oid
 else:
-    exceptions = require("cryptography.exceptions", extra="service")
-    x509 = require("cryptography.x509", extra="service")
-    oid = require("cryptography.x509.oid", extra="service")
+    exceptions = require("cryptography.exceptions", extra="site")
+    x509 = require("cryptography.x509", extra="site")
+    oid = require("cryptography.x509.oid", extra="site")
 
 __all__ = [
     "Grant",

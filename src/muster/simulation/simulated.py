@@ -93,7 +93,7 @@ class Simulation:
         self._blank = self._fresh() if plan.remembers else None
         self._masks: Masks | RecordedSums | None = masks
         if plan.secure is not None and masks is None:
-            self._masks = require("muster.simulation.secure", extra="service").Masks()
+            self._masks = require("muster.simulation.secure", extra="site").Masks()
         self._round, self._invited, self._parts = 0, 0, 0
         self._heard: set[ClientId] = set()
         self._roster = Roster(population.clients, lambda: population.sizes)

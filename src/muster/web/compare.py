@@ -73,7 +73,7 @@ def write(runs: Sequence[Run], path: Path, metric: str | None = None) -> Path:
     if name and known:
         caption = f"{'Lower' if falls(name) else 'Higher'} is better."
         if len(known) > 8:
-            caption += f" The best 8 of {len(known)} runs are named."
+            caption += f" The {len(known) - 8} worst of {len(known)} runs are not named."
         picture = page.figure(plots.curves(known, name), caption)
         parts.append(page.section("Metric by round", page.figures(picture)))
     parts.append(page.section("Runs", _listing(lines)))

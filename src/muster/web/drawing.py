@@ -60,8 +60,8 @@ def draw(
     paint: Callable[[Sequence[Any]], None], label: str, *, height: float = 2.7, panels: int = 1
 ) -> str:
     """The SVG of what `paint` does to its axes; `label` says in words what the figure shows."""
-    matplotlib = require("matplotlib", extra="all")
-    figures = require("matplotlib.figure", extra="all")
+    matplotlib = require("matplotlib", extra="report")
+    figures = require("matplotlib.figure", extra="report")
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": label}), warnings.catch_warnings():
         # A name in a script the measuring font lacks is still shown in the page's own font.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
@@ -122,7 +122,7 @@ def ends(axes: Any, labels: Sequence[tuple[float, str, str]]) -> None:
 
 def rounds_axis(axes: Any, rounds: Sequence[int]) -> None:
     """Whole rounds along x, from the first to the last of these."""
-    ticker = require("matplotlib.ticker", extra="all")
+    ticker = require("matplotlib.ticker", extra="report")
     axes.xaxis.set_major_locator(ticker.MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
     low, high = min(rounds), max(rounds)
     room = 0.5 if low == high else (high - low) * 0.015

@@ -89,7 +89,7 @@ def spread(points: Sequence[tuple[int, Mapping[str, float]]], name: str) -> str:
             _line(axes, list(zip(rounds, of[part], strict=True)), colour, dash)
             labels.append((of[part][-1], f"{title} {number(of[part][-1])}", colour))
         rounds_axis(axes, rounds)
-        axes.set_title(f"{plain(name)} on each client's own rows (band: 10th to 90th percentile)")
+        axes.set_title(f"{plain(name)} on each client's own rows (band: p10 to p90)")
         ends(axes, labels)
 
     final = ", ".join(f"{part} {number(of[part][-1])}" for part in of)
@@ -105,7 +105,7 @@ def clients(values: Sequence[tuple[Any, float]], name: str) -> str:
 
     def paint(panels: Sequence[Any]) -> None:
         (axes,) = panels
-        ticker = require("matplotlib.ticker", extra="all")
+        ticker = require("matplotlib.ticker", extra="report")
         axes.grid(visible=True, axis="x")
         axes.xaxis.set_major_locator(ticker.MaxNLocator(nbins=6))
         if len(values) <= _NAMED:
@@ -239,7 +239,7 @@ def _map(axes: Any, counts: Any, names: Sequence[str] | None) -> None:
     """Labels by clients; the more of its rows, the less transparent, on paper of any colour."""
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = np.empty((*share.T.shape, 4))
-    image[..., :3] = require("matplotlib.colors", extra="all").to_rgb("#1f8bd0")
+    image[..., :3] = require("matplotlib.colors", extra="report").to_rgb("#1f8bd0")
     image[..., 3] = share.T / max(float(share.max()), 1e-9)
     axes.imshow(image, aspect="auto", origin="lower", interpolation="none")
     axes.grid(visible=False)

@@ -128,7 +128,7 @@ def _holdings(run: Run) -> Iterator[Markup]:
     if population.get("skew") is not None:
         text += (
             f" Label skew is {population['skew']:.2f} "
-            f"(0: every client has the same mix of labels; near 1: clients share no label)."
+            f"(none: every client has the same mix of labels; near one: clients share no label)."
         )
     if listed < count:
         text += f" The picture shows {listed:,} of them."
@@ -215,7 +215,7 @@ def _troubles(run: Run) -> Iterator[Markup]:
         return
     kinds = [kind for *_, kind, _ in found]
     counts = ", ".join(f"{kinds.count(kind):,} {kind}" for kind in dict.fromkeys(kinds))
-    more = f"; the last {ROWS} are shown" if len(found) > ROWS else ""
+    more = f"; the first {len(found) - ROWS:,} are not shown" if len(found) > ROWS else ""
     yield page.paragraph(f"Of the invited clients, {counts}{more}.")
     cells = [[round, client, kind, text or "–"] for round, client, kind, text in found[-ROWS:]]
     listing = page.table(["round", "client", "what", "why"], cells, words=4)

@@ -5,6 +5,7 @@ import shutil
 from collections import namedtuple
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
@@ -59,8 +60,34 @@ def levels(found):
 
 
 def test_what_is_installed_is_told():
-    (found,) = doctor.versions()
+    (found,) = doctor.versions(serves=True)
     assert found.level == "ok" and "numpy" in found.found and "OpenSSL" in found.found
+
+
+def test_a_site_needs_no_package_of_a_server(monkeypatch):
+    def known(name):
+        if name in doctor.SERVER:
+            raise PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(doctor, "version", known)
+    (site,), (server,) = doctor.versions(serves=False), doctor.versions(serves=True)
+    assert (site.level, site.cure) == ("ok", "")
+    assert server.level == "problem" and "sqlalchemy, uvicorn is not installed" in server.found
+    assert server.cure == "pip install 'muster-fl[service]'"
+
+
+def test_it_is_told_by_which_name_it_was_installed(monkeypatch):
+    def known(name):
+        if name == "muster-fl":
+            raise PackageNotFoundError(name)
+        return "7.0"
+
+    monkeypatch.setattr(doctor, "version", lambda name: "7.0")
+    assert "muster-fl 7.0, numpy 7.0" in doctor.versions(serves=True)[0].found
+    monkeypatch.setattr(doctor, "version", known)
+    (found,) = doctor.versions(serves=True)
+    assert found.level == "ok" and "muster-fl from a folder that is not installed" in found.found
 
 
 @pytest.mark.parametrize(("name", "role"), [("hub", "server"), ("lyon", "site")])

@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 
 from muster.service import identity, pki
+from muster.service.event_loop import loop_factory
 from muster.service.identity import Grant
 from muster.service.message import (
     VERSIONS,
@@ -32,7 +33,7 @@ from muster.service.refusal import Reason, Refused
 from muster.service.round.facts import Facts
 from muster.service.server.app import Edge
 from muster.service.server.limits import Limits
-from muster.service.server.listen import Where, loop_factory, serve
+from muster.service.server.listen import Where, serve
 from muster.service.server.operator import Meters, Operator
 from muster.service.wire import digest, encode
 from muster.store.blobs import Disk, Files, model_name, update_name

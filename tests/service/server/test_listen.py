@@ -22,7 +22,7 @@ from tests.service.server.stand import (
 
 from muster.errors import RunError
 from muster.service.message import Poll, Wait, from_json, to_json
-from muster.service.server.listen import Where, loop_factory, serve
+from muster.service.server.listen import Where, serve
 from muster.service.server.operator import Operator
 
 
@@ -180,4 +180,3 @@ def test_nothing_is_taken_after_the_end(tmp_path):
     port = over(tmp_path, talk)
     with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
         pass
-    assert callable(loop_factory())

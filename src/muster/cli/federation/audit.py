@@ -20,7 +20,7 @@ from muster.service.chain import Anchor
 if TYPE_CHECKING:
     import typer
 else:
-    typer = require("typer", extra="service")  # the floors allow a plain import in cli/*.py only
+    typer = require("typer", extra="site")  # the floors allow a plain import in cli/*.py only
 
 __all__ = ["group"]
 

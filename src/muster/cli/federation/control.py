@@ -53,7 +53,7 @@ def running() -> list[Path]:
 
 def ask(folder: Path, method: str, path: str) -> dict[str, Any] | None:
     """What the server in a folder answers; None when none runs there. Raises `RunError`."""
-    httpx = require("httpx", extra="service")
+    httpx = require("httpx", extra="site")
     place = _short(folder.resolve() / CONTROL)
     if not place.exists():
         return None

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import typer
     from rich.text import Text
 else:
-    typer = require("typer", extra="service")
-    Text = require("rich.text", extra="service").Text
+    typer = require("typer", extra="site")
+    Text = require("rich.text", extra="site").Text
 
 __all__ = ["command"]
 
@@ -67,15 +67,14 @@ def _findings(
     identity: Path | None, server: str | None, plan: Path | None, data: Path | None,
     loader: str | None, path: Path | None, address: str | None,
 ) -> Iterator[Any]:  # fmt: skip
-    doctor = require("muster.runs.federation.doctor", extra="service")
-    yield from doctor.versions()
-    role, url = "", server
+    doctor = require("muster.runs.federation.doctor", extra="site")
+    role, known = _role(identity) if identity is not None else ("", None)
+    yield from doctor.versions(serves=role == "server" or address is not None)
+    url = server or (known if role == "site" else None)
     if identity is not None:
         yield from doctor.certificate(identity)
-        role, known = _role(identity)
-        url = server or (known if role == "site" else None)
     if url is not None and role != "server":
-        reach = require("muster.runs.federation.reach", extra="service")
+        reach = require("muster.runs.federation.reach", extra="site")
         yield from reach.proxies(urlsplit(url).hostname or "")
         yield from reach.reach(url, identity)
     file = None
@@ -93,14 +92,14 @@ def _findings(
         yield from doctor.log(path)
     yield from doctor.disk(path or identity or Path(), file and file.plan)
     if file is not None and data is not None:
-        joining = require("muster.runs.federation.join", extra="service")
+        joining = require("muster.runs.federation.join", extra="site")
         yield from doctor.data(file.plan, lambda: joining.site_rows(file, data, loader))
 
 
 def _role(identity: Path) -> tuple[str, str | None]:
     """The role and the server of an identity; nothing where the folder is no good."""
     try:
-        member = require("muster.service.pki", extra="service").member(identity)
+        member = require("muster.service.pki", extra="site").member(identity)
     except MusterError:
         return "", None  # the finding about the certificate says why
     return member.who.role, member.server

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import typer
     from rich.text import Text
 else:
-    typer = require("typer", extra="service")
-    Text = require("rich.text", extra="service").Text
+    typer = require("typer", extra="site")
+    Text = require("rich.text", extra="site").Text
 
 __all__ = ["Parser", "Told", "command"]
 
@@ -68,10 +68,10 @@ def command(
     who = _who(url, identity, plain, name)
     found = planfile.load(file)
     plan = planfile.altered(found.plan, settings, None, seed)
-    joining = require("muster.runs.federation.join", extra="service")
+    joining = require("muster.runs.federation.join", extra="site")
     rows = joining.site_rows(found, data, loader)
     tests = joining.site_rows(found, test, loader) if test else None
-    rules = require("muster.service.site.policy", extra="service")
+    rules = require("muster.service.site.policy", extra="site")
     folder = path or _vault(identity, who.name, plan)
     site = Site(plan, who, folder, Told(as_json, quiet), new_run)
     ended = asyncio.run(site.join(joining, rows, tests, rules.read(policy) if policy else None))
@@ -114,7 +114,7 @@ def _who(url: str | None, identity: Path | None, plain: bool, name: str | None) 
             "a site proves who it is; give --identity FOLDER (made by muster pki), which also "
             "has its name, or --plain for a trial on this machine"
         )
-    member = require("muster.service.pki", extra="service").member(identity)
+    member = require("muster.service.pki", extra="site").member(identity)
     return Who(member.who.name, url or member.server, identity)
 
 
@@ -139,7 +139,7 @@ class Site:
         """Attend until the run has ended; None when a signal came first."""
         tls = None
         if self.who.identity is not None:
-            trust, home = require("muster.service.identity", extra="service"), self.who.identity
+            trust, home = require("muster.service.identity", extra="site"), self.who.identity
             tls = trust.client_context(home, home / "authority.pem")
         self.told.begin(self.who, len(rows[0]), fingerprint(self.plan))
         given = {} if policy is None else {"policy": policy}

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import typer
     from rich.text import Text
 else:
-    typer = require("typer", extra="service")
-    Text = require("rich.text", extra="service").Text
+    typer = require("typer", extra="site")
+    Text = require("rich.text", extra="site").Text
 
 __all__ = ["group"]
 
@@ -41,7 +41,7 @@ def now() -> datetime:
 
 def _pki() -> Any:
     """`muster.service.pki`, once it is needed: `muster --help` works without cryptography."""
-    return require("muster.service.pki", extra="service")
+    return require("muster.service.pki", extra="site")
 
 
 @group.command("init")

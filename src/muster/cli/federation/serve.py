@@ -87,6 +87,7 @@ def command(
     file = planfile.load(plan)
     changed = planfile.altered(file.plan, settings, rounds, seed)
     central = _central(file, changed, evaluate)
+    require("uvicorn", extra="service")  # first: a hint that names all of what a server needs
     serving = require("muster.runs.federation.serve", extra="service")
     terms = serving.Terms(enough=clients, lease=lease)
     named = {} if study is None else {"study": study}

@@ -42,7 +42,7 @@ class Staged:
         self, plan: Plan, people: Population, folder: Path, resume: bool, watcher: Watcher
     ) -> Run:
         """The run of a federation on this machine. Raises `RunError`."""
-        room = require("muster.runs.federation.processes", extra="service")
+        room = require("muster.runs.federation.processes", extra="site")
         names = tuple(f"site-{i:05d}" for i in range(len(people)))
         if (folder / "run.db").exists() and not resume:
             raise RunError(f"{folder} already holds a run; resume it, or name another folder")

@@ -18,7 +18,7 @@ from muster.runs import Run
 if TYPE_CHECKING:
     from rich.text import Text
 else:
-    Text = require("rich.text", extra="service").Text
+    Text = require("rich.text", extra="site").Text
 
 __all__ = ["command", "told"]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from muster.service.transcript import Examination
     from muster.service.transcript.examine import Whole
 else:
-    Text = require("rich.text", extra="service").Text
+    Text = require("rich.text", extra="site").Text
 
 __all__ = ["report"]
 
@@ -48,7 +48,7 @@ def report(
 
 def _service(name: str) -> Any:
     """A module of `muster.service`, once it is needed: `muster --help` works without it."""
-    return require(f"muster.service.{name}", extra="service")
+    return require(f"muster.service.{name}", extra="site")
 
 
 def _emit(found: Examination) -> None:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import typer
     from rich.text import Text
 else:
-    typer = require("typer", extra="service")
-    Text = require("rich.text", extra="service").Text
+    typer = require("typer", extra="site")
+    Text = require("rich.text", extra="site").Text
 
 __all__ = ["command"]
 

@@ -14,7 +14,7 @@ from muster.privacy.threats import Peers
 
 __all__ = ["peers", "show"]
 
-Text = require("rich.text", extra="service").Text
+Text = require("rich.text", extra="site").Text
 
 
 def peers(policy: Path) -> Peers:
@@ -25,8 +25,8 @@ def peers(policy: Path) -> Peers:
 
 def show(folder: Path, policy: Path | None, *, as_json: bool) -> None:
     """Print every ledger of a site: the budget, what is spent and left, the charges by run."""
-    reading = require("muster.runs.privacy.site", extra="service")
-    rules = require("muster.service.site.policy", extra="service")
+    reading = require("muster.runs.privacy.site", extra="site")
+    rules = require("muster.service.site.policy", extra="site")
     for account in reading.accounts(folder, rules.read(policy) if policy else None):
         if as_json:
             screen.emit(_facts(account))

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from muster.errors import AuditError, MusterError
+from muster.extras import DISTRIBUTION, install_command
 from muster.plan import Plan
 from muster.plan.registry import fingerprint
 from muster.service import audit, identity, pki
@@ -51,7 +52,8 @@ PATIENCE = 10.0  # seconds for a connection, and for each answer on it
 SOON = 30  # days until the end of a certificate, from which that is a warning
 SLOW = 0.1  # seconds of an fsync from which a disk is slow
 COPIES = 6  # models that a site's or a server's folder may hold at once, about
-PACKAGES = ("muster", "numpy", "cryptography", "httpx", "sqlalchemy", "uvicorn")
+SITE = ("numpy", "cryptography", "httpx", "zstandard")  # what a site cannot be without
+SERVER = ("sqlalchemy", "uvicorn")  # and a server besides
 
 
 @dataclass(frozen=True)
@@ -102,19 +104,28 @@ class Effects:
 USUAL = Effects()
 
 
-def versions() -> list[Finding]:
-    """What is installed."""
-    found, missing = [f"python {platform.python_version()}"], []
-    for name in PACKAGES:
+def versions(*, serves: bool) -> list[Finding]:
+    """What is installed; `serves` says that this machine is to be a server."""
+    found, missing = [f"python {platform.python_version()}", _ours()], []
+    for name in (*SITE, *SERVER):
         try:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:
-            missing.append(name)
+            missing += [name] if serves or name in SITE else []
     said = ", ".join([*found, " ".join(ssl.OPENSSL_VERSION.split(" ")[:2])])
     if missing:
         lacks = f"{said}; {', '.join(missing)} is not installed"
-        return [Finding("versions", "problem", lacks, "pip install 'muster[service]'")]
+        return [
+            Finding("versions", "problem", lacks, install_command("service" if serves else "site"))
+        ]
     return [Finding("versions", "ok", said)]
+
+
+def _ours() -> str:
+    try:
+        return f"{DISTRIBUTION} {version(DISTRIBUTION)}"
+    except PackageNotFoundError:
+        return f"{DISTRIBUTION} from a folder that is not installed"
 
 
 def certificate(home: Path, effects: Effects = USUAL) -> list[Finding]:

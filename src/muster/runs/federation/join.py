@@ -19,10 +19,10 @@ from muster.errors import DataError, MusterError, RunError
 from muster.plan import Plan
 from muster.runs.planfile import PlanFile, module_name
 from muster.service.audit import Audit
+from muster.service.event_loop import loop_factory
 from muster.service.identity import client_context
 from muster.service.message import Ended
 from muster.service.pki import Notary
-from muster.service.server import listen
 from muster.service.site.attend import Attendance
 from muster.service.site.hand import Hand
 from muster.service.site.line import Event, Line, Patience, quiet
@@ -122,7 +122,7 @@ def attend_many(
     """
     how = replace(how, stop=stop or how.stop, watch=watch)
     placed = [(seat, _placed(seat, address)) for seat in seats]
-    with asyncio.Runner(loop_factory=listen.loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(_attended(plan, placed, address, how))
 
 

@@ -30,6 +30,7 @@ from muster.runs.federation.conduct import Terms, check_study, conduct, facts_of
 from muster.runs.folder import know
 from muster.runs.privacy.rows import refuse_blind_budget
 from muster.service import audit, pki
+from muster.service.event_loop import loop_factory
 from muster.service.limits import kept_of_disk
 from muster.service.message import STUDY
 from muster.service.round.hall import Hall
@@ -130,7 +131,7 @@ def serve(
         if not ledger.shared:
             prepare(federation.plan, ledger, federation.study)  # refused before anybody connects
         one = _Server(federation, ledger, log, options, stop, notary, plain=trust is None)
-        with asyncio.Runner(loop_factory=listen.loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(one.run(where.listening(folder), trust, ready or _unheard))
 
 

@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509 import oid
 else:
-    exceptions = require("cryptography.exceptions", extra="service")
-    x509 = require("cryptography.x509", extra="service")
-    oid = require("cryptography.x509.oid", extra="service")
-    hashes = require("cryptography.hazmat.primitives.hashes", extra="service")
-    serialization = require("cryptography.hazmat.primitives.serialization", extra="service")
-    ec = require("cryptography.hazmat.primitives.asymmetric.ec", extra="service")
+    exceptions = require("cryptography.exceptions", extra="site")
+    x509 = require("cryptography.x509", extra="site")
+    oid = require("cryptography.x509.oid", extra="site")
+    hashes = require("cryptography.hazmat.primitives.hashes", extra="site")
+    serialization = require("cryptography.hazmat.primitives.serialization", extra="site")
+    ec = require("cryptography.hazmat.primitives.asymmetric.ec", extra="site")
 
 __all__ = [
     "Authority",

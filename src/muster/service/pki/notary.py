@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from cryptography import exceptions
     from cryptography.hazmat.primitives.asymmetric import ec
 else:
-    exceptions = require("cryptography.exceptions", extra="service")
-    ec = require("cryptography.hazmat.primitives.asymmetric.ec", extra="service")
+    exceptions = require("cryptography.exceptions", extra="site")
+    ec = require("cryptography.hazmat.primitives.asymmetric.ec", extra="site")
 
 __all__ = ["Notary", "Peer"]
 

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.x509 import oid
 else:
-    x509 = require("cryptography.x509", extra="service")
-    oid = require("cryptography.x509.oid", extra="service")
+    x509 = require("cryptography.x509", extra="site")
+    oid = require("cryptography.x509.oid", extra="site")
 
 __all__ = [
     "LARGEST_LIST",

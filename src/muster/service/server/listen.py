@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import ipaddress
 import logging
 import os
@@ -39,7 +38,7 @@ else:
     uvicorn = require("uvicorn", extra="service")
     uvicorn_server = require("uvicorn.server", extra="service")
 
-__all__ = ["Where", "loop_factory", "serve"]
+__all__ = ["Where", "serve"]
 
 HANDSHAKE = 10.0  # seconds; until then nobody knows who it is
 LOG = logging.getLogger("muster.server")
@@ -112,14 +111,6 @@ async def serve(
         finally:
             app.close()
             await doors.close()
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """How to make the event loop: uvloop's where it is installed, for `asyncio.Runner`."""
-    if importlib.util.find_spec("uvloop") is None:
-        return asyncio.new_event_loop
-    found: Callable[[], asyncio.AbstractEventLoop] = require("uvloop", "service").new_event_loop
-    return found
 
 
 class _Doors:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import httpx
     import zstandard
 else:
-    httpx = require("httpx", extra="service")
-    zstandard = require("zstandard", extra="service")
+    httpx = require("httpx", extra="site")
+    zstandard = require("zstandard", extra="site")
 
 __all__ = ["cut", "deliver", "fetch", "pieces"]
 

@@ -27,7 +27,7 @@ from muster.service.site.answers import bound
 if TYPE_CHECKING:
     import httpx
 else:
-    httpx = require("httpx", extra="service")
+    httpx = require("httpx", extra="site")
 
 __all__ = [
     "Again",

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from cryptography import exceptions
     from cryptography.hazmat.primitives.ciphers import aead
 else:
-    exceptions = require("cryptography.exceptions", extra="service")
-    aead = require("cryptography.hazmat.primitives.ciphers.aead", extra="service")
+    exceptions = require("cryptography.exceptions", extra="site")
+    aead = require("cryptography.hazmat.primitives.ciphers.aead", extra="site")
 
 __all__ = ["Chest", "Mark", "Pending", "State", "Step", "destroyed", "locked"]
 
