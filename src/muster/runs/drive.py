@@ -54,6 +54,7 @@ class Options:
     entropy: Callable[[int], bytes] | None = None
     held: Roster | None = None
     pause: Callable[[str], None] | None = None
+    override: bool = False
 
 
 class Recorder(Store, Protocol):

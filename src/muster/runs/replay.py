@@ -80,8 +80,12 @@ def replay(path: str | Path, plan: Plan, population: Population) -> Replayed:
     changed = unlike(facts["plan"], plan)
     if changed:
         raise RunError(
-            f"the run in {path} was trained by another plan ({changed}); "
-            f"restore those fields to replay it"
+            f"the run in {path} was trained by another plan ({changed}); restore that to replay it"
+        )
+    for word in facts.get("overrides", ()):
+        raise RunError(
+            f"the run in {path} went on with another plan after round {word['after']} "
+            f"({word['said']}), so no one plan trains it again; replay a run without an override"
         )
     if facts.get("population", {}).get("digest") not in (None, digest(population)):
         raise RunError(

@@ -57,7 +57,10 @@ def simulate(
     folder = Path(path) if path is not None else fresh_folder(Path("runs"), plan)
     asked = options.engine
     choice = _choice(plan, population, (resume and begun_with(folder, asked)) or asked)
-    with closing(open_folder(folder, plan, choice, resume=resume, at=options.at)) as store:
+    opened = open_folder(
+        folder, plan, choice, resume=resume, at=options.at, override=options.override
+    )
+    with closing(opened) as store:
         know(store, population, resume=resume)
         choice = replace(choice, together=store.meta("together"))  # of the run's first day
         _train(plan, population, (evaluate_on, judged), store, choice, options)

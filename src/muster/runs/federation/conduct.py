@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import json
-import platform
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -19,7 +17,7 @@ from muster.plan import Plan
 from muster.plan.registry import fingerprint, to_toml, to_value
 from muster.rounds import RunState
 from muster.runs.drive import Options, drive
-from muster.runs.folder import unlike, write
+from muster.runs.folder import note_versions, unlike, write
 from muster.runs.measure import Examiner
 from muster.runs.run import Run
 from muster.service.message import STUDY
@@ -94,11 +92,8 @@ def prepare(plan: Plan, ledger: Ledger, study: str = STUDY) -> None:
             f"the run in {ledger.path} was begun with another plan ({changed}); "
             f"restore those fields to go on with it, or serve another folder"
         )
-    versions = {"python": platform.python_version(), "numpy": version("numpy")}
-    ledger.note(
-        plan=to_value(plan), engine=ENGINE, together=1, versions=versions, federation=True,
-        study=study,
-    )  # fmt: skip
+    ledger.note(plan=to_value(plan), engine=ENGINE, together=1, federation=True, study=study)
+    note_versions(ledger, plan)
     write(ledger.path / "plan.toml", to_toml(plan).encode())
 
 
