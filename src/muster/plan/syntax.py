@@ -8,7 +8,9 @@ Python: fields that are empty are left out, so a field that a later release adds
 from __future__ import annotations
 
 import ast
+import copy
 import symtable
+import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +20,7 @@ from typing import NamedTuple
 __all__ = ["Imported", "Piece", "Unit", "canonical", "parsed", "piece"]
 
 SILENT = {"ctx", "kind", "type_comment", "type_ignores"}  # fields that change nothing
+Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 Scope = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
@@ -91,6 +94,8 @@ def canonical(node: object) -> str:
         for name, value in ast.iter_fields(node):
             if name == "body" and isinstance(value, list):
                 value = _said(node, value)
+            elif isinstance(node, ast.JoinedStr):
+                value = _merged(value)
             if name not in SILENT and value is not None and value != []:
                 parts.append(f"{name}={canonical(value)}")
         return f"{type(node).__name__}({', '.join(parts)})"
@@ -105,6 +110,18 @@ def _said(node: ast.AST, body: list[ast.stmt]) -> list[ast.stmt]:
     if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
         body = body[1:] if isinstance(first.value.value, str) else body
     return [statement for statement in body if not isinstance(statement, ast.Pass)]
+
+
+def _merged(values: list[ast.expr]) -> list[object]:
+    """The parts of an f-string: releases of Python differ in how they split what is constant."""
+    found: list[object] = []
+    for part in values:
+        text = part.value if isinstance(part, ast.Constant) else None
+        if text is not None and found and isinstance(found[-1], str):
+            found[-1] += str(text)
+        elif text != "":
+            found.append(part if text is None else str(text))
+    return found
 
 
 @lru_cache(64)
@@ -145,17 +162,27 @@ def _guarded(node: ast.stmt) -> bool:
 
 
 def _names(node: ast.AST) -> Iterator[str]:
-    """The names that a statement or a lambda looks up in its module."""
+    """The names that a statement or a lambda looks up in its module.
+
+    Seen as a function's body, whose locals every release of Python tells apart: at the top of a
+    module some let the variables of a comprehension leak into the table of its names.
+    """
     whole = ast.Expr(node) if isinstance(node, ast.expr) else node
-    text = ast.unparse(ast.fix_missing_locations(ast.Module([whole], [])))  # type: ignore[list-item]
-    waiting = [symtable.symtable(text, "statement", "exec")]
+    held = ast.Module([_Starless().visit(copy.deepcopy(whole))], [])
+    body = textwrap.indent(ast.unparse(ast.fix_missing_locations(held)), " ")
+    waiting = symtable.symtable(f"def statement():\n{body}", "statement", "exec").get_children()
     while waiting:
         table = waiting.pop()
         waiting += table.get_children()
-        outer = table.get_type() == "module"
-        for symbol in table.get_symbols():
-            if symbol.is_referenced() if outer else symbol.is_global():
-                yield symbol.get_name()
+        yield from (one.get_name() for one in table.get_symbols() if one.is_global())
+
+
+class _Starless(ast.NodeTransformer):
+    """Takes out `from … import *`, which no function may hold."""
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.stmt:
+        """Nothing in its place."""
+        return ast.Pass() if node.names[0].name == "*" else node
 
 
 def _chains(node: ast.AST) -> Iterator[str]:
@@ -190,7 +217,7 @@ def _bound(node: ast.AST) -> Iterator[str]:
     if isinstance(node, Scope):
         yield node.name
         return
-    if isinstance(node, ast.Lambda):
+    if isinstance(node, ast.Lambda | Comprehension):
         return
     if isinstance(node, ast.Import | ast.ImportFrom):
         yield from (imported.local for imported in _imports(node))
