@@ -15,6 +15,7 @@ from muster import keys
 from muster.data import Population
 from muster.errors import DataError, PlanError, RunError
 from muster.plan import Plan
+from muster.plan.quorum import refuse_few
 from muster.rounds import start
 from muster.runs.drive import Options, drive
 from muster.runs.folder import begun_with, fresh_folder, know, open_folder
@@ -94,6 +95,7 @@ def check(plan: Plan, population: Population, evaluate_on: Rows | None) -> None:
             f"population is a {type(population).__name__}; give a muster.Population, "
             f"such as Population.from_arrays({{client: (x, y)}})"
         )
+    refuse_few(plan, population.clients)
     if plan.stop and evaluate_on is None:
         raise PlanError(
             f"Plan(stop={list(plan.stop)!r}) reads central metrics, and there are no central test "

@@ -14,6 +14,7 @@ import numpy as np
 
 from muster.errors import RunError
 from muster.plan import Plan
+from muster.plan.quorum import fewest
 from muster.plan.registry import fingerprint, to_toml, to_value
 from muster.rounds import RunState
 from muster.runs.drive import Options, drive
@@ -117,12 +118,9 @@ def conduct(
     """
     if ledger.shared:
         prepare(plan, ledger, hall.facts.study)  # by the server that leads
-    least = max(plan.minimum if isinstance(plan.minimum, int) else 1, plan.aggregation.least)
-    if plan.secure is not None:
-        least = max(least, plan.secure.minimum * plan.secure.groups)
     network = Network(
-        plan, ledger, hall, enough=terms.enough, least=least, stop=stop, at=options.at,
-        entropy=options.entropy,
+        plan, ledger, hall, enough=terms.enough, least=fewest(plan), stop=stop, at=options.at,
+        entropy=options.entropy, tell=options.tell,
     )  # fmt: skip
     options = replace(options, pause=partial(_pause, ledger, hall))
     witness = _Witness(Examiner(plan, network, network, network.enrolled, rows), network)
