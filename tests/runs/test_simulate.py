@@ -256,7 +256,7 @@ def test_what_cannot_be_trained_on(tmp_path, plan, people):
 
 
 def test_an_abandoned_round_moves_neither_model_nor_memory(train, plan, people):
-    run = train(rounds=2, minimum=5)
+    run = train(rounds=2, minimum=5, sampling=sampling.Poisson(0.3))  # three, then four of ten
     assert [record["abandoned"] for record in run.history] == [True, True]
     store = SQLiteStore(run.path, readonly=True)
     assert store.memory(people.clients) == {}
@@ -331,3 +331,9 @@ def test_the_releases_that_a_run_was_trained_with_are_kept_through_a_resume(trai
     assert [one["numpy"] for one in again.facts["upgrades"]] == ["9.9"]
     monkeypatch.setattr(np, "__version__", "9.10")
     assert "numpy 9.9 then, 9.10 now" in upgraded(again.facts, again.plan)
+
+
+def test_clients_that_can_never_be_enough_are_refused_before_anything_is_written(train, tmp_path):
+    with pytest.raises(PlanError, match=r"10 clients there are .* 2 more are missing"):
+        train(minimum=12, sampling=sampling.All())
+    assert not (tmp_path / "run").exists()
