@@ -364,3 +364,44 @@ def test_torch_losses_models_and_activations(tmp_path):
 def test_a_longer_plan_is_the_same_plan(written):
     plan = written()
     assert fingerprint(replace(plan, rounds=99)) == fingerprint(plan)
+
+
+def test_a_global_that_was_changed_in_this_process_is_another_plan(written, monkeypatch):
+    plan = written()
+    before = fingerprint(plan)
+    module = sys.modules["plan"]
+    monkeypatch.setattr(module, "WIDTH", 5)
+    assert fingerprint(plan) != before
+    monkeypatch.setattr(module, "WIDTH", 4)
+    assert fingerprint(plan) == before
+
+
+GLOBALS = PLAN.replace(
+    "WIDTH = 4",
+    """
+import os
+HERE, COUNT, DEVICE, BENT = os.path.dirname(__file__), 0, np.dtype("f4"), np.tanh
+KEPT = {}
+SEEN = list()
+for WIDTH in (3, 4):
+    print(WIDTH)
+""",
+).replace(
+    "return activation(z)",
+    """global COUNT
+    COUNT += 1
+    KEPT[COUNT] = SEEN
+    return activation(BENT(z), HERE, DEVICE)""",
+)
+
+
+def test_paths_counters_and_caches_are_no_part_of_a_plan(written):
+    plan = written(plan=GLOBALS)
+    before = fingerprint(plan)
+    module = sys.modules["plan"]
+    module.COUNT, module.HERE = 7, "/elsewhere"
+    module.KEPT["a"], module.DEVICE = 1, np.dtype("f8")
+    module.SEEN.append(3)
+    assert fingerprint(plan) == before == fingerprint(written(plan=GLOBALS))
+    sys.modules["plan"].BENT = np.sin
+    assert fingerprint(sys.modules["plan"].plan) != before

@@ -19,9 +19,9 @@ import tomli_w
 
 from muster import aggregation, algorithms, optimizers, pipeline, sampling, schedules
 from muster.errors import PlanError
+from muster.identity import Contents
 from muster.local import Local
 from muster.plan import Every, Patience, Plan, Target
-from muster.plan.contents import Contents
 from muster.privacy.ledger import Budget
 from muster.privacy.per_example import PerExample
 
@@ -52,7 +52,7 @@ def to_value(thing: Any) -> Any:
     """Plain data for a plan or a part of it: dicts, lists, numbers, strings, None.
 
     Of a plan also its "code": digests of the syntax trees of the user's own functions and classes
-    that it needs, by "module:name", where there are any (see `plan.contents`, `plan.code`).
+    that it needs, by "module:name", where there are any (see `muster.identity`).
     Raises `PlanError` for an object whose state cannot be told.
 
     >>> to_value(optimizers.SGD(0.5))

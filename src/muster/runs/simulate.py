@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, closing
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from muster.simulation.threads import one_thread
 from muster.store.sqlite import SQLiteStore
 from muster.types import Roster
 
-__all__ = ["explain", "simulate"]
+__all__ = ["afresh", "check", "explain", "simulate"]
 
 Rows = tuple[Any, Any]
 
@@ -54,6 +54,7 @@ def simulate(
     options = replace(options or Options(), **chosen)
     if resume and path is None:
         raise RunError("resume=True was given without a folder; give path=, the folder of the run")
+    plan = afresh(plan)
     check(plan, population, evaluate_on)
     folder = Path(path) if path is not None else fresh_folder(Path("runs"), plan)
     asked = options.engine
@@ -86,6 +87,15 @@ def _train(
         everybody = (judged or population).clients
         examiner = Examiner(plan, simulation, judges, lambda: everybody, rows)
         drive(plan, simulation, store, examiner, options)
+
+
+def afresh(plan: Plan) -> Plan:
+    """The plan with a task that has found out nothing yet.
+
+    In a notebook what its functions read may be another than when the plan was made.
+    """
+    task = plan.task
+    return replace(plan, task=replace(task)) if is_dataclass(task) else plan
 
 
 def check(plan: Plan, population: Population, evaluate_on: Rows | None) -> None:
@@ -161,6 +171,7 @@ def explain(
     plan: Plan, population: Population, engine: str = "auto", workers: int | None = None
 ) -> dict[str, Any]:
     """Which engine would train this plan, in which pieces, with how many workers, and why."""
+    plan = afresh(plan)
     choice = _choice(plan, population, engine)
     crew, _, why = _crew(plan, population, choice, workers)
     return {

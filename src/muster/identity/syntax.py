@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from types import CodeType
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 __all__ = ["Imported", "Piece", "Unit", "canonical", "parsed", "piece"]
 
@@ -33,13 +33,16 @@ class Imported(NamedTuple):
     level: int
 
 
+# "filled": an assignment of an empty container, which functions fill as they run
+Kind = Literal["import", "definition", "block", "filled", "other"]
+
+
 @dataclass(frozen=True)
 class Piece:
     """A statement: the names it binds, what it says, and what it looks up outside itself.
 
     `names` are looked up among the module's; `chains` are those and others with the attributes
-    read from them, such as "nn.Linear"; `imports` all that it imports, at whatever depth; it may
-    be an assignment, or an import and nothing else (`importing`).
+    read from them, such as "nn.Linear"; `imports` all that it imports, at whatever depth.
     """
 
     binds: frozenset[str]
@@ -47,16 +50,16 @@ class Piece:
     names: frozenset[str]
     chains: frozenset[str]
     imports: tuple[Imported, ...]
-    assigns: bool = False
-    importing: bool = False
+    kind: Kind = "other"
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A parsed source: its tree, and its top-level statements."""
+    """A parsed source: its tree, its top-level statements, and the globals that functions set."""
 
     tree: ast.Module
     pieces: tuple[Piece, ...]
+    moving: frozenset[str]
 
     def binding(self, name: str) -> tuple[Piece, ...]:
         """The statements that bind a name or change what it is bound to."""
@@ -128,7 +131,9 @@ def _merged(values: list[ast.expr]) -> list[object]:
 def parsed(text: str) -> Unit:
     """The top-level statements of a source. Raises `SyntaxError`."""
     tree = ast.parse(text)
-    return Unit(tree, tuple(made for node in _said(tree, tree.body) for made in _pieces(node)))
+    pieces = (made for node in _said(tree, tree.body) for made in _pieces(node))
+    moving = (node.names for node in ast.walk(tree) if isinstance(node, ast.Global))
+    return Unit(tree, tuple(pieces), frozenset(name for names in moving for name in names))
 
 
 def piece(node: ast.AST, without: Iterable[str] = ()) -> Piece:
@@ -137,9 +142,25 @@ def piece(node: ast.AST, without: Iterable[str] = ()) -> Piece:
     known = {imported.local for imported in imports}
     names = frozenset(_names(node)) - frozenset(without) - known
     chains = frozenset(_chains(node))
-    assigned = isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign)
-    alone = isinstance(node, ast.Import | ast.ImportFrom)
-    return Piece(frozenset(_bound(node)), canonical(node), names, chains, imports, assigned, alone)
+    return Piece(
+        frozenset(_bound(node)), canonical(node), names, chains, imports, _kind(node)
+    )  # fmt: skip
+
+
+def _kind(node: ast.AST) -> Kind:
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return "import"
+    if isinstance(node, Scope):
+        return "definition"
+    if isinstance(node, ast.For | ast.AsyncFor | ast.While | ast.With | ast.AsyncWith):
+        return "block"
+    if isinstance(node, ast.Assign | ast.AnnAssign):
+        value = node.value
+        empty = isinstance(value, ast.Dict | ast.List) and not ast.unparse(value)[1:-1]
+        call = isinstance(value, ast.Call) and not (value.args or value.keywords)
+        made = ast.unparse(value.func) if isinstance(value, ast.Call) else ""
+        return "filled" if empty or (call and made in ("dict", "list", "set")) else "other"
+    return "other"
 
 
 def _pieces(node: ast.stmt) -> Iterator[Piece]:

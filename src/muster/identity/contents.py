@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from muster.errors import PlanError
-from muster.plan.code import Code, functions_of, named, own
+from muster.identity.code import Code, functions_of, named, own
 
 __all__ = ["Contents"]
 

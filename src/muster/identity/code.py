@@ -20,7 +20,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from muster.errors import PlanError
-from muster.plan.syntax import Imported, Piece, Unit, parsed, piece
+from muster.identity.syntax import Imported, Piece, Unit, parsed, piece
 
 __all__ = ["Code", "functions_of", "named", "own"]
 
@@ -120,12 +120,16 @@ class Code:
         if not pieces:
             self._star(module, unit, name)
             return
+        if module == "__main__":  # what a script does with plans is no part of one
+            pieces = tuple(one for one in pieces if one.kind != "block")
+        self.found[key] = ""
         texts = [one.text for one in pieces]
-        if any(one.assigns for one in pieces):
-            texts += self._numbers(value, key)
+        fixed = {"import", "definition", "filled"}
+        if name not in unit.moving and not any(one.kind in fixed for one in pieces):
+            texts += self._value(value, key)
         self.found[key] = digest(texts)
         for one in pieces:
-            if not one.importing:  # of a module, only what is used counts
+            if one.kind != "import":  # of a module, only what is used counts
                 self._follow(module, one)
 
     def function(self, function: FunctionType) -> str:
@@ -183,11 +187,11 @@ class Code:
         unit = None if module == "__main__" else _unit_of(module)
         if unit is None:
             return
-        imported = {name for one in unit.pieces if one.importing for name in one.binds}
+        imported = {name for one in unit.pieces if one.kind == "import" for name in one.binds}
         touched = self._names[module] | imported
         bare = [
             one for one in unit.pieces
-            if one.names & touched and not one.importing and one.binds <= imported
+            if one.names & touched and one.kind != "import" and one.binds <= imported
         ]  # fmt: skip
         if bare:
             self.found[f"{module}:"] = digest(one.text for one in bare)
@@ -261,15 +265,32 @@ class Code:
             self.found[key] = ""
             self.found[key] = self._contents(value, f"the global {name} in {module}")
 
-    def _numbers(self, value: Any, key: str) -> list[str]:
-        """Arrays that a global holds, which its statement (one that reads a file) may not say."""
-        if isinstance(value, ModuleType | FunctionType | type):
+    def _value(self, value: Any, key: str) -> list[str]:
+        """What a global holds, which its statement (a loop, one that reads a file) may not say.
+
+        Plain values, and whatever holds arrays; other objects may differ between machines that
+        hold the same code, as a device does, and paths do.
+        """
+        if isinstance(value, ModuleType):
             return []
         try:
             read = self._contents(value, key)
-        except PlanError:  # no numbers: the statement says what it is
+        except PlanError:  # no data: the statement says what it is
             return []
-        return [json.dumps(read, sort_keys=True)] if _arrays(read) else []
+        name = callable(value) and isinstance(read, str)
+        tells = name or _plain(value) or _arrays(read)
+        return [json.dumps(read, sort_keys=True)] if tells else []
+
+
+def _plain(value: Any) -> bool:
+    """Whether a value is a number, a word, a class, a function, or made of such."""
+    if isinstance(value, str):
+        return not {"/", "\\"} & set(value)
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(map(_plain, value))
+    if isinstance(value, dict):
+        return all(_plain(part) for pair in value.items() for part in pair)
+    return value is None or isinstance(value, bool | int | float | type | FunctionType)
 
 
 def digest(texts: Iterable[str]) -> str:

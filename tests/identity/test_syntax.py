@@ -6,7 +6,7 @@ from hashlib import sha256
 
 import pytest
 
-from muster.plan.syntax import canonical, parsed, piece
+from muster.identity.syntax import canonical, parsed, piece
 
 ONE = '''
 """A module."""
@@ -132,3 +132,19 @@ def test_every_release_of_python_reads_the_same():
 
 
 GOLDEN = "7b9ba6d77e360efbc525e64303eec10e94d1e78f553f037bf379e2629177ff28"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("import a", "import"), ("def f(): pass", "definition"), ("class A: pass", "definition"),
+        ("for a in b: c", "block"), ("a = {}", "filled"), ("a: list = []", "filled"),
+        ("a = set()", "filled"), ("a = [1]", "other"), ("a = f()", "other"), ("a += []", "other"),
+    ],
+)  # fmt: skip
+def test_statements_are_of_kinds(text, kind):
+    assert parsed(text).pieces[0].kind == kind
+
+
+def test_globals_that_functions_set_are_known():
+    assert parsed("n = m = 0\ndef f():\n    global n\n    n += 1").moving == {"n"}
