@@ -405,3 +405,17 @@ def test_paths_counters_and_caches_are_no_part_of_a_plan(written):
     assert fingerprint(plan) == before == fingerprint(written(plan=GLOBALS))
     sys.modules["plan"].BENT = np.sin
     assert fingerprint(sys.modules["plan"].plan) != before
+
+
+def test_what_was_loaded_counts_and_not_what_the_file_says_by_now(written):
+    plan, path = written(), Path(sys.modules["plan"].__file__)
+    before = fingerprint(plan)
+    path.write_text(PLAN.replace("np.maximum(z, 0)", "np.tanh(z)"))
+    assert fingerprint(plan) == before
+
+
+def test_a_file_that_was_edited_before_anybody_looked_is_refused(written):
+    plan, path = written(), Path(sys.modules["plan"].__file__)
+    path.write_text(PLAN.replace("np.maximum(z, 0)", "np.tanh(z)"))
+    with pytest.raises(PlanError, match=r"plan\.py was edited after it was loaded"):
+        fingerprint(plan)

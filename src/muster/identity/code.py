@@ -15,6 +15,7 @@ import linecache
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -26,7 +27,10 @@ __all__ = ["Code", "functions_of", "named", "own"]
 
 INSTALLED = {"site-packages", "dist-packages"}
 HOOK = "local_data"  # what a site trains on, by a plan file's own word
+MODULES = 256  # whose sources are remembered
 Contents = Callable[[Any, str], Any]
+
+_TEXTS: dict[tuple[str, int], tuple[Any, str]] = {}
 
 
 def own(name: str) -> bool:
@@ -314,22 +318,66 @@ def _unit_of(module: str) -> Unit | None:
     file = getattr(held, "__file__", None) if held else next(iter(_places(_spec(module))), None)
     if file is None or not str(file).endswith(".py"):
         return None
-    return _parsed(str(file), vars(held) if held else None)
+    return _parsed(str(file), held)
 
 
 def _unit_around(code: CodeType, module: str) -> Unit | None:
     """The source that a function came from: its file, or the cell of a notebook."""
-    held = sys.modules.get(module)
-    return _parsed(code.co_filename, vars(held) if held else None)
+    return _parsed(code.co_filename, sys.modules.get(module))
 
 
-def _parsed(file: str, names: dict[str, Any] | None) -> Unit | None:
-    linecache.checkcache(file)
-    text = "".join(linecache.getlines(file, names))
+def _parsed(file: str, held: ModuleType | None) -> Unit | None:
+    text = _text(file, held)
     try:
         return parsed(text) if text else None
     except SyntaxError:  # no Python, or half written
         return None
+
+
+def _text(file: str, held: ModuleType | None) -> str:
+    """A source as it is; that of a loaded module as it was when it was first looked at.
+
+    What runs is what was loaded: a file that is edited while a long sweep runs changes nothing.
+    Raises `PlanError` for one that was edited between loading and the first look.
+    """
+    whole = held is not None and getattr(held, "__file__", None) == file
+    spec = getattr(held, "__spec__", None)  # another after each loading; a script is loaded once
+    known = _TEXTS.get((file, id(spec))) if whole else None
+    if known is not None and known[0] is spec:
+        return known[1]
+    linecache.checkcache(file)
+    text = "".join(linecache.getlines(file, vars(held) if held else None))
+    if held is not None and whole and text:
+        _refuse_edited(file, held, text)
+        if len(_TEXTS) >= MODULES:
+            _TEXTS.clear()
+        _TEXTS[file, id(spec)] = spec, text
+    return text
+
+
+def _refuse_edited(file: str, held: ModuleType, text: str) -> None:
+    if not isinstance(getattr(held, "__loader__", None), SourceFileLoader):
+        return  # it may compile something else than what the file says
+    ours = [
+        part.__code__ for part in vars(held).values()
+        if isinstance(part, FunctionType) and part.__code__.co_filename == file
+    ]  # fmt: skip
+    try:
+        said = set(_codes(compile(text, file, "exec", dont_inherit=True)))
+    except SyntaxError:
+        said = set()
+    if not said.issuperset(ours):
+        raise PlanError(
+            f"{Path(file).name} was edited after it was loaded, so what runs is not what it says; "
+            f"start again (in a notebook: importlib.reload, or a restart)"
+        )
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for part in code.co_consts:
+        if isinstance(part, CodeType):
+            yield from _codes(part)
 
 
 def _loaded(code: CodeType) -> Iterator[str]:
