@@ -66,7 +66,7 @@ def population():
 
 
 print("loaded", ROUNDS)
-np.seterr(all="warn")
+np.errstate(all="warn")
 
 if __name__ == "__main__":
     print("trained")
