@@ -184,6 +184,11 @@ def test_a_federation_from_the_first_certificate_to_the_last_round(sites, start)
     assert sites.json("audit", "verify", "heart/audit.jsonl")[0]["purpose"] == "server"
 
 
+def test_a_server_says_at_once_how_many_its_plan_needs(sites, start):
+    server = serve(start, "--set", "minimum=5")  # and --clients 2
+    assert server.until("waiting")["text"] == "waiting for sites: 0 of 5 are here"
+
+
 @pytest.mark.slow
 def test_a_further_run_of_a_study_needs_a_word_of_the_site(sites, start):
     (sites.folder / "site.toml").write_text('study = "hearts"\n')

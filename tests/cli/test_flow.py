@@ -158,3 +158,56 @@ def test_without_central_rows_the_clients_are_what_is_shown(shell):
     assert 0 < entry["value"] <= 1
     shell("run", "plan.py", "--quiet", "--seed", "1")
     assert "accuracy" in shell("compare", "fedavg-1", "fedavg-2")
+
+
+MODEL = '''
+
+def start():
+    """A model."""
+    return {"w": np.full(3, 2.0)}
+
+
+def fit(arrays, rows, config):
+    """Moves it."""
+    return {"w": arrays["w"] + 1.0}
+
+
+def measure(arrays, rows):
+    return {"loss": 0.0}
+
+
+plan = muster.Plan(
+    task=tasks.custom.Custom(start, fit, measure), algorithm=algorithms.FedAvg(),
+    local=muster.Local(epochs=1, batch=4), rounds=2,
+)
+'''
+
+
+def test_code_that_changed_is_told_apart_by_resume_compare_and_replay(shell):
+    file = shell.folder / "plan.py"
+    text = file.read_text() + MODEL
+    file.write_text(text)
+    shell("run", "plan.py", "--quiet", "--path", "runs/a")
+    file.write_text(text.replace('"""Moves it."""', "# moves").replace("rounds=2", "rounds=3"))
+    shell("run", "plan.py", "--quiet", "--resume")  # a comment, and a longer run
+    file.write_text(text.replace('["w"] + 1.0', '["w"] + 2.0'))
+    shell("run", "plan.py", "--quiet", "--path", "runs/b", "--rounds", "3")
+    said = shell.fails("run", "plan.py", "--resume", "a", "--rounds", "4")
+    assert "the code of plan:fit is another" in said and "--override" in said
+    assert "code.plan:fit" in " ".join(shell("compare", "a", "b").split())
+    assert "the code of plan:fit is another" in shell.fails("replay", "a", "plan.py")
+    assert "no run in runs/ is one of this plan" not in shell("replay", "b", "plan.py")
+    shell("run", "plan.py", "--quiet", "--resume", "a", "--rounds", "4", "--override")
+    assert "after round 3" in shell.fails("replay", "a", "plan.py")
+    assert "after round 3" in shell("compare", "a", "b")
+    assert "plan:fit" in shell("show", "a")
+
+
+def test_other_releases_are_named_when_a_replay_differs(shell, monkeypatch):
+    shell("run", "plan.py", "--quiet")
+    text = (shell.folder / "plan.py").read_text()
+    (shell.folder / "plan.py").write_text(text.replace("default_rng(0)", "default_rng(1)"))
+    assert "on other data, or on another machine?" in shell("replay", "latest", "plan.py", code=1)
+    monkeypatch.setattr("numpy.__version__", "9.9")
+    said = " ".join(shell("replay", "latest", "plan.py", code=1).split())
+    assert "trained with other releases: numpy" in said

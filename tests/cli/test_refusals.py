@@ -108,9 +108,17 @@ def test_a_stop_rule_of_ones_own_does_not_hide_the_runs(shell):
 
 
 def test_rounds_that_counted_for_nothing_are_told(shell):
-    told = shell("run", "plan.py", "--quiet", "--rounds", "2", "--set", "minimum=9")
+    few = ("--set", "minimum=3", "--set", "sampling=Poisson(0.4)", "--seed", "4")
+    told = shell("run", "plan.py", "--quiet", "--rounds", "2", *few)
     assert "2 of them had too few replies" in told
     assert "✓" not in told
+
+
+@pytest.mark.parametrize("more", [(), ("--processes", "2")])
+def test_what_can_never_count_is_refused_naming_who_is_missing(shell, more):
+    said = shell.fails("run", "plan.py", "--set", "minimum=9", *more)
+    assert "the 3 clients there are ('a', 'b', 'c')" in said and "6 more are missing" in said
+    assert not (shell.folder / "runs").exists() or not list((shell.folder / "runs").iterdir())
 
 
 def test_an_empty_list_says_how_to_begin(shell):

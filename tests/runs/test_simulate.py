@@ -9,8 +9,19 @@ import numpy as np
 import pytest
 
 import muster
-from muster import Every, Patience, Target, algorithms, keys, sampling
+from muster import (
+    Every,
+    Patience,
+    Target,
+    aggregation,
+    algorithms,
+    keys,
+    pipeline,
+    sampling,
+    tasks,
+)
 from muster.errors import DataError, PlanError, RunError
+from muster.runs.folder import upgraded
 from muster.store import SQLiteStore, sqlite
 
 KEPT = ("round", "invited", "accepted", "bytes_up", "bytes_down", "train", "metrics")
@@ -150,7 +161,7 @@ def test_a_resume_with_another_plan_names_the_fields(train):
         train(resume=True, seed=1)
     with pytest.raises(RunError, match="algorithm: "):
         train(resume=True, algorithm=algorithms.FedAvg())
-    with pytest.raises(RunError, match="engine: 'matrix' then, 'loop' now"):
+    with pytest.raises(RunError, match=r"engine \('matrix' then, 'loop' now\)"):
         train(resume=True, options={"engine": "loop"})
     run = train(resume=True, rounds=6, stop=(Target("loss", 0.0),), evaluate=Every(2, clients=1))
     assert len(run.history) == 6
@@ -245,10 +256,84 @@ def test_what_cannot_be_trained_on(tmp_path, plan, people):
 
 
 def test_an_abandoned_round_moves_neither_model_nor_memory(train, plan, people):
-    run = train(rounds=2, minimum=5)
+    run = train(rounds=2, minimum=5, sampling=sampling.Poisson(0.3))  # three, then four of ten
     assert [record["abandoned"] for record in run.history] == [True, True]
     store = SQLiteStore(run.path, readonly=True)
     assert store.memory(people.clients) == {}
     store.close()
     start = plan.task.init(keys.key(0).at("init"))[0]
     assert np.array_equal(run.parameters, start)
+
+
+def bending(numbers):
+    task = tasks.custom.Custom(starting(Weights(numbers)), fit, measure)
+    return {"task": task, "algorithm": algorithms.FedAvg()}
+
+
+class Weights:
+    """An object with state."""
+
+    def __init__(self, numbers):
+        self.numbers = np.array(numbers)
+
+
+def starting(weights):
+    return lambda: {"w": weights.numbers}
+
+
+def fit(arrays, rows, config):
+    return arrays
+
+
+def measure(arrays, rows):
+    return {"loss": 0.0}
+
+
+def test_a_resume_sees_what_an_object_of_the_plan_holds(train):
+    train(rounds=2, **bending([1.0, 9.0]))
+    other = bending([9.0, 1.0])
+    with pytest.raises(
+        RunError, match=r"weights\.numbers\.values: \[1\.0, 9\.0\] then.*--override"
+    ):
+        train(rounds=4, resume=True, **other)
+    run = train(rounds=4, resume=True, options={"override": True}, **other)
+    (said,) = run.facts["overrides"]
+    assert (said["after"], len(run.history)) == (2, 4)
+    assert said["changed"] == ["task.start.closure.weights.numbers.values"]
+    assert "[9.0, 1.0] now" in said["said"]
+    train(rounds=5, resume=True, **other)  # the plan is this one from now on
+
+
+def test_an_override_is_for_the_task_and_the_code_alone(train):
+    train(rounds=1)
+    with pytest.raises(RunError, match=r"task or its code alone may be overridden"):
+        train(resume=True, seed=1, options={"override": True})
+
+
+def test_no_override_where_privacy_was_stated(train):
+    private = {
+        "sampling": sampling.Poisson(0.5), "weighting": "equal",
+        "pipeline": [pipeline.Clip(1.0), pipeline.Noise(1.0)],
+        "aggregation": aggregation.Mean("expected"), "algorithm": algorithms.FedAvg(),
+    }  # fmt: skip
+    train(rounds=1, **private)
+    other = tasks.numpy.MLP([4, 5, 3], l2=0.5)
+    with pytest.raises(RunError, match=r"l2: 0\.0 then, 0\.5 now.*states of privacy rests on it"):
+        train(resume=True, task=other, options={"override": True}, **private)
+
+
+def test_the_releases_that_a_run_was_trained_with_are_kept_through_a_resume(train, monkeypatch):
+    first = train(rounds=1)
+    assert set(first.facts["versions"]) >= {"python", "numpy", "muster"}
+    monkeypatch.setattr(np, "__version__", "9.9")
+    again = train(rounds=2, resume=True)
+    assert again.facts["versions"] == first.facts["versions"]
+    assert [one["numpy"] for one in again.facts["upgrades"]] == ["9.9"]
+    monkeypatch.setattr(np, "__version__", "9.10")
+    assert "numpy 9.9 then, 9.10 now" in upgraded(again.facts, again.plan)
+
+
+def test_clients_that_can_never_be_enough_are_refused_before_anything_is_written(train, tmp_path):
+    with pytest.raises(PlanError, match=r"10 clients there are .* 2 more are missing"):
+        train(minimum=12, sampling=sampling.All())
+    assert not (tmp_path / "run").exists()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where functions live, and how another process finds them."""
 
+import os
 import sys
 
 import pytest
@@ -44,6 +45,17 @@ def test_another_file_of_the_same_name_is_not_taken_for_it(tmp_path):
         (tmp_path / folder / "plan_twice.py").write_text(f"where = {folder!r}\n")
     sys.path.insert(0, str(tmp_path / "one"))
     assert load(Origin("plan_twice", str(tmp_path / "two" / "plan_twice.py"))).where == "two"
+
+
+def test_a_file_of_the_same_second_and_size_is_read_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file, found = tmp_path / "plan_again.py", []
+    for value in (1, 2):
+        file.write_text(f"value = {value}\n")
+        os.utime(file, (10**9, 10**9))
+        sys.modules.pop("plan_again", None)
+        found.append(load(Origin("plan_again", str(file))).value)
+    assert found == [1, 2]
 
 
 def test_what_cannot_be_loaded(tmp_path):

@@ -2,6 +2,7 @@
 """A user's own training, shown with a scikit-learn classifier, and what is refused of it."""
 
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -228,3 +229,31 @@ def test_scikit_learn_learns_the_digits_in_a_federation():
         state = state._replace(algorithm=plan.algorithm.step(state.algorithm, mean, 1.0))
     sums = task.evaluate(state.algorithm.shared.x, None, x[test], y[test])
     assert sums["accuracy"] / sums["rows"] > 0.85
+
+
+SIZE = 2
+
+
+def sized_start():
+    return {"mean": np.full(SIZE, 1.0)}
+
+
+def test_a_changed_global_starts_another_model(monkeypatch):
+    assert Custom(sized_start, mean_fit, mean_measure).layout.size == 2
+    monkeypatch.setitem(globals(), "SIZE", 5)
+    later = Custom(sized_start, mean_fit, mean_measure)
+    assert (later.layout.size, later.init(keys.key(0))[0].tolist()) == (5, [1.0] * 5)
+    assert vars(pickle.loads(pickle.dumps(later))).keys() == {
+        "start", "fit", "measure", "accept", "dtype",
+    }  # fmt: skip
+
+
+def wide_start(size):
+    return {"mean": np.zeros(size)} if size else {}
+
+
+def test_functions_with_settings_are_functions():
+    task = Custom(partial(wide_start, 3), partial(mean_fit), partial(mean_measure))
+    assert task.layout.size == 3
+    with pytest.raises(PlanError, match=r"start=partial\(wide_start\) returned"):
+        _ = Custom(partial(wide_start, 0), mean_fit, mean_measure).layout

@@ -181,3 +181,34 @@ def test_both_precisions_live_in_one_process():
     np.testing.assert_array_equal(before, after[12:])
     assert jnp.zeros(1).dtype == np.float32
     assert tasks.Classifier(bias_first, forward, dtype="float64").init(keys.key(1))[0].dtype == "f8"
+
+
+TIMES = 1.0
+
+
+def timed(params, x):
+    return x @ params["w"] * TIMES
+
+
+def timed_params(key):
+    return {"w": jnp.ones(int(2 + TIMES))}
+
+
+def test_a_changed_global_is_another_program(monkeypatch):
+    x, y = np.ones((2, 3), np.float32), np.zeros(2, np.float32)
+    first = tasks.Regressor(timed_params, timed)
+    w, buffers = first.init(keys.key(0))
+    assert first.evaluate(w, buffers, x, y)["error"] == 6
+    assert first.gradient(w, buffers, Batch(x, y))[0].tolist() == [6.0] * 3
+    monkeypatch.setitem(globals(), "TIMES", 2.0)
+    later = tasks.Regressor(timed_params, timed)
+    assert later.layout.size == 4
+    w, buffers = later.init(keys.key(0))
+    assert later.evaluate(w, buffers, np.ones((2, 4), np.float32), y)["error"] == 16
+    monkeypatch.setitem(globals(), "TIMES", 2.5)  # of the same size
+    assert (
+        tasks.Regressor(timed_params, timed).evaluate(w, buffers, np.ones((2, 4), np.float32), y)[
+            "error"
+        ]
+        == 20
+    )

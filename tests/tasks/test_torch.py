@@ -5,6 +5,8 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from muster.local import Group, Local, train  # noqa: E402
 from muster.optimizers import SGD, Momentum  # noqa: E402
 from muster.plan import Plan  # noqa: E402
 from muster.tasks import numpy as numpy_tasks  # noqa: E402
+from muster.tasks import torch_facts  # noqa: E402
 from muster.tasks.torch import Classifier, Model, Regressor  # noqa: E402
 from muster.types import Batch, Sent  # noqa: E402
 
@@ -298,3 +301,52 @@ def test_torchs_compiler_is_never_imported():
     )  # fmt: skip
     assert out.returncode == 0, out.stderr
     assert "_dynamo" not in out.stdout
+
+
+WIDTH, BENT = 3, nn.ReLU
+
+
+def as_wide_as_the_global():
+    return nn.Sequential(nn.Linear(2, WIDTH), BENT())
+
+
+def test_a_changed_global_builds_another_model(monkeypatch):
+    first = Regressor(as_wide_as_the_global)
+    assert first.layout.size == 9
+    w, buffers = first.init(keys.key(0))
+    monkeypatch.setitem(globals(), "WIDTH", 4)
+    wide = Regressor(as_wide_as_the_global)
+    assert (wide.layout.size, len(wide.init(keys.key(0))[0])) == (12, 12)
+    monkeypatch.setitem(globals(), "WIDTH", 3)
+    x, y = -np.ones((2, 2), np.float32), np.zeros((2, 3), np.float32)
+    bent = Regressor(as_wide_as_the_global).evaluate(w, buffers, x, y)
+    monkeypatch.setitem(globals(), "BENT", nn.Tanh)
+    assert Regressor(as_wide_as_the_global).evaluate(w, buffers, x, y) != bent
+
+
+def test_what_was_found_out_is_kept_for_equal_tasks_and_stays_here(monkeypatch):
+    built, build = [], torch_facts.build
+    monkeypatch.setattr(torch_facts, "build", lambda *given: built.append(1) or build(*given))
+    assert {Classifier(as_wide_as_the_global, "float64").layout.size for _ in range(3)} == {9}
+    assert len(built) == 1
+    one = Classifier(as_wide_as_the_global)
+    assert one.layout.size == 9
+    travelled = pickle.loads(pickle.dumps(one))
+    assert vars(travelled).keys() == {"make_model", "dtype", "device"}
+    assert travelled == one
+
+
+def test_a_loss_that_cannot_be_hashed_or_told_is_a_loss_all_the_same():
+    class Loss:
+        __hash__ = None
+
+        def __init__(self):
+            self.lock = threading.Lock()
+
+        def __call__(self, output, y):
+            return output[:, 0] - y
+
+    task = Model(partial(nn.Linear, 2, 1), Loss())
+    assert task.layout.size == 3 and task.mark != Model(partial(nn.Linear, 2, 1), Loss()).mark
+    w, buffers = task.init(keys.key(0))
+    assert task.evaluate(w, buffers, np.ones((2, 2), np.float32), np.zeros(2))["rows"] == 2

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from muster.cli import screen, where
 from muster.errors import RunError
-from muster.plan.registry import spelled
+from muster.plan.registry import short, spelled
 from muster.runs import Run
 from muster.web import compare
 
@@ -68,4 +68,4 @@ def _differences(rows: list[dict[str, Any]]) -> Any:
 
 
 def _short(value: Any) -> str:
-    return "–" if value is None else value if isinstance(value, str) else spelled(value)
+    return "–" if value is None else short(value) if isinstance(value, str) else spelled(value)

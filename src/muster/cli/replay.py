@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from muster.cli import screen, where
 from muster.cli.run import PlanPath, Seed, Settings
-from muster.runs import planfile
+from muster.plan import Plan
+from muster.runs import Run, planfile
+from muster.runs.folder import upgraded
 from muster.runs.replay import replay
 
 __all__ = ["command"]
@@ -28,9 +32,8 @@ def command(
     """
     folder = where.find(run)
     file = planfile.load(plan)
-    found = replay(
-        folder, planfile.altered(file.plan, settings, None, seed), file.enrolled().population
-    )
+    altered = planfile.altered(file.plan, settings, None, seed)
+    found = replay(folder, altered, file.enrolled().population)
     if as_json:
         screen.emit({"id": folder.name} | found._asdict())
     elif found.identical:
@@ -40,6 +43,14 @@ def command(
     else:
         screen.say(
             f"[bold red]✗[/] {folder.name}: {found.rounds} rounds replayed, "
-            f"and {found.differs} differs; was it trained on other data, or on another machine?"
+            f"and {found.differs} differs; {_why(folder, altered)}"
         )
     raise typer.Exit(0 if found.identical else 1)
+
+
+def _why(folder: Path, plan: Plan) -> str:
+    """What may be the cause, as the plan and its code are the same."""
+    other = upgraded(Run(folder).facts, plan)
+    if other:
+        return escape(f"it was trained with other releases: {other}")
+    return "was it trained on other data, or on another machine?"

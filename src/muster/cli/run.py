@@ -56,6 +56,10 @@ Study = Annotated[
     str | None, typer.Option(metavar="NAME", help="With --processes: the study it belongs to.")
 ]
 Lenient = Annotated[bool, typer.Option("--keep-going", help="Go on without a client that fails.")]
+Override = Annotated[
+    bool,
+    typer.Option("--override", help="Resume though the task or its code is another; recorded."),
+]
 Charged = Annotated[
     Path | None, typer.Option("--ledger", help="The privacy ledger of all runs over these people.")
 ]
@@ -81,7 +85,8 @@ def command(
     settings: Settings = None, rounds: Total = None, seed: Seed = None, workers: Workers = None,
     engine: Engine = "auto", explained: Explain = False, compared: Baselines = False,
     keep_going: Lenient = False, processes: Processes = None, ledger: Charged = None,
-    study: Study = None, as_json: screen.Json = False, quiet: Silent = False,
+    study: Study = None, override: Override = False, as_json: screen.Json = False,
+    quiet: Silent = False,
 ) -> None:  # fmt: skip
     """Train a plan on this machine.
 
@@ -94,7 +99,9 @@ def command(
         _explain(explain(changed, people, engine, workers), as_json)
         return
     folder = _folder(changed, path, resume)
-    options = Options(engine=engine, workers=workers, lenient=keep_going, ledger=ledger)
+    options = Options(
+        engine=engine, workers=workers, lenient=keep_going, ledger=ledger, override=override
+    )
     order = Order(
         changed, file.enrolled(), folder, resume is not None, options, as_json, quiet,
         staged(file, processes, options, (tuple(settings or ()), rounds, seed), study),

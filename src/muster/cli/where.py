@@ -15,9 +15,8 @@ import typer
 from muster.cli import screen
 from muster.errors import RunError
 from muster.plan import Patience, Plan, Target
-from muster.plan.registry import differences, to_value
 from muster.runs import Run
-from muster.runs.folder import MAY_CHANGE
+from muster.runs.folder import changes
 
 __all__ = [
     "LATEST",
@@ -71,11 +70,9 @@ def find(name: str) -> Path:
 
 def latest_of(plan: Plan) -> Path:
     """The folder of the latest run of a plan. Raises `RunError` when there is none."""
-    value = to_value(plan)
     for folder in folders():
         with contextlib.suppress(RunError):
-            changed = differences(Run(folder).facts.get("plan"), value)
-            if all(name.split(".")[0] in MAY_CHANGE for name, *_ in changed):
+            if not changes(Run(folder).facts.get("plan"), plan):
                 return folder
     raise RunError(
         f"no run in {RUNS}/ is one of this plan, so there is nothing to resume; "

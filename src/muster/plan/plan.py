@@ -23,6 +23,7 @@ from muster.pipeline.secure_sum import SecureSum
 from muster.pipeline.stage import Pipeline, Stage, contract_of
 from muster.plan.kinds import refuse_kinds
 from muster.plan.private import refuse_budget, refuse_exposed
+from muster.plan.quorum import refuse_unreachable
 from muster.plan.robust import refuse_outvoted
 from muster.plan.secure import refuse_leaks
 from muster.plan.stopping import Every, Patience, Target
@@ -85,6 +86,7 @@ class Plan:
             refuse_leaks(self)
         if isinstance(self.aggregation, Rule):
             refuse_outvoted(self)
+        refuse_unreachable(self)
 
     def _check_values(self) -> None:
         if not isinstance(self.rounds, int) or self.rounds < 1:

@@ -10,18 +10,16 @@ from __future__ import annotations
 import ast
 import difflib
 import hashlib
-import inspect
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
-from functools import partial
 from typing import Any
 
 import tomli_w
 
 from muster import aggregation, algorithms, optimizers, pipeline, sampling, schedules
 from muster.errors import PlanError
+from muster.identity import Contents
 from muster.local import Local
 from muster.plan import Every, Patience, Plan, Target
 from muster.privacy.ledger import Budget
@@ -32,6 +30,8 @@ __all__ = [
     "differences",
     "fingerprint",
     "from_text",
+    "libraries",
+    "short",
     "spelled",
     "to_toml",
     "to_value",
@@ -51,42 +51,29 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
 def to_value(thing: Any) -> Any:
     """Plain data for a plan or a part of it: dicts, lists, numbers, strings, None.
 
-    Raises `PlanError` for a lambda or a function inside another, which no other process finds.
+    Of a plan also its "code": digests of the syntax trees of the user's own functions and classes
+    that it needs, by "module:name", where there are any (see `muster.identity`).
+    Raises `PlanError` for an object whose state cannot be told.
 
     >>> to_value(optimizers.SGD(0.5))
     {'class': 'SGD', 'rate': 0.5}
     """
-    if is_dataclass(thing) and not isinstance(thing, type):
-        kind = type(thing)
-        local = kind.__module__.startswith("muster.")
-        name = kind.__name__ if local else f"{kind.__module__}:{kind.__qualname__}"
-        if kind.__module__.startswith("muster.tasks."):
-            name = f"{kind.__module__.removeprefix('muster.')}.{name}"
-        return {"class": name} | {f.name: to_value(getattr(thing, f.name)) for f in fields(thing)}
-    if isinstance(thing, (list, tuple)):
-        return [to_value(part) for part in thing]
-    if isinstance(thing, dict):
-        return {str(key): to_value(part) for key, part in thing.items()}
-    if thing is None or isinstance(thing, (bool, int, float, str)):
-        return thing
-    if isinstance(thing, partial):
-        inner = {"class": "partial", "function": to_value(thing.func)}
-        return inner | {"arguments": to_value(thing.args)} | to_value(thing.keywords)
-    if callable(thing):
-        name = getattr(thing, "__qualname__", repr(thing))
-        if "<" in name:
-            raise PlanError(
-                f"the plan holds {name}, which only this process can find; "
-                f"write it as a function at the top of a module"
-            )
-        return f"{thing.__module__}:{name}"
-    raise PlanError(
-        f"the plan holds {thing!r}, which is neither a number, a name nor a muster value"
-    )
+    contents = Contents(ignores=Plan)
+    value = contents.read(thing)
+    code = contents.code.finish() if isinstance(thing, Plan) else {}
+    return value | {"code": code} if code else value
+
+
+def libraries(plan: Plan) -> tuple[str, ...]:
+    """The packages, by the names they are imported by, that a plan and its code stand on."""
+    contents = Contents(ignores=Plan)
+    contents.read(plan)
+    contents.code.finish()
+    return tuple(sorted({*contents.code.libraries, plan.task.framework}))
 
 
 def to_toml(plan: Plan) -> str:
-    """The plan as TOML text; a field that is None is left out."""
+    """The plan as TOML text; a field that is None is left out, and in a list is "None"."""
     return tomli_w.dumps(_without_none(to_value(plan)))
 
 
@@ -94,7 +81,7 @@ def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_none(part) for key, part in value.items() if part is not None}
     if isinstance(value, list):
-        return [_without_none(part) for part in value]
+        return ["None" if part is None else _without_none(part) for part in value]
     return value
 
 
@@ -114,37 +101,36 @@ def differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]
 
 
 def spelled(value: Any) -> str:
-    """A recorded value as the call that builds it.
+    """A recorded value as the call that builds it; of a digest, its first digits.
 
     >>> spelled({"class": "FedProx", "mu": 0.1, "server": {"class": "SGD", "rate": 1.0}})
     'FedProx(mu=0.1, server=SGD(rate=1.0))'
     """
-    if isinstance(value, dict) and "class" in value:
+    if isinstance(value, dict):
         given = ((k, v) for k, v in value.items() if k != "class" and v is not None)
-        return f"{value['class']}({', '.join(f'{k}={spelled(v)}' for k, v in given)})"
+        return f"{value.get('class', '')}({', '.join(f'{k}={spelled(v)}' for k, v in given)})"
     if isinstance(value, list):
         return f"[{', '.join(map(spelled, value))}]"
-    return repr(value)
+    return short(value) if isinstance(value, str) and short(value) != value else repr(value)
+
+
+def short(text: str) -> str:
+    """The first digits of a SHA-256; any other text as it is.
+
+    >>> short(64 * "a"), short("FedAvg")
+    ('aaaaaaaaaaaa…', 'FedAvg')
+    """
+    return f"{text[:12]}…" if len(text) == 64 and not set(text) - set("0123456789abcdef") else text
 
 
 def fingerprint(plan: Plan) -> str:
-    """SHA-256 over the plan's value and the source of the modules that define its functions.
+    """SHA-256 over the plan's value, which has the state of its objects and its code.
 
-    `rounds`, `stop`, `evaluate` and `budget` stay outside, as they may change on resume.
+    `rounds`, `stop`, `evaluate` and `budget` stay outside, as they may change on resume. The same
+    on every machine that holds the same code (see docs/design.md, "What a plan is").
     """
     value = {k: v for k, v in to_value(plan).items() if k not in OUTSIDE}
-    digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode())
-    for module in sorted(_modules(value)):
-        if not module.startswith("muster.") and module in sys.modules:
-            digest.update(inspect.getsource(sys.modules[module]).encode())
-    return digest.hexdigest()
-
-
-def _modules(value: Any) -> set[str]:
-    if isinstance(value, str):
-        return {value.split(":")[0]} if ":" in value else set()
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return set().union(*(_modules(part) for part in parts)) if parts else set()
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def assign(plan: Plan, setting: str) -> Plan:

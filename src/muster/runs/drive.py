@@ -36,8 +36,9 @@ class Options:
     """How to run, as against what: none of it changes the result, except the engine its bits.
 
     `workers`: None lets muster choose, 1 stays in this process. `lenient`: go on without a
-    client that fails. `watch` is called with each committed record, `at` at each labelled point
-    of a commit (`store.sqlite.LABELS`). What noise reveals is charged in the run, and in the file
+    client that fails. `watch` is called with each committed record, `tell` with what else a
+    person should hear of (an "event" and its "text"), `at` at each labelled point of a commit
+    (`store.sqlite.LABELS`). What noise reveals is charged in the run, and in the file
     `ledger`, which runs over the same people share; `entropy(n)` draws n secret bytes for noise
     and cohorts, None takes them from the plan's seed. `held` is who holds how many rows, where one
     machine knows it though its server does not. `pause(why)` lets a run stand still until somebody
@@ -49,11 +50,13 @@ class Options:
     lenient: bool = False
     watch: Watch = _unwatched
     clock: Callable[[], float] = time.perf_counter
+    tell: Watch = _unwatched
     at: Callable[[str], None] = _unmarked
     ledger: Path | None = None
     entropy: Callable[[int], bytes] | None = None
     held: Roster | None = None
     pause: Callable[[str], None] | None = None
+    override: bool = False
 
 
 class Recorder(Store, Protocol):

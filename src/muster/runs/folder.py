@@ -7,9 +7,10 @@ import hashlib
 import json
 import os
 import platform
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -18,25 +19,35 @@ import numpy as np
 from muster.data import Population, statistics
 from muster.errors import NoRoom, RunError, short
 from muster.plan import Plan
-from muster.plan.registry import differences, spelled, to_toml, to_value
+from muster.plan.registry import (
+    OUTSIDE,
+    differences,
+    libraries,
+    spelled,
+    to_toml,
+    to_value,
+)
 from muster.simulation import Choice
 from muster.store.sqlite import SQLiteStore
 
 __all__ = [
-    "MAY_CHANGE",
     "append",
     "begun_with",
+    "changes",
     "digest",
     "following",
     "fresh_folder",
     "know",
+    "note_versions",
     "open_folder",
     "publish",
     "unlike",
+    "upgraded",
+    "versions",
     "write",
 ]
 
-MAY_CHANGE = ("rounds", "stop", "evaluate", "budget")
+OVERRIDDEN = ("task", "code")  # what may be another by a word, where no privacy rests on it
 LISTED = 100  # clients whose rows and labels are recorded one by one
 CLASSES = 1000  # labels beyond which counts tell nothing
 
@@ -50,12 +61,14 @@ def fresh_folder(base: Path, plan: Plan) -> Path:
 
 
 def open_folder(
-    folder: Path, plan: Plan, choice: Choice, *, resume: bool, at: Callable[[str], None]
-) -> SQLiteStore:
+    folder: Path, plan: Plan, choice: Choice, *, resume: bool, at: Callable[[str], None],
+    override: bool = False,
+) -> SQLiteStore:  # fmt: skip
     """A store for a new run, or for one to go on with.
 
     Raises `RunError` when a new run meets a folder that holds one, or a resumed one another
-    plan (its differing fields are named; `rounds`, `stop`, `evaluate` and `budget` may).
+    plan (its differing fields are named; `rounds`, `stop`, `evaluate` and `budget` may). With
+    `override` the task and the code may differ too, which is recorded.
     """
     exists = (folder / "run.db").exists()
     if exists and not resume:
@@ -67,17 +80,11 @@ def open_folder(
     try:
         begun, used = store.meta("plan"), store.meta("engine")
         if begun is not None:
-            engine = f"engine: {used!r} then, {choice.engine!r} now"
-            other = [] if used == choice.engine else [engine]
-            changed = "; ".join(filter(None, (unlike(begun, plan), *other)))
-            if changed:
-                raise RunError(
-                    f"the run in {folder} was begun with another plan ({changed}); "
-                    f"restore those fields to resume it, or start a new run"
-                )
+            _refuse_engine(folder, used, choice.engine)
+            _refuse_other(folder, begun, plan, store, override=override)
         together = store.meta("together") or choice.together
-        versions = {"python": platform.python_version(), "numpy": version("numpy")}
-        store.note(plan=value, engine=choice.engine, together=together, versions=versions)
+        store.note(plan=value, engine=choice.engine, together=together)
+        note_versions(store, plan)
         write(folder / "plan.toml", text.encode())
     except BaseException:
         store.close()
@@ -85,14 +92,101 @@ def open_folder(
     return store
 
 
+def _refuse_engine(folder: Path, used: Any, now: str) -> None:
+    if used != now:
+        raise RunError(
+            f"the run in {folder} was begun with another engine ({used!r} then, {now!r} now), "
+            f"whose last bits differ; give that one to resume it, or start a new run"
+        )
+
+
+def _refuse_other(
+    folder: Path, begun: Any, plan: Plan, store: SQLiteStore, *, override: bool
+) -> None:
+    """Refuse another plan than a run was begun with, unless that is asked for and recorded."""
+    changed = unlike(begun, plan)
+    if not changed:
+        return
+    names = changes(begun, plan)
+    noisy = bool(plan.stages.releases()) or plan.local.examples is not None
+    may = not noisy and all(name.split(".")[0] in OVERRIDDEN for name in names)
+    if not (override and may):
+        word = ", or go on all the same with --override, which the run records" if may else ""
+        why = "" if may or not override else (
+            " (a change of the task or its code alone may be overridden, and not where what a "
+            "run states of privacy rests on it)"
+        )  # fmt: skip
+        raise RunError(
+            f"the run in {folder} was begun with another plan ({changed}); restore those fields "
+            f"to resume it, or start a new run{word}{why}"
+        )
+    done = (store.latest() or (0, None))[0]
+    past = store.meta("overrides") or []
+    store.note(overrides=[*past, {"after": done, "changed": names, "said": changed}])
+
+
+def note_versions(store: Noted, plan: Plan) -> None:
+    """Record the releases of what a run stands on; when it goes on with others, also those."""
+    now = versions(plan)
+    then = store.meta("versions")
+    if then is None:
+        store.note(versions=now)
+        return
+    later = store.meta("upgrades") or []
+    if now != (later[-1] if later else then):
+        store.note(upgrades=[*later, now])
+
+
+def versions(plan: Plan) -> dict[str, str]:
+    """The releases of Python, muster and the packages that a plan stands on.
+
+    They are no part of its fingerprint: a federation's machines need not be twins.
+    """
+    found = {"python": platform.python_version()}
+    for name in dict.fromkeys(("muster", "numpy", *libraries(plan))):
+        said = getattr(sys.modules.get(name), "__version__", None)
+        if said is None:
+            with suppress(PackageNotFoundError):  # of the standard library, or not installed
+                said = version(name)
+        if said is not None:
+            found[name] = str(said)
+    return found
+
+
+def upgraded(facts: dict[str, Any], plan: Plan) -> str:
+    """The packages of which a run had other releases than there are now, as words."""
+    now = versions(plan)
+    had = [facts.get("versions") or {}, *(facts.get("upgrades") or ())]
+    return "; ".join(
+        f"{name} {one[name]} then, {release} now"
+        for name, release in now.items()
+        for one in had
+        if one.get(name, release) != release
+    )
+
+
+def changes(begun: Any, plan: Plan) -> list[str]:
+    """The names of the fields in which a plan differs from the one a run was begun with."""
+    return [name for name, *_ in _differing(begun, plan)]
+
+
 def unlike(begun: Any, plan: Plan) -> str:
     """The fields in which a plan differs from the one a run was begun with, as words."""
-    found = differences(begun, json.loads(json.dumps(to_value(plan))))
-    return "; ".join(
+    found = _differing(begun, plan)
+    code = [name.removeprefix("code.") for name, *_ in found if name.split(".")[0] == "code"]
+    said = [
         f"{name}: {spelled(old)} then, {spelled(new)} now"
         for name, old, new in found
-        if name.split(".")[0] not in MAY_CHANGE
-    )
+        if name.split(".")[0] != "code"
+    ]
+    return "; ".join([*said, f"the code of {', '.join(code)} is another"] if code else said)
+
+
+def _differing(begun: Any, plan: Plan) -> list[tuple[str, Any, Any]]:
+    now = json.loads(json.dumps(to_value(plan)))
+    code: dict[str, Any] = {"code": {}}  # a plan may have none
+    found = differences(code | (begun or {}), code | now)
+    return [one for one in found if one[0].split(".")[0] not in OUTSIDE]
 
 
 def begun_with(folder: Path, asked: str) -> str | None:

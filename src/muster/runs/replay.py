@@ -16,7 +16,7 @@ from muster.keys import Source
 from muster.plan import Plan
 from muster.rounds import RunState, play, start
 from muster.runs.folder import digest, unlike
-from muster.runs.simulate import check
+from muster.runs.simulate import afresh, check
 from muster.simulation import Here, Simulation, choose
 from muster.simulation.recorded import RecordedSums
 from muster.simulation.threads import one_thread
@@ -69,6 +69,7 @@ def replay(path: str | Path, plan: Plan, population: Population) -> Replayed:
 
     Raises `RunError` when the plan or the population is not the run's.
     """
+    plan = afresh(plan)
     check(replace(plan, stop=()), population, None)
     store = SQLiteStore(path, readonly=True)
     try:
@@ -80,8 +81,12 @@ def replay(path: str | Path, plan: Plan, population: Population) -> Replayed:
     changed = unlike(facts["plan"], plan)
     if changed:
         raise RunError(
-            f"the run in {path} was trained by another plan ({changed}); "
-            f"restore those fields to replay it"
+            f"the run in {path} was trained by another plan ({changed}); restore that to replay it"
+        )
+    for word in facts.get("overrides", ()):
+        raise RunError(
+            f"the run in {path} went on with another plan after round {word['after']} "
+            f"({word['said']}), so no one plan trains it again; replay a run without an override"
         )
     if facts.get("population", {}).get("digest") not in (None, digest(population)):
         raise RunError(

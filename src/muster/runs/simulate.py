@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, closing
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from muster import keys
 from muster.data import Population
 from muster.errors import DataError, PlanError, RunError
 from muster.plan import Plan
+from muster.plan.quorum import refuse_few
 from muster.rounds import start
 from muster.runs.drive import Options, drive
 from muster.runs.folder import begun_with, fresh_folder, know, open_folder
@@ -26,7 +27,7 @@ from muster.simulation.threads import one_thread
 from muster.store.sqlite import SQLiteStore
 from muster.types import Roster
 
-__all__ = ["explain", "simulate"]
+__all__ = ["afresh", "check", "explain", "simulate"]
 
 Rows = tuple[Any, Any]
 
@@ -53,11 +54,15 @@ def simulate(
     options = replace(options or Options(), **chosen)
     if resume and path is None:
         raise RunError("resume=True was given without a folder; give path=, the folder of the run")
+    plan = afresh(plan)
     check(plan, population, evaluate_on)
     folder = Path(path) if path is not None else fresh_folder(Path("runs"), plan)
     asked = options.engine
     choice = _choice(plan, population, (resume and begun_with(folder, asked)) or asked)
-    with closing(open_folder(folder, plan, choice, resume=resume, at=options.at)) as store:
+    opened = open_folder(
+        folder, plan, choice, resume=resume, at=options.at, override=options.override
+    )
+    with closing(opened) as store:
         know(store, population, resume=resume)
         choice = replace(choice, together=store.meta("together"))  # of the run's first day
         _train(plan, population, (evaluate_on, judged), store, choice, options)
@@ -84,6 +89,15 @@ def _train(
         drive(plan, simulation, store, examiner, options)
 
 
+def afresh(plan: Plan) -> Plan:
+    """The plan with a task that has found out nothing yet.
+
+    In a notebook what its functions read may be another than when the plan was made.
+    """
+    task = plan.task
+    return replace(plan, task=replace(task)) if is_dataclass(task) else plan
+
+
 def check(plan: Plan, population: Population, evaluate_on: Rows | None) -> None:
     """Refuse data that this plan cannot be trained on, naming the client."""
     if not isinstance(population, Population):
@@ -91,6 +105,7 @@ def check(plan: Plan, population: Population, evaluate_on: Rows | None) -> None:
             f"population is a {type(population).__name__}; give a muster.Population, "
             f"such as Population.from_arrays({{client: (x, y)}})"
         )
+    refuse_few(plan, population.clients)
     if plan.stop and evaluate_on is None:
         raise PlanError(
             f"Plan(stop={list(plan.stop)!r}) reads central metrics, and there are no central test "
@@ -156,6 +171,7 @@ def explain(
     plan: Plan, population: Population, engine: str = "auto", workers: int | None = None
 ) -> dict[str, Any]:
     """Which engine would train this plan, in which pieces, with how many workers, and why."""
+    plan = afresh(plan)
     choice = _choice(plan, population, engine)
     crew, _, why = _crew(plan, population, choice, workers)
     return {

@@ -12,9 +12,10 @@ import importlib.util
 import pickle
 import pickletools
 import sys
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from muster.errors import PlanError
 
@@ -56,8 +57,9 @@ def _importable(name: str, path: Path) -> ModuleType | None:
 
 def _executed(name: str, path: Path) -> ModuleType:
     """The file as a module of this name."""
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
+    loader = _Fresh(name, str(path))
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    if spec is None or path.suffix != ".py":
         raise PlanError(f"{path} is not a Python file; a plan is written in one (plan.py)")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
@@ -65,11 +67,19 @@ def _executed(name: str, path: Path) -> ModuleType:
     if folder not in sys.path:
         sys.path.append(folder)
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
     return module
+
+
+class _Fresh(SourceFileLoader):
+    """Compiles the file as it is: a stored copy is told by seconds and size, which may agree."""
+
+    def path_stats(self, path: Any) -> NoReturn:
+        """There is no stored copy."""
+        raise FileNotFoundError(path)
 
 
 def travels(value: Any) -> bytes | None:

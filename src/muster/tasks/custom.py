@@ -11,7 +11,7 @@ import dataclasses
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NoReturn, Self
 
 import numpy as np
@@ -19,6 +19,7 @@ import numpy as np
 from muster.errors import DataError, MusterError, PlanError
 from muster.keys import Key
 from muster.layout import Entry, Layout
+from muster.tasks.task import Keyed, Made, name_of
 from muster.types import Batch, Tree, Vector
 
 __all__ = ["Config", "Custom"]
@@ -43,7 +44,7 @@ class Config:
     seed: int
 
 
-class _Own:
+class _Own(Made):
     """What the runtime reads off a task with its own training."""
 
     framework: str = "custom"
@@ -87,11 +88,15 @@ class Custom(_Own):
     @property
     def layout(self) -> Layout:
         """The arrays of `start()`, in the order of its dict."""
-        return _started(self.start, self.dtype)[0]
+        return self._started[0]
 
     def init(self, key: Key) -> tuple[Vector, Vector]:
         """The arrays of `start()` as one vector `(d,)`, whatever the key; no buffers."""
-        return _started(self.start, self.dtype)[1].copy(), np.zeros(0, self.dtype)
+        return self._started[1].copy(), np.zeros(0, self.dtype)
+
+    @cached_property
+    def _started(self) -> tuple[Layout, Any]:
+        return _begun(self.keyed)
 
     def check(self, x: Any, y: Any) -> None:
         """Raise `DataError` for unequal lengths, and whatever `accept` raises."""
@@ -143,7 +148,7 @@ class Custom(_Own):
         seed = int(batches.seeds[0, 0])
         config = Config(int(given.round), epochs, steps, width, float(given.rate), seed)
         found = _call(self.fit, self.model(carry.w), data, config)
-        w = _flat(found, self.layout, f"fit={self.fit.__qualname__}")
+        w = _flat(found, self.layout, f"fit={name_of(self.fit)}")
         loss = self._means(w, data).get("loss", 0.0)
         return carry._replace(w=w, loss=carry.loss + w.dtype.type(loss * steps))
 
@@ -163,14 +168,15 @@ class Custom(_Own):
             return {str(name): float(mean) for name, mean in found.items() if name != "rows"}
         except (AttributeError, TypeError, ValueError) as error:
             raise DataError(
-                f"measure={self.measure.__qualname__} returned {found!r}; it must return a dict of "
+                f"measure={name_of(self.measure)} returned {found!r}; it must return a dict of "
                 f"one number for each metric, such as {{'accuracy': 0.9}}"
             ) from error
 
 
 @lru_cache(64)
-def _started(start: Callable[[], Arrays], dtype: str) -> tuple[Layout, Any]:
-    found, name = _call(start), f"start={start.__qualname__}"
+def _begun(keyed: Keyed) -> tuple[Layout, Any]:
+    start, dtype = keyed.value.start, keyed.value.dtype
+    found, name = _call(start), f"start={name_of(start)}"
     if not isinstance(found, Mapping) or not found:
         raise PlanError(f"{name} returned {found!r}; it must return a dict of arrays by name")
     for key, value in found.items():
@@ -212,6 +218,6 @@ def _call(function: Callable[..., Any], *given: Any) -> Any:
         return function(*given)
     except Exception as error:
         raise MusterError(
-            f"{function.__qualname__} raised {type(error).__name__}; repair it:\n"
+            f"{name_of(function)} raised {type(error).__name__}; repair it:\n"
             f"{traceback.format_exc().rstrip()}"
         ) from error

@@ -19,7 +19,7 @@ from muster.extras import require
 from muster.keys import Key
 from muster.layout import Entry, Layout
 from muster.tasks.jax_steps import Parts, Steps, apart, join, kind, like, pack, pad, place, rounded
-from muster.tasks.task import check_features
+from muster.tasks.task import Keyed, Made, check_features
 from muster.types import Batch, Tree
 from muster.vectors import leaves, rebuild, tree_map
 
@@ -35,19 +35,21 @@ def _per_row(losses: Any) -> Any:
     return losses.reshape(len(losses), -1).mean(1) if losses.ndim > 1 else losses
 
 
-def _walk(descent: Any, given: Any, carry: Any, steps: Steps) -> Any:
+def _walk(keyed: Keyed, given: Any, carry: Any, steps: Steps) -> Any:
+    descent = keyed.value
     shared = tree_map(descent.task.parted, given.shared)
     return descent.walk(given._replace(shared=shared), carry, steps)
 
 
 _program = jax.jit(_walk, static_argnums=0)
-_gradient = jax.jit(lambda task, w, batch: task.slope(w, batch), static_argnums=0)
-_sums = jax.jit(lambda task, w, *rows: task.sums(w, *rows), static_argnums=0)
+_gradient = jax.jit(lambda keyed, w, batch: keyed.value.slope(w, batch), static_argnums=0)
+_sums = jax.jit(lambda keyed, w, *rows: keyed.value.sums(w, *rows), static_argnums=0)
 
 
 @lru_cache(256)
-def _known(task: Any) -> tuple[Any, Layout]:
+def _known(keyed: Keyed) -> tuple[Any, Layout]:
     """The parameters as they are drawn, with shapes in place of arrays; their layout."""
+    task = keyed.value
     found: list[Any] = []
 
     def look() -> None:
@@ -65,11 +67,12 @@ def _known(task: Any) -> tuple[Any, Layout]:
 
 
 @lru_cache(256)
-def _through(task: Any, *rows: tuple[Any, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _through(keyed: Keyed, *rows: tuple[Any, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of the outputs and losses of two rows, given the shape and dtype of x and of y."""
+    task = keyed.value
     try:
         x, y = (jax.ShapeDtypeStruct((2, *shape), dtype) for shape, dtype in rows)
-        out = jax.eval_shape(lambda p, x: task.forward(p, x, None), _known(task)[0], x)
+        out = jax.eval_shape(lambda p, x: task.forward(p, x, None), _known(keyed)[0], x)
         return out.shape, jax.eval_shape(task.losses, out, y).shape
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         (x_shape, x_dtype), (y_shape, y_dtype) = rows
@@ -79,7 +82,7 @@ def _through(task: Any, *rows: tuple[Any, Any]) -> tuple[tuple[int, ...], tuple[
         ) from error
 
 
-class Traced:
+class Traced(Made):
     """The shared half of every JAX task.
 
     Abstract: a task draws its parameters, applies them, and says the losses of its outputs.
@@ -127,7 +130,7 @@ class Traced:
     def layout(self) -> Layout:
         """The parameters in the order of the dict, inner names behind outer ones with a dot."""
         with self._precise():
-            return _known(self)[1]
+            return _known(self.keyed)[1]
 
     def init(self, key: Key) -> tuple[Any, Any]:
         """Fresh parameters `(d,)` and no buffers `(0,)`."""
@@ -140,7 +143,8 @@ class Traced:
         x, y = np.asarray(x), np.asarray(y)
         check_features(x, prod(x.shape[1:]), len(y))
         with self._precise():
-            out, loss = _through(self, *((a.shape[1:], kind(a.dtype, self.dtype)) for a in (x, y)))
+            rows = ((a.shape[1:], kind(a.dtype, self.dtype)) for a in (x, y))
+            out, loss = _through(self.keyed, *rows)
         if loss[:1] != (2,):
             raise PlanError(
                 f"the loss of {self} has shape {loss} for two rows; let it return one loss for "
@@ -171,7 +175,7 @@ class Traced:
             return (*self.slope(w, batch), buffers)
         with self._precise():
             x, y = (place(a, self.dtype) for a in (batch.x, batch.y))
-            g, loss = _gradient(self, jnp.asarray(w), batch._replace(x=x, y=y))
+            g, loss = _gradient(self.keyed, jnp.asarray(w), batch._replace(x=x, y=y))
         if isinstance(w, np.ndarray):
             g, loss = np.array(g), np.array(loss)
         return g, loss, buffers
@@ -217,7 +221,8 @@ class Traced:
         with self._precise():
             steps = pack(batches, self.layout.size, self.dtype)
             more = 0 if k is None else len(steps.count) - k
-            done = _program(descent, given, tree_map(lambda a: pad(a, more), carry), steps)
+            walk = Keyed(descent, self.mark)
+            done = _program(walk, given, tree_map(lambda a: pad(a, more), carry), steps)
         return tree_map(lambda a: np.asarray(a) if k is None else np.asarray(a)[:k], done)
 
     def evaluate(self, w: Any, buffers: Any, x: Any, y: Any) -> dict[str, float]:
@@ -228,7 +233,7 @@ class Traced:
             for start in range(0, len(x), width):
                 rows = np.arange(start, start + width)
                 block = [place(a[np.minimum(rows, len(x) - 1)], self.dtype) for a in (x, y)]
-                for name, value in _sums(self, w, *block, rows < len(x)).items():
+                for name, value in _sums(self.keyed, w, *block, rows < len(x)).items():
                     total[name] = total.get(name, 0.0) + float(value)
         return total
 
@@ -246,7 +251,7 @@ class Traced:
         return apart(a, [entry.shape for entry in layout.entries])
 
     def _params(self, arrays: Any) -> dict[str, Any]:
-        template, layout = _known(self)
+        template, layout = _known(self.keyed)
         names = [entry.name for entry in layout.entries]
         return rebuild(template, dict(zip(names, arrays, strict=True)))  # type: ignore[no-any-return]
 

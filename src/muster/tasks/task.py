@@ -8,30 +8,86 @@ clients and workers; a mean is taken once, after adding up, by dividing by "rows
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, ClassVar
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache, partial
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from muster.errors import DataError
+from muster import identity
+from muster.errors import DataError, PlanError
 
 __all__ = [
     "CLASSIFIED",
     "CrossEntropy",
+    "Keyed",
     "Logistic",
     "Loss",
+    "Made",
     "REGRESSED",
     "Squares",
     "check_features",
     "check_labels",
+    "name_of",
 ]
+
+_ALONE = itertools.count()
 
 # The metrics of an evaluation, each with its range for one row.
 CLASSIFIED = {"loss": (0.0, math.inf), "accuracy": (0.0, 1.0)}
 REGRESSED = {"loss": (0.0, math.inf), "error": (0.0, math.inf)}
+
+
+class Made:
+    """A task that is made from a user's functions, each a frozen dataclass.
+
+    What is found out about it is kept under `mark`, never under the functions: the same function
+    builds something else once a global that it reads has changed.
+    """
+
+    @cached_property
+    def mark(self) -> str:
+        """What the task is made of, digested; of what cannot be told, a name for this one alone."""
+        try:
+            return identity.mark(self)
+        except PlanError:
+            return f"alone {next(_ALONE)}"
+
+    @cached_property
+    def keyed(self) -> Keyed:
+        """The task as a key of caches."""
+        return Keyed(self, self.mark)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone travel: another process finds out for itself what it needs."""
+        return {field.name: getattr(self, field.name) for field in fields(cast("Any", self))}
+
+
+class Keyed:
+    """A value with the mark of the task in it: equal where both are."""
+
+    def __init__(self, value: Any, mark: str) -> None:
+        self.value, self.mark = value, mark
+
+    def __hash__(self) -> int:
+        return hash(self.mark)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Keyed) and (self.mark, self.value) == (other.mark, other.value)
+
+
+def name_of(function: Any) -> str:
+    """What a sentence calls a function: its name, or that of what a partial calls.
+
+    >>> name_of(name_of), name_of(partial(name_of, 1))
+    ('name_of', 'partial(name_of)')
+    """
+    if isinstance(function, partial):
+        return f"partial({name_of(function.func)})"
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
 class Loss:

@@ -21,6 +21,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -31,7 +32,7 @@ from muster.extras import require
 from muster.keys import Key
 from muster.layout import Layout
 from muster.tasks import torch_rows as by_row
-from muster.tasks.task import CLASSIFIED, REGRESSED, check_labels
+from muster.tasks.task import CLASSIFIED, REGRESSED, Keyed, Made, check_labels
 from muster.tasks.torch_facts import Facts, build, difference, facts, layout_of
 from muster.tasks.torch_flat import flat
 from muster.types import Batch, Tree, Vector
@@ -46,7 +47,7 @@ LONE_ROW = "BatchNorm got a batch of one row but needs two; use another batch si
 CHUNK = 512  # rows evaluated at once
 
 
-class _Torch(by_row.ByRow):
+class _Torch(by_row.ByRow, Made):
     """What the three tasks share; each is a frozen value of the fields it adds."""
 
     framework: ClassVar[str] = "torch"
@@ -71,17 +72,17 @@ class _Torch(by_row.ByRow):
     @property
     def layout(self) -> Layout:
         """Names and shapes as `named_parameters` and `named_buffers` give them."""
-        return self._facts().layout
+        return self._found.layout
 
     @property
     def draws(self) -> bool:
         """Whether forward may draw: dropout and its kin, in layers or in the user's code."""
-        return self._facts().draws
+        return self._found.draws
 
     @property
     def engines(self) -> tuple[str, ...]:
         """Best first; a matrix only for models that vmap takes and losses by row."""
-        if not self._facts().batched:
+        if not self._found.batched:
             return ("fused", "loop")
         return (
             ("fused", "matrix", "loop") if self.fuses == "cohort" else ("fused", "loop", "matrix")
@@ -90,15 +91,16 @@ class _Torch(by_row.ByRow):
     @property
     def fuses(self) -> str:
         """Whether "fused" does best on one "client" at a time or on a small model's "cohort"."""
-        found = self._facts()
+        found = self._found
         return "cohort" if found.batched and found.layout.size <= SMALL else "client"
 
     def flops(self, batch: int) -> float:
         """Six for each row, weight and place the weight is used at."""
-        return batch * self._facts().flops
+        return batch * self._found.flops
 
-    def _facts(self) -> Facts:
-        return facts(self.make_model, self.loss, self.dtype)
+    @cached_property
+    def _found(self) -> Facts:
+        return _looked(self.keyed)
 
     def build(self, seed: int = 0) -> Any:
         """A fresh module; `PlanError` when its layout is not what it was at the last call."""
@@ -303,6 +305,12 @@ class Regressor(_Torch):
     metrics = (by_row.error,)
     measures = REGRESSED
     labels = False
+
+
+@lru_cache(64)
+def _looked(keyed: Keyed) -> Facts:
+    task = keyed.value
+    return facts(task.make_model, task.loss, task.dtype)
 
 
 def _to_numpy(a: Any) -> Any:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from math import prod
 from typing import Any, NamedTuple
 
@@ -92,7 +91,6 @@ def difference(expected: Layout, found: Layout) -> str:
     return ""
 
 
-@cache
 def facts(make_model: Callable[[], Any], loss: Callable[[Any, Any], Any], dtype: str) -> Facts:
     """Build the model once and look at it."""
     module = build(make_model, dtype)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One module whose tensors are views of flat vectors.
 
-`Flat` keeps one `nn.Module` per task and thread and points its parameters and float buffers
-into the rows it is given, so results land there and nothing is flattened or copied back. For a
-cohort `(clients, d)` the parameters are stacked views and the forward pass runs under vmap;
+`Flat` keeps one `nn.Module` per thread and task, by its mark, and points its parameters and float
+buffers into the rows it is given, so results land there and nothing is flattened or copied back.
+For a cohort `(clients, d)` the parameters are stacked views and the forward pass runs under vmap;
 its gradient is taken by ordinary autograd on the stack, which costs less than vmap of grad.
 """
 
@@ -34,12 +34,12 @@ _KEPT = 8  # modules that a thread keeps for tasks it has met
 
 def flat(task: Any) -> Flat:
     """This thread's module for a task."""
-    kept: dict[Any, Flat] = vars(_HERE)
-    found = kept.get(task)
+    kept: dict[str, Flat] = vars(_HERE)
+    found = kept.get(task.mark)
     if found is None:
         if len(kept) >= _KEPT:
             kept.clear()
-        found = kept[task] = Flat(task)
+        found = kept[task.mark] = Flat(task)
     return found
 
 

@@ -135,11 +135,11 @@ def _of(batch: Batch, client: int) -> Batch:
 
 def _single(task: Any) -> Single:
     """This thread's model of a task, for rows by themselves."""
-    kept: dict[Any, Single] = vars(_HERE)
-    if task not in kept:
+    kept: dict[str, Single] = vars(_HERE)
+    if task.mark not in kept:
         kept.clear()
-        kept[task] = Single(task)
-    return kept[task]
+        kept[task.mark] = Single(task)
+    return kept[task.mark]
 
 
 class Single:

@@ -34,9 +34,10 @@ def table(runs: Sequence[Run], metric: str | None = None) -> list[dict[str, Any]
     """One row per run, as plain data.
 
     "id", "algorithm", "differs" (the plan's fields in which the runs differ, with this run's
-    values), "rounds", "metric", "last", "best", "best_round", "goal" (the worst of the runs'
-    best values), "rounds_to_goal", "bytes_up", "bytes_to_goal", "seconds"; None where unknown
-    or not finite. The metric is central where any run has it so, else the mean over clients.
+    values, and "overridden" where one went on with another plan), "rounds", "metric", "last",
+    "best", "best_round", "goal" (the worst of the runs' best values), "rounds_to_goal",
+    "bytes_up", "bytes_to_goal", "seconds"; None where unknown or not finite. The metric is
+    central where any run has it so, else the mean over clients.
 
     Raises `RunError` for no runs, or a metric that none of them has.
     """
@@ -141,7 +142,17 @@ def _differs(runs: Sequence[Run]) -> list[dict[str, Any]]:
     first = next((plan for plan in plans if plan), {})
     names = {name: None for plan in plans if plan for name, *_ in differences(first, plan) if name}
     outer = [n for n in names if not any(n.startswith(f"{other}.") for other in names)]
-    return [{name: _field(plan, name) for name in outer} for plan in plans]
+    found = [{name: _field(plan, name) for name in outer} for plan in plans]
+    words = [_overridden(run) for run in runs]
+    if any(words):
+        found = [f | {"overridden": word} for f, word in zip(found, words, strict=True)]
+    return found
+
+
+def _overridden(run: Run) -> str | None:
+    """After which rounds a run went on with another plan than before, and in what."""
+    past = run.facts.get("overrides") or ()
+    return "; ".join(f"after round {o['after']}: {', '.join(o['changed'])}" for o in past) or None
 
 
 def _field(value: Any, name: str) -> Any:

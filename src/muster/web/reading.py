@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from muster.plan import Patience, Target, falls
+from muster.plan.registry import short
 from muster.runs.run import Run
 
 __all__ = [
@@ -191,7 +192,7 @@ def call(value: Any) -> str:
         return f"{value.get('class', '')}({inner})"
     if isinstance(value, list):
         return "[" + ", ".join(map(call, value)) + "]" if value else "none"
-    return "none" if value is None else str(value)
+    return "none" if value is None else short(str(value))
 
 
 def number(value: Any) -> str:

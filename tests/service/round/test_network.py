@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The network is a runtime like any other: it passes the public checks, and has the loop's bits."""
 
+import threading
+
 import numpy as np
 import pytest
 from tests.service.round.sites import Federation
@@ -9,6 +11,11 @@ import muster
 from muster import aggregation, algorithms, optimizers, pipeline, sampling, tasks
 from muster.runs.drive import Options, drive
 from muster.runs.measure import Examiner
+from muster.service.round.facts import Facts
+from muster.service.round.hall import Hall
+from muster.service.round.network import Network
+from muster.store.ledger import Ledger
+from muster.store.records import Member
 from muster.testing import check_clients
 from muster.vectors import leaves
 
@@ -116,3 +123,39 @@ def test_the_bits_of_the_loop(tmp_path, name, count):
         }
     assert dict(leaves(found))
     assert 1 <= len(models) <= 2  # they do not pile up, round after round
+
+
+class Turning(threading.Condition):
+    """A condition whose waiting is what turns a clock on; `then(now)` is called after each turn."""
+
+    def __init__(self, now, then):
+        super().__init__()
+        self.now, self.then = now, then
+
+    def wait(self, timeout=None):
+        self.now[0] += timeout
+        self.then(self.now[0])
+        return False
+
+
+def test_while_too_few_are_there_every_minute_says_who_is_missing(tmp_path):
+    now, said = [0.0], []
+    ledger = Ledger(tmp_path)
+    facts = Facts("run", "f" * 64, {}, lambda rows, times: 1.0, None, 8, lease=25.0)
+    hall = Hall(ledger, facts, clock=lambda: now[0])
+
+    def then(time):
+        if time >= 130:
+            hall.enter(Member("bob", "bob", 2))
+        hall.enter(Member("ann", "ann", 3))
+
+    hall.changed = Turning(now, then)
+    network = Network(
+        plan("fedavg"), ledger, hall, enough=1, least=2, stop=threading.Event(),
+        at=lambda label: None, tell=lambda event: said.append((now[0], event["text"])),
+    )  # fmt: skip
+    roster = network.known()
+    ledger.close()
+    assert roster.clients == ("ann", "bob")
+    text = "no round begins: 1 of the 2 clients that it needs are here; never seen: 1"
+    assert said == [(60.0, text), (120.0, text)]

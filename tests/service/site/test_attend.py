@@ -238,10 +238,10 @@ def test_another_plan_is_shown_field_by_field(tmp_path):
     assert "rounds" not in str(caught.value)
 
 
-def test_an_equal_plan_of_another_source_is_said(tmp_path):
+def test_an_equal_plan_with_another_fingerprint_is_said(tmp_path):
     hub = Hub(PLANS["plain"])
     hub.fingerprint = "0" * 64
-    with pytest.raises(PlanError, match="source"):
+    with pytest.raises(PlanError, match="reads the same here and has another fingerprint"):
         attend(PLANS["plain"], hub, tmp_path)
 
 

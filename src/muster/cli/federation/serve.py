@@ -19,6 +19,7 @@ from muster.cli.live import Quiet, Rounds
 from muster.errors import MusterError, PlanError, RunError
 from muster.extras import require
 from muster.plan import Plan
+from muster.plan.quorum import fewest
 from muster.plan.registry import fingerprint
 from muster.runs import Options, Run, planfile
 from muster.runs.measure import check_rows
@@ -147,7 +148,7 @@ class Shown:
 
     def serve(self, serving: Any, federation: Any, at: Any) -> tuple[str, int]:
         """Serve until it ends; returns why, and how many rounds are committed."""
-        news = News(self.folder, federation.terms.enough, self._tell)
+        news = News(self.folder, max(federation.terms.enough, fewest(self.plan)), self._tell)
         with halt.graceful() as stop, self._watcher() as watcher:
 
             def ready(port: int) -> None:
@@ -157,7 +158,7 @@ class Shown:
             try:
                 why: str = serving.serve(
                     federation, at, ready=ready, stop=stop,
-                    options=Options(watch=watcher.watch, ledger=self.ledger),
+                    options=Options(watch=watcher.watch, ledger=self.ledger, tell=self._tell),
                 )  # fmt: skip
             finally:
                 news.close()

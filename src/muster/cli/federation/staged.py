@@ -72,4 +72,9 @@ def staged(
             "--processes trains each client as a site of its own, in the loop engine, and goes on "
             "without those that fail; leave --workers, --engine and --keep-going out"
         )
+    if options.override:
+        raise PlanError(
+            "--override goes on with another plan, which the sites of --processes have not; start "
+            "a new run, or leave --processes out"
+        )
     return Staged(file.path, processes, *changes, ledger=options.ledger, study=study)

@@ -62,6 +62,7 @@ def _server(spec: Spec, plan: Plan, file: planfile.PlanFile, stop: threading.Eve
         options=Options(
             watch=lambda record: _tell("round", record=record),
             ledger=None if spec.ledger is None else Path(spec.ledger),
+            tell=lambda event: _tell(**event),
         ),
         ready=lambda port: _tell("ready", port=port),
     )  # fmt: skip

@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import json
-import platform
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -16,10 +14,11 @@ import numpy as np
 
 from muster.errors import RunError
 from muster.plan import Plan
+from muster.plan.quorum import fewest
 from muster.plan.registry import fingerprint, to_toml, to_value
 from muster.rounds import RunState
 from muster.runs.drive import Options, drive
-from muster.runs.folder import unlike, write
+from muster.runs.folder import note_versions, unlike, write
 from muster.runs.measure import Examiner
 from muster.runs.run import Run
 from muster.service.claims import claims_of
@@ -96,11 +95,8 @@ def prepare(plan: Plan, ledger: Ledger, study: str = STUDY) -> None:
             f"the run in {ledger.path} was begun with another plan ({changed}); "
             f"restore those fields to go on with it, or serve another folder"
         )
-    versions = {"python": platform.python_version(), "numpy": version("numpy")}
-    ledger.note(
-        plan=to_value(plan), engine=ENGINE, together=1, versions=versions, federation=True,
-        study=study,
-    )  # fmt: skip
+    ledger.note(plan=to_value(plan), engine=ENGINE, together=1, federation=True, study=study)
+    note_versions(ledger, plan)
     write(ledger.path / "plan.toml", to_toml(plan).encode())
 
 
@@ -124,12 +120,9 @@ def conduct(
     """
     if ledger.shared:
         prepare(plan, ledger, hall.facts.study)  # by the server that leads
-    least = max(plan.minimum if isinstance(plan.minimum, int) else 1, plan.aggregation.least)
-    if plan.secure is not None:
-        least = max(least, plan.secure.minimum * plan.secure.groups)
     network = Network(
-        plan, ledger, hall, enough=terms.enough, least=least, stop=stop, at=options.at,
-        entropy=options.entropy,
+        plan, ledger, hall, enough=terms.enough, least=fewest(plan), stop=stop, at=options.at,
+        entropy=options.entropy, tell=options.tell,
     )  # fmt: skip
     options = replace(options, pause=partial(_pause, ledger, hall))
     witness = _Witness(Examiner(plan, network, network, network.enrolled, rows), network)

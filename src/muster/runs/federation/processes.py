@@ -25,6 +25,7 @@ from typing import IO, Any
 
 from muster.errors import RunError
 from muster.plan import Plan
+from muster.plan.quorum import refuse_few
 from muster.runs.drive import Watch
 from muster.runs.run import Run
 from muster.service import pki
@@ -155,8 +156,10 @@ def federated(plan: Plan, spec: Spec, watch: Watch, tell: Callable[[dict[str, An
     """Run a plan file with a server and `spec.processes` site processes; return its run.
 
     `watch` gets each committed record, `tell` what else happens (a process that was started
-    again), with a "text". Raises `RunError` when a process fails, with what it said.
+    again, clients that a round waits for), with a "text". Raises `PlanError` where its clients
+    are too few for any round to count, `RunError` when a process fails, with what it said.
     """
+    refuse_few(plan, spec.clients)
     identities(spec)
     crew = Crew(spec)
     try:
@@ -189,7 +192,7 @@ def _follow(crew: Crew, watch: Watch, tell: Callable[[dict[str, Any]], None]) ->
             for other in crew.children:
                 other.deaths = 0
             watch(said["record"])
-        elif said.get("event") == "failed":
+        elif said.get("event") in ("failed", "waiting"):
             tell(said)
 
 

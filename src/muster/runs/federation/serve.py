@@ -25,6 +25,7 @@ from typing import Any
 from muster.data import Population
 from muster.errors import LogFull, RunError
 from muster.plan import Plan
+from muster.plan.quorum import fewest, refuse_few
 from muster.runs.drive import Options
 from muster.runs.federation.conduct import Terms, check_study, conduct, facts_of, prepare
 from muster.runs.folder import know
@@ -111,12 +112,16 @@ def serve(
     """Serve until the run has ended or `stop` is set; returns why: done, drain, stop, closing.
 
     `ready(port)` is called when sites can connect. Raises `RunError` for a folder that is in
-    use, damaged, or of another plan, and `AuditError` for a log that was altered.
+    use, damaged, or of another plan, `PlanError` for one that its clients can never fulfil, and
+    `AuditError` for a log that was altered.
     """
     options, stop = options or Options(), stop or threading.Event()
     folder = federation.folder
     if federation.entropy is not None:
         refuse_blind_budget(federation.plan)
+    fewest(federation.plan)  # else it would wait for ever, whoever joins
+    if federation.population is not None:
+        refuse_few(federation.plan, federation.population.clients)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # updates of single sites lie here
     trust = Trust(where.identity) if where.identity else None
     notary = _notary(federation.plan, where)

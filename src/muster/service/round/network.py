@@ -28,6 +28,7 @@ from muster.service.claims import agreed, possible_rows
 from muster.service.round.hall import Hall, Keeper
 from muster.service.round.lifecycle import Call, closes, late, missing, next_event, out
 from muster.service.round.secure import Masking, Speech
+from muster.service.round.status import lacking
 from muster.service.round.updates import sum_of, updates, whole
 from muster.service.wire import digest, encode
 from muster.store.blobs import model_name
@@ -44,9 +45,14 @@ LABELS = (
     "evaluate: opened",
     "evaluate: closed",
 )
+MINUTE = 60.0  # seconds between two words on who is missing
 MODELS = 2  # that are kept: what is open now, and what was before, for sites that are behind
 
 Books = Mapping[ClientId, Seat]
+
+
+def _untold(event: dict[str, Any]) -> None:
+    """Nobody hears who is missing."""
 
 
 class Stopped(Exception):
@@ -75,7 +81,8 @@ class Network:
     """Clients at the other end of a hall.
 
     `enough` members must be present before a round begins, fewer by those who were left out for
-    good, and `least` in any case; `at` is called at each of `LABELS`.
+    good, and `least` in any case; `at` is called at each of `LABELS`. While too few are there,
+    `tell` hears every minute who is missing, by the hall's clock.
     Groups are drawn from `entropy(n)`, n secret bytes; None takes the plan's seed, as a simulation.
     """
 
@@ -83,8 +90,10 @@ class Network:
         self, plan: Plan, ledger: Ledger, hall: Hall, *, enough: int = 1, least: int = 1,
         stop: Event,
         at: Callable[[str], None], entropy: Callable[[int], bytes] | None = os.urandom,
+        tell: Callable[[dict[str, Any]], None] = _untold,
     ) -> None:  # fmt: skip
         self._plan, self._ledger, self._hall = plan, ledger, hall
+        self._tell = tell
         self._entropy = entropy
         self._enough, self._least, self._stop, self._at = enough, least, stop, at
         self._asked: tuple[Cohort, int] | None = None
@@ -110,13 +119,21 @@ class Network:
 
     def _gathered(self) -> tuple[tuple[ClientId, int], ...]:
         hall = self._hall
-        with hall.changed:
-            while True:
+        said = hall.clock()
+        while True:
+            with hall.changed:
                 self._check("drain", "stop")
                 enough = max(self._least, self._enough - len(hall.excluded))
                 if hall.wanted == "run" and len(here := self._roster()) >= enough:
                     return here
-                hall.changed.wait(hall.facts.lease)
+                due = hall.clock() >= said + MINUTE
+                if not due:
+                    left = max(0.0, said + MINUTE - hall.clock())
+                    hall.changed.wait(min(hall.facts.lease, left))
+            if due:
+                said = hall.clock()
+                if hall.wanted == "run":
+                    self._tell(lacking(hall, enough))
 
     def _check(self, *words: str) -> None:
         if self._stop.is_set() or self._hall.closing:

@@ -169,8 +169,8 @@ class Attendance:
             what = f"the server holds another plan: {said}"
         else:
             what = (
-                "the server's plan has the same fields, but the source of a module that defines "
-                "its functions differs"
+                "the server's plan reads the same here and has another fingerprint there, so its "
+                "release of muster is another"
             )
         raise PlanError(f"{what}; both sides must hold the same plan file") from refused
 

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many clients a round of a plan needs, and whether so many could ever be enough."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from typing import Any
+
+from muster.errors import PlanError
+from muster.types import ClientId
+
+__all__ = ["fewest", "refuse_few", "refuse_unreachable", "shortage"]
+
+SHOWN = 5  # clients that a sentence names
+MOST = 1 << 20  # clients beyond which a plan is for nobody
+
+
+def refuse_unreachable(plan: Any) -> None:
+    """Raise `PlanError` for a plan whose rounds never get as many replies as they need.
+
+    Where its sampling says how many it draws; else it is known when clients are.
+    """
+    drawn = getattr(plan.inviting, "count", None)
+    if drawn is not None and (why := _unmet(plan, drawn)):
+        raise PlanError(f"{why}; lower minimum, or invite more")
+
+
+def shortage(plan: Any, clients: int) -> str:
+    """Why no round over so many enrolled clients can ever count; "" where one can."""
+    size, drawn = (getattr(plan.inviting, name, None) for name in ("size", "count"))
+    if size is not None:
+        try:
+            return _unmet(plan, size(clients))
+        except PlanError as error:
+            return str(error)
+    return _unmet(plan, clients if drawn is None else min(drawn, clients))
+
+
+def _unmet(plan: Any, invited: int) -> str:
+    """Why so many invited are too few, if they all reply; "" where they are not."""
+    replies, needed = plan.goal(invited), plan.needed(invited)
+    if replies < needed:
+        taken = "" if replies == invited else f", of which the first {replies} replies are taken"
+        return (
+            f"Plan(minimum={plan.minimum!r}) needs {needed} replies, and {plan.inviting} invites "
+            f"at most {invited}{taken}"
+        )
+    if plan.secure is None:
+        least = plan.aggregation.least
+        return f"{plan.aggregation} needs {least} replies" if replies < least else ""
+    try:
+        plan.secure.check(plan.frame, invited, plan.rounds, needed)
+    except PlanError as error:
+        return str(error)
+    return ""
+
+
+def fewest(plan: Any) -> int:
+    """The fewest clients that must be there for a round to count. Raises `PlanError` for none."""
+    enough = next((n for k in count() if (n := 1 << k) >= MOST or not shortage(plan, n)), MOST)
+    if why := shortage(plan, enough):
+        raise PlanError(f"{why}; no number of clients would do")
+    few = enough // 2  # too few, or none at all
+    while enough - few > 1:
+        middle = (few + enough) // 2
+        few, enough = (middle, enough) if shortage(plan, middle) else (few, middle)
+    return enough
+
+
+def refuse_few(plan: Any, clients: Sequence[ClientId]) -> None:
+    """Raise `PlanError`, naming who is there, where no round over these clients can count."""
+    why = shortage(plan, len(clients))
+    if not why:
+        return
+    more = len(clients) - SHOWN
+    named = ", ".join(map(repr, clients[:SHOWN])) + (f" and {more} more" if more > 0 else "")
+    who = f"the {len(clients)} client{'s' * (len(clients) != 1)} there are ({named})"
+    missing = fewest(plan) - len(clients)
+    remedy = "change that setting" if missing <= 0 else (
+        f"{missing} more {'is' if missing == 1 else 'are'} missing: enrol them, or change that "
+        f"setting"
+    )  # fmt: skip
+    raise PlanError(f"no round can ever count with {who}: {why}; {remedy}")
