@@ -222,10 +222,7 @@ def measure(
     """
     try:
         x, y = population.test(client) or population[client]
-        w, buffers = sent.algorithm.x, sent.buffers
-        if memory is not None and not plan.sharing.everything:
-            w = plan.sharing.merge(w, memory.private)
-            buffers = plan.sharing.merge(buffers, memory.buffers, buffers=True)
+        w, buffers = plan.whole(sent, memory)
         with np.errstate(all="ignore"):
             return plan.task.evaluate(w, buffers, x, y)
     except Exception as error:

@@ -190,7 +190,6 @@ def clipped(layers: Layers, rows: Sequence[Any], model: Model, bound: float, int
 class ByRow:
     """The half of a task that looks at single rows; abstract: who it is says `Network`."""
 
-    frozen: tuple[str, ...] = ()
     mixing: str = ""
     loss: Loss
     activation: str

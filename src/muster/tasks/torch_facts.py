@@ -75,7 +75,8 @@ def layout_of(module: Any, dtype: str) -> Layout:
     entries = [Entry(name, tuple(p.shape)) for name, p in module.named_parameters()]
     floats = [(name, b) for name, b in saved(module) if b.is_floating_point()]
     entries += [Entry(name, tuple(b.shape), "buffer") for name, b in floats]
-    return Layout(tuple(entries), dtype)
+    frozen = tuple(name for name, p in module.named_parameters() if not p.requires_grad)
+    return Layout(tuple(entries), dtype, frozen)
 
 
 def difference(expected: Layout, found: Layout) -> str:
@@ -89,6 +90,8 @@ def difference(expected: Layout, found: Layout) -> str:
         )
         if want != have:
             return f"{want} in one, {have} in another"
+    for name in sorted({*expected.frozen} ^ {*found.frozen}):
+        return f"{name} is trained in one and frozen in another"
     return ""
 
 

@@ -83,11 +83,6 @@ class ByRow:
     dtype: str
 
     @property
-    def frozen(self) -> tuple[str, ...]:
-        """The parameters that ask for no gradient."""
-        return _single(self).frozen
-
-    @property
     def mixing(self) -> str:
         """A BatchNorm by name, whether it keeps statistics or not; empty without one."""
         return _single(self).mixing
@@ -149,7 +144,7 @@ class Single:
         self.task, self.module = task, task.build().to(task.device).train()
         named = dict(self.module.named_parameters())
         self.shapes = {name: p.shape for name, p in named.items()}
-        self.frozen = tuple(name for name, p in named.items() if not p.requires_grad)
+        self.frozen = task.layout.frozen
         norm = torch.nn.modules.batchnorm._NormBase
         self.mixing = next(
             (type(m).__name__ for m in self.module.modules() if isinstance(m, norm)

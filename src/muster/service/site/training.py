@@ -85,12 +85,7 @@ class Training:
     def measure(self, body: Any, memory: Memory | None) -> dict[str, float]:
         """Metric sums of the shared model, with the private part, on the test rows if any."""
         sent, plan = self.sent(body), self.plan
-        w, buffers = sent.algorithm.x, sent.buffers
-        if not plan.sharing.everything:
-            kept = memory or self.blank
-            assert kept is not None
-            w = plan.sharing.merge(w, kept.private)
-            buffers = plan.sharing.merge(buffers, kept.buffers, buffers=True)
+        w, buffers = plan.whole(sent, memory or self.blank)
         with np.errstate(all="ignore"):
             return plan.task.evaluate(w, buffers, *(self.test or self.rows))
 
