@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from muster import keys
+from muster.data.arrays import Pair, as_pair
 from muster.errors import DataError
 from muster.local import Memory
 from muster.plan import Plan, falls
@@ -103,22 +104,14 @@ class Examiner:
         return self._plan.whole(state.sent(), self._start)
 
 
-def check_rows(plan: Plan, rows: Any, what: str = "evaluate_on") -> None:
-    """Refuse central test rows that are no pair `(x, y)` of this plan, with `DataError`."""
-    if not isinstance(rows, (tuple, list)) or len(rows) != 2:
-        raise DataError(
-            f"{what} is of type {type(rows).__name__}; give the test rows as a pair (x, y)"
-        )
-    x, y = rows
-    if len(x) != len(y) or len(x) == 0:
-        raise DataError(
-            f"{what} has {len(x)} feature rows and {len(y)} labels; give as many of each, at least "
-            f"one"
-        )
+def check_rows(plan: Plan, rows: Any, what: str = "evaluate_on") -> Pair:
+    """Central test rows as arrays; `DataError` for what is no pair `(x, y)` of this plan."""
+    pair = as_pair(what, rows)
     try:
-        plan.task.check(x, y)
+        plan.task.check(*pair)
     except DataError as error:
         raise DataError(f"{what}: {error}") from None
+    return pair
 
 
 def means(sums: dict[str, float]) -> dict[str, float]:

@@ -69,7 +69,7 @@ def replay(path: str | Path, plan: Plan, population: Population) -> Replayed:
 
     Raises `RunError` when the plan or the population is not the run's.
     """
-    check(replace(plan, stop=()), population, None)
+    population, _ = check(replace(plan, stop=()), population, None)
     store = SQLiteStore(path, readonly=True)
     try:
         facts, history, latest = store.snapshot()

@@ -53,12 +53,14 @@ class _Classes(Traced):
 
     def losses(self, out: Any, y: Any) -> Any:
         """−log softmax(out)[y]."""
-        hot = y[..., None].astype(np.int32) == jnp.arange(out.shape[-1], dtype=np.int32)
+        hot = y.reshape(*out.shape[:-1], 1).astype(np.int32) == jnp.arange(
+            out.shape[-1], dtype=np.int32
+        )
         return -jnp.where(hot, jax.nn.log_softmax(out), 0).sum(-1)
 
     def scores(self, out: Any, y: Any) -> dict[str, Any]:
         """Accuracy."""
-        return {"accuracy": (out.argmax(-1) == y).astype(out.dtype)}
+        return {"accuracy": (out.argmax(-1) == y.reshape(out.shape[:-1])).astype(out.dtype)}
 
     def fits(self, y: Any, out: tuple[int, ...]) -> None:
         """Labels are whole numbers below the width of the output."""

@@ -64,11 +64,24 @@ def _known(task: Any) -> tuple[Any, Layout]:
 
 
 @lru_cache(256)
+def _reads_integers(task: Any, shape: tuple[int, ...], dtype: Any) -> bool:
+    """Whether rows of whole numbers go through the model, or reals do not either."""
+    for given, reals in ((dtype, False), (task.dtype, True)):
+        x = jax.ShapeDtypeStruct((2, *shape), given)
+        try:
+            jax.eval_shape(lambda p, x: task.forward(p, x, None), _known(task)[0], x)
+        except (TypeError, ValueError, LookupError, AttributeError):
+            continue
+        return not reals
+    return True
+
+
+@lru_cache(256)
 def _through(task: Any, *rows: tuple[Any, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of the outputs and losses of two rows, given the shape and dtype of x and of y."""
     try:
         x, y = (jax.ShapeDtypeStruct((2, *shape), dtype) for shape, dtype in rows)
-        out = jax.eval_shape(lambda p, x: task.forward(p, x, None), _known(task)[0], x)
+        out = jax.eval_shape(lambda p, x: task.outputs(p, x, None), _known(task)[0], x)
         return out.shape, jax.eval_shape(task.losses, out, y).shape
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         (x_shape, x_dtype), (y_shape, y_dtype) = rows
@@ -97,6 +110,12 @@ class Traced:
     def forward(self, params: dict[str, Any], x: Any, rng: Any) -> Any:
         """Outputs `(rows, ...)`; `rng` is None in evaluation and where nothing is drawn."""
         raise NotImplementedError
+
+    def outputs(self, params: dict[str, Any], x: Any, rng: Any) -> Any:
+        """`forward`; whole numbers go in as reals where the model takes reals alone (images)."""
+        if x.dtype.kind in "iub" and not _reads_integers(self, x.shape[1:], x.dtype):
+            x = x.astype(self.dtype)
+        return self.forward(params, x, rng)
 
     def losses(self, out: Any, y: Any) -> Any:
         """One loss for each row, or for each of its positions."""
@@ -179,7 +198,7 @@ class Traced:
 
     def _mean(self, arrays: Any, batch: Batch) -> Any:
         rng = jax.random.key(batch.seed) if self.draws and batch.seed is not None else None
-        losses = _per_row(self.losses(self.forward(self._params(arrays), batch.x, rng), batch.y))
+        losses = _per_row(self.losses(self.outputs(self._params(arrays), batch.x, rng), batch.y))
         return losses.mean() if batch.scale is None else (losses * batch.scale).sum()
 
     def loop(self, step: Callable[[Tree, Batch], Tree], carry: Tree, batches: Any) -> Tree:
@@ -228,7 +247,7 @@ class Traced:
 
     def sums(self, w: Any, x: Any, y: Any, real: Any) -> dict[str, Any]:
         """Sums of loss and scores over the real rows, traced."""
-        out = self.forward(self._params(self.parted(w).arrays), x, None)
+        out = self.outputs(self._params(self.parted(w).arrays), x, None)
         found = {"loss": self.losses(out, y), **self.scores(out, y)}
         return {name: jnp.where(real, _per_row(a), 0).sum() for name, a in found.items()}
 

@@ -63,7 +63,7 @@ class CrossEntropy(Loss):
 
     def sums(self, z: Any, y: Any) -> dict[str, float]:
         """Sums of rows, cross-entropy and hits."""
-        hits = z.argmax(0) == y
+        hits = z.argmax(0) == y.reshape(z.shape[1:])
         return _sums(y, loss=self.slope(z, y), accuracy=hits)
 
     def predict(self, z: Any) -> Any:
@@ -89,7 +89,7 @@ class Logistic(Loss):
     def slope(self, z: Any, y: Any) -> Any:
         """Losses; `z` becomes sigmoid(z) − y."""
         (one,) = z
-        y = np.asarray(y).astype(z.dtype, copy=False)
+        y = np.asarray(y).reshape(one.shape).astype(z.dtype, copy=False)
         small = np.exp(-np.abs(one))
         losses = np.maximum(one, 0) - y * one + np.log1p(small)
         one[...] = np.where(one >= 0, 1, small) / (1 + small) - y
@@ -97,7 +97,7 @@ class Logistic(Loss):
 
     def sums(self, z: Any, y: Any) -> dict[str, float]:
         """Sums of rows, logistic loss and hits."""
-        hits = (z[0] > 0) == (y > 0)
+        hits = (z[0] > 0) == (y.reshape(z.shape[1:]) > 0)
         return _sums(y, loss=self.slope(z, y), accuracy=hits)
 
     def predict(self, z: Any) -> Any:
@@ -170,16 +170,17 @@ def check_features(x: Any, features: int, rows: int) -> None:
 
 
 def check_labels(y: Any, classes: int) -> None:
-    """Raise `DataError` unless `y` is `(rows,)` whole numbers in 0 … classes − 1.
+    """Raise `DataError` unless `y` is `(rows,)` or `(rows, 1)` whole numbers in 0 … classes − 1.
 
     >>> check_labels(np.array([0, 1]), 2)
     """
     y = np.asarray(y)
-    if y.ndim != 1 or y.dtype.kind not in "iubf":
+    if y.shape not in ((y.size,), (y.size, 1)) or y.dtype.kind not in "iubf":
         raise DataError(
             f"labels have shape {y.shape} and dtype {y.dtype}, but whole numbers (rows,) from 0 "
             f"to {classes - 1} are needed; number the classes first"
         )
+    y = y.reshape(-1)
     bad = y[(y < 0) | (y >= classes) | (y != np.floor(y))] if len(y) else y
     if len(bad):
         raise DataError(

@@ -12,7 +12,8 @@
 - Float buffers (BatchNorm's statistics) are a vector of their own, moved in place by training
   and averaged; whole-number buffers start anew with each client's round.
 - Layers that draw are seeded by client and step; torch's global generator is left as it was.
-- Real features become the task's precision; whole numbers stay 64-bit integers (token ids).
+- Real features become the task's precision, and so do whole ones (images in bytes), unless the
+  model reads integers (token ids).
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ class _Torch(by_row.ByRow):
         else:
             output = flat(self).answer_to(x.shape[1:], x.dtype.str)
         if self.labels:
-            if y.shape[1:] != output[:-1]:
+            if not output or y.shape[1:] not in (output[:-1], (*output[:-1], 1)):
                 raise DataError(
                     f"labels have shape {y.shape}, but the model answers each row with "
                     f"{output}, classes last; give one label for each answer"
@@ -172,15 +173,22 @@ class _Torch(by_row.ByRow):
         return torch.from_numpy(a).to(self.device)
 
     def rows(self, x: Any) -> Any:
-        """Features or targets: reals in the task's precision, whole numbers in 64 bits."""
+        """Features: in the task's precision, also whole numbers unless the model reads integers.
+
+        Whole numbers that it does read (token ids) have 64 bits.
+        """
         if torch.is_tensor(x):
             return x.to(self.device)
         x = np.asarray(x)
-        kind = self.dtype if x.dtype.kind == "f" else np.int64
-        return self._tensor(x.astype(kind, copy=False))
+        whole = x.dtype.kind != "f" and flat(self).reads_integers(x.shape[1:])
+        return self._tensor(x.astype(np.int64 if whole else self.dtype, copy=False))
 
     def _targets(self, y: Any) -> Any:
-        y = self.rows(y)
+        if not torch.is_tensor(y):
+            y = np.asarray(y)
+            kind = self.dtype if y.dtype.kind == "f" else np.int64
+            y = self._tensor(y.astype(kind, copy=False))
+        y = y.to(self.device)
         if self.labels is None:
             return y
         return y.to(torch.int64 if self.labels else getattr(torch, self.dtype))

@@ -36,18 +36,21 @@ _HERE = threading.local()
 
 
 def cross_entropy(output: Any, y: Any) -> Any:
-    """−log softmax(output)[y], like `y`: classes are the last axis of the output.
+    """−log softmax(output)[y]: classes are the last axis of the output, and labels its others.
+
+    Labels may have an axis of length one behind those.
 
     >>> cross_entropy(torch.zeros(1, 2), torch.tensor([0]))
     tensor([0.6931])
     """
     flat_output, labels = output.flatten(0, -2), y.flatten()
-    return _functional.cross_entropy(flat_output, labels, reduction="none").view(y.shape)
+    losses = _functional.cross_entropy(flat_output, labels, reduction="none")
+    return losses.view(output.shape[:-1])
 
 
 def accuracy(output: Any, y: Any) -> Any:
-    """1 where the likeliest class is the label, else 0, like `y`."""
-    return output.argmax(-1) == y
+    """1 where the likeliest class is the label, else 0."""
+    return output.argmax(-1) == y.view(output.shape[:-1])
 
 
 def squares(output: Any, y: Any) -> Any:
@@ -62,7 +65,7 @@ def error(output: Any, y: Any) -> Any:
 
 def mean_cross_entropy(output: Any, y: Any) -> Any:
     """The mean of `cross_entropy` in one call."""
-    if output.dim() > 2:
+    if output.dim() > 2 or y.dim() > 1:
         output, y = output.flatten(0, -2), y.flatten()
     return _functional.cross_entropy(output, y)
 
