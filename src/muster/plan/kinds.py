@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from muster.algorithms.algorithm import Algorithm
@@ -14,13 +15,21 @@ from muster.plan.stopping import Every
 __all__ = ["refuse_kinds"]
 
 
+def _has(value: Any, name: str) -> bool:
+    """Whether a value has an attribute, which is not read: a user's model may be built by it.
+
+    An `AttributeError` from in there would look as if the attribute were missing.
+    """
+    return inspect.getattr_static(value, name, None) is not None
+
+
 def refuse_kinds(plan: Any) -> None:
     """Raise `PlanError`, with the remedy, for a field of another kind than is needed."""
     kinds = {"algorithm": Algorithm, "local": Local, "evaluate": Every}
     seams = {"task": "layout", "sampling": "sample", "aggregation": "least"}
     for name in (*kinds, *seams):
         value, kind = getattr(plan, name), kinds.get(name)
-        fits = isinstance(value, kind) if kind else hasattr(value, seams[name])
+        fits = isinstance(value, kind) if kind else _has(value, seams[name])
         if not fits or isinstance(value, type):
             noun = kind.__name__ if kind else name
             raise PlanError(

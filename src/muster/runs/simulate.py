@@ -86,6 +86,8 @@ def _train(
         everybody = (judged or population).clients
         examiner = Examiner(plan, simulation, judges, lambda: everybody, rows)
         drive(plan, simulation, store, examiner, options)
+        if simulation.alone:
+            store.note(alone=simulation.alone)
 
 
 def check(plan: Plan, given: Any, evaluate_on: Any) -> tuple[Population, Rows | None]:

@@ -51,14 +51,14 @@ def _known(task: Any) -> tuple[Any, Layout]:
 
     def look() -> None:
         drawn = task.draw(keys.key(0))
-        found.append(tree_map(lambda a: jax.ShapeDtypeStruct(a.shape, task.dtype), drawn))
+        try:
+            found.append(tree_map(lambda a: jax.ShapeDtypeStruct(a.shape, task.dtype), drawn))
+        except AttributeError as error:  # of what was drawn, and not from inside the user's code
+            raise PlanError(
+                f"the parameters of {task} must be arrays in a dict, or in dicts of dicts: {error}"
+            ) from error
 
-    try:
-        jax.eval_shape(look)
-    except AttributeError as error:
-        raise PlanError(
-            f"the parameters of {task} must be arrays in a dict, or in dicts of dicts: {error}"
-        ) from error
+    jax.eval_shape(look)
     entries = tuple(Entry(name, tuple(leaf.shape)) for name, leaf in leaves(found[0]))
     return found[0], Layout(entries, task.dtype)
 
@@ -87,7 +87,8 @@ def _through(task: Any, *rows: tuple[Any, Any]) -> tuple[tuple[int, ...], tuple[
         (x_shape, x_dtype), (y_shape, y_dtype) = rows
         raise DataError(
             f"rows of shape {x_shape} and {x_dtype}, with labels of shape {y_shape} and {y_dtype}, "
-            f"do not go through {task}; change the data or the model: {error}"
+            f"do not go through {task}; change the data or the model: "
+            f"{type(error).__name__}: {error}"
         ) from error
 
 

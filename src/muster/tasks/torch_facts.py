@@ -170,17 +170,29 @@ def _draws(module: Any, x: Any) -> bool:
 
 
 def _runs_batched(module: Any, loss: Callable[[Any, Any], Any], x: Any) -> bool:
-    """Whether vmap over two clients works without falling back, and the loss is by row."""
+    """Whether vmap over two clients works without falling back, and the loss is by row.
+
+    Tried as it will be run, in training and with a backward pass, and in evaluation: a model may
+    look at its numbers in one mode alone.
+    """
+    return all(_batched(module.train(mode), loss, x) for mode in (True, False))
+
+
+def _batched(module: Any, loss: Callable[[Any, Any], Any], x: Any) -> bool:
     names = [name for name, _ in module.named_parameters()]
-    stack = tuple(p.detach().expand(2, *p.shape) for p in module.parameters())
+    stack = tuple(
+        p.detach().expand(2, *p.shape).requires_grad_(p.requires_grad) for p in module.parameters()
+    )
 
     def call(values: tuple[Any, ...], rows: Any) -> Any:
         return torch.func.functional_call(module, dict(zip(names, values, strict=True)), (rows,))
 
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.set_grad_enabled(module.training):
             warnings.simplefilter("error")
             output = torch.func.vmap(call)(stack, x.expand(2, *x.shape))
+            if module.training:
+                output.sum().backward()
     except Exception:  # vmap has no rule for something in the user's forward
         return False
     return bool(output.shape[1] == len(x)) and _by_row(loss, output.flatten(0, 1))

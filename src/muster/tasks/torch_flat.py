@@ -156,7 +156,7 @@ class Flat:
         except Exception as cause:  # a user's forward may raise anything
             raise DataError(
                 f"the model cannot take rows of shape {x.shape[1:]} and dtype {x.dtype}; change "
-                f"make_model or the data: {cause}"
+                f"make_model or the data: {type(cause).__name__}: {cause}"
             ) from cause
         return tuple(output.shape[1:])
 
