@@ -11,6 +11,7 @@ from muster.errors import PlanError
 from muster.local import Local
 from muster.optimizers import Optimizer
 from muster.plan.stopping import Every
+from muster.spelling import alien
 
 __all__ = ["refuse_kinds"]
 
@@ -37,10 +38,7 @@ def refuse_kinds(plan: Any) -> None:
             )
     server = getattr(plan.algorithm, "server", None)
     if server is not None and not isinstance(server, Optimizer):
-        raise PlanError(
-            f"{type(plan.algorithm).__name__}(server={server!r}): that is no Optimizer; "
-            f"give one such as SGD(1.0) (did you forget to call it?)"
-        )
+        raise PlanError(f"{type(plan.algorithm).__name__}(server={alien(server, Optimizer)}")
     if not isinstance(plan.share, (str, tuple, list)):
         raise PlanError(f"Plan(share={plan.share!r}): name patterns are needed, such as '*'")
     for name in ("pipeline", "stop"):

@@ -28,6 +28,7 @@ from muster.plan.secure import refuse_leaks
 from muster.plan.stopping import Every, Patience, Target
 from muster.privacy.ledger import Budget
 from muster.sampling.everybody import All
+from muster.spelling import Spelled
 from muster.types import ClientId, Sampling, Sent, Task, Tree
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ MOST_ROWS = 10**12  # of one client, that a sum of floats tells apart
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Spelled):
     """What to train, how, with whom, for how long: a value that prints, compares and travels.
 
     `weighting` is "examples" (n_k rows) or "equal"; `cap` the most rows a client counts with

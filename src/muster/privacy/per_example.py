@@ -11,6 +11,7 @@ import numpy as np
 from muster.errors import PlanError
 from muster.layout import Layout
 from muster.privacy.gaussian import LEAST, MOST, gaussian, is_number
+from muster.spelling import Spelled
 
 __all__ = ["PerExample"]
 
@@ -18,7 +19,7 @@ CLIPS = 1e-30, 1e30
 
 
 @dataclass(frozen=True)
-class PerExample:
+class PerExample(Spelled):
     """DP-SGD in each client's local training: Abadi et al. 2016 (arXiv 1607.00133), Algorithm 1.
 
     Each row's gradient is scaled to an L2 norm of at most `clip`; the sum of a batch gains

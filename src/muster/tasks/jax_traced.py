@@ -17,6 +17,7 @@ from muster.errors import DataError, PlanError
 from muster.extras import require
 from muster.keys import Key
 from muster.layout import Entry, Layout
+from muster.spelling import Spelled
 from muster.tasks.jax_steps import Parts, Steps, apart, join, kind, like, pack, pad, place, rounded
 from muster.tasks.task import check_features
 from muster.types import Batch, Tree
@@ -92,7 +93,7 @@ def _through(task: Any, *rows: tuple[Any, Any]) -> tuple[tuple[int, ...], tuple[
         ) from error
 
 
-class Traced:
+class Traced(Spelled):
     """The shared half of every JAX task.
 
     Abstract: a task draws its parameters, applies them, and says the losses of its outputs.

@@ -8,15 +8,24 @@ clients and workers; a mean is taken once, after adding up, by dividing by "rows
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from muster.errors import DataError
+from muster.errors import DataError, PlanError
 
-__all__ = ["CrossEntropy", "Logistic", "Loss", "Squares", "check_features", "check_labels"]
+__all__ = [
+    "CrossEntropy",
+    "Logistic",
+    "Loss",
+    "Squares",
+    "check_features",
+    "check_function",
+    "check_labels",
+]
 
 
 class Loss:
@@ -144,6 +153,31 @@ class Squares(Loss):
                 f"needed; reshape them, or set outputs= to their number of columns"
             )
         _finite("targets", y)
+
+
+def check_function(
+    task: str, field: str, function: Any, arguments: tuple[str, ...], remedy: str
+) -> None:
+    """Raise `PlanError` unless `function` is one that can be called with these arguments.
+
+    >>> check_function("Custom", "start", dict, (), "def start():")
+    """
+    call = f"{field}({', '.join(arguments)})"
+    if not callable(function):
+        raise PlanError(
+            f"{task}({field}={function!r:.60}): a function is needed, which is called as {call}; "
+            f"write {remedy}"
+        )
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError as error:
+        name = getattr(function, "__qualname__", repr(function))
+        raise PlanError(
+            f"{task}({field}={name}): it is called as {call}, which it does not take ({error}); "
+            f"write {remedy}"
+        ) from None
+    except ValueError:
+        return  # one in C, which does not say what it takes
 
 
 def check_features(x: Any, features: int, rows: int) -> None:

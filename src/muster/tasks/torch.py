@@ -30,8 +30,9 @@ from muster.errors import DataError, PlanError
 from muster.extras import require
 from muster.keys import Key
 from muster.layout import Layout
+from muster.spelling import Spelled
 from muster.tasks import torch_rows as by_row
-from muster.tasks.task import check_labels
+from muster.tasks.task import check_function, check_labels
 from muster.tasks.torch_facts import Facts, build, difference, facts, layout_of
 from muster.tasks.torch_flat import flat
 from muster.types import Batch, Tree, Vector
@@ -46,7 +47,7 @@ LONE_ROW = "BatchNorm got a batch of one row but needs two; use another batch si
 CHUNK = 512  # rows evaluated at once
 
 
-class _Torch(by_row.ByRow):
+class _Torch(by_row.ByRow, Spelled):
     """What the three tasks share; each is a frozen value of the fields it adds."""
 
     framework: ClassVar[str] = "torch"
@@ -59,8 +60,25 @@ class _Torch(by_row.ByRow):
     metrics: Any
 
     def __post_init__(self) -> None:
-        if not callable(self.make_model) or not callable(self.loss):
-            raise PlanError(f"{self}: make_model and loss must be functions, given by name")
+        kind = type(self).__name__
+        if isinstance(self.make_model, torch.nn.Module):
+            name = type(self.make_model).__name__
+            raise PlanError(
+                f"{kind}(make_model={name}(...)): that is one model, and every process and client "
+                f"builds its own; give a function that does: def make_model(): return {name}(...)"
+            )
+        check_function(
+            kind, "make_model", self.make_model, (),
+            "a function without arguments, or functools.partial(Net, width) for a class with some",
+        )  # fmt: skip
+        if isinstance(self.loss, type):
+            raise PlanError(
+                f"{kind}(loss={self.loss.__name__}): that is the class; give one of it, "
+                f"{self.loss.__name__}()"
+            )
+        check_function(
+            kind, "loss", self.loss, ("output", "y"), "def loss(output, y): losses by row"
+        )
         if self.dtype not in ("float32", "float64"):
             raise PlanError(f"{self}: dtype must be 'float32' or 'float64'")
 
@@ -145,7 +163,13 @@ class _Torch(by_row.ByRow):
         else:
             output = flat(self).answer_to(x.shape[1:], x.dtype.str)
         if self.labels:
-            if not output or y.shape[1:] not in (output[:-1], (*output[:-1], 1)):
+            if not output or output[-1] < 2:
+                raise DataError(
+                    f"the model answers each row with {output or 'one number'}, and a Classifier "
+                    f"needs (rows, classes), two classes or more; end the model in nn.Linear(..., "
+                    f"classes), or use a Regressor"
+                )
+            if y.shape[1:] not in (output[:-1], (*output[:-1], 1)):
                 raise DataError(
                     f"labels have shape {y.shape}, but the model answers each row with "
                     f"{output}, classes last; give one label for each answer"

@@ -57,6 +57,13 @@ def build(make_model: Callable[[], Any], dtype: str, seed: int = 0) -> Any:
             f"make_model={make_model!r} returned {type(module).__name__}; "
             f"it must return a torch.nn.Module"
         )
+    lazy = next((name for name, p in module.named_parameters() if nn.parameter.is_lazy(p)), None)
+    if lazy is not None:
+        raise PlanError(
+            f"make_model={make_model!r} returned a model whose {lazy} has no shape before it has "
+            f"seen rows (a lazy layer); give the sizes, such as nn.Linear(4, 3), or let make_model "
+            f"call the model once on rows of zeros"
+        )
     return module.to(dtype=getattr(torch, dtype))
 
 

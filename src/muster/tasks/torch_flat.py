@@ -158,7 +158,15 @@ class Flat:
                 f"the model cannot take rows of shape {x.shape[1:]} and dtype {x.dtype}; change "
                 f"make_model or the data: {type(cause).__name__}: {cause}"
             ) from cause
-        return tuple(output.shape[1:])
+        if torch.is_tensor(output):
+            return tuple(output.shape[1:])
+        if self.task.labels is None:
+            return ()  # the loss takes it as it is
+        raise DataError(
+            f"the model answers with a {type(output).__name__}, and a {type(self.task).__name__} "
+            f"needs one tensor (rows, ...); let forward return one of its parts, as in output, _ = "
+            f"self.lstm(x) and then self.head(output[:, -1])"
+        )
 
     def gradients(self, w: Any, buffers: Any, batch: Batch) -> tuple[Any, list[Any], Any]:
         """Of the trained parameters, the views of `w` that they belong to, and the loss.
