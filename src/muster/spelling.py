@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from muster.errors import PlanError
 
-__all__ = ["Spelled", "absent", "alien", "meant"]
+__all__ = ["Spelled", "absent", "alien", "meant", "translated"]
 
 # Words of other libraries, and ours for the same thing (of those that a class has).
 ELSEWHERE = {
@@ -45,6 +45,16 @@ PAPERS = {  # names of papers for what is a setting here
 }  # fmt: skip
 
 
+def translated(name: str, known: Iterable[str]) -> list[str]:
+    """Our words for another library's word.
+
+    >>> translated("lr", ["rate", "tau"])
+    ['rate']
+    """
+    known = list(known)
+    return [word for word in ELSEWHERE.get(name, ()) if word in known]
+
+
 def meant(name: str, known: Iterable[str]) -> str:
     """A question that names what is near, ending in a space; empty where nothing is.
 
@@ -52,10 +62,9 @@ def meant(name: str, known: Iterable[str]) -> str:
     ('did you mean batch? ', 'did you mean epochs? ', '')
     """
     known = list(known)
-    ours = [word for word in ELSEWHERE.get(name, ()) if word in known]
     folded = {word.lower(): word for word in reversed(known)}
     close = difflib.get_close_matches(name.lower(), folded, n=2, cutoff=0.6)
-    near = ours or [folded[word] for word in close]
+    near = translated(name, known) or [folded[word] for word in close]
     return f"did you mean {' or '.join(near)}? " if near else ""
 
 

@@ -19,6 +19,7 @@ from muster.plan import falls
 
 __all__ = [
     "Json",
+    "Wrong",
     "ahead",
     "complain",
     "console",
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Wrong: Any = typer.BadParameter.__mro__[1]  # wrong usage, in whichever click typer stands on
 BARS = "▁▂▃▄▅▆▇█"
 WIDE = 500  # columns where the output is no terminal: nothing is cut short there
 
