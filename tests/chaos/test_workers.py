@@ -94,7 +94,7 @@ def test_a_piece_that_kills_three_workers_stops_the_run_and_is_named(tmp_path, d
     (deeds / "doom-3-2").touch()
     with pytest.raises(
         WorkerError,
-        match=r"training clients 0, 1, 2, 3, 4 and 4 more in round 2 killed a worker 3 times \(exit code -9\)",
+        match=r"training clients 0, 1, 2, 3, 4 and 4 more in round 2 killed .* 3 times .*code -9",
     ):
         crew.train(tmp_path / "run", 2)
     (deeds / "doom-3-2").unlink()

@@ -180,7 +180,7 @@ def test_any_field_can_be_set_from_a_shell(setting, read, value):
         ("rounds=many", "rounds is 10; give a value of that kind"),
         ("algorithm=0.5", "give a value of that kind"),
         ("algorithm=FedPox(mu=1)", "unknown class 'FedPox'; did you mean FedProx"),
-        ("algorithm=FedProx(nu=1)", "there is no nu; did you mean mu"),
+        ("algorithm=FedProx(nu=1)", "there is no nu; FedProx takes mu, server"),
         ("algorithm=FedProx(mu='x')", "see the fields of FedProx"),
         ("algorithm=FedProx", "FedProx is a class; write it as a call"),
         ("algorithm=SGD(0.1)", "that is no Algorithm"),
