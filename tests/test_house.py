@@ -38,7 +38,7 @@ PLANTED = [
     (check.lambdas, "src/muster/runs.py", "def f(g=lambda: 0): ...", "lambda"),
     (check.lambdas, "src/muster/runs.py", "class A:\n    f: object = lambda x: x", "lambda"),
     (check.todos, "src/muster/runs.py", "# TO" + "DO: later", "issue"),
-    (check.promises, "src/muster/runs.py", '"""See `gone_by.py`."""', "which is not there"),
+    (check.promises, "src/muster/runs.py", 'class A:\n    """See `gone_by.py`."""', "not there"),
     (
         check.promises,
         "src/muster/runs.py",
