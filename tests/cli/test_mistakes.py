@@ -30,7 +30,8 @@ from muster.cli.live import Rounds
     ],
 )
 def test_errors_are_json_where_json_was_asked_for(shell, words, kind, code, said):
-    (error,) = shell.json(*words, code=code)
+    error = json.loads(shell.fails(*words, "--json", code=code))
+    assert shell(*words, "--json", code=code) == ""  # of the results there is none
     assert (error["event"], error["kind"]) == ("error", kind)
     assert said in error["error"]
     assert shell.fails(*words, code=code)  # and text where it was not

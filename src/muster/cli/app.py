@@ -64,7 +64,7 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except MusterError as error:
             if self.as_json:
-                screen.emit(_event(type(error).__name__, str(error)))
+                screen.emit(_event(type(error).__name__, str(error)), stderr=True)
             else:
                 screen.complain(error)
             raise typer.Exit(1) from None
@@ -78,7 +78,7 @@ class Commands(TyperGroup):
         try:
             code = super().main(words, *given, **more | {"standalone_mode": False})
         except screen.Wrong as error:
-            screen.emit(_event("usage", error.format_message()))
+            screen.emit(_event("usage", error.format_message()), stderr=True)
             code = error.exit_code
         sys.exit(code if isinstance(code, int) else 0)
 

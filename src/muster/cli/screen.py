@@ -73,10 +73,11 @@ def complain(error: Exception) -> None:
         console(stderr=True).print(Text(f"  {line}", "dim"))
 
 
-def emit(value: Any) -> None:
+def emit(value: Any, *, stderr: bool = False) -> None:
     """Print a value as one line of JSON, at once; what is not finite becomes null."""
-    sys.stdout.write(json.dumps(plain(value)) + "\n")
-    sys.stdout.flush()
+    stream = sys.stderr if stderr else sys.stdout
+    stream.write(json.dumps(plain(value)) + "\n")
+    stream.flush()
 
 
 def plain(value: Any) -> Any:
