@@ -38,6 +38,13 @@ PLANTED = [
     (check.lambdas, "src/muster/runs.py", "def f(g=lambda: 0): ...", "lambda"),
     (check.lambdas, "src/muster/runs.py", "class A:\n    f: object = lambda x: x", "lambda"),
     (check.todos, "src/muster/runs.py", "# TO" + "DO: later", "issue"),
+    (check.promises, "src/muster/runs.py", 'class A:\n    """See `gone_by.py`."""', "not there"),
+    (
+        check.promises,
+        "src/muster/runs.py",
+        'def f():\n    """Not yet, in a later version."""',
+        "is to",
+    ),
     (check.mirrors, "src/muster/algorithms/fedx.py", "", "test_fedx.py"),
     (check.mirrors, "tests/pipeline/test_gone.py", "", "tests no file"),
     (check.final, "src/muster/runs.py", "class B(FedAvg): ...", "wrap it"),

@@ -19,6 +19,9 @@ from house import Finding, Function, House
 MIRRORED = ("aggregation", "algorithms", "data", "pipeline", "sampling", "tasks")
 VAGUE = {"base", "common", "handler", "helpers", "manager", "misc", "utils"}
 SPINES = {"algorithms": "algorithm", "pipeline": "stage"}
+COMING = re.compile(  # of a docstring that speaks of what is still to come
+    r"\b(will rest on|not (yet )?implemented|coming soon|in a (later|future) version|for now,)"
+)
 SPDX = "# SPDX-License-Identifier: Apache-2.0\n"
 # Sizes are symptoms: beyond these a reader is asked whether it is one idea, and nothing fails.
 LONG_FILE, LONG_PAGE, LONG_FUNCTION, MANY_PARAMETERS, MANY_FILES = 400, 80, 50, 6, 8
@@ -113,6 +116,22 @@ def todos(house: House) -> Iterator[Finding]:
                 yield file.finding(number, "a TODO without the number of its issue")
 
 
+def promises(house: House) -> Iterator[Finding]:
+    """A docstring says what is: no file that is not there, and nothing that is still to come."""
+    known = {file.path.name for file in house.files}
+    for file in house.source:
+        for node in ast.walk(file.tree):
+            if not isinstance(node, ast.Module | ast.ClassDef | Function):
+                continue
+            text, line = ast.get_docstring(node) or "", getattr(node, "lineno", 1)
+            for name in re.findall(r"`(\w+\.py)`", text):
+                if name not in known and (name.startswith("__") or "_" in name):
+                    yield file.finding(line, f"speaks of {name}, which is not there")
+            found = COMING.search(text)
+            if found:
+                yield file.finding(line, f"says {found[0]!r}; say what is, not what is to come")
+
+
 def mirrors(house: House) -> Iterator[Finding]:
     """tests/ROOM/test_X.py stands beside src/muster/ROOM/X.py, one to one."""
     paths = {file.path.as_posix(): file for file in house.files}
@@ -183,6 +202,7 @@ RULES: tuple[Rule, ...] = (
     swallowed,
     lambdas,
     todos,
+    promises,
     mirrors,
     final,
 )

@@ -2,8 +2,9 @@
 """The names, shapes and offsets behind a flat vector, and which of them are shared.
 
 A model is one flat vector of parameters and one of buffers (BatchNorm's running statistics).
-A `Sharing` cuts both by name: the shared part travels and is averaged, the rest is the
-client's own and stays in its memory.
+A `Sharing` cuts both by name: the shared part travels and is averaged, the private part is the
+client's own and stays in its memory, and the frozen part, which nobody trains, is the same for
+all: it comes down with the model and never goes up.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from muster.errors import PlanError
 from muster.vectors import of
 
 __all__ = ["Entry", "Layout", "Sharing"]
+
+Run = tuple[int, int, bool | None]  # from, to, and whose these coordinates are
 
 
 class Entry(NamedTuple):
@@ -39,12 +42,15 @@ class Entry(NamedTuple):
 class Layout:
     """The tensors of a model in the order of its flat vectors.
 
+    `frozen` names the parameters that no step of training moves.
+
     >>> Layout((Entry("weight", (2, 3)), Entry("bias", (2,)))).size
     8
     """
 
     entries: tuple[Entry, ...]
     dtype: str = "float32"
+    frozen: tuple[str, ...] = ()
 
     @cached_property
     def size(self) -> int:
@@ -79,7 +85,8 @@ class Layout:
         """Which coordinates are shared under patterns such as `"*"`, `"body.*"` or `"!*.bn.*"`.
 
         A name is shared when it matches a plain pattern (or there is none) and no pattern that
-        begins with `!`. Raises `PlanError` for a pattern that matches no name.
+        begins with `!`; a frozen parameter is neither shared nor private. Raises `PlanError` for
+        a pattern that matches no name.
         """
         patterns = (share,) if isinstance(share, str) else tuple(share)
         names = [entry.name for entry in self.entries]
@@ -92,15 +99,17 @@ class Layout:
         wanted = [p for p in patterns if not p.startswith("!")] or ["*"]
         refused = [p[1:] for p in patterns if p.startswith("!")]
 
-        def shared(name: str) -> bool:
+        def shared(name: str) -> bool | None:
+            if name in self.frozen:
+                return None
             return any(fnmatch.fnmatchcase(name, p) for p in wanted) and not any(
                 fnmatch.fnmatchcase(name, p) for p in refused
             )
 
         return Sharing(*(self._mask(kind, shared) for kind in ("parameter", "buffer")))
 
-    def _mask(self, kind: str, shared: Any) -> tuple[tuple[int, int, bool], ...]:
-        runs: list[tuple[int, int, bool]] = []
+    def _mask(self, kind: str, shared: Any) -> tuple[Run, ...]:
+        runs: list[Run] = []
         start = 0
         for entry in self.entries:
             if entry.kind != kind:
@@ -118,41 +127,55 @@ class Layout:
 class Sharing:
     """Runs `(start, stop, shared)` of the parameters and of the buffers.
 
+    `shared` is True for what travels, False for what each client keeps to itself, and None for
+    what nobody trains.
+
     >>> layout = Layout((Entry("body", (2,)), Entry("head", (1,))))
     >>> layout.sharing("body").take(np.array([1.0, 2.0, 3.0]))
     array([1., 2.])
     """
 
-    parameters: tuple[tuple[int, int, bool], ...]
-    buffers: tuple[tuple[int, int, bool], ...]
+    parameters: tuple[Run, ...]
+    buffers: tuple[Run, ...]
 
     @cached_property
     def everything(self) -> bool:
-        """Whether nothing is private."""
+        """Whether all is shared: nothing is private, nothing frozen."""
         return all(shared for _, _, shared in self.parameters + self.buffers)
+
+    @cached_property
+    def private(self) -> bool:
+        """Whether clients keep a part of the model to themselves."""
+        return any(shared is False for _, _, shared in self.parameters + self.buffers)
+
+    @cached_property
+    def size(self) -> int:
+        """How many parameters are shared: the width of what an algorithm works on."""
+        return sum(stop - start for start, stop, shared in self.parameters if shared)
 
     @cached_property
     def averaged(self) -> int:
         """How many buffers are shared, and so averaged beside the parameters."""
         return sum(stop - start for start, stop, shared in self.buffers if shared)
 
-    def take(self, vector: Any, *, shared: bool = True, buffers: bool = False) -> Any:
-        """The shared (or private) coordinates of a full vector `(..., d)`, in order."""
+    def take(self, vector: Any, *, shared: bool | None = True, buffers: bool = False) -> Any:
+        """The shared (private: False, frozen: None) coordinates of a full vector `(..., d)`."""
         runs = self.buffers if buffers else self.parameters
-        mine = [(a, b) for a, b, flag in runs if flag == shared]
+        mine = [(a, b) for a, b, flag in runs if flag is shared]
         if len(mine) == 1 and mine[0] == (0, vector.shape[-1]):
             return vector
         parts = [vector[..., a:b] for a, b in mine] or [vector[..., :0]]
         return parts[0] if len(parts) == 1 else of(vector).concatenate(parts, -1)
 
-    def merge(self, shared: Any, private: Any, *, buffers: bool = False) -> Any:
-        """A full vector from its shared and private coordinates: the inverse of two `take`s."""
+    def merge(self, shared: Any, private: Any, frozen: Any = None, *, buffers: bool = False) -> Any:
+        """A full vector from its shared, private and frozen coordinates: undoes the `take`s."""
         runs = self.buffers if buffers else self.parameters
-        if private is None or (len(runs) <= 1 and (not runs or runs[0][2])):
+        if (private is None and frozen is None) or all(flag for _, _, flag in runs):
             return shared
-        parts, at = [], {True: 0, False: 0}
+        of_part: dict[bool | None, Any] = {True: shared, False: private, None: frozen}
+        parts, at = [], dict.fromkeys(of_part, 0)
         for start, stop, flag in runs:
-            source, first = (shared if flag else private), at[flag]
+            source, first = of_part[flag], at[flag]
             parts.append(source[..., first : first + stop - start])
             at[flag] = first + stop - start
         return parts[0] if len(parts) == 1 else of(shared).concatenate(parts, -1)

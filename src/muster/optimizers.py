@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from muster.errors import PlanError
+from muster.spelling import Spelled, absent
 from muster.vectors import along, sign, sqrt, zeros
 
 __all__ = ["Adagrad", "Adam", "Momentum", "Optimizer", "SGD", "Yogi"]
 
 
-class Optimizer:
+class Optimizer(Spelled):
     """The seam: frozen hyper-parameters, state in and out."""
 
     rate: float
@@ -221,3 +222,7 @@ def _fraction(optimizer: Any, *names: str) -> None:
         if not 0 <= value < 1:
             kind = type(optimizer).__name__
             raise PlanError(f"{kind}({name}={value!r}): {name} must lie in [0, 1), such as 0.9")
+
+
+def __getattr__(name: str) -> Any:
+    raise absent("muster.optimizers", name, __all__)

@@ -39,16 +39,21 @@ __all__ = ["RunState", "drawn", "play", "start"]
 
 
 class RunState(NamedTuple):
-    """Everything the server carries from round to round; committed together."""
+    """Everything the server carries from round to round; committed together.
+
+    `frozen` `(f,)` are the parameters that nobody trains, None where there are none.
+    """
 
     algorithm: State
     stages: tuple[State, ...]
     sampler: Tree
     buffers: Any
+    frozen: Any = None
 
     def sent(self) -> Sent:
         """What a cohort receives."""
-        return Sent(self.algorithm.shared, tuple(s.shared for s in self.stages), self.buffers)
+        stages = tuple(s.shared for s in self.stages)
+        return Sent(self.algorithm.shared, stages, self.buffers, self.frozen)
 
 
 Measure = Callable[[int, RunState], dict[str, Any]]
@@ -59,7 +64,8 @@ def start(plan: Plan) -> RunState:
     x, buffers = plan.task.init(keys.key(plan.seed).at("init"))
     take = plan.sharing.take
     algorithm = plan.algorithm.init(take(x))
-    return RunState(algorithm, plan.stages.init(), None, take(buffers, buffers=True))
+    frozen = take(x, shared=None).copy() if plan.task.layout.frozen else None
+    return RunState(algorithm, plan.stages.init(), None, take(buffers, buffers=True), frozen)
 
 
 def drawn(
@@ -94,7 +100,7 @@ def play(
         denominator, share = _weights(plan, roster, total)
         mean, stages = decoded(plan, total, denominator, state.stages, key.at("decode", round))
         algorithm = plan.algorithm.step(state.algorithm, mean.payload, share)
-        state = RunState(algorithm, stages, sampler, mean.buffers)
+        state = RunState(algorithm, stages, sampler, mean.buffers, state.frozen)
     accepted = _among(cohort, total)
     record = tally.record(plan, state, round, cohort, total, accepted)
     store.commit(round, dict(leaves(state)), record | measure(round, state), accepted)

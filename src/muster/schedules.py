@@ -11,11 +11,12 @@ import math
 from dataclasses import dataclass
 
 from muster.errors import PlanError
+from muster.spelling import Spelled
 
 __all__ = ["Constant", "Cosine", "Exponential", "Milestones", "Schedule"]
 
 
-class Schedule:
+class Schedule(Spelled):
     """The seam: a frozen value with `factor(round)`."""
 
     def factor(self, round: int) -> float:

@@ -71,11 +71,15 @@ class Work(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """What a cohort receives: the shared states of algorithm and stages, and the buffers."""
+    """What a cohort receives: the shared states of algorithm and stages, the buffers, and `frozen`.
+
+    `frozen` `(f,)` are the parameters that nobody trains, None where there are none.
+    """
 
     algorithm: Tree
     stages: tuple[Tree, ...]
     buffers: Any
+    frozen: Any = None
 
 
 class Private(NamedTuple):
@@ -241,11 +245,10 @@ class Fusing(Task, Protocol):
 class ByRow(Task, Protocol):
     """A task that shows each row's own gradient: of its loss alone, without the penalty of `l2`.
 
-    `frozen` names the tensors that no step moves, `mixing` a layer that mixes rows, if any.
+    `mixing` names a layer that mixes rows, if any.
     """
 
     l2: float
-    frozen: tuple[str, ...]
     mixing: str
 
     def gradients(self, w: Vector, buffers: Vector, batch: Batch) -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 """The hooks and their defaults, and what every shipped algorithm keeps of them."""
 
 from dataclasses import FrozenInstanceError, is_dataclass
+from inspect import isclass
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from muster.optimizers import SGD, Adam, Momentum
 from muster.types import State, Work
 from muster.vectors import leaves, tree_map
 
-EVERY = [kind() for kind in (getattr(algorithms, n) for n in algorithms.__all__) if kind.__bases__
-         != (object,)]  # fmt: skip
+NAMED = [getattr(algorithms, name) for name in algorithms.__all__]
+EVERY = [kind() for kind in NAMED if isclass(kind) and kind is not Algorithm]
 ids = [type(algorithm).__name__ for algorithm in EVERY]
 shipped = pytest.mark.parametrize("algorithm", EVERY, ids=ids)
 BENDING = {"FedProx", "Scaffold", "FedDyn"}

@@ -64,6 +64,16 @@ def test_clients_pull_in_proportion_to_their_weight_not_their_steps():
     assert pulled[1] == pytest.approx(9 * pulled[0])
 
 
+def test_momentum_weighs_more_than_its_steps():
+    """Undamped: the direction of step i moves the model again in every step after it."""
+    v, moved = 0.0, []
+    for direction in (1.0, 1.0, 1.0):
+        v = 0.9 * v + direction
+        moved.append(v)
+    assert Momentum(0.1, 0.9).weights(3) == pytest.approx(sum(moved)) and sum(moved) > 3
+    assert SGD(0.1).weights(3) == 3
+
+
 def test_the_norm_travels_as_one_number_a_client():
     assert get_type_hints(FedNova.payload)["norm"] is Scalar
 

@@ -46,8 +46,8 @@ def test_what_is_refused_in_a_sentence(shell, words, message):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("return 1", "give the test rows as a pair"),
-        ("return np.zeros((2, 3)), np.zeros(1, int)", "2 feature rows and 1 labels"),
+        ("return 1", "a pair (x, y) of arrays is required"),
+        ("return np.zeros((2, 3)), np.zeros(1, int)", "2 rows in x but 1 in y"),
         ("return np.zeros((2, 4)), np.zeros(2, int)", "evaluate_on() in plan.py: "),
         ("raise KeyError('x')", "failed in evaluate_on(): KeyError"),
     ],

@@ -79,7 +79,7 @@ def test_strangers_are_refused_everywhere():
         ({"a": rows(1), "b": rows(1, 0)}, None, "client 'b' is empty"),
         ({"a": rows(1), "b": (np.ones((1, 2), np.float32), np.ones(1, int))}, None, "client 'b'"),
         ({"a": rows(1)}, {"b": rows(1)}, "client 'b' has test rows but no training rows"),
-        ({"a": rows(1)}, {"a": (np.ones((1, 3)), np.ones(1, int))}, "client 'a'"),
+        ({"a": rows(1)}, {"a": (np.ones((1, 2)), np.ones(1, int))}, "client 'a'"),
     ],
 )
 def test_bad_arrays_are_refused(given, test, words):

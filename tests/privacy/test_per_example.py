@@ -129,16 +129,16 @@ def test_nothing_is_fused_and_the_plan_is_plain_data():
 
 @pytest.mark.parametrize("source", [key(1), Secret(bytes(32))])
 def test_noise_has_the_deviation_asked_for_and_spares_the_frozen(source):
-    layout = Layout((Entry("a", (200, 100)), Entry("b", (50,))), "float32")
+    layout = Layout((Entry("a", (200, 100)), Entry("b", (50,))), "float32", ("b",))
     rule = PerExample(0.5, 3.0)
-    alone, expected = rule.noise(Private(source.at(0), 7), layout, ("b",))
+    alone, expected = rule.noise(Private(source.at(0), 7), layout)
     assert (alone.shape, alone.dtype, expected) == ((20_050,), np.float32, 7)
     assert alone[:20_000].std() == pytest.approx(1.5, rel=0.03)
     assert abs(alone[:20_000].mean()) < 4 * 1.5 / math.sqrt(20_000)
     assert (alone[20_000:] == 0).all()
     both = np.empty(2, object)
     both[0], both[1] = Private(source.at(0), 7), Private(source.at(1), 9)
-    rows, share = rule.noise(both, layout, ())
+    rows, share = rule.noise(both, layout)
     np.testing.assert_array_equal(rows[0, :20_000], alone[:20_000])
     assert abs(np.corrcoef(rows)[0, 1]) < 0.03
     assert share.tolist() == [[7], [9]]

@@ -243,8 +243,8 @@ def test_a_full_disk_stops_the_run_and_a_resume_ends_it(train, monkeypatch):
 
 def test_what_cannot_be_trained_on(tmp_path, plan, people):
     with pytest.raises(DataError, match=r"Population\.from_arrays"):
-        muster.simulate(plan, {"a": people["c0"]}, path=tmp_path / "run")
-    with pytest.raises(DataError, match="5 feature rows and 4 labels"):
+        muster.simulate(plan, [people["c0"]], path=tmp_path / "run")
+    with pytest.raises(DataError, match="evaluate_on has 5 rows in x but 4 in y"):
         x, y = people["c0"]
         muster.simulate(plan, people, (x, y[:-1]), path=tmp_path / "run")
     with pytest.raises(PlanError, match="workers=0"):

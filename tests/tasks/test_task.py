@@ -53,7 +53,7 @@ def test_the_largest_outputs_stay_finite(loss, dtype):
         (np.array([-1, 0]), "labels hold -1"),
         (np.array([0.0, 0.5]), "labels hold 0.5"),
         (np.array([0.0, np.nan]), "labels hold nan"),
-        (np.array([[0], [1]]), r"labels have shape \(2, 1\)"),
+        (np.array([[0, 1], [1, 0]]), r"labels have shape \(2, 2\)"),
         (np.array(["a", "b"]), "number the classes first"),
     ],
 )

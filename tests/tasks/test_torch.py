@@ -268,7 +268,7 @@ def test_bad_targets_are_refused():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Classifier(mlp()[0].weight), "must be functions"),
+        (lambda: Classifier(mlp()[0].weight), "a function is needed"),
         (lambda: Classifier(mlp, dtype="float16"), "dtype must be"),
         (lambda: Classifier(dict).layout, "must return a torch.nn.Module"),
     ],

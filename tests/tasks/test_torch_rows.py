@@ -187,8 +187,8 @@ def test_layers_that_draw_are_seeded_and_draw_for_each_row():
 
 def test_what_is_frozen_and_what_mixes_has_a_name():
     norm = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4))
-    assert tasks.Classifier(frozen).frozen == ("0.weight", "0.bias")
-    assert tasks.Classifier(small).frozen == ()
+    assert tasks.Classifier(frozen).layout.frozen == ("0.weight", "0.bias")
+    assert tasks.Classifier(small).layout.frozen == ()
     assert tasks.Classifier(small).mixing == ""
     assert tasks.Classifier(partial(nn.Sequential, norm)).mixing == "BatchNorm1d"
     assert tasks.Classifier(partial(nn.InstanceNorm1d, 4, affine=True)).mixing == ""

@@ -9,13 +9,14 @@ from typing import ClassVar, Literal
 
 from muster.aggregation.sums import add, block_size, fold_blocks
 from muster.errors import PlanError
+from muster.spelling import Spelled
 from muster.types import ClientId, Reply
 
 __all__ = ["Mean"]
 
 
 @dataclass(frozen=True)
-class Mean:
+class Mean(Spelled):
     """Σ weight·payload over the weight of those who replied, or over the weight expected.
 
     "replies" is the ratio estimator of every published table; "expected" divides by the fixed

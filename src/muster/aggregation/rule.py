@@ -8,12 +8,13 @@ from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from muster.aggregation.sums import add
+from muster.spelling import Spelled
 from muster.types import ClientId, Reply, Tree
 
 __all__ = ["Rule"]
 
 
-class Rule:
+class Rule(Spelled):
     """Replies are kept apart, decoded one by one, and combined; a reply may be a group's sum.
 
     A subclass is a frozen dataclass of its settings with `combine`, and `least` where it needs

@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, NamedTuple
 
 from muster.optimizers import Optimizer
+from muster.spelling import Spelled
 from muster.types import State, Tree, Vector, Work
 
 __all__ = ["Algorithm", "Model", "Update"]
@@ -36,7 +37,7 @@ class Update(NamedTuple):
     delta: Vector
 
 
-class Algorithm:
+class Algorithm(Spelled):
     """The hooks. Their defaults are plain averaging, so an algorithm says only what differs."""
 
     server: Optimizer

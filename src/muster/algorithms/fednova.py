@@ -25,8 +25,9 @@ class Normalised(NamedTuple):
 class FedNova(Algorithm):
     """x ← server step along (Σ p_k a_k) Σ p_k (w_k − x)/a_k (Wang et al. 2020, arXiv 2007.07481).
 
-    a_k is the L1 norm of the client's step weights: K_k for SGD, less for momentum. The client
-    divides, so that the sum may be masked; the factor Σ p_k a_k is a second summed number.
+    a_k is the L1 norm of the client's step weights: K_k for SGD, more for momentum, which is not
+    damped here. The client divides, so that the sum may be masked; the factor Σ p_k a_k is a
+    second summed number.
 
     >>> FedNova().server
     SGD(rate=1.0)

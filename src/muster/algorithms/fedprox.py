@@ -17,7 +17,8 @@ __all__ = ["FedProx"]
 class FedProx(Algorithm):
     """Clients minimise F_k(w) + (mu/2) ‖w − x‖² (Li et al. 2020, arXiv 1812.06127, eq. 2).
 
-    The norm is squared, so the gradient gains mu (w − x). Partial work is accepted.
+    The norm is squared, so the gradient gains mu (w − x). Deviation: the paper also sums what a
+    slow client has done of its work; here every client does all of it, and a late one is left out.
 
     >>> FedProx(mu=0.1).mu
     0.1

@@ -33,6 +33,7 @@ class Commands(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
+        self.as_json = False  # whether errors, too, are for programs to read
         names: dict[str, Any] = dict.fromkeys(COMMANDS)
         self.commands = names  # what "did you mean" chooses from
 
@@ -62,8 +63,28 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except MusterError as error:
-            screen.complain(error)
+            if self.as_json:
+                screen.emit(_event(type(error).__name__, str(error)), stderr=True)
+            else:
+                screen.complain(error)
             raise typer.Exit(1) from None
+
+    def main(self, args: Any = None, *given: Any, **more: Any) -> Any:
+        """Run the command line; where `--json` is in it, wrong usage is told as JSON, too."""
+        words = sys.argv[1:] if args is None else list(args)
+        self.as_json = "--json" in words
+        if not self.as_json:
+            return super().main(words, *given, **more)
+        try:
+            code = super().main(words, *given, **more | {"standalone_mode": False})
+        except screen.Wrong as error:
+            screen.emit(_event("usage", error.format_message()), stderr=True)
+            code = error.exit_code
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _event(kind: str, text: str) -> dict[str, str]:
+    return {"event": "error", "kind": kind, "error": text}
 
 
 app = typer.Typer(

@@ -25,9 +25,9 @@ __all__ = ["Quiet", "Rounds", "lines_kept"]
 LINES = 40  # lines that a run prints at most, about
 PAUSE = 0.1  # seconds between two redrawings of the bar
 COLUMNS = {  # the width and the style of each
-    "round": (9, "dim"), "train loss": (12, ""), "metric": (11, "bold"), "clients' mean": (15, ""),
-    "worst": (8, ""), "ε": (8, "magenta"), "replies": (9, "dim"), "up": (9, "dim"),
-    "time": (9, "dim"),
+    "round": (9, "dim"), "train loss": (12, ""), "metric": (12, "bold"), "clients' mean": (15, ""),
+    "worst": (12, ""), "ε": (12, "magenta"), "replies": (9, "dim"), "up": (10, "dim"),
+    "time": (13, "dim"),
 }  # fmt: skip
 RARE = "ε"  # a column of runs with noise alone
 
@@ -135,13 +135,13 @@ class Rounds:
         self._heading(shown)
         text = Text()
         for name, (width, style) in shown.items():
-            text.append(cells[name].rjust(width), style)
+            text.append(" " + cells[name].rjust(width - 1), style)  # two never touch
         self._console.print(text)
 
     def _heading(self, columns: dict[str, tuple[int, str]]) -> None:
         """The names of the columns, again when the metric is first known."""
         named = {"metric": "test loss" if self._metric == "loss" else self._metric or ""}
-        head = "".join(named.get(n, n).rjust(width) for n, (width, _) in columns.items())
+        head = "".join(" " + named.get(n, n).rjust(width - 1) for n, (width, _) in columns.items())
         if head != self._head:
             self._head = head
             self._console.print(Text(head, "dim"))

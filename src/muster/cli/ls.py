@@ -16,7 +16,7 @@ from muster.runs import Run
 
 __all__ = ["command"]
 
-HEADS = ("id", "algorithm", "task", "state", "rounds", "metric", "value", "ε", "begun")
+HEADS = ("id", "algorithm", "task", "state", "rounds", "metric", "value", "ε", "active")
 WIDE = 100  # columns of a terminal from which the task has room, too
 COLOURS = {
     "finished": "green", "resumable": "yellow", "spent": "yellow", "training": "cyan",
@@ -28,7 +28,7 @@ def command(
     folder: Annotated[Path, typer.Argument(help="Where the runs are.")] = where.RUNS,
     as_json: screen.Json = False,
 ) -> None:
-    """List the runs of a folder, the latest first."""
+    """List the runs of a folder, first the one that was active last."""
     if not folder.is_dir() and folder != where.RUNS:
         raise RunError(f"the folder {folder} does not exist; name one that holds runs")
     entries = [_entry(place) for place in where.folders(folder)]
@@ -47,13 +47,12 @@ def command(
 
 
 def _entry(place: Path) -> dict[str, Any]:
-    files = (place / name for name in ("lock", "plan.toml", "run.db"))  # what resuming leaves first
-    when = next(file for file in files if file.exists())
-    stamp = datetime.fromtimestamp(when.stat().st_mtime).astimezone().isoformat(timespec="seconds")
+    last = datetime.fromtimestamp(where.active(place)).astimezone()
+    stamp = last.isoformat(timespec="seconds")
     try:
         run = Run(place)
     except RunError as error:
-        return {"id": place.name, "path": str(place), "state": "unreadable", "when": stamp,
+        return {"id": place.name, "path": str(place), "state": "unreadable", "active": stamp,
                 "error": str(error)}  # fmt: skip
     plan = run.facts.get("plan") or {}
     far = where.progress(run)
@@ -67,14 +66,14 @@ def _entry(place: Path) -> dict[str, Any]:
         "rounds": far.done, "planned": far.planned,
         "metric": metric if run.metrics else f"clients' {metric}",
         "value": run.metrics.get(metric, over_clients), "epsilon": where.epsilon(run),
-        "when": stamp,
+        "active": stamp,
     }  # fmt: skip
 
 
 def _row(entry: dict[str, Any]) -> tuple[str, ...]:
     shown = entry.get("phase") or entry["state"]  # of a federation: where its round stands
     state = f"[{COLOURS[entry['state']]}]{shown}[/]"
-    when = datetime.fromisoformat(entry["when"]).strftime("%d %b %H:%M")
+    when = datetime.fromisoformat(entry["active"]).strftime("%d %b %H:%M")
     rounds = f"{entry['rounds']}/{entry['planned']}" if "rounds" in entry else "–"
     words = (entry.get(name) or "–" for name in ("algorithm", "task"))
     metric = entry["metric"] if entry.get("value") is not None else "–"

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,11 +18,14 @@ from muster.cli import screen, where
 from muster.cli.federation.staged import Staged, staged
 from muster.cli.live import Quiet, Rounds
 from muster.errors import RunError
+from muster.local import Local
+from muster.optimizers import SGD
 from muster.plan import Plan
 from muster.runs import Options, Run, explain, planfile, simulate
 from muster.runs.baselines import baselines
 from muster.runs.folder import fresh_folder
 from muster.runs.privacy.guard import afforded
+from muster.spelling import translated
 from muster.types import Roster
 
 __all__ = ["Parser", "PlanPath", "Seed", "Settings", "command", "summary"]
@@ -77,7 +80,31 @@ class Parser(TyperCommand):
             if not after or after[0].startswith("-") or after[0].endswith(".py"):
                 given.insert(place + 1, where.LATEST)
         ctx.meta[WORDS] = tuple(given)
-        return super().parse_args(ctx, given)
+        try:
+            return super().parse_args(ctx, given)
+        except screen.Wrong as error:
+            option = getattr(error, "option_name", "")
+            field = _field(option)
+            if not field:
+                raise
+            raise screen.Wrong(
+                f"there is no option {option}: that is a field of the plan; write --set {field}=…",
+                ctx,
+            ) from None
+
+
+def _field(option: str) -> str:
+    """The dotted name of the plan's field that an option must mean; empty for none.
+
+    >>> _field("--epochs"), _field("--batch-size"), _field("--lr"), _field("--colour")
+    ('local.epochs', 'local.batch', 'local.optimizer.rate', '')
+    """
+    name = option.lstrip("-").replace("-", "_")
+    rooms = {"": Plan, "local.": Local, "local.optimizer.": SGD}
+    names = {room: [field.name for field in fields(kind)] for room, kind in rooms.items()}
+    exact = [room + name for room, known in names.items() if name in known]
+    other = [room + word for room, known in names.items() for word in translated(name, known)]
+    return next(iter(exact + other), "")
 
 
 def command(
@@ -99,6 +126,8 @@ def command(
         _explain(explain(changed, people, engine, workers), as_json)
         return
     folder = _folder(changed, path, resume)
+    if resume is not None and rounds is None:
+        changed = _as_long(changed, folder)
     options = Options(
         engine=engine, workers=workers, lenient=keep_going, ledger=ledger, override=override
     )
@@ -121,6 +150,14 @@ def _folder(plan: Plan, path: Path | None, resume: str | None) -> Path:
     if resume != where.LATEST:
         return where.find(resume)
     return path or where.latest_of(plan)
+
+
+def _as_long(plan: Plan, folder: Path) -> Plan:
+    """The plan for as many rounds as its run was begun with, if those are more."""
+    with contextlib.suppress(RunError):  # whoever opens the folder to train in it will tell
+        begun = (Run(folder).facts.get("plan") or {}).get("rounds", 0)
+        return replace(plan, rounds=max(plan.rounds, int(begun)))
+    return plan
 
 
 @dataclass(frozen=True)

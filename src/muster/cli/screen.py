@@ -19,6 +19,7 @@ from muster.plan import falls
 
 __all__ = [
     "Json",
+    "Wrong",
     "ahead",
     "complain",
     "console",
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Wrong: Any = typer.BadParameter.__mro__[1]  # wrong usage, in whichever click typer stands on
 BARS = "▁▂▃▄▅▆▇█"
 WIDE = 500  # columns where the output is no terminal: nothing is cut short there
 
@@ -71,10 +73,11 @@ def complain(error: Exception) -> None:
         console(stderr=True).print(Text(f"  {line}", "dim"))
 
 
-def emit(value: Any) -> None:
+def emit(value: Any, *, stderr: bool = False) -> None:
     """Print a value as one line of JSON, at once; what is not finite becomes null."""
-    sys.stdout.write(json.dumps(plain(value)) + "\n")
-    sys.stdout.flush()
+    stream = sys.stderr if stderr else sys.stdout
+    stream.write(json.dumps(plain(value)) + "\n")
+    stream.flush()
 
 
 def plain(value: Any) -> Any:

@@ -53,7 +53,13 @@ def _plan(run: Run) -> Iterator[tuple[str, str]]:
 
 def _trained(run: Run) -> Iterator[tuple[str, str]]:
     seconds = sum(record.get("seconds", 0.0) for record in run.history)
-    yield "engine", str(run.facts.get("engine"))
+    alone = run.facts.get("alone")
+    yield (
+        "engine",
+        escape(
+            f"{run.facts['engine']}, one by one: {alone}" if alone else str(run.facts.get("engine"))
+        ),
+    )
     if "workers" in run.facts:
         yield "workers", escape(f"{run.facts['workers']}: {run.facts.get('workers_reason')}")
     versions = run.facts.get("versions") or {}

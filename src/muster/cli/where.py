@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import fcntl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +13,7 @@ import typer
 
 from muster.cli import screen
 from muster.errors import RunError
+from muster.locks import flock
 from muster.plan import Patience, Plan, Target
 from muster.runs import Run
 from muster.runs.folder import changes
@@ -23,6 +23,7 @@ __all__ = [
     "Progress",
     "RUNS",
     "RunName",
+    "active",
     "epsilon",
     "find",
     "folders",
@@ -40,12 +41,13 @@ RunName = Annotated[str, typer.Argument(metavar="[RUN]", help="A run's id or pat
 
 
 def folders(base: Path = RUNS) -> list[Path]:
-    """The folders of all runs below a folder, the latest first."""
+    """The folders of all runs below a folder, first the one that was active last."""
     found = [database.parent for database in base.glob("*/run.db")]
-    return sorted(found, key=lambda folder: (_touched(folder), folder.name), reverse=True)
+    return sorted(found, key=lambda folder: (active(folder), folder.name), reverse=True)
 
 
-def _touched(folder: Path) -> float:
+def active(folder: Path) -> float:
+    """When a run last wrote something, in seconds since 1970."""
     files = (folder / name for name in ("run.db", "run.db-wal"))
     return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
 
@@ -143,7 +145,7 @@ def _held(folder: Path) -> bool:
         return False
     with lock.open() as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            flock(stream, shared=True, wait=False)
         except OSError:
             return True
     return False

@@ -34,8 +34,8 @@ __all__ = ["Population"]
 class Population:
     """The clients enrolled, by sorted id, and their rows; a value that is never changed.
 
-    Rows are pairs `(x, y)` of arrays `(n, ...)` that share dtype and trailing shape over all
-    clients. Build one with `from_arrays`, `from_frame` or `lazy`.
+    Rows are pairs `(x, y)` of arrays `(n, ...)` that share their trailing shape over all clients.
+    Build one with `from_arrays`, `from_frame` or `lazy`.
 
     >>> people = Population.from_arrays({"b": ([[1.0]], [0]), "a": ([[2.0], [3.0]], [1, 0])})
     >>> people.clients, people.sizes.tolist(), people.gather(["b"]).starts.tolist()
@@ -56,15 +56,19 @@ class Population:
 
         The arrays are copied once, into one array for x and one for y, and are read-only there.
 
+        Whatever holds numbers is taken: arrays, frames, tensors, lists. Where dtypes differ, the
+        one that holds them all is used.
+
         Raises `DataError` on no client, an empty one, rows without target, NaN or Inf, or a
-        dtype or trailing shape that differs between clients; it names the client.
+        trailing shape that differs between clients; it names the client.
         """
         given = dict(zip(identities(rows), rows.values(), strict=True))
         clients = tuple(sorted(given))
         first = checked(clients[0], given[clients[0]])
         form = Form.of(first)
         train = [first, *(checked(client, given[client], form) for client in clients[1:])]
-        return cls(clients, Stored(joined(train, form), _test_rows(clients, test, form)))
+        whole = joined(train, Form.common(train))
+        return cls(clients, Stored(whole, _test_rows(clients, test, form)))
 
     @classmethod
     def from_frame(
@@ -284,4 +288,4 @@ def _test_rows(
             "give it training rows or leave it out"
         )
     pairs = [checked(c, given[c], form) if c in given else None for c in clients]
-    return joined(pairs, form)
+    return joined(pairs, Form.common(pair for pair in pairs if pair is not None))

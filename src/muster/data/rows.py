@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from muster.data.arrays import Pair, as_pair
 from muster.errors import DataError
 from muster.keys import key
 
@@ -32,7 +33,6 @@ __all__ = [
 ]
 
 ClientId = int | str
-Pair = tuple[NDArray[Any], NDArray[Any]]
 
 
 class Rows(NamedTuple):
@@ -48,7 +48,7 @@ class Rows(NamedTuple):
 
 
 class Form(NamedTuple):
-    """What all clients' rows share: dtype and trailing shape of `x` and of `y`."""
+    """How rows are stored: dtype and trailing shape of `x` and of `y`."""
 
     x: np.dtype[Any]
     x_shape: tuple[int, ...]
@@ -60,6 +60,24 @@ class Form(NamedTuple):
         """The form of one client's rows."""
         x, y = pair
         return cls(x.dtype, x.shape[1:], y.dtype, y.shape[1:])
+
+    @classmethod
+    def common(cls, pairs: Iterable[Pair]) -> Form:
+        """The form that holds all of these rows, of one trailing shape, without loss.
+
+        >>> Form.common((np.ones((1, 2), t), np.zeros(1, t)) for t in ("int32", "int64")).x.name
+        'int64'
+        """
+        forms = {cls.of(pair) for pair in pairs}
+        first = next(iter(forms))
+        return first._replace(
+            x=np.result_type(*(form.x for form in forms)),
+            y=np.result_type(*(form.y for form in forms)),
+        )
+
+    def fits(self, other: Form) -> bool:
+        """Whether the trailing shapes are the same."""
+        return (self.x_shape, self.y_shape) == (other.x_shape, other.y_shape)
 
     def __str__(self) -> str:
         parts = ((self.x, self.x_shape), (self.y, self.y_shape))
@@ -103,25 +121,11 @@ def checked(client: ClientId, pair: object, form: Form | None = None) -> Pair:
     >>> x.shape, y.shape
     ((2, 1), (2,))
     """
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-        raise DataError(
-            f"client {client!r} holds {type(pair).__name__}, a pair (x, y) of arrays is required; "
-            "give (x, y) with one row per example"
-        )
-    x, y = _array(client, "x", pair[0]), _array(client, "y", pair[1])
-    if len(x) != len(y):
-        raise DataError(
-            f"client {client!r} has {len(x)} rows in x but {len(y)} in y, the same number is "
-            "required; give each row one target"
-        )
-    if not len(x):
-        raise DataError(
-            f"client {client!r} is empty, at least one row is required; leave the client out"
-        )
-    if form is not None and Form.of((x, y)) != form:
+    x, y = as_pair(f"client {client!r}", pair)
+    if form is not None and not form.fits(Form.of((x, y))):
         raise DataError(
             f"client {client!r} has {Form.of((x, y))}, the clients before it have {form}; "
-            "give every client the same dtype and trailing shape"
+            "give every client the same trailing shape"
         )
     return x, y
 
@@ -212,25 +216,6 @@ def _identity(client: object) -> ClientId:
         f"client id {client} is {type(client).__name__}, an int or a str is required; "
         "number or name the clients"
     )
-
-
-def _array(client: ClientId, name: str, value: object) -> NDArray[Any]:
-    try:
-        array = np.asarray(value)
-    except ValueError:
-        array = np.empty((), object)
-    if array.ndim == 0 or array.dtype.kind not in "biuf":
-        raise DataError(
-            f"client {client!r} has {name} of dtype {array.dtype} and {array.ndim} dimensions, an "
-            "array of numbers with one row per example is required; encode text and fill gaps first"
-        )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        row = int(np.argwhere(~np.isfinite(array))[0][0])
-        raise DataError(
-            f"client {client!r} has NaN or Inf in {name} at row {row}, finite numbers are "
-            "required; drop or fill that row"
-        )
-    return array
 
 
 def _column(

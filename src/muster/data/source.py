@@ -122,7 +122,7 @@ class Lazy:
     def gather(self, positions: NDArray[np.int64]) -> Rows:
         """The rows of some clients, one after the other, in fresh arrays."""
         pairs = [self.pair(int(position)) for position in positions]
-        return joined(pairs, Form.of(pairs[0]) if pairs else self._any_form())
+        return joined(pairs, Form.common(pairs) if pairs else self._any_form())
 
     def pooled(self) -> Pair:
         """All training rows in client order, in fresh arrays."""
@@ -132,7 +132,7 @@ class Lazy:
         """All test rows in client order, in fresh arrays, or None."""
         pairs = [self.test_pair(i) for i in range(len(self.clients)) if self.test is not None]
         given = [pair for pair in pairs if pair is not None]
-        return joined(given, Form.of(given[0]))[:2] if given else None
+        return joined(given, Form.common(given))[:2] if given else None
 
     def only(self, positions: NDArray[np.int64]) -> Lazy:
         """Some of the clients."""

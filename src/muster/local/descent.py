@@ -80,7 +80,7 @@ class Descent:
         """
         task = cast("ByRow", self.task)
         total, loss = task.clipped(w, buffers, batch, rule.clip)
-        noise, expected = task.arrays(rule.noise(batch.private, task.layout, task.frozen))
+        noise, expected = task.arrays(rule.noise(batch.private, task.layout))
         g = (total + noise) / expected
         if task.l2:
             g, loss = g + task.l2 * w, loss + task.l2 / 2 * (w * w).sum(-1)
@@ -90,8 +90,10 @@ class Descent:
         if self.algorithm.bends:
             take = self.sharing.take
             bent = self.algorithm.correct(take(g), take(w), shared, memory)
-            private = None if self.sharing.everything else take(g, shared=False)
-            g = self.sharing.merge(bent, private)
+            if self.sharing.everything:
+                g = bent
+            else:
+                g = self.sharing.merge(bent, take(g, shared=False), take(g, shared=None))
         if self.trained is not None:
             g = self.trained.merge(self.trained.take(g), zeros(self.trained.take(g, shared=False)))
         return g

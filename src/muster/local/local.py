@@ -9,12 +9,13 @@ from muster.errors import PlanError
 from muster.optimizers import SGD, Optimizer
 from muster.privacy.per_example import PerExample
 from muster.schedules import Constant, Schedule
+from muster.spelling import Spelled, alien
 
 __all__ = ["Local"]
 
 
 @dataclass(frozen=True)
-class Local:
+class Local(Spelled):
     """Local training of one round: `epochs` over the client's rows, or `steps` for everybody.
 
     `batch` rows a step, None for the full batch, 1 for single-sample; one epoch is ceil(n/batch)
@@ -45,10 +46,7 @@ class Local:
                 raise PlanError(f"Local({name}={value!r}): {name} must be a whole number above 0")
         for name, kind in (("optimizer", Optimizer), ("schedule", Schedule)):
             if not isinstance(getattr(self, name), kind):
-                raise PlanError(
-                    f"Local({name}={getattr(self, name)!r}): that is no {kind.__name__}; "
-                    f"give one (did you forget to call it?)"
-                )
+                raise PlanError(f"Local({name}={alien(getattr(self, name), kind)}")
         if self.examples is not None and not isinstance(self.examples, PerExample):
             raise PlanError(
                 f"Local(examples={self.examples!r}): that is no PerExample; give one such as "

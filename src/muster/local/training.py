@@ -155,8 +155,13 @@ def _descend(
 def _start(plan: Any, sent: Sent, memories: Memory, k: int) -> Any:
     """Every client's start `(k, d)`: what was sent, with its own private part."""
     w, x = aligned((k, plan.task.layout.size), plan.task.layout.dtype), sent.algorithm.x
-    everything = plan.sharing.everything
-    w[...] = x if everything else plan.sharing.merge(x[None].repeat(k, 0), memories.private)
+    if plan.sharing.everything:
+        w[...] = x
+        return w
+    shared, frozen = (
+        a if a is None else np.broadcast_to(a, (k, *a.shape)) for a in (x, sent.frozen)
+    )
+    w[...] = plan.sharing.merge(shared, memories.private, frozen)
     return w
 
 
@@ -192,9 +197,9 @@ def _reply(
         }
     kept = None
     if plan.remembers:
-        whole = plan.sharing.everything
-        private = None if whole else take(w, shared=False)
-        apart = None if whole else take(buffers, shared=False, buffers=True)
+        own = plan.sharing.private
+        private = take(w, shared=False) if own else None
+        apart = take(buffers, shared=False, buffers=True) if own else None
         kept = Memory(mine, stages, private, apart)
     new = kept and tuple(tree_map(lambda a, i=i: a[i].copy(), kept) for i in range(len(weights)))
     averaged = take(buffers, buffers=True)

@@ -22,6 +22,7 @@ from muster.keys import Keys, Source
 from muster.privacy.distributed import known_shares
 from muster.privacy.gaussian import is_number
 from muster.privacy.release import Release
+from muster.spelling import Spelled
 from muster.types import Reply, Scalar, State, Tree
 
 __all__ = ["Contract", "Field", "Pipeline", "Stage", "contract_of", "is_length"]
@@ -112,7 +113,7 @@ def contract_of(payload: type[Any], size: int, bits: int, cap: float | None) -> 
     )
 
 
-class Stage:
+class Stage(Spelled):
     """The hooks; a stage is a frozen dataclass of its settings, with no other state."""
 
     needs_sum: ClassVar[bool] = False

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from muster.algorithms.algorithm import Algorithm
@@ -10,8 +11,17 @@ from muster.errors import PlanError
 from muster.local import Local
 from muster.optimizers import Optimizer
 from muster.plan.stopping import Every
+from muster.spelling import alien
 
 __all__ = ["refuse_kinds"]
+
+
+def _has(value: Any, name: str) -> bool:
+    """Whether a value has an attribute, which is not read: a user's model may be built by it.
+
+    An `AttributeError` from in there would look as if the attribute were missing.
+    """
+    return inspect.getattr_static(value, name, None) is not None
 
 
 def refuse_kinds(plan: Any) -> None:
@@ -20,7 +30,7 @@ def refuse_kinds(plan: Any) -> None:
     seams = {"task": "layout", "sampling": "sample", "aggregation": "least"}
     for name in (*kinds, *seams):
         value, kind = getattr(plan, name), kinds.get(name)
-        fits = isinstance(value, kind) if kind else hasattr(value, seams[name])
+        fits = isinstance(value, kind) if kind else _has(value, seams[name])
         if not fits or isinstance(value, type):
             noun = kind.__name__ if kind else name
             raise PlanError(
@@ -28,10 +38,7 @@ def refuse_kinds(plan: Any) -> None:
             )
     server = getattr(plan.algorithm, "server", None)
     if server is not None and not isinstance(server, Optimizer):
-        raise PlanError(
-            f"{type(plan.algorithm).__name__}(server={server!r}): that is no Optimizer; "
-            f"give one such as SGD(1.0) (did you forget to call it?)"
-        )
+        raise PlanError(f"{type(plan.algorithm).__name__}(server={alien(server, Optimizer)}")
     if not isinstance(plan.share, (str, tuple, list)):
         raise PlanError(f"Plan(share={plan.share!r}): name patterns are needed, such as '*'")
     for name in ("pipeline", "stop"):

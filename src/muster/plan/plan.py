@@ -29,7 +29,8 @@ from muster.plan.secure import refuse_leaks
 from muster.plan.stopping import Every, Patience, Target
 from muster.privacy.ledger import Budget
 from muster.sampling.everybody import All
-from muster.types import ClientId, Sampling, Task, Tree
+from muster.spelling import Spelled
+from muster.types import ClientId, Sampling, Sent, Task, Tree
 
 if TYPE_CHECKING:
     from muster.secagg import Frame
@@ -40,7 +41,7 @@ MOST_ROWS = 10**12  # of one client, that a sum of floats tells apart
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Spelled):
     """What to train, how, with whom, for how long: a value that prints, compares and travels.
 
     `weighting` is "examples" (n_k rows) or "equal"; `cap` the most rows a client counts with
@@ -125,6 +126,14 @@ class Plan:
     def _check_combination(self) -> None:
         if self.local.examples is not None:
             self.local.examples.accept(self.task)
+        layout = self.task.layout
+        if layout.frozen and all(
+            e.name in layout.frozen for e in layout.entries if e.kind == "parameter"
+        ):
+            raise PlanError(
+                f"{self.task}: every tensor of the model has requires_grad=False, and a plan needs "
+                f"something to train; leave it True for at least one"
+            )
         drawn = getattr(self.sampling, "with_replacement", False)
         if drawn and self.weighting == "examples":
             raise PlanError(
@@ -195,11 +204,9 @@ class Plan:
     @cached_property
     def stages(self) -> Pipeline:
         """The composed pipeline with its contracts."""
-        runs = self.sharing.parameters
-        size = sum(stop - start for start, stop, shared in runs if shared)
         bits = 8 * np.dtype(self.dtype).itemsize
         cap = 1.0 if self.weighting == "equal" else self.cap
-        contract = contract_of(self.algorithm.payload, size, bits, cap and float(cap))
+        contract = contract_of(self.algorithm.payload, self.sharing.size, bits, cap and float(cap))
         return Pipeline.build(self.pipeline, contract)
 
     @cached_property
@@ -237,7 +244,7 @@ class Plan:
         return (
             self.algorithm.remembers
             or any(memory is not None for memory in self.stages.memory())
-            or not self.sharing.everything
+            or self.sharing.private
         )
 
     def descent(self, engine: str) -> Descent:
@@ -268,15 +275,26 @@ class Plan:
 
     def fresh_memory(self, x: Any, buffers: Any) -> Memory:
         """What a client that never took part remembers; `x`, `buffers` are the full start."""
-        shared = self.sharing.take(x)
-        if self.sharing.everything:
-            return Memory(self.algorithm.memory(shared), self.stages.memory())
         take = self.sharing.take
+        shared = take(x)
+        if not self.sharing.private:
+            return Memory(self.algorithm.memory(shared), self.stages.memory())
         return Memory(
             self.algorithm.memory(shared),
             self.stages.memory(),
             take(x, shared=False),
             take(buffers, shared=False, buffers=True),
+        )
+
+    def whole(self, sent: Sent, memory: Memory | None = None) -> tuple[Any, Any]:
+        """The full vectors `(d,)` and `(b,)` of what was sent, with a client's private part.
+
+        `memory` may hold a leading axis of clients; None is for plans that keep nothing private.
+        """
+        memory, merge = memory or Memory(), self.sharing.merge
+        return (
+            merge(sent.algorithm.x, memory.private, sent.frozen),
+            merge(sent.buffers, memory.buffers, buffers=True),
         )
 
     def upload_bytes(self, invited: int = 1) -> int:

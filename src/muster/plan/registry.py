@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
+from inspect import isfunction
 from typing import Any
 
 import tomli_w
@@ -24,6 +25,7 @@ from muster.local import Local
 from muster.plan import Every, Patience, Plan, Target
 from muster.privacy.ledger import Budget
 from muster.privacy.per_example import PerExample
+from muster.spelling import meant
 
 __all__ = [
     "assign",
@@ -44,7 +46,8 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
     name: getattr(room, name)
     for room in (aggregation, algorithms, optimizers, pipeline, sampling, schedules)
     for name in room.__all__
-    if is_dataclass(getattr(room, name)) and name not in ("Contract", "Pipeline")
+    if (is_dataclass(getattr(room, name)) or isfunction(getattr(room, name)))
+    and name not in ("Contract", "Pipeline")
 } | {kind.__name__: kind for kind in (Budget, Local, PerExample, Every, Patience, Target)}
 
 
@@ -152,7 +155,10 @@ def _replaced(thing: Any, path: list[str], value: Any, name: str) -> Any:
     known = {f.name: f.default for f in fields(thing)}
     if path[0] not in known:
         kind = type(thing).__name__
-        raise PlanError(f"--set {name}: {kind} has no field {path[0]!r}; it has {', '.join(known)}")
+        hint = meant(path[0], known)
+        raise PlanError(
+            f"--set {name}: {kind} has no field {path[0]!r}; {hint}it has {', '.join(known)}"
+        )
     old = getattr(thing, path[0])
     if len(path) > 1:
         value = _replaced(old, path[1:], value, name)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from muster.errors import NoRoom, RunError, short
+from muster.locks import flock
 from muster.privacy.ledger import Budget, Ledger
 from muster.privacy.release import Charge
 
@@ -92,7 +92,7 @@ class Book:
         except OSError as error:
             raise self._failed(error) from error
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            flock(lock)
             yield
         finally:
             os.close(lock)

@@ -18,6 +18,7 @@ from muster.errors import MusterError
 from muster.privacy.accounting import EVERYBODY, Theorem, rounds_for, spent
 from muster.privacy.gaussian import check_target
 from muster.privacy.release import Charge, Release, Selection
+from muster.spelling import Spelled
 
 __all__ = ["Budget", "Entry", "Ledger", "usual_delta"]
 
@@ -135,7 +136,7 @@ class Ledger:
 
 
 @dataclass(frozen=True)
-class Budget:
+class Budget(Spelled):
     """The most that may ever be revealed: (ε, δ) over all runs in the ledger.
 
     >>> Budget(2.0, 1e-6).rounds(Release("gaussian", 20.0, 1.0))

@@ -11,6 +11,7 @@ import numpy as np
 from muster.errors import PlanError
 from muster.layout import Layout
 from muster.privacy.gaussian import LEAST, MOST, gaussian, is_number
+from muster.spelling import Spelled
 
 __all__ = ["PerExample"]
 
@@ -18,7 +19,7 @@ CLIPS = 1e-30, 1e30
 
 
 @dataclass(frozen=True)
-class PerExample:
+class PerExample(Spelled):
     """DP-SGD in each client's local training: Abadi et al. 2016 (arXiv 1607.00133), Algorithm 1.
 
     Each row's gradient is scaled to an L2 norm of at most `clip`; the sum of a batch gains
@@ -78,18 +79,18 @@ class PerExample:
                 f"keeps what they were; put GroupNorm or LayerNorm in its place"
             )
 
-    def noise(self, private: Any, layout: Layout, frozen: tuple[str, ...]) -> tuple[Any, Any]:
+    def noise(self, private: Any, layout: Layout) -> tuple[Any, Any]:
         """What is added to the sums, and what they are then divided by.
 
         `(d,)` and a number for a `Private`, `(clients, d)` and `(clients, 1)` for an array of
-        them. `frozen` tensors get no noise.
+        them. What nobody trains gets no noise.
         """
         together = isinstance(private, np.ndarray)
         many = list(private) if together else [private]
         drawn = np.empty((len(many), layout.size), layout.dtype)
         for row, (source, _) in zip(drawn, many, strict=True):
             row[...] = gaussian(source, layout.size, self.multiplier * self.clip)
-        for name in frozen:
+        for name in layout.frozen:
             layout.named(drawn)[name][...] = 0
         if together:
             return drawn, np.array([[each.expected] for each in many], layout.dtype)

@@ -33,7 +33,10 @@ def _unmarked(label: str) -> None:
 
 @dataclass(frozen=True)
 class Options:
-    """How to run, as against what: none of it changes the result, except the engine its bits.
+    """How to run, as against what: the plan.
+
+    The engine moves the last bits of a result, and a run that goes on without clients (`lenient`)
+    or draws with secret `entropy` has another one; the rest changes nothing.
 
     `workers`: None lets muster choose, 1 stays in this process. `lenient`: go on without a
     client that fails. `watch` is called with each committed record, `tell` with what else a

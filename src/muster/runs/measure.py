@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from muster import keys
+from muster.data.arrays import Pair, as_pair
 from muster.errors import DataError
 from muster.local import Memory
 from muster.plan import Plan, falls
@@ -49,7 +50,7 @@ class Examiner:
     ) -> None:  # fmt: skip
         self._plan, self._memories, self._measures = plan, memories, measures
         self._clients, self._rows = clients, rows
-        self._start: tuple[Any, Any] | None = None
+        self._start: Memory | None = None  # of a client never seen
 
     def examine(self, round: int, state: RunState) -> dict[str, Any]:
         """The record's "metrics", "clients" and "model" (a digest of the parameters).
@@ -61,7 +62,10 @@ class Examiner:
         if not plan.evaluate.due(round, plan.rounds):
             return {}
         x = state.algorithm.shared.x
-        found: dict[str, Any] = {"model": hashlib.sha256(np.ascontiguousarray(x).data).hexdigest()}
+        digest = hashlib.sha256(np.ascontiguousarray(x).data)
+        if state.frozen is not None:
+            digest.update(np.ascontiguousarray(state.frozen).data)
+        found: dict[str, Any] = {"model": digest.hexdigest()}
         chosen = self._chosen(round)
         memories = self._memories.held(chosen) or {}
         if self._rows is not None and x.size:
@@ -79,15 +83,8 @@ class Examiner:
 
     def _alone(self, state: RunState, memories: list[Memory]) -> dict[str, float]:
         assert self._rows is not None
-        merge, x = self._plan.sharing.merge, state.algorithm.shared.x
-        found = [
-            means(
-                self._plan.task.evaluate(
-                    merge(x, m.private), merge(state.buffers, m.buffers, buffers=True), *self._rows
-                )
-            )
-            for m in memories
-        ]
+        evaluate, whole, sent = self._plan.task.evaluate, self._plan.whole, state.sent()
+        found = [means(evaluate(*whole(sent, m), *self._rows)) for m in memories]
         return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
 
     def _chosen(self, round: int) -> Sequence[ClientId]:
@@ -101,34 +98,20 @@ class Examiner:
 
     def _whole(self, state: RunState) -> tuple[Any, Any]:
         """Full vectors, private parts at their initial values (as for a client never seen)."""
-        x, buffers, sharing = state.algorithm.shared.x, state.buffers, self._plan.sharing
-        if sharing.everything:
-            return x, buffers
-        if self._start is None:
-            self._start = self._plan.task.init(keys.key(self._plan.seed).at("init"))
-        w, b = self._start
-        return (
-            sharing.merge(x, sharing.take(w, shared=False)),
-            sharing.merge(buffers, sharing.take(b, shared=False, buffers=True), buffers=True),
-        )
+        if self._start is None and self._plan.sharing.private:
+            start = self._plan.task.init(keys.key(self._plan.seed).at("init"))
+            self._start = self._plan.fresh_memory(*start)
+        return self._plan.whole(state.sent(), self._start)
 
 
-def check_rows(plan: Plan, rows: Any, what: str = "evaluate_on") -> None:
-    """Refuse central test rows that are no pair `(x, y)` of this plan, with `DataError`."""
-    if not isinstance(rows, (tuple, list)) or len(rows) != 2:
-        raise DataError(
-            f"{what} is of type {type(rows).__name__}; give the test rows as a pair (x, y)"
-        )
-    x, y = rows
-    if len(x) != len(y) or len(x) == 0:
-        raise DataError(
-            f"{what} has {len(x)} feature rows and {len(y)} labels; give as many of each, at least "
-            f"one"
-        )
+def check_rows(plan: Plan, rows: Any, what: str = "evaluate_on") -> Pair:
+    """Central test rows as arrays; `DataError` for what is no pair `(x, y)` of this plan."""
+    pair = as_pair(what, rows)
     try:
-        plan.task.check(x, y)
+        plan.task.check(*pair)
     except DataError as error:
         raise DataError(f"{what}: {error}") from None
+    return pair
 
 
 def means(sums: dict[str, float]) -> dict[str, float]:

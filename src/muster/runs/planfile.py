@@ -13,8 +13,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from muster.data import Federation, Population
-from muster.errors import MusterError, PlanError
+from muster.data import Population
+from muster.data.datasets.federation import as_population
+from muster.errors import DataError, MusterError, PlanError
 from muster.extras import install_command
 from muster.plan import Plan
 from muster.plan.registry import assign
@@ -49,12 +50,10 @@ class PlanFile:
         or returns something else.
         """
         made = _called(self.path, "population", self.population)
-        people, test = made if isinstance(made, Federation) else (made, None)
-        if not isinstance(people, Population):
-            raise PlanError(
-                f"population() in {self.path} returned a {type(people).__name__}; return a "
-                f"muster.Population, such as Population.from_arrays({{client: (x, y)}})"
-            )
+        try:
+            people, test = as_population(made)
+        except DataError as error:
+            raise PlanError(f"population() in {self.path}: {error}") from None
         if self.evaluate_on is not None:
             test = _called(self.path, "evaluate_on", self.evaluate_on)
             if test is not None and (not isinstance(test, (tuple, list)) or len(test) != 2):

@@ -70,7 +70,7 @@ def replay(path: str | Path, plan: Plan, population: Population) -> Replayed:
     Raises `RunError` when the plan or the population is not the run's.
     """
     plan = afresh(plan)
-    check(replace(plan, stop=()), population, None)
+    population, _ = check(replace(plan, stop=()), population, None)
     store = SQLiteStore(path, readonly=True)
     try:
         facts, history, latest = store.snapshot()

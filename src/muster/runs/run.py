@@ -53,7 +53,8 @@ class Run:
         shared = self._arrays()["algorithm.shared.x"]
         if self.plan is None or self.plan.sharing.everything:
             return shared
-        return self.plan.sharing.merge(shared, self._private(buffers=False))
+        frozen = self._arrays().get("frozen")
+        return self.plan.sharing.merge(shared, self._private(buffers=False), frozen)
 
     @property
     def buffers(self) -> Any:

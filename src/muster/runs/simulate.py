@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import is_dataclass, replace
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from muster import keys
-from muster.data import Population
+from muster.data import Federation, Population
+from muster.data.datasets.federation import as_population
 from muster.errors import DataError, PlanError, RunError
 from muster.plan import Plan
 from muster.plan.quorum import refuse_few
@@ -34,7 +36,7 @@ Rows = tuple[Any, Any]
 
 def simulate(
     plan: Plan,
-    population: Population,
+    population: Population | Federation | Mapping[Any, Any],
     evaluate_on: Rows | None = None,
     *,
     path: str | Path | None = None,
@@ -45,8 +47,10 @@ def simulate(
 ) -> Run:
     """Train a plan on a population in one machine and return its durable run.
 
-    `evaluate_on` are central test rows `(x, y)`; `path` the run's folder (a new one under
-    `runs/` unless given); `resume` goes on with what is committed there, with the same bits.
+    `population` may be a dataset (`muster.data.digits()`), whose own test rows are then used, or a
+    dict `{client: (x, y)}`. `evaluate_on` are central test rows `(x, y)`; `path` the run's folder
+    (a new one under `runs/` unless given); `resume` goes on with what is committed there, with the
+    same bits.
     `judged` is another population whose clients' rows the model is evaluated on. Further
     keywords are the fields of `Options`. Raises `PlanError` and `DataError` before any
     training, `ClientError` when a client fails, `RunError` when `resume` meets another plan.
@@ -55,7 +59,7 @@ def simulate(
     if resume and path is None:
         raise RunError("resume=True was given without a folder; give path=, the folder of the run")
     plan = afresh(plan)
-    check(plan, population, evaluate_on)
+    population, evaluate_on = check(plan, population, evaluate_on)
     folder = Path(path) if path is not None else fresh_folder(Path("runs"), plan)
     asked = options.engine
     choice = _choice(plan, population, (resume and begun_with(folder, asked)) or asked)
@@ -87,6 +91,8 @@ def _train(
         everybody = (judged or population).clients
         examiner = Examiner(plan, simulation, judges, lambda: everybody, rows)
         drive(plan, simulation, store, examiner, options)
+        if simulation.alone:
+            store.note(alone=simulation.alone)
 
 
 def afresh(plan: Plan) -> Plan:
@@ -98,23 +104,27 @@ def afresh(plan: Plan) -> Plan:
     return replace(plan, task=replace(task)) if is_dataclass(task) else plan
 
 
-def check(plan: Plan, population: Population, evaluate_on: Rows | None) -> None:
-    """Refuse data that this plan cannot be trained on, naming the client."""
-    if not isinstance(population, Population):
-        raise DataError(
-            f"population is a {type(population).__name__}; give a muster.Population, "
-            f"such as Population.from_arrays({{client: (x, y)}})"
-        )
+def check(plan: Plan, given: Any, evaluate_on: Any) -> tuple[Population, Rows | None]:
+    """The population and the test rows as this plan is trained on them.
+
+    Refuses with `DataError` what it cannot be trained on, naming the client.
+    """
+    population, test = as_population(given)
     refuse_few(plan, population.clients)
+    evaluate_on = test if evaluate_on is None else evaluate_on
     if plan.stop and evaluate_on is None:
         raise PlanError(
             f"Plan(stop={list(plan.stop)!r}) reads central metrics, and there are no central test "
             f"rows; give evaluate_on=(x, y), or leave stop out"
         )
     if evaluate_on is not None:
-        check_rows(plan, evaluate_on)
-    if population.is_lazy:
-        return
+        evaluate_on = check_rows(plan, evaluate_on)
+    if not population.is_lazy:
+        _check_all(plan, population)
+    return population, evaluate_on
+
+
+def _check_all(plan: Plan, population: Population) -> None:
     try:
         plan.task.check(*population.pooled())
     except DataError:

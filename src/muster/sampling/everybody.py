@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from muster.keys import Source
+from muster.spelling import Spelled
 from muster.types import Cohort, Roster, Tree
 
 __all__ = ["All"]
 
 
 @dataclass(frozen=True)
-class All:
+class All(Spelled):
     """Everybody enrolled takes part in every round.
 
     >>> All()

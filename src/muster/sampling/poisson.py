@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 
 from muster.errors import PlanError
 from muster.keys import Source
+from muster.spelling import Spelled
 from muster.types import Cohort, Roster, Tree
 
 __all__ = ["Poisson"]
 
 
 @dataclass(frozen=True)
-class Poisson:
+class Poisson(Spelled):
     """Each client takes part with probability `rate`, independently of all others.
 
     A cohort of nobody is legal; without noise it leaves the model as it was. Pair it with

@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 
 from muster.errors import PlanError
 from muster.keys import Key, Source, hashes
+from muster.spelling import Spelled
 from muster.types import ClientId, Cohort, Roster, Tree
 
 __all__ = ["Rotation"]
 
 
 @dataclass(frozen=True)
-class Rotation:
+class Rotation(Spelled):
     """A client takes part in one of `slots` rounds, then `slots` rounds later, and so on.
 
     Its slot is a hash of its own id under the plan's seed, so nobody moves when another joins or

@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 
 from muster.errors import PlanError
 from muster.keys import Source
+from muster.spelling import Spelled
 from muster.types import Cohort, Roster, Tree
 
 __all__ = ["Uniform"]
 
 
 @dataclass(frozen=True)
-class Uniform:
+class Uniform(Spelled):
     """A fraction or a count of the clients enrolled, drawn anew each round.
 
     A fraction C of N clients is max(1, round(C·N)) of them, halves rounded to even (McMahan et

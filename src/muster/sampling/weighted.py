@@ -10,13 +10,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from muster.errors import PlanError
+from muster.spelling import Spelled
 from muster.types import Cohort, Roster, Tree
 
 __all__ = ["Weighted"]
 
 
 @dataclass(frozen=True)
-class Weighted:
+class Weighted(Spelled):
     """`count` draws with P(i) = n_i/n, repeats counted: the plain mean is then unbiased.
 
     Needs weighting="equal", or size would count twice (Li et al. 2020, arXiv 1907.02189,

@@ -7,7 +7,6 @@ somebody's data is ever let into a line.
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
 import threading
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from muster.errors import AuditError, LogFull, short
+from muster.locks import flock
 from muster.service import chain
 from muster.service.chain import LONGEST, Anchor, Verified, entries, verify
 
@@ -226,7 +226,7 @@ def _locked(path: Path) -> int:
     except OSError as error:
         raise AuditError(f"the audit log {path} cannot be opened: {error.strerror}") from error
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        flock(file, wait=False)
         _sync_folder(path)
     except OSError as error:
         os.close(file)

@@ -17,7 +17,7 @@ from muster.local import Group, Memory, Outcome, train
 from muster.plan import Plan
 from muster.simulation.engine import grouped
 from muster.types import ClientId, Failed, Reply, Sent
-from muster.vectors import in_order
+from muster.vectors import in_order, tree_map
 
 __all__ = ["Done", "Piece", "measure", "perform"]
 
@@ -49,12 +49,14 @@ class Piece:
 class Done(NamedTuple):
     """What became of a piece: block sums in order, new memories, and who failed.
 
-    Where replies are kept apart (`Plan.apart`), one reply a client instead.
+    Where replies are kept apart (`Plan.apart`), one reply a client instead. `alone` says why its
+    clients could not train as one group although each of them could by itself; empty if they did.
     """
 
     replies: tuple[Reply, ...]
     memories: dict[ClientId, Memory]
     failed: tuple[Failed, ...] = ()
+    alone: str = ""
 
 
 def perform(
@@ -64,25 +66,27 @@ def perform(
     failed: list[Failed] = []
     memories: dict[ClientId, Memory] = {}
     replies: list[Reply] = []
+    alone = ""
     place = dict(zip(piece.clients, piece.places, strict=True))
     block = block_size(piece.invited)
     apart = plan.apart
     sink = failed if lenient else None
     for group in _groups(plan, engine, population, piece, sink):
-        outcome = _attempt(plan, engine, sent, piece.round, group, sink)
-        if outcome is None:
+        attempt = _attempt(plan, engine, sent, piece.round, group, sink)
+        if attempt is None:
             continue
+        outcome, alone = attempt[0], alone or attempt[1]
         memories |= zip(outcome.clients, outcome.memories or (), strict=False)
         whole = outcome.clients == piece.clients
         places = piece.places if whole else [place[client] for client in outcome.clients]
         edges = list(range(len(places))) if apart else _edges(places, block)
         replies += _blocks(outcome, edges, fold=places[0] == 0 and not apart)
     if apart:
-        return Done(tuple(replies), memories, tuple(failed))
+        return Done(tuple(replies), memories, tuple(failed), alone)
     replies = list(fold_blocks(replies, lambda reply: place[reply.clients[0]] // block))
     if piece.places and piece.places[0] == 0:  # a left fold may begin here, and only here
         replies = [add(replies)] if replies else []
-    return Done(tuple(replies), memories, tuple(failed))
+    return Done(tuple(replies), memories, tuple(failed), alone)
 
 
 def _groups(
@@ -131,8 +135,11 @@ def _faults(plan: Plan, population: Population, piece: Piece) -> list[Failed]:
 
 def _attempt(
     plan: Plan, engine: str, sent: Sent, round: int, group: Group, failed: list[Failed] | None
-) -> Outcome | None:
-    """Train a group; where failures are collected, again without whoever failed."""
+) -> tuple[Outcome, str] | None:
+    """Train a group; where failures are collected, again without whoever failed.
+
+    With the outcome why its clients were trained one by one, if they were.
+    """
     while group.clients:
         try:
             return _trained(plan, engine, sent, round, group)
@@ -144,17 +151,37 @@ def _attempt(
     return None
 
 
-def _trained(plan: Plan, engine: str, sent: Sent, round: int, group: Group) -> Outcome:
+def _trained(plan: Plan, engine: str, sent: Sent, round: int, group: Group) -> tuple[Outcome, str]:
+    """The outcome of a group, and why its clients were trained one by one, if they were.
+
+    A group may fail where none of its clients does: the user's model may do in training what vmap
+    has no rule for. Then nobody is to blame, and what each did alone counts. Every group is tried
+    again: what became of another one depends on which process had it, and the bits must not.
+    """
     try:
         with np.errstate(all="ignore"):  # what is not finite is refused when it is reported
-            return train(plan, engine, round, sent, group)
+            return train(plan, engine, round, sent, group), ""
     except ClientError:
         raise
     except Exception as error:
-        if len(group.clients) > 1:  # who of them? The one that fails alone, too
-            for one in group.alone():
-                _trained(plan, engine, sent, round, one)
-        raise ClientError(round, group.clients[0], "train", _text(error)) from error
+        if len(group.clients) == 1 and not grouped(engine, plan):
+            raise ClientError(round, group.clients[0], "train", _text(error)) from error
+        outcomes = [_trained(plan, "loop", sent, round, one)[0] for one in group.alone()]
+        return _together(outcomes), f"{type(error).__name__}: {error}".partition("\n")[0]
+
+
+def _together(outcomes: Sequence[Outcome]) -> Outcome:
+    """The outcomes of clients that trained one by one, as that of their group."""
+    first = outcomes[0]
+    memories = [memory for one in outcomes for memory in one.memories or ()]
+    return Outcome(
+        tuple(client for one in outcomes for client in one.clients),
+        tree_map(lambda *rows: np.concatenate(rows), *(one.payload for one in outcomes)),
+        np.concatenate([one.buffers for one in outcomes]),
+        np.concatenate([one.weights for one in outcomes]),
+        {name: np.concatenate([one.metrics[name] for one in outcomes]) for name in first.metrics},
+        None if first.memories is None else tuple(memories),
+    )
 
 
 def _text(error: Exception) -> str:
@@ -222,10 +249,7 @@ def measure(
     """
     try:
         x, y = population.test(client) or population[client]
-        w, buffers = sent.algorithm.x, sent.buffers
-        if memory is not None and not plan.sharing.everything:
-            w = plan.sharing.merge(w, memory.private)
-            buffers = plan.sharing.merge(buffers, memory.buffers, buffers=True)
+        w, buffers = plan.whole(sent, memory)
         with np.errstate(all="ignore"):
             return plan.task.evaluate(w, buffers, x, y)
     except Exception as error:

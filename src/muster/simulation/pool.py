@@ -32,6 +32,7 @@ from muster.types import ClientId, Sent
 __all__ = ["Pool"]
 
 DEATHS = 3  # how often one piece may kill its worker
+SHOWN = 5  # clients named of a piece that kills
 PATIENCE = 5.0  # seconds for an idle worker to leave by itself
 
 
@@ -87,6 +88,17 @@ def _started(channel: int, lifeline: int, fds: tuple[int, ...]) -> subprocess.Po
         stdin=subprocess.DEVNULL,
         process_group=0,
     )
+
+
+def _told(message: Any) -> str:
+    """Whose training or evaluation a piece of work is, in words."""
+    if not isinstance(message, Piece):
+        return f"evaluating client {message.client!r} in round {message.round}"
+    names = ", ".join(map(repr, message.clients[:SHOWN]))
+    more = len(message.clients) - SHOWN
+    plural = "s" if len(message.clients) > 1 else ""
+    whom = f"client{plural} {names}" + (f" and {more} more" if more > 0 else "")
+    return f"training {whom} in round {message.round}"
 
 
 class Pool:
@@ -207,12 +219,14 @@ class Pool:
         self._deaths[job[0]] += 1
         if self._deaths[job[0]] >= DEATHS:
             raise WorkerError(
-                f"workers died {DEATHS} times on the same work (exit code "
+                f"{_told(job[1])} killed a worker {DEATHS} times (exit code "
                 f"{dead.process.returncode}): the machine may be out of memory, or the task "
                 f"crashes; try --workers 1 to see its output"
             )
         self._workers[place] = fresh = Worker(self._setup, self._fds)
-        self._give(fresh, *job)
+        idle = (w for w in self._workers if w.job is None and w.process.poll() is None)
+        up = next((worker for worker in idle if worker is not fresh), fresh)
+        self._give(up, *job)  # one that is up already needs no start
 
     def close(self) -> None:
         """End the workers and give the memory back; nothing is left to do the second time."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -96,6 +97,7 @@ class Simulation:
             self._masks = require("muster.simulation.secure", extra="site").Masks()
         self._round, self._invited, self._parts = 0, 0, 0
         self._heard: set[ClientId] = set()
+        self.alone = ""  # why clients that were to train as one group trained one by one
         self._roster = Roster(population.clients, lambda: population.sizes)
 
     def _fresh(self) -> Memory:
@@ -142,6 +144,14 @@ class Simulation:
         for done in self._hands.perform(sent, self._pieces(cohort, round)):
             for client, memory in done.memories.items():
                 self._store.remember(round, client, dict(leaves(memory)))
+            if done.alone and not self.alone:
+                self.alone = done.alone
+                warnings.warn(
+                    f"the model does not train as a matrix of clients ({done.alone}); muster goes "
+                    f"on one client at a time, and engine='loop' begins so",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
             yield from done.failed
             yield from done.replies
 

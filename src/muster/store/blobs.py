@@ -8,7 +8,6 @@ is found before it is added to a sum.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import mmap
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from muster.errors import NoRoom, RunError, short
+from muster.locks import flock
 from muster.store.blob import erased
 from muster.tensors import CHUNK
 from muster.types import ClientId
@@ -168,7 +168,7 @@ class Files:
             said(f"the blob {name} could not be written"),
             _opened(self._part(name), os.O_RDWR | os.O_CREAT) as file,
         ):
-            fcntl.flock(file, fcntl.LOCK_EX)  # two connections may send one blob
+            flock(file)  # two connections may send one blob
             end = os.fstat(file).st_size
             if end != offset:
                 raise misplaced(name, offset, end)

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 from pathlib import Path
 from typing import IO
 
 from muster.errors import RunError
+from muster.locks import flock
 
 __all__ = ["SCHEMA", "opened", "taken"]
 
@@ -38,7 +38,7 @@ def taken(folder: Path) -> IO[str]:
     except OSError as error:
         raise RunError(f"{folder} cannot hold a run ({error}); name another folder") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        flock(lock, wait=False)
     except OSError:
         lock.close()
         raise RunError(

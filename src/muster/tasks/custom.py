@@ -19,7 +19,8 @@ import numpy as np
 from muster.errors import DataError, MusterError, PlanError
 from muster.keys import Key
 from muster.layout import Entry, Layout
-from muster.tasks.task import Keyed, Made, name_of
+from muster.spelling import Spelled
+from muster.tasks.task import Keyed, Made, check_function, name_of
 from muster.types import Batch, Tree, Vector
 
 __all__ = ["Config", "Custom"]
@@ -44,7 +45,7 @@ class Config:
     seed: int
 
 
-class _Own(Made):
+class _Own(Made, Spelled):
     """What the runtime reads off a task with its own training."""
 
     framework: str = "custom"
@@ -78,6 +79,14 @@ class Custom(_Own):
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        called = {"start": (), "fit": ("model", "data", "config"), "measure": ("model", "data")}
+        if self.accept is not None:
+            called["accept"] = ("x", "y")
+        for name, arguments in called.items():
+            check_function(
+                "Custom", name, getattr(self, name), arguments,
+                f"def {name}({', '.join(arguments)}): at the top of a module",
+            )  # fmt: skip
         if self.dtype not in ("float32", "float64"):
             raise PlanError(f"{self}: dtype must be 'float32' or 'float64'; choose one")
 

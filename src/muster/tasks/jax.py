@@ -25,7 +25,7 @@ from muster.errors import PlanError
 from muster.extras import require
 from muster.keys import Key
 from muster.tasks.jax_traced import Traced
-from muster.tasks.task import CLASSIFIED, REGRESSED, Squares, check_labels
+from muster.tasks.task import CLASSIFIED, REGRESSED, Squares, check_function, check_labels
 
 jax = require("jax", extra="jax")
 jnp = jax.numpy
@@ -38,6 +38,17 @@ class _Made(Traced):
 
     make_params: Callable[[Any], dict[str, Any]]
     apply: Callable[..., Any]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        kind, given = type(self).__name__, ("params", "x", *(("rng",) if self.draws else ()))
+        check_function(
+            kind, "make_params", self.make_params, ("key",),
+            "def make_params(key): a dict of arrays drawn from a JAX key",
+        )  # fmt: skip
+        check_function(
+            kind, "apply", self.apply, given, f"def apply({', '.join(given)}): outputs (rows, ...)"
+        )
 
     def draw(self, key: Key) -> dict[str, Any]:
         """What make_params draws."""
@@ -53,14 +64,16 @@ class _Classes(Traced):
 
     def losses(self, out: Any, y: Any) -> Any:
         """−log softmax(out)[y]."""
-        hot = y[..., None].astype(np.int32) == jnp.arange(out.shape[-1], dtype=np.int32)
+        hot = y.reshape(*out.shape[:-1], 1).astype(np.int32) == jnp.arange(
+            out.shape[-1], dtype=np.int32
+        )
         return -jnp.where(hot, jax.nn.log_softmax(out), 0).sum(-1)
 
     measures = CLASSIFIED
 
     def scores(self, out: Any, y: Any) -> dict[str, Any]:
         """Accuracy."""
-        return {"accuracy": (out.argmax(-1) == y).astype(out.dtype)}
+        return {"accuracy": (out.argmax(-1) == y.reshape(out.shape[:-1])).astype(out.dtype)}
 
     def fits(self, y: Any, out: tuple[int, ...]) -> None:
         """Labels are whole numbers below the width of the output."""
@@ -81,6 +94,12 @@ class Model(_Made):
     loss: Callable[[Any, Any], Any]
     dtype: str = "float32"
     draws: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_function(
+            "Model", "loss", self.loss, ("outputs", "y"), "def loss(outputs, y): losses by row"
+        )
 
     def losses(self, out: Any, y: Any) -> Any:
         """The user's."""

@@ -18,6 +18,7 @@ from muster.errors import DataError, PlanError
 from muster.extras import require
 from muster.keys import Key
 from muster.layout import Entry, Layout
+from muster.spelling import Spelled
 from muster.tasks.jax_steps import Parts, Steps, apart, join, kind, like, pack, pad, place, rounded
 from muster.tasks.task import Keyed, Made, check_features
 from muster.types import Batch, Tree
@@ -54,16 +55,30 @@ def _known(keyed: Keyed) -> tuple[Any, Layout]:
 
     def look() -> None:
         drawn = task.draw(keys.key(0))
-        found.append(tree_map(lambda a: jax.ShapeDtypeStruct(a.shape, task.dtype), drawn))
+        try:
+            found.append(tree_map(lambda a: jax.ShapeDtypeStruct(a.shape, task.dtype), drawn))
+        except AttributeError as error:  # of what was drawn, and not from inside the user's code
+            raise PlanError(
+                f"the parameters of {task} must be arrays in a dict, or in dicts of dicts: {error}"
+            ) from error
 
-    try:
-        jax.eval_shape(look)
-    except AttributeError as error:
-        raise PlanError(
-            f"the parameters of {task} must be arrays in a dict, or in dicts of dicts: {error}"
-        ) from error
+    jax.eval_shape(look)
     entries = tuple(Entry(name, tuple(leaf.shape)) for name, leaf in leaves(found[0]))
     return found[0], Layout(entries, task.dtype)
+
+
+@lru_cache(256)
+def _reads_integers(keyed: Keyed, shape: tuple[int, ...], dtype: Any) -> bool:
+    """Whether rows of whole numbers go through the model, or reals do not either."""
+    task = keyed.value
+    for given, reals in ((dtype, False), (task.dtype, True)):
+        x = jax.ShapeDtypeStruct((2, *shape), given)
+        try:
+            jax.eval_shape(lambda p, x: task.forward(p, x, None), _known(keyed)[0], x)
+        except (TypeError, ValueError, LookupError, AttributeError):
+            continue
+        return not reals
+    return True
 
 
 @lru_cache(256)
@@ -72,17 +87,18 @@ def _through(keyed: Keyed, *rows: tuple[Any, Any]) -> tuple[tuple[int, ...], tup
     task = keyed.value
     try:
         x, y = (jax.ShapeDtypeStruct((2, *shape), dtype) for shape, dtype in rows)
-        out = jax.eval_shape(lambda p, x: task.forward(p, x, None), _known(keyed)[0], x)
+        out = jax.eval_shape(lambda p, x: task.outputs(p, x, None), _known(keyed)[0], x)
         return out.shape, jax.eval_shape(task.losses, out, y).shape
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         (x_shape, x_dtype), (y_shape, y_dtype) = rows
         raise DataError(
             f"rows of shape {x_shape} and {x_dtype}, with labels of shape {y_shape} and {y_dtype}, "
-            f"do not go through {task}; change the data or the model: {error}"
+            f"do not go through {task}; change the data or the model: "
+            f"{type(error).__name__}: {error}"
         ) from error
 
 
-class Traced(Made):
+class Traced(Made, Spelled):
     """The shared half of every JAX task.
 
     Abstract: a task draws its parameters, applies them, and says the losses of its outputs.
@@ -101,6 +117,12 @@ class Traced(Made):
     def forward(self, params: dict[str, Any], x: Any, rng: Any) -> Any:
         """Outputs `(rows, ...)`; `rng` is None in evaluation and where nothing is drawn."""
         raise NotImplementedError
+
+    def outputs(self, params: dict[str, Any], x: Any, rng: Any) -> Any:
+        """`forward`; whole numbers go in as reals where the model takes reals alone (images)."""
+        if x.dtype.kind in "iub" and not _reads_integers(self.keyed, x.shape[1:], x.dtype):
+            x = x.astype(self.dtype)
+        return self.forward(params, x, rng)
 
     def losses(self, out: Any, y: Any) -> Any:
         """One loss for each row, or for each of its positions."""
@@ -189,7 +211,7 @@ class Traced(Made):
 
     def _mean(self, arrays: Any, batch: Batch) -> Any:
         rng = jax.random.key(batch.seed) if self.draws and batch.seed is not None else None
-        losses = _per_row(self.losses(self.forward(self._params(arrays), batch.x, rng), batch.y))
+        losses = _per_row(self.losses(self.outputs(self._params(arrays), batch.x, rng), batch.y))
         return losses.mean() if batch.scale is None else (losses * batch.scale).sum()
 
     def loop(self, step: Callable[[Tree, Batch], Tree], carry: Tree, batches: Any) -> Tree:
@@ -239,7 +261,7 @@ class Traced(Made):
 
     def sums(self, w: Any, x: Any, y: Any, real: Any) -> dict[str, Any]:
         """Sums of loss and scores over the real rows, traced."""
-        out = self.forward(self._params(self.parted(w).arrays), x, None)
+        out = self.outputs(self._params(self.parted(w).arrays), x, None)
         found = {"loss": self.losses(out, y), **self.scores(out, y)}
         return {name: jnp.where(real, _per_row(a), 0).sum() for name, a in found.items()}
 

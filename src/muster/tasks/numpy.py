@@ -24,6 +24,7 @@ from muster.batches import Batches, fold, gather
 from muster.errors import PlanError
 from muster.keys import Key
 from muster.layout import Entry, Layout
+from muster.spelling import Spelled
 from muster.tasks import numpy_layers as layers
 from muster.tasks import numpy_walk as walk
 from muster.tasks.task import CrossEntropy, Logistic, Loss, Squares, check_features
@@ -35,7 +36,7 @@ __all__ = ["LinearRegression", "LogisticRegression", "MLP", "Network", "SoftmaxR
 BLOCK = 1 << 20  # numbers in the widest layer of one block of rows under evaluation
 
 
-class Network(layers.ByRow):
+class Network(layers.ByRow, Spelled):
     """The shared half of every task of this file: fully connected layers under a loss.
 
     Abstract: a task gives its `widths` (features, hidden layers, outputs) and its `loss`.

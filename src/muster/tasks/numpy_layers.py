@@ -7,7 +7,7 @@ decides the speed of such small steps, in this order:
 - Small products take OpenBLAS's path for small matrices, which packs nothing and is two to
   three times faster at batch 10. Its limits are 10⁶ multiplications, and 1200 results where
   both factors run along the summed axis (the forward pass); wider layers are cut into bands.
-- Parameters stay in cache: `numpy_chunks.py` says how many clients are trained at a time.
+- Parameters stay in cache: `numpy_walk.py` says how many clients are trained at a time.
 - No gradient is kept where nothing reads it: `descend` takes a band's update off the weights
   while it is warm, the rate already in the slopes. A small model takes its whole update off in
   one sweep instead, because a few long additions beat many short ones.
@@ -190,7 +190,6 @@ def clipped(layers: Layers, rows: Sequence[Any], model: Model, bound: float, int
 class ByRow:
     """The half of a task that looks at single rows; abstract: who it is says `Network`."""
 
-    frozen: tuple[str, ...] = ()
     mixing: str = ""
     loss: Loss
     activation: str

@@ -8,6 +8,7 @@ clients and workers; a mean is taken once, after adding up, by dividing by "rows
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ __all__ = [
     "REGRESSED",
     "Squares",
     "check_features",
+    "check_function",
     "check_labels",
     "name_of",
 ]
@@ -138,7 +140,7 @@ class CrossEntropy(Loss):
 
     def sums(self, z: Any, y: Any) -> dict[str, float]:
         """Sums of rows, cross-entropy and hits."""
-        hits = z.argmax(0) == y
+        hits = z.argmax(0) == y.reshape(z.shape[1:])
         return _sums(y, loss=self.slope(z, y), accuracy=hits)
 
     def predict(self, z: Any) -> Any:
@@ -166,7 +168,7 @@ class Logistic(Loss):
     def slope(self, z: Any, y: Any) -> Any:
         """Losses; `z` becomes sigmoid(z) − y."""
         (one,) = z
-        y = np.asarray(y).astype(z.dtype, copy=False)
+        y = np.asarray(y).reshape(one.shape).astype(z.dtype, copy=False)
         small = np.exp(-np.abs(one))
         losses = np.maximum(one, 0) - y * one + np.log1p(small)
         one[...] = np.where(one >= 0, 1, small) / (1 + small) - y
@@ -174,7 +176,7 @@ class Logistic(Loss):
 
     def sums(self, z: Any, y: Any) -> dict[str, float]:
         """Sums of rows, logistic loss and hits."""
-        hits = (z[0] > 0) == (y > 0)
+        hits = (z[0] > 0) == (y.reshape(z.shape[1:]) > 0)
         return _sums(y, loss=self.slope(z, y), accuracy=hits)
 
     def predict(self, z: Any) -> Any:
@@ -225,6 +227,31 @@ class Squares(Loss):
         _finite("targets", y)
 
 
+def check_function(
+    task: str, field: str, function: Any, arguments: tuple[str, ...], remedy: str
+) -> None:
+    """Raise `PlanError` unless `function` is one that can be called with these arguments.
+
+    >>> check_function("Custom", "start", dict, (), "def start():")
+    """
+    call = f"{field}({', '.join(arguments)})"
+    if not callable(function):
+        raise PlanError(
+            f"{task}({field}={function!r:.60}): a function is needed, which is called as {call}; "
+            f"write {remedy}"
+        )
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError as error:
+        name = getattr(function, "__qualname__", repr(function))
+        raise PlanError(
+            f"{task}({field}={name}): it is called as {call}, which it does not take ({error}); "
+            f"write {remedy}"
+        ) from None
+    except ValueError:
+        return  # one in C, which does not say what it takes
+
+
 def check_features(x: Any, features: int, rows: int) -> None:
     """Raise `DataError` unless `x` is `(rows, ...)` finite numbers, `features` in each row.
 
@@ -249,16 +276,17 @@ def check_features(x: Any, features: int, rows: int) -> None:
 
 
 def check_labels(y: Any, classes: int) -> None:
-    """Raise `DataError` unless `y` is `(rows,)` whole numbers in 0 … classes − 1.
+    """Raise `DataError` unless `y` is `(rows,)` or `(rows, 1)` whole numbers in 0 … classes − 1.
 
     >>> check_labels(np.array([0, 1]), 2)
     """
     y = np.asarray(y)
-    if y.ndim != 1 or y.dtype.kind not in "iubf":
+    if y.shape not in ((y.size,), (y.size, 1)) or y.dtype.kind not in "iubf":
         raise DataError(
             f"labels have shape {y.shape} and dtype {y.dtype}, but whole numbers (rows,) from 0 "
             f"to {classes - 1} are needed; number the classes first"
         )
+    y = y.reshape(-1)
     bad = y[(y < 0) | (y >= classes) | (y != np.floor(y))] if len(y) else y
     if len(bad):
         raise DataError(

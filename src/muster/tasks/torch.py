@@ -12,7 +12,8 @@
 - Float buffers (BatchNorm's statistics) are a vector of their own, moved in place by training
   and averaged; whole-number buffers start anew with each client's round.
 - Layers that draw are seeded by client and step; torch's global generator is left as it was.
-- Real features become the task's precision; whole numbers stay 64-bit integers (token ids).
+- Real features become the task's precision, and so do whole ones (images in bytes), unless the
+  model reads integers (token ids).
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from muster.errors import DataError, PlanError
 from muster.extras import require
 from muster.keys import Key
 from muster.layout import Layout
+from muster.spelling import Spelled
 from muster.tasks import torch_rows as by_row
-from muster.tasks.task import CLASSIFIED, REGRESSED, Keyed, Made, check_labels
+from muster.tasks.task import CLASSIFIED, REGRESSED, Keyed, Made, check_function, check_labels
 from muster.tasks.torch_facts import Facts, build, difference, facts, layout_of
 from muster.tasks.torch_flat import flat
 from muster.types import Batch, Tree, Vector
@@ -47,7 +49,7 @@ LONE_ROW = "BatchNorm got a batch of one row but needs two; use another batch si
 CHUNK = 512  # rows evaluated at once
 
 
-class _Torch(by_row.ByRow, Made):
+class _Torch(by_row.ByRow, Made, Spelled):
     """What the three tasks share; each is a frozen value of the fields it adds."""
 
     framework: ClassVar[str] = "torch"
@@ -60,8 +62,25 @@ class _Torch(by_row.ByRow, Made):
     metrics: Any
 
     def __post_init__(self) -> None:
-        if not callable(self.make_model) or not callable(self.loss):
-            raise PlanError(f"{self}: make_model and loss must be functions, given by name")
+        kind = type(self).__name__
+        if isinstance(self.make_model, torch.nn.Module):
+            name = type(self.make_model).__name__
+            raise PlanError(
+                f"{kind}(make_model={name}(...)): that is one model, and every process and client "
+                f"builds its own; give a function that does: def make_model(): return {name}(...)"
+            )
+        check_function(
+            kind, "make_model", self.make_model, (),
+            "a function without arguments, or functools.partial(Net, width) for a class with some",
+        )  # fmt: skip
+        if isinstance(self.loss, type):
+            raise PlanError(
+                f"{kind}(loss={self.loss.__name__}): that is the class; give one of it, "
+                f"{self.loss.__name__}()"
+            )
+        check_function(
+            kind, "loss", self.loss, ("output", "y"), "def loss(output, y): losses by row"
+        )
         if self.dtype not in ("float32", "float64"):
             raise PlanError(f"{self}: dtype must be 'float32' or 'float64'")
 
@@ -147,7 +166,13 @@ class _Torch(by_row.ByRow, Made):
         else:
             output = flat(self).answer_to(x.shape[1:], x.dtype.str)
         if self.labels:
-            if y.shape[1:] != output[:-1]:
+            if not output or output[-1] < 2:
+                raise DataError(
+                    f"the model answers each row with {output or 'one number'}, and a Classifier "
+                    f"needs (rows, classes), two classes or more; end the model in nn.Linear(..., "
+                    f"classes), or use a Regressor"
+                )
+            if y.shape[1:] not in (output[:-1], (*output[:-1], 1)):
                 raise DataError(
                     f"labels have shape {y.shape}, but the model answers each row with "
                     f"{output}, classes last; give one label for each answer"
@@ -175,15 +200,22 @@ class _Torch(by_row.ByRow, Made):
         return torch.from_numpy(a).to(self.device)
 
     def rows(self, x: Any) -> Any:
-        """Features or targets: reals in the task's precision, whole numbers in 64 bits."""
+        """Features: in the task's precision, also whole numbers unless the model reads integers.
+
+        Whole numbers that it does read (token ids) have 64 bits.
+        """
         if torch.is_tensor(x):
             return x.to(self.device)
         x = np.asarray(x)
-        kind = self.dtype if x.dtype.kind == "f" else np.int64
-        return self._tensor(x.astype(kind, copy=False))
+        whole = x.dtype.kind != "f" and flat(self).reads_integers(x.shape[1:])
+        return self._tensor(x.astype(np.int64 if whole else self.dtype, copy=False))
 
     def _targets(self, y: Any) -> Any:
-        y = self.rows(y)
+        if not torch.is_tensor(y):
+            y = np.asarray(y)
+            kind = self.dtype if y.dtype.kind == "f" else np.int64
+            y = self._tensor(y.astype(kind, copy=False))
+        y = y.to(self.device)
         if self.labels is None:
             return y
         return y.to(torch.int64 if self.labels else getattr(torch, self.dtype))

@@ -56,6 +56,13 @@ def build(make_model: Callable[[], Any], dtype: str, seed: int = 0) -> Any:
             f"make_model={make_model!r} returned {type(module).__name__}; "
             f"it must return a torch.nn.Module"
         )
+    lazy = next((name for name, p in module.named_parameters() if nn.parameter.is_lazy(p)), None)
+    if lazy is not None:
+        raise PlanError(
+            f"make_model={make_model!r} returned a model whose {lazy} has no shape before it has "
+            f"seen rows (a lazy layer); give the sizes, such as nn.Linear(4, 3), or let make_model "
+            f"call the model once on rows of zeros"
+        )
     return module.to(dtype=getattr(torch, dtype))
 
 
@@ -74,7 +81,8 @@ def layout_of(module: Any, dtype: str) -> Layout:
     entries = [Entry(name, tuple(p.shape)) for name, p in module.named_parameters()]
     floats = [(name, b) for name, b in saved(module) if b.is_floating_point()]
     entries += [Entry(name, tuple(b.shape), "buffer") for name, b in floats]
-    return Layout(tuple(entries), dtype)
+    frozen = tuple(name for name, p in module.named_parameters() if not p.requires_grad)
+    return Layout(tuple(entries), dtype, frozen)
 
 
 def difference(expected: Layout, found: Layout) -> str:
@@ -88,6 +96,8 @@ def difference(expected: Layout, found: Layout) -> str:
         )
         if want != have:
             return f"{want} in one, {have} in another"
+    for name in sorted({*expected.frozen} ^ {*found.frozen}):
+        return f"{name} is trained in one and frozen in another"
     return ""
 
 
@@ -165,17 +175,29 @@ def _draws(module: Any, x: Any) -> bool:
 
 
 def _runs_batched(module: Any, loss: Callable[[Any, Any], Any], x: Any) -> bool:
-    """Whether vmap over two clients works without falling back, and the loss is by row."""
+    """Whether vmap over two clients works without falling back, and the loss is by row.
+
+    Tried as it will be run, in training and with a backward pass, and in evaluation: a model may
+    look at its numbers in one mode alone.
+    """
+    return all(_batched(module.train(mode), loss, x) for mode in (True, False))
+
+
+def _batched(module: Any, loss: Callable[[Any, Any], Any], x: Any) -> bool:
     names = [name for name, _ in module.named_parameters()]
-    stack = tuple(p.detach().expand(2, *p.shape) for p in module.parameters())
+    stack = tuple(
+        p.detach().expand(2, *p.shape).requires_grad_(p.requires_grad) for p in module.parameters()
+    )
 
     def call(values: tuple[Any, ...], rows: Any) -> Any:
         return torch.func.functional_call(module, dict(zip(names, values, strict=True)), (rows,))
 
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.set_grad_enabled(module.training):
             warnings.simplefilter("error")
             output = torch.func.vmap(call)(stack, x.expand(2, *x.shape))
+            if module.training:
+                output.sum().backward()
     except Exception:  # vmap has no rule for something in the user's forward
         return False
     return bool(output.shape[1] == len(x)) and _by_row(loss, output.flatten(0, 1))

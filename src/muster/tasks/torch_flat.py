@@ -9,6 +9,7 @@ its gradient is taken by ordinary autograd on the stack, which costs less than v
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,6 +66,7 @@ class Flat:
         self.stack: list[Any] = []
         self.busy = self.tried = False
         self.answers: dict[tuple[tuple[int, ...], str], tuple[int, ...]] = {}
+        self.integers_read: dict[tuple[int, ...], bool] = {}
 
     def _converts(self) -> bool:
         return bool(self.task.dtype == "float32" and torch.device(self.task.device).type == "cpu")
@@ -117,6 +119,29 @@ class Flat:
         except RuntimeError:
             self.hook.remove()
 
+    def reads_integers(self, shape: tuple[int, ...]) -> bool:
+        """Whether rows of whole numbers go in as such: they do not where only reals go through.
+
+        Tried with zeros, once for each shape of a row. Where neither goes through, the kind whose
+        error says more than that the dtype is wrong.
+        """
+        if shape not in self.integers_read:
+            zeros = np.zeros((1, *shape), np.int64)
+            wrong = self._fault(torch.from_numpy(zeros))
+            wrong_dtype = bool(wrong) and re.search(r"dtype|scalar type|Long", wrong) is not None
+            reals = torch.from_numpy(zeros.astype(self.task.dtype))
+            self.integers_read[shape] = not wrong or (bool(self._fault(reals)) and not wrong_dtype)
+        return self.integers_read[shape]
+
+    def _fault(self, x: Any) -> str:
+        """What a forward pass in evaluation mode raises, in words; empty where it goes through."""
+        try:
+            with torch.no_grad():
+                self.output(x.to(self.task.device), training=False)
+        except Exception as error:  # a user's forward may raise anything
+            return str(error) or type(error).__name__
+        return ""
+
     def answer_to(self, shape: tuple[int, ...], dtype: str) -> tuple[int, ...]:
         """The shape of the output for one row of this shape, kept."""
         if (shape, dtype) not in self.answers:
@@ -131,9 +156,17 @@ class Flat:
         except Exception as cause:  # a user's forward may raise anything
             raise DataError(
                 f"the model cannot take rows of shape {x.shape[1:]} and dtype {x.dtype}; change "
-                f"make_model or the data: {cause}"
+                f"make_model or the data: {type(cause).__name__}: {cause}"
             ) from cause
-        return tuple(output.shape[1:])
+        if torch.is_tensor(output):
+            return tuple(output.shape[1:])
+        if self.task.labels is None:
+            return ()  # the loss takes it as it is
+        raise DataError(
+            f"the model answers with a {type(output).__name__}, and a {type(self.task).__name__} "
+            f"needs one tensor (rows, ...); let forward return one of its parts, as in output, _ = "
+            f"self.lstm(x) and then self.head(output[:, -1])"
+        )
 
     def gradients(self, w: Any, buffers: Any, batch: Batch) -> tuple[Any, list[Any], Any]:
         """Of the trained parameters, the views of `w` that they belong to, and the loss.

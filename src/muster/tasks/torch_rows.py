@@ -36,18 +36,21 @@ _HERE = threading.local()
 
 
 def cross_entropy(output: Any, y: Any) -> Any:
-    """−log softmax(output)[y], like `y`: classes are the last axis of the output.
+    """−log softmax(output)[y]: classes are the last axis of the output, and labels its others.
+
+    Labels may have an axis of length one behind those.
 
     >>> cross_entropy(torch.zeros(1, 2), torch.tensor([0]))
     tensor([0.6931])
     """
     flat_output, labels = output.flatten(0, -2), y.flatten()
-    return _functional.cross_entropy(flat_output, labels, reduction="none").view(y.shape)
+    losses = _functional.cross_entropy(flat_output, labels, reduction="none")
+    return losses.view(output.shape[:-1])
 
 
 def accuracy(output: Any, y: Any) -> Any:
-    """1 where the likeliest class is the label, else 0, like `y`."""
-    return output.argmax(-1) == y
+    """1 where the likeliest class is the label, else 0."""
+    return output.argmax(-1) == y.view(output.shape[:-1])
 
 
 def squares(output: Any, y: Any) -> Any:
@@ -62,7 +65,7 @@ def error(output: Any, y: Any) -> Any:
 
 def mean_cross_entropy(output: Any, y: Any) -> Any:
     """The mean of `cross_entropy` in one call."""
-    if output.dim() > 2:
+    if output.dim() > 2 or y.dim() > 1:
         output, y = output.flatten(0, -2), y.flatten()
     return _functional.cross_entropy(output, y)
 
@@ -81,11 +84,6 @@ class ByRow:
 
     l2: float = 0.0
     dtype: str
-
-    @property
-    def frozen(self) -> tuple[str, ...]:
-        """The parameters that ask for no gradient."""
-        return _single(self).frozen
 
     @property
     def mixing(self) -> str:
@@ -149,7 +147,7 @@ class Single:
         self.task, self.module = task, task.build().to(task.device).train()
         named = dict(self.module.named_parameters())
         self.shapes = {name: p.shape for name, p in named.items()}
-        self.frozen = tuple(name for name, p in named.items() if not p.requires_grad)
+        self.frozen = task.layout.frozen
         norm = torch.nn.modules.batchnorm._NormBase
         self.mixing = next(
             (type(m).__name__ for m in self.module.modules() if isinstance(m, norm)

@@ -24,11 +24,11 @@ __all__ = ["check_task"]
 RATE, ROWS = 0.1, 4
 
 
-def check_task(task: Task, x: Any, y: Any, frozen: tuple[str, ...] = ()) -> None:
+def check_task(task: Task, x: Any, y: Any) -> None:
     """Raise `AssertionError` where a task breaks a promise of `Task`.
 
-    `x`, `y` are at least eight rows it can be trained on, `frozen` the names of the tensors it
-    leaves as they are. Gradients are checked in float64.
+    `x`, `y` are at least eight rows it can be trained on. Gradients are checked in float64; what
+    `layout.frozen` names must have none.
 
     >>> from muster.tasks.numpy import LinearRegression
     >>> check_task(LinearRegression(2), np.eye(8)[:, :2], np.arange(8.0))
@@ -47,9 +47,9 @@ def check_task(task: Task, x: Any, y: Any, frozen: tuple[str, ...] = ()) -> None
     double = task.astype("float64")  # type: ignore[attr-defined]
     claim(double.layout.dtype == "float64", f"{task}.astype('float64') has another dtype")
     if task.framework != "custom":
-        _gradients(double, *_rows(x, y), frozen)
+        _gradients(double, *_rows(x, y))
     if hasattr(task, "clipped") and not double.mixing and not double.draws:
-        _by_row(double, *_rows(x, y), frozen)
+        _by_row(double, *_rows(x, y))
     _training(double, x, y)
 
 
@@ -112,7 +112,7 @@ def _rows(x: Any, y: Any) -> tuple[Any, Any]:
     return one, two
 
 
-def _gradients(task: Task, x: Any, y: Any, frozen: tuple[str, ...]) -> None:
+def _gradients(task: Task, x: Any, y: Any) -> None:
     w, buffers = task.init(keys.key(3))
     walk = 0.1 * np.random.default_rng(4).normal(size=(2, len(w)))
     many = w + walk
@@ -122,8 +122,11 @@ def _gradients(task: Task, x: Any, y: Any, frozen: tuple[str, ...]) -> None:
         same(_gradient(task, many[0], buffers, batch), alone[0]),
         f"{task}.gradient is not a function of parameters, buffers, rows and seed",
     )
+    for name in task.layout.frozen:
+        still = not task.layout.named(alone[0][0])[name].any()
+        claim(still, f"{task}.layout.frozen names {name!r}, which has a gradient")
     for direction in np.random.default_rng(5).normal(size=(3, len(w))):
-        for name in frozen:
+        for name in task.layout.frozen:
             task.layout.named(direction)[name][...] = 0
         direction /= np.linalg.norm(direction)
         ends = [_gradient(task, many[0] + h * direction, buffers, batch) for h in (1e-5, -1e-5)]
@@ -140,9 +143,8 @@ def _gradients(task: Task, x: Any, y: Any, frozen: tuple[str, ...]) -> None:
         close((moved, loss), wanted, 1e-12, f"{task}: descend against a gradient step")
 
 
-def _by_row(task: Any, x: Any, y: Any, frozen: tuple[str, ...]) -> None:
+def _by_row(task: Any, x: Any, y: Any) -> None:
     """Each row's gradient is its own, and the sum of the clipped ones is just that."""
-    claim(task.frozen == frozen, f"{task}.frozen is {task.frozen}, but {frozen} do not move")
     w, buffers = task.init(keys.key(6))
     w = w + 0.1 * np.random.default_rng(7).normal(size=w.shape)
     batch = Batch(*(a.reshape(-1, *a.shape[2:]) for a in (x, y)))

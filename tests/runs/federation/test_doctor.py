@@ -193,8 +193,29 @@ def unreadable():
     ],
 )
 def test_rows_that_do_not_fit_the_plan(plan, rows, level):
-    (found,) = doctor.data(plan, rows)
+    found, *step = doctor.data(plan, rows)
     assert found.level == level
+    assert levels(step) == (["ok"] if level == "ok" else [])
+
+
+def begun():
+    return {"w": np.zeros(3)}
+
+
+def fitted(model, data, config):
+    return model["unknown"]
+
+
+def measured(model, data):
+    return {"loss": 0.0}
+
+
+def test_a_step_of_training_is_tried():
+    task, local = tasks.custom.Custom(begun, fitted, measured), muster.Local(epochs=3, batch=4)
+    plan = muster.Plan(task=task, algorithm=algorithms.FedAvg(), local=local)
+    fit, step = doctor.data(plan, lambda: (np.ones((5, 3)).tolist(), np.zeros((5, 1), int)))
+    assert (fit.level, step.level) == ("ok", "problem")
+    assert step.found.startswith("a step of training fails") and "'unknown'" in step.found
 
 
 def test_a_port_that_is_taken(tmp_path):

@@ -130,7 +130,7 @@ def _central(file: planfile.PlanFile, plan: Plan, asked: bool) -> tuple[Any, Any
             f"write evaluate_on() in {file.path}, or leave stop out"
         )
     if rows is not None:
-        check_rows(plan, rows, f"evaluate_on() in {file.path}")
+        rows = check_rows(plan, rows, f"evaluate_on() in {file.path}")
     return rows
 
 

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from muster.data.partition import Parts, dirichlet, iid, shards, split
 from muster.data.population import Population
 from muster.data.rows import ClientId, Pair
 from muster.errors import DataError
 
-__all__ = ["Federation", "Partition", "dealt", "federated"]
+__all__ = ["Federation", "Partition", "as_population", "dealt", "federated"]
 
 Partition = Literal["iid", "shards", "dirichlet"]
 
@@ -21,6 +21,26 @@ class Federation(NamedTuple):
 
     population: Population
     test: Pair
+
+
+def as_population(given: Any) -> tuple[Population, Pair | None]:
+    """The population in what was given, and the central test rows where it has some.
+
+    A population, a dataset with its test rows, or rows by client. Raises `DataError`.
+
+    >>> as_population({"a": ([[1.0]], [0])})
+    (<Population clients=1, rows=1>, None)
+    """
+    if isinstance(given, Federation):
+        return given
+    if isinstance(given, Mapping):
+        return Population.from_arrays(given), None
+    if isinstance(given, Population):
+        return given, None
+    raise DataError(
+        f"population is a {type(given).__name__}; give a muster.Population, such as "
+        f"Population.from_arrays({{client: (x, y)}}), or a dataset such as muster.data.digits()"
+    )
 
 
 def federated(train: Mapping[ClientId, Pair], test: Mapping[ClientId, Pair]) -> Federation:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import sys
@@ -15,6 +14,7 @@ from typing import Any, BinaryIO
 
 from muster.errors import DatasetError, MissingExtra
 from muster.extras import require
+from muster.locks import flock
 
 __all__ = ["Opener", "Remote", "cache", "found", "locate"]
 
@@ -182,7 +182,7 @@ def _matches(part: Path, file: Remote) -> bool:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        flock(stream)
         yield
 
 

@@ -18,16 +18,22 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
+from muster import keys
+from muster.data.arrays import as_pair
 from muster.errors import AuditError, MusterError
 from muster.extras import DISTRIBUTION, install_command
+from muster.local import Group, train
 from muster.plan import Plan
 from muster.plan.registry import fingerprint
+from muster.rounds import start
 from muster.service import audit, identity, pki
 from muster.service.limits import kept_of_disk
 
@@ -220,17 +226,33 @@ def _size(count: float) -> str:
 
 
 def data(plan: Plan, rows: Callable[[], tuple[Any, Any]]) -> list[Finding]:
-    """A site's rows, as its plan needs them; `rows()` reads them."""
+    """A site's rows, as its plan needs them, and a step on them; `rows()` reads them."""
     try:
-        x, y = rows()
-        if len(x) == 0 or len(x) != len(y):
-            text = f"{len(x)} feature rows and {len(y)} targets"
-            return [Finding("data", "problem", text, "give as many of each, at least one")]
+        x, y = as_pair("the site", rows())
         plan.task.check(x, y)
     except MusterError as error:
         return [Finding("data", "problem", str(error), "mend the file, or its loader")]
-    shape = "×".join(map(str, getattr(x, "shape", (len(x),))[1:])) or "1"
-    return [Finding("data", "ok", f"{len(x)} rows of {shape} features fit the plan")]
+    shape = "×".join(map(str, x.shape[1:])) or "1"
+    fit = Finding("data", "ok", f"{len(x)} rows of {shape} features fit the plan")
+    return [fit, _step(plan, x, y)]
+
+
+def _step(plan: Plan, x: Any, y: Any) -> Finding:
+    """One step of local training on a batch, and an evaluation of what came of it, for nobody."""
+    few = min(len(x), plan.local.batch or len(x))
+    one = replace(plan, local=replace(plan.local, epochs=None, steps=1))
+    sent, x, y = start(one).sent(), x[:few], y[:few]
+    blank = one.fresh_memory(*one.task.init(keys.key(one.seed).at("init")))
+    zero, sizes = np.zeros(1, np.int64), np.array([few], np.int64)
+    group = Group(("doctor",), (1,), x, y, zero, sizes, (blank,) if one.remembers else None)
+    try:
+        with np.errstate(all="ignore"):  # what is not finite is refused when it is reported
+            train(one, "loop", 1, sent, group)
+            one.task.evaluate(*one.whole(sent, blank), x, y)
+    except Exception as error:  # a user's model, loss or fit may raise anything
+        text = f"a step of training fails: {type(error).__name__}: {error}"
+        return Finding("training", "problem", text, "mend the model, its loss, or the rows")
+    return Finding("training", "ok", f"a step of {few} rows trains, and the model is evaluated")
 
 
 def plan(given: Plan) -> Finding:

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from muster.data.arrays import as_pair
 from muster.errors import DataError, MusterError, RunError
 from muster.plan import Plan
 from muster.runs.planfile import PlanFile, module_name
@@ -207,13 +208,7 @@ def site_rows(planfile: PlanFile, data: str | Path, loader: str | None = None) -
         raise DataError(
             f"{where} failed on {data}: {type(error).__name__}: {error}; repair it, or the data"
         ) from error
-    if not isinstance(found, tuple | list) or len(found) != 2:
-        raise DataError(
-            f"{where} returned a {type(found).__name__}; return the site's rows as a pair (x, y)"
-        )
-    x, y = found
-    if not len(x):
-        raise DataError(f"{where} found no rows in {data}; a site needs at least one")
+    x, y = as_pair(where, found)
     planfile.plan.task.check(x, y)
     return x, y
 

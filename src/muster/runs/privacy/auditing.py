@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from muster import keys
 from muster.data import Population
 from muster.errors import MusterError
 from muster.local import Group, train
@@ -232,5 +233,4 @@ def _inverted(plan: Plan, one: tuple[Any, Any, Any], place: tuple[str, str], pea
 def _blank(plan: Plan) -> Any:
     if not plan.remembers:
         return None
-    state = start(plan)
-    return (plan.fresh_memory(state.algorithm.shared.x, state.buffers),)
+    return (plan.fresh_memory(*plan.task.init(keys.key(plan.seed).at("init"))),)

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 from muster.errors import IdentityError
+from muster.locks import flock
 
 __all__ = ["AUTHORITY", "REVOKED", "has", "locked", "private", "read", "told", "write"]
 
@@ -73,7 +73,7 @@ def locked(folder: Path) -> Iterator[None]:
     with told(folder):
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        flock(descriptor)
         yield
     finally:
         os.close(descriptor)

@@ -7,7 +7,6 @@ so that to destroy that one file is to destroy all of them.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from muster.errors import RunError
 from muster.extras import require
+from muster.locks import flock
 from muster.service.message import Message, Task, Update, from_json, to_json
 from muster.store.blobs import Disk, Files, said
 
@@ -254,7 +254,7 @@ def locked(folder: Path, taken: str) -> int:
         folder.chmod(0o700)
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        flock(lock, wait=False)
     except OSError:
         os.close(lock)
         raise RunError(f"{taken}; stop it, or give another folder") from None

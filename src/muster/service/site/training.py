@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from muster import keys
+from muster.data.arrays import Pair, as_pair
 from muster.errors import ClientError
 from muster.keys import Source
 from muster.local import Group, Memory, Outcome, Walk, train
@@ -67,8 +68,9 @@ class Training:
         self, task: Task, client: ClientId, body: Any, memory: Memory | None, walk: Walk
     ) -> Made:
         """The client's round. Raises `ClientError`, `Refused` for the body, what a walk raises."""
-        fault, (x, y) = self._fault, self.rows
-        if fault is not None:
+        try:
+            x, y = self._mine
+        except Exception as fault:
             raise ClientError(task.round, client, "data", str(fault)) from fault
         sizes = np.array([len(x)], np.int64)
         known = None if self.blank is None else (memory or self.blank,)
@@ -79,25 +81,25 @@ class Training:
             return _made(train(plan, "loop", task.round, sent, group, walk, own))
 
     @cached_property
-    def _fault(self) -> Exception | None:
-        """Why these rows cannot be trained on, if so."""
-        try:
-            self.plan.task.check(*self.rows)
-        except Exception as error:
-            return error
-        return None
+    def _mine(self) -> Pair:
+        """The site's rows as arrays that this plan can be trained on; raises what is wrong."""
+        pair = as_pair("the site", self.rows)
+        self.plan.task.check(*pair)
+        return pair
+
+    @cached_property
+    def _judged(self) -> Pair:
+        """The rows that the model is evaluated on."""
+        return (
+            as_pair("the site's test", self.test) if self.test else as_pair("the site", self.rows)
+        )
 
     def measure(self, body: Any, memory: Memory | None) -> dict[str, float]:
         """Metric sums of the shared model, with the private part, on the test rows if any."""
         sent, plan = self.sent(body), self.plan
-        w, buffers = sent.algorithm.x, sent.buffers
-        if not plan.sharing.everything:
-            kept = memory or self.blank
-            assert kept is not None
-            w = plan.sharing.merge(w, kept.private)
-            buffers = plan.sharing.merge(buffers, kept.buffers, buffers=True)
+        w, buffers = plan.whole(sent, memory or self.blank)
         with np.errstate(all="ignore"):
-            return plan.task.evaluate(w, buffers, *(self.test or self.rows))
+            return plan.task.evaluate(w, buffers, *self._judged)
 
 
 def _made(outcome: Outcome) -> Made:

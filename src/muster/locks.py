@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Locks on files, which the system lets go of when a process dies, whatever it died of."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from muster.errors import MusterError
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows has none; what needs no lock works there
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["flock"]
+
+
+def flock(file: Any, *, shared: bool = False, wait: bool = True) -> None:
+    """Lock an open file, or its descriptor, against everybody else (or other than `shared` ones).
+
+    Raises `BlockingIOError` where somebody has it and `wait` is false, `OSError` for a disk that
+    has no locks, and `MusterError` on a system without them.
+    """
+    if fcntl is None:
+        raise MusterError(
+            f"runs, keys and ledgers are kept whole by file locks, which this system "
+            f"({sys.platform}) has not as muster needs them; use Linux, macOS, or WSL on Windows"
+        )
+    fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
