@@ -221,8 +221,14 @@ class Task(Protocol):
     def model(self, w: Vector, buffers: Vector) -> Any:
         """The framework's own model with these parameters."""
 
-    def evaluate(self, w: Vector, buffers: Vector, x: Any, y: Any) -> dict[str, float]:
-        """Sums over rows by metric name, with "rows"; means are taken after adding up."""
+    @property
+    def head(self) -> Any:
+        """What the model's outputs are (`metrics.head.Head`), so that metrics can be read off."""
+
+    def evaluate(
+        self, w: Vector, buffers: Vector, x: Any, y: Any, metrics: Sequence[Any] = ()
+    ) -> dict[str, float]:
+        """Sums over rows: "rows", the "loss", and those of the metrics (`metrics.sums.Tally`)."""
 
 
 class Fusing(Task, Protocol):

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tasks of every framework share: losses, their metric sums, and what data they refuse.
+"""What the tasks of every framework share: losses, and what data they refuse.
 
 A loss reads the outputs of a model as `z` `(outputs, ...)`: outputs first, because a reduction
-over the first axis runs along memory. Metrics are sums over rows, so that they add over blocks,
-clients and workers; a mean is taken once, after adding up, by dividing by "rows".
+over the first axis runs along memory.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -26,9 +25,11 @@ class Loss:
         """Losses `(...)` of the outputs `z` `(outputs, ...)`, which become their slopes."""
         raise NotImplementedError
 
-    def sums(self, z: Any, y: Any) -> dict[str, float]:
-        """Metric sums over the rows of `z` `(outputs, rows)`, in float64; `z` is overwritten."""
-        raise NotImplementedError
+    kind: ClassVar[Literal["softmax", "sigmoid", "numbers"]]  # of outputs (`metrics.Head`)
+
+    def total(self, z: Any, y: Any) -> float:
+        """The sum over the rows of `z` `(outputs, rows)`, in float64; `z` is overwritten."""
+        return float(self.slope(z, y).sum(dtype=np.float64))
 
     def predict(self, z: Any) -> Any:
         """What the outputs say about each row."""
@@ -50,6 +51,8 @@ class CrossEntropy(Loss):
     (array([0.69314718]), [-0.5, 0.5])
     """
 
+    kind = "softmax"
+
     def slope(self, z: Any, y: Any) -> Any:
         """Losses; `z` becomes softmax(z) − onehot(y)."""
         flat, at = _picked(z, y)
@@ -60,11 +63,6 @@ class CrossEntropy(Loss):
         z /= total
         flat[at] -= 1
         return np.log(total) - right.reshape(total.shape)
-
-    def sums(self, z: Any, y: Any) -> dict[str, float]:
-        """Sums of rows, cross-entropy and hits."""
-        hits = z.argmax(0) == y
-        return _sums(y, loss=self.slope(z, y), accuracy=hits)
 
     def predict(self, z: Any) -> Any:
         """The likeliest class."""
@@ -86,6 +84,8 @@ class Logistic(Loss):
     ([0.0], [[0.0]])
     """
 
+    kind = "sigmoid"
+
     def slope(self, z: Any, y: Any) -> Any:
         """Losses; `z` becomes sigmoid(z) − y."""
         (one,) = z
@@ -94,11 +94,6 @@ class Logistic(Loss):
         losses = np.maximum(one, 0) - y * one + np.log1p(small)
         one[...] = np.where(one >= 0, 1, small) / (1 + small) - y
         return losses
-
-    def sums(self, z: Any, y: Any) -> dict[str, float]:
-        """Sums of rows, logistic loss and hits."""
-        hits = (z[0] > 0) == (y > 0)
-        return _sums(y, loss=self.slope(z, y), accuracy=hits)
 
     def predict(self, z: Any) -> Any:
         """1 where sigmoid(z) > 1/2, else 0."""
@@ -118,17 +113,14 @@ class Squares(Loss):
     ([4.0], [[4.0]])
     """
 
+    kind = "numbers"
+
     def slope(self, z: Any, y: Any) -> Any:
         """Losses; `z` becomes 2 (z − y)/outputs."""
         z -= _targets(z, y)
         losses = np.square(z).mean(0)
         z *= 2 / len(z)
         return losses
-
-    def sums(self, z: Any, y: Any) -> dict[str, float]:
-        """Sums of rows, squared and absolute errors (means over the outputs)."""
-        error = np.abs(z - _targets(z, y)).mean(0)
-        return _sums(y, loss=self.slope(z, y), error=error)
 
     def predict(self, z: Any) -> Any:
         """The outputs themselves: `(rows,)` for one, else `(rows, outputs)`."""
@@ -216,7 +208,3 @@ def _count(size: int) -> Any:
 def _targets(z: Any, y: Any) -> Any:
     """Targets `(..., outputs)` (or `(...)` for one) with the outputs first, as in `z`."""
     return np.moveaxis(np.asarray(y).reshape(*z.shape[1:], len(z)), -1, 0)
-
-
-def _sums(y: Any, **rows: Any) -> dict[str, float]:
-    return {"rows": float(len(y))} | {k: float(v.sum(dtype=np.float64)) for k, v in rows.items()}

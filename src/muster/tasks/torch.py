@@ -18,9 +18,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from muster.errors import DataError, PlanError
 from muster.extras import require
 from muster.keys import Key
 from muster.layout import Layout
+from muster.metrics import Metric
+from muster.metrics.head import Head
+from muster.metrics.sums import Tally
 from muster.tasks import torch_rows as by_row
 from muster.tasks.task import check_labels
 from muster.tasks.torch_facts import Facts, build, difference, facts, layout_of
@@ -55,7 +58,6 @@ class _Torch(by_row.ByRow):
     loss: Any
     dtype: str
     device: str
-    metrics: Any
 
     def __post_init__(self) -> None:
         if not callable(self.make_model) or not callable(self.loss):
@@ -228,11 +230,14 @@ class _Torch(by_row.ByRow):
                     raise
                 raise DataError(LONE_ROW) from error
 
-    def evaluate(self, w: Vector, buffers: Vector, x: Any, y: Any) -> dict[str, float]:
+    def evaluate(
+        self, w: Vector, buffers: Vector, x: Any, y: Any, metrics: Sequence[Metric] = ()
+    ) -> dict[str, float]:
         """Sums over rows; where there is a label for each position, rows are positions."""
         here = flat(self)
         here.point(*self.arrays((w, buffers)))
         totals: dict[str, float] = {"rows": 0.0, "loss": 0.0}
+        tally = Tally(metrics, self.head)
         with torch.no_grad():
             for start in range(0, len(x), CHUNK):
                 part = slice(start, start + CHUNK)
@@ -243,30 +248,46 @@ class _Torch(by_row.ByRow):
                 share = 1 if losses.dim() else rows
                 totals["rows"] += rows
                 totals["loss"] += float(losses.sum(dtype=torch.float64)) * share
-                for metric in self.metrics:
-                    value = float(metric(output, target).sum(dtype=torch.float64))
-                    totals[metric.__name__] = totals.get(metric.__name__, 0.0) + value
-        return totals
+                if tally:
+                    native = tree_map(_on_cpu, (output, target))
+                    tally.add(*tree_map(_to_numpy, self._last(native)), native)
+        return totals | tally.flat()
+
+    def _last(self, pair: Tree) -> Tree:
+        """Outputs with the classes on the last axis, where a loss of torch has them on the second."""
+        output, target = pair
+        if self.labels is None and self.head.kind == "softmax" and output.dim() > 2:
+            output = output.movedim(1, -1)
+        return output, target
+
+    @property
+    def head(self) -> Head:
+        """Classes, numbers, or (of a `Model` whose loss is not one of torch's) its own."""
+        width = self._facts().width
+        if self.labels is not None:
+            return Head("softmax" if self.labels else "numbers", width)
+        return Head(_kind(self.loss, width), width)
 
 
 @dataclass(frozen=True)
 class Model(_Torch):
     """Any module and loss: `loss(output, y)` gives losses by row `(rows,)`.
 
-    A loss that gives one mean is taken as it is; its models never train as a matrix. `metrics`
-    are functions `(output, y)` of values by row; a metric goes by the name of its function.
+    A loss that gives one mean is taken as it is; its models never train as a matrix. Where it is
+    one of torch's for classes (`CrossEntropyLoss`, `NLLLoss`, `BCEWithLogitsLoss` of one output)
+    or for numbers (`MSELoss`, `L1Loss`, `SmoothL1Loss`, `HuberLoss`), metrics know what the outputs
+    are; else they see them as they are.
     """
 
     make_model: Callable[[], Any]
     loss: Callable[[Any, Any], Any]
     dtype: str = "float32"
     device: str = "cpu"
-    metrics: tuple[Callable[[Any, Any], Any], ...] = ()
 
 
 @dataclass(frozen=True)
 class Classifier(_Torch):
-    """Cross-entropy and accuracy; outputs are logits `(rows, classes)`, labels `(rows,)`.
+    """Cross-entropy; outputs are logits `(rows, classes)`, labels `(rows,)`.
 
     Outputs `(rows, T, classes)` take labels `(rows, T)`: each position is one answer.
 
@@ -280,20 +301,33 @@ class Classifier(_Torch):
     device: str = "cpu"
     loss = staticmethod(by_row.cross_entropy)
     average = staticmethod(by_row.mean_cross_entropy)
-    metrics = (by_row.accuracy,)
     labels = True
 
 
 @dataclass(frozen=True)
 class Regressor(_Torch):
-    """Squared error, averaged over the outputs, and absolute error; targets are numbers."""
+    """Squared error, averaged over the outputs; targets are numbers."""
 
     make_model: Callable[[], Any]
     dtype: str = "float32"
     device: str = "cpu"
     loss = staticmethod(by_row.squares)
-    metrics = (by_row.error,)
     labels = False
+
+
+def _on_cpu(a: Any) -> Any:
+    return a.detach().cpu()
+
+
+def _kind(loss: Any, width: int | None) -> Literal["softmax", "sigmoid", "numbers", "own"]:
+    """What a loss takes the outputs for, where it is one of torch's."""
+    nn = torch.nn
+    if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)):
+        return "softmax"
+    if isinstance(loss, nn.BCEWithLogitsLoss) and width == 1:
+        return "sigmoid"
+    numbers = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
+    return "numbers" if isinstance(loss, numbers) else "own"
 
 
 def _to_numpy(a: Any) -> Any:

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sums of several metrics over blocks of rows, flat by name, and the values that they stand for.
+
+Flat, as it is added, stored and sent: "rows"; for what a task measures by itself its name ("loss");
+else "<metric>/<sum>", for an array "<metric>/<sum>/<place>". Clients add "held out": how many of
+the rows they did not train on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from muster.errors import PlanError
+from muster.metrics.head import Head, read
+from muster.metrics.metric import Metric, Sums
+from muster.metrics.task_mean import Loss, TaskMean
+
+__all__ = ["HELD_OUT", "MOST", "Tally", "added", "flat", "names", "value_of", "values"]
+
+HELD_OUT = "held out"
+MOST = 4096  # numbers that one client may be asked for
+
+
+class Tally:
+    """The sums of metrics over blocks of rows of one model.
+
+    `add` takes a block: the outputs as NumPy and in the task's own arrays, which metrics that are
+    `native` see. Raises `PlanError` where a metric gives something else than sums.
+
+    >>> from muster.metrics import Accuracy
+    >>> tally = Tally((Accuracy(),), Head("softmax", 2))
+    >>> tally.add(np.array([[1.0, 0.0]]), np.array([0]))
+    >>> tally.flat()
+    {'accuracy/hits': 1.0, 'accuracy/rows': 1.0}
+    """
+
+    def __init__(self, metrics: Sequence[Metric], head: Head) -> None:
+        self._metrics = [m for m in metrics if not isinstance(m, (Loss, TaskMean))]
+        self._positions = head.rows_of == "classes"
+        self._sums: dict[str, dict[str, Any]] = {m.name: {} for m in self._metrics}
+
+    def __bool__(self) -> bool:
+        """Whether outputs are needed at all."""
+        return bool(self._metrics)
+
+    def add(self, outputs: Any, y: Any, native: tuple[Any, Any] | None = None) -> None:
+        """Count a block of rows in."""
+        given = native or (outputs, y)
+        if self._positions and np.ndim(outputs) > 2:  # each position is a row
+            outputs, y = np.reshape(outputs, (-1, np.shape(outputs)[-1])), np.reshape(y, -1)
+        for metric in self._metrics:
+            pair = given if metric.native else (read(metric.needs, outputs), y)
+            total = self._sums[metric.name]
+            for name, value in sums_of(metric, *pair).items():
+                total[name] = total[name] + value if name in total else value
+
+    def flat(self) -> dict[str, float]:
+        """All sums, flat by name."""
+        return {k: v for name, sums in self._sums.items() for k, v in flat(name, sums).items()}
+
+
+def sums_of(metric: Metric, outputs: Any, y: Any) -> dict[str, Any]:
+    """What `metric.sums` gives, in float64. Raises `PlanError` where these are no sums."""
+    try:
+        found = metric.sums(outputs, y)
+    except PlanError:
+        raise
+    except Exception as error:
+        raise PlanError(
+            f"the metric {metric.name!r} raised {type(error).__name__}: {error}; repair its sums()"
+        ) from error
+    if not isinstance(found, Mapping) or not found:
+        raise PlanError(
+            f"the metric {metric.name!r} returned {found!r:.80} from sums(); it must return sums "
+            f"over rows by name, such as {{'hits': 39, 'rows': 50}}"
+        )
+    made = {}
+    for name, value in found.items():
+        array = np.asarray(value)
+        if not isinstance(name, str) or not name.isprintable() or "/" in name or not name:
+            raise PlanError(f"the metric {metric.name!r} has a sum {name!r}; name it by a word")
+        if array.ndim > 1 or array.dtype.kind not in "biuf":
+            raise PlanError(
+                f"the metric {metric.name!r} returned {name!r} of shape {array.shape} and dtype "
+                f"{array.dtype}; a sum is a number, or an array of one axis"
+            )
+        made[name] = array.astype(np.float64)
+    return made
+
+
+def flat(metric: str, sums: Sums) -> dict[str, float]:
+    """The sums of one metric, flat by name.
+
+    >>> flat("f1", {"rows": 2, "hit": np.array([1, 0])})
+    {'f1/rows': 2.0, 'f1/hit/0': 1.0, 'f1/hit/1': 0.0}
+    """
+    found: dict[str, float] = {}
+    for name, value in sums.items():
+        array = np.asarray(value)
+        if array.ndim:
+            found |= {f"{metric}/{name}/{i}": v for i, v in enumerate(map(float, array.tolist()))}
+        else:
+            found[f"{metric}/{name}"] = float(array)
+    return found
+
+
+def added(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Flat sums of several clients, added up in order; a name that one lacks is left out.
+
+    >>> added([{"rows": 1.0, "loss": 2.0}, {"rows": 3.0}])
+    {'rows': 4.0}
+    """
+    parts = list(parts)
+    shared = [name for name in parts[0] if all(name in part for part in parts)] if parts else []
+    return {name: float(sum(part[name] for part in parts)) for name in shared}
+
+
+def values(metrics: Iterable[Metric], sums: Mapping[str, float]) -> dict[str, float]:
+    """The value of each metric that there are sums of; NaN for one that has none.
+
+    >>> from muster.metrics import Accuracy
+    >>> values((Loss(), Accuracy()), {"rows": 2, "loss": 1.0, "accuracy/hits": 1, "accuracy/rows": 2})
+    {'loss': 0.5, 'accuracy': 0.5}
+    """
+    found = {}
+    for metric in metrics:
+        own = _own(metric, sums)
+        if own:
+            found[metric.name] = value_of(metric, own)
+    return found
+
+
+def _own(metric: Metric, sums: Mapping[str, float]) -> dict[str, Any]:
+    """The sums of one metric, as it gave them; empty where there are none."""
+    if isinstance(metric, (Loss, TaskMean)):
+        if metric.name not in sums or "rows" not in sums:
+            return {}
+        return {"sum": np.float64(sums[metric.name]), "rows": np.float64(sums["rows"])}
+    made: dict[str, Any] = {}
+    start = f"{metric.name}/"
+    for name, value in sums.items():
+        if name.startswith(start):
+            key, array, _ = name[len(start) :].partition("/")
+            if array:
+                made.setdefault(key, []).append(value)
+            else:
+                made[key] = np.float64(value)
+    return {k: np.array(v, np.float64) if isinstance(v, list) else v for k, v in made.items()}
+
+
+def value_of(metric: Metric, sums: Sums) -> float:
+    """The value of sums as a float; NaN where they are of no rows, or odd."""
+    with np.errstate(all="ignore"):
+        try:
+            return float(metric.value(sums))
+        except (ZeroDivisionError, KeyError, IndexError, ValueError):
+            return float("nan")  # of no rows, or not the sums of this metric: no value
+
+
+def names(metrics: Iterable[Metric], made: Mapping[str, Sums | None]) -> frozenset[str] | None:
+    """All flat names of these metrics' sums, with "rows" and "held out".
+
+    `made` are sums over rows that were made up, by metric (`trial.tried`); None where one of them
+    is not known before there are rows.
+    """
+    found = {"rows", HELD_OUT}
+    for metric in metrics:
+        if isinstance(metric, (Loss, TaskMean)):
+            found.add(metric.name)
+            continue
+        sums = made.get(metric.name)
+        if sums is None:
+            return None
+        found |= flat(metric.name, sums).keys()
+    return frozenset(found)
