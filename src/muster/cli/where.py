@@ -14,7 +14,7 @@ import typer
 
 from muster.cli import screen
 from muster.errors import RunError
-from muster.plan import Patience, Plan, Target
+from muster.plan import EarlyStopping, Plan, Target
 from muster.plan.registry import differences, to_value
 from muster.runs import Run
 from muster.runs.folder import MAY_CHANGE
@@ -35,7 +35,7 @@ __all__ = [
 
 RUNS = Path("runs")
 LATEST = "latest"
-RULES: dict[str, Any] = {"Target": Target, "Patience": Patience}
+RULES: dict[str, Any] = {"Target": Target, "EarlyStopping": EarlyStopping}
 
 RunName = Annotated[str, typer.Argument(metavar="[RUN]", help="A run's id or path; the latest.")]
 
@@ -123,7 +123,7 @@ def epsilon(run: Run) -> float | None:
 
 
 def metric(run: Run) -> str:
-    """The metric to show first, over central rows where there are any, else over clients."""
+    """The metric to show first, over test rows where there are any, else over clients."""
     over_clients = (name for name, part in spread(run).items() if isinstance(part, dict))
     return screen.leading(run.metrics or over_clients) or "loss"
 
@@ -133,9 +133,11 @@ def _stopped(run: Run, plan: dict[str, Any]) -> bool:
     rules = list(plan.get("stop") or ())
     if not all(isinstance(rule, dict) and rule.get("class") in RULES for rule in rules):
         return bool(run.facts.get("stopped"))  # a rule of the user's own: what the run itself said
+    lower = run.directions
     return any(
-        RULES[rule["class"]](**{k: v for k, v in rule.items() if k != "class"}).met(seen)
+        RULES[rule["class"]](**{k: v for k, v in rule.items() if k != "class"}).met(seen, lower)
         for rule in rules
+        if rule["metric"] in lower
     )
 
 

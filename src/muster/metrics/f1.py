@@ -44,7 +44,7 @@ class F1(Metric):
 
     @property
     def name(self) -> str:
-        """"f1", or "f1 macro" and so on."""
+        """ "f1", or "f1 macro" and so on."""
         return "f1" if self.average == "binary" else f"f1 {self.average}"
 
     def sums(self, outputs: Any, y: Any) -> Sums:
@@ -72,4 +72,6 @@ class F1(Metric):
             return float(each[1])
         if self.average == "micro":
             return float(2 * hit.sum() / both.sum())
-        return float(np.average(each[there], weights=(held if self.average == "weighted" else there)[there]))
+        return float(
+            np.average(each[there], weights=(held if self.average == "weighted" else there)[there])
+        )

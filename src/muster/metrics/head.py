@@ -20,17 +20,20 @@ class Head:
     `kind`: "softmax" (logits, or logarithms of probabilities, of classes that are numbered from 0),
     "sigmoid" (one logit of class 1), "numbers" (predicted targets), "own" (what the user's loss
     takes, and nobody else knows) or "none" (a task that shows no outputs). `width` is how many a
-    row has, None where that is not known before rows are. `means` are what a task with "none"
-    measures by itself.
+    row has, None where that is not known before rows are. `plain`: the loss is the cross-entropy of
+    these classes in nats, or the squared error of these numbers, averaged over the outputs, so that
+    the loss of the best constant answer is known. `means` are what a task with "none" measures by
+    itself.
     """
 
     kind: Literal["softmax", "sigmoid", "numbers", "own", "none"]
     width: int | None = None
+    plain: bool = False
     means: tuple[Metric, ...] = ()
 
     @property
     def rows_of(self) -> str | None:
-        """"classes" or "numbers", where it is known."""
+        """ "classes" or "numbers", where it is known."""
         if self.kind in ("softmax", "sigmoid"):
             return "classes"
         return "numbers" if self.kind == "numbers" else None

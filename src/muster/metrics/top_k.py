@@ -35,7 +35,7 @@ class TopK(Metric):
 
     @property
     def name(self) -> str:
-        """"top 5" for k = 5."""
+        """ "top 5" for k = 5."""
         return f"top {self.k}"
 
     def sums(self, outputs: Any, y: Any) -> Sums:

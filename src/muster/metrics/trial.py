@@ -128,7 +128,6 @@ def _tried(metric: Metric, head: Head) -> Sums | None:
     return _alike(list(_guessed(metric, head)))
 
 
-
 def _guessed(metric: Metric, head: Head) -> Iterator[Sums | None]:
     for width in UNKNOWN:
         outputs, y = made_up(head, width)

@@ -34,7 +34,7 @@ def refuse_kinds(plan: Any) -> None:
         )
     if not isinstance(plan.share, (str, tuple, list)):
         raise PlanError(f"Plan(share={plan.share!r}): name patterns are needed, such as '*'")
-    for name in ("pipeline", "stop"):
+    for name in ("pipeline", "stop", "metrics"):
         if not isinstance(getattr(plan, name), (tuple, list)):
             raise PlanError(
                 f"Plan({name}={getattr(plan, name)!r}): a list is needed; put [ ] around it"
@@ -42,5 +42,5 @@ def refuse_kinds(plan: Any) -> None:
     for rule in plan.stop:
         if not hasattr(rule, "met") or isinstance(rule, type):
             raise PlanError(
-                f"Plan(stop=[{rule!r}]): that is no rule; give rules such as Patience('loss', 5)"
+                f"Plan(stop=[{rule!r}]): that is no rule; give rules such as EarlyStopping('loss', evaluations=5)"
             )

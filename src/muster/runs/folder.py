@@ -77,7 +77,13 @@ def open_folder(
                 )
         together = store.meta("together") or choice.together
         versions = {"python": platform.python_version(), "numpy": version("numpy")}
-        store.note(plan=value, engine=choice.engine, together=together, versions=versions)
+        store.note(
+            metrics=plan.directions,
+            plan=value,
+            engine=choice.engine,
+            together=together,
+            versions=versions,
+        )
         write(folder / "plan.toml", text.encode())
     except BaseException:
         store.close()

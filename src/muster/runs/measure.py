@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,11 +13,22 @@ import numpy as np
 from muster import keys
 from muster.errors import DataError
 from muster.local import Memory
-from muster.plan import Plan, falls
+from muster.metrics import Loss, Metric, TaskMean
+from muster.metrics.constant import constant, guess
+from muster.metrics.sums import HELD_OUT, added, values
+from muster.metrics.trial import Tried
+from muster.plan import Plan
 from muster.rounds import RunState
+from muster.runs.doubt import doubt
 from muster.types import ClientId, Sent
 
-__all__ = ["Examiner", "check_rows", "means", "spread"]
+__all__ = ["Examiner", "check_metrics", "check_rows", "spread"]
+
+FEW = 64  # rows that metrics are tried on
+
+CENTRAL = "central test rows"
+OWN_MODELS = "central test rows, as the mean over the clients' own models"
+TESTED = "the clients' own test rows"
 
 
 class Memories(Protocol):
@@ -36,26 +48,29 @@ class Measures(Protocol):
 
 
 class Examiner:
-    """Evaluates a state where the plan says so.
+    """Evaluates a state where the plan says so, and says on which rows.
 
-    `clients()` are those to choose from, `rows` the central test rows, if any. Where nothing is
-    shared there is no global model: the central metrics are then the mean over the chosen
-    clients of their own models.
+    `clients()` are those to choose from, `rows` the central test rows, if any; `targets` those of
+    the rows that are measured on, where they are known. Where clients keep
+    tensors to themselves there is no model that the central rows could be put to: the metrics are
+    then the mean over the chosen clients of their own models, where those are known here, else
+    those of the clients' own test rows.
     """
 
     def __init__(
         self, plan: Plan, memories: Memories, measures: Measures,
         clients: Callable[[], Sequence[ClientId]], rows: tuple[Any, Any] | None,
+        targets: Any = None,
     ) -> None:  # fmt: skip
         self._plan, self._memories, self._measures = plan, memories, measures
         self._clients, self._rows = clients, rows
-        self._start: tuple[Any, Any] | None = None
+        self._constant = {} if targets is None else constant(plan.task.head, targets)
 
     def examine(self, round: int, state: RunState) -> dict[str, Any]:
-        """The record's "metrics", "clients" and "model" (a digest of the parameters).
+        """The record's "metrics" and "measured" (on what), "clients", "model", and a "warning".
 
-        Asked after the replies of a round and before its commit: private parts are those that
-        the commit will make count.
+        "model" is a digest of the parameters. Asked after the replies of a round and before its
+        commit: private parts are those that the commit will make count.
         """
         plan = self._plan
         if not plan.evaluate.due(round, plan.rounds):
@@ -64,31 +79,47 @@ class Examiner:
         found: dict[str, Any] = {"model": hashlib.sha256(np.ascontiguousarray(x).data).hexdigest()}
         chosen = self._chosen(round)
         memories = self._memories.held(chosen) or {}
-        if self._rows is not None and x.size:
-            w, buffers = self._whole(state)
-            found["metrics"] = means(plan.task.evaluate(w, buffers, *self._rows))
+        if self._rows is not None and plan.sharing.everything:
+            sums = plan.task.evaluate(x, state.buffers, *self._rows, plan.measured)
+            found |= {"metrics": values(plan.measured, sums), "measured": CENTRAL}
         elif self._rows is not None and memories:
-            found["metrics"] = self._alone(state, list(memories.values()))
+            own = self._own(state, list(memories.values()))
+            found |= {"metrics": own, "measured": OWN_MODELS}
         if chosen:
             asked = [(client, memories.get(client)) for client in chosen]
             each = dict(self._measures.measure(state.sent(), asked, round))
             if each:
-                found["clients"] = spread(list(each.values()))
-                found["clients"]["each"] = [[c, means(s)] for c, s in each.items()]
+                found |= self._of_clients(each, known="metrics" in found)
+        why = self._doubt(found)
+        return found | ({"warning": why} if why else {})
+
+    def _doubt(self, found: dict[str, Any]) -> str:
+        if self._constant:
+            return doubt(self._plan, found, self._constant, "one answer to all rows")
+        rows = int(found.get("clients", {}).get("rows", 0))
+        return doubt(self._plan, found, guess(self._plan.task.head, rows), "a guess")
+
+    def _of_clients(self, each: dict[ClientId, dict[str, float]], *, known: bool) -> dict[str, Any]:
+        """The spread over clients; and of all their test rows together, where nothing is central."""
+        measured = self._plan.measured
+        found: dict[str, Any] = {"clients": spread(measured, list(each.values()))}
+        found["clients"]["each"] = [[c, values(measured, sums)] for c, sums in each.items()]
+        tested = [sums for sums in each.values() if sums.get(HELD_OUT, 0) > 0]
+        if tested and not known:
+            found |= {"metrics": values(measured, added(tested)), "measured": TESTED}
         return found
 
-    def _alone(self, state: RunState, memories: list[Memory]) -> dict[str, float]:
+    def _own(self, state: RunState, memories: list[Memory]) -> dict[str, float]:
+        """Each client's own model on the central rows, averaged over those that have a value."""
         assert self._rows is not None
-        merge, x = self._plan.sharing.merge, state.algorithm.shared.x
-        found = [
-            means(
-                self._plan.task.evaluate(
-                    merge(x, m.private), merge(state.buffers, m.buffers, buffers=True), *self._rows
-                )
-            )
-            for m in memories
-        ]
-        return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+        plan, merge, x = self._plan, self._plan.sharing.merge, state.algorithm.shared.x
+        found = []
+        for memory in memories:
+            w = merge(x, memory.private)
+            buffers = merge(state.buffers, memory.buffers, buffers=True)
+            sums = plan.task.evaluate(w, buffers, *self._rows, plan.measured)
+            found.append(values(plan.measured, sums))
+        return {name: _mean([one[name] for one in found]) for name in found[0]}
 
     def _chosen(self, round: int) -> Sequence[ClientId]:
         most = self._plan.evaluate.clients
@@ -98,19 +129,6 @@ class Examiner:
         draw = keys.key(self._plan.seed).at("evaluate", round).generator()
         places = sorted(draw.choice(len(clients), most, replace=False).tolist())
         return [clients[place] for place in places]
-
-    def _whole(self, state: RunState) -> tuple[Any, Any]:
-        """Full vectors, private parts at their initial values (as for a client never seen)."""
-        x, buffers, sharing = state.algorithm.shared.x, state.buffers, self._plan.sharing
-        if sharing.everything:
-            return x, buffers
-        if self._start is None:
-            self._start = self._plan.task.init(keys.key(self._plan.seed).at("init"))
-        w, b = self._start
-        return (
-            sharing.merge(x, sharing.take(w, shared=False)),
-            sharing.merge(buffers, sharing.take(b, shared=False, buffers=True), buffers=True),
-        )
 
 
 def check_rows(plan: Plan, rows: Any, what: str = "evaluate_on") -> None:
@@ -131,35 +149,62 @@ def check_rows(plan: Plan, rows: Any, what: str = "evaluate_on") -> None:
         raise DataError(f"{what}: {error}") from None
 
 
-def means(sums: dict[str, float]) -> dict[str, float]:
-    """Metric means from sums over rows.
+def check_metrics(plan: Plan, x: Any, y: Any) -> None:
+    """Raise `PlanError` for metrics that are no sums over rows, tried on a few rows and the start.
 
-    >>> means({"rows": 4, "accuracy": 3})
-    {'accuracy': 0.75}
+    A task with its own `measure` raises `DataError` where that returns other means than declared.
     """
-    return {name: float(v) / sums["rows"] for name, v in sums.items() if name != "rows"}
+    w, buffers = plan.task.init(keys.key(plan.seed).at("init"))
+    trial = tuple(m if isinstance(m, Loss | TaskMean) else Tried(m) for m in plan.measured)
+    with np.errstate(all="ignore"):
+        plan.task.evaluate(w, buffers, x[:FEW], y[:FEW], trial)
 
 
-def spread(each: list[dict[str, float]]) -> dict[str, Any]:
-    """How a metric varies over clients: mean, row-weighted mean, percentiles, the worst client.
+def spread(metrics: Sequence[Metric], each: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """How metrics vary over clients: mean, row-weighted mean, percentiles, the worst client.
 
-    >>> spread([{"rows": 1, "loss": 2.0}, {"rows": 3, "loss": 0.0}])["loss"]["weighted"]
+    `each` are the sums of each client. "count" is how many these are, "rows" of how many rows, "on"
+    which of their rows they were measured on; where a metric has no value for some, it is of those that have one.
+
+    >>> from muster.metrics import Loss
+    >>> spread([Loss()], [{"rows": 1, "loss": 2.0}, {"rows": 3, "loss": 0.0}])["loss"]["weighted"]
     0.5
     """
-    rows = np.array([sums["rows"] for sums in each], float)
-    result: dict[str, Any] = {"count": len(each)}
-    for name in each[0]:
-        if name == "rows" or any(name not in sums for sums in each):
-            continue
-        values = np.array([sums[name] for sums in each], float) / rows
-        with np.errstate(invalid="ignore"):  # percentiles of infinities are not a number
-            low, middle, high = (float(p) for p in np.percentile(values, (10, 50, 90)))
-        result[name] = {
-            "mean": float(values.mean()),
-            "weighted": float((values * rows).sum() / rows.sum()),
-            "p10": low,
-            "p50": middle,
-            "p90": high,
-            "worst": float(values.max() if falls(name) else values.min()),
-        }
+    rows = sum(sums.get("rows", 0.0) for sums in each)
+    result: dict[str, Any] = {"count": len(each), "rows": int(rows), "on": _on(each)}
+    found = [values(metrics, sums) for sums in each]
+    for metric in metrics:
+        pairs = [
+            (one[metric.name], float(sums["rows"]))
+            for one, sums in zip(found, each, strict=True)
+            if metric.name in one and not math.isnan(one[metric.name])
+        ]
+        if pairs:
+            result[metric.name] = _spread(*np.array(pairs).T, lower=metric.lower_is_better)
     return result
+
+
+def _spread(found: Any, rows: Any, *, lower: bool) -> dict[str, float]:
+    with np.errstate(invalid="ignore"):  # percentiles of infinities are not a number
+        low, middle, high = (float(p) for p in np.percentile(found, (10, 50, 90)))
+    return {
+        "mean": float(found.mean()),
+        "weighted": float((found * rows).sum() / rows.sum()),
+        "p10": low,
+        "p50": middle,
+        "p90": high,
+        "worst": float(found.max() if lower else found.min()),
+    }
+
+
+def _on(each: Sequence[Mapping[str, float]]) -> str:
+    """Which of their own rows the clients were measured on, in words."""
+    tested = sum(sums.get(HELD_OUT, 0) > 0 for sums in each)
+    if tested in (0, len(each)):
+        return "their own test rows" if tested else "the rows they trained on"
+    return f"their own test rows ({tested} clients), or the rows they trained on ({len(each) - tested})"
+
+
+def _mean(found: Sequence[float]) -> float:
+    known = [value for value in found if not math.isnan(value)]
+    return float(np.mean(known)) if known else math.nan

@@ -11,6 +11,7 @@ from safetensors.numpy import save
 from muster import keys
 from muster.errors import RunError
 from muster.plan import Plan
+from muster.runs.doubt import warned
 from muster.runs.folder import publish, write
 from muster.store.sqlite import SQLiteStore
 
@@ -42,10 +43,35 @@ class Run:
         return self.path.name
 
     @property
+    def round(self) -> int:
+        """The last committed round; 0 before the first."""
+        return int(self.history[-1]["round"]) if self.history else 0
+
+    @property
     def metrics(self) -> dict[str, float]:
-        """The last central evaluation."""
+        """The values of the last evaluation, by metric; NaN for one without a value.
+
+        Over central test rows where there are any, else over the clients' own test rows together;
+        `measured` says which. Empty where there are neither: training rows tell nothing of others.
+        """
         seen = [record["metrics"] for record in self.history if record.get("metrics")]
         return dict(seen[-1]) if seen else {}
+
+    @property
+    def directions(self) -> dict[str, bool]:
+        """Of each metric that this run measures, whether less of it is better."""
+        return dict(self.facts.get("metrics") or {})
+
+    @property
+    def measured(self) -> str:
+        """On which rows `metrics` were measured, in words; empty where they were not."""
+        seen = [record.get("measured", "") for record in self.history if record.get("metrics")]
+        return str(seen[-1]) if seen else ""
+
+    @property
+    def warning(self) -> str:
+        """What speaks against the last evaluation, or the course of training; empty where nothing."""
+        return warned(self.history)
 
     @property
     def parameters(self) -> Any:

@@ -13,12 +13,13 @@ import numpy as np
 
 from muster import keys
 from muster.data import Population
+from muster.data.datasets.federation import Federation
 from muster.errors import DataError, PlanError, RunError
 from muster.plan import Plan
 from muster.rounds import start
 from muster.runs.drive import Options, drive
 from muster.runs.folder import begun_with, fresh_folder, know, open_folder
-from muster.runs.measure import Examiner, check_rows
+from muster.runs.measure import Examiner, check_metrics, check_rows
 from muster.runs.run import Run
 from muster.simulation import Choice, Hands, Here, Pool, Simulation, choose
 from muster.simulation.origins import travels
@@ -33,7 +34,7 @@ Rows = tuple[Any, Any]
 
 def simulate(
     plan: Plan,
-    population: Population,
+    population: Population | Federation,
     evaluate_on: Rows | None = None,
     *,
     path: str | Path | None = None,
@@ -44,13 +45,17 @@ def simulate(
 ) -> Run:
     """Train a plan on a population in one machine and return its durable run.
 
-    `evaluate_on` are central test rows `(x, y)`; `path` the run's folder (a new one under
+    `population` may be what `muster.data` loads, with its test rows. `evaluate_on` are central test
+    rows `(x, y)`; `path` the run's folder (a new one under
     `runs/` unless given); `resume` goes on with what is committed there, with the same bits.
     `judged` is another population whose clients' rows the model is evaluated on. Further
     keywords are the fields of `Options`. Raises `PlanError` and `DataError` before any
     training, `ClientError` when a client fails, `RunError` when `resume` meets another plan.
     """
     options = replace(options or Options(), **chosen)
+    if isinstance(population, Federation):
+        population, pooled = population
+        evaluate_on = pooled if evaluate_on is None else evaluate_on
     if resume and path is None:
         raise RunError("resume=True was given without a folder; give path=, the folder of the run")
     check(plan, population, evaluate_on)
@@ -80,8 +85,18 @@ def _train(
         stack.enter_context(one_thread(plan.task))  # central metrics too: a stop rule reads them
         simulation = Simulation(plan, population, store, choice, hands)
         everybody = (judged or population).clients
-        examiner = Examiner(plan, simulation, judges, lambda: everybody, rows)
+        targets = _targets(rows, judged or population)
+        examiner = Examiner(plan, simulation, judges, lambda: everybody, rows, targets)
         drive(plan, simulation, store, examiner, options)
+
+
+def _targets(rows: Rows | None, population: Population) -> Any:
+    """The targets of the rows that the model is measured on, where all are at hand."""
+    if rows is not None:
+        return rows[1]
+    if population.is_lazy:
+        return None
+    return (population.pooled_test() or population.pooled())[1]
 
 
 def check(plan: Plan, population: Population, evaluate_on: Rows | None) -> None:
@@ -91,13 +106,24 @@ def check(plan: Plan, population: Population, evaluate_on: Rows | None) -> None:
             f"population is a {type(population).__name__}; give a muster.Population, "
             f"such as Population.from_arrays({{client: (x, y)}})"
         )
-    if plan.stop and evaluate_on is None:
+    if plan.stop and evaluate_on is None and not (population.has_test and _asks(plan)):
         raise PlanError(
-            f"Plan(stop={list(plan.stop)!r}) reads central metrics, and there are no central test "
-            f"rows; give evaluate_on=(x, y), or leave stop out"
+            f"Plan(stop={list(plan.stop)!r}) reads metrics of test rows, and there are none, "
+            f"central or of clients; give evaluate_on=(x, y), or leave stop out"
         )
     if evaluate_on is not None:
         check_rows(plan, evaluate_on)
+    _check_clients(plan, population)
+    if evaluate_on is not None or _asks(plan):
+        check_metrics(plan, *(evaluate_on or population[population.clients[0]]))
+
+
+def _asks(plan: Plan) -> bool:
+    """Whether clients are asked for metrics."""
+    return plan.evaluate.clients != 0
+
+
+def _check_clients(plan: Plan, population: Population) -> None:
     if population.is_lazy:
         return
     try:

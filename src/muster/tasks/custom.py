@@ -161,7 +161,7 @@ class Custom(_Own):
     @property
     def head(self) -> Head:
         """No outputs, and the means that are declared."""
-        return Head("none", None, self.metrics)
+        return Head("none", means=self.metrics)
 
     def evaluate(
         self, w: Vector, buffers: Vector, x: Any, y: Any, metrics: Sequence[Metric] = ()

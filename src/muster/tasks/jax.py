@@ -55,7 +55,7 @@ class _Classes(Traced):
     @property
     def head(self) -> Head:
         """Classes; how many, where the layers say it."""
-        return Head("softmax", self.width)
+        return Head("softmax", self.width, plain=True)
 
     @property
     def width(self) -> int | None:
@@ -118,7 +118,7 @@ class Regressor(_Made):
     @property
     def head(self) -> Head:
         """Numbers."""
-        return Head("numbers")
+        return Head("numbers", plain=True)
 
     def fits(self, y: Any, out: tuple[int, ...]) -> None:
         """One finite number for each output."""

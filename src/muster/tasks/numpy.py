@@ -143,7 +143,7 @@ class Network(layers.ByRow):
     @property
     def head(self) -> Head:
         """Logits of classes, one logit, or numbers, as the loss takes them."""
-        return Head(self.loss.kind, self.widths[-1])
+        return Head(self.loss.kind, self.widths[-1], plain=True)
 
     def evaluate(
         self, w: Any, buffers: Any, x: Any, y: Any, metrics: Sequence[Metric] = ()

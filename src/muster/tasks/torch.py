@@ -265,7 +265,7 @@ class _Torch(by_row.ByRow):
         """Classes, numbers, or (of a `Model` whose loss is not one of torch's) its own."""
         width = self._facts().width
         if self.labels is not None:
-            return Head("softmax" if self.labels else "numbers", width)
+            return Head("softmax" if self.labels else "numbers", width, plain=True)
         return Head(_kind(self.loss, width), width)
 
 

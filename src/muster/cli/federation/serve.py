@@ -124,8 +124,8 @@ def _central(file: planfile.PlanFile, plan: Plan, asked: bool) -> tuple[Any, Any
         rows = file.enrolled().evaluate_on
     if plan.stop and rows is None:
         raise PlanError(
-            f"Plan(stop={list(plan.stop)!r}) reads central metrics, and a server has no rows; "
-            f"write evaluate_on() in {file.path}, or leave stop out"
+            f"Plan(stop={list(plan.stop)!r}) reads metrics of test rows, and a server does not "
+            f"know whether its sites have any; write evaluate_on() in {file.path}, or leave stop out"
         )
     if rows is not None:
         check_rows(plan, rows, f"evaluate_on() in {file.path}")
@@ -180,17 +180,21 @@ class Shown:
         screen.say(Text(f"  {again}"))
 
     def _verdict(self) -> None:
-        parts = [f"{self.plan.rounds} rounds"]
+        parts, doubt = [f"{self.plan.rounds} rounds"], ""
         with contextlib.suppress(RunError):  # with PostgreSQL there is no run in the folder
             run = Run(self.folder)
             facts, metric = training.summary(run), where.metric(run)
             parts = [f"{facts['rounds']} rounds in {screen.span(facts['seconds'])}"]
             if metric in run.metrics:
-                parts.append(f"{metric} {screen.number(run.metrics[metric])}")
+                parts.append(f"{metric} {screen.number(run.metrics[metric])} on {run.measured}")
+            doubt = run.warning
             parts.append(f"{screen.size(facts['bytes_up'])} up")
             if run.facts.get("spent"):
                 screen.say(Text.assemble(("! stopped: ", "bold yellow"), run.facts["stopped"]))
-        screen.say(Text.assemble(("✓ ", "bold green"), "done: ", " · ".join(parts)))
+        sign = ("! ", "bold yellow") if doubt else ("✓ ", "bold green")
+        screen.say(Text.assemble(sign, "done: ", " · ".join(parts)))
+        if doubt:
+            screen.say(Text(f"! {doubt}", "bold yellow"))
         named = shlex.quote(_named(self.folder))
         screen.say(f"  [dim]next[/] muster show {named}   muster report {named}")
 

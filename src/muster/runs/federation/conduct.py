@@ -97,7 +97,7 @@ def prepare(plan: Plan, ledger: Ledger, study: str = STUDY) -> None:
     versions = {"python": platform.python_version(), "numpy": version("numpy")}
     ledger.note(
         plan=to_value(plan), engine=ENGINE, together=1, versions=versions, federation=True,
-        study=study,
+        study=study, metrics=plan.directions,
     )  # fmt: skip
     write(ledger.path / "plan.toml", to_toml(plan).encode())
 
@@ -130,7 +130,8 @@ def conduct(
         entropy=options.entropy,
     )  # fmt: skip
     options = replace(options, pause=partial(_pause, ledger, hall))
-    witness = _Witness(Examiner(plan, network, network, network.enrolled, rows), network)
+    targets = None if rows is None else rows[1]
+    witness = _Witness(Examiner(plan, network, network, network.enrolled, rows, targets), network)
     with one_thread(plan.task):
         while True:
             try:

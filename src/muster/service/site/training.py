@@ -14,6 +14,7 @@ from muster import keys
 from muster.errors import ClientError
 from muster.keys import Source
 from muster.local import Group, Memory, Outcome, Walk, train
+from muster.metrics.sums import HELD_OUT
 from muster.plan import Plan
 from muster.service import wire
 from muster.service.message import Task
@@ -83,7 +84,10 @@ class Training:
         return None
 
     def measure(self, body: Any, memory: Memory | None) -> dict[str, float]:
-        """Metric sums of the shared model, with the private part, on the test rows if any."""
+        """Metric sums of the shared model, with the private part, on the test rows if any.
+
+        "held out" counts the rows that it did not train on.
+        """
         sent, plan = self.sent(body), self.plan
         w, buffers = sent.algorithm.x, sent.buffers
         if not plan.sharing.everything:
@@ -92,7 +96,8 @@ class Training:
             w = plan.sharing.merge(w, kept.private)
             buffers = plan.sharing.merge(buffers, kept.buffers, buffers=True)
         with np.errstate(all="ignore"):
-            return plan.task.evaluate(w, buffers, *(self.test or self.rows))
+            sums = plan.task.evaluate(w, buffers, *(self.test or self.rows), plan.measured)
+            return sums | {HELD_OUT: sums["rows"] if self.test else 0.0}
 
 
 def _made(outcome: Outcome) -> Made:
