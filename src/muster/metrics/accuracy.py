@@ -20,7 +20,7 @@ class Accuracy(Metric):
     {'hits': 2, 'rows': 3}
     """
 
-    name = "accuracy"  # type: ignore[assignment]
+    name = "accuracy"
     lower_is_better = False
     needs: ClassVar[Needs] = "labels"
     rows_of = "classes"
@@ -30,5 +30,5 @@ class Accuracy(Metric):
         return {"hits": int((outputs == y).sum()), "rows": len(y)}
 
     def value(self, sums: Sums) -> float:
-        """hits / rows."""
+        """Hits / rows."""
         return float(sums["hits"] / sums["rows"])

@@ -31,7 +31,7 @@ class AUC(Metric):
     """
 
     bins: int = 100
-    name = "auc"  # type: ignore[assignment]
+    name = "auc"
     lower_is_better = False
     needs: ClassVar[Needs] = "probabilities"
     rows_of = "classes"

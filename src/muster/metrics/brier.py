@@ -24,7 +24,7 @@ class Brier(Metric):
     {'squares': 0.0625, 'rows': 1}
     """
 
-    name = "brier"  # type: ignore[assignment]
+    name = "brier"
     lower_is_better = True
     needs: ClassVar[Needs] = "probabilities"
     rows_of = "classes"
@@ -37,5 +37,5 @@ class Brier(Metric):
         return {"squares": float(squares / half), "rows": len(y)}
 
     def value(self, sums: Sums) -> float:
-        """squares / rows."""
+        """Squares / rows."""
         return float(sums["squares"] / sums["rows"])

@@ -54,7 +54,7 @@ class ByRow(Metric):
         """The sum of the values, and how many. Raises `PlanError` for another shape."""
         found = self.function(outputs, y)
         shape, rows = getattr(found, "shape", None), len(y)
-        if shape is None or not (tuple(shape) in ((rows,), tuple(np.shape(y)))):
+        if shape is None or tuple(shape) not in ((rows,), tuple(np.shape(y))):
             given = f"{type(found).__name__} {found!r}" if not shape else f"shape {tuple(shape)}"
             raise PlanError(
                 f"the metric {self.name!r} returned {given:.80} for {rows} rows; it must return "
@@ -65,5 +65,5 @@ class ByRow(Metric):
         return {"sum": float(values.sum()), "values": values.size}
 
     def value(self, sums: Sums) -> float:
-        """sum / values."""
+        """Sum / values."""
         return float(sums["sum"] / sums["values"])

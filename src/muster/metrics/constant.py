@@ -40,7 +40,8 @@ def guess(head: Head, rows: int) -> dict[str, float]:
     The accuracy is three standard deviations above its mean, the loss the logarithm of how many
     classes there are; nothing where that, or the loss, is not known.
 
-    >>> {name: round(value, 3) for name, value in guess(Head("softmax", 10, plain=True), 900).items()}
+    >>> found = guess(Head("softmax", 10, plain=True), 900)
+    >>> {name: round(value, 3) for name, value in found.items()}
     {'accuracy': 0.13, 'loss': 2.303}
     """
     count = 2 if head.kind == "sigmoid" else head.width or 0

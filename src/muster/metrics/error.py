@@ -21,7 +21,7 @@ class MAE(Metric):
     {'sizes': 1.0, 'numbers': 2}
     """
 
-    name = "mae"  # type: ignore[assignment]
+    name = "mae"
     lower_is_better = True
     rows_of = "numbers"
 
@@ -31,7 +31,7 @@ class MAE(Metric):
         return {"sizes": float(np.abs(gap).sum()), "numbers": gap.size}
 
     def value(self, sums: Sums) -> float:
-        """sizes / numbers."""
+        """Sizes / numbers."""
         return float(sums["sizes"] / sums["numbers"])
 
 
@@ -45,7 +45,7 @@ class RMSE(Metric):
     3.5355339059327378
     """
 
-    name = "rmse"  # type: ignore[assignment]
+    name = "rmse"
     lower_is_better = True
     rows_of = "numbers"
 
@@ -59,6 +59,6 @@ class RMSE(Metric):
 
 
 def gaps(outputs: Any, y: Any) -> Any:
-    """outputs − y `(rows, outputs)`, in float64."""
+    """Outputs − y `(rows, outputs)`, in float64."""
     outputs = np.asarray(outputs, np.float64)
     return (outputs - np.asarray(y, np.float64).reshape(outputs.shape)).reshape(len(outputs), -1)

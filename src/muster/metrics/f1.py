@@ -44,7 +44,7 @@ class F1(Metric):
 
     @property
     def name(self) -> str:
-        """ "f1", or "f1 macro" and so on."""
+        """The name: "f1", or "f1 macro" and so on."""
         return "f1" if self.average == "binary" else f"f1 {self.average}"
 
     def sums(self, outputs: Any, y: Any) -> Sums:

@@ -33,14 +33,14 @@ class Head:
 
     @property
     def rows_of(self) -> str | None:
-        """ "classes" or "numbers", where it is known."""
+        """The kind of its targets, "classes" or "numbers", where it is known."""
         if self.kind in ("softmax", "sigmoid"):
             return "classes"
         return "numbers" if self.kind == "numbers" else None
 
 
 def read(needs: Needs, outputs: Any) -> Any:
-    """What a metric needs of the logits `(rows, outputs)` of a classifier, or outputs as they are."""
+    """Read what a metric needs off the outputs `(rows, outputs)` of a classifier."""
     if needs == "outputs":
         return outputs
     return labels_of(outputs) if needs == "labels" else probabilities_of(outputs)
@@ -59,7 +59,7 @@ def labels_of(outputs: Any) -> Any:
 
 
 def probabilities_of(outputs: Any) -> Any:
-    """softmax of logits `(rows, classes)` in float64; of one logit, both classes `(rows, 2)`.
+    """Softmax of logits `(rows, classes)` in float64; of one logit, both classes `(rows, 2)`.
 
     >>> probabilities_of(np.zeros((1, 1))).tolist()
     [[0.5, 0.5]]

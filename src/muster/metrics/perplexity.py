@@ -24,7 +24,7 @@ class Perplexity(Metric):
     10.0
     """
 
-    name = "perplexity"  # type: ignore[assignment]
+    name = "perplexity"
     lower_is_better = True
     rows_of = "classes"
 

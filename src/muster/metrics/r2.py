@@ -27,7 +27,7 @@ class R2(Metric):
     0.5
     """
 
-    name = "r2"  # type: ignore[assignment]
+    name = "r2"
     lower_is_better = False
     rows_of = "numbers"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sums of several metrics over blocks of rows, flat by name, and the values that they stand for.
+"""The sums of several metrics over blocks of rows, flat by name, and the values behind them.
 
 Flat, as it is added, stored and sent: "rows"; for what a task measures by itself its name ("loss");
 else "<metric>/<sum>", for an array "<metric>/<sum>/<place>". Clients add "held out": how many of
@@ -122,7 +122,8 @@ def values(metrics: Iterable[Metric], sums: Mapping[str, float]) -> dict[str, fl
     """The value of each metric that there are sums of; NaN for one that has none.
 
     >>> from muster.metrics import Accuracy
-    >>> values((Loss(), Accuracy()), {"rows": 2, "loss": 1.0, "accuracy/hits": 1, "accuracy/rows": 2})
+    >>> sums = {"rows": 2, "loss": 1.0, "accuracy/hits": 1, "accuracy/rows": 2}
+    >>> values((Loss(), Accuracy()), sums)
     {'loss': 0.5, 'accuracy': 0.5}
     """
     found = {}

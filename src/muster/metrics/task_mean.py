@@ -20,7 +20,7 @@ class _OfTask(Metric):
         raise PlanError(f"the sums of {self} are those of its task; evaluate the task")
 
     def value(self, sums: Sums) -> float:
-        """sum / rows."""
+        """Sum / rows."""
         return float(sums["sum"] / sums["rows"])
 
 
@@ -32,7 +32,7 @@ class Loss(_OfTask):
     1.5
     """
 
-    name = "loss"  # type: ignore[assignment]
+    name = "loss"
     lower_is_better = True
 
 

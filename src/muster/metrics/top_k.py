@@ -35,7 +35,7 @@ class TopK(Metric):
 
     @property
     def name(self) -> str:
-        """ "top 5" for k = 5."""
+        """The name: "top 5" for k = 5."""
         return f"top {self.k}"
 
     def sums(self, outputs: Any, y: Any) -> Sums:
@@ -46,5 +46,5 @@ class TopK(Metric):
         return {"hits": int((before < self.k).sum()), "rows": len(y)}
 
     def value(self, sums: Sums) -> float:
-        """hits / rows."""
+        """Hits / rows."""
         return float(sums["hits"] / sums["rows"])

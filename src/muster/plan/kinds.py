@@ -42,5 +42,6 @@ def refuse_kinds(plan: Any) -> None:
     for rule in plan.stop:
         if not hasattr(rule, "met") or isinstance(rule, type):
             raise PlanError(
-                f"Plan(stop=[{rule!r}]): that is no rule; give rules such as EarlyStopping('loss', evaluations=5)"
+                f"Plan(stop=[{rule!r}]): that is no rule; give rules such as "
+                f"EarlyStopping('loss', evaluations=5)"
             )

@@ -36,7 +36,7 @@ class Every:
 
 @dataclass(frozen=True)
 class Target:
-    """Stop once a metric of the plan reaches a value: at least it, or at most it where less is better.
+    """Stop once a metric of the plan reaches a value, from below or, where less is better, above.
 
     >>> Target("accuracy", 0.9).met([{"accuracy": 0.91}], {"accuracy": False})
     True
@@ -51,7 +51,7 @@ class Target:
             raise PlanError(f"{self}: value must be a finite number")
 
     def met(self, seen: Sequence[Mapping[str, float]], lower: Mapping[str, bool]) -> bool:
-        """Whether the last evaluation reached the value; `lower` says of which metrics less is better.
+        """Whether the last evaluation reached it; `lower`: by metric, whether less is better.
 
         A NaN is no value, and reaches nothing.
         """

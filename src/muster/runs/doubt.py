@@ -43,9 +43,7 @@ def doubt(plan: Plan, found: Mapping[str, Any], least: Mapping[str, float], what
 def _unread(plan: Plan, found: Mapping[str, Any]) -> str:
     """A stop rule whose metric was not measured, or has no value."""
     metrics = found.get("metrics") or {}
-    for rule in plan.stop:
-        if not isinstance(rule, Target | EarlyStopping):
-            continue
+    for rule in (one for one in plan.stop if isinstance(one, Target | EarlyStopping)):
         if rule.metric not in metrics:
             return (
                 f"{rule} read nothing: {rule.metric} was measured neither on central test rows nor "
@@ -62,7 +60,9 @@ def warned(history: Sequence[Mapping[str, Any]]) -> str:
     >>> warned([{"train": {"loss": 0.5}}, {"train": {"loss": 40.0}}])
     'the training loss rose from 0.5 in the first round to 40 in the last: training diverges'
     """
-    last = next((r for r in reversed(history) if "metrics" in r or "clients" in r), {})
+    last: Mapping[str, Any] = next(
+        (r for r in reversed(history) if "metrics" in r or "clients" in r), {}
+    )
     if last.get("warning"):
         return str(last["warning"])
     losses = [float(r["train"]["loss"]) for r in history if r.get("train")]

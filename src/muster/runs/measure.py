@@ -100,7 +100,7 @@ class Examiner:
         return doubt(self._plan, found, guess(self._plan.task.head, rows), "a guess")
 
     def _of_clients(self, each: dict[ClientId, dict[str, float]], *, known: bool) -> dict[str, Any]:
-        """The spread over clients; and of all their test rows together, where nothing is central."""
+        """The spread over clients; and where nothing is central, all their test rows together."""
         measured = self._plan.measured
         found: dict[str, Any] = {"clients": spread(measured, list(each.values()))}
         found["clients"]["each"] = [[c, values(measured, sums)] for c, sums in each.items()]
@@ -164,7 +164,8 @@ def spread(metrics: Sequence[Metric], each: Sequence[Mapping[str, float]]) -> di
     """How metrics vary over clients: mean, row-weighted mean, percentiles, the worst client.
 
     `each` are the sums of each client. "count" is how many these are, "rows" of how many rows, "on"
-    which of their rows they were measured on; where a metric has no value for some, it is of those that have one.
+    which of their rows they were measured on; where a metric has no value for some, it is of those
+    that have one.
 
     >>> from muster.metrics import Loss
     >>> spread([Loss()], [{"rows": 1, "loss": 2.0}, {"rows": 3, "loss": 0.0}])["loss"]["weighted"]
@@ -202,7 +203,8 @@ def _on(each: Sequence[Mapping[str, float]]) -> str:
     tested = sum(sums.get(HELD_OUT, 0) > 0 for sums in each)
     if tested in (0, len(each)):
         return "their own test rows" if tested else "the rows they trained on"
-    return f"their own test rows ({tested} clients), or the rows they trained on ({len(each) - tested})"
+    rest = len(each) - tested
+    return f"their own test rows ({tested} clients), or the rows they trained on ({rest})"
 
 
 def _mean(found: Sequence[float]) -> float:

@@ -70,7 +70,7 @@ class Run:
 
     @property
     def warning(self) -> str:
-        """What speaks against the last evaluation, or the course of training; empty where nothing."""
+        """What speaks against the last evaluation, or the course of training; "" where nothing."""
         return warned(self.history)
 
     @property

@@ -233,7 +233,8 @@ class Traced:
                 if tally:
                     real = min(width, len(x) - start)
                     native = tree_map(lambda a, n=real: a[:n], (out, block[1]))
-                    tally.add(*tree_map(np.asarray, native), native)
+                    outputs, labels = tree_map(np.asarray, native)
+                    tally.add(outputs, labels, native)
         return {"rows": float(len(x)), "loss": loss} | tally.flat()
 
     def sums(self, w: Any, x: Any, y: Any, real: Any) -> tuple[Any, Any]:

@@ -250,11 +250,12 @@ class _Torch(by_row.ByRow):
                 totals["loss"] += float(losses.sum(dtype=torch.float64)) * share
                 if tally:
                     native = tree_map(_on_cpu, (output, target))
-                    tally.add(*tree_map(_to_numpy, self._last(native)), native)
+                    outputs, labels = tree_map(_to_numpy, self._last(native))
+                    tally.add(outputs, labels, native)
         return totals | tally.flat()
 
     def _last(self, pair: Tree) -> Tree:
-        """Outputs with the classes on the last axis, where a loss of torch has them on the second."""
+        """Outputs with the classes last, where a loss of torch has them on the second axis."""
         output, target = pair
         if self.labels is None and self.head.kind == "softmax" and output.dim() > 2:
             output = output.movedim(1, -1)

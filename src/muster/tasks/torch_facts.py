@@ -126,7 +126,7 @@ def _example(module: Any) -> Any:
 
 
 def _width(module: Any, x: Any, loss: Any) -> int | None:
-    """Outputs of a row, or of each position: on the last axis, for torch's own losses the second."""
+    """Outputs of a row or position: on the last axis, for torch's own losses the second."""
     if x is None:
         return None
     with torch.no_grad(), seeded(torch.default_generator, 0):

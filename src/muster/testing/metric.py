@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`check_metric`: sums that add up in any order, a value of their own, and the declared direction."""
+"""`check_metric`: sums that add up in any order, a value, and the declared direction."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def check_metric(metric: Metric, outputs: Any = None, y: Any = None) -> None:
     """Raise `AssertionError` where a metric breaks a promise of `Metric`.
 
     `outputs` `(rows, outputs)` and `y` `(rows, ...)` are rows that it takes, six or more; without
-    them it is tried on ten classes, on two, or on numbers, made up. A `native` metric is given NumPy
-    arrays here. What is found out: a name and a direction; sums that are the same for rows in
+    them it is tried on ten classes, on two, or on numbers, made up. A `native` metric is given
+    NumPy arrays here. What is found out: a name and a direction; sums that are the same for rows in
     another order and add up over parts; that nothing given is changed; a value that is one number;
     and, on rows that are made up,
     that right answers are no worse than wrong ones.
@@ -101,5 +101,6 @@ def _direction(metric: Metric, head: Head) -> None:
     worse = good > bad if metric.lower_is_better else good < bad
     claim(
         not worse,
-        f"{metric!r} says that {word} is better, and right answers have {good:g}, wrong ones {bad:g}",
+        f"{metric!r} says that {word} is better, but right answers have {good:g} and wrong ones "
+        f"{bad:g}",
     )

@@ -33,10 +33,11 @@ def table(runs: Sequence[Run], metric: str | None = None) -> list[dict[str, Any]
     """One row per run, as plain data.
 
     "id", "algorithm", "differs" (the plan's fields in which the runs differ, with this run's
-    values), "rounds", "metric", "lower" (whether less of it is better), "last", "best", "best_round", "goal" (the worst of the runs'
-    best values), "rounds_to_goal", "bytes_up", "bytes_to_goal", "seconds"; None where unknown
-    or not finite. The metric is of test rows where any run has it so, else the mean over clients;
-    nothing is the best where no run says which way is better.
+    values), "rounds", "metric", "lower" (whether less of it is better), "last", "best",
+    "best_round", "goal" (the worst of the runs' best values), "rounds_to_goal", "bytes_up",
+    "bytes_to_goal", "seconds"; None where unknown or not finite. The metric is of test rows where
+    any run has it so, else the mean over clients; nothing is the best where no run says which way
+    is better.
 
     Raises `RunError` for no runs, or a metric that none of them has.
     """

@@ -36,8 +36,8 @@ __all__ = ["write"]
 LISTED = 12  # most clients in the table of clients
 ROWS = 200  # most rows of the table of rounds, and of the table of failures
 TOLD = (
-    "plan", "engine", "versions", "metrics", "population", "stopped", "spent", "schema", "privacy", "ledger",
-    "examples",
+    "plan", "engine", "versions", "metrics", "population", "stopped", "spent", "schema", "privacy",
+    "ledger", "examples",
 )  # fmt: skip
 TITLES = {"local": "local-only"}  # of baselines, where the folder's name says too little
 DIRECTIONS = (("bytes_up", "sent up"), ("bytes_down", "sent down"))
@@ -101,7 +101,8 @@ def _spread(run: Run) -> Iterator[Markup]:
         points = spreads(run.history, name)
         if points:
             of = next(r["clients"] for r in run.history if r["round"] == points[-1][0])
-            caption = f"Round {points[-1][0]}: {plural(of['count'], 'client')}, {of.get('on', 'own rows')}."
+            asked = f"{plural(of['count'], 'client')}, {of.get('on', 'own rows')}"
+            caption = f"Round {points[-1][0]}: {asked}."
             drawn.append(page.figure(plots.spread(points, name), caption))
     telling = primary(run.history) or ""
     round, values = each(run.history, telling)

@@ -125,7 +125,7 @@ def _central(file: planfile.PlanFile, plan: Plan, asked: bool) -> tuple[Any, Any
     if plan.stop and rows is None:
         raise PlanError(
             f"Plan(stop={list(plan.stop)!r}) reads metrics of test rows, and a server does not "
-            f"know whether its sites have any; write evaluate_on() in {file.path}, or leave stop out"
+            f"know whether its sites have any; write evaluate_on() in {file.path}, or no stop"
         )
     if rows is not None:
         check_rows(plan, rows, f"evaluate_on() in {file.path}")
