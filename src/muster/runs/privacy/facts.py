@@ -10,6 +10,7 @@ from muster.privacy.ledger import usual_delta
 from muster.privacy.rows import row_statement
 from muster.privacy.statement import UNCOVERED
 from muster.runs.privacy.rows import facts_from
+from muster.runs.privacy.unprotected import unprotected
 from muster.runs.run import Run
 
 __all__ = ["facts_of", "ledger_of", "stated", "statements"]
@@ -17,6 +18,8 @@ __all__ = ["facts_of", "ledger_of", "stated", "statements"]
 
 def stated(run: Run, audits: tuple[Audit, ...] = ()) -> Statement:
     """What may be claimed of a run, or why nothing is."""
+    if not run.facts.get("privacy"):
+        return unprotected(run, audits)
     return statement(facts_of(run, audits))
 
 
@@ -44,12 +47,10 @@ def ledger_of(run: Run) -> Ledger | None:
 
 
 def facts_of(run: Run, audits: tuple[Audit, ...] = ()) -> Facts:
-    """The facts that `muster.privacy.statement` makes its eleven items of."""
-    kept: dict[str, Any] = run.facts.get("privacy") or {}
-    people = kept.get("population") or (run.facts.get("population") or {}).get("count", 1)
+    """The facts of a run with noise, of which `muster.privacy.statement` makes eleven items."""
+    kept: dict[str, Any] = run.facts["privacy"]
+    people = kept["population"]
     ledger = ledger_of(run) or Ledger(usual_delta(people))
-    if not kept:
-        return Facts((), Selection(), people, ledger, "seed", audits=audits)
     budget = kept["budget"] and Budget(**kept["budget"])
     return Facts(
         tuple(Release(**release) for release in kept["releases"]), Selection(**kept["selection"]),
