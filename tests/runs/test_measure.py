@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from muster import keys
+from muster.metrics import Accuracy
 from muster.runs.measure import spread
 from muster.store import SQLiteStore
 
@@ -47,7 +48,10 @@ def test_central_and_per_client_numbers(train, plan, people):
 
 
 def test_percentiles_of_a_few():
-    found = spread([{"rows": 2, "accuracy": 2.0 * a} for a in (0.0, 0.25, 1.0)])
+    found = spread(
+        [Accuracy()],
+        [{"rows": 2, "accuracy/hits": 2 * a, "accuracy/rows": 2} for a in (0.0, 0.25, 1.0)],
+    )
     assert found["accuracy"] == {
         "mean": pytest.approx(5 / 12), "weighted": pytest.approx(5 / 12),
         "p10": pytest.approx(0.05), "p50": 0.25, "p90": pytest.approx(0.85), "worst": 0.0,

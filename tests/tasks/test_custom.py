@@ -11,6 +11,7 @@ from muster.algorithms import FedAvg, FedProx
 from muster.batches import cut
 from muster.errors import DataError, MusterError, PlanError
 from muster.local import Carry, Descent, Given, Group, Local, train
+from muster.metrics import TaskMean
 from muster.optimizers import SGD
 from muster.plan import Plan
 from muster.rounds import start
@@ -43,6 +44,12 @@ def digits_fit(model, data, config):
 
 def digits_measure(model, data):
     return {"accuracy": digits_model(model).score(*data)}
+
+
+def digits():
+    """A model at its start, and two rows."""
+    w, _ = Custom(digits_start, digits_fit, digits_measure).init(None)
+    return w, None, np.zeros((2, 64)), np.zeros(2, int)
 
 
 def mean_start():
@@ -105,6 +112,7 @@ def no_zeros(x, y):
 
 
 TASK = Custom(mean_start, mean_fit, mean_measure)
+ACCURACY = TaskMean("accuracy", lower_is_better=False)
 
 
 def run(task, algorithm=None, alone=True, batch=2, steps=6):
@@ -180,6 +188,14 @@ def test_what_start_and_measure_may_not_return():
         _ = Custom(empty_start, mean_fit, mean_measure).layout
     with pytest.raises(DataError, match="one number for each metric"):
         Custom(mean_start, mean_fit, worded_measure).evaluate(np.zeros(3), None, [1], [1])
+    with pytest.raises(DataError, match="returned 'accuracy', and nothing says which way"):
+        Custom(digits_start, digits_fit, digits_measure).evaluate(*digits())
+    with pytest.raises(DataError, match=r"returned no 'accuracy', which Custom\(metrics=\) decl"):
+        Custom(mean_start, mean_fit, mean_measure, metrics=[ACCURACY]).evaluate(
+            np.zeros(3), None, np.zeros((1, 2)), [1]
+        )
+    with pytest.raises(PlanError, match="declare what measure returns beside its loss"):
+        Custom(mean_start, mean_fit, mean_measure, metrics=["accuracy"])
     with pytest.raises(PlanError, match="float16"):
         Custom(mean_start, mean_fit, mean_measure, dtype="float16")
 
@@ -213,7 +229,7 @@ def test_scikit_learn_learns_the_digits_in_a_federation():
     x = x / 16
     test, rest = slice(0, 400), np.arange(400, len(x))
     parts = np.array_split(rest[np.argsort(y[rest] // 2, kind="stable")], 8)  # about 2 classes each
-    task = Custom(digits_start, digits_fit, digits_measure)
+    task = Custom(digits_start, digits_fit, digits_measure, metrics=(ACCURACY,))
     plan = Plan(task, FedAvg(), Local(epochs=2, batch=1, optimizer=SGD(0.02)), rounds=8)
     state = start(plan)
     for round in range(1, 9):

@@ -145,7 +145,8 @@ class Run:
         """Rewrite `history.jsonl` and `model.safetensors` from what is committed.
 
         The model is written by tensor name, parameters and buffers, without tensors that stay
-        with the clients; only with the plan, and after a first round. Each file is replaced as a whole. Raises `RunError` when it cannot be.
+        with the clients; only with the plan, and after a first round. Each file is replaced as a
+        whole. Raises `RunError` when it cannot be.
         """
         publish(self.path, self.history)
         if self.plan is None or self._state is None:
