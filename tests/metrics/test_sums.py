@@ -88,7 +88,7 @@ def test_sums_of_clients_are_added_by_name():
 @pytest.mark.parametrize(
     "sums",
     [
-        {"odd/a": 1.0, "odd/b": 0.0},
+        {"odd/a": 0.0, "odd/b": 0.0},
         {"odd/a": 1.0},
         {"odd/a/0": 1.0, "odd/a/1": 1.0, "odd/b": 1.0},
         {"odd/a": math.nan, "odd/b": 1.0},

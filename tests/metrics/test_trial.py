@@ -31,6 +31,8 @@ class Faulty(Metric):
         return found
 
     def value(self, sums):
+        if self.fault == "raises":
+            raise KeyError("hits")
         return np.ones(2) if self.fault == "value" else sums["hits"] / sums["rows"]
 
 
@@ -41,6 +43,7 @@ class Faulty(Metric):
         ("shape", "in another shape for other rows"),
         ("names", "in another shape for other rows"),
         ("value", "has the value .*; give a number"),
+        ("raises", r"raised KeyError: 'hits'; repair its value\(\)"),
     ],
 )
 def test_a_fault_is_found_before_there_are_rows(fault, message):

@@ -116,7 +116,8 @@ def test_another_class_differs_as_a_whole():
 CHANGES = {
     "task": LinearRegression(4), "algorithm": algorithms.FedAvg(), "local": Local(steps=1),
     "sampling": sampling.Poisson(0.5), "pipeline": (), "weighting": "equal", "share": "weight",
-    "seed": 1, "dtype": "float64", "minimum": 2, "deadline": 9.5, "cap": 9, "metrics": (metrics.MAE(),),
+    "seed": 1, "dtype": "float64", "minimum": 2, "deadline": 9.5, "cap": 9,
+    "metrics": (metrics.MAE(),),
 }  # fmt: skip
 
 

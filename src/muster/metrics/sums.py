@@ -52,7 +52,8 @@ class Tally:
         if self._positions and np.ndim(outputs) > 2:  # each position is a row
             outputs, y = np.reshape(outputs, (-1, np.shape(outputs)[-1])), np.reshape(y, -1)
         for metric in self._metrics:
-            pair = given if metric.native else (read(metric.needs, outputs), y)
+            with np.errstate(all="ignore"):
+                pair = given if metric.native else (read(metric.needs, outputs), y)
             total = self._sums[metric.name]
             for name, value in sums_of(metric, *pair).items():
                 total[name] = total[name] + value if name in total else value
@@ -65,7 +66,8 @@ class Tally:
 def sums_of(metric: Metric, outputs: Any, y: Any) -> dict[str, Any]:
     """What `metric.sums` gives, in float64. Raises `PlanError` where these are no sums."""
     try:
-        found = metric.sums(outputs, y)
+        with np.errstate(all="ignore"):  # a model that diverged is no fault of the metric
+            found = metric.sums(outputs, y)
     except PlanError:
         raise
     except Exception as error:
@@ -157,8 +159,10 @@ def value_of(metric: Metric, sums: Sums) -> float:
     with np.errstate(all="ignore"):
         try:
             return float(metric.value(sums))
-        except (ZeroDivisionError, KeyError, IndexError, ValueError):
-            return float("nan")  # of no rows, or not the sums of this metric: no value
+        except (
+            Exception
+        ):  # of no rows, or odd ones from elsewhere: a trial has shown it can be made
+            return float("nan")
 
 
 def names(metrics: Iterable[Metric], made: Mapping[str, Sums | None]) -> frozenset[str] | None:

@@ -66,10 +66,20 @@ class Tried(Metric):
                 for part in (slice(cut), slice(cut, None))
             ]
             self._compare(whole, parts)
-        value = self.metric.value(whole) if rows else float("nan")
+        value = self._value(whole) if rows else float("nan")
         if np.ndim(value) or not isinstance(value, int | float | np.number):
             raise PlanError(f"the metric {self.name!r} has the value {value!r:.80}; give a number")
         return whole
+
+    def _value(self, whole: Sums) -> Any:
+        try:
+            with np.errstate(all="ignore"):
+                return self.metric.value(whole)
+        except Exception as error:
+            raise PlanError(
+                f"the metric {self.name!r} raised {type(error).__name__}: {error}; repair its "
+                f"value()"
+            ) from error
 
     def _compare(self, whole: Sums, parts: list[dict[str, Any]]) -> None:
         for name, value in whole.items():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -34,13 +35,21 @@ def check_metric(metric: Metric, outputs: Any = None, y: Any = None) -> None:
     >>> check_metric(TopK(3)), check_metric(F1("macro"))
     (None, None)
     """
-    check_value(metric)
+    _value(metric)
     if outputs is not None:
         _sums(metric, np.asarray(outputs), np.asarray(y))
         return
     head = _head(metric)
     _sums(metric, *made_up(head))
     _direction(metric, head)
+
+
+def _value(metric: Metric) -> None:
+    """It is a frozen value; one that holds a function prints as no call."""
+    frozen = is_dataclass(metric) and type(metric).__dataclass_params__.frozen  # type: ignore[attr-defined]
+    claim(frozen, f"{metric!r} is no frozen dataclass; write @dataclass(frozen=True)")
+    if not any(callable(getattr(metric, field.name)) for field in fields(metric)):  # type: ignore[arg-type]
+        check_value(metric)
 
 
 def _head(metric: Metric) -> Head:
