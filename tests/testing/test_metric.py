@@ -57,7 +57,7 @@ def residual(outputs, y):
     ("fault", "sentence"),
     [
         ("name", "is named ''"), ("order", "two halves"), ("change", "changes what it is given"),
-        ("wrong", "says that more is better, but right answers have 0 and wrong ones"),
+        ("wrong", "says that more is better, but right answers have 0.0 and wrong ones"),
         ("mean", "add up, not means"), ("value", "has the value None; give a number"),
     ],
 )  # fmt: skip

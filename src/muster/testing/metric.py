@@ -17,7 +17,6 @@ from muster.testing.claim import check_value, claim, close, copied, same
 
 __all__ = ["check_metric"]
 
-CLASSES = (10, 2)  # heads of classes that are tried, before numbers
 SURE = 8.0  # logits of one class above those of the others
 
 
@@ -25,8 +24,8 @@ def check_metric(metric: Metric, outputs: Any = None, y: Any = None) -> None:
     """Raise `AssertionError` where a metric breaks a promise of `Metric`.
 
     `outputs` `(rows, outputs)` and `y` `(rows, ...)` are rows that it takes, six or more; without
-    them it is tried on ten classes, on two, or on numbers, made up. A `native` metric is given
-    NumPy arrays here. What is found out: a name and a direction; sums that are the same for rows in
+    them it is tried on ten classes, on two, and on numbers that are made up. A `native` metric is
+    given NumPy arrays here. What is found out: a name and a direction; sums that are the same for rows in
     another order and add up over parts; that nothing given is changed; a value that is one number;
     and, on rows that are made up,
     that right answers are no worse than wrong ones.
@@ -39,40 +38,42 @@ def check_metric(metric: Metric, outputs: Any = None, y: Any = None) -> None:
     if outputs is not None:
         _sums(metric, np.asarray(outputs), np.asarray(y))
         return
-    head = _head(metric)
-    _sums(metric, *made_up(head))
-    _direction(metric, head)
+    heads = _heads(metric)
+    for head in heads:
+        _sums(metric, *made_up(head))
+    _direction(metric, heads)
 
 
-def _value(metric: Metric) -> None:
+def _value(metric: Any) -> None:
     """It is a frozen value; one that holds a function prints as no call."""
-    frozen = is_dataclass(metric) and type(metric).__dataclass_params__.frozen  # type: ignore[attr-defined]
+    kind: Any = type(metric)
+    frozen = is_dataclass(kind) and kind.__dataclass_params__.frozen
     claim(frozen, f"{metric!r} is no frozen dataclass; write @dataclass(frozen=True)")
-    if not any(callable(getattr(metric, field.name)) for field in fields(metric)):  # type: ignore[arg-type]
+    if not any(callable(getattr(metric, field.name)) for field in fields(metric)):
         check_value(metric)
 
 
-def _head(metric: Metric) -> Head:
-    """The first kind of outputs that the metric takes."""
-    heads = [Head("softmax", count) for count in CLASSES] + [Head("numbers", 1)]
-    failed = []
-    for head in heads:
+def _heads(metric: Metric) -> list[Head]:
+    """The kinds of outputs that the metric takes."""
+    taken, failed = [], []
+    for head in (Head("softmax", 10), Head("softmax", 2), Head("numbers", 1)):
         try:
-            _named(metric, head)
-            given, y = made_up(head)
-            sums_of(metric, given if metric.native else read(metric.needs, given), y)
+            chosen((metric,), head, f"a task with {head.kind} outputs")
+            _given(metric, *made_up(head))
         except Exception as error:
             failed.append(str(error))
-            continue
-        return head
-    raise AssertionError(
+        else:
+            taken.append(head)
+    claim(
+        taken,
         f"{metric!r} takes neither classes nor numbers that are made up; give check_metric rows "
-        f"that it takes, as outputs and y: {failed[0]}"
+        f"that it takes, as outputs and y: {failed[:1]}",
     )
+    return taken
 
 
-def _named(metric: Metric, head: Head) -> None:
-    chosen((metric,), head, f"a task with {head.kind} outputs")
+def _given(metric: Metric, outputs: Any, y: Any) -> dict[str, Any]:
+    return sums_of(metric, outputs if metric.native else read(metric.needs, outputs), y)
 
 
 def _sums(metric: Metric, outputs: Any, y: Any) -> None:
@@ -94,22 +95,22 @@ def _sums(metric: Metric, outputs: Any, y: Any) -> None:
     claim(np.ndim(value) == 0, f"the value of {metric!r} has shape {np.shape(value)}, not ()")
 
 
-def _direction(metric: Metric, head: Head) -> None:
-    """Right answers against wrong ones."""
-    outputs, y = made_up(head)
-    if head.rows_of == "classes":
-        count = outputs.shape[1]
-        right, wrong = (SURE * np.eye(count)[(y + shift) % count] for shift in (0, 1))
-    else:
-        right, wrong = y[:, None], y[:, None] + 5 * outputs
-    good, bad = (
-        value_of(metric, sums_of(metric, z if metric.native else read(metric.needs, z), y))
-        for z in (right, wrong)
-    )
-    word = "less" if metric.lower_is_better else "more"
-    worse = good > bad if metric.lower_is_better else good < bad
+def _direction(metric: Metric, heads: list[Head]) -> None:
+    """Right answers are better than wrong ones for one kind of outputs, or for none worse."""
+    found = []
+    for head in heads:
+        outputs, y = made_up(head)
+        if head.rows_of == "classes":
+            count = outputs.shape[1]
+            right, wrong = (SURE * np.eye(count)[(y + shift) % count] for shift in (0, 1))
+        else:
+            right, wrong = y[:, None], y[:, None] + 5 * outputs
+        found.append([value_of(metric, _given(metric, z, y)) for z in (right, wrong)])
+    sign, word = (-1, "less") if metric.lower_is_better else (1, "more")
+    better = any(sign * good > sign * bad for good, bad in found)
+    worse = next((pair for pair in found if sign * pair[0] < sign * pair[1]), None)
     claim(
-        not worse,
-        f"{metric!r} says that {word} is better, but right answers have {good:g} and wrong ones "
-        f"{bad:g}",
+        better or worse is None,
+        f"{metric!r} says that {word} is better, but right answers have {worse and worse[0]} and "
+        f"wrong ones {worse and worse[1]}",
     )
