@@ -17,6 +17,7 @@ from muster.testing.claim import check_value, claim, close, copied, same
 
 __all__ = ["check_metric"]
 
+PARAMS = "__dataclass_params__"  # that mypy does not know
 SURE = 8.0  # logits of one class above those of the others
 
 
@@ -24,11 +25,10 @@ def check_metric(metric: Metric, outputs: Any = None, y: Any = None) -> None:
     """Raise `AssertionError` where a metric breaks a promise of `Metric`.
 
     `outputs` `(rows, outputs)` and `y` `(rows, ...)` are rows that it takes, six or more; without
-    them it is tried on ten classes, on two, and on numbers that are made up. A `native` metric is
-    given NumPy arrays here. What is found out: a name and a direction; sums that are the same for rows in
-    another order and add up over parts; that nothing given is changed; a value that is one number;
-    and, on rows that are made up,
-    that right answers are no worse than wrong ones.
+    them it is tried on ten classes, on two, and on numbers, made up. A `native` metric is given
+    NumPy arrays here. What is found out: a name and a direction; sums that are the same for rows
+    in another order and add up over parts; that nothing given is changed; a value that is one
+    number; and, on rows that are made up, that right answers are no worse than wrong ones.
 
     >>> from muster.metrics import F1, TopK
     >>> check_metric(TopK(3)), check_metric(F1("macro"))
@@ -46,8 +46,7 @@ def check_metric(metric: Metric, outputs: Any = None, y: Any = None) -> None:
 
 def _value(metric: Any) -> None:
     """It is a frozen value; one that holds a function prints as no call."""
-    kind: Any = type(metric)
-    frozen = is_dataclass(kind) and kind.__dataclass_params__.frozen
+    frozen = is_dataclass(metric) and getattr(type(metric), PARAMS).frozen
     claim(frozen, f"{metric!r} is no frozen dataclass; write @dataclass(frozen=True)")
     if not any(callable(getattr(metric, field.name)) for field in fields(metric)):
         check_value(metric)
