@@ -13,7 +13,7 @@ from muster.metrics.metric import Metric, Needs, Sums
 
 __all__ = ["AUC"]
 
-MOST = 1000
+MOST = 500
 
 
 @dataclass(frozen=True)

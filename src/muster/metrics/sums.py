@@ -21,7 +21,8 @@ from muster.metrics.task_mean import Loss, TaskMean
 __all__ = ["HELD_OUT", "MOST", "Tally", "added", "flat", "names", "value_of", "values"]
 
 HELD_OUT = "held out"
-MOST = 4096  # numbers that one client may be asked for
+MOST = 2048  # numbers that one client may be asked for
+LONGEST = 48  # letters of the name of a sum
 
 
 class Tally:
@@ -82,8 +83,12 @@ def sums_of(metric: Metric, outputs: Any, y: Any) -> dict[str, Any]:
     made = {}
     for name, value in found.items():
         array = np.asarray(value)
-        if not isinstance(name, str) or not name.isprintable() or "/" in name or not name:
-            raise PlanError(f"the metric {metric.name!r} has a sum {name!r}; name it by a word")
+        word = isinstance(name, str) and name.isprintable() and 0 < len(name) <= LONGEST
+        if not word or "/" in name or name != name.strip():
+            raise PlanError(
+                f"the metric {metric.name!r} has a sum {name!r:.60}; name it by a word of at most "
+                f"{LONGEST} letters, without a slash"
+            )
         if array.ndim > 1 or array.dtype.kind not in "biuf":
             raise PlanError(
                 f"the metric {metric.name!r} returned {name!r} of shape {array.shape} and dtype "

@@ -4,22 +4,26 @@
 from __future__ import annotations
 
 import difflib
+import json
 from typing import Any
 
 from muster.errors import PlanError
-from muster.metrics.sums import MOST
 from muster.plan.stopping import EarlyStopping, Target
 
 __all__ = ["refuse_unmeasured"]
+
+ROOM = 60_000  # bytes of a message of 64 KiB that sums may take
+NUMBER = 28  # bytes of a number in JSON and what stands around it
 
 
 def refuse_unmeasured(plan: Any) -> None:
     """Raise `PlanError`, with the remedy, for metrics that are none and rules without a metric."""
     known, sums = plan.directions, plan.sums
-    if sums is not None and len(sums) > MOST and plan.evaluate.clients != 0:
+    size = sum(len(json.dumps(name)) + NUMBER for name in sums or ())
+    if size > ROOM and plan.evaluate.clients != 0:
         raise PlanError(
-            f"the metrics of this plan are {len(sums)} sums, and a client is asked for {MOST} at "
-            f"most; take metrics with fewer bins or classes, or Every(clients=0)"
+            f"the metrics of this plan are {len(sums)} sums of up to {size} bytes, and a client "
+            f"tells {ROOM} at most; take metrics with fewer bins or classes, or Every(clients=0)"
         )
     for rule in plan.stop:
         if isinstance(rule, Target | EarlyStopping) and rule.metric not in known:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from muster import keys
-from muster.errors import DataError
+from muster.errors import DataError, MusterError
 from muster.local import Memory
 from muster.metrics import Loss, Metric, TaskMean
 from muster.metrics.constant import constant, guess
@@ -153,11 +153,17 @@ def check_metrics(plan: Plan, x: Any, y: Any) -> None:
     """Raise `PlanError` for metrics that are no sums over rows, tried on a few rows and the start.
 
     A task with its own `measure` raises `DataError` where that returns other means than declared.
+    Whatever else a model raises is told with its client and stage when that is trained.
     """
     w, buffers = plan.task.init(keys.key(plan.seed).at("init"))
     trial = tuple(m if isinstance(m, Loss | TaskMean) else Tried(m) for m in plan.measured)
     with np.errstate(all="ignore"):
-        plan.task.evaluate(w, buffers, x[:FEW], y[:FEW], trial)
+        try:
+            plan.task.evaluate(w, buffers, x[:FEW], y[:FEW], trial)
+        except MusterError:
+            raise
+        except Exception:  # of the user's model, and no word about metrics
+            return
 
 
 def spread(metrics: Sequence[Metric], each: Sequence[Mapping[str, float]]) -> dict[str, Any]:
