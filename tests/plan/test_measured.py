@@ -64,7 +64,7 @@ def test_more_sums_than_a_client_is_asked_for_are_refused():
     made = replace(PLAN, metrics=[Wide(1390)])
     said = Measured("r" * 128, 1, "0" * 64, dict.fromkeys(made.sums, -1.2345678901234567e-300))
     assert len(to_json(said)) < LIMIT  # whatever the numbers are, it can be told
-    with pytest.raises(PlanError, match="are 1503 sums of up to .* a client tells 60000 at most"):
+    with pytest.raises(PlanError, match=r"are 1503 sums of up to .* a client tells 60000 at most"):
         replace(PLAN, metrics=[Wide(1500)])
     assert replace(PLAN, metrics=[Wide(1500)], evaluate=Every(clients=0)).sums
 

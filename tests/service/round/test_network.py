@@ -102,7 +102,8 @@ def test_the_bits_of_the_loop(tmp_path, name, count):
     federation = Federation(what, population, tmp_path / "network")
     try:
         network = federation.network
-        examiner = Examiner(what, network, network, network.enrolled, None)
+        targets = population.pooled()[1]  # which a server does not know, and a simulation does
+        examiner = Examiner(what, network, network, network.enrolled, None, targets)
         drive(what, network, federation.ledger, examiner, Options())
         found = federation.ledger.latest()[1]
         history = federation.ledger.history()
