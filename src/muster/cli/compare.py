@@ -51,9 +51,19 @@ def _results(rows: list[dict[str, Any]], runs: list[Run]) -> Any:
             escape(row["id"]),
             *(screen.number(row[name]) for name in ("last", "best")), str(row["best_round"] or "–"),
             *(screen.number(spread.get(name)) for name in ("mean", "worst")),
-            screen.size(row["bytes_up"]), screen.span(row["seconds"]),
+            screen.size(row["bytes_up"]), screen.span(row["seconds"]), where.measured(run) or "–",
         ))  # fmt: skip
-    heads = ("run", f"last {metric}", "best", "round", "clients' mean", "worst", "sent up", "time")
+    heads = (
+        "run",
+        f"last {metric}",
+        "best",
+        "round",
+        "clients' mean",
+        "worst",
+        "sent up",
+        "time",
+        "measured on",
+    )
     return screen.table(heads, lines)
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "find",
     "folders",
     "latest_of",
+    "measured",
     "metric",
     "progress",
     "spread",
@@ -114,6 +115,11 @@ def spread(run: Run) -> dict[str, Any]:
     """How the clients fared in the last evaluation: by metric, its mean, percentiles and worst."""
     seen = [record["clients"] for record in run.history if record.get("clients")]
     return dict(seen[-1]) if seen else {}
+
+
+def measured(run: Run) -> str:
+    """On which rows: those of `run.metrics`, else those of the clients; empty where on none."""
+    return run.measured or str(spread(run).get("on", ""))
 
 
 def epsilon(run: Run) -> float | None:

@@ -7,11 +7,17 @@ import difflib
 import json
 from typing import Any
 
-from muster.errors import PlanError
+import numpy as np
+
+from muster import keys
+from muster.errors import MusterError, PlanError
+from muster.metrics import Loss, TaskMean
+from muster.metrics.trial import Tried
 from muster.plan.stopping import EarlyStopping, Target
 
-__all__ = ["refuse_unmeasured"]
+__all__ = ["check_metrics", "refuse_unmeasured"]
 
+FEW = 64  # rows that metrics are tried on
 ROOM = 60_000  # bytes of a message of 64 KiB that sums may take
 NUMBER = 28  # bytes of a number in JSON and what stands around it
 
@@ -33,3 +39,20 @@ def refuse_unmeasured(plan: Any) -> None:
                 f"{rule} reads a metric that this plan does not measure; it measures "
                 f"{', '.join(map(repr, known))}: {hint}"
             )
+
+
+def check_metrics(plan: Any, x: Any, y: Any) -> None:
+    """Raise `PlanError` for metrics that are no sums over rows, tried on a few rows and the start.
+
+    A task with its own `measure` raises `DataError` where that returns other means than declared.
+    Whatever else a model raises is told with its client and stage when that is trained.
+    """
+    w, buffers = plan.task.init(keys.key(plan.seed).at("init"))
+    trial = tuple(m if isinstance(m, Loss | TaskMean) else Tried(m) for m in plan.measured)
+    with np.errstate(all="ignore"):
+        try:
+            plan.task.evaluate(w, buffers, x[:FEW], y[:FEW], trial)
+        except MusterError:
+            raise
+        except Exception:  # of the user's model, and no word about metrics
+            return

@@ -11,24 +11,22 @@ from typing import Any, Protocol
 import numpy as np
 
 from muster import keys
-from muster.errors import DataError, MusterError
+from muster.errors import DataError
 from muster.local import Memory
-from muster.metrics import Loss, Metric, TaskMean
+from muster.metrics import Metric
 from muster.metrics.constant import constant, guess
 from muster.metrics.sums import HELD_OUT, added, values
-from muster.metrics.trial import Tried
 from muster.plan import Plan
 from muster.rounds import RunState
 from muster.runs.doubt import doubt
 from muster.types import ClientId, Sent
 
-__all__ = ["Examiner", "check_metrics", "check_rows", "spread"]
-
-FEW = 64  # rows that metrics are tried on
+__all__ = ["Examiner", "check_rows", "spread"]
 
 CENTRAL = "central test rows"
 OWN_MODELS = "central test rows, as the mean over the clients' own models"
 TESTED = "the clients' own test rows"
+TRAINED = "the rows they trained on"
 
 
 class Memories(Protocol):
@@ -149,23 +147,6 @@ def check_rows(plan: Plan, rows: Any, what: str = "evaluate_on") -> None:
         raise DataError(f"{what}: {error}") from None
 
 
-def check_metrics(plan: Plan, x: Any, y: Any) -> None:
-    """Raise `PlanError` for metrics that are no sums over rows, tried on a few rows and the start.
-
-    A task with its own `measure` raises `DataError` where that returns other means than declared.
-    Whatever else a model raises is told with its client and stage when that is trained.
-    """
-    w, buffers = plan.task.init(keys.key(plan.seed).at("init"))
-    trial = tuple(m if isinstance(m, Loss | TaskMean) else Tried(m) for m in plan.measured)
-    with np.errstate(all="ignore"):
-        try:
-            plan.task.evaluate(w, buffers, x[:FEW], y[:FEW], trial)
-        except MusterError:
-            raise
-        except Exception:  # of the user's model, and no word about metrics
-            return
-
-
 def spread(metrics: Sequence[Metric], each: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """How metrics vary over clients: mean, row-weighted mean, percentiles, the worst client.
 
@@ -208,9 +189,9 @@ def _on(each: Sequence[Mapping[str, float]]) -> str:
     """Which of their own rows the clients were measured on, in words."""
     tested = sum(sums.get(HELD_OUT, 0) > 0 for sums in each)
     if tested in (0, len(each)):
-        return "their own test rows" if tested else "the rows they trained on"
+        return "their own test rows" if tested else TRAINED
     rest = len(each) - tested
-    return f"their own test rows ({tested} clients), or the rows they trained on ({rest})"
+    return f"their own test rows ({tested} clients), or {TRAINED} ({rest})"
 
 
 def _mean(found: Sequence[float]) -> float:

@@ -16,10 +16,11 @@ from muster.data import Population
 from muster.data.datasets.federation import Federation
 from muster.errors import DataError, PlanError, RunError
 from muster.plan import Plan
+from muster.plan.measured import check_metrics
 from muster.rounds import start
 from muster.runs.drive import Options, drive
 from muster.runs.folder import begun_with, fresh_folder, know, open_folder
-from muster.runs.measure import Examiner, check_metrics, check_rows
+from muster.runs.measure import Examiner, check_rows
 from muster.runs.run import Run
 from muster.simulation import Choice, Hands, Here, Pool, Simulation, choose
 from muster.simulation.origins import travels

@@ -19,6 +19,7 @@ from muster.cli.live import Quiet, Rounds
 from muster.errors import MusterError, PlanError, RunError
 from muster.extras import require
 from muster.plan import Plan
+from muster.plan.measured import check_metrics
 from muster.plan.registry import fingerprint
 from muster.runs import Options, Run, planfile
 from muster.runs.measure import check_rows
@@ -129,6 +130,7 @@ def _central(file: planfile.PlanFile, plan: Plan, asked: bool) -> tuple[Any, Any
         )
     if rows is not None:
         check_rows(plan, rows, f"evaluate_on() in {file.path}")
+        check_metrics(plan, *rows)
     return rows
 
 

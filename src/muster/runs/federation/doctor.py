@@ -26,6 +26,7 @@ from typing import Any, Literal
 
 from muster.errors import AuditError, MusterError
 from muster.plan import Plan
+from muster.plan.measured import check_metrics
 from muster.plan.registry import fingerprint
 from muster.service import audit, identity, pki
 
@@ -215,6 +216,7 @@ def data(plan: Plan, rows: Callable[[], tuple[Any, Any]]) -> list[Finding]:
             text = f"{len(x)} feature rows and {len(y)} targets"
             return [Finding("data", "problem", text, "give as many of each, at least one")]
         plan.task.check(x, y)
+        check_metrics(plan, x, y)
     except MusterError as error:
         return [Finding("data", "problem", str(error), "mend the file, or its loader")]
     shape = "×".join(map(str, getattr(x, "shape", (len(x),))[1:])) or "1"

@@ -16,6 +16,7 @@ from muster.keys import Source
 from muster.local import Group, Memory, Outcome, Walk, train
 from muster.metrics.sums import HELD_OUT
 from muster.plan import Plan
+from muster.plan.measured import check_metrics
 from muster.service import wire
 from muster.service.message import Task
 from muster.service.site.vault import Made
@@ -79,6 +80,8 @@ class Training:
         """Why these rows cannot be trained on, if so."""
         try:
             self.plan.task.check(*self.rows)
+            if self.plan.evaluate.clients != 0:
+                check_metrics(self.plan, *self.rows)
         except Exception as error:
             return error
         return None
