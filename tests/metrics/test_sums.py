@@ -92,6 +92,16 @@ def test_sums_of_clients_are_added_by_name():
         {"odd/a": 1.0},
         {"odd/a/0": 1.0, "odd/a/1": 1.0, "odd/b": 1.0},
         {"odd/a": math.nan, "odd/b": 1.0},
+        {"odd/b": 1.0, "odd/a": 1.0, "odd/a/0": math.nan},
+        {
+            "odd/a/0": math.nan,
+            "odd/a": math.nan,
+            "odd/b/x": 1.0,
+            "odd//": 1.0,
+            "/": 1.0,
+            "odd/": 1.0,
+        },
+        {},
     ],
 )
 def test_odd_sums_of_another_have_no_value_and_raise_nothing(sums):

@@ -12,6 +12,7 @@ import muster
 from muster import keys
 from muster.errors import PlanError
 from muster.metrics import AUC, Accuracy, ByRow
+from muster.metrics import sums as metric_sums
 from muster.rounds import start
 from muster.runs.measure import Examiner, spread
 from muster.store import SQLiteStore
@@ -53,10 +54,8 @@ def test_central_and_per_client_numbers(train, plan, people):
 
 
 def test_percentiles_of_a_few():
-    found = spread(
-        [Accuracy()],
-        [{"rows": 2, "accuracy/hits": 2 * a, "accuracy/rows": 2} for a in (0.0, 0.25, 1.0)],
-    )
+    shares = (0.0, 0.25, 1.0)
+    found = spread([Accuracy()], [{"rows": 2}] * 3, [{"accuracy": share} for share in shares])
     assert found["accuracy"] == {
         "mean": pytest.approx(5 / 12), "weighted": pytest.approx(5 / 12),
         "p10": pytest.approx(0.05), "p50": 0.25, "p90": pytest.approx(0.85), "worst": 0.0,
@@ -145,10 +144,10 @@ def test_a_value_that_a_client_has_not_is_left_out_of_the_spread():
                                           enumerate(v)}
         for c in counts
     ]  # fmt: skip
-    found = spread([AUC(2)], each)
+    found = spread([AUC(2)], each, [metric_sums.values([AUC(2)], sums) for sums in each])
     assert found["auc"]["mean"] == found["auc"]["worst"] == 1.0
     assert found["count"] == 2
-    assert "auc" not in spread([AUC(2)], each[1:])
+    assert "auc" not in spread([AUC(2)], each[1:], [metric_sums.values([AUC(2)], each[1])])
 
 
 def by_row(outputs, y):

@@ -44,7 +44,7 @@ def record_of(round, clients, *, accuracy=None, last=False):
             for n in range(len(clients))
         ]
         record["measured"] = "central test rows"
-        record["clients"] = spread(METRICS, sums)
+        record["clients"] = spread(METRICS, sums, [values(METRICS, s) for s in sums])
         if last:
             record["clients"]["each"] = [
                 [c, values(METRICS, s)] for c, s in zip(clients, sums, strict=True)

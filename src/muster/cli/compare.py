@@ -20,7 +20,9 @@ __all__ = ["command"]
 
 def command(
     runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Ids or paths.")],
-    metric: Annotated[str | None, typer.Option(help="The metric; accuracy where there is.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="The metric; the first of the plan's own.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write an HTML file with a plot.")] = None,
     as_json: screen.Json = False,
 ) -> None:

@@ -255,7 +255,7 @@ def _verdict(run: Run, plan: Plan) -> Text:
     if spread:
         mean, worst = screen.number(spread["mean"]), screen.number(spread["worst"])
         named = "" if metric in run.metrics else f" {metric}"
-        parts.append(f"clients' mean{named} {mean}, worst {worst}, on {where.spread(run)['on']}")
+        parts.append(f"clients' mean{named} {mean}, worst {worst}, on {where.rows(run)}")
     parts.append(f"{screen.size(facts['bytes_up'])} up")
     lost = sum(bool(record.get("abandoned")) for record in run.history)
     if lost:

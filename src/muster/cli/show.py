@@ -43,7 +43,7 @@ def command(run: where.RunName = where.LATEST, as_json: screen.Json = False) -> 
         screen.say(screen.table(("", ""), lines, left=2))
     tables = (
         (f"history, on {found.measured or 'test rows'}", _history(found)),
-        (f"clients, on {where.spread(found).get('on', 'their own rows')}", _clients(found)),
+        (f"clients, on {where.rows(found)}", _clients(found)),
     )
     for title, shown in tables:
         if shown is not None:

@@ -31,6 +31,7 @@ __all__ = [
     "measured",
     "metric",
     "progress",
+    "rows",
     "spread",
 ]
 
@@ -119,7 +120,12 @@ def spread(run: Run) -> dict[str, Any]:
 
 def measured(run: Run) -> str:
     """On which rows: those of `run.metrics`, else those of the clients; empty where on none."""
-    return run.measured or str(spread(run).get("on", ""))
+    return run.measured or (rows(run) if spread(run) else "")
+
+
+def rows(run: Run) -> str:
+    """Which rows of their own the clients were measured on in the last evaluation."""
+    return str(spread(run).get("on", "their own rows"))
 
 
 def epsilon(run: Run) -> float | None:

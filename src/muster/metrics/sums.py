@@ -9,6 +9,7 @@ the rows they did not train on.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,10 @@ class Tally:
 
     def flat(self) -> dict[str, float]:
         """All sums, flat by name."""
-        return {k: v for name, sums in self._sums.items() for k, v in flat(name, sums).items()}
+        found: dict[str, float] = {}
+        for name, sums in self._sums.items():
+            found.update(flat(name, sums))
+        return found
 
 
 def sums_of(metric: Metric, outputs: Any, y: Any) -> dict[str, Any]:
@@ -106,12 +110,17 @@ def flat(metric: str, sums: Sums) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for name, value in sums.items():
-        array = np.asarray(value)
+        array = np.asarray(value, np.float64)
         if array.ndim:
-            found |= {f"{metric}/{name}/{i}": v for i, v in enumerate(map(float, array.tolist()))}
+            found.update(zip(_places(metric, name, len(array)), array.tolist(), strict=True))
         else:
             found[f"{metric}/{name}"] = float(array)
     return found
+
+
+@lru_cache(256)
+def _places(metric: str, name: str, width: int) -> tuple[str, ...]:
+    return tuple(f"{metric}/{name}/{place}" for place in range(width))
 
 
 def added(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
@@ -133,30 +142,48 @@ def values(metrics: Iterable[Metric], sums: Mapping[str, float]) -> dict[str, fl
     >>> values((Loss(), Accuracy()), sums)
     {'loss': 0.5, 'accuracy': 0.5}
     """
-    found = {}
+    found, apart = {}, _apart(sums)
     for metric in metrics:
-        own = _own(metric, sums)
+        own = apart.get(metric.name, {})
+        if isinstance(metric, (Loss, TaskMean)):
+            own = _of_task(metric, sums)
         if own:
             found[metric.name] = value_of(metric, own)
     return found
 
 
-def _own(metric: Metric, sums: Mapping[str, float]) -> dict[str, Any]:
-    """The sums of one metric, as it gave them; empty where there are none."""
-    if isinstance(metric, (Loss, TaskMean)):
-        if metric.name not in sums or "rows" not in sums:
-            return {}
-        return {"sum": np.float64(sums[metric.name]), "rows": np.float64(sums["rows"])}
-    made: dict[str, Any] = {}
-    start = f"{metric.name}/"
-    for name, value in sums.items():
-        if name.startswith(start):
-            key, array, _ = name[len(start) :].partition("/")
-            if array:
-                made.setdefault(key, []).append(value)
-            else:
-                made[key] = np.float64(value)
-    return {k: np.array(v, np.float64) if isinstance(v, list) else v for k, v in made.items()}
+def _of_task(metric: Metric, sums: Mapping[str, float]) -> dict[str, Any]:
+    if metric.name not in sums or "rows" not in sums:
+        return {}
+    return {"sum": np.float64(sums[metric.name]), "rows": np.float64(sums["rows"])}
+
+
+def _apart(sums: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+    """The sums of each metric as it gave them: numbers, and arrays."""
+    numbers = np.array(list(sums.values()), np.float64)
+    made: dict[str, dict[str, Any]] = {}
+    for metric, key, places in _structure(tuple(sums)):
+        made.setdefault(metric, {})[key] = numbers[places]
+    return made
+
+
+@lru_cache(16)
+def _structure(names: tuple[str, ...]) -> tuple[tuple[str, str, Any], ...]:
+    """By metric and sum, where among flat sums it stands: one place, or the places of an array."""
+    found: dict[tuple[str, str], Any] = {}
+    for place, name in enumerate(names):
+        metric, _, rest = name.partition("/")
+        key, array, _ = rest.partition("/")
+        if array:
+            if not isinstance(found.get((metric, key)), list):  # a number of that name gives way
+                found[metric, key] = []
+            found[metric, key].append(place)
+        elif key:
+            found[metric, key] = place
+    return tuple(
+        (metric, key, np.array(at) if isinstance(at, list) else at)
+        for (metric, key), at in found.items()
+    )
 
 
 def value_of(metric: Metric, sums: Sums) -> float:

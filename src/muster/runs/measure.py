@@ -100,8 +100,9 @@ class Examiner:
     def _of_clients(self, each: dict[ClientId, dict[str, float]], *, known: bool) -> dict[str, Any]:
         """The spread over clients; and where nothing is central, all their test rows together."""
         measured = self._plan.measured
-        found: dict[str, Any] = {"clients": spread(measured, list(each.values()))}
-        found["clients"]["each"] = [[c, values(measured, sums)] for c, sums in each.items()]
+        own = [values(measured, sums) for sums in each.values()]
+        found: dict[str, Any] = {"clients": spread(measured, list(each.values()), own)}
+        found["clients"]["each"] = [[c, one] for c, one in zip(each, own, strict=True)]
         tested = [sums for sums in each.values() if sums.get(HELD_OUT, 0) > 0]
         if tested and not known:
             found |= {"metrics": values(measured, added(tested)), "measured": TESTED}
@@ -147,20 +148,23 @@ def check_rows(plan: Plan, rows: Any, what: str = "evaluate_on") -> None:
         raise DataError(f"{what}: {error}") from None
 
 
-def spread(metrics: Sequence[Metric], each: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+def spread(
+    metrics: Sequence[Metric], each: Sequence[Mapping[str, float]],
+    found: Sequence[Mapping[str, float]],
+) -> dict[str, Any]:  # fmt: skip
     """How metrics vary over clients: mean, row-weighted mean, percentiles, the worst client.
 
-    `each` are the sums of each client. "count" is how many these are, "rows" of how many rows, "on"
-    which of their rows they were measured on; where a metric has no value for some, it is of those
-    that have one.
+    `each` are the sums of each client, `found` their values. "count" is how many these are, "rows"
+    of how many rows, "on" which of their rows they were measured on; where a metric has no value
+    for some, it is of those that have one.
 
     >>> from muster.metrics import Loss
-    >>> spread([Loss()], [{"rows": 1, "loss": 2.0}, {"rows": 3, "loss": 0.0}])["loss"]["weighted"]
+    >>> sums = [{"rows": 1, "loss": 2.0}, {"rows": 3, "loss": 0.0}]
+    >>> spread([Loss()], sums, [{"loss": 2.0}, {"loss": 0.0}])["loss"]["weighted"]
     0.5
     """
     rows = sum(sums.get("rows", 0.0) for sums in each)
     result: dict[str, Any] = {"count": len(each), "rows": int(rows), "on": _on(each)}
-    found = [values(metrics, sums) for sums in each]
     for metric in metrics:
         pairs = [
             (one[metric.name], float(sums["rows"]))
