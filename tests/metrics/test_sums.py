@@ -111,6 +111,8 @@ def test_odd_sums_of_another_have_no_value_and_raise_nothing(sums):
 def test_what_there_are_no_sums_of_is_left_out():
     mean = TaskMean("score", lower_is_better=False)
     assert values([Loss(), mean, Accuracy()], {"rows": 2, "score": 3.0}) == {"score": 1.5}
+    own = {"rows": 2, "held out": 2, "loss": 1.0, "mine": 3.0, "count": 9.0}
+    assert values([Loss()], own) == {"loss": 0.5, "mine": 1.5}  # of a task's own, undeclared
 
 
 def test_all_names_are_known_from_the_plan():

@@ -55,7 +55,9 @@ def test_central_and_per_client_numbers(train, plan, people):
 
 def test_percentiles_of_a_few():
     shares = (0.0, 0.25, 1.0)
-    found = spread([Accuracy()], [{"rows": 2}] * 3, [{"accuracy": share} for share in shares])
+    found = spread(
+        {"accuracy": False}, [{"rows": 2}] * 3, [{"accuracy": share} for share in shares]
+    )
     assert found["accuracy"] == {
         "mean": pytest.approx(5 / 12), "weighted": pytest.approx(5 / 12),
         "p10": pytest.approx(0.05), "p50": 0.25, "p90": pytest.approx(0.85), "worst": 0.0,
@@ -144,10 +146,15 @@ def test_a_value_that_a_client_has_not_is_left_out_of_the_spread():
                                           enumerate(v)}
         for c in counts
     ]  # fmt: skip
-    found = spread([AUC(2)], each, [metric_sums.values([AUC(2)], sums) for sums in each])
+    found = spread({"auc": False}, each, [metric_sums.values([AUC(2)], sums) for sums in each])
     assert found["auc"]["mean"] == found["auc"]["worst"] == 1.0
     assert found["count"] == 2
-    assert "auc" not in spread([AUC(2)], each[1:], [metric_sums.values([AUC(2)], each[1])])
+    assert "auc" not in spread({"auc": False}, each[1:], [metric_sums.values([AUC(2)], each[1])])
+
+
+def test_without_a_direction_nobody_is_the_worst():
+    found = spread({}, [{"rows": 1}] * 2, [{"score": 1.0}, {"score": 3.0}])
+    assert found["score"]["mean"] == 2.0 and "worst" not in found["score"]
 
 
 def by_row(outputs, y):

@@ -46,12 +46,6 @@ def digits_measure(model, data):
     return {"accuracy": digits_model(model).score(*data)}
 
 
-def digits():
-    """A model at its start, and two rows."""
-    w, _ = Custom(digits_start, digits_fit, digits_measure).init(None)
-    return w, None, np.zeros((2, 64)), np.zeros(2, int)
-
-
 def mean_start():
     return {"mean": np.zeros(2), "count": np.zeros(())}
 
@@ -104,6 +98,10 @@ def empty_start():
 
 def worded_measure(model, data):
     return {"accuracy": "good"}
+
+
+def slashed_measure(model, data):
+    return {"a/b": 1.0}
 
 
 def no_zeros(x, y):
@@ -188,8 +186,8 @@ def test_what_start_and_measure_may_not_return():
         _ = Custom(empty_start, mean_fit, mean_measure).layout
     with pytest.raises(DataError, match="one number for each metric"):
         Custom(mean_start, mean_fit, worded_measure).evaluate(np.zeros(3), None, [1], [1])
-    with pytest.raises(DataError, match="returned 'accuracy', and nothing says which way"):
-        Custom(digits_start, digits_fit, digits_measure).evaluate(*digits())
+    with pytest.raises(DataError, match=r"returned 'a/b'; give the mean another name"):
+        Custom(mean_start, mean_fit, slashed_measure).evaluate(np.zeros(3), None, [1], [1])
     with pytest.raises(DataError, match=r"returned no 'accuracy', which Custom\(metrics=\) decl"):
         Custom(mean_start, mean_fit, mean_measure, metrics=[ACCURACY]).evaluate(
             np.zeros(3), None, np.zeros((1, 2)), [1]

@@ -21,6 +21,7 @@ PLAN = {
     "stop": [],
 }
 METRICS = (Loss(), Accuracy())
+LOWER = {metric.name: metric.lower_is_better for metric in METRICS}
 
 
 def record_of(round, clients, *, accuracy=None, last=False):
@@ -44,7 +45,7 @@ def record_of(round, clients, *, accuracy=None, last=False):
             for n in range(len(clients))
         ]
         record["measured"] = "central test rows"
-        record["clients"] = spread(METRICS, sums, [values(METRICS, s) for s in sums])
+        record["clients"] = spread(LOWER, sums, [values(METRICS, s) for s in sums])
         if last:
             record["clients"]["each"] = [
                 [c, values(METRICS, s)] for c, s in zip(clients, sums, strict=True)
@@ -67,7 +68,7 @@ def make(tmp_path):
     def made(name="fedavg-1", history=None, *, plan=PLAN, **facts):
         store = SQLiteStore(tmp_path / name)
         if plan is not None:
-            store.note(metrics={m.name: m.lower_is_better for m in METRICS})
+            store.note(metrics=LOWER)
             store.note(plan=plan, engine="matrix", versions={"python": "3.11.9"})
         store.note(**facts)
         for record in records() if history is None else history:

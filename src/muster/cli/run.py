@@ -253,7 +253,7 @@ def _verdict(run: Run, plan: Plan) -> Text:
         parts.append(f"{metric} {screen.number(run.metrics[metric])} on {run.measured}")
     spread = where.spread(run).get(metric)
     if spread:
-        mean, worst = screen.number(spread["mean"]), screen.number(spread["worst"])
+        mean, worst = screen.number(spread["mean"]), screen.number(spread.get("worst"))
         named = "" if metric in run.metrics else f" {metric}"
         parts.append(f"clients' mean{named} {mean}, worst {worst}, on {where.rows(run)}")
     parts.append(f"{screen.size(facts['bytes_up'])} up")

@@ -12,14 +12,11 @@ from muster.metrics.auc import AUC
 from muster.metrics.error import RMSE
 from muster.metrics.f1 import F1
 from muster.metrics.head import Head
-from muster.metrics.metric import Metric
+from muster.metrics.metric import LONGEST, TAKEN, Metric, called
 from muster.metrics.r2 import R2
 from muster.metrics.task_mean import Loss, TaskMean
 
 __all__ = ["chosen", "usual"]
-
-TAKEN = {"rows", "held out", "count", "each", "on"}  # words of a record beside the metrics
-LONGEST = 64  # letters of a name
 
 
 def usual(head: Head) -> tuple[Metric, ...]:
@@ -105,8 +102,7 @@ def _refuse_name(metric: Metric) -> None:
             f"{metric!r} has no name or no direction ({error}); give it a name and "
             f"lower_is_better = True or False"
         ) from None
-    fits = isinstance(name, str) and 0 < len(name) <= LONGEST and name.isprintable()
-    if not fits or name != name.strip() or "/" in name or name in TAKEN:
+    if not called(name):
         raise PlanError(
             f"{metric!r} is named {name!r}; a name has 1 to {LONGEST} printable letters without a "
             f"slash, and is none of {', '.join(sorted(TAKEN))}"

@@ -6,9 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-__all__ = ["Metric", "Needs", "Sums"]
+__all__ = ["Metric", "Needs", "Sums", "TAKEN", "called"]
 
 Needs = Literal["outputs", "probabilities", "labels"]
+TAKEN = {"rows", "held out", "count", "each", "on"}  # words of a record beside the metrics
+LONGEST = 64  # letters of a name
+
 Sums = Mapping[str, Any]  # by name: a number, or an array of one axis
 
 
@@ -57,3 +60,13 @@ class Metric:
     def value(self, sums: Sums) -> float:
         """The value that sums over some rows stand for, NaN where they have none."""
         raise NotImplementedError
+
+
+def called(name: Any) -> bool:
+    """Whether this may be the name of a metric: short, printable, and no word of a record.
+
+    >>> called("top 5"), called("a/b"), called("rows")
+    (True, False, False)
+    """
+    fits = isinstance(name, str) and 0 < len(name) <= LONGEST and name.isprintable()
+    return fits and name == name.strip() and "/" not in name and name not in TAKEN

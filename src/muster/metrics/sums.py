@@ -16,7 +16,7 @@ import numpy as np
 
 from muster.errors import PlanError
 from muster.metrics.head import Head, read
-from muster.metrics.metric import Metric, Sums
+from muster.metrics.metric import Metric, Sums, called
 from muster.metrics.task_mean import Loss, TaskMean
 
 __all__ = ["HELD_OUT", "MOST", "Tally", "added", "flat", "names", "value_of", "values"]
@@ -137,6 +137,8 @@ def added(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
 def values(metrics: Iterable[Metric], sums: Mapping[str, float]) -> dict[str, float]:
     """The value of each metric that there are sums of; NaN for one that has none.
 
+    Sums by a plain name that no metric declares are means that a task of one's own returned.
+
     >>> from muster.metrics import Accuracy
     >>> sums = {"rows": 2, "loss": 1.0, "accuracy/hits": 1, "accuracy/rows": 2}
     >>> values((Loss(), Accuracy()), sums)
@@ -149,6 +151,9 @@ def values(metrics: Iterable[Metric], sums: Mapping[str, float]) -> dict[str, fl
             own = _of_task(metric, sums)
         if own:
             found[metric.name] = value_of(metric, own)
+    for name in sums:  # means of a task that declares none of them: of no known direction
+        if "/" not in name and name not in found and called(name):
+            found[name] = value_of(Loss(), {"sum": np.float64(sums[name]), "rows": sums["rows"]})
     return found
 
 

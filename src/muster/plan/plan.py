@@ -222,9 +222,11 @@ class Plan:
     def sums(self) -> frozenset[str] | None:
         """The names of all sums that a client is asked for, flat (`metrics.sums`).
 
-        None where a metric of the user's own names them only when it sees rows of a task that
-        does not say what its outputs are.
+        None where they are known only when there are rows: of a task with its own `measure`, and
+        of a user's metric where the task does not say what its outputs are.
         """
+        if self.task.head.kind == "none":
+            return None
         return names(self.measured, tried(self.measured, self.task.head))
 
     @cached_property

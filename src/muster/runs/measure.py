@@ -13,7 +13,6 @@ import numpy as np
 from muster import keys
 from muster.errors import DataError
 from muster.local import Memory
-from muster.metrics import Metric
 from muster.metrics.constant import constant, guess
 from muster.metrics.sums import HELD_OUT, added, values
 from muster.plan import Plan
@@ -49,10 +48,10 @@ class Examiner:
     """Evaluates a state where the plan says so, and says on which rows.
 
     `clients()` are those to choose from, `rows` the central test rows, if any; `targets` those of
-    the rows that are measured on, where they are known. Where clients keep
-    tensors to themselves there is no model that the central rows could be put to: the metrics are
-    then the mean over the chosen clients of their own models, where those are known here, else
-    those of the clients' own test rows.
+    the rows that are measured on, where they are known. Where clients keep tensors to themselves
+    there is no model that the central rows could be put to: the metrics are then the mean over the
+    chosen clients of their own models, where those are known here, else those of the clients' own
+    test rows.
     """
 
     def __init__(
@@ -99,9 +98,11 @@ class Examiner:
 
     def _of_clients(self, each: dict[ClientId, dict[str, float]], *, known: bool) -> dict[str, Any]:
         """The spread over clients; and where nothing is central, all their test rows together."""
-        measured = self._plan.measured
+        measured, names = self._plan.measured, self._plan.sums
+        if names is not None and not all(sums.keys() <= names for sums in each.values()):
+            each = {c: {k: v for k, v in s.items() if k in names} for c, s in each.items()}
         own = [values(measured, sums) for sums in each.values()]
-        found: dict[str, Any] = {"clients": spread(measured, list(each.values()), own)}
+        found: dict[str, Any] = {"clients": spread(self._plan.directions, list(each.values()), own)}
         found["clients"]["each"] = [[c, one] for c, one in zip(each, own, strict=True)]
         tested = [sums for sums in each.values() if sums.get(HELD_OUT, 0) > 0]
         if tested and not known:
@@ -149,44 +150,44 @@ def check_rows(plan: Plan, rows: Any, what: str = "evaluate_on") -> None:
 
 
 def spread(
-    metrics: Sequence[Metric], each: Sequence[Mapping[str, float]],
+    lower: Mapping[str, bool], each: Sequence[Mapping[str, float]],
     found: Sequence[Mapping[str, float]],
 ) -> dict[str, Any]:  # fmt: skip
     """How metrics vary over clients: mean, row-weighted mean, percentiles, the worst client.
 
-    `each` are the sums of each client, `found` their values. "count" is how many these are, "rows"
-    of how many rows, "on" which of their rows they were measured on; where a metric has no value
-    for some, it is of those that have one.
+    `lower` says of which metrics less is better; without a word of it there is no worst. `each` are
+    the sums of each client, `found` their values. "count" is how many these are, "rows" of how many
+    rows, "on" which of their rows they were measured on; where a metric has no value for some, it
+    is of those that have one.
 
-    >>> from muster.metrics import Loss
     >>> sums = [{"rows": 1, "loss": 2.0}, {"rows": 3, "loss": 0.0}]
-    >>> spread([Loss()], sums, [{"loss": 2.0}, {"loss": 0.0}])["loss"]["weighted"]
+    >>> spread({"loss": True}, sums, [{"loss": 2.0}, {"loss": 0.0}])["loss"]["weighted"]
     0.5
     """
     rows = sum(sums.get("rows", 0.0) for sums in each)
     result: dict[str, Any] = {"count": len(each), "rows": int(rows), "on": _on(each)}
-    for metric in metrics:
+    for name in dict.fromkeys(name for one in found for name in one):
         pairs = [
-            (one[metric.name], float(sums["rows"]))
+            (one[name], float(sums["rows"]))
             for one, sums in zip(found, each, strict=True)
-            if metric.name in one and not math.isnan(one[metric.name])
+            if not math.isnan(one.get(name, math.nan))
         ]
         if pairs:
-            result[metric.name] = _spread(*np.array(pairs).T, lower=metric.lower_is_better)
+            result[name] = _spread(*np.array(pairs).T, lower=lower.get(name))
     return result
 
 
-def _spread(found: Any, rows: Any, *, lower: bool) -> dict[str, float]:
+def _spread(found: Any, rows: Any, *, lower: bool | None) -> dict[str, float]:
     with np.errstate(invalid="ignore"):  # percentiles of infinities are not a number
         low, middle, high = (float(p) for p in np.percentile(found, (10, 50, 90)))
+    worst = {} if lower is None else {"worst": float(found.max() if lower else found.min())}
     return {
         "mean": float(found.mean()),
         "weighted": float((found * rows).sum() / rows.sum()),
         "p10": low,
         "p50": middle,
         "p90": high,
-        "worst": float(found.max() if lower else found.min()),
-    }
+    } | worst
 
 
 def _on(each: Sequence[Mapping[str, float]]) -> str:

@@ -21,6 +21,7 @@ from muster.keys import Key
 from muster.layout import Entry, Layout
 from muster.metrics import Metric, TaskMean
 from muster.metrics.head import Head
+from muster.metrics.metric import called
 from muster.types import Batch, Tree, Vector
 
 __all__ = ["Config", "Custom"]
@@ -58,8 +59,9 @@ class Custom(_Own):
     """Training by the user's module-level functions, with the model as arrays by name.
 
     `start()` returns the arrays of the first round; `fit(model, (x, y), config)` the trained
-    ones, of the same names and shapes; `measure(model, (x, y))` means over rows by name: "loss",
-    if it has one, and each that `metrics` declares, with its direction, as a `metrics.TaskMean`;
+    ones, of the same names and shapes; `measure(model, (x, y))` means over rows by name, the
+    "loss" among them; `metrics` declares as a `metrics.TaskMean` which way others are better, so
+    that rules may stop by them and the worst client be named;
     `accept(x, y)`, if given, raises for data it cannot use. Models arrive in the plan's dtype,
     as copies. Of the local optimizer only the rate is used, through `config`.
 
@@ -185,11 +187,8 @@ class Custom(_Own):
             ) from error
         if lacking := sorted(declared - means.keys()):
             raise DataError(f"{what} returned no {lacking[0]!r}, which Custom(metrics=) declares")
-        if more := sorted(means.keys() - declared - {"loss"}):
-            raise DataError(
-                f"{what} returned {more[0]!r}, and nothing says which way is better; declare "
-                f"Custom(metrics=(TaskMean({more[0]!r}, lower_is_better=...),))"
-            )
+        if odd := [name for name in means if not called(name)]:
+            raise DataError(f"{what} returned {odd[0]!r:.80}; give the mean another name")
         return means
 
 

@@ -84,7 +84,7 @@ def spread(points: Sequence[tuple[int, Mapping[str, float]]], name: str) -> str:
             ("worst", "worst client", COLOURS[1], "-"),
         )
         labels = []
-        for part, title, colour, dash in styles:
+        for part, title, colour, dash in (style for style in styles if style[0] in of):
             _line(axes, list(zip(rounds, of[part], strict=True)), colour, dash)
             labels.append((of[part][-1], f"{title} {number(of[part][-1])}", colour))
         rounds_axis(axes, rounds)

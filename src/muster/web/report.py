@@ -106,8 +106,8 @@ def _spread(run: Run) -> Iterator[Markup]:
             drawn.append(page.figure(plots.spread(points, name), caption))
     telling = primary(run.history) or ""
     round, values = each(run.history, telling)
-    if values:
-        lower = run.directions.get(telling, False)
+    if values and telling in run.directions:
+        lower = run.directions[telling]
         worst = (max if lower else min)(values, key=lambda pair: pair[1])
         caption = f"Round {round}. Worst: {worst[0]} with {number(worst[1])}."
         drawn.append(page.figure(plots.clients(values, telling, lower=lower), caption))
