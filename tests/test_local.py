@@ -11,6 +11,7 @@ from muster.batches import fold
 from muster.errors import ClientError, PlanError
 from muster.layout import Entry, Layout
 from muster.local import Descent, Group, Memory, train
+from muster.metrics.head import Head
 from muster.rounds import start
 
 
@@ -20,6 +21,7 @@ class Pull:
 
     dtype: str = "float64"
     framework = "numpy"
+    head = Head("none")
     draws = False
     engines = ("loop", "matrix")
 

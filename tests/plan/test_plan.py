@@ -40,6 +40,21 @@ class Own:
     head = Head("none")
 
 
+class Mute:
+    """A task that does not say what its outputs are."""
+
+    framework = "custom"
+    layout = Own.layout
+
+    def __repr__(self):
+        return "Mute()"
+
+
+def test_a_task_says_what_its_outputs_are():
+    with pytest.raises(PlanError, match=r"Plan\(task=Mute\(\)\): it does not say .*Head\('own'\)"):
+        plan(task=Mute())
+
+
 def plan(**fields):
     given = {"task": TASK, "algorithm": algorithms.FedAvg(), "local": Local(steps=2)}
     return Plan(**given | fields)

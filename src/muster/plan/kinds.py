@@ -8,6 +8,7 @@ from typing import Any
 from muster.algorithms.algorithm import Algorithm
 from muster.errors import PlanError
 from muster.local import Local
+from muster.metrics.head import Head
 from muster.optimizers import Optimizer
 from muster.plan.stopping import Every
 
@@ -26,6 +27,11 @@ def refuse_kinds(plan: Any) -> None:
             raise PlanError(
                 f"Plan({name}={value!r}): that is no {noun}; give one (did you forget to call it?)"
             )
+    if not isinstance(getattr(plan.task, "head", None), Head):
+        raise PlanError(
+            f"Plan(task={plan.task!r}): it does not say what its outputs are; give it head = "
+            f"muster.metrics.head.Head('own'), or another kind"
+        )
     server = getattr(plan.algorithm, "server", None)
     if server is not None and not isinstance(server, Optimizer):
         raise PlanError(
