@@ -47,8 +47,8 @@ class Measures(Protocol):
 class Examiner:
     """Evaluates a state where the plan says so, and says on which rows.
 
-    `clients()` are those to choose from, `rows` the central test rows, if any; `targets` those of
-    the rows that are measured on, where they are known. Where clients keep tensors to themselves
+    `clients()` are those to choose from, `rows` the central test rows, if any. Where clients keep
+    tensors to themselves
     there is no model that the central rows could be put to: the metrics are then the mean over the
     chosen clients of their own models, where those are known here, else those of the clients' own
     test rows.
@@ -57,11 +57,10 @@ class Examiner:
     def __init__(
         self, plan: Plan, memories: Memories, measures: Measures,
         clients: Callable[[], Sequence[ClientId]], rows: tuple[Any, Any] | None,
-        targets: Any = None,
     ) -> None:  # fmt: skip
         self._plan, self._memories, self._measures = plan, memories, measures
         self._clients, self._rows = clients, rows
-        self._constant = {} if targets is None else constant(plan.task.head, targets)
+        self._constant = {} if rows is None else constant(plan.task.head, rows[1])
 
     def examine(self, round: int, state: RunState) -> dict[str, Any]:
         """The record's "metrics" and "measured" (on what), "clients", "model", and a "warning".

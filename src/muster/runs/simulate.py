@@ -86,18 +86,8 @@ def _train(
         stack.enter_context(one_thread(plan.task))  # central metrics too: a stop rule reads them
         simulation = Simulation(plan, population, store, choice, hands)
         everybody = (judged or population).clients
-        targets = _targets(rows, judged or population)
-        examiner = Examiner(plan, simulation, judges, lambda: everybody, rows, targets)
+        examiner = Examiner(plan, simulation, judges, lambda: everybody, rows)
         drive(plan, simulation, store, examiner, options)
-
-
-def _targets(rows: Rows | None, population: Population) -> Any:
-    """The targets of the rows that the model is measured on, where all are at hand."""
-    if rows is not None:
-        return rows[1]
-    if population.is_lazy:
-        return None
-    return (population.pooled_test() or population.pooled())[1]
 
 
 def check(plan: Plan, population: Population, evaluate_on: Rows | None) -> None:

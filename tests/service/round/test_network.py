@@ -102,8 +102,7 @@ def test_the_bits_of_the_loop(tmp_path, name, count):
     federation = Federation(what, population, tmp_path / "network")
     try:
         network = federation.network
-        targets = population.pooled()[1]  # which a server does not know, and a simulation does
-        examiner = Examiner(what, network, network, network.enrolled, None, targets)
+        examiner = Examiner(what, network, network, network.enrolled, None)
         drive(what, network, federation.ledger, examiner, Options())
         found = federation.ledger.latest()[1]
         history = federation.ledger.history()

@@ -130,8 +130,7 @@ def conduct(
         entropy=options.entropy,
     )  # fmt: skip
     options = replace(options, pause=partial(_pause, ledger, hall))
-    targets = None if rows is None else rows[1]
-    witness = _Witness(Examiner(plan, network, network, network.enrolled, rows, targets), network)
+    witness = _Witness(Examiner(plan, network, network, network.enrolled, rows), network)
     with one_thread(plan.task):
         while True:
             try:
