@@ -14,11 +14,12 @@ import numpy as np
 from sklearn.linear_model import SGDClassifier
 
 import muster
-from muster import algorithms, data, optimizers, sampling
+from muster import algorithms, data, metrics, optimizers, sampling
 from muster.tasks.custom import Config, Custom
 
 Model = Mapping[str, Any]
 LABELS = np.arange(10)
+ACCURACY = metrics.TaskMean("accuracy", lower_is_better=False)
 
 
 def start() -> Model:
@@ -46,7 +47,7 @@ def fit(model: Model, rows: tuple[Any, Any], config: Config) -> Model:
 
 
 def measure(model: Model, rows: tuple[Any, Any]) -> dict[str, float]:
-    """Means over these rows; any names you like, "loss" is also shown while training."""
+    """Means over these rows: "loss", also shown while training, and those declared below."""
     x, y = rows
     found = classifier(model)
     right = np.take_along_axis(found.predict_proba(x), y[:, None], 1)
@@ -54,7 +55,7 @@ def measure(model: Model, rows: tuple[Any, Any]) -> dict[str, float]:
 
 
 plan = muster.Plan(
-    task=Custom(start, fit, measure),
+    task=Custom(start, fit, measure, metrics=(ACCURACY,)),
     algorithm=algorithms.FedAvg(),
     local=muster.Local(epochs=2, batch=1, optimizer=optimizers.SGD(0.02)),
     sampling=sampling.All(),

@@ -19,6 +19,7 @@ from muster.data.datasets import fetch, images
 from muster.errors import DatasetError, MissingExtra
 from muster.extras import require
 from muster.local import Group, train
+from muster.metrics import ByRow
 from muster.optimizers import SGD, Adagrad, Adam, Momentum, Yogi
 from muster.rounds import start
 from muster.tasks import numpy as tasks
@@ -201,7 +202,8 @@ def test_the_four_hospital_table_within_one_test_row(name, tmp_path):
     rows = []
     for seed in range(42, 47):
         plan = Plan(
-            task=room.Model(Started(seed), logistic, metrics=(accuracy,)),
+            task=room.Model(Started(seed), logistic),
+            metrics=[ByRow(accuracy, lower_is_better=False)],
             algorithm=FedAvg(server=server),
             local=Local(steps=100, batch=4, optimizer=SGD(rate)),
             rounds=15,

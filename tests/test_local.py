@@ -11,6 +11,7 @@ from muster.batches import fold
 from muster.errors import ClientError, PlanError
 from muster.layout import Entry, Layout
 from muster.local import Descent, Group, Memory, train
+from muster.metrics.head import Head
 from muster.rounds import start
 
 
@@ -20,6 +21,7 @@ class Pull:
 
     dtype: str = "float64"
     framework = "numpy"
+    head = Head("none")
     draws = False
     engines = ("loop", "matrix")
 
@@ -249,7 +251,7 @@ def test_a_pass_may_train_some_coordinates_only():
         ({"epochs": 1, "batch": 0}, "batch must be a whole number above 0"),
         ({"epochs": 1, "batch": 2.5}, "batch must be a whole number above 0"),
         ({"epochs": 1, "optimizer": 0.1}, r"optimizer=0.1\): that is no Optimizer; give one"),
-        ({"epochs": 1, "optimizer": optimizers.SGD}, "did you forget to call it"),
+        ({"epochs": 1, "optimizer": optimizers.SGD}, "that is the class of an Optimizer; give one"),
         ({"epochs": 1, "schedule": 0.9}, "that is no Schedule"),
     ],
 )

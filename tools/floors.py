@@ -11,7 +11,7 @@ FLOORS = {
     "errors": 0, "extras": 0, "identity": 0, "keys": 0, "layout": 0, "locks": 0, "spelling": 0,
     "tensors": 0, "types": 0, "vectors": 0,
     "batches": 1, "optimizers": 1, "privacy": 1, "schedules": 1, "secagg": 1,
-    "aggregation": 2, "algorithms": 2, "data": 2, "pipeline": 2, "sampling": 2,
+    "aggregation": 2, "algorithms": 2, "data": 2, "metrics": 2, "pipeline": 2, "sampling": 2,
     "local": 3, "plan": 3, "rounds": 3, "tasks": 3,
     "topology": 4,
     "service": 5, "simulation": 5, "store": 5,

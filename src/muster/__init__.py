@@ -14,6 +14,7 @@ from muster import (
     algorithms,
     data,
     errors,
+    metrics,
     optimizers,
     pipeline,
     sampling,
@@ -22,7 +23,7 @@ from muster import (
 )
 from muster.data import Population
 from muster.local import Local
-from muster.plan import Every, Patience, Plan, Target
+from muster.plan import EarlyStopping, Every, Plan, Target
 from muster.privacy.per_example import PerExample
 
 if TYPE_CHECKING:
@@ -33,10 +34,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "EarlyStopping",
     "Every",
     "Local",
     "Options",
-    "Patience",
     "PerExample",
     "Plan",
     "Population",
@@ -47,6 +48,7 @@ __all__ = [
     "data",
     "errors",
     "explain",
+    "metrics",
     "optimizers",
     "pipeline",
     "sampling",

@@ -226,11 +226,13 @@ class Task(Protocol):
         """The framework's own model with these parameters."""
 
     @property
-    def measures(self) -> Mapping[str, tuple[float, float]] | None:
-        """The metrics of `evaluate` but "rows": each one's range for one row; None if unknown."""
+    def head(self) -> Any:
+        """What the model's outputs are (`metrics.head.Head`), so that metrics can be read off."""
 
-    def evaluate(self, w: Vector, buffers: Vector, x: Any, y: Any) -> dict[str, float]:
-        """Sums over rows by metric name, with "rows"; means are taken after adding up."""
+    def evaluate(
+        self, w: Vector, buffers: Vector, x: Any, y: Any, metrics: Sequence[Any] = ()
+    ) -> dict[str, float]:
+        """Sums over rows: "rows", the "loss", and those of the metrics (`metrics.sums.Tally`)."""
 
 
 class Fusing(Task, Protocol):

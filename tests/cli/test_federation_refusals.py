@@ -26,7 +26,7 @@ PLAIN = ("--plain", "--address", f"{HOST}:0")
         (("serve", "plan.py", "--path", "x", "--plain", "--address", "0.0.0.0:0"), "plain HTTP on"),
         (("serve", "plan.py", "--path", "x", "--plain", "--address", "here"), "is not HOST:PORT"),
         (("serve", "plan.py", "--path", "x", *PLAIN, "--set", "stop=[Target('loss', 1.0)]"),
-         "a server has no rows"),
+         "whether its sites have any"),
         (("serve", "plan.py", "--path", "x", *PLAIN, "--study", "../x"), "the name of a study"),
         (("run", "plan.py", "--study", "hearts"), "give --processes with it"),
         (("join", "plan.py", "--data", "x"), "give --identity FOLDER"),

@@ -73,7 +73,7 @@ def test_quiet_prints_the_result_only(shell):
 
 def test_baselines_stand_in_one_table(shell):
     told = shell("run", "plan.py", "--baselines")
-    table = told.split("central accuracy")[1]
+    table = told.split("accuracy, test rows")[1]
     assert [n for n in ("federated", "centralized", "local-only") if n in table] == [
         "federated", "centralized", "local-only",
     ]  # fmt: skip

@@ -75,7 +75,7 @@ def test_a_name_that_is_nearly_right_is_hinted_at(shell):
 def test_a_metric_that_no_run_has(shell):
     for seed in ("0", "1"):
         shell("run", "plan.py", "--quiet", "--seed", seed)
-    assert "'auc'" in shell.fails("compare", "fedavg-1", "fedavg-2", "--metric", "auc")
+    assert "'f1'" in shell.fails("compare", "fedavg-1", "fedavg-2", "--metric", "f1")
 
 
 def test_a_damaged_run_is_listed_and_named(shell):
@@ -92,7 +92,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Twice:
-    def met(self, seen):
+    def met(self, seen, lower):
         return len(seen) >= 2
 
 

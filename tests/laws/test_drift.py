@@ -11,6 +11,7 @@ import muster
 from muster import Every, Local, Plan, Population, algorithms
 from muster.batches import fold
 from muster.layout import Entry, Layout
+from muster.metrics.head import Head
 from muster.optimizers import SGD
 
 RATE, DIMENSION = 0.5, 5
@@ -22,6 +23,7 @@ class Quadratic:
 
     dtype: str = "float64"
     framework = "numpy"
+    head = Head("none")
     draws = False
     engines = ("matrix", "loop")
 

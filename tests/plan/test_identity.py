@@ -18,6 +18,7 @@ import pytest
 from muster import Local, Plan, algorithms
 from muster.errors import PlanError
 from muster.layout import Entry, Layout
+from muster.metrics.head import Head
 from muster.plan.registry import differences, fingerprint, libraries, to_toml, to_value
 
 PLAN = '''"""A plan file."""
@@ -30,6 +31,7 @@ import muster
 import beside
 from beside import scale
 from muster.layout import Entry, Layout
+from muster.metrics.head import Head
 
 ROUNDS = 3
 WIDTH = 4
@@ -44,6 +46,7 @@ class Task:
     loss: object
     framework = "custom"
     layout = Layout((Entry("w", (2,)),))
+    head = Head("own")
 
 
 def activation(z):
@@ -94,6 +97,7 @@ class Holding:
     held: Any
     framework = "custom"
     layout = Layout((Entry("w", (2,)),))
+    head = Head("own")
 
 
 def holding(held):

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muster import (
+    EarlyStopping,
     Every,
     Local,
-    Patience,
     Plan,
     Target,
     aggregation,
@@ -23,7 +23,10 @@ from muster import (
 )
 from muster.errors import PlanError
 from muster.layout import Entry, Layout
+from muster.metrics.head import Head
 from muster.tasks.numpy import MLP, LinearRegression
+
+LOWER = {"accuracy": False, "loss": True, "perplexity": True}
 
 TASK = LinearRegression(3)
 
@@ -34,6 +37,22 @@ class Own:
 
     framework = "custom"
     layout = Layout((Entry("w", (2,)),))
+    head = Head("none")
+
+
+class Mute:
+    """A task that does not say what its outputs are."""
+
+    framework = "custom"
+    layout = Own.layout
+
+    def __repr__(self):
+        return "Mute()"
+
+
+def test_a_task_says_what_its_outputs_are():
+    with pytest.raises(PlanError, match=r"Plan\(task=Mute\(\)\): it does not say .*Head\('own'\)"):
+        plan(task=Mute())
 
 
 def plan(**fields):
@@ -229,15 +248,15 @@ def test_impossible_evaluation_is_refused(fields):
         ("accuracy", 0.9, [0.5, 0.9], True),
         ("loss", 0.5, [0.4, 0.6], False),
         ("loss", 0.5, [0.6, 0.5], True),
-        ("error", 0.5, [0.1], True),
+        ("perplexity", 1.2, [1.6], False),  # no word in the name says that less is better
+        ("perplexity", 1.2, [1.1], True),
         ("accuracy", 0.9, [math.nan], False),
         ("loss", 0.9, [math.nan], False),
         ("accuracy", 0.9, [], False),
     ],
 )
 def test_a_target_is_met_by_the_last_evaluation(metric, value, seen, met):
-    assert Target(metric, value).met([{metric: v} for v in seen]) == met
-    assert not Target("f1", 0).met([{metric: v} for v in seen])
+    assert Target(metric, value).met([{metric: v} for v in seen], LOWER) == met
 
 
 @pytest.mark.parametrize(
@@ -249,9 +268,13 @@ def test_a_target_is_met_by_the_last_evaluation(metric, value, seen, met):
         ("accuracy", [1, 2, 3, 2, 1], 5),
         ("accuracy", [1, 2, 1, 3, 1], None),
         ("accuracy", [3, 2, 1], 3),
+        ("perplexity", [9, 8, 7, 6], None),
+        ("loss", [math.nan, 8, 7, 6], None),  # a NaN is never the best
+        ("loss", [8, math.nan, math.nan], 3),  # and no improvement
+        ("loss", [math.nan, math.nan, math.nan], 3),
     ],
 )
-def test_patience_ends_after_so_many_evaluations_without_a_better_one(metric, seen, stops):
+def test_early_stopping_ends_after_so_many_evaluations_without_a_better_one(metric, seen, stops):
     records = [{metric: v, "rows": 1} for v in seen]
-    met = [n for n in range(len(seen) + 1) if Patience(metric, 2).met(records[:n])]
+    met = [n for n in range(len(seen) + 1) if EarlyStopping(metric, 2).met(records[:n], LOWER)]
     assert (met[0] if met else None) == stops

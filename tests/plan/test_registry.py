@@ -11,9 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muster import Every, Local, Plan, Target, algorithms, optimizers, pipeline, sampling, schedules
+from muster import (
+    Every,
+    Local,
+    Plan,
+    Target,
+    algorithms,
+    metrics,
+    optimizers,
+    pipeline,
+    sampling,
+    schedules,
+)  # fmt: skip
 from muster.errors import PlanError
 from muster.layout import Entry, Layout
+from muster.metrics.head import Head
 from muster.plan.registry import assign, differences, fingerprint, from_text, to_toml, to_value
 from muster.tasks.numpy import MLP, LinearRegression
 
@@ -31,6 +43,7 @@ class Theirs:
     loss: Any
     framework = "custom"
     layout = LAYOUT
+    head = Head("none")
 
 
 def plan(**fields):
@@ -100,6 +113,7 @@ CHANGES = {
     "task": LinearRegression(4), "algorithm": algorithms.FedAvg(), "local": Local(steps=1),
     "sampling": sampling.Poisson(0.5), "pipeline": (), "weighting": "equal", "share": "weight",
     "seed": 1, "dtype": "float64", "minimum": 2, "deadline": 9.5, "cap": 9,
+    "metrics": (metrics.MAE(),),
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from muster import Every, Local, Plan, algorithms, pipeline, sampling
 from muster.aggregation import Mean, Median
 from muster.errors import PlanError
 from muster.layout import Entry, Layout
+from muster.metrics.head import Head
 from muster.plan.registry import assign, to_value
 from muster.tasks.numpy import LinearRegression
 
@@ -22,6 +23,7 @@ class Normed:
 
     framework = "custom"
     layout = Layout((Entry("w", (2,)), Entry("bn.mean", (3,), kind="buffer")))
+    head = Head("none")
 
 
 def plan(**fields):

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import muster
 from muster import keys
 from muster.errors import RunError
 from muster.runs import Run, folder
+from muster.store.sqlite import SQLiteStore
 
 
 def test_exports_are_the_committed_run(train, plan):
@@ -67,15 +69,40 @@ def test_private_parts_are_at_their_start(train, plan, share):
     shared = {name for name in before if not np.array_equal(before[name], after[name])}
     wanted = {"layers.0.*": {"layers.0.weight", "layers.0.bias"}, "!*": set()}
     assert shared == wanted.get(share, set(before) - {"layers.1.bias"})
-    assert load_file(run.path / "model.safetensors").keys() == before.keys()
+    assert load_file(run.path / "model.safetensors").keys() == shared  # what anybody can use
     assert run.buffers.shape == (0,)
+
+
+def test_a_model_that_nobody_has_is_not_given_out(train, plan, people):
+    run = train(share="layers.0.*", sampling=muster.sampling.Uniform(count=2), rounds=1)
+    with pytest.raises(RunError, match=r"there is no one model; .* run.model\(client\)"):
+        run.model()
+    client, absent = (next(c for c in people.clients if (c in run.history[0]["accepted"]) == there)
+                      for there in (True, False))  # fmt: skip
+    model = run.model(client)
+    store = SQLiteStore(run.path, readonly=True)
+    private = store.memory([client])[client]["private"]
+    store.close()
+    own = np.concatenate([model[name].ravel() for name in ("layers.1.weight", "layers.1.bias")])
+    assert np.array_equal(own, private)
+    assert np.array_equal(model["layers.0.weight"], shared_of(run)["layers.0.weight"])
+    with pytest.raises(RunError, match="it never took part, or keeps them at its site"):
+        run.model(absent)
+
+
+def shared_of(run):
+    return load_file(run.path / "model.safetensors")
+
+
+def test_a_run_says_which_round_it_is_at(train):
+    assert train(rounds=2).round == 2
 
 
 def test_no_round_yet(tmp_path, plan):
     folder.SQLiteStore(tmp_path).close()
     run = Run(tmp_path, plan)
     run.export()
-    assert run.history == []
+    assert run.history == [] and run.round == 0 and run.metrics == {} and run.measured == ""
     with pytest.raises(RunError, match="no committed round yet"):
         _ = run.parameters
 

@@ -10,8 +10,8 @@ import pytest
 
 import muster
 from muster import (
+    EarlyStopping,
     Every,
-    Patience,
     Target,
     aggregation,
     algorithms,
@@ -80,8 +80,8 @@ def test_a_target_stops_and_still_stops_after_resume(train):
     assert on.facts["stopped"] is None
 
 
-def test_patience_counts_over_a_resume(train):
-    stop = (Patience("accuracy", 3),)
+def test_early_stopping_counts_over_a_resume(train):
+    stop = (EarlyStopping("accuracy", 3),)
     run = train("straight", rounds=30, stop=stop)
     assert 4 <= len(run.history) < 30
     for rounds in range(1, len(run.history)):
@@ -91,8 +91,8 @@ def test_patience_counts_over_a_resume(train):
     assert arrays(parts) == arrays(run)
 
 
-def test_patience_does_not_count_the_extra_evaluation_of_a_last_round(train):
-    chosen = {"stop": (Patience("accuracy", 2),), "evaluate": Every(3)}
+def test_early_stopping_does_not_count_the_extra_evaluation_of_a_last_round(train):
+    chosen = {"stop": (EarlyStopping("accuracy", 2),), "evaluate": Every(3)}
     run = train("straight", rounds=60, **chosen)
     for rounds in range(1, len(run.history)):
         train("parts", rounds=rounds, resume=rounds > 1, **chosen)

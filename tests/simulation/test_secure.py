@@ -144,7 +144,7 @@ def test_one_reply_of_the_survivors():
     assert (reply.metrics, reply.buffers.shape) == ({}, (0,))
     assert reply.secure == (
         {
-            "clients": [1, 2, 3, 4, 5], "survivors": 5, "threshold": 5, "degree": 5,
+            "clients": [1, 2, 3, 4, 5], "survivors": 5, "members": 6, "threshold": 5, "degree": 5,
             "colluders": 2, "losses": 1, "honest": 3, "bits": 15,
         },
     )  # fmt: skip

@@ -12,6 +12,7 @@ from muster.algorithms import FedAvg, FedProx
 from muster.batches import cut
 from muster.errors import DataError, MusterError, PlanError
 from muster.local import Carry, Descent, Given, Group, Local, train
+from muster.metrics import TaskMean
 from muster.optimizers import SGD
 from muster.plan import Plan
 from muster.rounds import start
@@ -100,12 +101,17 @@ def worded_measure(model, data):
     return {"accuracy": "good"}
 
 
+def slashed_measure(model, data):
+    return {"a/b": 1.0}
+
+
 def no_zeros(x, y):
     if (x == 0).any():
         raise DataError("zeros")
 
 
 TASK = Custom(mean_start, mean_fit, mean_measure)
+ACCURACY = TaskMean("accuracy", lower_is_better=False)
 
 
 def run(task, algorithm=None, alone=True, batch=2, steps=6):
@@ -181,6 +187,14 @@ def test_what_start_and_measure_may_not_return():
         _ = Custom(empty_start, mean_fit, mean_measure).layout
     with pytest.raises(DataError, match="one number for each metric"):
         Custom(mean_start, mean_fit, worded_measure).evaluate(np.zeros(3), None, [1], [1])
+    with pytest.raises(DataError, match=r"returned 'a/b'; give the mean another name"):
+        Custom(mean_start, mean_fit, slashed_measure).evaluate(np.zeros(3), None, [1], [1])
+    with pytest.raises(DataError, match=r"returned no 'accuracy', which Custom\(metrics=\) decl"):
+        Custom(mean_start, mean_fit, mean_measure, metrics=[ACCURACY]).evaluate(
+            np.zeros(3), None, np.zeros((1, 2)), [1]
+        )
+    with pytest.raises(PlanError, match="declare what measure returns beside its loss"):
+        Custom(mean_start, mean_fit, mean_measure, metrics=["accuracy"])
     with pytest.raises(PlanError, match="float16"):
         Custom(mean_start, mean_fit, mean_measure, dtype="float16")
 
@@ -214,7 +228,7 @@ def test_scikit_learn_learns_the_digits_in_a_federation():
     x = x / 16
     test, rest = slice(0, 400), np.arange(400, len(x))
     parts = np.array_split(rest[np.argsort(y[rest] // 2, kind="stable")], 8)  # about 2 classes each
-    task = Custom(digits_start, digits_fit, digits_measure)
+    task = Custom(digits_start, digits_fit, digits_measure, metrics=(ACCURACY,))
     plan = Plan(task, FedAvg(), Local(epochs=2, batch=1, optimizer=SGD(0.02)), rounds=8)
     state = start(plan)
     for round in range(1, 9):
@@ -244,7 +258,7 @@ def test_a_changed_global_starts_another_model(monkeypatch):
     later = Custom(sized_start, mean_fit, mean_measure)
     assert (later.layout.size, later.init(keys.key(0))[0].tolist()) == (5, [1.0] * 5)
     assert vars(pickle.loads(pickle.dumps(later))).keys() == {
-        "start", "fit", "measure", "accept", "dtype",
+        "start", "fit", "measure", "accept", "dtype", "metrics",
     }  # fmt: skip
 
 

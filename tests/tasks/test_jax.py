@@ -10,6 +10,7 @@ pytest.importorskip("jax")
 
 from muster import keys
 from muster.errors import DataError, PlanError
+from muster.metrics import MAE, Accuracy, Brier
 from muster.tasks import jax as tasks
 from muster.tasks import jax_traced
 from muster.tasks.jax_steps import jax, jnp
@@ -111,7 +112,7 @@ def test_ready_made_models_lie_as_numpy_tasks():
         np.testing.assert_array_equal(w, theirs.init(keys.key(4))[0])
         ours, other = (t.gradient(w, buffers, Batch(x, y)) for t in (mine, theirs))
         np.testing.assert_allclose(ours[0], other[0], **CLOSE)
-        sums, others = (t.evaluate(w, buffers, x, y) for t in (mine, theirs))
+        sums, others = (t.evaluate(w, buffers, x, y, (Accuracy(), Brier())) for t in (mine, theirs))
         assert sums == pytest.approx(others)
 
 
@@ -119,15 +120,17 @@ def test_evaluation_sums_over_blocks(monkeypatch):
     monkeypatch.setattr(jax_traced, "CHUNK", 8)
     rng = np.random.default_rng(0)
     w, x, y = rng.standard_normal(24), rng.standard_normal((21, 5)), rng.integers(0, 4, 21)
-    sums = SOFTMAX.evaluate(w, None, x, y)
+    sums = SOFTMAX.evaluate(w, None, x, y, (Accuracy(),))
     z = x @ w[:20].reshape(4, 5).T + w[20:]
-    assert sums["rows"] == 21 and sums["accuracy"] == (z.argmax(1) == y).sum()
+    assert sums["rows"] == sums["accuracy/rows"] == 21
+    assert sums["accuracy/hits"] == (z.argmax(1) == y).sum()
     assert sums["loss"] == pytest.approx(21 * closed_form(w, x, y, 4)[1])
     real = tasks.Regressor(bias_first, forward, dtype="float64")
     w, x, y = rng.standard_normal(15), rng.standard_normal((9, 4)), rng.standard_normal((9, 3))
     out = np.tanh(x @ w[:12].reshape(4, 3)) * w[12:]
-    expected = {"rows": 9, "loss": ((out - y) ** 2).sum() / 3, "error": abs(out - y).sum() / 3}
-    assert real.evaluate(w, None, x, y) == pytest.approx(expected)
+    expected = {"rows": 9, "loss": ((out - y) ** 2).sum() / 3}
+    expected |= {"mae/sizes": abs(out - y).sum(), "mae/numbers": 27}
+    assert real.evaluate(w, None, x, y, (MAE(),)) == pytest.approx(expected)
 
 
 def test_what_a_task_refuses():
@@ -198,17 +201,17 @@ def test_a_changed_global_is_another_program(monkeypatch):
     x, y = np.ones((2, 3), np.float32), np.zeros(2, np.float32)
     first = tasks.Regressor(timed_params, timed)
     w, buffers = first.init(keys.key(0))
-    assert first.evaluate(w, buffers, x, y)["error"] == 6
+    assert first.evaluate(w, buffers, x, y)["loss"] == 18
     assert first.gradient(w, buffers, Batch(x, y))[0].tolist() == [6.0] * 3
     monkeypatch.setitem(globals(), "TIMES", 2.0)
     later = tasks.Regressor(timed_params, timed)
     assert later.layout.size == 4
     w, buffers = later.init(keys.key(0))
-    assert later.evaluate(w, buffers, np.ones((2, 4), np.float32), y)["error"] == 16
+    assert later.evaluate(w, buffers, np.ones((2, 4), np.float32), y)["loss"] == 128
     monkeypatch.setitem(globals(), "TIMES", 2.5)  # of the same size
     assert (
         tasks.Regressor(timed_params, timed).evaluate(w, buffers, np.ones((2, 4), np.float32), y)[
-            "error"
+            "loss"
         ]
-        == 20
+        == 200
     )

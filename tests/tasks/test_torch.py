@@ -17,6 +17,7 @@ from muster import keys  # noqa: E402
 from muster.algorithms import FedAvg, FedProx  # noqa: E402
 from muster.errors import DataError, PlanError  # noqa: E402
 from muster.local import Group, Local, train  # noqa: E402
+from muster.metrics import MAE, Accuracy  # noqa: E402
 from muster.optimizers import SGD, Momentum  # noqa: E402
 from muster.plan import Plan  # noqa: E402
 from muster.tasks import numpy as numpy_tasks  # noqa: E402
@@ -220,8 +221,8 @@ def test_sequences_count_positions():
     x, y = rng.integers(0, 5, (4, 6)), rng.integers(0, 5, (4, 6))
     task.check(x, y)
     w, buffers = task.init(keys.key(0))
-    sums = task.evaluate(w, buffers, x, y)
-    assert sums["rows"] == 24
+    sums = task.evaluate(w, buffers, x, y, (Accuracy(),))
+    assert sums["rows"] == sums["accuracy/rows"] == 24
     batch = Batch(*task.arrays((x, y)))
     loss = task.gradient(*task.arrays((w, buffers)), batch)[1]
     assert float(loss) == pytest.approx(sums["loss"] / 24)
@@ -235,10 +236,9 @@ def test_regression_by_hand():
     task.check(x, y)
     w, buffers = task.init(keys.key(0))
     gap = x @ w[:4] + w[4] - y
-    sums = task.evaluate(w, buffers, x, y)
-    assert sums == pytest.approx(
-        {"rows": 6, "loss": float((gap**2).sum()), "error": float(np.abs(gap).sum())}
-    )
+    sums = task.evaluate(w, buffers, x, y, (MAE(),))
+    by_hand = {"loss": (gap**2).sum(), "mae/sizes": np.abs(gap).sum(), "mae/numbers": 6}
+    assert sums == pytest.approx({"rows": 6} | {k: float(v) for k, v in by_hand.items()})
     g, _, _ = task.gradient(*task.arrays((w, buffers)), Batch(*task.arrays((x, y))))
     np.testing.assert_allclose(g[:4], 2 * gap @ x / 6)
 

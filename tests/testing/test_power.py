@@ -222,8 +222,8 @@ class Wrong(tasks.SoftmaxRegression):
     def clipped(self, w, buffers, batch, bound):
         return super().clipped(w, buffers, batch, 2 * bound if self.fault == "clip" else bound)
 
-    def evaluate(self, w, buffers, x, y):
-        found = super().evaluate(w, buffers, x, y)
+    def evaluate(self, w, buffers, x, y, metrics=()):
+        found = super().evaluate(w, buffers, x, y, metrics)
         return found | {"loss": found["loss"] / len(x)} if self.fault == "means" else found
 
     def check(self, x, y):

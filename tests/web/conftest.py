@@ -6,7 +6,9 @@ import copy
 import numpy as np
 import pytest
 
-from muster.runs.measure import means, spread
+from muster.metrics import Accuracy, Loss
+from muster.metrics.sums import values
+from muster.runs.measure import spread
 from muster.runs.run import Run
 from muster.store.sqlite import SQLiteStore
 
@@ -18,6 +20,8 @@ PLAN = {
     "rounds": 6,
     "stop": [],
 }
+METRICS = (Loss(), Accuracy())
+LOWER = {metric.name: metric.lower_is_better for metric in METRICS}
 
 
 def record_of(round, clients, *, accuracy=None, last=False):
@@ -31,12 +35,21 @@ def record_of(round, clients, *, accuracy=None, last=False):
         record["model"] = "ab" * 32
         record["metrics"] = {"loss": 1 - accuracy, "accuracy": accuracy}
         sums = [
-            {"rows": 10.0, "accuracy": 10 * accuracy * (1 - n / 50), "loss": 1.0 + n}
+            {
+                "rows": 10.0,
+                "held out": 10.0,
+                "loss": 1.0 + n,
+                "accuracy/hits": 10 * accuracy * (1 - n / 50),
+                "accuracy/rows": 10.0,
+            }
             for n in range(len(clients))
         ]
-        record["clients"] = spread(sums)
+        record["measured"] = "central test rows"
+        record["clients"] = spread(LOWER, sums, [values(METRICS, s) for s in sums])
         if last:
-            record["clients"]["each"] = [[c, means(s)] for c, s in zip(clients, sums, strict=True)]
+            record["clients"]["each"] = [
+                [c, values(METRICS, s)] for c, s in zip(clients, sums, strict=True)
+            ]
     return record
 
 
@@ -55,6 +68,7 @@ def make(tmp_path):
     def made(name="fedavg-1", history=None, *, plan=PLAN, **facts):
         store = SQLiteStore(tmp_path / name)
         if plan is not None:
+            store.note(metrics=LOWER)
             store.note(plan=plan, engine="matrix", versions={"python": "3.11.9"})
         store.note(**facts)
         for record in records() if history is None else history:

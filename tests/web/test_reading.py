@@ -12,7 +12,10 @@ from muster.web import reading
         ([], "6 of 9 planned rounds are committed; the run can be resumed."),
         ([{"class": "Target", "metric": "accuracy", "value": 0.99}], "the run can be resumed."),
         ([{"class": "Target", "metric": "accuracy", "value": 0.8}], "its target of 0.8000."),
-        ([{"class": "Patience", "metric": "loss", "evaluations": 2}], "the run can be resumed."),
+        (
+            [{"class": "EarlyStopping", "metric": "loss", "evaluations": 2}],
+            "the run can be resumed.",
+        ),
         ([{"class": "mine:Rule", "x": 1}], "the run can be resumed."),
     ],
 )
@@ -21,11 +24,11 @@ def test_why_a_run_ended(make, plan, stop, sentence):
     assert reading.ending(run).endswith(sentence)
 
 
-def test_patience_and_a_recorded_reason(make, plan, history):
+def test_early_stopping_and_a_recorded_reason(make, plan, history):
     lines = history()
     for record in lines[1:]:
         record["metrics"]["loss"] = 2.0
-    patient = [{"class": "Patience", "metric": "loss", "evaluations": 3}]
+    patient = [{"class": "EarlyStopping", "metric": "loss", "evaluations": 3}]
     run = make(plan=plan | {"rounds": 9, "stop": patient}, history=lines)
     assert "had not improved in 3 evaluations" in reading.ending(run)
     run = make("b", stopped="the privacy budget is spent")
@@ -35,9 +38,10 @@ def test_patience_and_a_recorded_reason(make, plan, history):
 
 def test_the_best_value_is_the_first_of_the_best():
     points = [(1, 0.5), (2, 0.9), (3, 0.9)]
-    assert reading.best(points, "accuracy") == (2, 0.9)
-    assert reading.best(points, "loss") == (1, 0.5)
-    assert reading.best([], "loss") is None
+    assert reading.best(points, lower=False) == (2, 0.9)
+    assert reading.best(points, lower=True) == (1, 0.5)
+    assert reading.best([], lower=True) is None
+    assert reading.best(points, lower=None) is None  # nothing says which way is better
 
 
 def test_clients_are_counted_from_the_population_or_the_invitations(make):

@@ -80,7 +80,7 @@ def test_the_numbers_are_those_of_the_history(make):
     last = run.history[-1]
     shown = dict(zip(reader.tables[0][0], reader.tables[0][1], strict=True))
     for name in ("accuracy", "loss"):
-        assert shown[f"{name}, central"] == f"{last['metrics'][name]:.4f}"
+        assert shown[f"{name}, test rows"] == f"{last['metrics'][name]:.4f}"
         assert shown[f"{name}, mean of clients"] == f"{last['clients'][name]['mean']:.4f}"
         assert shown[f"{name}, worst client"] == f"{last['clients'][name]['worst']:.4f}"
     head, *lines = reader.tables[-1]
@@ -144,7 +144,7 @@ def test_a_run_never_evaluated(make, history):
         del record["metrics"], record["clients"], record["model"]
     text, _ = read(make(history=lines))
     assert "The model was never evaluated." in text
-    assert "not evaluated on central test data" in text
+    assert "not evaluated on test rows" in text
     assert "not evaluated on the clients&#x27; own rows" in text
 
 
@@ -154,7 +154,7 @@ def test_clients_alone_were_evaluated(make, history):
         del record["metrics"]
     text, reader = read(make(history=lines))
     assert "as the mean over clients" in text
-    assert "accuracy, central" not in reader.tables[0][0]
+    assert "accuracy, test rows" not in reader.tables[0][0]
 
 
 def test_bare_records(make):

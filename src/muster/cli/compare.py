@@ -20,7 +20,9 @@ __all__ = ["command"]
 
 def command(
     runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Ids or paths.")],
-    metric: Annotated[str | None, typer.Option(help="The metric; accuracy where there is.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="The metric; the first of the plan's own.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write an HTML file with a plot.")] = None,
     as_json: screen.Json = False,
 ) -> None:
@@ -51,9 +53,19 @@ def _results(rows: list[dict[str, Any]], runs: list[Run]) -> Any:
             escape(row["id"]),
             *(screen.number(row[name]) for name in ("last", "best")), str(row["best_round"] or "–"),
             *(screen.number(spread.get(name)) for name in ("mean", "worst")),
-            screen.size(row["bytes_up"]), screen.span(row["seconds"]),
+            screen.size(row["bytes_up"]), screen.span(row["seconds"]), where.measured(run) or "–",
         ))  # fmt: skip
-    heads = ("run", f"last {metric}", "best", "round", "clients' mean", "worst", "sent up", "time")
+    heads = (
+        "run",
+        f"last {metric}",
+        "best",
+        "round",
+        "clients' mean",
+        "worst",
+        "sent up",
+        "time",
+        "measured on",
+    )
     return screen.table(heads, lines)
 
 

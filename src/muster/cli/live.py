@@ -132,18 +132,20 @@ class Rounds:
             "time": screen.span(record.get("seconds")),
         }
         shown = {n: c for n, c in COLUMNS.items() if n != RARE or cells[n]}
-        self._heading(shown)
+        self._heading(shown, _rows(record))
         text = Text()
         for name, (width, style) in shown.items():
             text.append(" " + cells[name].rjust(width - 1), style)  # two never touch
         self._console.print(text)
 
-    def _heading(self, columns: dict[str, tuple[int, str]]) -> None:
+    def _heading(self, columns: dict[str, tuple[int, str]], on: str) -> None:
         """The names of the columns, again when the metric is first known."""
         named = {"metric": "test loss" if self._metric == "loss" else self._metric or ""}
         head = "".join(" " + named.get(n, n).rjust(width - 1) for n, (width, _) in columns.items())
         if head != self._head:
             self._head = head
+            if on:
+                self._console.print(Text(on, "dim"))
             self._console.print(Text(head, "dim"))
 
     def _trouble(self, record: dict[str, Any]) -> None:
@@ -186,6 +188,13 @@ def _bar(console: Console) -> Progress:
 def _trend(series: list[float]) -> str:
     step = max(1, -(-len(series) // 20))
     return screen.spark(series[::-1][::step][::-1])
+
+
+def _rows(record: dict[str, Any]) -> str:
+    """On which rows this round's metrics were measured, in a line."""
+    spread = record.get("clients") or {}
+    parts = [f"metrics on {record['measured']}"] if record.get("measured") else []
+    return "; ".join(parts + ([f"clients on {spread['on']}"] if spread.get("on") else []))
 
 
 def _figure(value: float | None) -> str:

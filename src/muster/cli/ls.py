@@ -13,6 +13,7 @@ from muster.cli import screen, where
 from muster.cli.federation import control
 from muster.errors import RunError
 from muster.runs import Run
+from muster.runs.measure import TRAINED
 
 __all__ = ["command"]
 
@@ -64,7 +65,7 @@ def _entry(place: Path) -> dict[str, Any]:
         "task": (plan.get("task") or {}).get("class"),
         "state": far.state, "phase": control.phase(place),
         "rounds": far.done, "planned": far.planned,
-        "metric": metric if run.metrics else f"clients' {metric}",
+        "metric": metric if run.metrics else f"clients' {metric}", "measured": where.measured(run),
         "value": run.metrics.get(metric, over_clients), "epsilon": where.epsilon(run),
         "active": stamp,
     }  # fmt: skip
@@ -76,7 +77,8 @@ def _row(entry: dict[str, Any]) -> tuple[str, ...]:
     when = datetime.fromisoformat(entry["active"]).strftime("%d %b %H:%M")
     rounds = f"{entry['rounds']}/{entry['planned']}" if "rounds" in entry else "–"
     words = (entry.get(name) or "–" for name in ("algorithm", "task"))
-    metric = entry["metric"] if entry.get("value") is not None else "–"
+    trained = " (training rows)" if entry.get("measured") == TRAINED else ""
+    metric = entry["metric"] + trained if entry.get("value") is not None else "–"
     task = [word.removeprefix("tasks.") for word in words]
     values = (screen.number(entry.get(name)) for name in ("value", "epsilon"))
     return (entry["id"], *task, state, rounds, metric, *values, when)

@@ -268,7 +268,7 @@ def summary(run: Run, compared: dict[str, Run] | None = None) -> dict[str, Any]:
         "bytes_down": sum(r.get("bytes_down", 0) for r in run.history),
         "seconds": sum(r.get("seconds", 0.0) for r in run.history),
         "model": last.get("model"), "epsilon": where.epsilon(run),
-        "stopped": run.facts.get("stopped"),
+        "stopped": run.facts.get("stopped"), "measured": run.measured, "warning": run.warning,
     }  # fmt: skip
     if compared:
         found["baselines"] = {k: summary(r) for k, r in compared.items() if r is not run}
@@ -283,7 +283,7 @@ def _comparison(runs: dict[str, Run]) -> Any:
         values = (run.metrics.get(metric), spread.get("mean"), spread.get("worst"))
         label = "local-only" if name == "local" else name
         rows.append((label, *(screen.number(v) for v in values)))
-    heads = ("", f"central {metric}", "clients' mean", "worst client")
+    heads = ("", f"{metric}, test rows", "clients' mean", "worst client")
     return screen.table(heads, rows)
 
 
@@ -294,12 +294,12 @@ def _verdict(run: Run, plan: Plan) -> Text:
     plural = "" if len(run.history) == 1 and not early else "s"
     parts = [f"{len(run.history)}{early} round{plural} in {screen.span(facts['seconds'])}"]
     if metric in run.metrics:
-        parts.append(f"{metric} {screen.number(run.metrics[metric])}")
+        parts.append(f"{metric} {screen.number(run.metrics[metric])} on {run.measured}")
     spread = where.spread(run).get(metric)
     if spread:
-        mean, worst = screen.number(spread["mean"]), screen.number(spread["worst"])
+        mean, worst = screen.number(spread["mean"]), screen.number(spread.get("worst"))
         named = "" if metric in run.metrics else f" {metric}"
-        parts.append(f"clients' mean{named} {mean}, worst {worst}")
+        parts.append(f"clients' mean{named} {mean}, worst {worst}, on {where.rows(run)}")
     parts.append(f"{screen.size(facts['bytes_up'])} up")
     lost = sum(bool(record.get("abandoned")) for record in run.history)
     if lost:
@@ -307,8 +307,11 @@ def _verdict(run: Run, plan: Plan) -> Text:
     if facts["epsilon"] is not None:
         parts.append(f"epsilon {screen.number(facts['epsilon'])}")
     spent = run.facts.get("spent") or run.facts.get("halted")
-    sign = ("! ", "bold yellow") if lost or spent else ("✓ ", "bold green")
+    doubtful = lost or spent or run.warning
+    sign = ("! ", "bold yellow") if doubtful else ("✓ ", "bold green")
     text = Text.assemble(sign, " · ".join(parts))
+    if run.warning:
+        text.append(f"\n! {run.warning}", "bold yellow")
     return text.append(f"\n! stopped: {facts['stopped']}", "bold yellow") if spent else text
 
 

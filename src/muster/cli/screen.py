@@ -15,12 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from muster.plan import falls
-
 __all__ = [
     "Json",
     "Wrong",
-    "ahead",
     "complain",
     "console",
     "emit",
@@ -179,16 +176,10 @@ def path(place: Path) -> str:
 
 
 def leading(names: Iterable[str]) -> str | None:
-    """The metric to show first: one that grows, such as accuracy, before a loss.
+    """The metric to show first: the plan's own first one, before the loss.
 
     >>> leading(["loss", "accuracy"])
     'accuracy'
     """
     names = list(names)
-    return next((name for name in names if not falls(name)), names[0] if names else None)
-
-
-def ahead(metric: str, values: Iterable[float]) -> float | None:
-    """The best of a metric's values."""
-    best = min if falls(metric) else max
-    return best(values, default=None)
+    return next((name for name in names if name != "loss"), names[0] if names else None)

@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 from rich.markup import escape
+from rich.text import Text
 
 from muster.cli import screen, where
 from muster.cli.federation import control
-from muster.plan import falls
 from muster.plan.registry import spelled
 from muster.runs import Run
+from muster.web.reading import best
 
 __all__ = ["command"]
 
@@ -39,10 +41,16 @@ def command(run: where.RunName = where.LATEST, as_json: screen.Json = False) -> 
             continue
         screen.say(f"\n[dim]{title}[/]")
         screen.say(screen.table(("", ""), lines, left=2))
-    for title, shown in (("history", _history(found)), ("clients", _clients(found))):
+    tables = (
+        (f"history, on {found.measured or 'test rows'}", _history(found)),
+        (f"clients, on {where.rows(found)}", _clients(found)),
+    )
+    for title, shown in tables:
         if shown is not None:
             screen.say(f"\n[dim]{title}[/]")
             screen.say(shown)
+    if found.warning:
+        screen.say(Text(f"\n! {found.warning}", "bold yellow"))
 
 
 def _plan(run: Run) -> Iterator[tuple[str, str]]:
@@ -103,11 +111,12 @@ def _history(run: Run) -> Any:
         return None
     rows = []
     for metric in seen[-1][1]:
-        values = [(metrics[metric], round) for round, metrics in seen if metric in metrics]
-        best, at = min(values) if falls(metric) else max(values, key=lambda v: (v[0], -v[1]))
-        shown = [value for value, _ in values]
+        values = [(round, metrics[metric]) for round, metrics in seen if metric in metrics]
+        top = best([v for v in values if not math.isnan(v[1])], run.directions.get(metric))
+        shown = [value for _, value in values]
         trend = screen.spark(shown[:: max(1, len(shown) // 30)])
-        figures = (screen.number(shown[0]), screen.number(shown[-1]), screen.number(best), str(at))
+        tops = ("–", "–") if top is None else (screen.number(top[1]), str(top[0]))
+        figures = (screen.number(shown[0]), screen.number(shown[-1]), *tops)
         rows.append((metric, trend, *figures))
     return screen.table(("metric", "over time", "first", "last", "best", "in round"), rows, left=2)
 

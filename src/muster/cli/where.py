@@ -14,7 +14,7 @@ import typer
 from muster.cli import screen
 from muster.errors import RunError
 from muster.locks import flock
-from muster.plan import Patience, Plan, Target
+from muster.plan import EarlyStopping, Plan, Target
 from muster.runs import Run
 from muster.runs.folder import changes
 
@@ -28,14 +28,16 @@ __all__ = [
     "find",
     "folders",
     "latest_of",
+    "measured",
     "metric",
     "progress",
+    "rows",
     "spread",
 ]
 
 RUNS = Path("runs")
 LATEST = "latest"
-RULES: dict[str, Any] = {"Target": Target, "Patience": Patience}
+RULES: dict[str, Any] = {"Target": Target, "EarlyStopping": EarlyStopping}
 
 RunName = Annotated[str, typer.Argument(metavar="[RUN]", help="A run's id or path; the latest.")]
 
@@ -115,6 +117,16 @@ def spread(run: Run) -> dict[str, Any]:
     return dict(seen[-1]) if seen else {}
 
 
+def measured(run: Run) -> str:
+    """On which rows: those of `run.metrics`, else those of the clients; empty where on none."""
+    return run.measured or (rows(run) if spread(run) else "")
+
+
+def rows(run: Run) -> str:
+    """Which rows of their own the clients were measured on in the last evaluation."""
+    return str(spread(run).get("on", "their own rows"))
+
+
 def epsilon(run: Run) -> float | None:
     """What the noise of all rounds reveals at most, or None for a run without noise."""
     seen = (record["privacy"] for record in reversed(run.history) if record.get("privacy"))
@@ -122,7 +134,7 @@ def epsilon(run: Run) -> float | None:
 
 
 def metric(run: Run) -> str:
-    """The metric to show first, over central rows where there are any, else over clients."""
+    """The metric to show first, over test rows where there are any, else over clients."""
     over_clients = (name for name, part in spread(run).items() if isinstance(part, dict))
     return screen.leading(run.metrics or over_clients) or "loss"
 
@@ -132,9 +144,11 @@ def _stopped(run: Run, plan: dict[str, Any]) -> bool:
     rules = list(plan.get("stop") or ())
     if not all(isinstance(rule, dict) and rule.get("class") in RULES for rule in rules):
         return bool(run.facts.get("stopped"))  # a rule of the user's own: what the run itself said
+    lower = run.directions
     return any(
-        RULES[rule["class"]](**{k: v for k, v in rule.items() if k != "class"}).met(seen)
+        RULES[rule["class"]](**{k: v for k, v in rule.items() if k != "class"}).met(seen, lower)
         for rule in rules
+        if rule["metric"] in lower
     )
 
 

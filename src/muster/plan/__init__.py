@@ -2,6 +2,6 @@
 """The plan, when it is evaluated and stops, and (in `registry`) the plan as plain data."""
 
 from muster.plan.plan import Plan
-from muster.plan.stopping import Every, Patience, Target, falls
+from muster.plan.stopping import EarlyStopping, Every, Target
 
-__all__ = ["Every", "Patience", "Plan", "Target", "falls"]
+__all__ = ["EarlyStopping", "Every", "Plan", "Target"]

@@ -9,6 +9,7 @@ from typing import Any
 from muster.algorithms.algorithm import Algorithm
 from muster.errors import PlanError
 from muster.local import Local
+from muster.metrics.head import Head
 from muster.optimizers import Optimizer
 from muster.plan.stopping import Every
 from muster.spelling import alien
@@ -36,12 +37,19 @@ def refuse_kinds(plan: Any) -> None:
             raise PlanError(
                 f"Plan({name}={value!r}): that is no {noun}; give one (did you forget to call it?)"
             )
+    task = plan.task  # what goes wrong inside its own `head` is shown as what it is
+    said = hasattr(type(task), "head") or "head" in getattr(task, "__dict__", {})
+    if not said or not isinstance(task.head, Head):
+        raise PlanError(
+            f"Plan(task={plan.task!r}): it does not say what its outputs are; give it head = "
+            f"muster.metrics.head.Head('own'), or another kind"
+        )
     server = getattr(plan.algorithm, "server", None)
     if server is not None and not isinstance(server, Optimizer):
         raise PlanError(f"{type(plan.algorithm).__name__}(server={alien(server, Optimizer)}")
     if not isinstance(plan.share, (str, tuple, list)):
         raise PlanError(f"Plan(share={plan.share!r}): name patterns are needed, such as '*'")
-    for name in ("pipeline", "stop"):
+    for name in ("pipeline", "stop", "metrics"):
         if not isinstance(getattr(plan, name), (tuple, list)):
             raise PlanError(
                 f"Plan({name}={getattr(plan, name)!r}): a list is needed; put [ ] around it"
@@ -49,5 +57,6 @@ def refuse_kinds(plan: Any) -> None:
     for rule in plan.stop:
         if not hasattr(rule, "met") or isinstance(rule, type):
             raise PlanError(
-                f"Plan(stop=[{rule!r}]): that is no rule; give rules such as Patience('loss', 5)"
+                f"Plan(stop=[{rule!r}]): that is no rule; give rules such as "
+                f"EarlyStopping('loss', evaluations=5)"
             )

@@ -18,15 +18,20 @@ from muster.errors import PlanError
 from muster.keys import Keys, Source
 from muster.layout import Sharing
 from muster.local import Descent, Local, Memory
+from muster.metrics import Metric
+from muster.metrics.choice import chosen
+from muster.metrics.sums import names
+from muster.metrics.trial import tried
 from muster.optimizers import SGD
 from muster.pipeline.secure_sum import SecureSum
 from muster.pipeline.stage import Pipeline, Stage, contract_of
 from muster.plan.kinds import refuse_kinds
+from muster.plan.measured import refuse_unmeasured
 from muster.plan.private import refuse_budget, refuse_exposed
 from muster.plan.quorum import refuse_unreachable
 from muster.plan.robust import refuse_outvoted
 from muster.plan.secure import refuse_leaks
-from muster.plan.stopping import Every, Patience, Target
+from muster.plan.stopping import EarlyStopping, Every, Target
 from muster.privacy.ledger import Budget
 from muster.sampling.everybody import All
 from muster.spelling import Spelled
@@ -48,7 +53,8 @@ class Plan(Spelled):
     (needed by stages that sum in integers); `share` which tensors travel; `minimum` the fewest
     accepted replies a round needs, or (below 1.0) which fraction. Over a network a round takes
     replies for `deadline` seconds, and `overselect` invites so many times the clients it needs.
-    A run stops before its noise reveals more than the `budget`.
+    A run stops before its noise reveals more than the `budget`. `metrics` are measured beside the
+    loss, by default the usual ones of the task; `stop` names some of them.
     Raises `PlanError`, with the remedy, for what cannot run.
     """
 
@@ -64,7 +70,8 @@ class Plan(Spelled):
     seed: int = 0
     dtype: Literal["float32", "float64"] = "float32"
     evaluate: Every = Every()
-    stop: tuple[Target | Patience, ...] = ()
+    metrics: tuple[Metric, ...] = ()
+    stop: tuple[Target | EarlyStopping, ...] = ()
     minimum: int | float = 1
     deadline: float | None = None
     overselect: float = 1.0
@@ -73,7 +80,7 @@ class Plan(Spelled):
 
     def __post_init__(self) -> None:
         refuse_kinds(self)
-        for name in ("pipeline", "stop", "share"):
+        for name in ("pipeline", "stop", "share", "metrics"):
             if not isinstance(getattr(self, name), str):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         self._check_values()
@@ -82,6 +89,7 @@ class Plan(Spelled):
         self.algorithm.accept(self.local, self.weighting)
         self._check_combination()
         _ = self.stages, self.sharing  # raise now, not in round 1
+        refuse_unmeasured(self)
         refuse_exposed(self)
         if self.secure is not None:
             refuse_leaks(self)
@@ -208,6 +216,27 @@ class Plan(Spelled):
         cap = 1.0 if self.weighting == "equal" else self.cap
         contract = contract_of(self.algorithm.payload, self.sharing.size, bits, cap and float(cap))
         return Pipeline.build(self.pipeline, contract)
+
+    @cached_property
+    def measured(self) -> tuple[Metric, ...]:
+        """Every metric of an evaluation: the loss, and `metrics` or the usual ones of the task."""
+        return chosen(self.metrics, self.task.head, f"tasks.{type(self.task).__name__}")
+
+    @cached_property
+    def directions(self) -> dict[str, bool]:
+        """Of each metric by name, whether less is better."""
+        return {metric.name: metric.lower_is_better for metric in self.measured}
+
+    @cached_property
+    def sums(self) -> frozenset[str] | None:
+        """The names of all sums that a client is asked for, flat (`metrics.sums`).
+
+        None where they are known only when there are rows: of a task with its own `measure`, and
+        of a user's metric where the task does not say what its outputs are.
+        """
+        if self.task.head.kind == "none":
+            return None
+        return names(self.measured, tried(self.measured, self.task.head))
 
     @cached_property
     def secure(self) -> SecureSum | None:

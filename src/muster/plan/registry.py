@@ -18,11 +18,11 @@ from typing import Any
 
 import tomli_w
 
-from muster import aggregation, algorithms, optimizers, pipeline, sampling, schedules
+from muster import aggregation, algorithms, metrics, optimizers, pipeline, sampling, schedules
 from muster.errors import PlanError
 from muster.identity import Contents
 from muster.local import Local
-from muster.plan import Every, Patience, Plan, Target
+from muster.plan import EarlyStopping, Every, Plan, Target
 from muster.privacy.ledger import Budget
 from muster.privacy.per_example import PerExample
 from muster.spelling import meant
@@ -44,11 +44,11 @@ OUTSIDE = ("rounds", "stop", "evaluate", "budget")
 
 CATALOGUE: dict[str, Callable[..., Any]] = {
     name: getattr(room, name)
-    for room in (aggregation, algorithms, optimizers, pipeline, sampling, schedules)
+    for room in (aggregation, algorithms, metrics, optimizers, pipeline, sampling, schedules)
     for name in room.__all__
     if (is_dataclass(getattr(room, name)) or isfunction(getattr(room, name)))
     and name not in ("Contract", "Pipeline")
-} | {kind.__name__: kind for kind in (Budget, Local, PerExample, Every, Patience, Target)}
+} | {kind.__name__: kind for kind in (Budget, EarlyStopping, Every, Local, PerExample, Target)}
 
 
 def to_value(thing: Any) -> Any:

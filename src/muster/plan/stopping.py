@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from muster.errors import PlanError
 
-__all__ = ["Every", "Patience", "Target", "falls"]
+__all__ = ["EarlyStopping", "Every", "Target"]
 
 
 @dataclass(frozen=True)
@@ -35,28 +36,35 @@ class Every:
 
 @dataclass(frozen=True)
 class Target:
-    """Stop once a central metric reaches a value: at least it, or at most it for a loss.
+    """Stop once a metric of the plan reaches a value, from below or, where less is better, above.
 
-    >>> Target("accuracy", 0.9).met([{"accuracy": 0.91}])
+    >>> Target("accuracy", 0.9).met([{"accuracy": 0.91}], {"accuracy": False})
     True
     """
 
     metric: str
     value: float
 
-    def met(self, seen: Sequence[dict[str, float]]) -> bool:
-        """Whether the last evaluation reached the value."""
-        if not seen or self.metric not in seen[-1]:
-            return False
-        last = seen[-1][self.metric]
-        return last <= self.value if falls(self.metric) else last >= self.value
+    def __post_init__(self) -> None:
+        _refuse_name(self)
+        if not isinstance(self.value, int | float) or not math.isfinite(self.value):
+            raise PlanError(f"{self}: value must be a finite number")
+
+    def met(self, seen: Sequence[Mapping[str, float]], lower: Mapping[str, bool]) -> bool:
+        """Whether the last evaluation reached it; `lower`: by metric, whether less is better.
+
+        A NaN is no value, and reaches nothing.
+        """
+        last = seen[-1].get(self.metric, math.nan) if seen else math.nan
+        return last <= self.value if lower[self.metric] else last >= self.value
 
 
 @dataclass(frozen=True)
-class Patience:
-    """Stop when a central metric has not improved in so many evaluations.
+class EarlyStopping:
+    """Stop when a metric of the plan has not improved in so many evaluations.
 
-    >>> Patience("loss", 2).met([{"loss": 1.0}, {"loss": 1.1}, {"loss": 1.2}])
+    >>> falling = [{"loss": 1.0}, {"loss": 1.1}, {"loss": 1.2}]
+    >>> EarlyStopping("loss", 2).met(falling, {"loss": True})
     True
     """
 
@@ -64,22 +72,24 @@ class Patience:
     evaluations: int
 
     def __post_init__(self) -> None:
-        if self.evaluations < 1:
-            raise PlanError(f"{self}: evaluations must be at least 1, such as 5")
+        _refuse_name(self)
+        if not isinstance(self.evaluations, int) or self.evaluations < 1:
+            raise PlanError(f"{self}: evaluations must be a whole number above 0, such as 5")
 
-    def met(self, seen: Sequence[dict[str, float]]) -> bool:
-        """Whether the best value lies at least so many evaluations back."""
-        values = [s[self.metric] for s in seen if self.metric in s]
-        if len(values) <= self.evaluations:
+    def met(self, seen: Sequence[Mapping[str, float]], lower: Mapping[str, bool]) -> bool:
+        """Whether the best value lies at least so many evaluations back.
+
+        A NaN is no value: it is never the best, and an evaluation without improvement.
+        """
+        if len(seen) <= self.evaluations:
             return False
-        best = min if falls(self.metric) else max
-        return values.index(best(values)) < len(values) - self.evaluations
+        sign = 1 if lower[self.metric] else -1
+        values = [sign * one.get(self.metric, math.nan) for one in seen]
+        known = [value for value in values if not math.isnan(value)]
+        best = values.index(min(known)) if known else 0
+        return best < len(values) - self.evaluations
 
 
-def falls(metric: str) -> bool:
-    """Whether less of a metric is better (losses and errors).
-
-    >>> falls("loss"), falls("accuracy")
-    (True, False)
-    """
-    return any(word in metric for word in ("loss", "error", "mse", "mae"))
+def _refuse_name(rule: Target | EarlyStopping) -> None:
+    if not isinstance(rule.metric, str):
+        raise PlanError(f"{rule}: give the name of a metric of the plan, such as 'accuracy'")

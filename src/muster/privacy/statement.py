@@ -164,7 +164,7 @@ def _reasons(facts: Facts) -> Iterator[str]:
     """Each ground that is missing, in a sentence with its remedy."""
     if not facts.releases:
         yield "no stage adds noise; put Clip(bound) and Noise(multiplier) into the pipeline"
-    if facts.randomness == "seed":
+    if facts.releases and facts.randomness == "seed":
         yield (
             "this is a simulation: its noise is a function of the plan's seed, and whoever holds "
             "the plan can take it off again; run it under serve, which draws secrets"

@@ -171,4 +171,4 @@ def _aligned(array: Any) -> Any:
 
 def _met(plan: Plan, seen: list[dict[str, float]]) -> Any:
     """The rule that says stop, if one does."""
-    return next((rule for rule in plan.stop if rule.met(seen)), None)
+    return next((rule for rule in plan.stop if rule.met(seen, plan.directions)), None)

@@ -83,7 +83,7 @@ def open_folder(
             _refuse_engine(folder, used, choice.engine)
             _refuse_other(folder, begun, plan, store, override=override)
         together = store.meta("together") or choice.together
-        store.note(plan=value, engine=choice.engine, together=together)
+        store.note(metrics=plan.directions, plan=value, engine=choice.engine, together=together)
         note_versions(store, plan)
         write(folder / "plan.toml", text.encode())
     except BaseException:

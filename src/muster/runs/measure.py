@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,11 +14,19 @@ from muster import keys
 from muster.data.arrays import Pair, as_pair
 from muster.errors import DataError
 from muster.local import Memory
-from muster.plan import Plan, falls
+from muster.metrics.constant import constant, guess
+from muster.metrics.sums import HELD_OUT, added, values
+from muster.plan import Plan
 from muster.rounds import RunState
+from muster.runs.doubt import doubt
 from muster.types import ClientId, Sent
 
-__all__ = ["Examiner", "check_rows", "means", "spread"]
+__all__ = ["Examiner", "check_rows", "spread"]
+
+CENTRAL = "central test rows"
+OWN_MODELS = "central test rows, as the mean over the clients' own models"
+TESTED = "the clients' own test rows"
+TRAINED = "the rows they trained on"
 
 
 class Memories(Protocol):
@@ -37,11 +46,13 @@ class Measures(Protocol):
 
 
 class Examiner:
-    """Evaluates a state where the plan says so.
+    """Evaluates a state where the plan says so, and says on which rows.
 
-    `clients()` are those to choose from, `rows` the central test rows, if any. Where nothing is
-    shared there is no global model: the central metrics are then the mean over the chosen
-    clients of their own models.
+    `clients()` are those to choose from, `rows` the central test rows, if any. Where clients keep
+    tensors to themselves
+    there is no model that the central rows could be put to: the metrics are then the mean over the
+    chosen clients of their own models, where those are known here, else those of the clients' own
+    test rows.
     """
 
     def __init__(
@@ -50,13 +61,13 @@ class Examiner:
     ) -> None:  # fmt: skip
         self._plan, self._memories, self._measures = plan, memories, measures
         self._clients, self._rows = clients, rows
-        self._start: Memory | None = None  # of a client never seen
+        self._constant = {} if rows is None else constant(plan.task.head, rows[1])
 
     def examine(self, round: int, state: RunState) -> dict[str, Any]:
-        """The record's "metrics", "clients" and "model" (a digest of the parameters).
+        """The record's "metrics" and "measured" (on what), "clients", "model", and a "warning".
 
-        Asked after the replies of a round and before its commit: private parts are those that
-        the commit will make count.
+        "model" is a digest of the parameters. Asked after the replies of a round and before its
+        commit: private parts are those that the commit will make count.
         """
         plan = self._plan
         if not plan.evaluate.due(round, plan.rounds):
@@ -68,24 +79,49 @@ class Examiner:
         found: dict[str, Any] = {"model": digest.hexdigest()}
         chosen = self._chosen(round)
         memories = self._memories.held(chosen) or {}
-        if self._rows is not None and x.size:
-            w, buffers = self._whole(state)
-            found["metrics"] = means(plan.task.evaluate(w, buffers, *self._rows))
+        if self._rows is not None and not plan.sharing.private:
+            whole = plan.whole(state.sent(), None)
+            sums = plan.task.evaluate(*whole, *self._rows, plan.measured)
+            found |= {"metrics": values(plan.measured, sums), "measured": CENTRAL}
         elif self._rows is not None and memories:
-            found["metrics"] = self._alone(state, list(memories.values()))
+            own = self._own(state, list(memories.values()))
+            found |= {"metrics": own, "measured": OWN_MODELS}
         if chosen:
             asked = [(client, memories.get(client)) for client in chosen]
             each = dict(self._measures.measure(state.sent(), asked, round))
             if each:
-                found["clients"] = spread(list(each.values()))
-                found["clients"]["each"] = [[c, means(s)] for c, s in each.items()]
+                found |= self._of_clients(each, known="metrics" in found)
+        why = self._doubt(found)
+        return found | ({"warning": why} if why else {})
+
+    def _doubt(self, found: dict[str, Any]) -> str:
+        if self._constant:
+            return doubt(self._plan, found, self._constant, "one answer to all rows")
+        rows = int(found.get("clients", {}).get("rows", 0))
+        return doubt(self._plan, found, guess(self._plan.task.head, rows), "a guess")
+
+    def _of_clients(self, each: dict[ClientId, dict[str, float]], *, known: bool) -> dict[str, Any]:
+        """The spread over clients; and where nothing is central, all their test rows together."""
+        measured, names = self._plan.measured, self._plan.sums
+        if names is not None and not all(sums.keys() <= names for sums in each.values()):
+            each = {c: {k: v for k, v in s.items() if k in names} for c, s in each.items()}
+        own = [values(measured, sums) for sums in each.values()]
+        found: dict[str, Any] = {"clients": spread(self._plan.directions, list(each.values()), own)}
+        found["clients"]["each"] = [[c, one] for c, one in zip(each, own, strict=True)]
+        tested = [sums for sums in each.values() if sums.get(HELD_OUT, 0) > 0]
+        if tested and not known:
+            found |= {"metrics": values(measured, added(tested)), "measured": TESTED}
         return found
 
-    def _alone(self, state: RunState, memories: list[Memory]) -> dict[str, float]:
+    def _own(self, state: RunState, memories: list[Memory]) -> dict[str, float]:
+        """Each client's own model on the central rows, averaged over those that have a value."""
         assert self._rows is not None
-        evaluate, whole, sent = self._plan.task.evaluate, self._plan.whole, state.sent()
-        found = [means(evaluate(*whole(sent, m), *self._rows)) for m in memories]
-        return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+        plan, sent = self._plan, state.sent()
+        found = []
+        for memory in memories:
+            sums = plan.task.evaluate(*plan.whole(sent, memory), *self._rows, plan.measured)
+            found.append(values(plan.measured, sums))
+        return {name: _mean([one[name] for one in found]) for name in found[0]}
 
     def _chosen(self, round: int) -> Sequence[ClientId]:
         most = self._plan.evaluate.clients
@@ -95,13 +131,6 @@ class Examiner:
         draw = keys.key(self._plan.seed).at("evaluate", round).generator()
         places = sorted(draw.choice(len(clients), most, replace=False).tolist())
         return [clients[place] for place in places]
-
-    def _whole(self, state: RunState) -> tuple[Any, Any]:
-        """Full vectors, private parts at their initial values (as for a client never seen)."""
-        if self._start is None and self._plan.sharing.private:
-            start = self._plan.task.init(keys.key(self._plan.seed).at("init"))
-            self._start = self._plan.fresh_memory(*start)
-        return self._plan.whole(state.sent(), self._start)
 
 
 def check_rows(plan: Plan, rows: Any, what: str = "evaluate_on") -> Pair:
@@ -114,35 +143,56 @@ def check_rows(plan: Plan, rows: Any, what: str = "evaluate_on") -> Pair:
     return pair
 
 
-def means(sums: dict[str, float]) -> dict[str, float]:
-    """Metric means from sums over rows.
+def spread(
+    lower: Mapping[str, bool], each: Sequence[Mapping[str, float]],
+    found: Sequence[Mapping[str, float]],
+) -> dict[str, Any]:  # fmt: skip
+    """How metrics vary over clients: mean, row-weighted mean, percentiles, the worst client.
 
-    >>> means({"rows": 4, "accuracy": 3})
-    {'accuracy': 0.75}
-    """
-    return {name: float(v) / sums["rows"] for name, v in sums.items() if name != "rows"}
+    `lower` says of which metrics less is better; without a word of it there is no worst. `each` are
+    the sums of each client, `found` their values. "count" is how many these are, "rows" of how many
+    rows, "on" which of their rows they were measured on; where a metric has no value for some, it
+    is of those that have one.
 
-
-def spread(each: list[dict[str, float]]) -> dict[str, Any]:
-    """How a metric varies over clients: mean, row-weighted mean, percentiles, the worst client.
-
-    >>> spread([{"rows": 1, "loss": 2.0}, {"rows": 3, "loss": 0.0}])["loss"]["weighted"]
+    >>> sums = [{"rows": 1, "loss": 2.0}, {"rows": 3, "loss": 0.0}]
+    >>> spread({"loss": True}, sums, [{"loss": 2.0}, {"loss": 0.0}])["loss"]["weighted"]
     0.5
     """
-    rows = np.array([sums["rows"] for sums in each], float)
-    result: dict[str, Any] = {"count": len(each)}
-    for name in each[0]:
-        if name == "rows" or any(name not in sums for sums in each):
-            continue
-        values = np.array([sums[name] for sums in each], float) / rows
-        with np.errstate(invalid="ignore"):  # percentiles of infinities are not a number
-            low, middle, high = (float(p) for p in np.percentile(values, (10, 50, 90)))
-        result[name] = {
-            "mean": float(values.mean()),
-            "weighted": float((values * rows).sum() / rows.sum()),
-            "p10": low,
-            "p50": middle,
-            "p90": high,
-            "worst": float(values.max() if falls(name) else values.min()),
-        }
+    rows = sum(sums.get("rows", 0.0) for sums in each)
+    result: dict[str, Any] = {"count": len(each), "rows": int(rows), "on": _on(each)}
+    for name in dict.fromkeys(name for one in found for name in one):
+        pairs = [
+            (one[name], float(sums["rows"]))
+            for one, sums in zip(found, each, strict=True)
+            if not math.isnan(one.get(name, math.nan))
+        ]
+        if pairs:
+            result[name] = _spread(*np.array(pairs).T, lower=lower.get(name))
     return result
+
+
+def _spread(found: Any, rows: Any, *, lower: bool | None) -> dict[str, float]:
+    with np.errstate(invalid="ignore"):  # percentiles of infinities are not a number
+        low, middle, high = (float(p) for p in np.percentile(found, (10, 50, 90)))
+    worst = {} if lower is None else {"worst": float(found.max() if lower else found.min())}
+    return {
+        "mean": float(found.mean()),
+        "weighted": float((found * rows).sum() / rows.sum()),
+        "p10": low,
+        "p50": middle,
+        "p90": high,
+    } | worst
+
+
+def _on(each: Sequence[Mapping[str, float]]) -> str:
+    """Which of their own rows the clients were measured on, in words."""
+    tested = sum(sums.get(HELD_OUT, 0) > 0 for sums in each)
+    if tested in (0, len(each)):
+        return "their own test rows" if tested else TRAINED
+    rest = len(each) - tested
+    return f"their own test rows ({tested} clients), or {TRAINED} ({rest})"
+
+
+def _mean(found: Sequence[float]) -> float:
+    known = [value for value in found if not math.isnan(value)]
+    return float(np.mean(known)) if known else math.nan

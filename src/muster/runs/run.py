@@ -6,13 +6,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors.numpy import save
 
 from muster import keys
 from muster.errors import RunError
+from muster.local import Memory
 from muster.plan import Plan
+from muster.runs.doubt import warned
 from muster.runs.folder import publish, write
 from muster.store.sqlite import SQLiteStore
+from muster.types import ClientId
+from muster.vectors import rebuild
 
 __all__ = ["Run"]
 
@@ -42,10 +47,35 @@ class Run:
         return self.path.name
 
     @property
+    def round(self) -> int:
+        """The last committed round; 0 before the first."""
+        return int(self.history[-1]["round"]) if self.history else 0
+
+    @property
     def metrics(self) -> dict[str, float]:
-        """The last central evaluation."""
+        """The values of the last evaluation, by metric; NaN for one without a value.
+
+        Over central test rows where there are any, else over the clients' own test rows together;
+        `measured` says which. Empty where there are neither: training rows tell nothing of others.
+        """
         seen = [record["metrics"] for record in self.history if record.get("metrics")]
         return dict(seen[-1]) if seen else {}
+
+    @property
+    def directions(self) -> dict[str, bool]:
+        """Of each metric that this run measures, whether less of it is better."""
+        return dict(self.facts.get("metrics") or {})
+
+    @property
+    def measured(self) -> str:
+        """On which rows `metrics` were measured, in words; empty where they were not."""
+        seen = [record.get("measured", "") for record in self.history if record.get("metrics")]
+        return str(seen[-1]) if seen else ""
+
+    @property
+    def warning(self) -> str:
+        """What speaks against the last evaluation, or the course of training; "" where nothing."""
+        return warned(self.history)
 
     @property
     def parameters(self) -> Any:
@@ -64,11 +94,43 @@ class Run:
             return shared
         return self.plan.sharing.merge(shared, self._private(buffers=True), buffers=True)
 
-    def model(self) -> Any:
-        """The framework's own model with these parameters. Raises `RunError` without the plan."""
+    def model(self, client: ClientId | None = None) -> Any:
+        """The framework's own model: the shared one, or that of a client with tensors of its own.
+
+        Raises `RunError` without the plan; without a client, where the plan leaves tensors with
+        the clients, so that nobody has the one model; and for a client whose tensors are not in
+        this folder (in a federation they stay at the site).
+        """
         if self.plan is None:
             raise RunError(f"{self!r} was opened without its plan; use Run(path, plan)")
-        return self.plan.task.model(self.parameters, self.buffers)
+        plan = self.plan
+        if not plan.sharing.private:
+            return plan.task.model(self.parameters, self.buffers)
+        if client is None:
+            raise RunError(
+                f"Plan(share={plan.share!r}) leaves tensors with the clients, so there is no one "
+                f"model; name whose you want: run.model(client)"
+            )
+        memory, merge, arrays = self._memory(client), plan.sharing.merge, self._arrays()
+        w = merge(arrays["algorithm.shared.x"], memory.private, arrays.get("frozen"))
+        return plan.task.model(w, merge(arrays["buffers"], memory.buffers, buffers=True))
+
+    def _memory(self, client: ClientId) -> Memory:
+        """What a client keeps, as of the last round."""
+        assert self.plan is not None
+        store = SQLiteStore(self.path, readonly=True)
+        try:
+            found = store.memory([client])
+        finally:
+            store.close()
+        if client not in found:
+            raise RunError(
+                f"the tensors of client {client!r} are not in {self.path}: it never took part, or "
+                f"keeps them at its site; name a client of a simulation that did"
+            )
+        blank = self.plan.fresh_memory(*self.plan.task.init(keys.key(self.plan.seed).at("init")))
+        memory: Memory = rebuild(blank, found[client])
+        return memory
 
     def _arrays(self) -> dict[str, Any]:
         if self._state is None:
@@ -83,13 +145,26 @@ class Run:
     def export(self) -> None:
         """Rewrite `history.jsonl` and `model.safetensors` from what is committed.
 
-        The model is written by tensor name, parameters and buffers; only with the plan, and
-        after a first round. Each file is replaced as a whole. Raises `RunError` when it cannot be.
+        The model is written by tensor name, parameters and buffers, without tensors that stay
+        with the clients; only with the plan, and after a first round. Each file is replaced as a
+        whole. Raises `RunError` when it cannot be.
         """
         publish(self.path, self.history)
         if self.plan is None or self._state is None:
             return
-        named = self.plan.task.layout.named
-        tensors = named(self.parameters) | named(self.buffers, "buffer")
+        layout, sharing = self.plan.task.layout, self.plan.sharing
+        merge, take = sharing.merge, sharing.take
+        arrays, tensors = self._arrays(), dict[str, Any]()
+        for kind, shared in (("parameter", "algorithm.shared.x"), ("buffer", "buffers")):
+            buffers = kind == "buffer"
+            whole = layout.buffers if buffers else layout.size
+            apart = take(np.zeros(whole, bool), shared=False, buffers=buffers)
+            frozen = None if buffers else arrays.get("frozen")
+            still = None if frozen is None else np.ones(len(frozen), bool)
+            mine = merge(np.ones(len(arrays[shared]), bool), apart, still, buffers=buffers)
+            values = self.buffers if buffers else self.parameters
+            travels = layout.named(mine, kind)
+            named = layout.named(values, kind)
+            tensors |= {name: value for name, value in named.items() if travels[name].all()}
         facts = {"run": f"{self.id}, round {self._state[0]}"}  # one, so that bytes are the same
         write(self.path / "model.safetensors", save(tensors, facts))

@@ -17,6 +17,7 @@ from muster.data import Federation, Population
 from muster.data.datasets.federation import as_population
 from muster.errors import DataError, PlanError, RunError
 from muster.plan import Plan
+from muster.plan.measured import check_metrics
 from muster.plan.quorum import refuse_few
 from muster.rounds import start
 from muster.runs.drive import Options, drive
@@ -112,16 +113,23 @@ def check(plan: Plan, given: Any, evaluate_on: Any) -> tuple[Population, Rows | 
     population, test = as_population(given)
     refuse_few(plan, population.clients)
     evaluate_on = test if evaluate_on is None else evaluate_on
-    if plan.stop and evaluate_on is None:
+    if plan.stop and evaluate_on is None and not (population.has_test and _asks(plan)):
         raise PlanError(
-            f"Plan(stop={list(plan.stop)!r}) reads central metrics, and there are no central test "
-            f"rows; give evaluate_on=(x, y), or leave stop out"
+            f"Plan(stop={list(plan.stop)!r}) reads metrics of test rows, and there are none, "
+            f"central or of clients; give evaluate_on=(x, y), or leave stop out"
         )
     if evaluate_on is not None:
         evaluate_on = check_rows(plan, evaluate_on)
     if not population.is_lazy:
         _check_all(plan, population)
+    if evaluate_on is not None or _asks(plan):
+        check_metrics(plan, *(evaluate_on or population[population.clients[0]]))
     return population, evaluate_on
+
+
+def _asks(plan: Plan) -> bool:
+    """Whether clients are asked for metrics."""
+    return plan.evaluate.clients != 0
 
 
 def _check_all(plan: Plan, population: Population) -> None:

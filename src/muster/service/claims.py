@@ -15,6 +15,7 @@ from typing import Any, get_args
 import numpy as np
 
 from muster.batches import step_counts
+from muster.metrics.sums import HELD_OUT
 from muster.plan import Plan
 from muster.service.limits import ANSWERS, LARGEST, ROWS, SLACK
 from muster.service.message import Hello, Update
@@ -31,6 +32,7 @@ __all__ = [
     "check_training",
     "check_weight",
     "claims_of",
+    "measures_of",
     "odd_member",
     "possible_rows",
     "sound",
@@ -41,6 +43,7 @@ Weigh = Callable[[int, int], float]
 
 TRAINING = {"rows", "loss", "steps", "drift"}  # the metrics of a training, or none of them
 UNKNOWN = (-np.inf, np.inf)
+SHARE = (0.0, 1.0)  # of a row that counts or does not
 
 
 def _any(rows: int) -> int:
@@ -78,9 +81,19 @@ def claims_of(plan: Plan) -> Claims:
 
 
 def measures_of(plan: Plan) -> Ranges | None:
-    """The metrics of an evaluation by name, each with its range for one row; None if unknown."""
-    found: Ranges | None = plan.task.measures
-    return found
+    """The sums of an evaluation by name, each with its range for one row; None if unknown.
+
+    Ranges are those that the metrics declare; of all else any number may come.
+    """
+    if plan.sums is None:
+        return None
+    known = {
+        f"{metric.name}/{name}": span
+        for metric in plan.measured
+        for name, span in metric.ranges.items()
+    }
+    known |= {HELD_OUT: SHARE} | ({"loss": (0.0, np.inf)} if plan.task.head.plain else {})
+    return {name: known.get(name, UNKNOWN) for name in plan.sums if name != "rows"}
 
 
 def check_hello(name: str, hello: Hello) -> None:

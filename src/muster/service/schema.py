@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Protocol, TypeVar, get_type_hints
 
+from muster.metrics.sums import MOST
 from muster.service.limits import MESSAGE
 from muster.service.refusal import Reason, Refused, malformed, parse, shown
 from muster.types import ClientId
@@ -131,8 +132,8 @@ class Numbers:
 
     def read(self, value: Any, name: str) -> dict[str, float]:
         """The metrics."""
-        if not isinstance(value, Mapping) or len(value) > 256:
-            malformed(name, value, "at most 256 numbers by name")
+        if not isinstance(value, Mapping) or len(value) > MOST:
+            malformed(name, value, f"at most {MOST} numbers by name")
         one, words = Number(-1.7e308, 1.7e308), Text(*NAME)
         return {words.read(k, name): one.read(v, f"{name}[{shown(k)}]") for k, v in value.items()}
 
@@ -142,7 +143,7 @@ class Numbers:
         names = Text(*NAME).schema()
         return {
             "type": "object", "propertyNames": names, "additionalProperties": values,
-            "maxProperties": 256,
+            "maxProperties": MOST,
         }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from muster.aggregation.sums import add, block_size, fold_blocks
 from muster.data import Population, Rows
 from muster.errors import ClientError, MusterError
 from muster.local import Group, Memory, Outcome, train
+from muster.metrics.sums import HELD_OUT
 from muster.plan import Plan
 from muster.simulation.engine import grouped
 from muster.types import ClientId, Failed, Reply, Sent
@@ -244,13 +245,15 @@ def measure(
 ) -> dict[str, float]:  # fmt: skip
     """Metric sums of the shared model, with the client's private part, on its own rows.
 
-    The client's test rows if it has any, else its training rows. What goes wrong raises
-    `ClientError` with the client, in this round.
+    The client's test rows if it has any ("held out" counts them), else its training rows. What
+    goes wrong raises `ClientError` with the client, in this round.
     """
     try:
-        x, y = population.test(client) or population[client]
+        tested = population.test(client)
+        x, y = tested or population[client]
         w, buffers = plan.whole(sent, memory)
         with np.errstate(all="ignore"):
-            return plan.task.evaluate(w, buffers, x, y)
+            sums = plan.task.evaluate(w, buffers, x, y, plan.measured)
+            return sums | {HELD_OUT: sums["rows"] if tested is not None else 0.0}
     except Exception as error:
         raise ClientError(round, client, "evaluate", _text(error)) from error

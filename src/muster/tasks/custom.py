@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NoReturn, Self
@@ -19,6 +19,9 @@ import numpy as np
 from muster.errors import DataError, MusterError, PlanError
 from muster.keys import Key
 from muster.layout import Entry, Layout
+from muster.metrics import Metric, TaskMean
+from muster.metrics.head import Head
+from muster.metrics.metric import called
 from muster.spelling import Spelled
 from muster.tasks.task import Keyed, Made, check_function, name_of
 from muster.types import Batch, Tree, Vector
@@ -58,7 +61,9 @@ class Custom(_Own):
     """Training by the user's module-level functions, with the model as arrays by name.
 
     `start()` returns the arrays of the first round; `fit(model, (x, y), config)` the trained
-    ones, of the same names and shapes; `measure(model, (x, y))` means over rows by metric;
+    ones, of the same names and shapes; `measure(model, (x, y))` means over rows by name, the
+    "loss" among them; `metrics` declares as a `metrics.TaskMean` which way others are better, so
+    that rules may stop by them and the worst client be named;
     `accept(x, y)`, if given, raises for data it cannot use. Models arrive in the plan's dtype,
     as copies. Of the local optimizer only the rate is used, through `config`.
 
@@ -77,16 +82,24 @@ class Custom(_Own):
     measure: Callable[[Arrays, tuple[Any, Any]], Mapping[str, float]]
     accept: Callable[[Any, Any], None] | None = None
     dtype: str = "float32"
+    metrics: tuple[TaskMean, ...] = ()
 
     def __post_init__(self) -> None:
-        called = {"start": (), "fit": ("model", "data", "config"), "measure": ("model", "data")}
+        given = {"start": (), "fit": ("model", "data", "config"), "measure": ("model", "data")}
         if self.accept is not None:
-            called["accept"] = ("x", "y")
-        for name, arguments in called.items():
+            given["accept"] = ("x", "y")
+        for name, arguments in given.items():
             check_function(
                 "Custom", name, getattr(self, name), arguments,
                 f"def {name}({', '.join(arguments)}): at the top of a module",
             )  # fmt: skip
+        object.__setattr__(self, "metrics", tuple(self.metrics))
+        for metric in self.metrics:
+            if not isinstance(metric, TaskMean) or metric.name == "loss":
+                raise PlanError(
+                    f"Custom(metrics=[{metric!r}]): declare what measure returns beside its loss, "
+                    f"such as TaskMean('accuracy', lower_is_better=False)"
+                )
         if self.dtype not in ("float32", "float64"):
             raise PlanError(f"{self}: dtype must be 'float32' or 'float64'; choose one")
 
@@ -162,24 +175,35 @@ class Custom(_Own):
         return carry._replace(w=w, loss=carry.loss + w.dtype.type(loss * steps))
 
     @property
-    def measures(self) -> None:
-        """What `measure` returns is known where there are rows."""
-        return None
+    def head(self) -> Head:
+        """No outputs, and the means that are declared."""
+        return Head("none", means=self.metrics)
 
-    def evaluate(self, w: Vector, buffers: Vector, x: Any, y: Any) -> dict[str, float]:
-        """Sums over rows: the number of rows, and each mean of `measure` times that number."""
+    def evaluate(
+        self, w: Vector, buffers: Vector, x: Any, y: Any, metrics: Sequence[Metric] = ()
+    ) -> dict[str, float]:
+        """Sums over rows: the number of rows, and each mean of `measure` times that number.
+
+        Raises `DataError` where `measure` returns other means than were declared.
+        """
         means, rows = self._means(w, (x, y)), len(x)
         return {"rows": float(rows)} | {name: mean * rows for name, mean in means.items()}
 
     def _means(self, w: Vector, data: tuple[Any, Any]) -> dict[str, float]:
         found = _call(self.measure, self.model(w), data)
+        what, declared = f"measure={name_of(self.measure)}", {m.name for m in self.metrics}
         try:
-            return {str(name): float(mean) for name, mean in found.items() if name != "rows"}
+            means = {str(name): float(mean) for name, mean in found.items() if name != "rows"}
         except (AttributeError, TypeError, ValueError) as error:
             raise DataError(
-                f"measure={name_of(self.measure)} returned {found!r}; it must return a dict of "
-                f"one number for each metric, such as {{'accuracy': 0.9}}"
+                f"{what} returned {found!r}; it must return a dict of one number for each metric, "
+                f"such as {{'accuracy': 0.9}}"
             ) from error
+        if lacking := sorted(declared - means.keys()):
+            raise DataError(f"{what} returned no {lacking[0]!r}, which Custom(metrics=) declares")
+        if odd := [name for name in means if not called(name)]:
+            raise DataError(f"{what} returned {odd[0]!r:.80}; give the mean another name")
+        return means
 
 
 @lru_cache(64)

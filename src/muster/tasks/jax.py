@@ -24,8 +24,9 @@ import numpy as np
 from muster.errors import PlanError
 from muster.extras import require
 from muster.keys import Key
+from muster.metrics.head import Head
 from muster.tasks.jax_traced import Traced
-from muster.tasks.task import CLASSIFIED, REGRESSED, Squares, check_function, check_labels
+from muster.tasks.task import Squares, check_function, check_labels
 
 jax = require("jax", extra="jax")
 jnp = jax.numpy
@@ -60,7 +61,17 @@ class _Made(Traced):
 
 
 class _Classes(Traced):
-    """Cross-entropy over the last axis of the outputs, and hits."""
+    """Cross-entropy over the last axis of the outputs."""
+
+    @property
+    def head(self) -> Head:
+        """Classes; how many, where the layers say it."""
+        return Head("softmax", self.width, plain=True)
+
+    @property
+    def width(self) -> int | None:
+        """How many classes, where that is known before rows are."""
+        return None
 
     def losses(self, out: Any, y: Any) -> Any:
         """−log softmax(out)[y]."""
@@ -68,12 +79,6 @@ class _Classes(Traced):
             out.shape[-1], dtype=np.int32
         )
         return -jnp.where(hot, jax.nn.log_softmax(out), 0).sum(-1)
-
-    measures = CLASSIFIED
-
-    def scores(self, out: Any, y: Any) -> dict[str, Any]:
-        """Accuracy."""
-        return {"accuracy": (out.argmax(-1) == y.reshape(out.shape[:-1])).astype(out.dtype)}
 
     def fits(self, y: Any, out: tuple[int, ...]) -> None:
         """Labels are whole numbers below the width of the output."""
@@ -108,7 +113,7 @@ class Model(_Made):
 
 @dataclass(frozen=True)
 class Classifier(_Classes, _Made):
-    """A model whose last axis of outputs is classes: cross-entropy and accuracy."""
+    """A model whose last axis of outputs is classes: cross-entropy."""
 
     make_params: Callable[[Any], dict[str, Any]]
     apply: Callable[..., Any]
@@ -129,11 +134,10 @@ class Regressor(_Made):
         """(out − y)²."""
         return (out - y.reshape(out.shape)) ** 2
 
-    measures = REGRESSED
-
-    def scores(self, out: Any, y: Any) -> dict[str, Any]:
-        """|out − y|."""
-        return {"error": abs(out - y.reshape(out.shape))}
+    @property
+    def head(self) -> Head:
+        """Numbers."""
+        return Head("numbers", plain=True)
 
     def fits(self, y: Any, out: tuple[int, ...]) -> None:
         """One finite number for each output."""
@@ -156,6 +160,11 @@ class MLP(_Classes):
         object.__setattr__(self, "sizes", tuple(self.sizes))
         if len(self.sizes) < 2 or min(self.sizes) < 1:
             raise PlanError(f"{self}: give the width of the input, the hidden layers, the output")
+
+    @property
+    def width(self) -> int:
+        """The last of the sizes."""
+        return self.sizes[-1]
 
     def draw(self, key: Key) -> dict[str, Any]:
         """Uniform on ±1/sqrt(fan-in), torch's default, drawn in float64 layer by layer."""
@@ -189,6 +198,11 @@ class SoftmaxRegression(_Classes):
     features: int
     classes: int
     dtype: str = "float32"
+
+    @property
+    def width(self) -> int:
+        """The classes."""
+        return self.classes
 
     def draw(self, key: Key) -> dict[str, Any]:
         """Zeros: the problem is convex."""

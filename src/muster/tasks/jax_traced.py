@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from math import prod
 from typing import Any, Self
@@ -18,6 +17,9 @@ from muster.errors import DataError, PlanError
 from muster.extras import require
 from muster.keys import Key
 from muster.layout import Entry, Layout
+from muster.metrics import Metric
+from muster.metrics.head import Head
+from muster.metrics.sums import Tally
 from muster.spelling import Spelled
 from muster.tasks.jax_steps import Parts, Steps, apart, join, kind, like, pack, pad, place, rounded
 from muster.tasks.task import Keyed, Made, check_features
@@ -128,14 +130,10 @@ class Traced(Made, Spelled):
         """One loss for each row, or for each of its positions."""
         raise NotImplementedError
 
-    def scores(self, out: Any, y: Any) -> dict[str, Any]:
-        """Further metrics, one number for each row or position."""
-        return {}
-
     @property
-    def measures(self) -> Mapping[str, tuple[float, float]]:
-        """The loss alone, of any range."""
-        return {"loss": (-math.inf, math.inf)}
+    def head(self) -> Head:
+        """What the outputs are, as far as the loss says."""
+        return Head("own")
 
     def fits(self, y: Any, out: tuple[int, ...]) -> None:
         """Raise `DataError` for targets that do not fit outputs of this shape."""
@@ -247,23 +245,29 @@ class Traced(Made, Spelled):
             done = _program(walk, given, tree_map(lambda a: pad(a, more), carry), steps)
         return tree_map(lambda a: np.asarray(a) if k is None else np.asarray(a)[:k], done)
 
-    def evaluate(self, w: Any, buffers: Any, x: Any, y: Any) -> dict[str, float]:
-        """Sums over rows of "rows", "loss" and the scores, a block of rows at a time."""
-        total, width = {"rows": float(len(x))}, min(CHUNK, rounded(len(x)))
+    def evaluate(
+        self, w: Any, buffers: Any, x: Any, y: Any, metrics: Sequence[Metric] = ()
+    ) -> dict[str, float]:
+        """Sums over rows of "rows", "loss" and the metrics, a block of rows at a time."""
+        loss, width, tally = 0.0, min(CHUNK, rounded(len(x))), Tally(metrics, self.head)
         with self._precise():
             w = jnp.asarray(w)
             for start in range(0, len(x), width):
                 rows = np.arange(start, start + width)
                 block = [place(a[np.minimum(rows, len(x) - 1)], self.dtype) for a in (x, y)]
-                for name, value in _sums(self.keyed, w, *block, rows < len(x)).items():
-                    total[name] = total.get(name, 0.0) + float(value)
-        return total
+                found, out = _sums(self.keyed, w, *block, rows < len(x))
+                loss += float(found)
+                if tally:
+                    real = min(width, len(x) - start)
+                    native = tree_map(lambda a, n=real: a[:n], (out, block[1]))
+                    outputs, labels = tree_map(np.asarray, native)
+                    tally.add(outputs, labels, native)
+        return {"rows": float(len(x)), "loss": loss} | tally.flat()
 
-    def sums(self, w: Any, x: Any, y: Any, real: Any) -> dict[str, Any]:
-        """Sums of loss and scores over the real rows, traced."""
+    def sums(self, w: Any, x: Any, y: Any, real: Any) -> tuple[Any, Any]:
+        """The sum of the loss over the real rows, and the outputs of all, traced."""
         out = self.outputs(self._params(self.parted(w).arrays), x, None)
-        found = {"loss": self.losses(out, y), **self.scores(out, y)}
-        return {name: jnp.where(real, _per_row(a), 0).sum() for name, a in found.items()}
+        return jnp.where(real, _per_row(self.losses(out, y)), 0).sum(), out
 
     def parted(self, a: Any) -> Any:
         """A vector `(d,)` as its tensors; anything else as it is."""

@@ -12,7 +12,7 @@ gradient; evaluation reports the loss without it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -24,6 +24,9 @@ from muster.batches import Batches, fold, gather
 from muster.errors import PlanError
 from muster.keys import Key
 from muster.layout import Entry, Layout
+from muster.metrics import Metric
+from muster.metrics.head import Head
+from muster.metrics.sums import Tally
 from muster.spelling import Spelled
 from muster.tasks import numpy_layers as layers
 from muster.tasks import numpy_walk as walk
@@ -139,18 +142,21 @@ class Network(layers.ByRow, Spelled):
             return walk.walk(descent, given, carry, batches)
 
     @property
-    def measures(self) -> Mapping[str, tuple[float, float]]:
-        """Those of the loss."""
-        return self.loss.measures
+    def head(self) -> Head:
+        """Logits of classes, one logit, or numbers, as the loss takes them."""
+        return Head(self.loss.kind, self.widths[-1], plain=True)
 
-    def evaluate(self, w: Any, buffers: Any, x: Any, y: Any) -> dict[str, float]:
-        """Sums over rows: "rows", "loss", and "accuracy" (hits) or "error" (absolute)."""
-        total: dict[str, float] = {}
+    def evaluate(
+        self, w: Any, buffers: Any, x: Any, y: Any, metrics: Sequence[Metric] = ()
+    ) -> dict[str, float]:
+        """Sums over rows: "rows", "loss", and those of the metrics, flat."""
+        tally, loss, y = Tally(metrics, self.head), 0.0, np.asarray(y)
         for rows, z in self._outputs(w, x):
             with np.errstate(all="ignore"):
-                sums = self.loss.sums(z, np.asarray(y[rows]))
-            total = {name: total.get(name, 0.0) + value for name, value in sums.items()}
-        return total
+                if tally:
+                    tally.add(z.T, y[rows])
+                loss += self.loss.total(z, y[rows])
+        return {"rows": float(len(y)), "loss": loss} | tally.flat()
 
     def predict(self, w: Any, x: Any) -> Any:
         """Labels `(rows,)`; for a regression its values, `(rows,)` or `(rows, outputs)`."""
@@ -212,7 +218,7 @@ class LogisticRegression(Network):
     """Two classes, labels 0 and 1, one logit (torch's `BCEWithLogitsLoss`).
 
     >>> LogisticRegression(3).evaluate(np.zeros(4), None, np.ones((2, 3)), np.array([0, 1]))
-    {'rows': 2.0, 'loss': 1.3862943611198906, 'accuracy': 1.0}
+    {'rows': 2.0, 'loss': 1.3862943611198906}
     """
 
     features: int

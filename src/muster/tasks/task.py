@@ -1,20 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tasks of every framework share: losses, their metric sums, and what data they refuse.
+"""What the tasks of every framework share: losses, and what data they refuse.
 
 A loss reads the outputs of a model as `z` `(outputs, ...)`: outputs first, because a reduction
-over the first axis runs along memory. Metrics are sums over rows, so that they add over blocks,
-clients and workers; a mean is taken once, after adding up, by dividing by "rows".
+over the first axis runs along memory.
 """
 
 from __future__ import annotations
 
 import inspect
 import itertools
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache, partial
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 
@@ -22,13 +19,11 @@ from muster import identity
 from muster.errors import DataError, PlanError
 
 __all__ = [
-    "CLASSIFIED",
     "CrossEntropy",
     "Keyed",
     "Logistic",
     "Loss",
     "Made",
-    "REGRESSED",
     "Squares",
     "check_features",
     "check_function",
@@ -37,10 +32,6 @@ __all__ = [
 ]
 
 _ALONE = itertools.count()
-
-# The metrics of an evaluation, each with its range for one row.
-CLASSIFIED = {"loss": (0.0, math.inf), "accuracy": (0.0, 1.0)}
-REGRESSED = {"loss": (0.0, math.inf), "error": (0.0, math.inf)}
 
 
 class Made:
@@ -93,17 +84,17 @@ def name_of(function: Any) -> str:
 
 
 class Loss:
-    """The seam: a loss of one row, as a value without fields; `measures` are those of `sums`."""
-
-    measures: ClassVar[Mapping[str, tuple[float, float]]]
+    """The seam: a loss of one row, as a value without fields."""
 
     def slope(self, z: Any, y: Any) -> Any:
         """Losses `(...)` of the outputs `z` `(outputs, ...)`, which become their slopes."""
         raise NotImplementedError
 
-    def sums(self, z: Any, y: Any) -> dict[str, float]:
-        """Metric sums over the rows of `z` `(outputs, rows)`, in float64; `z` is overwritten."""
-        raise NotImplementedError
+    kind: ClassVar[Literal["softmax", "sigmoid", "numbers"]]  # of outputs (`metrics.Head`)
+
+    def total(self, z: Any, y: Any) -> float:
+        """The sum over the rows of `z` `(outputs, rows)`, in float64; `z` is overwritten."""
+        return float(self.slope(z, y).sum(dtype=np.float64))
 
     def predict(self, z: Any) -> Any:
         """What the outputs say about each row."""
@@ -125,7 +116,7 @@ class CrossEntropy(Loss):
     (array([0.69314718]), [-0.5, 0.5])
     """
 
-    measures = CLASSIFIED
+    kind = "softmax"
 
     def slope(self, z: Any, y: Any) -> Any:
         """Losses; `z` becomes softmax(z) − onehot(y)."""
@@ -137,11 +128,6 @@ class CrossEntropy(Loss):
         z /= total
         flat[at] -= 1
         return np.log(total) - right.reshape(total.shape)
-
-    def sums(self, z: Any, y: Any) -> dict[str, float]:
-        """Sums of rows, cross-entropy and hits."""
-        hits = z.argmax(0) == y.reshape(z.shape[1:])
-        return _sums(y, loss=self.slope(z, y), accuracy=hits)
 
     def predict(self, z: Any) -> Any:
         """The likeliest class."""
@@ -163,7 +149,7 @@ class Logistic(Loss):
     ([0.0], [[0.0]])
     """
 
-    measures = CLASSIFIED
+    kind = "sigmoid"
 
     def slope(self, z: Any, y: Any) -> Any:
         """Losses; `z` becomes sigmoid(z) − y."""
@@ -173,11 +159,6 @@ class Logistic(Loss):
         losses = np.maximum(one, 0) - y * one + np.log1p(small)
         one[...] = np.where(one >= 0, 1, small) / (1 + small) - y
         return losses
-
-    def sums(self, z: Any, y: Any) -> dict[str, float]:
-        """Sums of rows, logistic loss and hits."""
-        hits = (z[0] > 0) == (y.reshape(z.shape[1:]) > 0)
-        return _sums(y, loss=self.slope(z, y), accuracy=hits)
 
     def predict(self, z: Any) -> Any:
         """1 where sigmoid(z) > 1/2, else 0."""
@@ -197,7 +178,7 @@ class Squares(Loss):
     ([4.0], [[4.0]])
     """
 
-    measures = REGRESSED
+    kind = "numbers"
 
     def slope(self, z: Any, y: Any) -> Any:
         """Losses; `z` becomes 2 (z − y)/outputs."""
@@ -205,11 +186,6 @@ class Squares(Loss):
         losses = np.square(z).mean(0)
         z *= 2 / len(z)
         return losses
-
-    def sums(self, z: Any, y: Any) -> dict[str, float]:
-        """Sums of rows, squared and absolute errors (means over the outputs)."""
-        error = np.abs(z - _targets(z, y)).mean(0)
-        return _sums(y, loss=self.slope(z, y), error=error)
 
     def predict(self, z: Any) -> Any:
         """The outputs themselves: `(rows,)` for one, else `(rows, outputs)`."""
@@ -323,7 +299,3 @@ def _count(size: int) -> Any:
 def _targets(z: Any, y: Any) -> Any:
     """Targets `(..., outputs)` (or `(...)` for one) with the outputs first, as in `z`."""
     return np.moveaxis(np.asarray(y).reshape(*z.shape[1:], len(z)), -1, 0)
-
-
-def _sums(y: Any, **rows: Any) -> dict[str, float]:
-    return {"rows": float(len(y))} | {k: float(v.sum(dtype=np.float64)) for k, v in rows.items()}

@@ -19,11 +19,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -32,9 +31,12 @@ from muster.errors import DataError, PlanError
 from muster.extras import require
 from muster.keys import Key
 from muster.layout import Layout
+from muster.metrics import Metric
+from muster.metrics.head import Head
+from muster.metrics.sums import Tally
 from muster.spelling import Spelled
 from muster.tasks import torch_rows as by_row
-from muster.tasks.task import CLASSIFIED, REGRESSED, Keyed, Made, check_function, check_labels
+from muster.tasks.task import Keyed, Made, check_function, check_labels
 from muster.tasks.torch_facts import Facts, build, difference, facts, layout_of
 from muster.tasks.torch_flat import flat
 from muster.types import Batch, Tree, Vector
@@ -59,7 +61,6 @@ class _Torch(by_row.ByRow, Made, Spelled):
     loss: Any
     dtype: str
     device: str
-    metrics: Any
 
     def __post_init__(self) -> None:
         kind = type(self).__name__
@@ -263,17 +264,14 @@ class _Torch(by_row.ByRow, Made, Spelled):
                     raise
                 raise DataError(LONE_ROW) from error
 
-    @property
-    def measures(self) -> dict[str, tuple[float, float]]:
-        """The loss, and the metrics by the names of their functions, whose ranges are unknown."""
-        names = ("loss", *(metric.__name__ for metric in self.metrics))
-        return dict.fromkeys(names, (-math.inf, math.inf))
-
-    def evaluate(self, w: Vector, buffers: Vector, x: Any, y: Any) -> dict[str, float]:
+    def evaluate(
+        self, w: Vector, buffers: Vector, x: Any, y: Any, metrics: Sequence[Metric] = ()
+    ) -> dict[str, float]:
         """Sums over rows; where there is a label for each position, rows are positions."""
         here = flat(self)
         here.point(*self.arrays((w, buffers)))
         totals: dict[str, float] = {"rows": 0.0, "loss": 0.0}
+        tally = Tally(metrics, self.head)
         with torch.no_grad():
             for start in range(0, len(x), CHUNK):
                 part = slice(start, start + CHUNK)
@@ -284,30 +282,47 @@ class _Torch(by_row.ByRow, Made, Spelled):
                 share = 1 if losses.dim() else rows
                 totals["rows"] += rows
                 totals["loss"] += float(losses.sum(dtype=torch.float64)) * share
-                for metric in self.metrics:
-                    value = float(metric(output, target).sum(dtype=torch.float64))
-                    totals[metric.__name__] = totals.get(metric.__name__, 0.0) + value
-        return totals
+                if tally:
+                    native = tree_map(_on_cpu, (output, target))
+                    outputs, labels = tree_map(_to_numpy, self._last(native))
+                    tally.add(outputs, labels, native)
+        return totals | tally.flat()
+
+    def _last(self, pair: Tree) -> Tree:
+        """Outputs with the classes last, where a loss of torch has them on the second axis."""
+        output, target = pair
+        if self.labels is None and self.head.kind == "softmax" and output.dim() > 2:
+            output = output.movedim(1, -1)
+        return output, target
+
+    @property
+    def head(self) -> Head:
+        """Classes, numbers, or (of a `Model` whose loss is not one of torch's) its own."""
+        width = self._found.width
+        if self.labels is not None:
+            return Head("softmax" if self.labels else "numbers", width, plain=True)
+        return Head(_kind(self.loss, width), width)
 
 
 @dataclass(frozen=True)
 class Model(_Torch):
     """Any module and loss: `loss(output, y)` gives losses by row `(rows,)`.
 
-    A loss that gives one mean is taken as it is; its models never train as a matrix. `metrics`
-    are functions `(output, y)` of values by row; a metric goes by the name of its function.
+    A loss that gives one mean is taken as it is; its models never train as a matrix. Where it is
+    one of torch's for classes (`CrossEntropyLoss`, `NLLLoss`, `BCEWithLogitsLoss` of one output)
+    or for numbers (`MSELoss`, `L1Loss`, `SmoothL1Loss`, `HuberLoss`), metrics know what the outputs
+    are; else they see them as they are.
     """
 
     make_model: Callable[[], Any]
     loss: Callable[[Any, Any], Any]
     dtype: str = "float32"
     device: str = "cpu"
-    metrics: tuple[Callable[[Any, Any], Any], ...] = ()
 
 
 @dataclass(frozen=True)
 class Classifier(_Torch):
-    """Cross-entropy and accuracy; outputs are logits `(rows, classes)`, labels `(rows,)`.
+    """Cross-entropy; outputs are logits `(rows, classes)`, labels `(rows,)`.
 
     Outputs `(rows, T, classes)` take labels `(rows, T)`: each position is one answer.
 
@@ -321,21 +336,17 @@ class Classifier(_Torch):
     device: str = "cpu"
     loss = staticmethod(by_row.cross_entropy)
     average = staticmethod(by_row.mean_cross_entropy)
-    metrics = (by_row.accuracy,)
-    measures = CLASSIFIED
     labels = True
 
 
 @dataclass(frozen=True)
 class Regressor(_Torch):
-    """Squared error, averaged over the outputs, and absolute error; targets are numbers."""
+    """Squared error, averaged over the outputs; targets are numbers."""
 
     make_model: Callable[[], Any]
     dtype: str = "float32"
     device: str = "cpu"
     loss = staticmethod(by_row.squares)
-    metrics = (by_row.error,)
-    measures = REGRESSED
     labels = False
 
 
@@ -343,6 +354,21 @@ class Regressor(_Torch):
 def _looked(keyed: Keyed) -> Facts:
     task = keyed.value
     return facts(task.make_model, task.loss, task.dtype)
+
+
+def _on_cpu(a: Any) -> Any:
+    return a.detach().cpu()
+
+
+def _kind(loss: Any, width: int | None) -> Literal["softmax", "sigmoid", "numbers", "own"]:
+    """What a loss takes the outputs for, where it is one of torch's."""
+    nn = torch.nn
+    if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)):
+        return "softmax"
+    if isinstance(loss, nn.BCEWithLogitsLoss) and width == 1:
+        return "sigmoid"
+    numbers = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
+    return "numbers" if isinstance(loss, numbers) else "own"
 
 
 def _to_numpy(a: Any) -> Any:

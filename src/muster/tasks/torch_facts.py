@@ -28,12 +28,16 @@ _SIDES = (28, 32, 64, 96, 128, 224)
 
 
 class Facts(NamedTuple):
-    """`draws`: forward may draw; `batched`: it can run under vmap; `flops` of a step, by row."""
+    """`draws`: forward may draw; `batched`: it can run under vmap; `flops` of a step, by row.
+
+    `width` is how many outputs a row (or each of its positions) has; None where no guess fits.
+    """
 
     layout: Layout
     draws: bool
     batched: bool
     flops: float
+    width: int | None = None
 
 
 @contextmanager
@@ -112,7 +116,7 @@ def facts(make_model: Callable[[], Any], loss: Callable[[Any, Any], Any], dtype:
         and not any(isinstance(m, _SLOW_BATCHED) for m in module.modules())
         and _runs_batched(module, loss, x)
     )  # fmt: skip
-    return Facts(layout, draws, batched, _flops(module, x))
+    return Facts(layout, draws, batched, _flops(module, x), _width(module, x, loss))
 
 
 def _example(module: Any) -> Any:
@@ -127,6 +131,18 @@ def _example(module: Any) -> Any:
             continue
         return x
     return None
+
+
+def _width(module: Any, x: Any, loss: Any) -> int | None:
+    """Outputs of a row or position: on the last axis, for torch's own losses the second."""
+    if x is None:
+        return None
+    with torch.no_grad(), seeded(torch.default_generator, 0):
+        output = module(x)
+    if not torch.is_tensor(output) or output.dim() < 2:
+        return 1 if torch.is_tensor(output) else None
+    second = isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss)
+    return int(output.shape[1 if second else -1])
 
 
 def _guesses(module: Any) -> Iterator[tuple[tuple[int, ...], Any]]:

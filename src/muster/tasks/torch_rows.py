@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What torch models say row by row: losses and metrics, and each row's own gradient.
+"""What torch models say row by row: losses, and each row's own gradient.
 
 A row's gradient is that of a batch of one, so nothing else can be in it. vmap takes many rows at
 once, with a loop where a model has layers that vmap does not know (recurrent ones).
@@ -22,9 +22,7 @@ _functional = torch.nn.functional
 
 __all__ = [
     "ByRow",
-    "accuracy",
     "cross_entropy",
-    "error",
     "mean_cross_entropy",
     "per_row",
     "squares",
@@ -48,19 +46,9 @@ def cross_entropy(output: Any, y: Any) -> Any:
     return losses.view(output.shape[:-1])
 
 
-def accuracy(output: Any, y: Any) -> Any:
-    """1 where the likeliest class is the label, else 0."""
-    return output.argmax(-1) == y.view(output.shape[:-1])
-
-
 def squares(output: Any, y: Any) -> Any:
     """(output − y)² by row `(rows,)`, averaged over the outputs, as torch's `MSELoss`."""
     return (output.reshape(y.shape) - y).square().reshape(len(y), -1).mean(1)
-
-
-def error(output: Any, y: Any) -> Any:
-    """|output − y| by row `(rows,)`, averaged over the outputs."""
-    return (output.reshape(y.shape) - y).abs().reshape(len(y), -1).mean(1)
 
 
 def mean_cross_entropy(output: Any, y: Any) -> Any:

@@ -3,6 +3,7 @@
 
 from muster.testing.algorithm import check_algorithm
 from muster.testing.clients import check_clients
+from muster.testing.metric import check_metric
 from muster.testing.rule import check_rule
 from muster.testing.stage import check_stage
 from muster.testing.store import check_store
@@ -11,6 +12,7 @@ from muster.testing.task import check_task
 __all__ = [
     "check_algorithm",
     "check_clients",
+    "check_metric",
     "check_rule",
     "check_stage",
     "check_store",

@@ -14,6 +14,7 @@ from muster.aggregation.sums import block_size
 from muster.algorithms import Scaffold
 from muster.data import Population
 from muster.local import Local
+from muster.metrics.sums import HELD_OUT
 from muster.optimizers import SGD
 from muster.plan import Plan
 from muster.rounds import RunState, start
@@ -109,7 +110,8 @@ def _roster_and_evaluation(make: Make) -> None:
         claim(names == asked, f"evaluate yields {names}, not each of {asked} once, in order")
         for client, sums in found:
             x, y = population[client]
-            wanted = scene.plan.task.evaluate(scene.state.algorithm.shared.x, None, x, y)
+            w, measured = scene.state.algorithm.shared.x, scene.plan.measured
+            wanted = scene.plan.task.evaluate(w, None, x, y, measured) | {HELD_OUT: 0.0}
             close(sums, wanted, 1e-9, f"the metric sums of client {client!r}")
 
 

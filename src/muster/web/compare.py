@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from muster.errors import RunError
-from muster.plan import falls
 from muster.plan.registry import differences
 from muster.runs.run import Run
 from muster.web import page, plots
@@ -34,25 +33,27 @@ def table(runs: Sequence[Run], metric: str | None = None) -> list[dict[str, Any]
     """One row per run, as plain data.
 
     "id", "algorithm", "differs" (the plan's fields in which the runs differ, with this run's
-    values, and "overridden" where one went on with another plan), "rounds", "metric", "last",
-    "best", "best_round", "goal" (the worst of the runs' best values), "rounds_to_goal",
-    "bytes_up", "bytes_to_goal", "seconds"; None where unknown or not finite. The metric is
-    central where any run has it so, else the mean over clients.
+    values, and "overridden" where one went on with another plan), "rounds", "metric", "lower"
+    (whether less of it is better), "last", "best", "best_round", "goal" (the worst of the runs'
+    best values), "rounds_to_goal", "bytes_up", "bytes_to_goal", "seconds"; None where unknown or
+    not finite. The metric is of test rows where any run has it so, else the mean over clients;
+    nothing is the best where no run says which way is better.
 
     Raises `RunError` for no runs, or a metric that none of them has.
     """
     name, curves = _curves(runs, metric)
-    tops = [best(points, name) if name else None for points in curves]
+    lower = _lower(runs, name)
+    tops = [best(points, lower) for points in curves]
     bests = [top[1] for top in tops if top]
-    goal = (max if falls(name or "") else min)(bests) if bests else None
+    goal = (max if lower else min)(bests) if bests else None
     differs = _differs(runs)
     found = []
     for id, run, points, top, fields in zip(_ids(runs), runs, curves, tops, differs, strict=True):
-        reached = next((round for round, v in points if _reaches(v, goal, name)), None)
+        reached = next((round for round, v in points if _reaches(v, goal, lower)), None)
         way = [record for record in run.history if reached and record["round"] <= reached]
         found.append({
             "id": id, "algorithm": (_plan(run).get("algorithm") or {}).get("class"),
-            "differs": fields, "rounds": len(run.history), "metric": name,
+            "differs": fields, "rounds": len(run.history), "metric": name, "lower": lower,
             "last": _last(run, points, name),
             "best": top[1] if top else None, "best_round": top[0] if top else None,
             "goal": goal, "rounds_to_goal": reached,
@@ -72,16 +73,22 @@ def write(runs: Sequence[Run], path: Path, metric: str | None = None) -> Path:
     known = {line["id"]: p for line, p in zip(lines, points, strict=True) if p}
     parts = [page.header("Comparison", f"{len(runs)} federated training runs", _sentence(lines))]
     if name and known:
-        caption = f"{'Lower' if falls(name) else 'Higher'} is better."
+        lower = _lower(runs, name)
+        caption = "" if lower is None else f"{'Lower' if lower else 'Higher'} is better."
         if len(known) > 8:
             caption += f" The {len(known) - 8} worst of {len(known)} runs are not named."
-        picture = page.figure(plots.curves(known, name), caption)
+        picture = page.figure(plots.curves(known, name, lower=bool(lower)), caption)
         parts.append(page.section("Metric by round", page.figures(picture)))
     parts.append(page.section("Runs", _listing(lines)))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page.page("Comparison of runs", parts), encoding="utf-8")
     return path
+
+
+def _lower(runs: Sequence[Run], name: str | None) -> bool | None:
+    """Whether less of a metric is better, by the first run that says so."""
+    return next((run.directions[name] for run in runs if name in run.directions), None)
 
 
 def _curves(runs: Sequence[Run], metric: str | None) -> tuple[str | None, list[Points]]:
@@ -116,10 +123,10 @@ def _last(run: Run, points: Points, name: str | None) -> float | None:
     return points[-1][1] if points and value is not None and math.isfinite(value) else None
 
 
-def _reaches(value: float, goal: float | None, name: str | None) -> bool:
+def _reaches(value: float, goal: float | None, lower: bool | None) -> bool:
     if goal is None:
         return False
-    return value <= goal if falls(name or "") else value >= goal
+    return value <= goal if lower else value >= goal
 
 
 def _plan(run: Run) -> dict[str, Any]:
@@ -171,7 +178,7 @@ def _sentence(lines: Sequence[dict[str, Any]]) -> str:
     ranked = [line for line in lines if line["best"] is not None]
     if not ranked:
         return "None of these runs was evaluated."
-    top = (min if falls(name) else max)(ranked, key=lambda line: line["best"])
+    top = (min if lines[0]["lower"] else max)(ranked, key=lambda line: line["best"])
     text = f"{top['id']} has the best {name}: {number(top['best'])} in round {top['best_round']}."
     quickest = min(ranked, key=lambda line: line["rounds_to_goal"])
     if len(ranked) > 1:

@@ -23,7 +23,7 @@ from muster.web.reading import (
     total,
 )
 
-__all__ = ["header", "heading", "result"]
+__all__ = ["header", "heading", "result", "where"]
 
 
 def heading(run: Run) -> str:
@@ -48,9 +48,9 @@ def _sentence(run: Run, baselines: Mapping[str, Run]) -> str:
     over = "metrics" if latest(run.history, name) is not None else "mean"
     value = latest(run.history, name, over)
     if value is None or not math.isfinite(value):
-        return f"The last {name} is not a finite number: training has diverged. {ending(run)}"
-    where = "on central test data" if over == "metrics" else "as the mean over clients"
-    text = f"The shared model reaches {_an(name)} of {number(value)} {where}"
+        why = f" {run.warning}." if run.warning else ""
+        return f"The last {name} is not a finite number.{why} {ending(run)}"
+    text = f"{_whose(run)} {_an(name)} of {number(value)} {where(run, over)}"
     told = []
     for beside, other in baselines.items():
         reference = latest(other.history, name, over)
@@ -58,7 +58,24 @@ def _sentence(run: Run, baselines: Mapping[str, Run]) -> str:
             gap = value - reference
             side = "above" if gap > 0 else "below"
             told.append(f"{number(abs(gap))} {side} {beside}" if gap else f"equal to {beside}")
-    return text + (f": {' and '.join(told)}. " if told else ". ") + ending(run)
+    doubt = f" Beware: {run.warning}." if run.warning else ""
+    return text + (f": {' and '.join(told)}. " if told else ". ") + ending(run) + doubt
+
+
+def _whose(run: Run) -> str:
+    """Whose model it is: with tensors of their own, the clients have one each."""
+    share = (run.facts.get("plan") or {}).get("share", "*")
+    own = share not in ("*", ["*"])
+    return "The clients' own models reach" if own else "The shared model reaches"
+
+
+def where(run: Run, over: str) -> str:
+    """On which rows a value was measured: that of the last evaluation, or over clients."""
+    if over == "metrics":
+        return f"on {run.measured or 'test rows'}"
+    seen = [r["clients"] for r in run.history if r.get("clients")]
+    on = seen[-1].get("on") if seen else None
+    return "as the mean over clients" + (f", on {on}" if on else "")
 
 
 def _an(name: str) -> str:
@@ -73,7 +90,7 @@ def result(run: Run, baselines: Mapping[str, Run]) -> Iterator[Markup]:
         ("rounds", f"{len(run.history):,}"),
         ("clients" if enrolled else "clients invited so far", f"{count:,}"),
     ]
-    if name and (top := best(series(run.history, name), name)):
+    if name and (top := best(series(run.history, name), run.directions.get(name))):
         pairs.append((f"best {name} (round {top[0]})", number(top[1])))
     pairs += [
         ("sent by clients", size(total(run.history, "bytes_up"))),
@@ -84,7 +101,7 @@ def result(run: Run, baselines: Mapping[str, Run]) -> Iterator[Markup]:
         (text, metric, over)
         for metric in metric_names(run.history)[:4]
         for text, over in (
-            (f"{metric}, central", "metrics"), (f"{metric}, mean of clients", "mean"),
+            (f"{metric}, test rows", "metrics"), (f"{metric}, mean of clients", "mean"),
             (f"{metric}, worst client", "worst"),
         )
         if latest(run.history, metric, over) is not None
@@ -96,5 +113,12 @@ def result(run: Run, baselines: Mapping[str, Run]) -> Iterator[Markup]:
                 [name, *(number(latest(one.history, m, over)) for _, m, over in columns)]
                 for name, one in {f"{heading(run)} (this run)": run, **baselines}.items()
             ],
-            "Final metrics; a dash where a run was not evaluated that way.",
+            f"{_measured(run)} A dash where a run was not evaluated that way.",
         )
+
+
+def _measured(run: Run) -> str:
+    """What the columns of the table were measured on, in a sentence or two."""
+    seen = [r["clients"]["on"] for r in run.history if (r.get("clients") or {}).get("on")]
+    parts = [f"Test rows: {run.measured}."] if run.measured else []
+    return " ".join(parts + ([f"Clients: {seen[-1]}."] if seen else []))

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from muster.extras import require
-from muster.plan import falls
 from muster.web.drawing import COLOURS, INK, PAPER, RULE, SOFT, draw, ends, plain, rounds_axis
 from muster.web.reading import Points, duration, number, size
 
@@ -20,8 +19,8 @@ _NAMED = 24  # clients shown by name
 _BARS = 60  # rounds shown as bars
 
 
-def metric(points: Points, name: str, baselines: Mapping[str, float]) -> str:
-    """A central metric by round; each baseline's final value is a dashed line."""
+def metric(points: Points, name: str, baselines: Mapping[str, float], on: str) -> str:
+    """A metric by round, measured `on` some rows; each baseline's final value is a dashed line."""
 
     def paint(panels: Sequence[Any]) -> None:
         (axes,) = panels
@@ -31,7 +30,7 @@ def metric(points: Points, name: str, baselines: Mapping[str, float]) -> str:
             axes.axhline(value, color=colour, linestyle=(0, (4, 3)), linewidth=1.3)
             labels.append((value, f"{plain(title)} {number(value)}", colour))
         rounds_axis(axes, [round for round, _ in points])
-        axes.set_title(f"{plain(name)} on central test data")
+        axes.set_title(plain(f"{name} on {on}", 80))
         ends(axes, labels)
 
     beside = "".join(f"; {title} {number(value)}" for title, value in baselines.items())
@@ -43,9 +42,9 @@ def metric(points: Points, name: str, baselines: Mapping[str, float]) -> str:
     )
 
 
-def curves(lines: Mapping[str, Points], name: str) -> str:
+def curves(lines: Mapping[str, Points], name: str, *, lower: bool) -> str:
     """The same metric of several runs; the best eight carry colour and label."""
-    better = sorted(lines, key=lambda run: lines[run][-1][1] * (1 if falls(name) else -1))
+    better = sorted(lines, key=lambda run: lines[run][-1][1] * (1 if lower else -1))
     chosen = [run for run in lines if run in better[:8]]
 
     def paint(panels: Sequence[Any]) -> None:
@@ -85,7 +84,7 @@ def spread(points: Sequence[tuple[int, Mapping[str, float]]], name: str) -> str:
             ("worst", "worst client", COLOURS[1], "-"),
         )
         labels = []
-        for part, title, colour, dash in styles:
+        for part, title, colour, dash in (style for style in styles if style[0] in of):
             _line(axes, list(zip(rounds, of[part], strict=True)), colour, dash)
             labels.append((of[part][-1], f"{title} {number(of[part][-1])}", colour))
         rounds_axis(axes, rounds)
@@ -96,11 +95,11 @@ def spread(points: Sequence[tuple[int, Mapping[str, float]]], name: str) -> str:
     return draw(paint, f"Spread of {name} over clients by round; in round {rounds[-1]}: {final}")
 
 
-def clients(values: Sequence[tuple[Any, float]], name: str) -> str:
+def clients(values: Sequence[tuple[Any, float]], name: str, *, lower: bool) -> str:
     """Every client's value: a row of named dots for a few clients, a histogram for many."""
-    worst = max if falls(name) else min
+    worst = max if lower else min
     low = worst(values, key=lambda pair: pair[1])
-    ordered = sorted(values, key=lambda pair: pair[1], reverse=falls(name))
+    ordered = sorted(values, key=lambda pair: pair[1], reverse=lower)
     mean = sum(value for _, value in values) / len(values)
 
     def paint(panels: Sequence[Any]) -> None:

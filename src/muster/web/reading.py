@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from muster.plan import Patience, Target, falls
+from muster.plan import EarlyStopping, Target
 from muster.plan.registry import short
 from muster.runs.run import Run
 
@@ -36,7 +36,7 @@ Points = list[tuple[int, float]]  # (round, finite value)
 
 
 def metric_names(history: Iterable[dict[str, Any]]) -> list[str]:
-    """Every metric that was evaluated, centrally or on clients; the most telling one first.
+    """Every metric that was evaluated, on test rows or by client; the loss last.
 
     >>> metric_names([{"round": 1, "metrics": {"loss": 1.0, "accuracy": 0.5}}])
     ['accuracy', 'loss']
@@ -46,8 +46,7 @@ def metric_names(history: Iterable[dict[str, Any]]) -> list[str]:
         names |= dict.fromkeys(record.get("metrics") or {})
         spread = record.get("clients") or {}
         names |= dict.fromkeys(n for n, v in spread.items() if isinstance(v, dict))
-    first = [n for n in ("accuracy", "auc") if n in names]
-    return first + sorted((n for n in names if n not in first), key=lambda n: falls(n))
+    return sorted(names, key=lambda name: name == "loss")
 
 
 def primary(history: Iterable[dict[str, Any]], asked: str | None = None) -> str | None:
@@ -85,7 +84,7 @@ def each(history: Sequence[dict[str, Any]], name: str) -> tuple[int, list[tuple[
 
 
 def latest(history: Sequence[dict[str, Any]], name: str, over: str = "metrics") -> float | None:
-    """The last value of a metric, finite or not: centrally, or over clients ("mean", …)."""
+    """The last value of a metric, finite or not: of test rows, or over clients ("mean", …)."""
     for record in reversed(history):
         found = (record.get("metrics") or {}).get(name)
         if over != "metrics":
@@ -95,11 +94,14 @@ def latest(history: Sequence[dict[str, Any]], name: str, over: str = "metrics") 
     return None
 
 
-def best(points: Points, name: str) -> tuple[int, float] | None:
-    """The first round with the best value, and the value."""
-    if not points:
+def best(points: Points, lower: bool | None) -> tuple[int, float] | None:
+    """The first round with the best value, and the value; `lower` says that less is better.
+
+    None without points, or where a run does not say which way is better.
+    """
+    if not points or lower is None:
         return None
-    sign = 1 if falls(name) else -1
+    sign = 1 if lower else -1
     return min(points, key=lambda point: (sign * point[1], point[0]))
 
 
@@ -139,11 +141,14 @@ def ending(run: Run) -> str:
     if planned is None or done >= planned:
         return f"{_all(done)} completed." if planned else f"{plural(done, 'round')} committed."
     seen = [record["metrics"] for record in run.history if record.get("metrics")]
+    lower = run.directions
     for rule in run.facts["plan"].get("stop", ()):
         fields = {key: value for key, value in rule.items() if key != "class"}
-        if rule.get("class") == "Target" and Target(**fields).met(seen):
+        if fields.get("metric") not in lower:
+            continue
+        if rule.get("class") == "Target" and Target(**fields).met(seen, lower):
             why = f"{fields['metric']} reached its target of {number(fields['value'])}"
-        elif rule.get("class") == "Patience" and Patience(**fields).met(seen):
+        elif rule.get("class") == "EarlyStopping" and EarlyStopping(**fields).met(seen, lower):
             why = f"{fields['metric']} had not improved in {fields['evaluations']} evaluations"
         else:
             continue

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from muster.plan import falls
 from muster.runs.privacy.facts import statements
 from muster.runs.run import Run
 from muster.web import page, plots
@@ -37,8 +36,8 @@ __all__ = ["write"]
 LISTED = 12  # most clients in the table of clients
 ROWS = 200  # most rows of the table of rounds, and of the table of failures
 TOLD = (
-    "plan", "engine", "versions", "population", "stopped", "spent", "schema", "privacy", "ledger",
-    "examples",
+    "plan", "engine", "versions", "metrics", "population", "stopped", "spent", "schema", "privacy",
+    "ledger", "examples",
 )  # fmt: skip
 TITLES = {"local": "local-only"}  # of baselines, where the folder's name says too little
 DIRECTIONS = (("bytes_up", "sent up"), ("bytes_down", "sent down"))
@@ -86,15 +85,14 @@ def _metrics(run: Run, baselines: Mapping[str, Run]) -> Iterator[Markup]:
             continue
         ends = {title: latest(one.history, name) for title, one in baselines.items()}
         known = {title: v for title, v in ends.items() if v is not None and math.isfinite(v)}
-        top = best(points, name)
-        assert top is not None
-        caption = f"Best {number(top[1])} in round {top[0]} ({_better(name)} is better)."
-        drawn.append(page.figure(plots.metric(points, name, known), caption))
-    yield page.figures(*drawn, instead="The model was not evaluated on central test data.")
-
-
-def _better(name: str) -> str:
-    return "lower" if falls(name) else "higher"
+        top, lower = best(points, run.directions.get(name)), run.directions.get(name)
+        caption = ""
+        if top is not None:
+            better = "lower" if lower else "higher"
+            caption = f"Best {number(top[1])} in round {top[0]} ({better} is better)."
+        on = run.measured or "test rows"
+        drawn.append(page.figure(plots.metric(points, name, known, on), caption))
+    yield page.figures(*drawn, instead="The model was not evaluated on test rows.")
 
 
 def _spread(run: Run) -> Iterator[Markup]:
@@ -102,15 +100,17 @@ def _spread(run: Run) -> Iterator[Markup]:
     for name in metric_names(run.history)[:4]:
         points = spreads(run.history, name)
         if points:
-            asked = next(r["clients"]["count"] for r in run.history if r["round"] == points[-1][0])
-            caption = f"Round {points[-1][0]}: {plural(asked, 'client')}, own rows."
+            of = next(r["clients"] for r in run.history if r["round"] == points[-1][0])
+            asked = f"{plural(of['count'], 'client')}, {of.get('on', 'own rows')}"
+            caption = f"Round {points[-1][0]}: {asked}."
             drawn.append(page.figure(plots.spread(points, name), caption))
     telling = primary(run.history) or ""
     round, values = each(run.history, telling)
-    if values:
-        worst = (max if falls(telling) else min)(values, key=lambda pair: pair[1])
+    if values and telling in run.directions:
+        lower = run.directions[telling]
+        worst = (max if lower else min)(values, key=lambda pair: pair[1])
         caption = f"Round {round}. Worst: {worst[0]} with {number(worst[1])}."
-        drawn.append(page.figure(plots.clients(values, telling), caption))
+        drawn.append(page.figure(plots.clients(values, telling, lower=lower), caption))
     yield page.figures(*drawn, instead="The model was not evaluated on the clients' own rows.")
 
 

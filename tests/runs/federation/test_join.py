@@ -4,12 +4,13 @@
 import asyncio
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import muster
-from muster import algorithms, optimizers, pipeline, tasks
+from muster import algorithms, metrics, optimizers, pipeline, tasks
 from muster.errors import DataError, RunError
 from muster.runs import planfile
 from muster.runs.federation.conduct import Terms
@@ -36,14 +37,14 @@ def people():
 class Server:
     """A server in a thread, on plain HTTP."""
 
-    def __init__(self, folder):
-        self.folder, self.stop = folder, threading.Event()
+    def __init__(self, folder, plan=PLAN):
+        self.folder, self.plan, self.stop = folder, plan, threading.Event()
         self.heard, self.address, self.why = threading.Event(), "", ""
         self.thread = threading.Thread(target=self.run)
 
     def run(self):
         try:
-            federation = Federation(PLAN, self.folder, None, Terms(enough=len(NAMES)))
+            federation = Federation(self.plan, self.folder, None, Terms(enough=len(NAMES)))
             where = Where("127.0.0.1:0")
             self.why = serve(federation, where, ready=self.ready, stop=self.stop)
         finally:
@@ -80,6 +81,38 @@ def test_sites_have_the_bits_of_the_loop_and_audit_themselves(tmp_path):
         "genesis", "enrolled",
         *["task", "update", "verdict", "evaluate", "settled"] * 3, "ended",
     ]  # fmt: skip
+
+
+def test_sums_of_metrics_at_sites_are_those_of_the_simulation(tmp_path):
+    plan = replace(PLAN, metrics=[metrics.F1("macro"), metrics.TopK(2)], rounds=1)
+    tests = {name: people()[name] for name in ("a", "b")}
+    rows = {name: people()[name] for name in NAMES}
+    population = muster.Population.from_arrays(rows, tests)
+    alone = muster.simulate(plan, population, path=tmp_path / "alone", engine="loop")
+    with Server(tmp_path / "served", plan) as server:
+        places = [Seat(n, rows[n], tmp_path / n, population.test(n)) for n in NAMES]
+        attend_many(plan, places, server.address)
+        server.thread.join(60)
+    served = Run(tmp_path / "served", plan)
+    assert served.metrics == alone.metrics and set(alone.metrics) == {"loss", "f1 macro", "top 2"}
+    assert served.measured == alone.measured == "the clients' own test rows"
+    assert served.directions == alone.directions
+    assert served.history[-1]["clients"] == alone.history[-1]["clients"]
+    on = "their own test rows (2 clients), or the rows they trained on (1)"
+    assert served.history[-1]["clients"]["on"] == on
+
+
+def test_a_site_declines_metrics_that_are_no_sums(tmp_path):
+    plan = replace(PLAN, metrics=[metrics.ByRow(mean, lower_is_better=False)], rounds=1)
+    with Server(tmp_path / "served", plan) as server:
+        attend_many(plan, [Seat(n, people()[n], tmp_path / n) for n in NAMES], server.address)
+        server.thread.join(60)
+    (record,) = Run(tmp_path / "served", plan).history
+    assert record["accepted"] == [] and "one number for each row" in record["failed"][0]["error"]
+
+
+def mean(outputs, y):
+    return (outputs.argmax(1) == y).mean()
 
 
 def test_a_stop_keeps_what_is_finished_and_joining_again_goes_on(tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 
 from muster import keys
 from muster.local import Group, train
+from muster.metrics.sums import HELD_OUT
 from muster.runs.federation.conduct import Terms, facts_of
 from muster.service.message import (
     VERSIONS,
@@ -152,6 +153,7 @@ class Federation:
     async def _evaluate(self, name, client, said):
         sent = self._sent(said.model)
         x, y = self.population[client]
-        sums = self.plan.task.evaluate(sent.algorithm.x, sent.buffers, x, y)
+        w, measured = (sent.algorithm.x, sent.buffers), self.plan.measured
+        sums = self.plan.task.evaluate(*w, x, y, measured) | {HELD_OUT: 0.0}
         found = {k: float(v) for k, v in sums.items()}
         await self.desk.answer(name, Measured("run-1", said.round, said.model, found))

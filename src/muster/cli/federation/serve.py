@@ -19,6 +19,7 @@ from muster.cli.live import Quiet, Rounds
 from muster.errors import MusterError, PlanError, RunError
 from muster.extras import require
 from muster.plan import Plan
+from muster.plan.measured import check_metrics
 from muster.plan.quorum import fewest
 from muster.plan.registry import fingerprint
 from muster.runs import Options, Run, planfile
@@ -126,11 +127,12 @@ def _central(file: planfile.PlanFile, plan: Plan, asked: bool) -> tuple[Any, Any
         rows = file.enrolled().evaluate_on
     if plan.stop and rows is None:
         raise PlanError(
-            f"Plan(stop={list(plan.stop)!r}) reads central metrics, and a server has no rows; "
-            f"write evaluate_on() in {file.path}, or leave stop out"
+            f"Plan(stop={list(plan.stop)!r}) reads metrics of test rows, and a server does not "
+            f"know whether its sites have any; write evaluate_on() in {file.path}, or no stop"
         )
     if rows is not None:
         rows = check_rows(plan, rows, f"evaluate_on() in {file.path}")
+        check_metrics(plan, *rows)
     return rows
 
 
@@ -182,17 +184,21 @@ class Shown:
         screen.say(Text(f"  {again}"))
 
     def _verdict(self) -> None:
-        parts = [f"{self.plan.rounds} rounds"]
+        parts, doubt = [f"{self.plan.rounds} rounds"], ""
         with contextlib.suppress(RunError):  # with PostgreSQL there is no run in the folder
             run = Run(self.folder)
             facts, metric = training.summary(run), where.metric(run)
             parts = [f"{facts['rounds']} rounds in {screen.span(facts['seconds'])}"]
             if metric in run.metrics:
-                parts.append(f"{metric} {screen.number(run.metrics[metric])}")
+                parts.append(f"{metric} {screen.number(run.metrics[metric])} on {run.measured}")
+            doubt = run.warning
             parts.append(f"{screen.size(facts['bytes_up'])} up")
             if run.facts.get("spent"):
                 screen.say(Text.assemble(("! stopped: ", "bold yellow"), run.facts["stopped"]))
-        screen.say(Text.assemble(("✓ ", "bold green"), "done: ", " · ".join(parts)))
+        sign = ("! ", "bold yellow") if doubt else ("✓ ", "bold green")
+        screen.say(Text.assemble(sign, "done: ", " · ".join(parts)))
+        if doubt:
+            screen.say(Text(f"! {doubt}", "bold yellow"))
         named = shlex.quote(_named(self.folder))
         screen.say(f"  [dim]next[/] muster show {named}   muster report {named}")
 

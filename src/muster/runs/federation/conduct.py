@@ -95,7 +95,10 @@ def prepare(plan: Plan, ledger: Ledger, study: str = STUDY) -> None:
             f"the run in {ledger.path} was begun with another plan ({changed}); "
             f"restore those fields to go on with it, or serve another folder"
         )
-    ledger.note(plan=to_value(plan), engine=ENGINE, together=1, federation=True, study=study)
+    ledger.note(
+        plan=to_value(plan), engine=ENGINE, together=1, federation=True, study=study,
+        metrics=plan.directions,
+    )  # fmt: skip
     note_versions(ledger, plan)
     write(ledger.path / "plan.toml", to_toml(plan).encode())
 

@@ -32,6 +32,7 @@ from muster.errors import AuditError, MusterError
 from muster.extras import DISTRIBUTION, install_command
 from muster.local import Group, train
 from muster.plan import Plan
+from muster.plan.measured import check_metrics
 from muster.plan.registry import fingerprint
 from muster.rounds import start
 from muster.service import audit, identity, pki
@@ -230,6 +231,7 @@ def data(plan: Plan, rows: Callable[[], tuple[Any, Any]]) -> list[Finding]:
     try:
         x, y = as_pair("the site", rows())
         plan.task.check(x, y)
+        check_metrics(plan, x, y)
     except MusterError as error:
         return [Finding("data", "problem", str(error), "mend the file, or its loader")]
     shape = "×".join(map(str, x.shape[1:])) or "1"

@@ -4,23 +4,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import chain
 from typing import Any
 
-from muster.pipeline import SecureSum
 from muster.privacy import Audit, Budget, Facts, Ledger, Release, Selection, Statement, statement
 from muster.privacy.ledger import usual_delta
-from muster.privacy.mask import Mask, Sums
 from muster.privacy.rows import row_statement
 from muster.privacy.statement import UNCOVERED
+from muster.runs.privacy.masked import mask_of
 from muster.runs.privacy.rows import facts_from
+from muster.runs.privacy.unprotected import unprotected
 from muster.runs.run import Run
 
-__all__ = ["facts_of", "ledger_of", "mask_of", "stated", "statements"]
+__all__ = ["facts_of", "ledger_of", "stated", "statements"]
 
 
 def stated(run: Run, audits: tuple[Audit, ...] = ()) -> Statement:
     """What may be claimed of a run, or why nothing is."""
+    if not run.facts.get("privacy"):
+        return unprotected(run, audits)
     return statement(facts_of(run, audits))
 
 
@@ -31,32 +32,6 @@ def statements(run: Run) -> tuple[Statement, ...]:
     if not rows:
         return clients
     return (*clients, row_statement(replace(facts_from(rows), mask=mask_of(run))))
-
-
-def mask_of(run: Run) -> Mask | None:
-    """The secure sums of a run as they were made, at the worst of them; None without."""
-    stages = run.facts.get("plan", {}).get("pipeline", ())
-    found = [stage for stage in stages if stage["class"] == SecureSum.__name__]
-    if not found:
-        return None
-    settings = {name: value for name, value in found[0].items() if name != "class"}
-    rounds = [notes for record in run.history if (notes := record.get("secure"))]
-    if not rounds:
-        return Mask(settings)
-    worst = min(chain(*rounds), key=lambda note: (note["honest"], note["threshold"]))
-    most = max(sum(note["members"] for note in notes) for notes in rounds)
-    return Mask(
-        settings,
-        Sums(
-            worst["members"],
-            worst["threshold"],
-            worst["honest"],
-            worst["colluders"],
-            worst["losses"],
-            ring=worst["degree"] + 1 < worst["members"],
-        ),
-        SecureSum(**settings).chance(most, run.facts["plan"]["rounds"]),
-    )
 
 
 def ledger_of(run: Run) -> Ledger | None:
@@ -76,12 +51,10 @@ def ledger_of(run: Run) -> Ledger | None:
 
 
 def facts_of(run: Run, audits: tuple[Audit, ...] = ()) -> Facts:
-    """The facts that `muster.privacy.statement` makes its eleven items of."""
-    kept: dict[str, Any] = run.facts.get("privacy") or {}
-    people = kept.get("population") or (run.facts.get("population") or {}).get("count", 1)
+    """The facts of a run with noise, of which `muster.privacy.statement` makes eleven items."""
+    kept: dict[str, Any] = run.facts["privacy"]
+    people = kept["population"]
     ledger = ledger_of(run) or Ledger(usual_delta(people))
-    if not kept:
-        return Facts((), Selection(), people, ledger, "seed", mask=mask_of(run), audits=audits)
     budget = kept["budget"] and Budget(**kept["budget"])
     return Facts(
         tuple(Release(**release) for release in kept["releases"]), Selection(**kept["selection"]),

@@ -7,7 +7,8 @@ from typing import Any
 
 from muster.privacy import Release
 from muster.privacy.threats import Peers, Setting, Threat, threats
-from muster.runs.privacy.facts import mask_of, statements
+from muster.runs.privacy.facts import statements
+from muster.runs.privacy.masked import mask_of
 from muster.runs.run import Run
 
 __all__ = ["setting_of", "table"]

@@ -15,7 +15,9 @@ from muster.data.arrays import Pair, as_pair
 from muster.errors import ClientError
 from muster.keys import Source
 from muster.local import Group, Memory, Outcome, Walk, train
+from muster.metrics.sums import HELD_OUT
 from muster.plan import Plan
+from muster.plan.measured import check_metrics
 from muster.service import wire
 from muster.service.message import Task
 from muster.service.site.vault import Made
@@ -85,6 +87,8 @@ class Training:
         """The site's rows as arrays that this plan can be trained on; raises what is wrong."""
         pair = as_pair("the site", self.rows)
         self.plan.task.check(*pair)
+        if self.plan.evaluate.clients != 0:
+            check_metrics(self.plan, *pair)
         return pair
 
     @cached_property
@@ -95,11 +99,15 @@ class Training:
         )
 
     def measure(self, body: Any, memory: Memory | None) -> dict[str, float]:
-        """Metric sums of the shared model, with the private part, on the test rows if any."""
+        """Metric sums of the shared model, with the private part, on the test rows if any.
+
+        "held out" counts the rows that it did not train on.
+        """
         sent, plan = self.sent(body), self.plan
         w, buffers = plan.whole(sent, memory or self.blank)
         with np.errstate(all="ignore"):
-            return plan.task.evaluate(w, buffers, *self._judged)
+            sums = plan.task.evaluate(w, buffers, *self._judged, plan.measured)
+            return sums | {HELD_OUT: sums["rows"] if self.test else 0.0}
 
 
 def _made(outcome: Outcome) -> Made:
