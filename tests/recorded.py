@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run would have written down, every number of it by chance."""
 
-from muster.runs.measure import means, spread
+from muster.runs.measure import CENTRAL, spread
+
+DIRECTIONS = {"accuracy": False, "loss": True}
 
 
 def facts_of(rng, clients):
@@ -20,7 +22,8 @@ def facts_of(rng, clients):
     }  # fmt: skip
     version = ".".join(str(rng.randrange(1, 30)) for _ in range(3))
     return {
-        "plan": plan, "engine": rng.choice(["matrix", "loop"]), "workers": rng.randrange(1, 65),
+        "plan": plan, "metrics": DIRECTIONS,
+        "engine": rng.choice(["matrix", "loop"]), "workers": rng.randrange(1, 65),
         "versions": {"python": version, "numpy": version},
         "population": {
             "clients": clients, "rows": rows, "labels": labels, "names": list("abcde"[:kinds]),
@@ -33,10 +36,8 @@ def history_of(rng, clients, rounds, answers=False):
     """Records as rounds write them; with `answers`, some clients gave none."""
     found, first = [], rng.randrange(1, 9)  # not 1 in all of them: the first round moves, too
     for round in range(first, first + rounds):
-        sums = [
-            {"rows": rng.randrange(1, 99), "accuracy": rng.random(), "loss": 9 * rng.random()}
-            for _ in clients
-        ]
+        sums = [{"rows": rng.randrange(1, 99)} for _ in clients]
+        own = [{"accuracy": rng.random(), "loss": 9 * rng.random()} for _ in clients]
         asked = rng.sample(clients, rng.randrange(2, len(clients)))
         one = {
             "round": round, "invited": asked, "accepted": asked[1:] if answers else asked,
@@ -46,9 +47,9 @@ def history_of(rng, clients, rounds, answers=False):
             "seconds": rng.random() * rng.choice([0.5, 50, 50000]),
             "model": f"{rng.getrandbits(256):064x}",
             "metrics": {"loss": 3 * rng.random(), "accuracy": rng.random()},
-            "clients": spread(sums),
+            "measured": CENTRAL, "clients": spread(DIRECTIONS, sums, own),
         }  # fmt: skip
-        one["clients"]["each"] = [[c, means(s)] for c, s in zip(clients, sums, strict=True)]
+        one["clients"]["each"] = [[c, one] for c, one in zip(clients, own, strict=True)]
         if answers:
             one["late"] = [{"client": asked[0]}]
         found.append(one)

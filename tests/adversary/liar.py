@@ -29,7 +29,9 @@ PLAN = muster.Plan(
 )  # fmt: skip
 BODY = b"".join(encode(update_template(PLAN)))
 TRAINED = {"rows": 12.0, "loss": 13.0, "steps": 2.0, "drift": 0.0}
-MEASURED = {"rows": 12.0, "loss": 13.0, "accuracy": 4.0}
+MEASURED = {
+    "rows": 12.0, "loss": 13.0, "accuracy/hits": 4.0, "accuracy/rows": 12.0, "held out": 0.0,
+}  # fmt: skip
 
 
 class Server:

@@ -21,6 +21,7 @@ from tests.service.site.scene import plan
 
 from muster import Every
 from muster.errors import MusterError
+from muster.metrics.sums import values
 from muster.runs.measure import spread
 from muster.service.claims import check_measured
 from muster.service.message import (
@@ -194,7 +195,9 @@ def checked(hub, found):
     for name in NAMES:
         if name != LIAR:
             assert found[name] == sums_of(hub.plan)
-    json.dumps(spread(list(found.values())), allow_nan=False)
+    own = [values(hub.plan.measured, sums) for sums in found.values()]
+    told = spread(hub.plan.directions, list(found.values()), own)
+    json.dumps(told, allow_nan=False)
     hub.commit()
 
 

@@ -49,7 +49,10 @@ def refused(check, *given):
 
 def test_a_plan_says_what_its_members_may_say():
     found = claims_of(plan())
-    assert found.measures == {"loss": (0.0, math.inf), "accuracy": (0.0, 1.0)}
+    share = (0.0, 1.0)
+    assert found.measures == {
+        "loss": (0.0, math.inf), "accuracy/hits": share, "accuracy/rows": share, "held out": share,
+    }  # fmt: skip
     assert (found.steps(12), found.told, found.masked) == (6, True, False)
     secure = plan(
         pipeline=[pipeline.Clip(1.0), pipeline.Quantize(12), pipeline.SecureSum()], cap=9,
@@ -64,8 +67,9 @@ def test_what_an_honest_member_measures_passes():
     task = tasks.numpy.MLP([4, 5, 3])
     draw = np.random.default_rng(1)
     x, y = draw.normal(size=(9, 4)).astype("float32"), draw.integers(0, 3, 9)
-    sums = task.evaluate(*task.init(keys.key(1)), x, y)
-    check_measured(sums, 9, claims_of(plan()))
+    made = plan()
+    sums = task.evaluate(*task.init(keys.key(1)), x, y, made.measured)
+    check_measured(sums | {"held out": 9.0}, 9, claims_of(made))
 
 
 @pytest.mark.parametrize("rows", [1, ROWS])

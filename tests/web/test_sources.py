@@ -13,6 +13,7 @@ from matplotlib.text import Text
 from tests.numerals import Page, Sources, unmoved
 from tests.recorded import facts_of, history_of
 
+from muster.runs import Run
 from muster.web import compare, page, plots, report
 
 SEEDS = range(16)
@@ -38,6 +39,8 @@ class Recorded:
     @property
     def id(self):
         return self.path.name
+
+    directions, measured, warning = Run.directions, Run.measured, Run.warning
 
 
 def made(folder, seed, name="run"):
