@@ -3,12 +3,17 @@
 
 import numpy as np
 
-from muster.service.round.updates import sum_of, updates, whole
+from muster.service.round.updates import honest, sum_of, updates
 from muster.service.wire import digest, encode
 from muster.store.blobs import Files, update_name
 from muster.store.records import Seat
 
 TEMPLATE = {"payload": {"delta": np.zeros(3, "float32")}, "buffers": np.zeros(0, "float32")}
+
+
+def nothing(reply):
+    """Why no honest client sends it: there is nothing."""
+    return ""
 
 
 def kept(blobs, client):
@@ -36,8 +41,8 @@ def test_one_that_is_damaged_is_not_added(tmp_path):
     data = bytearray((tmp_path / name).read_bytes())
     data[-1] ^= 1
     (tmp_path / name).write_bytes(data)
-    (total,) = sum_of(whole(updates(blobs, 1, [good, bad], TEMPLATE), lost), (1, 2))
+    (total,) = sum_of(honest(updates(blobs, 1, [good, bad], TEMPLATE), lost, nothing), (1, 2))
     assert total.clients == (1,) and total.payload["delta"].tolist() == [1, 1, 1]
     ((client, stage, text),) = [(one.client, one.stage, one.error) for one in lost]
     assert (client, stage) == (2, "record") and "is damaged" in text
-    assert sum_of(whole(updates(blobs, 1, [bad], TEMPLATE), lost), (1, 2)) == []
+    assert sum_of(honest(updates(blobs, 1, [bad], TEMPLATE), lost, nothing), (1, 2)) == []

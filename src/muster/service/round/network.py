@@ -23,13 +23,14 @@ from muster import keys
 from muster.errors import PlanError, RunError
 from muster.keys import Source
 from muster.plan import Plan
+from muster.plan.outliers import Outliers
 from muster.privacy import Secret
 from muster.service.claims import agreed, possible_rows
 from muster.service.round.hall import Hall, Keeper
 from muster.service.round.lifecycle import Call, closes, late, missing, next_event, out
 from muster.service.round.secure import Masking, Speech
 from muster.service.round.status import lacking
-from muster.service.round.updates import sum_of, updates, whole
+from muster.service.round.updates import honest, sum_of, updates
 from muster.service.wire import digest, encode
 from muster.store.blobs import model_name
 from muster.store.records import Kind, Opened, Seat, Transition
@@ -97,6 +98,7 @@ class Network:
         self._entropy = entropy
         self._enough, self._least, self._stop, self._at = enough, least, stop, at
         self._asked: tuple[Cohort, int] | None = None
+        self._outliers: Outliers | None = None  # of the round that is open
         self._drawn: tuple[tuple[ClientId, int], ...] = ()  # of whom the cohort is drawn
         self._masking: Masking | None = None
         self._published: tuple[Any, str] | None = None
@@ -146,6 +148,7 @@ class Network:
         self._at("round: before it is opened")
         times = cohort.times or (1,) * len(cohort.clients)
         self._open(round, "train", (cohort.clients, times), sent)
+        self._outliers = Outliers(self._plan, sent)
         self._at("round: opened")
         self._asked = cohort, round
 
@@ -222,7 +225,9 @@ class Network:
         arrived = [c for c in cohort.clients if seats[c].standing == "arrived"]
         plan, lost = self._plan, list[Failed]()
         came, template = [seats[client] for client in arrived], self._hall.facts.template
-        replies = whole(updates(self._ledger.blobs, round, came, template), lost)
+        assert self._outliers is not None
+        stored = updates(self._ledger.blobs, round, came, template)
+        replies = honest(stored, lost, self._outliers.refusal)
         found = replies if plan.apart else sum_of(replies, cohort.clients)
         summed, parts = list[ClientId](), 0
         for reply in found:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -16,7 +16,7 @@ from muster.store.blobs import Blobs, update_name
 from muster.store.records import Seat
 from muster.types import ClientId, Failed, Reply, Tree
 
-__all__ = ["sum_of", "updates", "whole"]
+__all__ = ["honest", "sum_of", "updates"]
 
 CHECKS = 2  # updates that are compared with their digests at once
 
@@ -52,13 +52,21 @@ def updates(
         pool.shutdown(cancel_futures=True)
 
 
-def whole(found: Iterator[Reply | Failed], lost: list[Failed]) -> Iterator[Reply]:
-    """The replies alone; who is left out is put among those who are lost."""
+def honest(
+    found: Iterator[Reply | Failed], lost: list[Failed], refusal: Callable[[Reply], str]
+) -> Iterator[Reply]:
+    """The replies alone; who is left out is put among those who are lost.
+
+    `refusal(reply)` says why no honest client sends it, or "" (see `plan.outliers`).
+    """
     for one in found:
         if isinstance(one, Reply):
-            yield one
-        else:
-            lost.append(one)
+            why = refusal(one)
+            if not why:
+                yield one
+                continue
+            one = Failed(one.clients[0], "reply", why)
+        lost.append(one)
 
 
 def sum_of(replies: Iterator[Reply], invited: Sequence[ClientId]) -> list[Reply]:
