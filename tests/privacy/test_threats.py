@@ -67,7 +67,7 @@ def line(reader, **setting):
     ("the server", {"carrier": "TLS", "rows": True}, "in which noise hides single rows"),
     ("the server with k clients", {"carrier": "TLS", "sums": SUMS[2]}, "in a ring it may choose"),
     ("the authority", {"carrier": "TLS", "sums": SUMS[1]}, "make up all other members"),
-    ("the authority", {"carrier": "TLS", "sums": SUMS[1], "peers": PEERS[4]}, "no others"),
+    ("the authority", {"carrier": "TLS", "sums": SUMS[1], "peers": PEERS[4]}, "keys of its own"),
     ("the authority", {"carrier": "TLS", "sums": SUMS[1], "peers": PEERS[2]}, "can invent"),
     ("a reader of the model", {"carrier": "TLS", "statements": (CLAIM,)}, "epsilon 1"),
     ("a reader of the model", {"carrier": "TLS", "statements": (NONE,)}, "nothing bounds it"),

@@ -81,7 +81,7 @@ def threats(setting: Setting) -> tuple[Threat, ...]:
     >>> for line in threats(Setting("TLS")):
     ...     print(f"{line.reader}: {line.learns}")  # doctest: +ELLIPSIS
     the network: who talks with the server, when and how much; no content
-    another client: the models of the rounds it is invited to; no update of another
+    another client: the models of the rounds it is invited to; no update by itself, but of a ...
     the server: each client's update by itself, its row count, and the losses and metrics it ...
     the server with k clients: what the server learns alone
     the authority: what the server learns, where it also takes the server's place
@@ -119,7 +119,10 @@ def _network(setting: Setting) -> Line:
 
 
 def _client(setting: Setting) -> Line:
-    learns = "the models of the rounds it is invited to; no update of another"
+    learns = (
+        "the models of the rounds it is invited to; no update by itself, but of a round of two "
+        "the other's, from the next model and its own"
+    )
     rests = "the server hands out models alone"
     test = (
         "tests/service/server/test_protocol.py::"
@@ -205,8 +208,10 @@ def _authority(setting: Setting) -> Line:
     room = "tests/adversary/test_who_is_in_the_room.py::"
     if peers is not None and peers.named:
         return (
-            "with the server: sums with the peers that this site names, and no others",
-            f"peers in site.toml{_least(peers)}: no certificate that was made up is in a sum",
+            "with the server: single updates, if it certifies keys of its own under the names that "
+            "this site gives",
+            f"peers in site.toml{_least(peers)} keep new names out; no peer's key is pinned, so "
+            f"compare fingerprints (muster audit secure shows them)",
             room + "test_an_authority_that_invents_organisations_gets_by_the_rule_for_them_but_"
             "not_by_names",
         )

@@ -148,4 +148,4 @@ def test_a_policy_beside_a_run_has_its_rules_in_the_table(shell):
     Path("site.toml").write_text('peers = ["b", "c"]\n')
     assert "rules of sites are not known here" in shell("privacy", "masked")
     told = shell("privacy", "masked", "--policy", "site.toml")
-    assert "the peers that this site names, and no others" in told
+    assert "keys of its own under the names that this site gives" in told

@@ -53,4 +53,4 @@ def test_a_policy_has_its_say(train):
     run = train("masked", pipeline=MASKED, **HIDDEN)
     unknown, named = table(run)[4], table(run, Peers(3, named=True))[4]
     assert "rules of sites are not known here" in unknown.rests_on
-    assert "the peers that this site names, and no others" in named.learns
+    assert "keys of its own under the names that this site gives" in named.learns

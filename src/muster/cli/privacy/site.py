@@ -20,7 +20,8 @@ Text = require("rich.text", extra="site").Text
 def peers(policy: Path) -> Peers:
     """A site's rules about those it sums with."""
     rules = require("muster.service.site.policy", extra="service").read(policy).room
-    return Peers(rules.least_peers or 0, rules.peers is not None, rules.organisations is not None)
+    named = rules.peers is not None and not any("*" in pattern for pattern in rules.peers)
+    return Peers(rules.least_peers or 0, named, rules.organisations is not None)
 
 
 def show(folder: Path, policy: Path | None, *, as_json: bool) -> None:
