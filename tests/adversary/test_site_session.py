@@ -48,7 +48,7 @@ def said(session, name):
 
 
 def test_a_session_that_is_refused_at_its_end_is_followed_by_no_other(liar):
-    one, two = Session(liar.names, most=math.inf), Session(liar.names[:-1])
+    one, two = Session(liar.names, most=math.inf), Session(liar.names[:-1], most=400)
     liar.lead(one, two)
     assert isinstance(one.found, Sum) and not isinstance(two.found, Sum)
     assert one.found.total.astype(np.int64).tolist() == sum(
