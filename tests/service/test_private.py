@@ -26,7 +26,7 @@ from muster.privacy import Charge, Selection, spent
 from muster.privacy.book import Book
 from muster.privacy.per_example import PerExample
 from muster.service.message import Task
-from muster.service.private import Private, charges, veiled
+from muster.service.private import Private, charges
 from muster.service.site.policy import Policy, read
 from muster.service.site.study import StudyRecord
 from muster.service.site.vault import Made, Vault
@@ -77,12 +77,12 @@ def entries(study, name="privacy.json"):
 
 
 def test_what_a_client_draws_is_hidden_where_its_draws_are_its_privacy():
-    assert veiled(plan(*LOCAL))
-    assert veiled(plan(Clip(1.0), Quantize(16), DiscreteNoise(1.0, 4), minimum=4))
-    assert veiled(plan(Clip(1.0), Quantize(8), pipeline.SecureSum()))
-    assert veiled(plan(local=Local(steps=1, examples=PerExample(1.0, 1.0))))
-    assert not veiled(plan(Clip(1.0), Noise(1.0)))
-    assert not veiled(plan(Clip(1.0), Quantize(8)))
+    assert plan(*LOCAL).veiled
+    assert plan(Clip(1.0), Quantize(16), DiscreteNoise(1.0, 4), minimum=4).veiled
+    assert plan(Clip(1.0), Quantize(8), pipeline.SecureSum()).veiled
+    assert plan(local=Local(steps=1, examples=PerExample(1.0, 1.0))).veiled
+    assert not plan(Clip(1.0), Noise(1.0)).veiled
+    assert not plan(Clip(1.0), Quantize(8)).veiled
 
 
 def test_a_secret_is_kept_until_the_fate_of_its_assignment_is_known(vault, private):

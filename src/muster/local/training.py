@@ -71,7 +71,9 @@ class Group:
 class Outcome(NamedTuple):
     """One row per client, NumPy: encoded payload, buffers, weight, metrics, new memories.
 
-    No metrics where the plan keeps them with the clients (`Local.reports`).
+    No metrics where the plan keeps them with the clients (`Local.reports`). `spoiled` are clients
+    whose update was not finite, and is sent as zeros: where a plan hides what is in it, to fail
+    would tell.
     """
 
     clients: tuple[ClientId, ...]
@@ -80,6 +82,7 @@ class Outcome(NamedTuple):
     weights: NDArray[np.float64]
     metrics: dict[str, NDArray[np.float64]]
     memories: tuple[Memory, ...] | None
+    spoiled: tuple[ClientId, ...] = ()
 
 
 def train(
@@ -183,7 +186,18 @@ def _reply(
     take = plan.sharing.take
     shared = take(w)
     payload, mine = plan.algorithm.report(shared, sent.algorithm, memories.algorithm, work)
-    _finite(round, group.clients, payload, loss)
+    odd = _odd(payload)
+    if odd.any() and not plan.veiled:
+        _refuse(round, group.clients, payload, loss)
+    if odd.any():  # to fail would tell what noise or masks hide
+        nothing, k = tree_map(np.zeros_like, payload), len(odd)
+        start = _start(plan, sent, memories, k), _start_buffers(plan, sent, memories, k)
+        payload, w, buffers, mine, loss = _without(
+            odd,
+            (payload, w, buffers, mine, loss),
+            (nothing, *start, memories.algorithm, np.zeros_like(loss)),
+        )
+        shared = take(w)
     gap = shared - sent.algorithm.x if not plan.algorithm.plain else payload[0]
     weights = plan.weights(group.sizes, group.times)
     payload, stages = plan.encode(payload, sent.stages, memories.stages, draws, weights)
@@ -203,10 +217,29 @@ def _reply(
         kept = Memory(mine, stages, private, apart)
     new = kept and tuple(tree_map(lambda a, i=i: a[i].copy(), kept) for i in range(len(weights)))
     averaged = take(buffers, buffers=True)
-    return Outcome(group.clients, payload, averaged, weights, metrics, new)
+    spoiled = tuple(group.clients[i] for i in np.flatnonzero(odd))
+    return Outcome(group.clients, payload, averaged, weights, metrics, new, spoiled)
 
 
-def _finite(round: int, clients: Sequence[ClientId], payload: Tree, loss: Any) -> None:
+def _odd(payload: Tree) -> NDArray[np.bool_]:
+    """Which clients' payloads hold something that is not finite, or whose square is not."""
+    with np.errstate(all="ignore"):
+        sound = np.stack([np.isfinite(np.vecdot(field, field)) for field in payload])
+    return np.asarray(~sound.all(0), np.bool_)
+
+
+def _without(
+    odd: NDArray[np.bool_], made: tuple[Any, ...], before: tuple[Any, ...]
+) -> tuple[Any, ...]:
+    """Of these clients what was before their training, of all others what was made of it."""
+
+    def chosen(old: Any, new: Any) -> Any:
+        return np.where(odd.reshape(-1, *(1,) * (np.ndim(new) - 1)), old, new)
+
+    return tuple(tree_map(chosen, old, new) for old, new in zip(before, made, strict=True))
+
+
+def _refuse(round: int, clients: Sequence[ClientId], payload: Tree, loss: Any) -> None:
     """Raise `ClientError` where a field holds something not finite."""
     for name, field in zip(payload._fields, payload, strict=True):
         for i in np.flatnonzero(~np.isfinite(np.vecdot(field, field))):

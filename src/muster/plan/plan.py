@@ -268,6 +268,12 @@ class Plan(Spelled):
         return self.secure.split(cohort, draw)
 
     @cached_property
+    def veiled(self) -> bool:
+        """Whether what a client sends hides something of it: noise of its own, or a mask."""
+        noisy = any(release.trust != "central" for release in self.stages.releases())
+        return noisy or self.secure is not None or self.local.examples is not None
+
+    @cached_property
     def remembers(self) -> bool:
         """Whether clients keep anything between rounds."""
         return (

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from muster.errors import DataError, PlanError
+from muster.errors import PlanError
 from muster.keys import Source
 from muster.privacy.accounting import Spent, spent
 from muster.privacy.gaussian import check_multiplier, gaussian
@@ -25,8 +25,8 @@ __all__ = ["charged", "clip_factors", "clipped_rows", "dp_sgd_spent", "private_g
 def clipped_rows(gradients: NDArray[np.float64], bound: float) -> NDArray[np.float64]:
     """Rows `(rows, d)` no longer than the bound; a row of zeros stays.
 
-    Source: Abadi et al. 2016 (arXiv 1607.00133), algorithm 1. Raises `DataError` for a row
-    that is not finite: NaN passes every comparison with a bound.
+    Source: Abadi et al. 2016 (arXiv 1607.00133), algorithm 1. A row that is not finite counts as
+    zeros: to refuse it would tell whoever chose the model that there is such a row.
 
     >>> clipped_rows(np.array([[3.0, 4.0], [0.0, 0.0]]), 1.0).round(6).tolist()
     [[0.6, 0.8], [0.0, 0.0]]
@@ -34,12 +34,7 @@ def clipped_rows(gradients: NDArray[np.float64], bound: float) -> NDArray[np.flo
     if not 0 < bound < math.inf:
         raise PlanError(f"clip bound {bound!r}: a finite number above 0 is needed")
     rows = np.asarray(gradients, np.float64)
-    bad = np.flatnonzero(~np.isfinite(rows).all(-1))
-    if bad.size:
-        raise DataError(
-            f"the gradient of row {bad[0]} holds NaN or Inf, which no clip bounds; lower the rate, "
-            f"or clean that row"
-        )
+    rows = np.where(np.isfinite(rows).all(-1, keepdims=True), rows, 0)
     # The largest coordinate is taken out first, so that no square overflows.
     most = np.maximum(np.abs(rows).max(-1, initial=0, keepdims=True), bound)
     unit, limit = rows / most, bound / most
@@ -52,20 +47,15 @@ def clip_factors(
 ) -> NDArray[np.float64]:
     """What rows of these L2 norms are multiplied with, to be no longer than the bound.
 
-    64 units of rounding in `dtype` less than the bound, so that norm and product may round.
-    Raises `DataError` for a norm that is not finite.
+    64 units of rounding in `dtype` less than the bound, so that norm and product may round. 0 for a
+    norm that is not finite; what has it must count as zeros (0 · NaN is none).
 
     >>> clip_factors(np.array([0.0, 0.5, 4.0]), 1.0).round(6).tolist()
     [1.0, 1.0, 0.25]
     """
-    bad = np.argwhere(~np.isfinite(norms))
-    if bad.size:
-        raise DataError(
-            f"the gradient of row {bad[0][-1]} of a batch holds NaN or Inf, or overflows, which no "
-            f"clip bounds; lower the rate, or clean the rows"
-        )
-    limit = bound * (1 - 64 * float(np.finfo(dtype).eps))
-    return np.asarray(np.minimum(1.0, limit / np.maximum(norms, limit)))
+    limit, sound = bound * (1 - 64 * float(np.finfo(dtype).eps)), np.isfinite(norms)
+    factors = np.minimum(1.0, limit / np.maximum(np.where(sound, norms, limit), limit))
+    return np.where(sound, factors, 0.0)
 
 
 def private_gradient(

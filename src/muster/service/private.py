@@ -33,16 +33,10 @@ from muster.service.site.state import destroyed
 from muster.service.site.study import Begun, StudyRecord
 from muster.service.site.vault import Vault
 
-__all__ = ["LEDGER", "NOTE", "Private", "charges", "veiled"]
+__all__ = ["LEDGER", "NOTE", "Private", "charges"]
 
 LEDGER = "privacy.json"  # in the study's folder
 NOTE = "budget.json"  # beside it: the budget that was last in force
-
-
-def veiled(plan: Plan) -> bool:
-    """Whether what a client draws must be known to nobody: its noise, or rounding under a mask."""
-    noisy = any(release.trust != "central" for release in plan.stages.releases())
-    return noisy or plan.secure is not None or plan.local.examples is not None
 
 
 def charges(plan: Plan, policy: Policy, rows: int) -> tuple[Charge, ...]:
@@ -80,7 +74,7 @@ class Private:
         entropy: Callable[[int], bytes] | None,
     ) -> None:
         self._plan, self._vault, self._entropy = plan, vault, entropy
-        self._veiled, self._book = veiled(plan) or policy.noise is not None, None
+        self._veiled, self._book = plan.veiled or policy.noise is not None, None
         self._budget: Budget | None = None
         if policy.budget_epsilon is None or policy.budget_delta is None:
             return

@@ -172,14 +172,18 @@ def clipped(layers: Layers, rows: Sequence[Any], model: Model, bound: float, int
 
     No row's gradient is ever made: that of a linear layer is slopes times inputs, so its squared
     norm is ‖slopes‖² (‖inputs‖² + 1), with one for the bias (Goodfellow 2015, arXiv 1510.01799).
-    A row whose share is zero does not count. Returns the mean losses.
+    A row whose share is zero does not count, nor one whose gradient is not finite. Returns the mean
+    losses.
     """
     passed: list[tuple[int, Any, Any]] = []
     losses = _backward(layers, [*rows[:2], 1.0], model, 1.0, lambda *layer: passed.append(layer))
     square: Any = sum(_square(slopes) * (_square(h) + 1) for _, slopes, h in passed)
     real = np.broadcast_to(np.asarray(rows[2]) > 0, square.shape)
-    factors = clip_factors(np.sqrt(np.where(real, square, 0)), bound, losses.dtype.name) * real
+    norms = np.sqrt(np.where(real, square, 0))
+    factors, odd = clip_factors(norms, bound, losses.dtype.name) * real, ~np.isfinite(norms)
     for i, slopes, h in passed:
+        if odd.any():
+            slopes, h = (np.where(odd[..., None], 0, part) for part in (slopes, h))
         weight, bias = into[i]
         scaled = (slopes * factors[..., None]).astype(slopes.dtype)
         np.matmul(scaled.swapaxes(1, 2), h, out=weight)

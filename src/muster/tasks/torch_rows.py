@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from muster.extras import require
 from muster.privacy.examples import clip_factors
 from muster.tasks.torch_facts import seeded
@@ -87,7 +89,8 @@ class ByRow:
     def clipped(self, w: Any, buffers: Any, batch: Batch, bound: float) -> tuple[Any, Any]:
         """The sum of the rows' gradients, clipped one by one, like `w`; the mean loss.
 
-        A chunk of rows at a time, so memory is bounded; a matrix client by client.
+        A chunk of rows at a time, so memory is bounded; a matrix client by client. A row whose
+        gradient is not finite counts as zeros.
         """
         if w.dim() > 1:
             each = [self.clipped(one, None, _of(batch, i), bound) for i, one in enumerate(w)]
@@ -96,6 +99,9 @@ class ByRow:
         for grads, losses in _single(self).parts(w, batch):
             norms = sum(map(_squares, grads)).sqrt().cpu().numpy()
             factors = torch.from_numpy(clip_factors(norms, bound, self.dtype)).to(w)
+            if not np.isfinite(norms).all():
+                odd = torch.from_numpy(~np.isfinite(norms)).to(w.device)
+                grads = [g.masked_fill(odd.view(-1, *(1,) * (g.dim() - 1)), 0) for g in grads]
             total += torch.cat([torch.tensordot(factors, g, 1).flatten() for g in grads])
             loss += losses.sum()
         return total, loss / max(1, len(batch.x))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tests.service.site.scene import PLANS, plan
 
-from muster import Every, keys, sampling
+from muster import Every, keys, pipeline, sampling
 from muster.service.message import Evaluate, Task
 from muster.service.site.objection import Rules, planned, to_measuring, to_training
 from muster.service.site.policy import Policy
@@ -97,6 +97,21 @@ def test_a_client_is_trained_in_its_turns_alone():
     for round in range(1, 11):
         asked = replace(TASK, round=round)
         assert trained(asked, known, rules) == (None if round in mine else "turn")
+
+
+def test_a_room_that_is_smaller_than_the_plan_draws_is_the_sites_to_allow():
+    """A server that invites three of forty needs two of them on its side."""
+    stages = [pipeline.Clip(1.0), pipeline.Quantize(16), pipeline.SecureSum()]
+    masked = replace(
+        PLAN, pipeline=stages, sampling=sampling.Uniform(count=40), evaluate=Every(clients=0)
+    )
+    rules = replace(RULES, plan=masked)
+    assert trained(replace(TASK, peers=40), rules=rules) is None
+    for few in (3, 39):
+        assert trained(replace(TASK, peers=few), rules=rules) == "peers"
+    allowed = replace(rules, policy=Policy(least_peers=9))
+    assert trained(replace(TASK, peers=10), rules=allowed) is None
+    assert trained(replace(TASK, peers=9), rules=allowed) == "peers"
 
 
 def test_the_day_and_the_hour():

@@ -206,6 +206,8 @@ class Assignments:
         place, where = f"{asked.round} {asked.attempt}", {"stage": failure.stage}
         said = {"error": "".join(format_exception(error))}  # of one's own code, and stays here
         self.work.tell("failed", place, said, round=asked.round, **where)
+        if self.work.training.veiled:  # what failed, and on what, is a word about the rows
+            failure = replace(failure, stage="site", text="why is in the site's own log")
         await self.work.line.say("/v1/answers", failure, Verdict)
 
 

@@ -110,6 +110,13 @@ def to_training(
             f"{_named(task)} was drawn {task.times} times, and a plan that masks its sums draws "
             f"nobody twice: no sum has room for such a weight",
         )
+    drawn = _drawn(rules.plan)
+    if task.peers < drawn and rules.policy.least_peers is None:
+        return Objection(
+            "peers",
+            f"{task.peers} clients would be in the secure sum of {_named(task)}, and the plan "
+            f"draws {drawn}; least_peers in site.toml allows a smaller one",
+        )
     least = rules.policy.room.least
     if rules.plan.secure is not None and task.peers <= least:
         return Objection(
@@ -118,6 +125,12 @@ def to_training(
             f"policy asks for {least} beside this one",
         )
     return _unwanted(rules.policy, known.today[0], rules.policy.rounds_per_day, "rounds", now)
+
+
+def _drawn(plan: Plan) -> int:
+    """How many clients the plan's own draw puts into one secure sum; 0 where it does not say."""
+    count = getattr(plan.inviting, "count", None)
+    return 0 if plan.secure is None or count is None else count // plan.secure.groups
 
 
 def to_measuring(

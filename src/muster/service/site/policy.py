@@ -213,6 +213,11 @@ class Guarded:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.plan, name)
 
+    @property
+    def veiled(self) -> bool:
+        """Whether what is sent hides something of this site: see `Plan.veiled`."""
+        return self.policy.noise is not None or self.plan.veiled
+
     def encode(
         self, payload: Any, sent: tuple[Any, ...], memory: Any, key: Any, weights: Any
     ) -> tuple[dict[str, Any], tuple[Any, ...]]:

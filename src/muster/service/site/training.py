@@ -52,6 +52,11 @@ class Training:
             return None
         return self.plan.fresh_memory(*self.plan.task.init(keys.key(self.plan.seed).at("init")))
 
+    @property
+    def veiled(self) -> bool:
+        """Whether what this site sends hides something of its rows."""
+        return bool((self.acting or self.plan).veiled)
+
     @cached_property
     def _template(self) -> Sent:
         return sent_template(self.plan)
@@ -63,7 +68,7 @@ class Training:
 
     def sent(self, body: Any) -> Sent:
         """What the server sent, aligned as kernels like it. Raises `Refused`."""
-        decoded: Sent = tree_map(owned, wire.decode(body, self._template))
+        decoded: Sent = tree_map(owned, wire.decode(body, self._template, finite=True))
         return decoded
 
     def train(
@@ -118,4 +123,5 @@ def _made(outcome: Outcome) -> Made:
         "buffers": (buffers * weights[:, None].astype(buffers.dtype))[0],
     }
     metrics = {name: float(values[0]) for name, values in outcome.metrics.items()}
-    return Made(update, float(weights[0]), metrics, outcome.memories and outcome.memories[0])
+    memory = outcome.memories and outcome.memories[0]
+    return Made(update, float(weights[0]), metrics, memory, spoiled=bool(outcome.spoiled))

@@ -53,12 +53,16 @@ DISK = Disk()
 
 @dataclass(frozen=True)
 class Made:
-    """The outcome of training: an update tree, its weight and metric sums, and the new memory."""
+    """The outcome of training: an update tree, its weight and metric sums, and the new memory.
+
+    `spoiled`: the update was not finite, and zeros are sent in its place.
+    """
 
     update: Tree
     weight: float
     metrics: dict[str, float] = field(default_factory=dict)
     memory: Tree = None
+    spoiled: bool = False
 
 
 class Vault:

@@ -89,6 +89,8 @@ class Work:
         blank = self.training.blank
         memory = None if blank is None else vault.memory(blank)
         made = self.training.train(task, client, body, memory, walk)
+        if made.spoiled:  # the server does not hear of it: that would be a word about the rows
+            self.log("update was not finite", round=task.round, attempt=task.attempt)
         if not habits.policy.reports:
             made = replace(made, metrics={})
         return self._kept(task, made, effort)
