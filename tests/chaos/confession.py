@@ -19,7 +19,7 @@ from muster.local import Group, train
 from muster.privacy import Ledger, Secret
 from muster.rounds import RunState, start
 from muster.runs.privacy.guard import Guard
-from muster.service.private import Private, veiled
+from muster.service.private import Private
 from muster.service.site.vault import Vault
 from muster.service.wire import digest, encode
 from muster.store.ledger import Ledger as Store
@@ -173,7 +173,7 @@ def _sum(plan, people, record, sent, given):
         own = None
         if (client, round) in said.own:
             own = Secret(said.own[client, round]).at(run, said.shown[round, "train"])
-        assert (own is not None) == veiled(plan)
+        assert (own is not None) == plan.veiled
         x, y = people[client]
         group = Group((client,), (1,), x, y, np.zeros(1, np.int64), np.array([len(x)]))
         found = train(plan, "loop", round, sent, group, None, own)

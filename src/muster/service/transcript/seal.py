@@ -104,7 +104,10 @@ def unseal(kind: str, data: bytes) -> Sealed:
         raise AuditError("it was altered: its certificates are none")
     certificate, authority = pems[0].encode(), pems[1].encode()
     try:
-        mark = base64.b64decode(said.pop("signature"), validate=True)
+        mark = base64.b64decode(pems[2], validate=True)
+        del said["signature"]
+        if base64.b64encode(mark).decode() != pems[2]:  # its last bits may stand for nothing
+            raise binascii.Error("its signature is not in its one form")
         check_signature(certificate, mark, _statement(said))
         who, above = holder(certificate), fingerprint(authority)
         if who.role != "site":
