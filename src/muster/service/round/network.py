@@ -231,7 +231,8 @@ class Network:
         found = replies if plan.apart else sum_of(replies, cohort.clients)
         summed, parts = list[ClientId](), 0
         for reply in found:
-            summed, parts = [*summed, *reply.clients], parts + 1
+            summed.extend(reply.clients)
+            parts += 1
             yield reply
         yield from lost
         self._counted = tuple(summed) if plan.enough(len(summed), parts, len(seats)) else ()
