@@ -42,8 +42,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    parts = {**dict.fromkeys(WORKLOADS, _speed), "overhead": _overhead, "startup": _startup,
-             "memory": _memory, "crowd": _crowd}  # fmt: skip
+    parts = {
+        **dict.fromkeys(WORKLOADS, _speed),
+        "overhead": _overhead,
+        "startup": _startup,
+        "memory": _memory,
+        "crowd": _crowd,
+    }
     lines: list[Line] = []
     for name, part in parts.items():
         if not options.only or name in options.only:
@@ -90,9 +95,16 @@ def _speed(workload: str, repeats: int) -> list[Line]:
     alternate([*plain, *ours], ROUNDS[workload], repeats, warm=WARM[workload])
     best = min(plain, key=lambda side: side.median)
     lines = [
-        Line(workload, side.name, f"{side.median * 1e3:.3g} ms", side.spread,
-             f"{best.median / side.median:.2f}×", "") for side in plain
-    ]  # fmt: skip
+        Line(
+            workload,
+            side.name,
+            f"{side.median * 1e3:.3g} ms",
+            side.spread,
+            f"{best.median / side.median:.2f}×",
+            "",
+        )
+        for side in plain
+    ]
     for i, side in enumerate(ours):
         name = f"{side.name}, engine {side.facts['engine']}"
         goal = GOAL[workload] if i == 0 else ""
@@ -140,8 +152,16 @@ def _memory(name: str, repeats: int) -> list[Line]:
     ratio = float(np.median(ours) / np.median(plain))
     spread = f"{min(ours):.0f} to {max(ours):.0f} MB"
     shown = f"{np.median(ours):.0f} MB (loop {np.median(plain):.0f} MB)"
-    return [Line(name, "peak PSS, w3, two processes", shown, spread, f"{ratio:.2f}×",
-                 "at most 1.3 (aim 1.1)")]  # fmt: skip
+    return [
+        Line(
+            name,
+            "peak PSS, w3, two processes",
+            shown,
+            spread,
+            f"{ratio:.2f}×",
+            "at most 1.3 (aim 1.1)",
+        )
+    ]
 
 
 def _crowd(name: str, repeats: int) -> list[Line]:
@@ -153,8 +173,9 @@ def _crowd(name: str, repeats: int) -> list[Line]:
         seconds[cohort], memory[cohort] = side.median / cohort, peak_memory(side, 60)
     shown = f"{memory[1000]:.0f} MB (cohort 10: {memory[10]:.0f} MB)"
     ratio = f"{memory[1000] / memory[10]:.2f}×"
-    lines.append(Line(name, "100,000 clients, cohort 1,000, memory", shown, "", ratio,
-                      "at most 1.3"))  # fmt: skip
+    lines.append(
+        Line(name, "100,000 clients, cohort 1,000, memory", shown, "", ratio, "at most 1.3")
+    )
     shown = f"{seconds[1000] * 1e6:.0f} µs (cohort 10: {seconds[10] * 1e6:.0f} µs)"
     ratio = f"{seconds[1000] / seconds[10]:.2f}×"
     lines.append(Line(name, "the same, time a client", shown, "", ratio, "not growing"))

@@ -32,15 +32,22 @@ def main() -> None:
     chosen = sampling.Uniform(count=options.cohort)
     task = plan(WORKLOADS["w1"], "numpy", options.rounds)
     again = muster.Plan(
-        task.task, task.algorithm, task.local, chosen, rounds=options.rounds,
+        task.task,
+        task.algorithm,
+        task.local,
+        chosen,
+        rounds=options.rounds,
         evaluate=task.evaluate,
-    )  # fmt: skip
+    )
     seconds: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         muster.simulate(
-            again, crowd, path=Path(folder) / "run", workers=1,
+            again,
+            crowd,
+            path=Path(folder) / "run",
+            workers=1,
             watch=lambda record: seconds.append(record["seconds"]),
-        )  # fmt: skip
+        )
     print(json.dumps({"seconds": seconds}))
 
 

@@ -74,10 +74,11 @@ class _Grid:
     def __init__(self, case: Case, meter: Meter) -> None:
         self.case, self.meter, self.sent = case, meter, 0
         self.contexts = {
-            i + 1: Context(run_id=1, node_id=i + 1, node_config={}, state=RecordDict(),
-                           run_config={})
+            i + 1: Context(
+                run_id=1, node_id=i + 1, node_config={}, state=RecordDict(), run_config={}
+            )
             for i in range(case.count)
-        }  # fmt: skip
+        }
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

@@ -43,9 +43,13 @@ def defended(groups: int, rule: Any, corrupt: float, seed: int) -> muster.Plan:
     secure = pipeline.SecureSum(groups=groups, corrupt=corrupt, dropout=0.0)
     stages = (pipeline.Clip(BOUND), pipeline.Quantize(16), secure)
     return replace(
-        digits(None, seed), sampling=sampling.All(), pipeline=stages, aggregation=rule, rounds=20,
+        digits(None, seed),
+        sampling=sampling.All(),
+        pipeline=stages,
+        aggregation=rule,
+        rounds=20,
         evaluate=muster.Every(20, clients=0),
-    )  # fmt: skip
+    )
 
 
 def poisoned(population: muster.Population, liars: int, seed: int) -> muster.Population:

@@ -28,7 +28,7 @@ from bench.probe import PINNED
 from bench.results import Line, write
 from muster.runs import planfile
 from muster.runs.federation import processes
-from muster.service.identity import client_context
+from muster.security.identity import client_context
 
 __all__ = ["PARTS", "main", "measured"]
 
@@ -74,9 +74,12 @@ def _timed(name: str, parameters: int, sites: int, rounds: int, goal: float) -> 
         file = planfile.load(PLAN)
         run = processes.federated(file.plan, _spec(folder, sites), _quiet, _quiet)
         loop = muster.simulate(
-            file.plan, file.enrolled().population, path=folder.parent / "loop", engine="loop",
+            file.plan,
+            file.enrolled().population,
+            path=folder.parent / "loop",
+            engine="loop",
             workers=1,
-        )  # fmt: skip
+        )
         if run.parameters.tobytes() != loop.parameters.tobytes():
             sys.exit(f"{name}: the federation's model is not the simulated loop's")
         if any(len(record["accepted"]) != sites for record in run.history):
@@ -85,9 +88,13 @@ def _timed(name: str, parameters: int, sites: int, rounds: int, goal: float) -> 
     low, _, high = quantiles(seconds, n=4)
     size = "10 kB" if parameters == SMALL else "100 MB"
     return Line(
-        name, f"a round of a {size} model, {sites} sites", f"{median(seconds):.3f} s",
-        f"{low * 1e3:.3g} to {high * 1e3:.3g}", "", f"{goal:g} s",
-    )  # fmt: skip
+        name,
+        f"a round of a {size} model, {sites} sites",
+        f"{median(seconds):.3f} s",
+        f"{low * 1e3:.3g} to {high * 1e3:.3g}",
+        "",
+        f"{goal:g} s",
+    )
 
 
 # Memory.
@@ -135,9 +142,16 @@ def _checkins(name: str) -> list[Line]:
     """A crowd that keeps to the pace it is told."""
     with _folder(SMALL, 8, 1) as folder, _loaded(folder, MEMBERS, 100.0) as (ports, server):
         found = _load(
-            "checkins", ports["plain"], folder, "--other", str(ports["tls"]),
-            "--members", str(MEMBERS), "--seconds", "60",
-        )  # fmt: skip
+            "checkins",
+            ports["plain"],
+            folder,
+            "--other",
+            str(ports["tls"]),
+            "--members",
+            str(MEMBERS),
+            "--seconds",
+            "60",
+        )
         value = _peak(server.pid)
     odd = {k: n for k, n in found["statuses"].items() if k not in ("200", "tls 200")}
     title = f"{MEMBERS:,} members, {found['rate']:.0f} check-ins/s ({found['told']:g} s apart)"
@@ -157,10 +171,20 @@ def _loaded(folder: Path, members: int, rate: float) -> Iterator[Any]:
     """A server with two doors on a core of its own: its ports, and its process."""
     processes.identities(_spec(folder, 8))
     server = subprocess.Popen(
-        [sys.executable, "-m", "bench.network_server", str(folder), "--members", str(members),
-         "--rate", str(rate)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "bench.network_server",
+            str(folder),
+            "--members",
+            str(members),
+            "--rate",
+            str(rate),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert server.stdin is not None and server.stdout is not None
     with server:
         yield json.loads(server.stdout.readline()), server
@@ -212,14 +236,26 @@ def _site_killed(name: str) -> list[Line]:
                 gone = max(record["seconds"] for record in rounds)
     spread = f"{min(back):.2f} to {max(back):.2f} s"
     return [
-        Line(name, "the round in which a site was killed and started again",
-             f"{median(back):.2f} s", spread, "", "15 s"),
-        Line(name, "the round in which a site was killed for good", f"{gone:.2f} s", "", "",
-             "15 s: one lease"),
-    ]  # fmt: skip
+        Line(
+            name,
+            "the round in which a site was killed and started again",
+            f"{median(back):.2f} s",
+            spread,
+            "",
+            "15 s",
+        ),
+        Line(
+            name,
+            "the round in which a site was killed for good",
+            f"{gone:.2f} s",
+            "",
+            "",
+            "15 s: one lease",
+        ),
+    ]
 
 
-def _answered(crew: processes.Crew, folder: Path) -> None:
+def _answered(crew: processes.ProcessGroup, folder: Path) -> None:
     home = folder / "federation" / name_of(0)
     tls = client_context(home, home / "authority.pem")
     while True:
@@ -234,7 +270,7 @@ def _answered(crew: processes.Crew, folder: Path) -> None:
             line.close()
 
 
-def _recorded(crew: processes.Crew) -> dict[str, Any]:
+def _recorded(crew: processes.ProcessGroup) -> dict[str, Any]:
     """The record of the next round."""
     while crew.news.qsize() > 1:
         crew.news.get()
@@ -271,7 +307,7 @@ def _crew(folder: Path, sites: int, started: int) -> Iterator[Any]:
     """A server, and so many of its sites as processes."""
     spec = _spec(folder, sites)
     processes.identities(spec)
-    crew = processes.Crew(spec)
+    crew = processes.ProcessGroup(spec)
     try:
         server = crew.open()
         for number in range(started):
@@ -286,9 +322,14 @@ def _quiet(_: dict[str, Any]) -> None:
 
 
 PARTS: dict[str, Callable[[str], list[Line]]] = {
-    "rounds": _rounds, "large": _large, "memory": _memory, "requests": _requests,
-    "checkins": _checkins, "server killed": _server_killed, "site killed": _site_killed,
-}  # fmt: skip
+    "rounds": _rounds,
+    "large": _large,
+    "memory": _memory,
+    "requests": _requests,
+    "checkins": _checkins,
+    "server killed": _server_killed,
+    "site killed": _site_killed,
+}
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.network_server import name_of
-from muster.service.identity import client_context
-from muster.service.message import Poll, to_json
+from muster.federation.protocol.message import Poll, to_json
+from muster.security.identity import client_context
 
 __all__ = ["Line", "dial", "head", "poll", "tls_of"]
 
@@ -80,7 +80,7 @@ class Line(asyncio.Protocol):
 async def dial(port: int, tls: ssl.SSLContext | None = None) -> Line:
     _, line = await asyncio.get_running_loop().create_connection(
         Line, HOST, port, ssl=tls, server_hostname=HOST if tls else None
-    )  # fmt: skip
+    )
     return line
 
 

@@ -24,10 +24,18 @@ import numpy as np
 from bench.network_line import Line, dial, head, poll, tls_of
 from bench.network_plan import plan
 from bench.network_server import name_of
-from muster.runs.federation.conduct import Terms, facts_of
-from muster.service.message import VERSIONS, Hello, Poll, Update, Welcome, from_json, to_json
-from muster.service.server.listen import loop_factory
-from muster.service.wire import digest, encode
+from muster.federation.protocol.codec_tensors import digest, encode
+from muster.federation.protocol.message import (
+    VERSIONS,
+    Hello,
+    Poll,
+    UpdateHeader,
+    Welcome,
+    from_json,
+    to_json,
+)
+from muster.runs.federation.conduct import ServerSettings, facts_of
+from muster.transport.http.listen import loop_factory
 from muster.vectors import tree_map
 
 __all__ = ["main"]
@@ -70,7 +78,7 @@ async def checkins(options: Any) -> dict[str, Any]:
 
 async def uploads(options: Any) -> dict[str, Any]:
     """Sites that only speak the protocol: all of them upload the same large body at once."""
-    facts = facts_of(plan, options.folder.name, Terms())
+    facts = facts_of(plan, options.folder.name, ServerSettings())
     draw = np.random.default_rng(0)
     tree = tree_map(lambda leaf: draw.standard_normal(leaf.shape, np.float32), facts.template)
     pieces = [memoryview(piece).cast("B") for piece in encode(tree)]
@@ -78,15 +86,17 @@ async def uploads(options: Any) -> dict[str, Any]:
     metrics = {"loss": 1.0, "rows": 1.0, "steps": 1.0, "drift": 1.0}
     sites = [_Site(options, number, facts.fingerprint) for number in range(options.members)]
     await asyncio.gather(*(site.invited() for site in sites))
-    update = Update(sites[0].run, 1, digest(pieces), size, facts.weigh(1, 1), metrics)
+    update = UpdateHeader(sites[0].run, 1, digest(pieces), size, facts.weigh(1, 1), metrics)
     begun = time.perf_counter()
     said = await asyncio.gather(*(site.upload(update, pieces) for site in sites))
     spent = time.perf_counter() - begun
     settled = await asyncio.gather(*(site.settled() for site in sites))
     return {
-        "seconds": spent, "size": size, "accepted": sum(b'"accepted":true' in s for s in said),
+        "seconds": spent,
+        "size": size,
+        "accepted": sum(b'"accepted":true' in s for s in said),
         "settled": sum(b'"settled"' in s for s in settled),
-    }  # fmt: skip
+    }
 
 
 class _Site:
@@ -105,7 +115,7 @@ class _Site:
         while b'"task"' not in await self._say("/v1/poll", to_json(Poll(self.run, 0, 30.0))):
             continue
 
-    async def upload(self, update: Update, pieces: list[memoryview]) -> bytes:
+    async def upload(self, update: UpdateHeader, pieces: list[memoryview]) -> bytes:
         await self._say("/v1/updates", to_json(update))
         path = f"/v1/updates/1/{update.digest}?offset=0&size={update.size}"
         return await self.line.send(head("PUT", path, self.name, update.size), pieces)
@@ -149,12 +159,18 @@ class _Crowd:
         low = quantiles(self.times, n=100)
         knocks = quantiles(self.handshakes, n=100) if len(self.handshakes) > 1 else [0.0] * 99
         return {
-            "rate": len(self.times) / spent, "p50": median(self.times), "p99": low[98],
-            "worst": max(self.times), "statuses": dict(self.statuses), "period": period,
-            "told": max(self.told, default=0), "connections": options.connections,
-            "knocks": len(self.handshakes) / spent, "knock p99": knocks[98],
+            "rate": len(self.times) / spent,
+            "p50": median(self.times),
+            "p99": low[98],
+            "worst": max(self.times),
+            "statuses": dict(self.statuses),
+            "period": period,
+            "told": max(self.told, default=0),
+            "connections": options.connections,
+            "knocks": len(self.handshakes) / spent,
+            "knock p99": knocks[98],
             "knock worst": max(self.handshakes, default=0),
-        }  # fmt: skip
+        }
 
     async def _steer(self, begin: float, until: float) -> None:
         """Send each member when it is due."""

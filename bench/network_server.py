@@ -22,16 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from bench.network_plan import plan
-from muster.runs.federation.conduct import Terms, facts_of
-from muster.service.round.hall import Hall
-from muster.service.round.network import Network, Stopped
-from muster.service.server import listen
-from muster.service.server.app import Edge
-from muster.service.server.desk import Desk
-from muster.service.server.limits import Limits
-from muster.service.server.operator import Meters, Operator
-from muster.service.server.protocol import Trust
-from muster.store.ledger import Ledger
+from muster.federation.coordinator.clients import NetworkClients, Stopped
+from muster.federation.coordinator.round_state import RoundState
+from muster.federation.coordinator.service import FederationService
+from muster.runs.federation.conduct import ServerSettings, facts_of
+from muster.store.ledger import FederationStore
+from muster.transport.http import listen
+from muster.transport.http.app import HTTPApp
+from muster.transport.http.limits import Limits
+from muster.transport.http.operator import Meters, Operator
+from muster.transport.http.protocol import Trust
 
 __all__ = ["main", "name_of"]
 
@@ -55,18 +55,18 @@ def main() -> None:
 
 def _enrol(folder: Path, members: int) -> None:
     """Members as rows of the ledger, all at once: they would come one by one over months."""
-    Ledger(folder).close()
+    FederationStore(folder).close()
     rows = [(name_of(i), json.dumps(name_of(i)), 1) for i in range(members)]
     with contextlib.closing(sqlite3.connect(folder / "run.db")) as database, database:
         database.executemany("INSERT INTO members (name, client, rows) VALUES (?, ?, ?)", rows)
 
 
 async def _serve(folder: Path, members: int, rate: float) -> None:
-    ledger = Ledger(folder)
-    hall = Hall(ledger, facts_of(plan, folder.name, Terms()))
-    desk, trust = Desk(hall, ledger), Trust(folder / "federation" / "server")
-    meters, closed, limits = Meters(desk), asyncio.Event(), Limits(rate, 2 * rate)
-    engine = threading.Thread(target=_engine, args=(ledger, hall, members + 1))
+    ledger = FederationStore(folder)
+    round_state = RoundState(ledger, facts_of(plan, folder.name, ServerSettings()))
+    service, trust = FederationService(round_state, ledger), Trust(folder / "federation" / "server")
+    meters, closed, limits = Meters(service), asyncio.Event(), Limits(rate, 2 * rate)
+    engine = threading.Thread(target=_engine, args=(ledger, round_state, members + 1))
     engine.start()
     loop, ports = asyncio.get_running_loop(), {}
 
@@ -82,23 +82,23 @@ async def _serve(folder: Path, members: int, rate: float) -> None:
     threading.Thread(target=orphaned, daemon=True).start()
     doors = []
     for name, identity in (("plain", None), ("tls", trust)):
-        edge = Edge(
-            desk, ledger.blobs, trust.revoked, limits=limits, meters=meters, plain=not identity
-        )  # fmt: skip
-        where = listen.Where("127.0.0.1", 0)
+        edge = HTTPApp(
+            service, ledger.blobs, trust.revoked, limits=limits, meters=meters, plain=not identity
+        )
+        where = listen.ListenAddress("127.0.0.1", 0)
         one: Any = listen.serve(
-            edge, Operator(desk, meters), where, closed, trust=identity, told=partial(told, name)
-        )  # fmt: skip
+            edge, Operator(service, meters), where, closed, trust=identity, told=partial(told, name)
+        )
         doors.append(one)
     await asyncio.gather(*doors)
-    hall.close()
+    round_state.close()
     engine.join()
     ledger.close()
 
 
-def _engine(ledger: Ledger, hall: Hall, enough: int) -> None:
+def _engine(ledger: FederationStore, round_state: RoundState, enough: int) -> None:
     stop = threading.Event()
-    network = Network(plan, ledger, hall, enough=enough, stop=stop, at=str.strip)
+    network = NetworkClients(plan, ledger, round_state, enough=enough, stop=stop, at=str.strip)
     with contextlib.suppress(Stopped):
         network.known()
 

@@ -36,9 +36,13 @@ def main() -> None:
     seconds: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         run = muster.simulate(
-            plan, rows, path=Path(folder) / "run", engine=options.engine, workers=workers,
+            plan,
+            rows,
+            path=Path(folder) / "run",
+            engine=options.engine,
+            workers=workers,
             watch=lambda record: seconds.append(record["seconds"]),
-        )  # fmt: skip
+        )
         if options.save:
             start, _ = plan.task.init(keys.key(plan.seed).at("init"))
             np.save(options.save, np.stack([start, run.parameters]))

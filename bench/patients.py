@@ -79,8 +79,11 @@ def main() -> None:
         accuracy = measured(level, seeds)
         found = epsilons(level, population) if level and level > 0.1 else {}
         cells = [f"{math.ceil(100 * e) / 100:.2f}" for e in found.values()] or ["∞"] * len(sites)
-        print(f"| {name} | {accuracy.mean():.3f} ± {accuracy.std(ddof=1):.3f} | "
-              f"{' | '.join(cells)} |", flush=True)  # fmt: skip
+        print(
+            f"| {name} | {accuracy.mean():.3f} ± {accuracy.std(ddof=1):.3f} | "
+            f"{' | '.join(cells)} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -61,9 +61,14 @@ def train(w: Workload, model: nn.Module, rows: tuple[Any, Any], walks: list[Any]
 
 
 def summed(
-    w: Workload, model: nn.Module, weights: list[Any], rows: dict[int, Any], clients: list[int],
-    round: int, follow: bool,
-) -> list[Any]:  # fmt: skip
+    w: Workload,
+    model: nn.Module,
+    weights: list[Any],
+    rows: dict[int, Any],
+    clients: list[int],
+    round: int,
+    follow: bool,
+) -> list[Any]:
     """Σ n_k w_k over some clients."""
     sums = [torch.zeros_like(p) for p in weights]
     for client in clients:

@@ -77,10 +77,12 @@ def shares(noise: float | None, seed: int = 0, masked: bool = False) -> muster.P
     if masked:
         stages.append(pipeline.SecureSum(minimum=COHORT - LOST, dropout=lost))
     return replace(
-        digits(None, seed), pipeline=tuple(stages), sampling=sampling.Uniform(count=COHORT),
+        digits(None, seed),
+        pipeline=tuple(stages),
+        sampling=sampling.Uniform(count=COHORT),
         minimum=COHORT - LOST,
         budget=None if noise is None else muster.privacy.Budget(1e3, DELTA["digits"]),
-    )  # fmt: skip
+    )
 
 
 def hospitals(noise: float | None, seed: int = 0) -> muster.Plan:
@@ -108,9 +110,11 @@ def wards(noise: float | None, seed: int = 0, masked: bool = False) -> muster.Pl
     if masked:
         stages.append(pipeline.SecureSum(minimum=3, dropout=0.25))
     return replace(
-        hospitals(None, seed), pipeline=tuple(stages), minimum=3,
+        hospitals(None, seed),
+        pipeline=tuple(stages),
+        minimum=3,
         budget=None if noise is None else muster.privacy.Budget(1e3, DELTA["hospitals"]),
-    )  # fmt: skip
+    )
 
 
 def masks(given: Any, make: Any, seeds: Sequence[int]) -> Iterator[str]:
@@ -187,9 +191,11 @@ def tables(seeds: Sequence[int], only: Sequence[str] = ()) -> Iterator[tuple[str
     head = "| noise multiplier | ε at δ = {delta:g}{more} | test accuracy | ε that canaries find |"
     line = "|---|---|---|---|"
     for name, make, levels, given in (
-        ("digits", digits, DIGITS, writers), ("shares", shares, SHARES, writers),
-        ("hospitals", hospitals, HOSPITALS, beds), ("wards", wards, HOSPITALS, beds),
-    ):  # fmt: skip
+        ("digits", digits, DIGITS, writers),
+        ("shares", shares, SHARES, writers),
+        ("hospitals", hospitals, HOSPITALS, beds),
+        ("wards", wards, HOSPITALS, beds),
+    ):
         if only and name not in only:
             continue
         delta = DELTA["hospitals" if given is beds else "digits"]

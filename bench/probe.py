@@ -45,8 +45,11 @@ class Side:
         """One execution; the seconds of its rounds."""
         out = subprocess.run(
             [sys.executable, "-m", *self.command, "--rounds", str(rounds), *more],
-            check=True, capture_output=True, text=True, env=_environment(self.threads),
-        )  # fmt: skip
+            check=True,
+            capture_output=True,
+            text=True,
+            env=_environment(self.threads),
+        )
         self.facts = json.loads(out.stdout.strip().splitlines()[-1])
         return list(self.facts["seconds"])
 
@@ -72,8 +75,9 @@ def peak_memory(side: Side, rounds: int) -> float:
     """Highest sum of PSS over the process tree while a side runs, in MB."""
     child = subprocess.Popen(
         [sys.executable, "-m", *side.command, "--rounds", str(rounds)],
-        stdout=subprocess.DEVNULL, env=_environment(side.threads),
-    )  # fmt: skip
+        stdout=subprocess.DEVNULL,
+        env=_environment(side.threads),
+    )
     peak, root = 0.0, psutil.Process(child.pid)
     while child.poll() is None:
         peak = max(peak, _pss(root))

@@ -28,19 +28,19 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from muster.secagg import Await, Party, Say, Terms, client
+from muster.secagg import Await, Party, Say, SessionTerms, client
 from muster.secagg.agreement import Binding, Secrets, commitment
 from muster.secagg.answers import graph_for
 from muster.secagg.commitments import Dealt, deal
-from muster.secagg.dealing import Cohort, Dealing, room_for_shares
+from muster.secagg.dealing import Dealing, SessionMembers, room_for_shares
 from muster.secagg.mask import blend
 from muster.secagg.messages import (
     Delivery,
-    Entry,
+    KeyRoster,
     Members,
-    Message,
+    PublicKeys,
     Quorum,
-    Roster,
+    SecAggMessage,
     Shares,
     Survivors,
 )
@@ -59,18 +59,26 @@ CLIENT = [(1000, 10**6, 0.1, 0.15), (100, 10**6, 1 / 3, 0.15)]
 ECDSA = ec.ECDSA(hashes.SHA256())
 
 
-def terms_of(count: int, size: int, corrupt: float) -> Terms:
-    return Terms(
-        "bench", "bench", 1, bytes(32), bytes(32), size=size, most=65535, cohort=count,
-        colluders=int(corrupt * count), losses=count // 10,
-    )  # fmt: skip
+def terms_of(count: int, size: int, corrupt: float) -> SessionTerms:
+    return SessionTerms(
+        "bench",
+        "bench",
+        1,
+        bytes(32),
+        bytes(32),
+        size=size,
+        most=65535,
+        cohort=count,
+        colluders=int(corrupt * count),
+        losses=count // 10,
+    )
 
 
 @dataclass(frozen=True)
 class Played:
     """A session up to the masked vectors: who lives, what was dealt, and the vectors, packed."""
 
-    cohort: Cohort
+    cohort: SessionMembers
     alive: NDArray[np.bool_]
     dealt: list[Dealt]
     packed: list[bytes]
@@ -82,21 +90,27 @@ def played(count: int, size: int, corrupt: float) -> Played:
     terms = terms_of(count, size, corrupt)
     private = [Secrets.drawn(secrets.token_bytes) for _ in range(count)]
     entries = tuple(
-        Entry(f"c{i:05}", p.mask.public, p.channel.public, commitment(p.seed), b"")
+        PublicKeys(f"c{i:05}", p.mask.public, p.channel.public, commitment(p.seed), b"")
         for i, p in enumerate(private)
     )
-    session = Roster(terms.context, entries).session(*terms.place)
+    session = KeyRoster(terms.context, entries).session(*terms.place)
     graph, binding = graph_for(terms, count, session), Binding(session, terms.context)
-    cohort = Cohort(terms, entries, graph, {e.name: i for i, e in enumerate(entries)}, binding)
+    cohort = SessionMembers(
+        terms, entries, graph, {e.name: i for i, e in enumerate(entries)}, binding
+    )
     alive = np.ones(count, np.bool_)
     alive[secrets.SystemRandom().sample(range(count), count // 10)] = False
     dealt = [
         deal(
-            binding, i, (p.mask.data, p.seed), graph.holders(i), graph.threshold,
+            binding,
+            i,
+            (p.mask.data, p.seed),
+            graph.holders(i),
+            graph.threshold,
             secrets.token_bytes,
         )
         for i, p in enumerate(private)
-    ]  # fmt: skip
+    ]
     packed, total = masked(cohort, private, alive)
     return Played(cohort, alive, dealt, packed, total)
 
@@ -125,7 +139,7 @@ def dealing_of(game: Played) -> Dealing:
 
 
 def masked(
-    cohort: Cohort, private: list[Secrets], alive: NDArray[np.bool_]
+    cohort: SessionMembers, private: list[Secrets], alive: NDArray[np.bool_]
 ) -> tuple[list[bytes], NDArray[Any]]:
     """Packed vectors whose sum is a plain sum under all the masks a server must take off."""
     ring, size, survivors = cohort.terms.ring, cohort.terms.size, int(alive.sum())
@@ -170,10 +184,17 @@ def server_round(count: int, size: int, corrupt: float, repeat: int) -> dict[str
     spent, handing, adding, opening, wall = min(seconds)
     graph = game.cohort.graph
     return {
-        "n": count, "d": size, "k": graph.degree, "t": graph.threshold, "bits": ring.bits,
-        "deal": round(handing, 3), "add": round(adding, 3), "unmask": round(opening, 3),
-        "sum": round(spent, 3), "wall": round(wall, 3),
-    }  # fmt: skip
+        "n": count,
+        "d": size,
+        "k": graph.degree,
+        "t": graph.threshold,
+        "bits": ring.bits,
+        "deal": round(handing, 3),
+        "add": round(adding, 3),
+        "unmask": round(opening, 3),
+        "sum": round(spent, 3),
+        "wall": round(wall, 3),
+    }
 
 
 def client_round(count: int, size: int, corrupt: float, repeat: int) -> dict[str, Any]:
@@ -194,7 +215,7 @@ def client_round(count: int, size: int, corrupt: float, repeat: int) -> dict[str
     return best
 
 
-def alone(terms: Terms, identity: Any, verify: Any, count: int) -> dict[str, Any]:
+def alone(terms: SessionTerms, identity: Any, verify: Any, count: int) -> dict[str, Any]:
     """One client's session against a server played by hand."""
 
     def sign(data: bytes) -> bytes:
@@ -221,26 +242,32 @@ def alone(terms: Terms, identity: Any, verify: Any, count: int) -> dict[str, Any
     names = ("advertise", "share", "compare", "mask", "consent", "unmask")
     graph = graph_for(terms, count, bytes(32))
     return {
-        "n": count, "d": terms.size, "k": graph.degree, "t": graph.threshold,
+        "n": count,
+        "d": terms.size,
+        "k": graph.degree,
+        "t": graph.threshold,
         **{name: round(seconds, 4) for name, seconds in zip(names, spent, strict=True)},
-        "sum": round(sum(spent), 4), "wall": round(sum(walls), 4), "up": up, "down": down,
+        "sum": round(sum(spent), 4),
+        "wall": round(sum(walls), 4),
+        "up": up,
+        "down": down,
         "traffic": round((up + down) / (4 * terms.size), 3),
-    }  # fmt: skip
+    }
 
 
 def answers_to(
-    terms: Terms, own: Entry, count: int, sign: Callable[[bytes], bytes]
-) -> tuple[Message, ...]:
+    terms: SessionTerms, own: PublicKeys, count: int, sign: Callable[[bytes], bytes]
+) -> tuple[SecAggMessage, ...]:
     """What an honest server says to one client when nobody drops out or lies."""
     entries, private = [own], [Secrets.drawn(secrets.token_bytes) for _ in range(count)]
     for i in range(1, count):
         p = private[i]
-        entry = Entry(f"c{i:05}", p.mask.public, p.channel.public, commitment(p.seed), b"")
+        entry = PublicKeys(f"c{i:05}", p.mask.public, p.channel.public, commitment(p.seed), b"")
         entries.append(replace(entry, signature=sign(entry.statement(terms.context))))
-    roster = Roster(terms.context, tuple(entries))
+    roster = KeyRoster(terms.context, tuple(entries))
     session = roster.session(*terms.place)
     graph, binding = graph_for(terms, count, session), Binding(session, terms.context)
-    cohort = Cohort(terms, roster.entries, graph, roster.places, binding)
+    cohort = SessionMembers(terms, roster.entries, graph, roster.places, binding)
     dealing = Dealing(cohort)
     for i in graph.holders(0).tolist():
         if i:
@@ -258,13 +285,17 @@ def answers_to(
     )
 
 
-def dealt_by(cohort: Cohort, dealer: int, mine: Secrets) -> Shares:
+def dealt_by(cohort: SessionMembers, dealer: int, mine: Secrets) -> Shares:
     """What one client deals, sealed for client 0 alone."""
     binding, holders = cohort.binding, cohort.graph.holders(dealer)
     made = deal(
-        binding, dealer, (mine.mask.data, mine.seed), holders, cohort.graph.threshold,
+        binding,
+        dealer,
+        (mine.mask.data, mine.seed),
+        holders,
+        cohort.graph.threshold,
         secrets.token_bytes,
-    )  # fmt: skip
+    )
     channel = mine.channel.agree(cohort.entries[0].channel_key)
     sealed = [bytes(104)] * int((holders != dealer).sum())
     place = int(np.flatnonzero(holders[holders != dealer] == 0)[0])

@@ -42,14 +42,30 @@ from threadpoolctl import threadpool_limits
 
 from bench.meter import Meter
 from bench.secagg_case import MOST, Case, Played
-from muster.secagg import Await, Closed, Heard, Party, Say, Step, Tell, Terms, client, server
+from muster.secagg import (
+    Await,
+    Closed,
+    Heard,
+    Party,
+    Say,
+    SessionStep,
+    SessionTerms,
+    Tell,
+    client,
+    server,
+)
 
 __all__ = ["lines", "main", "played"]
 
 CASES = (Case(100, 10**5), Case(100, 10**6))
 STEPS = (
-    Step.ADVERTISE, Step.SHARE, Step.COMPARE, Step.MASK, Step.CONSENT, Step.UNMASK
-)  # fmt: skip
+    SessionStep.ADVERTISE,
+    SessionStep.SHARE,
+    SessionStep.COMPARE,
+    SessionStep.MASK,
+    SessionStep.CONSENT,
+    SessionStep.UNMASK,
+)
 ECDSA = ec.ECDSA(hashes.SHA256())
 Side = Callable[[Case], Played]
 
@@ -74,10 +90,18 @@ class _Signed:
 
 def played(case: Case) -> Played:
     """A round of muster's, every message as bytes."""
-    terms = Terms(
-        "bench", "bench", 1, bytes(32), bytes(32), size=case.size, most=MOST, cohort=case.count,
-        colluders=case.colluders, losses=case.count // 10,
-    )  # fmt: skip
+    terms = SessionTerms(
+        "bench",
+        "bench",
+        1,
+        bytes(32),
+        bytes(32),
+        size=case.size,
+        most=MOST,
+        cohort=case.count,
+        colluders=case.colluders,
+        losses=case.count // 10,
+    )
     names = [f"c{i:05}" for i in range(case.count)]
     keys, meter = _Signed(names), Meter()
 
@@ -89,11 +113,13 @@ def played(case: Case) -> Played:
 
     sides = {
         name: client(
-            terms, Party(name, partial(keys.sign, name), keys.verify), partial(vector, i),
+            terms,
+            Party(name, partial(keys.sign, name), keys.verify),
+            partial(vector, i),
             secrets.token_bytes,
         )
         for i, name in enumerate(names)
-    }  # fmt: skip
+    }
     lost = {names[i] for i in case.lost}
     return _talked(server(terms, names, keys.verify), sides, lost, meter)
 
@@ -108,7 +134,7 @@ def _talked(centre: Any, sides: dict[str, Any], lost: set[str], meter: Meter) ->
             late = step not in STEPS[:3]
             for name in (name for name in sides if not (late and name in lost)):
                 for data in _said(name, sides[name], inbox[name], meter):
-                    sent = max(sent, len(data) if step is Step.MASK else 0)
+                    sent = max(sent, len(data) if step is SessionStep.MASK else 0)
                     _heard(centre, Heard(name, data), inbox, meter)
             _heard(centre, Closed(step), inbox, meter)
     except StopIteration as end:

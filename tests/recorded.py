@@ -17,19 +17,27 @@ def facts_of(rng, clients):
         "task": {"class": "tasks.numpy.LogisticRegression", "features": rng.randrange(2, 99)},
         "algorithm": {"class": "FedAvg", "server": {"class": "SGD", "rate": rng.random()}},
         "pipeline": [{"class": "Clip", "bound": rng.random()}],
-        "rounds": rng.randrange(20, 99), "seed": rng.randrange(10**6),
+        "rounds": rng.randrange(20, 99),
+        "seed": rng.randrange(10**6),
         "stop": [{"class": "Target", "metric": "accuracy", "value": target}],
-    }  # fmt: skip
+    }
     version = ".".join(str(rng.randrange(1, 30)) for _ in range(3))
     return {
-        "plan": plan, "metrics": DIRECTIONS,
-        "engine": rng.choice(["matrix", "loop"]), "workers": rng.randrange(1, 65),
+        "plan": plan,
+        "metrics": DIRECTIONS,
+        "engine": rng.choice(["matrix", "loop"]),
+        "workers": rng.randrange(1, 65),
         "versions": {"python": version, "numpy": version},
         "population": {
-            "clients": clients, "rows": rows, "labels": labels, "names": list("abcde"[:kinds]),
-            "skew": rng.random(), "count": len(clients), "total": sum(rows),
+            "clients": clients,
+            "rows": rows,
+            "labels": labels,
+            "names": list("abcde"[:kinds]),
+            "skew": rng.random(),
+            "count": len(clients),
+            "total": sum(rows),
         },
-    }  # fmt: skip
+    }
 
 
 def history_of(rng, clients, rounds, answers=False):
@@ -40,15 +48,19 @@ def history_of(rng, clients, rounds, answers=False):
         own = [{"accuracy": rng.random(), "loss": 9 * rng.random()} for _ in clients]
         asked = rng.sample(clients, rng.randrange(2, len(clients)))
         one = {
-            "round": round, "invited": asked, "accepted": asked[1:] if answers else asked,
+            "round": round,
+            "invited": asked,
+            "accepted": asked[1:] if answers else asked,
             "abandoned": False,
             "train": {"loss": 5 * rng.random(), "steps": rng.randrange(9), "drift": rng.random()},
-            "bytes_up": rng.randrange(10**7), "bytes_down": rng.randrange(10**9),
+            "bytes_up": rng.randrange(10**7),
+            "bytes_down": rng.randrange(10**9),
             "seconds": rng.random() * rng.choice([0.5, 50, 50000]),
             "model": f"{rng.getrandbits(256):064x}",
             "metrics": {"loss": 3 * rng.random(), "accuracy": rng.random()},
-            "measured": CENTRAL, "clients": spread(DIRECTIONS, sums, own),
-        }  # fmt: skip
+            "measured": CENTRAL,
+            "clients": spread(DIRECTIONS, sums, own),
+        }
         one["clients"]["each"] = [[c, one] for c, one in zip(clients, own, strict=True)]
         if answers:
             one["late"] = [{"client": asked[0]}]

@@ -31,10 +31,19 @@ def cohort(sizes, batch, epochs=None, steps=None):
     ids = numbers(rank.tolist())
     together = cut(x, y, starts, sizes, ids, counts, batch, KEY)
     alone = [
-        cut(x, y, starts[i : i + 1], sizes[i : i + 1], ids[i : i + 1], counts[i : i + 1],
-            batch, KEY, alone=True)
+        cut(
+            x,
+            y,
+            starts[i : i + 1],
+            sizes[i : i + 1],
+            ids[i : i + 1],
+            counts[i : i + 1],
+            batch,
+            KEY,
+            alone=True,
+        )
         for i in range(len(sizes))
-    ]  # fmt: skip
+    ]
     return sizes, counts, together, alone
 
 

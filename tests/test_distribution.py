@@ -60,12 +60,18 @@ def test_no_other_spelling_of_the_distribution_anywhere():
 @pytest.mark.parametrize(
     "line",
     [
-        "pip install 'muster[torch]'", "`'muster[postgres]'`", "pip install muster",
-        "/opt/muster/bin/pip install --upgrade muster", 'postgres = ["muster[service]"]',
-        "pipx install muster", "uv add muster", "muster==0.1.0", 'version("muster")',
+        "pip install 'muster[torch]'",
+        "`'muster[postgres]'`",
+        "pip install muster",
+        "/opt/muster/bin/pip install --upgrade muster",
+        'postgres = ["muster[service]"]',
+        "pipx install muster",
+        "uv add muster",
+        "muster==0.1.0",
+        'version("muster")',
         "python -m pip install -c constraints.txt muster",
     ],
-)  # fmt: skip
+)
 def test_every_way_to_install_the_stranger_is_found(line):
     assert strangers(line) == [1]
 
@@ -73,11 +79,15 @@ def test_every_way_to_install_the_stranger_is_found(line):
 @pytest.mark.parametrize(
     "line",
     [
-        "pip install 'muster-fl[torch]'", "muster new digits", "import muster",
-        "pip install '/path/to/muster[torch]'", "ExecStart=/opt/muster/bin/muster serve",
-        "/opt/muster/bin/pip install 'muster-fl[site]'", "muster.simulate(plan)",
+        "pip install 'muster-fl[torch]'",
+        "muster new digits",
+        "import muster",
+        "pip install '/path/to/muster[torch]'",
+        "ExecStart=/opt/muster/bin/muster serve",
+        "/opt/muster/bin/pip install 'muster-fl[site]'",
+        "muster.simulate(plan)",
     ],
-)  # fmt: skip
+)
 def test_the_command_the_import_and_our_own_name_are_none(line):
     assert strangers(line) == []
 
@@ -186,9 +196,10 @@ def test_a_requirement_without_a_lower_bound_is_refused():
 
 def test_an_extra_brings_what_its_parts_bring():
     project = {
-        "name": "x", "dependencies": ["a>=1"],
+        "name": "x",
+        "dependencies": ["a>=1"],
         "optional-dependencies": {"small": ["b>=1"], "large": ["x[small]", "c>=1"]},
-    }  # fmt: skip
+    }
     assert [r.name for r in ranges.of(project, "large")] == ["a", "b", "c"]
     assert [r.name for r in ranges.of(project)] == ["a"]
     with pytest.raises(ValueError, match="no extra 'huge'"):

@@ -9,7 +9,7 @@ import pytest
 
 from muster import errors
 
-ROOMS = ("muster.secagg", "muster.service.refusal", "muster.store.blobs")
+ROOMS = ("muster.secagg", "muster.security.refusal", "muster.store.blobs")
 
 
 def named(cls):

@@ -9,16 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muster.errors import PlanError
-from muster.layout import Entry, Layout
+from muster.layout import Layout, TensorEntry
 
 NET = Layout(
     (
-        Entry("body.0.weight", (2, 3)),
-        Entry("body.bn.weight", (3,)),
-        Entry("body.bn.mean", (3,), "buffer"),
-        Entry("head.weight", (2, 2)),
-        Entry("head.count", (2,), "buffer"),
-        Entry("scale", ()),
+        TensorEntry("body.0.weight", (2, 3)),
+        TensorEntry("body.bn.weight", (3,)),
+        TensorEntry("body.bn.mean", (3,), "buffer"),
+        TensorEntry("head.weight", (2, 2)),
+        TensorEntry("head.count", (2,), "buffer"),
+        TensorEntry("scale", ()),
     )
 )
 X = np.arange(14.0)
@@ -33,14 +33,17 @@ def names(sharing):
 def test_sizes_count_parameters_and_buffers_apart():
     assert (NET.size, NET.buffers) == (14, 5)
     assert Layout(()).size == 0
-    assert Entry("scale", ()).size == 1
+    assert TensorEntry("scale", ()).size == 1
 
 
 def test_named_are_views_in_the_order_of_the_entries():
     views = NET.named(X)
     assert {k: v.shape for k, v in views.items()} == {
-        "body.0.weight": (2, 3), "body.bn.weight": (3,), "head.weight": (2, 2), "scale": (),
-    }  # fmt: skip
+        "body.0.weight": (2, 3),
+        "body.bn.weight": (3,),
+        "head.weight": (2, 2),
+        "scale": (),
+    }
     assert views["head.weight"].tolist() == [[9, 10], [11, 12]]
     assert np.shares_memory(views["scale"], X)
     assert NET.named(BUFFERS, "buffer")["head.count"].tolist() == [3, 4]
@@ -105,13 +108,14 @@ PATTERNS = st.lists(
 ).map(tuple)
 ENTRIES = st.lists(
     st.builds(
-        Entry,
+        TensorEntry,
         st.sampled_from(["a", "a1", "b", "b1", "b2", "c"]),
         st.lists(st.integers(0, 3), max_size=2).map(tuple),
         st.sampled_from(["parameter", "buffer"]),
     ),
-    min_size=1, unique_by=lambda entry: entry.name,
-)  # fmt: skip
+    min_size=1,
+    unique_by=lambda entry: entry.name,
+)
 
 
 @settings(deadline=None, max_examples=300)

@@ -9,9 +9,9 @@ import pytest
 from muster import Local, Plan, algorithms, keys, optimizers, pipeline, schedules
 from muster.batches import fold
 from muster.errors import ClientError, PlanError
-from muster.layout import Entry, Layout
+from muster.layout import Layout, TensorEntry
 from muster.local import Descent, Group, Memory, train
-from muster.metrics.head import Head
+from muster.metrics.head import OutputHead
 from muster.rounds import start
 
 
@@ -21,13 +21,17 @@ class Pull:
 
     dtype: str = "float64"
     framework = "numpy"
-    head = Head("none")
+    head = OutputHead("none")
     draws = False
     engines = ("loop", "matrix")
 
     @property
     def layout(self):
-        entries = (Entry("body", (2,)), Entry("head", (1,)), Entry("seen", (1,), "buffer"))
+        entries = (
+            TensorEntry("body", (2,)),
+            TensorEntry("head", (1,)),
+            TensorEntry("seen", (1,), "buffer"),
+        )
         return Layout(entries, self.dtype)
 
     def astype(self, dtype):
@@ -156,12 +160,20 @@ def test_updates_are_weighted_by_rows_capped_and_times_drawn():
 @pytest.mark.parametrize(
     ("algorithm", "local", "field", "expected"),
     [
-        (algorithms.FedNova(), Local(epochs=2, batch=3, optimizer=optimizers.SGD(0.2)),
-         "norm", [2, 6, 4, 2]),
-        (algorithms.FedNova(), Local(steps=2, optimizer=optimizers.Momentum(0.2, 0.5)),
-         "norm", [2.5] * 4),
+        (
+            algorithms.FedNova(),
+            Local(epochs=2, batch=3, optimizer=optimizers.SGD(0.2)),
+            "norm",
+            [2, 6, 4, 2],
+        ),
+        (
+            algorithms.FedNova(),
+            Local(steps=2, optimizer=optimizers.Momentum(0.2, 0.5)),
+            "norm",
+            [2.5] * 4,
+        ),
     ],
-)  # fmt: skip
+)
 def test_work_counts_steps_and_their_weights(algorithm, local, field, expected):
     result = outcome(plan(algorithm, local, weighting="equal"))
     np.testing.assert_allclose(result.payload[field][:, 0], expected)

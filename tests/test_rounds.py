@@ -84,8 +84,13 @@ def round_of(plan, state=None, absent=(), number=1):
 def test_the_line_is_walked_in_order():
     state, clients, store = round_of(plan())
     assert clients.log == [
-        "known", "send", "replies", "measure", ("commit", 1, IDS), ("settle", 1, IDS),
-    ]  # fmt: skip
+        "known",
+        "send",
+        "replies",
+        "measure",
+        ("commit", 1, IDS),
+        ("settle", 1, IDS),
+    ]
     round, arrays = store.latest()
     assert round == 1
     np.testing.assert_equal(arrays, dict(leaves(state)))
@@ -149,9 +154,10 @@ def test_the_minimum_itself_is_enough():
 def test_an_empty_poisson_cohort_leaves_the_state_untouched(denominator):
     made = plan(
         algorithms.FedAvg(server=optimizers.Momentum(1.0, 0.9)),
-        sampling=sampling.Poisson(1e-9), aggregation=aggregation.Mean(denominator),
+        sampling=sampling.Poisson(1e-9),
+        aggregation=aggregation.Mean(denominator),
         pipeline=[pipeline.AdaptiveClip()],
-    )  # fmt: skip
+    )
     before = start(made)
     before = before._replace(algorithm=State(before.algorithm.shared, (np.ones(2),)))
     state, clients, store = round_of(made, before)
@@ -237,8 +243,9 @@ class Honest(Scripted):
             i = IDS.index(client)
             rows = slice(ends[i] - ROWS[i], ends[i])
             kept = self.memory[client] and (self.memory[client],)
-            group = Group((client,), (1,), self.x[rows], self.y[rows], np.zeros(1, int),
-                          ROWS[i : i + 1], kept)  # fmt: skip
+            group = Group(
+                (client,), (1,), self.x[rows], self.y[rows], np.zeros(1, int), ROWS[i : i + 1], kept
+            )
             out = train(self.plan, "loop", self.round, self.sent, group)
             self.staged[client] = out.memories and out.memories[0]
             sums = {name: float(value[0]) for name, value in out.metrics.items()}

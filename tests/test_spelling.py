@@ -89,9 +89,11 @@ def test_values_travel_copy_and_are_extended_as_before():
 
 def test_the_names_of_papers_are_recipes_of_fedavg_and_its_server():
     found = {
-        "FedAvgM": optimizers.Momentum(1.0, 0.9), "FedAdam": optimizers.Adam(0.01),
-        "FedYogi": optimizers.Yogi(0.01), "FedAdagrad": optimizers.Adagrad(0.1),
-    }  # fmt: skip
+        "FedAvgM": optimizers.Momentum(1.0, 0.9),
+        "FedAdam": optimizers.Adam(0.01),
+        "FedYogi": optimizers.Yogi(0.01),
+        "FedAdagrad": optimizers.Adagrad(0.1),
+    }
     for name, server in found.items():
         assert getattr(algorithms, name)() == algorithms.FedAvg(server)
         assert from_text(f"{name}()") == algorithms.FedAvg(server)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from muster import keys
 from muster.keys import Key
-from muster.types import Batch, Private, Tree
+from muster.types import Batch, PrivateStep, Tree
 from muster.vectors import leaves, tree_map
 
 __all__ = ["Batches", "cut", "drawn", "fold", "gather", "step_counts"]
@@ -33,7 +33,7 @@ class Batches:
 
     For a matrix: `index` `(steps, clients, B)`, `scale` the same or None when every batch is
     full, `active` `(steps,)` how many clients (a prefix) take each step, `seeds`
-    `(steps, clients)`, `private` the same, a `Private` each. For one client (`alone`):
+    `(steps, clients)`, `private` the same, a `PrivateStep` each. For one client (`alone`):
     `clients` = 1, batches are cut to their true length and come without the client axis. Once
     `gathered`, `x` is `(clients, steps, B, ...)` and `y` `(steps, clients, B, ...)`.
     """
@@ -152,9 +152,13 @@ def cut(
 
 
 def drawn(
-    batches: Batches, starts: NDArray[np.int64], sizes: NDArray[np.int64],
-    batch: int | None, sources: Sequence[Any], poisson: bool,
-) -> Batches:  # fmt: skip
+    batches: Batches,
+    starts: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    batch: int | None,
+    sources: Sequence[Any],
+    poisson: bool,
+) -> Batches:
     """The same steps for private training: what they read is drawn from the clients' `sources`.
 
     By Poisson's coins each row comes into each step with probability batch/n, apart from all
@@ -165,7 +169,7 @@ def drawn(
     expected = np.minimum(batch or sizes, sizes)
     private = np.empty((steps, len(sizes)), object)
     for at in np.ndindex(private.shape):
-        private[at] = Private(sources[at[1]].at(at[0], "noise"), int(expected[at[1]]))
+        private[at] = PrivateStep(sources[at[1]].at(at[0], "noise"), int(expected[at[1]]))
     batches = replace(batches, private=private)
     if batch is None:
         return batches

@@ -42,8 +42,13 @@ __all__ = [
 
 # What a system lacks for now: room on a disk, descriptors, memory.
 SHORT = (
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
-)  # fmt: skip
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+)
 
 
 class MusterError(Exception):

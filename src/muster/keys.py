@@ -18,7 +18,7 @@ import numpy as np
 from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 
-__all__ = ["Key", "Keys", "Source", "hashes", "key", "number", "numbers", "order"]
+__all__ = ["Key", "Keys", "RandomSource", "hashes", "key", "number", "numbers", "order"]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -63,7 +63,7 @@ class _Words(ISeedSequence):
         return self._words
 
 
-class Source(Protocol):
+class RandomSource(Protocol):
     """Where draws come from: a `Key` that a plan's seed fixes, or a secret that somebody holds."""
 
     def at(self, *parts: int | str) -> Any:
@@ -124,7 +124,7 @@ class Keys:
     (2, 3)
     """
 
-    key: Source
+    key: RandomSource
     clients: tuple[int | str, ...]
 
     def at(self, *parts: int | str) -> Keys:

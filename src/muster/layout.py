@@ -20,12 +20,12 @@ import numpy as np
 from muster.errors import PlanError
 from muster.vectors import of
 
-__all__ = ["Entry", "Layout", "Sharing"]
+__all__ = ["TensorEntry", "Layout", "Sharing"]
 
 Run = tuple[int, int, bool | None]  # from, to, and whose these coordinates are
 
 
-class Entry(NamedTuple):
+class TensorEntry(NamedTuple):
     """One named tensor of a model: a trained parameter or a float buffer."""
 
     name: str
@@ -44,11 +44,11 @@ class Layout:
 
     `frozen` names the parameters that no step of training moves.
 
-    >>> Layout((Entry("weight", (2, 3)), Entry("bias", (2,)))).size
+    >>> Layout((TensorEntry("weight", (2, 3)), TensorEntry("bias", (2,)))).size
     8
     """
 
-    entries: tuple[Entry, ...]
+    entries: tuple[TensorEntry, ...]
     dtype: str = "float32"
     frozen: tuple[str, ...] = ()
 
@@ -130,7 +130,7 @@ class Sharing:
     `shared` is True for what travels, False for what each client keeps to itself, and None for
     what nobody trains.
 
-    >>> layout = Layout((Entry("body", (2,)), Entry("head", (1,))))
+    >>> layout = Layout((TensorEntry("body", (2,)), TensorEntry("head", (1,))))
     >>> layout.sharing("body").take(np.array([1.0, 2.0, 3.0]))
     array([1., 2.])
     """

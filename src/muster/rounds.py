@@ -69,7 +69,7 @@ def start(plan: Plan) -> RunState:
 
 
 def drawn(
-    plan: Plan, roster: Roster, sampler: Tree, round: int, source: keys.Source
+    plan: Plan, roster: Roster, sampler: Tree, round: int, source: keys.RandomSource
 ) -> tuple[Cohort, Tree]:
     """Who is invited to a round, and the sampler's next state.
 
@@ -81,9 +81,14 @@ def drawn(
 
 
 def play(
-    plan: Plan, state: RunState, clients: Clients, store: Store, round: int, measure: Measure,
-    source: keys.Source | None = None,
-) -> RunState:  # fmt: skip
+    plan: Plan,
+    state: RunState,
+    clients: Clients,
+    store: Store,
+    round: int,
+    measure: Measure,
+    source: keys.RandomSource | None = None,
+) -> RunState:
     """One round, from the draw of the cohort to clients that know whether they counted.
 
     Cohort and noise are drawn from `source`: the plan's seed, or a secret of this round alone.
@@ -91,7 +96,7 @@ def play(
     roster, key = clients.known(), source or keys.key(plan.seed)
     cohort, sampler = drawn(plan, roster, state.sampler, round, key)
     clients.send(cohort, state.sent(), round)
-    tally = Tally()
+    tally = ReplyTally()
     total = plan.aggregation.reduce(tally.replies(clients.replies()), cohort.clients)
     total = _counted(plan, total, len(cohort.clients))
     if total is None:
@@ -136,7 +141,7 @@ def _weights(plan: Plan, roster: Roster, total: Reply) -> tuple[float, float]:
 
 
 @dataclass
-class Tally:
+class ReplyTally:
     """Sorts answers as they stream by: replies go on to the sum, the rest is written down."""
 
     missing: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -151,9 +156,14 @@ class Tally:
                 self.missing.setdefault(kind, []).append(vars(answer))
 
     def record(
-        self, plan: Plan, state: RunState, round: int, cohort: Cohort, total: Reply | None,
+        self,
+        plan: Plan,
+        state: RunState,
+        round: int,
+        cohort: Cohort,
+        total: Reply | None,
         accepted: tuple[ClientId, ...],
-    ) -> dict[str, Any]:  # fmt: skip
+    ) -> dict[str, Any]:
         """The round's line in the history: who, what it cost, how training went."""
         down = sum(np.asarray(leaf).nbytes for _, leaf in leaves(state.sent()))
         record: dict[str, Any] = {

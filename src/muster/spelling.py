@@ -42,7 +42,7 @@ PAPERS = {  # names of papers for what is a setting here
     "FedBN": "use Plan(share='!*.bn*'), by your layers' names",
     "FedOpt": "use FedAvg(server=...), such as FedAdam",
     "FedPer": "use Plan(share='body.*'), by your layers' names",
-}  # fmt: skip
+}
 
 
 def translated(name: str, known: Iterable[str]) -> list[str]:

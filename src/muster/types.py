@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from muster.keys import Key, Source
+from muster.keys import Key, RandomSource
 from muster.layout import Layout
 
 __all__ = [
     "Answer",
     "Batch",
-    "ByRow",
+    "GradientsByRow",
     "ClientId",
     "Clients",
     "Cohort",
@@ -27,7 +27,7 @@ __all__ = [
     "Failed",
     "Fusing",
     "Late",
-    "Private",
+    "PrivateStep",
     "Rejected",
     "Reply",
     "Roster",
@@ -39,7 +39,7 @@ __all__ = [
     "Task",
     "Tree",
     "Vector",
-    "Work",
+    "LocalWork",
 ]
 
 ClientId = int | str
@@ -58,7 +58,7 @@ class State(NamedTuple):
     private: Tree = None
 
 
-class Work(NamedTuple):
+class LocalWork(NamedTuple):
     """What a client did in one round: `(1,)` or `(clients, 1)` each.
 
     `steps` is the number of local steps, `rates` the sum of the local rates used, `norm` the
@@ -82,7 +82,7 @@ class Sent(NamedTuple):
     frozen: Any = None
 
 
-class Private(NamedTuple):
+class PrivateStep(NamedTuple):
     """For one client's private step: the source of its noise, and what its sum is divided by."""
 
     source: Any
@@ -94,7 +94,7 @@ class Batch(NamedTuple):
 
     `scale` holds each row's share of its client's batch mean, zero for a padded row; None means
     one over the number of rows for each. `seed` is one integer per client for layers that draw,
-    `private` a `Private` per client where single rows are kept private.
+    `private` a `PrivateStep` per client where single rows are kept private.
     """
 
     x: Any
@@ -244,7 +244,7 @@ class Fusing(Task, Protocol):
         """`w −= rate · gradient` in place, without a gradient buffer; returns the loss."""
 
 
-class ByRow(Task, Protocol):
+class GradientsByRow(Task, Protocol):
     """A task that shows each row's own gradient: of its loss alone, without the penalty of `l2`.
 
     `mixing` names a layer that mixes rows, if any.
@@ -291,7 +291,7 @@ class Sampling(Protocol):
     """
 
     def sample(
-        self, roster: Roster, state: Tree, round: int, key: Source, probe: Any
+        self, roster: Roster, state: Tree, round: int, key: RandomSource, probe: Any
     ) -> tuple[Cohort, Tree]:
         """The cohort of one round; `probe(clients)` asks for local losses on demand."""
 

@@ -9,10 +9,10 @@ import resource
 import sys
 from pathlib import Path
 
-from tests.service.server.stand import Federation, edge_over, listening, run
+from tests.transport.http.stand import Federation, edge_over, listening, run
 
-from muster.service.server.listen import Where
-from muster.service.server.protocol import Trust
+from muster.transport.http.listen import ListenAddress
+from muster.transport.http.protocol import Trust
 
 if __name__ == "__main__":
     folder, count = Path(sys.argv[1]), int(sys.argv[2])
@@ -22,7 +22,9 @@ if __name__ == "__main__":
 
     async def main():
         with edge_over(folder, plain=False) as (edge, _, _):
-            where = Where(host="127.0.0.1", port=0, control=folder / "c", tick=0.1, grace=0.5)
+            where = ListenAddress(
+                host="127.0.0.1", port=0, control=folder / "c", tick=0.1, grace=0.5
+            )
             async with listening(edge, where, Trust(there.hub)) as port:
                 print(port, flush=True)
                 await asyncio.to_thread(sys.stdin.read)

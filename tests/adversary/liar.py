@@ -14,24 +14,30 @@ import httpx
 
 import muster
 from muster import algorithms, optimizers, tasks
+from muster.federation.protocol.codec_tensors import digest, encode
+from muster.federation.protocol.template import update_template
 from muster.plan.registry import fingerprint
-from muster.runs.federation.conduct import Terms
-from muster.runs.federation.serve import Federation, Where, serve
-from muster.service.template import update_template
-from muster.service.wire import digest, encode
-from muster.store.ledger import Ledger
+from muster.runs.federation.conduct import ServerSettings
+from muster.runs.federation.serve import ListenSettings, ServedFederation, serve
+from muster.store.ledger import FederationStore
 
 NAMES = ("ann", "bob", "eve")  # the last one lies
 ROWS = 12
 PLAN = muster.Plan(
-    task=tasks.numpy.MLP([4, 5, 3]), algorithm=algorithms.FedAvg(), rounds=1,
+    task=tasks.numpy.MLP([4, 5, 3]),
+    algorithm=algorithms.FedAvg(),
+    rounds=1,
     local=muster.Local(epochs=1, batch=6, optimizer=optimizers.SGD(0.1)),
-)  # fmt: skip
+)
 BODY = b"".join(encode(update_template(PLAN)))
 TRAINED = {"rows": 12.0, "loss": 13.0, "steps": 2.0, "drift": 0.0}
 MEASURED = {
-    "rows": 12.0, "loss": 13.0, "accuracy/hits": 4.0, "accuracy/rows": 12.0, "held out": 0.0,
-}  # fmt: skip
+    "rows": 12.0,
+    "loss": 13.0,
+    "accuracy/hits": 4.0,
+    "accuracy/rows": 12.0,
+    "held out": 0.0,
+}
 
 
 class Server:
@@ -39,15 +45,15 @@ class Server:
 
     def __init__(self, folder, plan=PLAN, names=NAMES, lease=30.0):
         self.folder, self.plan, self.names = folder, plan, names
-        self.terms = Terms(enough=len(names), lease=lease)
+        self.terms = ServerSettings(enough=len(names), lease=lease)
         self.stop, self.heard = threading.Event(), threading.Event()
         self.address, self.why, self.error = "", "", None
         self.thread = threading.Thread(target=self._run)
 
     def _run(self):
         try:
-            federation = Federation(self.plan, self.folder, None, self.terms)
-            where = Where("127.0.0.1:0")
+            federation = ServedFederation(self.plan, self.folder, None, self.terms)
+            where = ListenSettings("127.0.0.1:0")
             self.why = serve(federation, where, ready=self._ready, stop=self.stop)
         except BaseException as error:
             self.error = error
@@ -122,9 +128,15 @@ class Member:
     def update(self, task, **more):
         """The announcement of an update."""
         plain = {
-            "kind": "update", "run": self.run, "round": task["round"], "digest": digest([BODY]),
-            "size": len(BODY), "weight": float(ROWS), "metrics": TRAINED, "attempt": 1,
-        }  # fmt: skip
+            "kind": "update",
+            "run": self.run,
+            "round": task["round"],
+            "digest": digest([BODY]),
+            "size": len(BODY),
+            "weight": float(ROWS),
+            "metrics": TRAINED,
+            "attempt": 1,
+        }
         return self.say("/v1/updates", plain | more)
 
     def upload(self, task):
@@ -134,9 +146,13 @@ class Member:
 
     def measured(self, asked, **more):
         plain = {
-            "kind": "measured", "run": self.run, "round": asked["round"], "model": asked["model"],
-            "metrics": MEASURED, "attempt": 1,
-        }  # fmt: skip
+            "kind": "measured",
+            "run": self.run,
+            "round": asked["round"],
+            "model": asked["model"],
+            "metrics": MEASURED,
+            "attempt": 1,
+        }
         return self.say("/v1/answers", plain | more)
 
     def decline(self, asked, **more):
@@ -178,7 +194,7 @@ def in_parallel(*deeds):
 
 def history(folder):
     """The records of a run whose server has ended."""
-    ledger = Ledger(folder)
+    ledger = FederationStore(folder)
     try:
         return ledger.history()
     finally:

@@ -15,42 +15,42 @@ from hashlib import sha256
 from types import SimpleNamespace
 
 import numpy as np
-from tests.service.round.masked import certificate, identities
+from tests.federation.coordinator.masked import certificate, identities
 
-from muster.plan.registry import fingerprint
-from muster.rounds import start
-from muster.runs.federation.conduct import Terms, facts_of, prepare
-from muster.secagg import Aborted, Await, Forget, Heard, Keep, Party, Saw, Say, Tell, client, server
-from muster.secagg.agreement import Binding
-from muster.secagg.answers import PIECE
-from muster.secagg.commitments import KINDS, SHARE
-from muster.secagg.messages import Compared, Complaint, Delivery, Opened, Roster, Shares
-from muster.service import pki
-from muster.service.claims import measures_of
-from muster.service.identity import holder
-from muster.service.message import (
+from muster.federation.coordinator.clients import NetworkClients
+from muster.federation.coordinator.round_state import RoundState
+from muster.federation.coordinator.service import FederationService
+from muster.federation.protocol.claims import measures_of
+from muster.federation.protocol.message import (
     VERSIONS,
-    Ended,
+    Ack,
     Evaluate,
     Hello,
     Measured,
     Poll,
+    RunEnded,
     Settled,
-    Task,
-    Verdict,
+    TrainAssignment,
     Wait,
     Welcome,
     from_json,
     to_json,
 )
-from muster.service.pki.credentials import read_credentials
-from muster.service.round.hall import Hall
-from muster.service.round.network import Network
-from muster.service.server.app import Edge
-from muster.service.server.desk import Desk
-from muster.service.server.limits import Limits
+from muster.plan.registry import fingerprint
+from muster.rounds import start
+from muster.runs.federation.conduct import ServerSettings, facts_of, prepare
+from muster.secagg import Aborted, Await, Forget, Heard, Keep, Party, Saw, Say, Tell, client, server
+from muster.secagg.agreement import Binding
+from muster.secagg.answers import PIECE
+from muster.secagg.commitments import KINDS, SHARE
+from muster.secagg.messages import Compared, Complaint, Delivery, KeyRoster, OpenedShares, Shares
+from muster.security import pki
+from muster.security.identity import holder
+from muster.security.pki.credentials import read_credentials
 from muster.store.blobs import Disk
-from muster.store.ledger import Ledger
+from muster.store.ledger import FederationStore
+from muster.transport.http.app import HTTPApp
+from muster.transport.http.limits import Limits
 from muster.types import Cohort
 
 NAMES = ("ann", "bob", "cid", "dot")
@@ -91,7 +91,7 @@ class Answer:
     @property
     def reason(self):
         """Why it refused, or None."""
-        return from_json(self.body, Verdict).reason
+        return from_json(self.body, Ack).reason
 
 
 @dataclass
@@ -124,7 +124,7 @@ class Member:
     def complaint(self, dealer):
         """It complains about a dealer's piece, by a good signature, whatever that piece holds."""
         heard = Delivery.from_bytes(_kept(self.kept["compare"])[0])
-        roster = Roster.from_bytes(_kept(self.kept["share"])[0])
+        roster = KeyRoster.from_bytes(_kept(self.kept["share"])[0])
         holder = roster.places[self.name]
         others = [place for place in range(len(roster.entries)) if place != holder]
         at = PIECE * others.index(dealer)
@@ -137,7 +137,7 @@ class Member:
         """It opens the shares that it dealt these, as they are."""
         _, said, own = _kept(self.kept["share"])
         shares = b"".join(own[KINDS * SHARE * j :][: KINDS * SHARE] for j in holders)
-        return Opened(Shares.from_bytes(said).session, shares)
+        return OpenedShares(Shares.from_bytes(said).session, shares)
 
     def hear(self, data):
         """Take a message in; what it says to that."""
@@ -178,7 +178,7 @@ class Hub:
         self.notaries = {name: pki.Notary(home / name) for name in names}
         self.hub = pki.Notary(home / "hub")
         self.certificates = {name: certificate(home, name) for name in names}
-        self.terms, self.limits = Terms(enough=len(names), lease=LEASE), limits
+        self.terms, self.limits = ServerSettings(enough=len(names), lease=LEASE), limits
         self.ledger, self.round, self.notes = None, 1, []
         self.state = start(plan)
         self.turns, self._act = Turns(self._turn), bool
@@ -189,18 +189,25 @@ class Hub:
         if self.ledger is not None:
             self.edge.pool.shutdown()
             self.ledger.close()
-        self.ledger = Ledger(self.home / "run", disk=Disk(sync=int))
+        self.ledger = FederationStore(self.home / "run", disk=Disk(sync=int))
         prepare(self.plan, self.ledger)
         facts = facts_of(self.plan, "run", self.terms)
         facts = replace(facts, vouch=self.hub.attest, listed=self.hub.listed, note=self._note)
-        self.hall = Hall(self.ledger, facts, clock=lambda: self.turns.now)
-        self.hall.changed = self.turns
-        self.desk = Desk(self.hall, self.ledger)
+        self.round_state = RoundState(self.ledger, facts, clock=lambda: self.turns.now)
+        self.round_state.changed = self.turns
+        self.service = FederationService(self.round_state, self.ledger)
         limits = self.limits or Limits(1e9, 1e9)
-        self.edge = Edge(self.desk, self.ledger.blobs, frozenset, limits=limits)
+        self.edge = HTTPApp(self.service, self.ledger.blobs, frozenset, limits=limits)
         stop = SimpleNamespace(is_set=lambda: False)
-        self.network = Network(
-            self.plan, self.ledger, self.hall, enough=1, least=1, stop=stop, at=str, entropy=None
+        self.network = NetworkClients(
+            self.plan,
+            self.ledger,
+            self.round_state,
+            enough=1,
+            least=1,
+            stop=stop,
+            at=str,
+            entropy=None,
         )
         for name in self.names:
             hello = Hello(VERSIONS, name, facts.fingerprint, 1 if self.plan.secure else 9)
@@ -223,10 +230,14 @@ class Hub:
         told, feed = [], iter([{"type": "http.request", "body": body, "more_body": False}])
         size = (b"content-length", b"%d" % len(body))
         scope = {
-            "type": "http", "method": method, "path": path, "scheme": "https",
-            "query_string": query.encode("latin-1", "replace"), "headers": [size, *headers],
+            "type": "http",
+            "method": method,
+            "path": path,
+            "scheme": "https",
+            "query_string": query.encode("latin-1", "replace"),
+            "headers": [size, *headers],
             "state": {"identity": holder(pem.encode()), "certificate": pem},
-        }  # fmt: skip
+        }
 
         async def receive():
             return next(feed, {"type": "http.disconnect"})
@@ -249,7 +260,7 @@ class Hub:
 
     def poll(self, name, pending=0, attempt=1):
         """What a member is to do."""
-        kinds = (Task, Evaluate, Settled, Wait, Ended, Verdict)
+        kinds = (TrainAssignment, Evaluate, Settled, Wait, RunEnded, Ack)
         told = self.ask(name, "POST", "/v1/poll", to_json(Poll("run", pending, 0.0, attempt)))
         return from_json(told.body, *kinds)
 
@@ -308,9 +319,9 @@ class Hub:
         self.network.settle(self.round, accepted)
         self.round += 1
         self.ledger.note(excluded=[])  # a member that lied is another one in the next round
-        self.hall.excluded.clear()
-        self.hall.failures.clear()
-        self.hall.resting.clear()
+        self.round_state.excluded.clear()
+        self.round_state.failures.clear()
+        self.round_state.resting.clear()
 
 
 class Sum:
@@ -332,8 +343,8 @@ class Sum:
         self.replies = tuple(hub.network.replies())
         self.circle = self.masking.circles.each[0] if self.masking.circles.each else None
         self.found = self.circle.found if self.circle else None
-        self.seats = dict(hub.hall.seats)
-        self.excluded = set(hub.hall.excluded)
+        self.seats = dict(hub.round_state.seats)
+        self.excluded = set(hub.round_state.excluded)
 
     def turn(self):
         """Everybody's next words; whether anybody spoke."""
@@ -349,17 +360,23 @@ class Sum:
     def _begin(self, member):
         hub, name = self.hub, member.name
         task = hub.poll(name)
-        if not isinstance(task, Task):
+        if not isinstance(task, TrainAssignment):
             member.ended = task
             return False
         told = hub.ask(name, "GET", f"/v1/members?round={hub.round}")
         certificates = read_credentials(told.body).certificates
         plan = hub.plan
         terms = plan.secure.terms(
-            plan.frame, task.peers, plan.needed(task.peers), study="default", run=task.run,
-            round=task.round, attempt=task.attempt, model=bytes.fromhex(task.model),
-            plan=bytes.fromhex(hub.hall.facts.fingerprint),
-        )  # fmt: skip
+            plan.frame,
+            task.peers,
+            plan.needed(task.peers),
+            study="default",
+            run=task.run,
+            round=task.round,
+            attempt=task.attempt,
+            model=bytes.fromhex(task.model),
+            plan=bytes.fromhex(hub.round_state.facts.fingerprint),
+        )
         self.say(member, member.begin(terms, certificates))
         return True
 
@@ -436,9 +453,13 @@ def elsewhere(hub, **changes):
     """
     plan, count = hub.plan, len(hub.names)
     about = {
-        "study": "default", "run": "run", "round": 1, "attempt": 1,
-        "plan": bytes.fromhex(fingerprint(hub.plan)), "model": bytes(32),
-    }  # fmt: skip
+        "study": "default",
+        "run": "run",
+        "round": 1,
+        "attempt": 1,
+        "plan": bytes.fromhex(fingerprint(hub.plan)),
+        "model": bytes(32),
+    }
     terms = plan.secure.terms(plan.frame, count, plan.needed(count), **about | changes)
     vector = plan.frame.flatten({"delta": np.zeros(plan.frame.spans[0].size, np.int64)}, 5)
     notaries = {name: pki.Notary(hub.home / name) for name in hub.names}

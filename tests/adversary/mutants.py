@@ -12,9 +12,9 @@ from dataclasses import dataclass, fields, is_dataclass
 from itertools import groupby
 from typing import Any, get_args, get_type_hints
 
+from muster.federation.protocol.codec_json import rules
+from muster.federation.protocol.message import to_json
 from muster.secagg.messages import HEAD, Malformed, read
-from muster.service.message import to_json
-from muster.service.schema import rules
 
 KINDS = ("absent", "extreme", "type", "repeated", "cut", "trailing")
 WHOLE = ""  # the field of a mutant of the message as a whole
@@ -223,22 +223,36 @@ def _listed(items: list[bytes]) -> bytes:
 # -- JSON ------------------------------------------------------------------------------------------
 
 ODD = {  # what stands for a value, as it is written in JSON
-    "null": "null", "a truth": "true", "a list": "[]", "an object": "{}", "a text": '"x"',
-    "a number": "7", "a fraction": "1.5", "nested": "[[[[[[[]]]]]]]",
-}  # fmt: skip
+    "null": "null",
+    "a truth": "true",
+    "a list": "[]",
+    "an object": "{}",
+    "a text": '"x"',
+    "a number": "7",
+    "a fraction": "1.5",
+    "nested": "[[[[[[[]]]]]]]",
+}
 EXTREMES = {  # by the name of a rule
     "Number": ["0", "-1", "1", "2147483649", str(1 << 63), str(1 << 64), "1e308", "-1e308", "0.5"],
     "Text": ['""', f'"{"x" * 50_000}"', '"\\u0000"', '"../../etc/passwd"', '"\\ud800"', '" "'],
     "Numbers": [
-        "{}", '{"rows":0}', '{"rows":-1}', '{"rows":1e308,"loss":1.7e308}', '{"":1}',
-        '{"rows":NaN}', '{"rows":1,"rows":2}', '{"rows":1}', '{"rows":1e-300,"loss":1.7e308}',
-        json.dumps({f"m{i}": 1.0 for i in range(300)}), '{"rows":5,"\\u0000":1}',
+        "{}",
+        '{"rows":0}',
+        '{"rows":-1}',
+        '{"rows":1e308,"loss":1.7e308}',
+        '{"":1}',
+        '{"rows":NaN}',
+        '{"rows":1,"rows":2}',
+        '{"rows":1}',
+        '{"rows":1e-300,"loss":1.7e308}',
+        json.dumps({f"m{i}": 1.0 for i in range(300)}),
+        '{"rows":5,"\\u0000":1}',
     ],
     "Truth": ["0", "1", '"true"'],
     "Versions": ["[]", "[0]", "[2,2]", "[2,1]", "[1e9]", f"[{','.join(['2'] * 10_000)}]"],
     "Id": ['""', f'"{"x" * 9999}"', str(1 << 64), "-1", '"../../x"', '"\\ud800"'],
     "Why": ['"no reason"', '""'],
-}  # fmt: skip
+}
 
 
 def json_mutants(message: Any) -> Iterator[Mutant]:
@@ -255,13 +269,17 @@ def object_mutants(name: str, value: dict[str, Any], known: dict[str, str]) -> I
     written = {key: json.dumps(part) for key, part in value.items()}
     whole = _object(written)
     for kind, what, text in (
-        ("absent", "nothing", ""), ("absent", "no fields", "{}"),
+        ("absent", "nothing", ""),
+        ("absent", "no fields", "{}"),
         ("extreme", "too long", whole[:-1] + " " * (1 << 17) + "}"),
         ("extreme", "a field that is none", _object(written | {"odd": "1"})),
-        ("type", "a list", f"[{whole}]"), ("type", "null", "null"),
-        ("type", "no UTF-8", "\udcff"), ("repeated", "twice in one", whole + whole),
-        ("cut", "its last octet", whole[:-1]), ("trailing", "a letter more", whole + "x"),
-    ):  # fmt: skip
+        ("type", "a list", f"[{whole}]"),
+        ("type", "null", "null"),
+        ("type", "no UTF-8", "\udcff"),
+        ("repeated", "twice in one", whole + whole),
+        ("cut", "its last octet", whole[:-1]),
+        ("trailing", "a letter more", whole + "x"),
+    ):
         yield Mutant(name, WHOLE, kind, what, text.encode("utf-8", "surrogateescape"))
     for field, own in written.items():
         others = {key: part for key, part in written.items() if key != field}
@@ -284,6 +302,22 @@ def _object(written: dict[str, str]) -> str:
 # -- what stands beside a message ------------------------------------------------------------------
 
 NUMBERS = (  # of a header or an address, in latin-1
-    "", " ", "-1", "0", "1.5", "1e400", "nan", "inf", "x", "\u00b2", "9" * 5000, "0x1", "1 1",
-    "+1", "1_0", str(1 << 63), str(1 << 64), "\u00bd",
-)  # fmt: skip
+    "",
+    " ",
+    "-1",
+    "0",
+    "1.5",
+    "1e400",
+    "nan",
+    "inf",
+    "x",
+    "\u00b2",
+    "9" * 5000,
+    "0x1",
+    "1 1",
+    "+1",
+    "1_0",
+    str(1 << 63),
+    str(1 << 64),
+    "\u00bd",
+)

@@ -14,19 +14,19 @@ from hashlib import sha256
 
 import httpx
 from tests.adversary.sums import SECURE, Session, Sums, refused
-from tests.service.round.masked import certificate, plan_of
-from tests.service.site.hub import said
+from tests.federation.coordinator.masked import certificate, plan_of
+from tests.federation.site.hub import said
 
 from muster.errors import MusterError
+from muster.federation.protocol.message import Ack, RunEnded
+from muster.federation.site.trainer import Habits
 from muster.secagg.agreement import Binding
 from muster.secagg.answers import PIECE
-from muster.secagg.messages import Compared, Complaint, Masked, Members, Quit, Revealed, read
-from muster.service import pki
-from muster.service.message import Ended, Verdict
-from muster.service.pki.credentials import Credentials
-from muster.service.refusal import Reason
-from muster.service.site.work import Habits
-from muster.service.transcript.store import read_transcript
+from muster.secagg.messages import Compared, Complaint, MaskedVector, Members, Quit, Revealed, read
+from muster.security import pki
+from muster.security.pki.credentials import Credentials
+from muster.security.refusal import RefusalReason
+from muster.security.transcript.store import read_transcript
 
 NAMES = ("ann", "bob", "cid", "dot")
 SITE, COLLUDER = "ann", "dot"
@@ -120,7 +120,7 @@ class Life(Sums):
         if path == "/v1/poll":
             self.polled += 1
             if self.polled > len(self.asks):
-                return said(Ended("r1", 1, "all rounds are done"))
+                return said(RunEnded("r1", 1, "all rounds are done"))
             asked = self.asks[self.polled - 1]
             return asked if isinstance(asked, httpx.Response) else said(asked)
         if path == "/v1/members":
@@ -130,10 +130,10 @@ class Life(Sums):
             return self.sites[SITE].handle(request)
         if request.method == "POST":
             self.heard.append(read(request.content))
-            return self.acks(request) if self.acks else said(Verdict(True))
+            return self.acks(request) if self.acks else said(Ack(True))
         self.telling += 1
         if self.telling > len(self.script):
-            return refused(Reason.STALE)
+            return refused(RefusalReason.STALE)
         return _answer(self.script[self.telling - 1], {"muster-told": str(self.telling)})
 
     async def _site(self, stack, hand, name):
@@ -160,8 +160,8 @@ class Life(Sums):
         for message in self.heard:
             if isinstance(message, Revealed):
                 assert message == played.kept(Revealed), "shares for another set of survivors"
-            if isinstance(message, Masked) and self.told_members is None:
-                assert message == played.kept(Masked)
+            if isinstance(message, MaskedVector) and self.told_members is None:
+                assert message == played.kept(MaskedVector)
         secrets = list((self.home / SITE / "vault").glob("secure-*"))
         assert not (over and secrets), "her secrets are destroyed"
 
@@ -169,8 +169,9 @@ class Life(Sums):
     def told_members(self):
         """Another set of members than the honest server's, if she was told one."""
         told = [data for data in self.script if isinstance(data, bytes)]
-        return next((d for d in told if d[4:5] == bytes([Members.kind]) and d not in
-                     self.played.told), None)  # fmt: skip
+        return next(
+            (d for d in told if d[4:5] == bytes([Members.kind]) and d not in self.played.told), None
+        )
 
 
 def _answer(content, headers=()):

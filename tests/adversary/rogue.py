@@ -11,36 +11,37 @@ from typing import Any
 
 import httpx
 import zstandard
-from tests.service.site import scene
-from tests.service.site.hub import Wire, said
+from tests.federation.site import scene
+from tests.federation.site.hub import Wire, said
 
-from muster.plan.registry import to_value
-from muster.privacy.book import Book
-from muster.rounds import start
-from muster.service import audit, wire
-from muster.service.message import (
+from muster.federation.protocol import codec_tensors
+from muster.federation.protocol.message import (
+    Ack,
     Decline,
-    Ended,
     Evaluate,
-    Failure,
     Hello,
     Measured,
-    Offer,
     Poll,
     Progress,
+    ResumeAt,
+    RunEnded,
     Settled,
-    Task,
-    Update,
-    Verdict,
+    TrainAssignment,
+    TrainingFailure,
+    UpdateHeader,
     Wait,
     Welcome,
     from_json,
     to_json,
 )
-from muster.service.refusal import Reason, Refused
-from muster.service.site.policy import Policy
-from muster.service.site.study import StudyRecord
-from muster.service.site.work import Habits
+from muster.federation.site.policy import Policy
+from muster.federation.site.study import StudyRecord
+from muster.federation.site.trainer import Habits
+from muster.plan.registry import to_value
+from muster.privacy.book import LedgerFile
+from muster.rounds import start
+from muster.security import audit
+from muster.security.refusal import RefusalReason, Refused
 
 NOON = 1.7e9  # of the wall clock
 
@@ -53,13 +54,13 @@ class Site:
     plan: Any
     policy: Policy = Policy()
 
-    def attend(self, rogue, *, vault="vault", at=None, wall=lambda: NOON, **habits):
+    def attend(self, rogue, *, site_store="vault", at=None, wall=lambda: NOON, **habits):
         """One life, out of this vault."""
-        log = audit.Audit(self.home / "audit.jsonl", purpose="site", id="a")
+        log = audit.AuditLog(self.home / "audit.jsonl", purpose="site", id="a")
         habits = Habits(policy=self.policy, audit=log, wall=wall, **habits)
         try:
             return scene.attend(
-                self.plan, rogue, self.home / vault, habits=habits, at=at, study=self.study
+                self.plan, rogue, self.home / site_store, habits=habits, at=at, study=self.study
             )
         finally:
             log.close()
@@ -72,7 +73,9 @@ class Site:
     @property
     def charged(self):
         """The entries of its ledger of privacy."""
-        return Book(self.study / "privacy.json").read(self.policy.budget_delta or 1e-5).entries
+        return (
+            LedgerFile(self.study / "privacy.json").read(self.policy.budget_delta or 1e-5).entries
+        )
 
     def logged(self, *actions):
         """The details of entries of its own log, of these actions; it was not altered."""
@@ -106,8 +109,8 @@ class Rogue:
 
     def publish(self, sent):
         """Offer a model; its digest."""
-        body = b"".join(wire.encode(sent))
-        found = wire.digest([body])
+        body = b"".join(codec_tensors.encode(sent))
+        found = codec_tensors.digest([body])
         self.models[found] = body
         return found
 
@@ -117,7 +120,9 @@ class Rogue:
 
     def task(self, round=1, **more):
         """Train a round."""
-        return Task(**{"run": self.run, "round": round, "model": self.model, "lease": 30.0} | more)
+        return TrainAssignment(
+            **{"run": self.run, "round": round, "model": self.model, "lease": 30.0} | more
+        )
 
     def evaluate(self, round=1, **more):
         """Measure a model."""
@@ -131,7 +136,7 @@ class Rogue:
     def handle_as(self, run):
         """Speak of another run from now on: the site is not enrolled there."""
         self.run = run
-        verdict = Verdict(False, Reason.UNKNOWN_RUN, f"this server runs {run}")
+        verdict = Ack(False, RefusalReason.UNKNOWN_RUN, f"this server runs {run}")
         return httpx.Response(404, content=to_json(verdict))
 
     def transport(self):
@@ -152,7 +157,7 @@ class Rogue:
 
     def refused(self, reason):
         """A refusal."""
-        return httpx.Response(409, content=to_json(Verdict(False, reason, "says a liar")))
+        return httpx.Response(409, content=to_json(Ack(False, reason, "says a liar")))
 
     def handle(self, request):
         """One request of the site."""
@@ -160,7 +165,7 @@ class Rogue:
         try:
             return self._answer(request)
         except Refused as refused:
-            return httpx.Response(409, content=to_json(Verdict.of(refused)))
+            return httpx.Response(409, content=to_json(Ack.of(refused)))
 
     def _answer(self, request):
         path = request.url.path
@@ -176,23 +181,27 @@ class Rogue:
         if path.startswith("/v1/models/"):
             body = self.models.get(path.rpartition("/")[2])
             return (
-                self.refused(Reason.UNKNOWN) if body is None else httpx.Response(200, content=body)
+                self.refused(RefusalReason.UNKNOWN)
+                if body is None
+                else httpx.Response(200, content=body)
             )
         if path == "/v1/updates":
-            update = from_json(request.content, Update)
+            update = from_json(request.content, UpdateHeader)
             if self.takes is not None:
                 return self.takes(update)
             self._announced[update.digest] = update
-            return said(Offer(0))
+            return said(ResumeAt(0))
         if path.startswith("/v1/updates/"):
             self.updates.append((self._announced[path.rpartition("/")[2]], self._body(request)))
-            return said(Verdict(True))
-        self.answers.append(from_json(request.content, Decline, Failure, Progress, Measured))
-        return said(Verdict(True))
+            return said(Ack(True))
+        self.answers.append(
+            from_json(request.content, Decline, TrainingFailure, Progress, Measured)
+        )
+        return said(Ack(True))
 
     def _told(self, poll):
         if not self.script:
-            return said(Ended(self.run, 1, "all rounds are done"))
+            return said(RunEnded(self.run, 1, "all rounds are done"))
         entry = self.script.pop(0)
         entry = entry(poll) if callable(entry) else entry
         return entry if isinstance(entry, httpx.Response) else said(entry or Wait(0))

@@ -14,27 +14,27 @@ from dataclasses import dataclass, field, replace
 
 import httpx
 from tests.adversary.rogue import Rogue
-from tests.service.round.masked import certificate, identities, plan_of, population
-from tests.service.site.hub import Wire, said
+from tests.federation.coordinator.masked import certificate, identities, plan_of, population
+from tests.federation.site.hub import Wire, said
 
+from muster.federation.protocol.message import Ack, RunEnded, Settled, Wait, to_json
+from muster.federation.site.agent import SiteAgent
+from muster.federation.site.secagg import SAID
+from muster.federation.site.server_client import Backoff, ServerClient
+from muster.federation.site.store import SiteStore
+from muster.federation.site.study import StudyRecord
+from muster.federation.site.trainer import Habits
+from muster.federation.site.training import Training
+from muster.federation.site.training_thread import TrainingThread
 from muster.plan.registry import fingerprint
 from muster.secagg import Aborted, Await, Closed, Heard, Tell, server
 from muster.secagg.messages import Revealed, read
-from muster.service import audit, pki
-from muster.service.message import Ended, Settled, Verdict, Wait, to_json
-from muster.service.pki.credentials import Credentials
-from muster.service.refusal import Reason
-from muster.service.site.attend import Attendance
-from muster.service.site.hand import Hand
-from muster.service.site.line import Line, Patience
-from muster.service.site.secure import SAID
-from muster.service.site.study import StudyRecord
-from muster.service.site.training import Training
-from muster.service.site.vault import Vault
-from muster.service.site.work import Habits
+from muster.security import audit, pki
+from muster.security.pki.credentials import Credentials
+from muster.security.refusal import RefusalReason
 
 SECURE = re.compile(r"/v1/secure/(\d+)")
-QUICK = Patience(first=0.001, longest=0.01)
+QUICK = Backoff(first=0.001, longest=0.01)
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Sums:
         self.mute = False  # nothing is told in a session
         self.ends = True  # the run, behind the sessions; else all sites are killed there
         self.deaf = Revealed, frozenset()
-        self.hands = lambda name, found: found
+        self.executor = lambda name, found: found
         self.nobody = httpx.ConnectError("planned")
         self.settles = {}  # before the session of that place: the fate (round, accepted) told
         self.studies = {}  # the records that are open, by site
@@ -98,10 +98,15 @@ class Sums:
     def _side(self, session):
         count, sent = len(session.names), self.sites[self.names[0]]
         terms = self.plan.secure.terms(
-            self.plan.frame, count, self.plan.needed(count), study="default", run="r1",
-            round=session.round, plan=bytes.fromhex(fingerprint(self.plan)),
+            self.plan.frame,
+            count,
+            self.plan.needed(count),
+            study="default",
+            run="r1",
+            round=session.round,
+            plan=bytes.fromhex(fingerprint(self.plan)),
             model=bytes.fromhex(sent.model),
-        )  # fmt: skip
+        )
         return server(terms, session.names, self._vouch)
 
     def _vouch(self, name, data, signature):
@@ -143,7 +148,7 @@ class Sums:
                 round, accepted = self.settles[self.place]
                 return said(Settled("r1", round, accepted))
             if session is None and self.ends:
-                return said(Ended("r1", 1, "all rounds are done"))
+                return said(RunEnded("r1", 1, "all rounds are done"))
             if session is None:
                 self.idle.add(name)
                 if self.idle == set(self.names):
@@ -155,15 +160,15 @@ class Sums:
             return said(self.sites[name].task(session.round, **peers | session.asked))
         if path == "/v1/members":
             if session is None:
-                return refused(Reason.CLOSED)
+                return refused(RefusalReason.CLOSED)
             found = {other: certificate(self.home, other) for other in session.names}
             told = Credentials(found, self.notary.listed())
-            return httpx.Response(200, content=self.hands(name, told).to_json())
+            return httpx.Response(200, content=self.executor(name, told).to_json())
         if not SECURE.fullmatch(path):
             return self.sites[name].handle(request)
         last = session or self.sessions[-1]  # whose end all hear
         if session is None and not (request.method == "GET" and last.over):
-            return refused(Reason.CLOSED)
+            return refused(RefusalReason.CLOSED)
         return self._say(name, request) if request.method == "POST" else self._told(name, request)
 
     def _say(self, name, request):
@@ -179,8 +184,8 @@ class Sums:
         ):
             self._play(session, Closed(session.waits.step))
         if isinstance(message, self.late):
-            return refused(Reason.LATE)
-        return said(Verdict(True))
+            return refused(RefusalReason.LATE)
+        return said(Ack(True))
 
     def _told(self, name, request):
         session = self.now or self.sessions[-1]  # of which all hear the end
@@ -191,7 +196,7 @@ class Sums:
 
     async def _attend(self):
         async with contextlib.AsyncExitStack() as stack:
-            hand = await stack.enter_async_context(Hand())
+            hand = await stack.enter_async_context(TrainingThread())
             sites = [await self._site(stack, hand, name) for name in self.names]
             self.left = asyncio.Event()
             lives = [asyncio.ensure_future(site.attend()) for site in sites]
@@ -208,22 +213,25 @@ class Sums:
                 await asyncio.gather(*lives, return_exceptions=True)
 
     async def _site(self, stack, hand, name):
-        vault = Vault(self.home / name / "vault", at=self.at.get(name))
-        stack.callback(vault.close)
+        site_store = SiteStore(self.home / name / "vault", at=self.at.get(name))
+        stack.callback(site_store.close)
         study = StudyRecord(self.home / name / "studies" / "default", "default")
         stack.callback(study.close)
         self.studies[name] = study
-        line = Line(
-            "https://hub", name, ssl.create_default_context(), patience=QUICK,
+        line = ServerClient(
+            "https://hub",
+            name,
+            ssl.create_default_context(),
+            patience=QUICK,
             transport=Wire(lambda request: self.handle(name, request)),
-        )  # fmt: skip
+        )
         await stack.enter_async_context(line)
-        log = audit.Audit(self.home / name / "audit.jsonl", purpose="site", id=name)
+        log = audit.AuditLog(self.home / name / "audit.jsonl", purpose="site", id=name)
         stack.callback(log.close)
         training = Training(self.plan, self.people[name])
         habits = replace(self.habits, audit=log)
         notary = pki.Notary(self.home / name)
-        return Attendance(name, training, line, vault, hand, habits, study=study, notary=notary)
+        return SiteAgent(name, training, line, site_store, hand, habits, study=study, notary=notary)
 
     def begun(self, name, session):
         """What a site's record has of the assignment of a session, while the site is at work."""
@@ -232,4 +240,4 @@ class Sums:
 
 def refused(reason):
     """A refusal."""
-    return httpx.Response(409, content=to_json(Verdict(False, reason, "says a liar")))
+    return httpx.Response(409, content=to_json(Ack(False, reason, "says a liar")))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every field of every message that asks a site for something, and of what it answers, may lie.
 
-To a real site by a server: `Task`, `Evaluate`, `Settled`, `Wait`, `Ended`, `Welcome`. To a real
-server by a member: `Measured`, `Decline`, `Failure`, `Progress`, `Poll`, `Hello`.
+To a real site by a server: `TrainAssignment`, `Evaluate`, `Settled`, `Wait`, `RunEnded`, `Welcome`. To a real
+server by a member: `Measured`, `Decline`, `TrainingFailure`, `Progress`, `Poll`, `Hello`.
 """
 
 import json
@@ -16,51 +16,54 @@ pytest.importorskip("sqlalchemy")
 from tests.adversary.members import LIAR, NAMES, Hub, sums_of
 from tests.adversary.mutants import KINDS, WHOLE, json_mutants
 from tests.adversary.rogue import Rogue, Site
-from tests.service.round.masked import plan_of
-from tests.service.site.scene import plan
+from tests.federation.coordinator.masked import plan_of
+from tests.federation.site.scene import plan
 
 from muster import Every
 from muster.errors import MusterError
-from muster.metrics.sums import values
-from muster.runs.measure import spread
-from muster.service.claims import check_measured
-from muster.service.message import (
+from muster.federation.protocol.claims import check_measured
+from muster.federation.protocol.codec_json import rules
+from muster.federation.protocol.message import (
     VERSIONS,
+    Ack,
     Decline,
-    Ended,
     Evaluate,
-    Failure,
     Hello,
     Measured,
     Message,
-    Offer,
     Poll,
     Progress,
+    ResumeAt,
+    RunEnded,
     Settled,
-    Task,
-    Update,
-    Verdict,
+    TrainAssignment,
+    TrainingFailure,
+    UpdateHeader,
     Wait,
     Welcome,
     from_json,
     to_json,
 )
-from muster.service.refusal import Reason, Refused
-from muster.service.schema import rules
+from muster.metrics.sums import values
+from muster.runs.measure import spread
+from muster.security.refusal import RefusalReason, Refused
 
 OPEN = plan(weighting="equal", rounds=7, evaluate=Every(3))
 HIDDEN = replace(OPEN, evaluate=Every(clients=0))
-ASKS = (Task, Evaluate, Settled, Wait, Ended)
-SAYS = (Measured, Decline, Failure, Progress, Poll, Hello)
+ASKS = (TrainAssignment, Evaluate, Settled, Wait, RunEnded)
+SAYS = (Measured, Decline, TrainingFailure, Progress, Poll, Hello)
 
 
 def asked(rogue, kind):
     """A valid message of a kind."""
     return {
-        Task: rogue.task(1), Evaluate: rogue.evaluate(3), Settled: rogue.settled(1),
-        Wait: Wait(0.0), Ended: Ended(rogue.run, 1, "over"),
+        TrainAssignment: rogue.task(1),
+        Evaluate: rogue.evaluate(3),
+        Settled: rogue.settled(1),
+        Wait: Wait(0.0),
+        RunEnded: RunEnded(rogue.run, 1, "over"),
         Welcome: Welcome(VERSIONS[-1], rogue.run, "a", 30.0),
-    }[kind]  # fmt: skip
+    }[kind]
 
 
 def readable(data, kind, hub=None):
@@ -68,7 +71,9 @@ def readable(data, kind, hub=None):
     try:
         said = from_json(data, kind)
         if hub and kind is Measured:
-            check_measured(said.metrics, hub.hall.members[LIAR].rows, hub.hall.facts.claims)
+            check_measured(
+                said.metrics, hub.round_state.members[LIAR].rows, hub.round_state.facts.claims
+            )
     except Refused:
         return False
     return True
@@ -85,8 +90,10 @@ def covered(found, kind):
 def test_every_kind_of_message_is_lied_about():
     """Verdicts and offers: in `test_sites_answers`; updates in the clear: in tests of transfers."""
     kinds = {kind for kind in Message.__subclasses__() if kind.__module__ == Message.__module__}
-    kinds |= {kind for kind in Message.__subclasses__() if kind.__module__ == Task.__module__}
-    assert kinds == {*ASKS, *SAYS, Welcome, Verdict, Offer, Update}
+    kinds |= {
+        kind for kind in Message.__subclasses__() if kind.__module__ == TrainAssignment.__module__
+    }
+    assert kinds == {*ASKS, *SAYS, Welcome, Ack, ResumeAt, UpdateHeader}
 
 
 @pytest.mark.parametrize("kind", ASKS)
@@ -162,13 +169,15 @@ def valid(hub, kind, asked):
     place = {"run": "run", "round": asked.round}
     return {
         Measured: Measured(**place, model=asked.model, metrics=sums_of(hub.plan)),
-        Decline: Decline(**place, text="no"), Failure: Failure(**place, stage="x", text="y"),
-        Progress: Progress(**place, steps=1), Poll: Poll("run", 0, 0.0),
-        Hello: Hello(VERSIONS, LIAR, hub.hall.facts.fingerprint, 9),
-    }[kind]  # fmt: skip
+        Decline: Decline(**place, text="no"),
+        TrainingFailure: TrainingFailure(**place, stage="x", text="y"),
+        Progress: Progress(**place, steps=1),
+        Poll: Poll("run", 0, 0.0),
+        Hello: Hello(VERSIONS, LIAR, hub.round_state.facts.fingerprint, 9),
+    }[kind]
 
 
-@pytest.mark.parametrize("kind", [Measured, Decline, Failure, Progress])
+@pytest.mark.parametrize("kind", [Measured, Decline, TrainingFailure, Progress])
 def test_whatever_a_member_answers_the_others_are_measured(kind, hub):
     """All that is refused, then each that is taken, in an evaluation of its own; then a restart."""
     taken, lies = [], []
@@ -182,8 +191,12 @@ def test_whatever_a_member_answers_the_others_are_measured(kind, hub):
     said = []
     found = hub.evaluation(junk)
     assert covered(lies, kind)
-    assert all(answer.reason in (Reason.MALFORMED, Reason.NOT_FINITE, Reason.TOO_LARGE)
-               for answer in hub.answers if answer.status != 200)  # fmt: skip
+    assert all(
+        answer.reason
+        in (RefusalReason.MALFORMED, RefusalReason.NOT_FINITE, RefusalReason.TOO_LARGE)
+        for answer in hub.answers
+        if answer.status != 200
+    )
     assert sum(answer.status != 200 for answer in hub.answers) == len(said) > 50
     checked(hub, found)
     for data in taken:

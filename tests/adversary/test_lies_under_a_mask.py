@@ -9,13 +9,13 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
-from tests.service.round.masked import NAMES, Federation, plan_of, population
+from tests.federation.coordinator.masked import NAMES, Federation, plan_of, population
 
 import muster
 from muster.runs.replay import replay
 from muster.secagg import answers
 from muster.secagg.answers import MISSING
-from muster.service.refusal import Reason
+from muster.security.refusal import RefusalReason
 
 LIAR = "site-3"
 EQUAL = {"weighting": "equal", "cap": None}
@@ -100,7 +100,7 @@ def test_over_the_network_a_sum_that_cannot_be_is_given_up_and_blames_nobody(tmp
     assert [record["abandoned"] for record in records] == [True, False]
     assert records[0]["rejected"][0]["clients"] == list(NAMES)
     assert {one["client"] for one in records[0]["late"]} == set(NAMES)
-    assert not federation.hall.failures and not federation.hall.excluded
+    assert not federation.round_state.failures and not federation.round_state.excluded
     ended = [d for _, action, d in federation.entries() if action == "secure sum ended"]
     assert [bool(d["refused"]) for d in ended] == [True, False]
     assert replay(tmp_path / "run", federation.plan, federation.people).identical
@@ -113,12 +113,12 @@ def test_over_the_network_three_in_a_row_pause_the_run_until_somebody_has_looked
 
     def look():
         """As an operator does: it sees the pause, and lets the run go on."""
-        hall = federation.hall
-        with hall.changed:
-            assert hall.changed.wait_for(lambda: hall.wanted == "pause", timeout=60)
-            looked.append((hall.committed, federation.ledger.wanted()))
+        round_state = federation.round_state
+        with round_state.changed:
+            assert round_state.changed.wait_for(lambda: round_state.wanted == "pause", timeout=60)
+            looked.append((round_state.committed, federation.ledger.wanted()))
         federation.ledger.want("run")
-        hall.want("run")
+        round_state.want("run")
 
     operator = threading.Thread(target=look)
     federation.began = operator.start
@@ -158,8 +158,8 @@ def test_a_dealer_of_nonsense_is_named_left_out_and_costs_no_round(tmp_path, mon
     assert [d["liars"] for d in ended] == [[LIAR], [], []]
     left = [(who, d["reason"]) for who, action, d in federation.entries() if action == "left out"]
     assert [who for who, _ in left] == [LIAR] and "complained about it" in left[0][1]
-    assert federation.hall.excluded == {LIAR: left[0][1]}
-    assert federation.hall.refusals[Reason.LEFT_OUT] >= 1
+    assert federation.round_state.excluded == {LIAR: left[0][1]}
+    assert federation.round_state.refusals[RefusalReason.LEFT_OUT] >= 1
 
 
 def test_a_holder_that_opens_wrong_shares_costs_a_round_at_most_and_is_named(tmp_path, monkeypatch):

@@ -16,19 +16,19 @@ pytest.importorskip("cryptography")
 
 from tests.adversary.members import LIAR, Hub, honest
 from tests.adversary.mutants import KINDS, WHOLE, chosen, mutants, places, wellformed
-from tests.service.round.masked import plan_of
+from tests.federation.coordinator.masked import plan_of
 
 from muster.secagg import messages
 from muster.secagg.messages import (
     CLIENT_KINDS,
     Compared,
-    Masked,
-    Opened,
+    MaskedVector,
+    OpenedShares,
     Quit,
     Shares,
     read,
 )
-from muster.service.refusal import Reason
+from muster.security.refusal import RefusalReason
 
 SAID = {messages.KINDS[number] for number in CLIENT_KINDS}
 PLAN = plan_of(layers=(4, 3), rounds=100_000)
@@ -50,11 +50,11 @@ class Lie:
 
     def __call__(self, message, member):
         """What is sent in the place of a message."""
-        if self.kind is Opened:
+        if self.kind is OpenedShares:
             return self._accused(message, member)
         if isinstance(message, Compared) and self.kind is Compared:
             message = member.complaint(ANN)  # a false one; ann answers it
-        if self.kind is Quit and isinstance(message, Masked):
+        if self.kind is Quit and isinstance(message, MaskedVector):
             message = Quit("STOPPED")
         if not isinstance(message, self.kind):
             return honest(message)
@@ -118,7 +118,7 @@ def test_what_is_malformed_is_refused_at_the_door_and_the_right_one_is_taken_aft
         made = hub.sum(Lie(kind, change))
         made.check()
         refused = [answer for answer in made.answers[LIAR] if answer.status != 200]
-        assert {answer.reason for answer in refused} == {Reason.MALFORMED}
+        assert {answer.reason for answer in refused} == {RefusalReason.MALFORMED}
         assert len(refused) == len(tried) >= len(places(type(read(sample))))
         hub.commit(made.found.survivors)
 
@@ -139,7 +139,7 @@ def test_a_message_with_another_field_harms_nobody_but_its_sender(kind, hub):
         made = hub.sum(lie)
         try:
             sent = [data for name, data in made.sent if name == LIAR and data[4] == kind.kind]
-            changed = kind is Masked and made.found and LIAR in made.found.survivors
+            changed = kind is MaskedVector and made.found and LIAR in made.found.survivors
             made.check(differs(made, sent[0]) if changed else None)
         except AssertionError as error:
             raise AssertionError(f"{mutant}: {error}") from error

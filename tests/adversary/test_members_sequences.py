@@ -20,29 +20,37 @@ pytest.importorskip("cryptography")
 
 from tests.adversary.members import LEASE, LIAR, NAMES, Hub, elsewhere, honest
 from tests.adversary.mutants import NUMBERS, object_mutants
-from tests.service.round.masked import plan_of
+from tests.federation.coordinator.masked import plan_of
 
 from muster import Every, pipeline
+from muster.federation.protocol.claims import check_training
+from muster.federation.protocol.codec_json import LIMIT, Numbers
+from muster.federation.protocol.message import (
+    VERSIONS,
+    Decline,
+    Hello,
+    Progress,
+    Settled,
+    TrainingFailure,
+    to_json,
+)
 from muster.secagg.agreement import Binding
 from muster.secagg.commitments import root
 from muster.secagg.messages import (
     Advert,
     Compared,
     Consent,
-    Masked,
+    MaskedVector,
     Quit,
     Revealed,
     Shares,
 )
 from muster.secagg.session import bitmap
-from muster.service import pki
-from muster.service.claims import check_training
-from muster.service.message import VERSIONS, Decline, Failure, Hello, Progress, Settled, to_json
-from muster.service.refusal import Reason, Refused, parse
-from muster.service.schema import LIMIT, Numbers
-from muster.store.records import Word
+from muster.security import pki
+from muster.security.refusal import RefusalReason, Refused, parse
+from muster.store.records import SecAggEvent
 
-STEPS = (Advert, Shares, Compared, Masked, Consent, Revealed)
+STEPS = (Advert, Shares, Compared, MaskedVector, Consent, Revealed)
 PLAN = plan_of(layers=(4, 3), rounds=100_000)
 
 
@@ -85,7 +93,7 @@ def test_a_message_said_again_and_another_of_its_kind_change_nothing(kind, hub):
 
     made = played(hub, at(kind, says))
     assert set(made.found.survivors) == set(NAMES)
-    assert [a.reason for a in made.answers[LIAR]].count(Reason.DUPLICATE) == 1
+    assert [a.reason for a in made.answers[LIAR]].count(RefusalReason.DUPLICATE) == 1
 
 
 def test_words_of_another_round_run_study_or_attempt_are_none_of_this_one(hub):
@@ -99,7 +107,7 @@ def test_words_of_another_round_run_study_or_attempt_are_none_of_this_one(hub):
 
 def test_words_of_elsewhere_under_the_id_of_this_session_are_none_of_it(hub):
     for said in elsewhere(hub, run="other")[0][LIAR][1:]:
-        if isinstance(said, Masked):
+        if isinstance(said, MaskedVector):
             continue  # any octets of its length are a masked vector: see `Lie`
 
         def spliced(message, member, said=said):
@@ -133,7 +141,7 @@ def test_a_member_that_leaves_between_any_two_words_costs_itself_alone(kind, how
         if how == "silent":
             return []
         said = Decline("run", hub.round, "no") if how == "declines" else None
-        said = said or Failure("run", hub.round, "train", "it failed")
+        said = said or TrainingFailure("run", hub.round, "train", "it failed")
         hub.ask(LIAR, "POST", "/v1/answers", to_json(said))
         return []
 
@@ -191,7 +199,12 @@ def test_what_a_member_says_beside_a_message_is_refused_or_harmless(hub):
     made = played(hub, lie)
     assert set(made.found.survivors) == set(NAMES)
     refused = {answer.reason for answer in made.answers[LIAR] if answer.status != 200}
-    assert refused <= {Reason.MALFORMED, Reason.TOO_LARGE, Reason.STALE, Reason.WRONG_DIGEST}
+    assert refused <= {
+        RefusalReason.MALFORMED,
+        RefusalReason.TOO_LARGE,
+        RefusalReason.STALE,
+        RefusalReason.WRONG_DIGEST,
+    }
 
 
 def test_every_field_of_metrics_beside_a_message_is_refused_or_harmless(tmp_path):
@@ -209,7 +222,7 @@ def test_every_field_of_metrics_beside_a_message_is_refused_or_harmless(tmp_path
     for text in sorted(odd - {""}):
         try:
             said = Numbers().read(parse(text.encode("latin-1"), LIMIT, 1), "metrics")
-            check_training(said, (), hub.desk.facts.claims)
+            check_training(said, (), hub.service.facts.claims)
             taken.append(text)
         except Refused:
             refused.append(text)
@@ -235,7 +248,9 @@ def test_a_word_that_is_stored_and_is_none_ends_no_engine(hub):
 
     def between(made):
         if made.members[LIAR].number == 1 and not stored:
-            stored.append(hub.ledger.hear(hub.round, Word(LIAR, str(Quit.kind), b"msa\x02\x0e?")))
+            stored.append(
+                hub.ledger.hear(hub.round, SecAggEvent(LIAR, str(Quit.kind), b"msa\x02\x0e?"))
+            )
 
     stored = []
     made = played(hub, honest, between=between)
@@ -281,7 +296,7 @@ def test_a_member_with_two_certificates_frames_nobody(kind, hub, renewed):
     """It says hello by the other one when the others have its first, and signs by that."""
 
     def says(message, member):
-        hello = Hello(VERSIONS, LIAR, hub.hall.facts.fingerprint, 1)
+        hello = Hello(VERSIONS, LIAR, hub.round_state.facts.fingerprint, 1)
         hub.ask(LIAR, "POST", "/v1/hello", to_json(hello), pem=renewed.certificate)
         first, member.notary.sign = member.notary.sign, renewed.sign
         try:
@@ -334,7 +349,7 @@ def test_a_member_that_says_the_same_for_ever_holds_no_round(kind, hub):
         made = played(hub, lie, between=between)
     finally:
         hub.turns.stride = math.inf
-    assert LIAR in made.found.survivors or STEPS.index(kind) < STEPS.index(Masked)
+    assert LIAR in made.found.survivors or STEPS.index(kind) < STEPS.index(MaskedVector)
 
 
 @pytest.mark.parametrize("kind", STEPS[:-1])

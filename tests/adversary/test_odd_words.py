@@ -8,21 +8,23 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
-from tests.service.round.masked import NAMES, Federation, plan_of
+from tests.federation.coordinator.masked import NAMES, Federation, plan_of
 
+from muster.federation.protocol.claims import odd_member
 from muster.secagg.messages import HEAD, Advert, Quit
-from muster.service.claims import odd_member
-from muster.store.records import Word
+from muster.store.records import SecAggEvent
 
 LIAR = "site-3"
 QUIT, ADVERT = str(Quit.kind), str(Advert.kind)
 WORDS = {
-    "a farewell that is none": Word(LIAR, QUIT, HEAD + bytes([14]) + b"\xff" * 9, digest="a"),
-    "a farewell of nobody": Word("mallory", QUIT, Quit("STOPPED").to_bytes(), digest="a"),
-    "octets that are gone": Word(LIAR, "9", blob="masked-000001-gone", digest="a"),
-    "octets that are none": Word(LIAR, ADVERT, b"\0" * 40, digest="a"),
-    "metrics that are none": Word(LIAR, ADVERT, b"junk", digest="a", metrics={"rows": -1.0}),
-    "a kind that is none": Word(LIAR, "seventy", b"junk", digest="a"),
+    "a farewell that is none": SecAggEvent(
+        LIAR, QUIT, HEAD + bytes([14]) + b"\xff" * 9, digest="a"
+    ),
+    "a farewell of nobody": SecAggEvent("mallory", QUIT, Quit("STOPPED").to_bytes(), digest="a"),
+    "octets that are gone": SecAggEvent(LIAR, "9", blob="masked-000001-gone", digest="a"),
+    "octets that are none": SecAggEvent(LIAR, ADVERT, b"\0" * 40, digest="a"),
+    "metrics that are none": SecAggEvent(LIAR, ADVERT, b"junk", digest="a", metrics={"rows": -1.0}),
+    "a kind that is none": SecAggEvent(LIAR, "seventy", b"junk", digest="a"),
 }
 
 
@@ -40,5 +42,5 @@ def test_an_odd_word_costs_the_run_nothing(tmp_path, name):
     assert told and [record["abandoned"] for record in records] == [False, False]
     honest = [one for one in NAMES if one != LIAR]
     assert set(honest) <= set(records[0]["accepted"])
-    assert not federation.hall.excluded.keys() & set(honest)
-    assert not any(odd_member(one) for one in federation.hall.members.values())
+    assert not federation.round_state.excluded.keys() & set(honest)
+    assert not any(odd_member(one) for one in federation.round_state.members.values())

@@ -12,9 +12,9 @@ import pytest
 from tests.adversary.liar import PLAN, ROWS, TRAINED, Server, history, in_parallel
 
 from muster import pipeline
+from muster.federation.protocol.codec_tensors import digest, encode
+from muster.federation.protocol.template import update_template
 from muster.runs import Run
-from muster.service.template import update_template
-from muster.service.wire import digest, encode
 from muster.vectors import tree_map
 
 CLIPPED = replace(PLAN, pipeline=(pipeline.Clip(1.0),))

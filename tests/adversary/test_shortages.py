@@ -10,7 +10,7 @@ from tests.adversary.liar import BODY, Server, history, in_parallel
 from muster.errors import NoRoom
 from muster.runs import drive
 from muster.runs.federation import serve
-from muster.service import audit
+from muster.security import audit
 from muster.store.sql import seats
 
 
@@ -68,7 +68,7 @@ def test_an_audit_log_without_room_keeps_the_engine_waiting_and_loses_no_entry(
         return os.pwrite(file, data, at)
 
     def log(folder):
-        return audit.Audit(
+        return audit.AuditLog(
             folder / "audit.jsonl", purpose="server", id="run", disk=audit.Disk(write=write)
         )
 

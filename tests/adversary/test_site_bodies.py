@@ -10,14 +10,21 @@ from hashlib import sha256
 import httpx
 import pytest
 import zstandard
-from tests.service.site.scene import hurried
+from tests.federation.site.scene import hurried
 
-from muster.service.limits import ANSWER, LONG_ANSWERS
-from muster.service.message import VERSIONS, Hello, Task, Wait, Welcome, to_json
-from muster.service.site import cargo
-from muster.service.site.answers import most
-from muster.service.site.line import Line
-from muster.service.site.vault import Vault
+from muster.federation.protocol.limits import ANSWER, LONG_ANSWERS
+from muster.federation.protocol.message import (
+    VERSIONS,
+    Hello,
+    TrainAssignment,
+    Wait,
+    Welcome,
+    to_json,
+)
+from muster.federation.site import transfers
+from muster.federation.site.answers import most
+from muster.federation.site.server_client import ServerClient
+from muster.federation.site.store import SiteStore
 from muster.store.blobs import Disk, model_name
 
 HELLO = Hello(VERSIONS, "a", "0" * 64, 3)
@@ -62,7 +69,7 @@ def over(rogue, deed):
     """What a site makes of it, and the most memory that took."""
 
     async def life():
-        line = Line("http://hub", "a", patience=hurried(), transport=rogue)
+        line = ServerClient("http://hub", "a", patience=hurried(), transport=rogue)
         async with line:
             return await deed(line)
 
@@ -137,30 +144,34 @@ def test_an_answer_at_its_bound_is_heard():
 
 
 @pytest.fixture
-def vault(tmp_path):
-    found = Vault(tmp_path, disk=Disk(sync=int))
+def site_store(tmp_path):
+    found = SiteStore(tmp_path, disk=Disk(sync=int))
     yield found
     found.close()
 
 
-ASKED = Task("r1", 1, sha256(MODEL).hexdigest(), 30.0)
+ASKED = TrainAssignment("r1", 1, sha256(MODEL).hexdigest(), 30.0)
 
 
-def fetch(vault):
-    return lambda line: cargo.fetch(line, vault, ASKED, len(MODEL))
+def fetch(site_store):
+    return lambda line: transfers.fetch(line, site_store, ASKED, len(MODEL))
 
 
 BODIES = {
-    "packed zeros": (lambda: Stream([packed(BIG, zstandard.ZstdCompressor(3).compressobj())]),
-                     {"content-encoding": "zstd"}),
+    "packed zeros": (
+        lambda: Stream([packed(BIG, zstandard.ZstdCompressor(3).compressobj())]),
+        {"content-encoding": "zstd"},
+    ),
     "more than a model": (lambda: Stream([MODEL, b"x"]), {}),
     "no end": (lambda: Stream([b"x" * 4096], endless=True), {}),
-    "no end, packed": (lambda: Stream([zstandard.compress(bytes(1 << 16))], endless=True),
-                       {"content-encoding": "zstd"}),
+    "no end, packed": (
+        lambda: Stream([zstandard.compress(bytes(1 << 16))], endless=True),
+        {"content-encoding": "zstd"},
+    ),
     "no zstd": (lambda: Stream([b"plain"]), {"content-encoding": "zstd"}),
     "gzip": (lambda: Stream([deflate(31)]), {"content-encoding": "gzip"}),
     "a window of 128 MiB": (lambda: Stream([wide()]), {"content-encoding": "zstd"}),
-}  # fmt: skip
+}
 
 
 def wide():
@@ -170,23 +181,23 @@ def wide():
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_a_model_takes_no_more_than_a_model(vault, name):
+def test_a_model_takes_no_more_than_a_model(site_store, name):
     make, headers = BODIES[name]
     stream = make()
     rogue = Rogue((headers, stream), ({}, Stream([MODEL])))
-    found, peak = over(rogue, fetch(vault))
+    found, peak = over(rogue, fetch(site_store))
     assert bytes(found) == MODEL and stream.closed and peak < PEAK
-    assert sum(file.stat().st_size for file in vault.folder.glob("model-*")) == len(MODEL)
+    assert sum(file.stat().st_size for file in site_store.folder.glob("model-*")) == len(MODEL)
 
 
-def test_a_packed_model_at_its_bound_is_taken(vault):
+def test_a_packed_model_at_its_bound_is_taken(site_store):
     pieces = [zstandard.compress(MODEL)]
     rogue = Rogue(({"content-encoding": "zstd"}, Stream(pieces)))
-    assert bytes(over(rogue, fetch(vault))[0]) == MODEL
+    assert bytes(over(rogue, fetch(site_store))[0]) == MODEL
 
 
-def test_ever_new_models_of_which_none_ends_take_the_room_of_one(vault):
+def test_ever_new_models_of_which_none_ends_take_the_room_of_one(site_store):
     for number in range(5):
-        vault.models.append(model_name(f"{number:064x}"), 0, b"half")
-    over(Rogue(({}, Stream([MODEL]))), fetch(vault))
-    assert len(list(vault.folder.glob("model-*"))) == 1
+        site_store.models.append(model_name(f"{number:064x}"), 0, b"half")
+    over(Rogue(({}, Stream([MODEL]))), fetch(site_store))
+    assert len(list(site_store.folder.glob("model-*"))) == 1

@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import pytest
 from tests.adversary.rogue import NOON, Rogue, Site
-from tests.service.site.scene import LOCAL, Killed, plan
+from tests.federation.site.scene import LOCAL, Killed, plan
 
 from muster import Every, PerExample, pipeline, rounds
 from muster.errors import RunError
-from muster.service.message import Decline, Failure, Measured
-from muster.service.site.attend import LAG
-from muster.service.site.policy import Policy
+from muster.federation.protocol.message import Decline, Measured, TrainingFailure
+from muster.federation.site.agent import LAG
+from muster.federation.site.policy import Policy
 
 OPEN = plan(weighting="equal", rounds=7, evaluate=Every(3))  # after 3, 6 and 7
 TOLD = {"rows", "loss", "steps", "drift"}
@@ -32,19 +32,22 @@ def measured(rogue):
     ("given", "policy", "rule"),
     [
         (replace(OPEN, evaluate=Every(clients=0)), Policy(), "unplanned"),
-        (plan(local=replace(LOCAL, examples=PerExample(1.0, 1.1)), evaluate=Every(clients=0)),
-         Policy(), "metrics"),
+        (
+            plan(local=replace(LOCAL, examples=PerExample(1.0, 1.1)), evaluate=Every(clients=0)),
+            Policy(),
+            "metrics",
+        ),
         (OPEN, Policy(metrics="hidden"), "metrics"),
         (OPEN, Policy(rows="hidden"), "metrics"),
         (OPEN, BUDGET, "metrics"),
         (OPEN, Policy(hours=(3, 4)), "hours"),
     ],
-)  # fmt: skip
+)
 def test_what_plan_and_policy_do_not_make_public_is_not_told(given, policy, rule, tmp_path):
     site, rogue = Site(tmp_path, given, policy), Rogue(given, [])
     rogue.script = [rogue.evaluate(3) for _ in range(30)]
     site.attend(rogue)
-    assert not rogue.of(Measured) and not rogue.of(Failure)
+    assert not rogue.of(Measured) and not rogue.of(TrainingFailure)
     assert len(rogue.of(Decline)) == 30
     assert {said["rule"] for said in site.logged("declined")} == {rule}
     assert rogue.requests("/v1/models/") == 0, "nothing is even downloaded"

@@ -11,22 +11,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from tests.adversary.rogue import Rogue
-from tests.service.site import scene
+from tests.federation.site import scene
 
 import muster
 from muster import Every, algorithms, optimizers, pipeline, privacy, tasks
+from muster.federation.protocol import codec_tensors
+from muster.federation.protocol.template import update_template
+from muster.federation.site.policy import Policy
+from muster.federation.site.trainer import Habits
 from muster.rounds import start
-from muster.service import wire
-from muster.service.site.policy import Policy
-from muster.service.site.work import Habits
-from muster.service.template import update_template
 
 NOISE = 50.0
 PLAN = muster.Plan(
-    task=tasks.numpy.MLP([5, 6, 3]), algorithm=algorithms.FedAvg(), weighting="equal",
-    local=muster.Local(steps=2, batch=None, optimizer=optimizers.SGD(0.1)), rounds=3,
+    task=tasks.numpy.MLP([5, 6, 3]),
+    algorithm=algorithms.FedAvg(),
+    weighting="equal",
+    local=muster.Local(steps=2, batch=None, optimizer=optimizers.SGD(0.1)),
+    rounds=3,
     evaluate=Every(clients=0),
-)  # fmt: skip
+)
 PRIVATE = {
     "rows": (
         replace(
@@ -36,9 +39,10 @@ PRIVATE = {
     ),
     "forced": (PLAN, Policy(clip=1.0, noise=NOISE, budget_epsilon=500.0, budget_delta=1e-3)),
     "local": (
-        replace(PLAN, pipeline=(pipeline.Clip(1.0), pipeline.LocalNoise(4.0, 1e-3))), Policy(),
+        replace(PLAN, pipeline=(pipeline.Clip(1.0), pipeline.LocalNoise(4.0, 1e-3))),
+        Policy(),
     ),
-}  # fmt: skip
+}
 
 
 def spoiled(plan, number):
@@ -82,7 +86,7 @@ def test_a_site_answers_alike_whatever_its_rows_make_of_a_model(kind, number, tm
             [update.metrics for update, _ in rogue.updates],
         )
         for _, body in rogue.updates:
-            tree = wire.decode(body, update_template(plan), finite=True)
+            tree = codec_tensors.decode(body, update_template(plan), finite=True)
             assert tree["payload"]
     assert heard[False] == heard[True]
     assert bool(heard[True][1]) == bool(np.isfinite(number)), "an update, where the model is one"
@@ -90,7 +94,7 @@ def test_a_site_answers_alike_whatever_its_rows_make_of_a_model(kind, number, tm
 
 def odd(rogue, plan, number):
     """A model that is none, which a server must not encode but can send."""
-    body = bytearray(b"".join(wire.encode(start(plan).sent())))
+    body = bytearray(b"".join(codec_tensors.encode(start(plan).sent())))
     body[-8:-4] = np.float32(number).tobytes()
-    rogue.models[wire.digest([bytes(body)])] = bytes(body)
-    return wire.digest([bytes(body)])
+    rogue.models[codec_tensors.digest([bytes(body)])] = bytes(body)
+    return codec_tensors.digest([bytes(body)])

@@ -5,15 +5,15 @@ import math
 
 import pytest
 from tests.adversary.rogue import Rogue, Site
-from tests.service.site import scene
-from tests.service.site.scene import plan
+from tests.federation.site import scene
+from tests.federation.site.scene import plan
 
 from muster import Every
-from muster.service.message import Ended, Settled, Wait
-from muster.service.refusal import Reason
-from muster.service.site import work
-from muster.service.site.attend import LONGEST_WAIT, OUT
-from muster.service.site.policy import Policy
+from muster.federation.protocol.message import RunEnded, Settled, Wait
+from muster.federation.site import trainer
+from muster.federation.site.agent import LONGEST_WAIT, OUT
+from muster.federation.site.policy import Policy
+from muster.security.refusal import RefusalReason
 
 PLAN = plan(weighting="equal", rounds=2, evaluate=Every(clients=0))
 MANY = 300
@@ -36,8 +36,9 @@ def test_what_is_declined_is_in_the_log_before_it_is_answered(tmp_path):
     rogue.handle = handle
     site.attend(rogue)
     assert [(said["asked"], said["round"], said["rule"]) for said in seen] == [
-        ("task", 9, "rounds"), ("evaluate", 1, "unplanned"),
-    ]  # fmt: skip
+        ("task", 9, "rounds"),
+        ("evaluate", 1, "unplanned"),
+    ]
     assert "none of the 2 rounds" in seen[0]["text"]
 
 
@@ -65,7 +66,7 @@ def test_no_server_makes_the_log_grow_for_long(what, tmp_path):
 
 def test_a_server_that_takes_no_update_makes_no_log_grow(tmp_path):
     site, rogue = Site(tmp_path, PLAN), Rogue(PLAN, [])
-    rogue.takes = lambda update: rogue.refused(Reason.LATE)
+    rogue.takes = lambda update: rogue.refused(RefusalReason.LATE)
     rogue.script = [rogue.task(1) for _ in range(MANY)]
     site.attend(rogue)
     assert lines(site) < 8 + 2 * math.log2(MANY)
@@ -75,7 +76,7 @@ def test_a_server_that_takes_no_update_makes_no_log_grow(tmp_path):
 
 def test_a_server_that_forgets_the_site_makes_no_log_grow(tmp_path):
     site, rogue = Site(tmp_path, PLAN), Rogue(PLAN, [])
-    rogue.script = [lambda poll: rogue.refused(Reason.UNENROLLED) for _ in range(MANY)]
+    rogue.script = [lambda poll: rogue.refused(RefusalReason.UNENROLLED) for _ in range(MANY)]
     site.attend(rogue)
     assert len(rogue.hellos) == MANY + 1 and lines(site) < 6 + math.log2(MANY)
 
@@ -108,10 +109,10 @@ def test_no_site_is_deaf_for_as_long_as_a_server_likes(tmp_path, monkeypatch):
 
 def test_a_long_lease_keeps_no_site_out_that_was_left_out(tmp_path, monkeypatch):
     rogue = Rogue(PLAN, [], lease=1e7)
-    rogue.script = [lambda poll: rogue.refused(Reason.LEFT_OUT)]
+    rogue.script = [lambda poll: rogue.refused(RefusalReason.LEFT_OUT)]
     assert slept(rogue, Site(tmp_path, PLAN), monkeypatch) == [LONGEST_WAIT]
     short = Rogue(PLAN, [], lease=20.0)
-    short.script = [lambda poll: short.refused(Reason.LEFT_OUT)]
+    short.script = [lambda poll: short.refused(RefusalReason.LEFT_OUT)]
     (tmp_path / "b").mkdir()
     assert slept(short, Site(tmp_path / "b", PLAN), monkeypatch) == [20.0 * OUT]
 
@@ -119,20 +120,20 @@ def test_a_long_lease_keeps_no_site_out_that_was_left_out(tmp_path, monkeypatch)
 def test_a_lease_of_nothing_makes_no_site_say_that_it_works_without_a_pause(tmp_path, monkeypatch):
     site, rogue = Site(tmp_path, PLAN), Rogue(PLAN, [])
     rogue.script, seen = [rogue.task(lease=0.0)], []
-    wait = work.asyncio.wait
+    wait = trainer.asyncio.wait
 
     async def waited(what, *, timeout=None):
         seen.append(timeout)
         return await wait(what, timeout=timeout)
 
-    monkeypatch.setattr(work.asyncio, "wait", waited)
+    monkeypatch.setattr(trainer.asyncio, "wait", waited)
     site.attend(rogue)
-    assert seen and min(seconds for seconds in seen if seconds is not None) == work.SHORTEST
+    assert seen and min(seconds for seconds in seen if seconds is not None) == trainer.SHORTEST
 
 
 def test_a_run_that_ends_says_so_once(tmp_path):
     site = Site(tmp_path, PLAN, Policy())
-    assert isinstance(site.attend(Rogue(PLAN, [])), Ended)
+    assert isinstance(site.attend(Rogue(PLAN, [])), RunEnded)
     assert len(site.logged("ended")) == 1
 
 

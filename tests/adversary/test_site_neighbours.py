@@ -17,22 +17,22 @@ import pytest
 
 import muster
 from muster import aggregation, algorithms, optimizers, pipeline, sampling, tasks
+from muster.federation.coordinator.round_state import RoundState
+from muster.federation.coordinator.service import FederationService
+from muster.federation.protocol.message import VERSIONS, Hello
+from muster.federation.site.agent import SiteAgent
+from muster.federation.site.server_client import Backoff, ServerClient
+from muster.federation.site.store import SiteStore
+from muster.federation.site.study import StudyRecord
+from muster.federation.site.trainer import Habits
+from muster.federation.site.training import Training
+from muster.federation.site.training_thread import TrainingThread
 from muster.privacy import Secret
 from muster.runs.drive import Options
-from muster.runs.federation.conduct import Terms, conduct, facts_of, prepare
-from muster.service.message import VERSIONS, Hello
-from muster.service.round.hall import Hall
-from muster.service.server.app import Edge
-from muster.service.server.desk import Desk
-from muster.service.server.limits import Limits
-from muster.service.site.attend import Attendance
-from muster.service.site.hand import Hand
-from muster.service.site.line import Line, Patience
-from muster.service.site.study import StudyRecord
-from muster.service.site.training import Training
-from muster.service.site.vault import Vault
-from muster.service.site.work import Habits
-from muster.store.ledger import Ledger
+from muster.runs.federation.conduct import ServerSettings, conduct, facts_of, prepare
+from muster.store.ledger import FederationStore
+from muster.transport.http.app import HTTPApp
+from muster.transport.http.limits import Limits
 from muster.types import Roster
 
 ROUNDS, RATE = 8, 0.5
@@ -44,13 +44,17 @@ OUR_OWN = ("/healthz", "/metrics", "/openapi.json", "/v1/plan", "/v1/members?rou
 def plan(evaluate=None, **more):
     """Central noise, and coins that it counts on."""
     return muster.Plan(
-        task=tasks.numpy.SoftmaxRegression(4, 3), algorithm=algorithms.FedAvg(), rounds=ROUNDS,
+        task=tasks.numpy.SoftmaxRegression(4, 3),
+        algorithm=algorithms.FedAvg(),
+        rounds=ROUNDS,
         local=muster.Local(epochs=1, batch=4, optimizer=optimizers.SGD(0.1)),
-        sampling=sampling.Poisson(RATE), weighting="equal",
+        sampling=sampling.Poisson(RATE),
+        weighting="equal",
         pipeline=[pipeline.Clip(1.0), pipeline.Noise(1.0)],
-        aggregation=aggregation.Mean("expected"), evaluate=evaluate or muster.Every(2),
+        aggregation=aggregation.Mean("expected"),
+        evaluate=evaluate or muster.Every(2),
         **more,
-    )  # fmt: skip
+    )
 
 
 def secret(size):
@@ -68,7 +72,7 @@ class World:
 
     def __init__(self, home, names, given):
         self.home, self.names, self.plan = home, names, given
-        self.ledger = Ledger(home / "run")
+        self.ledger = FederationStore(home / "run")
         self.seen = {name: [] for name in names}
 
     def play(self):
@@ -79,45 +83,47 @@ class World:
         return self
 
     async def _play(self):
-        terms = Terms(enough=len(SEEN))
-        hall = Hall(self.ledger, facts_of(self.plan, "run", terms))
-        desk = Desk(hall, self.ledger)
-        self.edge = Edge(desk, self.ledger.blobs, frozenset, limits=Limits(1e6, 1e6), plain=True)
+        terms = ServerSettings(enough=len(SEEN))
+        round_state = RoundState(self.ledger, facts_of(self.plan, "run", terms))
+        service = FederationService(round_state, self.ledger)
+        self.edge = HTTPApp(
+            service, self.ledger.blobs, frozenset, limits=Limits(1e6, 1e6), plain=True
+        )
         prepare(self.plan, self.ledger)
         for name in self.names:  # whoever else there is was there from the beginning
-            await desk.welcome(name, Hello(VERSIONS, name, hall.facts.fingerprint, 9))
+            await service.welcome(name, Hello(VERSIONS, name, round_state.facts.fingerprint, 9))
         stop, options = threading.Event(), Options(entropy=secret)
-        given = (self.plan, self.ledger, hall, None, terms, stop, options)
+        given = (self.plan, self.ledger, round_state, None, terms, stop, options)
         engine = asyncio.ensure_future(asyncio.to_thread(conduct, *given))
         async with contextlib.AsyncExitStack() as stack:
-            hand = await stack.enter_async_context(Hand())
+            hand = await stack.enter_async_context(TrainingThread())
             sites = [await self._site(stack, hand, name) for name in self.names]
             lives = [asyncio.ensure_future(site.attend()) for site in sites]
             try:
                 await asyncio.wait_for(engine, 60)
-                hall.end("all rounds are done")
+                round_state.end("all rounds are done")
                 await asyncio.wait_for(asyncio.gather(*lives), 60)
                 for site in sites:
                     for path in OUR_OWN:
                         await site.line.http.get(path)
             finally:
                 stop.set()
-                hall.close()
+                round_state.close()
                 for life in lives:
                     life.cancel()
                 await asyncio.gather(engine, *lives, return_exceptions=True)
         self.history = self.ledger.history()
 
     async def _site(self, stack, hand, name):
-        vault = Vault(self.home / name / "vault")
-        stack.callback(vault.close)
+        site_store = SiteStore(self.home / name / "vault")
+        stack.callback(site_store.close)
         study = StudyRecord(self.home / name / "study", "default")
         stack.callback(study.close)
         transport = httpx.ASGITransport(self._watched(name))
-        line = Line("http://hub", name, patience=Patience(0.01, 0.05), transport=transport)
+        line = ServerClient("http://hub", name, patience=Backoff(0.01, 0.05), transport=transport)
         await stack.enter_async_context(line)
         training, habits = Training(self.plan, rows(name)), Habits()
-        return Attendance(name, training, line, vault, hand, habits, study=study)
+        return SiteAgent(name, training, line, site_store, hand, habits, study=study)
 
     def _watched(self, name):
         """The edge, and all that it answers this site: status, headers, bodies."""

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import pytest
 from tests.adversary.rogue import NOON, Rogue, Site
-from tests.service.site.scene import Killed, plan, spoil
+from tests.federation.site.scene import Killed, plan, spoil
 
 from muster import pipeline, rounds
-from muster.service.message import Decline
-from muster.service.site.policy import Policy
+from muster.federation.protocol.message import Decline
+from muster.federation.site.policy import Policy
 
 NOISY = Policy(clip=1.0, noise=4.0, budget_epsilon=8.0, budget_delta=1e-5, rounds_per_day=1)
 PLANS = {
@@ -108,7 +108,7 @@ def test_an_assignment_whose_secret_is_gone_is_not_trained_again(lost, tmp_path)
         for path in [*(tmp_path / "vault").glob("noise-*"), *(tmp_path / "vault").glob("update-*")]:
             path.unlink()
     rogue.script = [rogue.task()]
-    site.attend(rogue, vault="vault" if lost == "its secret" else "another")
+    site.attend(rogue, site_store="vault" if lost == "its secret" else "another")
     assert len(rogue.updates) == 1 and len(site.charged) == 1
     (decline,) = rogue.of(Decline)
     assert "the secret of its noise is gone" in decline.text
@@ -152,7 +152,7 @@ def test_a_spent_budget_outlives_vaults_and_runs(tmp_path):
     for number in range(40):
         rogue = Rogue(PLANS["plain"], [], run=f"r{number}")
         rogue.script = [rogue.task()]
-        site.attend(rogue, vault=f"vault-{number}")
+        site.attend(rogue, site_store=f"vault-{number}")
         trained += len(rogue.updates)
     assert 0 < trained == len(site.charged) < 40
     assert site.charged[-1].epsilon <= 8.0

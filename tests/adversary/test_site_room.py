@@ -15,17 +15,17 @@ import pytest
 from tests.adversary.sums import Session, Sums
 from tests.adversary.test_site_secrets import Clock, entries
 from tests.adversary.test_site_session import said
-from tests.service.round.masked import certificate, identities
-from tests.service.site.scene import Killed
+from tests.federation.coordinator.masked import certificate, identities
+from tests.federation.site.scene import Killed
 
+from muster.federation.protocol.message import Decline
+from muster.federation.site.policy import Policy
+from muster.federation.site.secagg import HOURS
+from muster.federation.site.trainer import Habits
 from muster.secagg import Sum
-from muster.secagg.messages import Advert, Consent, Masked, Quit, Revealed, Shares
-from muster.service import pki
-from muster.service.message import Decline
-from muster.service.site.policy import Policy
-from muster.service.site.secure import HOURS
-from muster.service.site.work import Habits
-from muster.service.transcript import examine
+from muster.secagg.messages import Advert, Consent, MaskedVector, Quit, Revealed, Shares
+from muster.security import pki
+from muster.security.transcript import examine
 
 NAMES = ("ann", "bob", "cid", "dot", "eve", "fay")
 NOW = datetime.now(UTC)
@@ -84,7 +84,9 @@ def test_a_sum_of_too_few_is_declined_before_anything_is_begun_for_it(liar):
         assert entries(liar, name, "task") == []
 
 
-@pytest.mark.parametrize(("kind", "words"), [(Shares, {Advert, Shares}), (Masked, {Masked})])
+@pytest.mark.parametrize(
+    ("kind", "words"), [(Shares, {Advert, Shares}), (MaskedVector, {MaskedVector})]
+)
 def test_a_server_that_lets_peers_fall_out_gets_nothing_that_opens_the_sum(kind, words, liar):
     """It says that one was silent when the shares, or the masked vectors, were due."""
     liar.deaf = kind, frozenset({"fay"})
@@ -97,7 +99,7 @@ def test_a_server_that_lets_peers_fall_out_gets_nothing_that_opens_the_sum(kind,
 
 
 def test_who_falls_silent_costs_no_sum_that_the_policy_allows(liar):
-    liar.deaf = Masked, frozenset({"fay"})
+    liar.deaf = MaskedVector, frozenset({"fay"})
     session = Session(NAMES, most=math.inf)
     led(liar, session, least_peers=4)
     assert isinstance(session.found, Sum) and "fay" not in session.found.survivors
@@ -111,7 +113,7 @@ def revoked(liar, name):
 
 def test_a_member_that_was_revoked_is_in_no_sum_though_the_server_invites_it(liar):
     listed = revoked(liar, "fay")
-    liar.hands = lambda name, found: replace(found, revoked=listed)
+    liar.executor = lambda name, found: replace(found, revoked=listed)
     session = Session(NAMES)
     led(liar, session)
     for name in NAMES:
@@ -132,7 +134,7 @@ def test_a_server_whose_list_of_the_revoked_lags_makes_no_sum(liar):
 
 def test_certificates_of_another_authority_make_no_sum(liar):
     strange = certificate(identities(liar.home / "other", ("fay",)), "fay")
-    liar.hands = lambda name, found: replace(
+    liar.executor = lambda name, found: replace(
         found, certificates={**found.certificates, "fay": strange}
     )
     session = Session(NAMES)
@@ -150,7 +152,7 @@ def test_no_certificate_that_is_handed_out_stands_for_this_site(liar):
     done = pki.approve(liar.home / "authority", asked, grant, NOW, renewal=True)
     pki.accept(done.bundle, again, NOW)
     other = certificate(liar.home, "again")
-    liar.hands = lambda name, found: (
+    liar.executor = lambda name, found: (
         replace(found, certificates={**found.certificates, "ann": other})
         if name == "ann"
         else found
@@ -173,14 +175,14 @@ def test_whom_it_is_with_is_in_the_log_before_shares_and_before_the_masked_vecto
     liar.handle = handle
     led(liar, Session(NAMES, most=math.inf))
     assert before["ann", Shares.kind] == ["share"]
-    assert before["ann", Masked.kind] == ["share", "mask"]
+    assert before["ann", MaskedVector.kind] == ["share", "mask"]
     assert before["ann", Consent.kind] == ["share", "mask", "consent"]
     (first, *_) = entries(liar, "ann", "secure sum with")
     assert first["peers"] == [{"name": name, "organisation": name} for name in NAMES]
 
 
 def test_each_session_leaves_a_transcript_that_the_audit_log_names(liar):
-    liar.deaf = Masked, frozenset({"fay"})
+    liar.deaf = MaskedVector, frozenset({"fay"})
     session = Session(NAMES, most=math.inf)
     led(liar, session)
     (made,) = shown(liar, "ann")
@@ -246,7 +248,7 @@ def test_a_session_whose_secrets_expire_leaves_a_transcript_too(liar):
 
 
 def test_a_session_that_is_open_when_the_run_ends_leaves_a_transcript_too(liar):
-    liar.late = Masked
+    liar.late = MaskedVector
     led(liar, Session(NAMES))
     (made,) = shown(liar, "ann")
     assert (made.outcome, made.reason) == ("given up", "the run has ended")

@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import pytest
 from tests.adversary.rogue import Rogue, Site
-from tests.service.site.scene import Killed, plan
+from tests.federation.site.scene import Killed, plan
 
 from muster import algorithms, rounds
 from muster.errors import RunError
-from muster.service.message import Decline, Wait
-from muster.service.site.attend import LAG
-from muster.service.site.policy import Policy
+from muster.federation.protocol.message import Decline, Wait
+from muster.federation.site.agent import LAG
+from muster.federation.site.policy import Policy
 
 PLAN = plan(weighting="equal", rounds=3)
 PATIENT = [1] * (LAG + 1)  # as long as a server may lag
@@ -124,11 +124,11 @@ def test_a_run_knows_a_site_by_one_id(tmp_path):
     site, rogue = Site(tmp_path, PLAN), Rogue(PLAN, [])
     rogue.script = [rogue.task(1)]
     site.attend(rogue)
-    for vault in ("vault", "another"):
+    for site_store in ("vault", "another"):
         other = Rogue(PLAN, [], client="b")
         other.script = [other.task(1)]
         with pytest.raises(RunError):
-            site.attend(other, vault=vault)
+            site.attend(other, site_store=site_store)
         assert not other.updates
 
 
@@ -141,13 +141,13 @@ def test_no_attempt_before_the_highest_is_trained(tmp_path):
 
 
 @pytest.mark.parametrize("vault", ["vault", "another"])
-def test_who_remembers_never_goes_back(vault, tmp_path):
+def test_who_remembers_never_goes_back(site_store, tmp_path):
     given = plan(algorithms.Scaffold(), rounds=9)
     site, rogue = Site(tmp_path, given), played(Rogue(given, []), 1, 2)
     site.attend(rogue)
     rogue.script = [rogue.task(2, attempt=2)]
     with pytest.raises(RunError, match="was put back to round 2, and what this site remembers"):
-        site.attend(rogue, vault=vault)
+        site.attend(rogue, site_store=site_store)
     assert trained(rogue) == [(1, 1), (2, 1)] and site.logged("declined")[0]["rule"] == "put back"
 
 

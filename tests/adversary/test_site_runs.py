@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import pytest
 from tests.adversary.rogue import Rogue, Site
-from tests.service.site.scene import plan
+from tests.federation.site.scene import plan
 
 from muster.errors import RunError
-from muster.service.message import Decline
-from muster.service.site.attend import LAG
-from muster.service.site.policy import Policy
+from muster.federation.protocol.message import Decline
+from muster.federation.site.agent import LAG
+from muster.federation.site.policy import Policy
 
 PLAN = plan(weighting="equal")
 
@@ -36,11 +36,11 @@ def site(tmp_path):
 
 
 @pytest.mark.parametrize("vault", ["vault", "another"])
-def test_a_further_run_needs_a_word_whatever_folder_is_left(site, vault):
+def test_a_further_run_needs_a_word_whatever_folder_is_left(site, site_store):
     with pytest.raises(
         RunError, match=r"the run r2, .* in the run r1 .* --new-run, or by new_runs"
     ):
-        site.attend(again := run("r2"), vault=vault)
+        site.attend(again := run("r2"), site_store=site_store)
     assert not again.updates and not again.polls, "refused before it asked for anything"
     assert "r2" in site.logged("refused")[0]["text"]
 
@@ -86,7 +86,7 @@ def test_the_server_of_another_study_is_refused(tmp_path):
 
 def test_another_study_is_about_other_people_and_needs_no_word(site):
     site.policy = Policy(study="lungs")
-    site.attend(other := run("r2", study="lungs"), vault="another")
+    site.attend(other := run("r2", study="lungs"), site_store="another")
     assert len(other.updates) == 1
 
 

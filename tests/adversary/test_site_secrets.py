@@ -13,14 +13,14 @@ import pytest
 from tests.adversary.sums import Session, Sums
 from tests.adversary.test_site_session import said
 
+from muster.federation.site.secagg import HOURS
+from muster.federation.site.trainer import Habits
 from muster.secagg import Sum
-from muster.secagg.messages import Advert, Compared, Consent, Masked, Quit, Revealed, Shares
-from muster.service import audit
-from muster.service.site.secure import HOURS
-from muster.service.site.work import Habits
+from muster.secagg.messages import Advert, Compared, Consent, MaskedVector, Quit, Revealed, Shares
+from muster.security import audit
 
 STEPS = ("advertise", "share", "compare", "mask", "consent", "unmask")
-SPOKEN = (Advert, Shares, Compared, Masked, Consent, Revealed)
+SPOKEN = (Advert, Shares, Compared, MaskedVector, Consent, Revealed)
 
 
 @pytest.fixture
@@ -37,11 +37,11 @@ def running(home):
 
 def copied(liar, label, then):
     """A copy of ann's vault as it was at a label; the session goes on until a message is late."""
-    vault, copy = liar.home / "ann" / "vault", liar.home / "copy"
+    site_store, copy = liar.home / "ann" / "vault", liar.home / "copy"
 
     def at(passed):
         if passed == label and not copy.exists():
-            shutil.copytree(vault, copy)
+            shutil.copytree(site_store, copy)
 
     liar.at, liar.late = {"ann": at}, then
     session = Session(liar.names)
@@ -91,11 +91,11 @@ def test_a_vault_that_was_put_back_is_told_in_a_sentence(liar):
 
 def test_a_step_is_counted_before_it_is_said(liar):
     """In one life without a pause: nobody else would count it before the copy is put back."""
-    vault, copy = liar.home / "ann" / "vault", liar.home / "copy"
+    site_store, copy = liar.home / "ann" / "vault", liar.home / "copy"
 
     def at(passed):
         if passed == "site: advertise is said":
-            shutil.copytree(vault, copy)
+            shutil.copytree(site_store, copy)
         if passed == "site: consent is said":
             raise RuntimeError("killed")
 
@@ -111,7 +111,7 @@ def test_a_step_is_counted_before_it_is_said(liar):
 
 def test_a_vault_from_before_the_session_cannot_begin_it_again(liar):
     """Its update is there, and no secret yet: new ones would be a second session."""
-    _, copy = copied(liar, "site: session is opened", Masked)
+    _, copy = copied(liar, "site: session is opened", MaskedVector)
     assert kept(copy) == [] and list(copy.glob("update-*"))
     put_back(liar, copy)
     liar.lead(again := Session(liar.names))
@@ -151,20 +151,20 @@ def entries(liar, name, action):
     return [entry["details"] for entry in found if entry["action"] == action]
 
 
-@pytest.mark.parametrize("late", [Advert, Masked, Revealed])
+@pytest.mark.parametrize("late", [Advert, MaskedVector, Revealed])
 def test_secrets_are_destroyed_at_their_end_and_the_assignment_is_spent(late, liar):
     clock = Clock()
     habits = Habits(wait=0.0, wall=clock)
     liar.late = late
     liar.lead(Session(liar.names), habits=habits)
-    vault = liar.home / "ann" / "vault"
-    assert list(vault.glob("secure-*-key"))
+    site_store = liar.home / "ann" / "vault"
+    assert list(site_store.glob("secure-*-key"))
     clock.now += 3600 * HOURS - 1
     liar.lead(Session(liar.names), habits=habits)
-    assert list(vault.glob("secure-*-key")), "not a second too early"
+    assert list(site_store.glob("secure-*-key")), "not a second too early"
     clock.now += 1
     liar.lead(again := Session(liar.names), habits=habits)
-    assert not list(vault.glob("secure-*"))
+    assert not list(site_store.glob("secure-*"))
     assert set(said(again, "ann")) == {Quit}
     assert entries(liar, "ann", "secrets expired") == [{"round": 1, "hours": HOURS}]
     liar.lead(last := Session(liar.names), habits=habits)
@@ -194,17 +194,17 @@ def test_secrets_end_while_a_site_cannot_reach_its_server(liar):
     """Nobody answers; the secrets go all the same."""
     clock = Clock()
     habits = Habits(wait=0.0, wall=clock)
-    liar.late = Masked
+    liar.late = MaskedVector
     liar.lead(Session(liar.names), habits=habits)
-    vault = liar.home / "ann" / "vault"
-    assert list(vault.glob("secure-*-key"))
+    site_store = liar.home / "ann" / "vault"
+    assert list(site_store.glob("secure-*-key"))
     left = []
 
     def away(name, request):
         if name != "ann" or len(left) > 30:
             return honest(name, request)
         clock.now += 3600
-        left.append(len(list(vault.glob("secure-*"))))
+        left.append(len(list(site_store.glob("secure-*"))))
         raise liar.nobody
 
     honest, liar.handle = liar.handle, away

@@ -12,20 +12,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from tests.adversary.sums import Session, Sums
-from tests.service.round.masked import plan_of
-from tests.service.site.scene import Killed
+from tests.federation.coordinator.masked import plan_of
+from tests.federation.site.scene import Killed
 
 from muster import aggregation, pipeline, privacy
-from muster.privacy.book import Book
+from muster.federation.protocol.codec_tensors import decode
+from muster.federation.protocol.message import Decline
+from muster.federation.protocol.template import update_template
+from muster.federation.site.policy import Policy
+from muster.federation.site.trainer import Habits
+from muster.privacy.book import LedgerFile
 from muster.secagg import Sum
-from muster.secagg.messages import Advert, Compared, Consent, Masked, Quit, Revealed, Shares
-from muster.service.message import Decline
-from muster.service.site.policy import Policy
-from muster.service.site.work import Habits
-from muster.service.template import update_template
-from muster.service.wire import decode
+from muster.secagg.messages import Advert, Compared, Consent, MaskedVector, Quit, Revealed, Shares
 
-SPOKEN = [Advert, Shares, Compared, Masked, Consent, Revealed]
+SPOKEN = [Advert, Shares, Compared, MaskedVector, Consent, Revealed]
 
 
 @pytest.fixture
@@ -51,9 +51,10 @@ def test_a_session_that_is_refused_at_its_end_is_followed_by_no_other(liar):
     one, two = Session(liar.names, most=math.inf), Session(liar.names[:-1], most=400)
     liar.lead(one, two)
     assert isinstance(one.found, Sum) and not isinstance(two.found, Sum)
-    assert one.found.total.astype(np.int64).tolist() == sum(
-        vector(liar, name) for name in liar.names
-    ).tolist(), "the first sum was real"  # fmt: skip
+    assert (
+        one.found.total.astype(np.int64).tolist()
+        == sum(vector(liar, name) for name in liar.names).tolist()
+    ), "the first sum was real"
     for name in two.names:
         words = set(said(two, name)) - {Quit}
         assert words <= {Revealed}, "of the first session, at most: not a word of a second"
@@ -93,13 +94,20 @@ def test_whatever_is_changed_and_whenever_it_is_cut_a_site_says_one_thing(what, 
 def test_an_abandoned_round_is_followed_by_a_new_one_with_a_new_charge(tmp_path):
     """On the same model; secrets, rounding and noise are others."""
     stages = [
-        pipeline.Clip(1.0), pipeline.Quantize(12), pipeline.DiscreteNoise(4.0, 4),
+        pipeline.Clip(1.0),
+        pipeline.Quantize(12),
+        pipeline.DiscreteNoise(4.0, 4),
         pipeline.SecureSum(),
-    ]  # fmt: skip
+    ]
     plan = replace(
-        plan_of(rounds=5), pipeline=stages, minimum=4, weighting="equal", cap=None,
-        aggregation=aggregation.Mean("expected"), budget=privacy.Budget(500.0, 1e-3),
-    )  # fmt: skip
+        plan_of(rounds=5),
+        pipeline=stages,
+        minimum=4,
+        weighting="equal",
+        cap=None,
+        aggregation=aggregation.Mean("expected"),
+        budget=privacy.Budget(500.0, 1e-3),
+    )
     liar = Sums(tmp_path, plan=plan)
     policy = Policy(budget_epsilon=500.0, budget_delta=1e-3)
     one = Session(liar.names, round=1, most=math.inf)
@@ -108,7 +116,7 @@ def test_an_abandoned_round_is_followed_by_a_new_one_with_a_new_charge(tmp_path)
     liar.settles = {2: (1, False)}
     liar.lead(one, again, two, habits=Habits(wait=0.0, policy=policy))
     for name in liar.names:
-        entries = Book(tmp_path / name / "studies/default/privacy.json").read(1e-3).entries
+        entries = LedgerFile(tmp_path / name / "studies/default/privacy.json").read(1e-3).entries
         assert [entry.round for entry in entries] == [1, 2], "a charge for each session"
     assert isinstance(one.found, Sum) and isinstance(two.found, Sum)
     assert one.found.total.tolist() != two.found.total.tolist()
@@ -129,11 +137,11 @@ def test_an_update_that_was_damaged_in_a_session_has_no_second_one(liar):
 def test_a_session_whose_secrets_are_gone_is_over(lost, liar):
     liar.late, liar.ends = Consent, False
     liar.lead(Session(liar.names))
-    vault = liar.home / "ann" / "vault"
+    site_store = liar.home / "ann" / "vault"
     if lost == "the vault":
-        vault.rename(liar.home / "ann" / "lost")
+        site_store.rename(liar.home / "ann" / "lost")
     else:
-        for path in vault.glob("secure-*"):
+        for path in site_store.glob("secure-*"):
             path.unlink()
     again = Session(liar.names)
     liar.lead(again)

@@ -16,12 +16,12 @@ pytest.importorskip("cryptography")
 
 from tests.adversary.mutants import NUMBERS, json_mutants, object_mutants
 from tests.adversary.played import SITE, Life, Played, refused
-from tests.service.site.hub import said
+from tests.federation.site.hub import said
 
-from muster.secagg.messages import Ended
-from muster.service.message import Offer, Verdict, Wait, from_json, to_json
-from muster.service.refusal import Reason, Refused
-from muster.service.site.attend import LONGEST_WAIT
+from muster.federation.protocol.message import Ack, ResumeAt, Wait, from_json, to_json
+from muster.federation.site.agent import LONGEST_WAIT
+from muster.secagg.messages import SessionEnded
+from muster.security.refusal import RefusalReason, Refused
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_whatever_it_is_to_wait_a_site_is_back_before_its_secrets_end(played, li
             lie = answer(odd, retry_after=header)
             made = lives(3, [lie, lie], sleep=sleep).play()
             assert made.ended is None
-    lie = answer(to_json(Verdict(False, Reason.TOO_OFTEN, "wait")), 429, retry_after="999999")
+    lie = answer(to_json(Ack(False, RefusalReason.TOO_OFTEN, "wait")), 429, retry_after="999999")
     lives(3, [lie, *played.told[3:]], sleep=sleep).play().check()
     assert max(slept) <= LONGEST_WAIT
 
@@ -83,16 +83,14 @@ def test_an_answer_in_any_coding_is_an_answer_or_asked_for_again(played, lives):
 
 def test_every_field_of_an_acknowledgement_may_lie(played, lives):
     """Of a word that ann says: what is no verdict is asked for again, what refuses is believed."""
-    messages = (Verdict(True), Verdict(False, Reason.LATE, "x"), Offer(1), Wait(0.0))
+    messages = (Ack(True), Ack(False, RefusalReason.LATE, "x"), ResumeAt(1), Wait(0.0))
     lies = [mutant.data for message in messages for mutant in json_mutants(message)]
     refuses, other = [], []
     for lie in lies:
         (refuses if refusal(lie) else other).append(lie)
     assert len(other) > 100 > len(refuses)
     for some in (*(other[i : i + 60] for i in range(0, len(other), 60)), *([r] for r in refuses)):
-        acks = chain(
-            (httpx.Response(200, content=lie) for lie in some), repeat(said(Verdict(True)))
-        )
+        acks = chain((httpx.Response(200, content=lie) for lie in some), repeat(said(Ack(True))))
         made = lives(3, played.told[3:], acks=lambda request, acks=acks: next(acks))
         made.play().check()
         assert made.ended is None, made.ended
@@ -101,21 +99,27 @@ def test_every_field_of_an_acknowledgement_may_lie(played, lives):
 def refusal(data):
     """Whether octets are a verdict that refuses."""
     try:
-        return not from_json(data, Verdict).accepted
+        return not from_json(data, Ack).accepted
     except Refused:
         return False
 
 
-@pytest.mark.parametrize("reason", Reason)
+@pytest.mark.parametrize("reason", RefusalReason)
 def test_whatever_reason_a_word_is_refused_for_a_site_ends_in_words(reason, played, lives):
     async def sleep(seconds):
         """No time."""
 
     for place in (0, 3, 5):
-        acks = chain([refused(reason)] * 9, repeat(refused(Reason.LATE)))  # some are said again
+        acks = chain(
+            [refused(reason)] * 9, repeat(refused(RefusalReason.LATE))
+        )  # some are said again
         made = lives(place, played.told[place:], acks=lambda request, acks=acks: next(acks))
         made.sleep = sleep
-        fatal = {Reason.REVOKED, Reason.WRONG_FINGERPRINT, Reason.WRONG_VERSION}
+        fatal = {
+            RefusalReason.REVOKED,
+            RefusalReason.WRONG_FINGERPRINT,
+            RefusalReason.WRONG_VERSION,
+        }
         made.play().check(over=reason not in fatal)
         assert (getattr(made.ended, "reason", None) in fatal) == (reason in fatal), made.ended
 
@@ -142,7 +146,7 @@ def test_every_field_of_what_is_handed_out_about_members_may_lie(played, lives):
 @pytest.mark.parametrize("reason", ["DONE", "LATE", "nothing that is known"])
 def test_a_sum_is_open_in_a_transcript_when_this_site_opened_it(place, reason, played, lives):
     """A server says that all is done before it is: nothing may say that a sum was opened."""
-    made = lives(place, [Ended(reason).to_bytes()]).play()
+    made = lives(place, [SessionEnded(reason).to_bytes()]).play()
     made.check()
     opened = reason == "DONE" and place >= 5  # her vector is in it, and she agreed to that
     assert made.transcript().outcome == ("opened" if opened else "given up")

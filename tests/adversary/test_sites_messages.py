@@ -18,7 +18,7 @@ from tests.adversary.played import NAMES, SITE, Life, Played
 from tests.adversary.test_site_session import vector
 
 from muster.secagg import messages
-from muster.secagg.messages import CLIENT_KINDS, Ended, Quit, Roster, read
+from muster.secagg.messages import CLIENT_KINDS, KeyRoster, Quit, SessionEnded, read
 
 TOLD = {kind for number, kind in messages.KINDS.items() if number not in CLIENT_KINDS}
 
@@ -98,6 +98,6 @@ def test_messages_of_another_round_run_study_or_attempt_open_nothing(played, lif
         for message in told[: 1 if number else None]:
             place, data = here.index(type(message)), message.to_bytes()
             life(place, [data, *played.told[place:]])
-            if not isinstance(message, Roster | Ended):
+            if not isinstance(message, KeyRoster | SessionEnded):
                 spliced = data[:5] + read(played.told[1]).session + data[37:]
                 life(place, [spliced, *played.told[place:]])

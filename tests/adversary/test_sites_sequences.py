@@ -12,12 +12,12 @@ pytest.importorskip("cryptography")
 
 from tests.adversary.mutants import json_mutants
 from tests.adversary.played import NAMES, SITE, Life, Played
-from tests.service.site.hub import said
+from tests.federation.site.hub import said
 
+from muster.federation.protocol.message import Ack, Decline, TrainAssignment, from_json
+from muster.federation.site.trainer import Habits
 from muster.secagg.messages import Advert, Quit, read
-from muster.service.message import Decline, Task, Verdict, from_json
-from muster.service.refusal import Refused
-from muster.service.site.work import Habits
+from muster.security.refusal import Refused
 
 FULL = httpx.Response(503, content=b"later")
 
@@ -47,7 +47,7 @@ def test_every_field_of_the_task_of_a_masked_round_may_lie(played, lives):
     right = played.sites[SITE].task(1, peers=len(NAMES))
     for mutant in json_mutants(right):
         try:
-            from_json(mutant.data, Task)
+            from_json(mutant.data, TrainAssignment)
         except Refused:
             continue
         asks = [httpx.Response(200, content=mutant.data), right]
@@ -84,13 +84,13 @@ def test_the_secrets_of_a_site_end_while_nobody_takes_its_last_word(played, live
     def acks(request):
         asked.append(read(request.content))
         if not isinstance(asked[-1], Quit):
-            return said(Verdict(True))
+            return said(Ack(True))
         if len(asked) < 20:
             return FULL
         wall[0] = 9e9  # long after
         if len(asked) == 23:
             kept.append(list((made.home / SITE / "vault").glob("secure-*")))
-        return FULL if len(asked) < 24 else said(Verdict(True))
+        return FULL if len(asked) < 24 else said(Ack(True))
 
     made = lives(3, [b"no message"], acks=acks, sleep=at_once)
     made.habits = Habits(wait=0.0, wall=lambda: wall[0])

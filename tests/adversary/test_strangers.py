@@ -8,10 +8,10 @@ import sys
 
 import httpx
 import pytest
-from tests.service.server.stand import DATA, HELLO, SAID, place
+from tests.transport.http.stand import DATA, HELLO, SAID, place
 
-from muster.service import identity
-from muster.service.message import to_json
+from muster.federation.protocol.message import to_json
+from muster.security import identity
 
 FEW = 160  # descriptors of the server
 STRANGERS = 300

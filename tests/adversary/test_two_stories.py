@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from tests.secagg.scene import party, terms, vectors
 
-from muster.secagg import Await, Keep, Say, Terms, client, graph
+from muster.secagg import Await, Keep, Say, SessionTerms, client, graph
 from muster.secagg import messages as said
-from muster.secagg.agreement import Binding, Private
+from muster.secagg.agreement import Binding, PrivateKey
 from muster.secagg.answers import graph_for
 from muster.secagg.commitments import ROWS
-from muster.secagg.dealing import Cohort, Dealing
+from muster.secagg.dealing import Dealing, SessionMembers
 from muster.secagg.mask import blend
 from muster.secagg.session import bitmap
 from muster.secagg.shamir import LIMBS, combine, joined, weights
@@ -65,12 +65,14 @@ class Server:
     def play(self):
         """Up to the masked vectors."""
         adverts = {name: self.tell(name, None) for name in self.names}
-        roster = said.Roster(self.terms.context, tuple(adverts[n].entry for n in self.names))
+        roster = said.KeyRoster(self.terms.context, tuple(adverts[n].entry for n in self.names))
         self.session = roster.session(*self.terms.place)
         self.graph = graph_for(self.terms, self.count, self.session)
         self.binding = Binding(self.session, self.terms.context)
         index = {name: i for i, name in enumerate(self.names)}
-        dealing = Dealing(Cohort(self.terms, roster.entries, self.graph, index, self.binding))
+        dealing = Dealing(
+            SessionMembers(self.terms, roster.entries, self.graph, index, self.binding)
+        )
         for i, name in enumerate(self.names):
             assert dealing.take(i, self.tell(name, roster)) is None
         everybody = bitmap(np.ones(self.count, np.bool_))
@@ -102,11 +104,11 @@ class Server:
         told = said.Survivors(self.session, bitmap(believed))
         statement = self.binding.consent(bitmap(full), bitmap(believed))
         again = {
-            j: self.sides[self.names[j]] if j in group else self.begin(
-                self.names[j], dict(self.kept[self.names[j]])
-            )
+            j: self.sides[self.names[j]]
+            if j in group
+            else self.begin(self.names[j], dict(self.kept[self.names[j]]))
             for j in [*group, *bad]
-        }  # fmt: skip
+        }
         for j in bad:
             self.tell(self.names[j], None, again[j])
         marks = {j: self.tell(self.names[j], told, again[j]).signature for j in again}
@@ -137,7 +139,7 @@ class Server:
             return None
         alive, dead, bad = stories
         seed = self.secret(self.shares(True, alive, bad))
-        private = Private(self.secret(self.shares(False, dead, bad)))
+        private = PrivateKey(self.secret(self.shares(False, dead, bad)))
         ring = self.terms.ring
         vector = ring.unpack(self.masked[self.names[VICTIM]], self.terms.size).copy()
         plus, minus = [], [self.binding.own(seed)]
@@ -182,5 +184,5 @@ def test_with_one_share_less_they_fit_and_the_vector_is_read(monkeypatch, count,
     server = Server(about(count, colluders), colluders)
     found = server.opened()
     graph.graph_of.cache_clear()
-    assert isinstance(server.terms, Terms)
+    assert isinstance(server.terms, SessionTerms)
     assert found.tolist() == server.vectors[server.names[VICTIM]].tolist()

@@ -9,16 +9,16 @@ import pytest
 pytest.importorskip("cryptography")
 pytest.importorskip("uvicorn")
 
-from tests.service.server.stand import Federation
+from tests.transport.http.stand import Federation
 
 from muster.errors import IdentityError
-from muster.service import identity, pki
-from muster.service.identity import IDENTITY, Grant
-from muster.service.pki.certificate import Authority
-from muster.service.pki.credentials import Credentials, read_credentials
-from muster.service.pki.revocation import sign_list
-from muster.service.server.protocol import Trust
-from muster.service.site.peers import PeerRules
+from muster.federation.site.peers import PeerRules
+from muster.security import identity, pki
+from muster.security.identity import IDENTITY, Grant
+from muster.security.pki.certificate import Authority
+from muster.security.pki.credentials import Credentials, read_credentials
+from muster.security.pki.revocation import sign_list
+from muster.transport.http.protocol import Trust
 
 LIST = "revoked.pem"
 

@@ -7,10 +7,15 @@ from hypothesis import strategies as st
 # Seven rows, the last two of them lies.
 REFERENCE = np.array(
     [
-        [1, 2, 0], [1.2, 1.9, 0.1], [0.9, 2.2, -0.1], [1.1, 2.1, 0.05], [0.95, 1.85, -0.05],
-        [100, -50, 30], [-3, 8, 1],
+        [1, 2, 0],
+        [1.2, 1.9, 0.1],
+        [0.9, 2.2, -0.1],
+        [1.1, 2.1, 0.05],
+        [0.95, 1.85, -0.05],
+        [100, -50, 30],
+        [-3, 8, 1],
     ]
-)  # fmt: skip
+)
 HONEST = REFERENCE[:5]
 
 

@@ -17,13 +17,23 @@ def reply(client, seed=0):
     rng = np.random.default_rng([seed, client])
     delta = rng.lognormal(0, 8, 3).astype(np.float32) * rng.choice([-1, 1], 3)
     weight = float(rng.lognormal(0, 3))
-    return Reply((client,), {"delta": delta.astype(np.float32)}, weight,
-                 {"rows": 1.0, "loss": weight / 3}, np.float32([weight]))  # fmt: skip
+    return Reply(
+        (client,),
+        {"delta": delta.astype(np.float32)},
+        weight,
+        {"rows": 1.0, "loss": weight / 3},
+        np.float32([weight]),
+    )
 
 
 def bits(reply):
-    return (reply.clients, reply.payload["delta"].tobytes(), reply.weight,
-            tuple(reply.metrics.items()), reply.buffers.tobytes())  # fmt: skip
+    return (
+        reply.clients,
+        reply.payload["delta"].tobytes(),
+        reply.weight,
+        tuple(reply.metrics.items()),
+        reply.buffers.tobytes(),
+    )
 
 
 @given(st.integers(1, 5000))

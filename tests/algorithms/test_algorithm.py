@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from muster import Local, algorithms
-from muster.algorithms.algorithm import Algorithm, Model, Update
+from muster.algorithms.algorithm import Algorithm, ModelState, Update
 from muster.optimizers import SGD, Adam, Momentum
-from muster.types import State, Work
+from muster.types import LocalWork, State
 from muster.vectors import leaves, tree_map
 
 NAMED = [getattr(algorithms, name) for name in algorithms.__all__]
@@ -32,7 +32,7 @@ def test_the_defaults_are_plain_averaging():
     assert plain.memory(x) is None
     assert plain.accept(Local(steps=1), "examples") is None
     assert plain.correct(x, x + 1, state.shared, None) is x
-    payload, memory = plain.report(x + 3, state.shared, None, Work(1, 1, 1))
+    payload, memory = plain.report(x + 3, state.shared, None, LocalWork(1, 1, 1))
     assert (payload.delta.tolist(), memory) == ([3, 3], None)
     assert plain.payload is Update
     assert not plain.bends
@@ -40,7 +40,7 @@ def test_the_defaults_are_plain_averaging():
 
 
 def test_the_default_step_hands_the_mean_to_the_server_optimizer():
-    state = State(Model(np.zeros(1)), (np.array([2.0]),))
+    state = State(ModelState(np.zeros(1)), (np.array([2.0]),))
     state = Plain().step(state, Update(np.array([1.0])), 1.0)
     assert state.private[0].tolist() == [pytest.approx(2.8)]
     assert state.shared.x.tolist() == [pytest.approx(1.4)]
@@ -70,7 +70,9 @@ def one_round(algorithm, x, w, memory):
     k = w.shape[:-1]
     ones = np.ones((*k, 1))
     g = algorithm.correct(w * 2, w, state.shared, memory)
-    payload, kept = algorithm.report(w, state.shared, memory, Work(3 * ones, 0.3 * ones, 3 * ones))
+    payload, kept = algorithm.report(
+        w, state.shared, memory, LocalWork(3 * ones, 0.3 * ones, 3 * ones)
+    )
     return state, g, payload, kept
 
 

@@ -6,17 +6,17 @@ import pytest
 
 from muster import Local
 from muster.algorithms import FedAvg
-from muster.algorithms.algorithm import Model, Update
+from muster.algorithms.algorithm import ModelState, Update
 from muster.optimizers import SGD, Adam, Momentum
-from muster.types import Work
+from muster.types import LocalWork
 
 X = np.array([1.0, 2.0])
-WORK = Work(1.0, 0.1, 1.0)
+WORK = LocalWork(1.0, 0.1, 1.0)
 
 
 def test_the_mean_of_the_updates_is_added():
     """Clients at [3, 2] and [0, 6] with weights 1/4 and 3/4: x becomes their weighted mean."""
-    algorithm, sent = FedAvg(), Model(X)
+    algorithm, sent = FedAvg(), ModelState(X)
     a, _ = algorithm.report(np.array([3.0, 2.0]), sent, None, WORK)
     b, _ = algorithm.report(np.array([0.0, 6.0]), sent, None, WORK)
     mean = Update(0.25 * a.delta + 0.75 * b.delta)

@@ -8,7 +8,7 @@ import pytest
 
 from muster import Local
 from muster.algorithms import FedDyn
-from muster.algorithms.algorithm import Model, Update
+from muster.algorithms.algorithm import ModelState, Update
 from muster.algorithms.feddyn import Kept
 from muster.errors import PlanError
 from muster.types import State
@@ -19,12 +19,12 @@ X = np.array([1.0, 2.0])
 def test_the_gradient_is_bent_by_h_and_by_the_distance():
     """g − h_k + alpha (w − x) with alpha = 0.5."""
     w, g, h = np.array([3.0, 2.0]), np.array([1.0, 1.0]), np.array([0.25, -1.0])
-    assert FedDyn(0.5).correct(g, w, Model(X), h).tolist() == [1 - 0.25 + 1.0, 2.0]
+    assert FedDyn(0.5).correct(g, w, ModelState(X), h).tolist() == [1 - 0.25 + 1.0, 2.0]
 
 
 def test_h_moves_against_the_update():
     w, h = np.array([3.0, 1.0]), np.array([0.25, -1.0])
-    payload, kept = FedDyn(0.5).report(w, Model(X), h, None)
+    payload, kept = FedDyn(0.5).report(w, ModelState(X), h, None)
     assert payload.delta.tolist() == [2.0, -1.0]
     assert kept.tolist() == [0.25 - 1.0, -1.0 + 0.5]
 
@@ -33,7 +33,7 @@ def test_the_server_step_by_hand():
     """Two of five clients: h −= (alpha/N) Σ Δ; x = mean w − h/alpha."""
     alpha, h = 0.5, np.array([1.0, 0.0])
     deltas = np.array([[2.0, 0.0], [0.0, 4.0]])
-    state = FedDyn(alpha).step(State(Model(X), Kept(h, ())), Update(deltas.mean(0)), 2 / 5)
+    state = FedDyn(alpha).step(State(ModelState(X), Kept(h, ())), Update(deltas.mean(0)), 2 / 5)
     expected = h - alpha / 5 * deltas.sum(0)
     np.testing.assert_allclose(state.private.h, expected)
     np.testing.assert_allclose(state.shared.x, (X + deltas).mean(0) - expected / alpha)
@@ -59,7 +59,7 @@ def test_exact_local_solutions_lead_to_the_common_optimum():
 
 def test_h_stays_on_the_server():
     state = FedDyn().init(X)
-    assert state.shared == Model(X)
+    assert state.shared == ModelState(X)
     assert state.private.h.tolist() == [0, 0]
 
 

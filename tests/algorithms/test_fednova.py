@@ -10,19 +10,19 @@ from hypothesis import strategies as st
 
 from muster import Local
 from muster.algorithms import FedAvg, FedNova
-from muster.algorithms.algorithm import Model
+from muster.algorithms.algorithm import ModelState
 from muster.errors import PlanError
 from muster.optimizers import SGD, Adagrad, Adam, Momentum, Yogi
-from muster.types import Scalar, Work
+from muster.types import LocalWork, Scalar
 
 X = np.array([1.0, 2.0])
 
 
 def server_step(algorithm, ws, norms, p, server=None):
     """x after clients at `ws` with step norms `norms` and weights `p`."""
-    sent = Model(X)
+    sent = ModelState(X)
     payloads = [
-        algorithm.report(w, sent, None, Work(n, 0.1 * n, n))[0]
+        algorithm.report(w, sent, None, LocalWork(n, 0.1 * n, n))[0]
         for w, n in zip(ws, norms, strict=True)
     ]
     fields = zip(*payloads, strict=True)

@@ -6,17 +6,17 @@ import pytest
 
 from muster import Local
 from muster.algorithms import FedSGD
-from muster.algorithms.algorithm import Model
+from muster.algorithms.algorithm import ModelState
 from muster.errors import PlanError
 from muster.optimizers import SGD, Adam, Momentum
-from muster.types import Work
+from muster.types import LocalWork
 
 
 @pytest.mark.parametrize("rate", [0.125, 0.5, 4.0])
 def test_minus_the_gradient_travels(rate):
     x, g = np.array([1.0, 2.0]), np.array([3.0, -1.0])
     algorithm = FedSGD(server=SGD(0.5))
-    payload, _ = algorithm.report(x - rate * g, Model(x), None, Work(1.0, rate, 1.0))
+    payload, _ = algorithm.report(x - rate * g, ModelState(x), None, LocalWork(1.0, rate, 1.0))
     np.testing.assert_allclose(payload.delta, -g)
     state = algorithm.step(algorithm.init(x), payload, 1.0)
     np.testing.assert_allclose(state.shared.x, [-0.5, 2.5])

@@ -9,7 +9,7 @@ from muster.algorithms import FedAvg, Scaffold
 from muster.algorithms.scaffold import Change, Controlled
 from muster.errors import PlanError
 from muster.optimizers import SGD, Adam, Momentum
-from muster.types import State, Work
+from muster.types import LocalWork, State
 
 X, C = np.array([1.0, 2.0]), np.array([0.5, -0.5])
 SENT = Controlled(X, C)
@@ -23,7 +23,7 @@ def test_the_gradient_is_corrected_by_both_controls():
 def test_option_two_by_hand():
     """c_k' = c_k − c + (x − w)/(K eta) with K eta = 0.5."""
     w, c_k = np.array([0.0, 3.0]), np.array([0.25, 0.0])
-    payload, kept = Scaffold().report(w, SENT, c_k, Work(5.0, 0.5, 5.0))
+    payload, kept = Scaffold().report(w, SENT, c_k, LocalWork(5.0, 0.5, 5.0))
     assert payload.delta.tolist() == [-1.0, 1.0]
     assert kept.tolist() == [0.25 - 0.5 + 2.0, 0.0 + 0.5 - 2.0]
     np.testing.assert_allclose(payload.control, kept - c_k)
@@ -36,7 +36,7 @@ def test_the_new_control_is_the_mean_gradient_that_was_seen():
     rates, gradients = 0.1 * 0.9 ** np.arange(10), rng.normal(size=(10, 2))
     for rate, g in zip(rates, gradients, strict=True):
         w = w - rate * Scaffold().correct(g, w, SENT, c_k)
-    _, kept = Scaffold().report(w, SENT, c_k, Work(10.0, rates.sum(), 10.0))
+    _, kept = Scaffold().report(w, SENT, c_k, LocalWork(10.0, rates.sum(), 10.0))
     np.testing.assert_allclose(kept, rates @ gradients / rates.sum(), rtol=1e-12)
 
 
@@ -67,7 +67,9 @@ def train(algorithm, rounds, shares):
             for _ in range(10):
                 g = h[k] * (w - a[k])
                 w = w - 0.2 * algorithm.correct(g, w, state.shared, memory[k])
-            payload, memory[k] = algorithm.report(w, state.shared, memory[k], Work(10, 2.0, 10))
+            payload, memory[k] = algorithm.report(
+                w, state.shared, memory[k], LocalWork(10, 2.0, 10)
+            )
             payloads.append(payload)
         columns = zip(*payloads, strict=True)
         means = [np.tensordot(q, f, 1) for q, f in zip((p, shares), columns, strict=False)]

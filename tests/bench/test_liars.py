@@ -12,7 +12,7 @@ from muster.aggregation import Median
 from muster.errors import PlanError
 from muster.keys import key
 from muster.rounds import play, start
-from muster.simulation import Choice, Here, Simulation
+from muster.simulation import Choice, LocalExecutor, Simulation
 from muster.store import MemoryStore
 from muster.types import Cohort
 
@@ -42,9 +42,9 @@ def test_every_defence_is_a_plan_with_groups_enough():
 def test_no_honest_update_reaches_the_clip():
     people, _ = data.digits(clients=liars.WRITERS)
     plan = replace(liars.defended(1, aggregation.Mean(), 0.1, 0), pipeline=(), aggregation=Median())
-    hands = Here(plan, "loop", people)
+    executor = LocalExecutor(plan, "loop", people)
     choice = Choice("loop", 1, True, "")
-    simulation, store = Simulation(plan, people, MemoryStore(), choice, hands), MemoryStore()
+    simulation, store = Simulation(plan, people, MemoryStore(), choice, executor), MemoryStore()
     state = start(plan)
     for round in range(1, 4):
         simulation.send(Cohort(people.clients), state.sent(), round)

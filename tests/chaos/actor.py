@@ -20,13 +20,13 @@ from tests.chaos.victim import die
 
 import muster
 from muster import aggregation, algorithms, optimizers, pipeline, privacy, sampling, tasks
+from muster.federation.site.policy import Policy
+from muster.federation.site.server_client import Backoff
+from muster.federation.site.trainer import Habits
 from muster.runs.drive import Options
 from muster.runs.federation import join as joining
-from muster.runs.federation.conduct import Terms
-from muster.runs.federation.serve import Federation, Where, serve
-from muster.service.site.line import Patience
-from muster.service.site.policy import Policy
-from muster.service.site.work import Habits
+from muster.runs.federation.conduct import ServerSettings
+from muster.runs.federation.serve import ListenSettings, ServedFederation, serve
 
 ROUNDS = 5
 CLIENTS = tuple(f"site-{i}" for i in range(4))
@@ -35,14 +35,19 @@ EVERYBODY = {"task": tasks.numpy.MLP([4, 5, 3]), "rounds": ROUNDS}
 LOCAL = muster.Local(epochs=2, batch=2, optimizer=optimizers.SGD(0.1))
 DELTA = 1e-3
 CENTRAL = {
-    "task": EVERYBODY["task"], "rounds": 8, "algorithm": algorithms.FedAvg(), "local": LOCAL,
-    "weighting": "equal", "aggregation": aggregation.Mean("expected"),
-}  # fmt: skip
+    "task": EVERYBODY["task"],
+    "rounds": 8,
+    "algorithm": algorithms.FedAvg(),
+    "local": LOCAL,
+    "weighting": "equal",
+    "aggregation": aggregation.Mean("expected"),
+}
 LARGE = privacy.Budget(500.0, DELTA)
 SHORT = CENTRAL | {
-    "rounds": 3, "pipeline": [pipeline.Clip(1.0), pipeline.Noise(2.0)],
+    "rounds": 3,
+    "pipeline": [pipeline.Clip(1.0), pipeline.Noise(2.0)],
     "sampling": sampling.All(),
-}  # fmt: skip
+}
 MASKED = CENTRAL | {"rounds": 3, "evaluate": muster.Every(1, clients=0), "budget": LARGE}
 LEVELS = (pipeline.Clip(1.0), pipeline.Quantize(12))
 AFFORDED = privacy.spent(  # two rounds of SHORT
@@ -50,66 +55,99 @@ AFFORDED = privacy.spent(  # two rounds of SHORT
 ).epsilon
 PLANS = {
     "scaffold": muster.Plan(
-        **EVERYBODY, algorithm=algorithms.Scaffold(), local=LOCAL,
+        **EVERYBODY,
+        algorithm=algorithms.Scaffold(),
+        local=LOCAL,
         sampling=sampling.Uniform(count=3),
     ),
     "quantize": muster.Plan(
-        **EVERYBODY, algorithm=algorithms.FedAvg(server=optimizers.Adam(0.05)), local=LOCAL,
+        **EVERYBODY,
+        algorithm=algorithms.FedAvg(server=optimizers.Adam(0.05)),
+        local=LOCAL,
         weighting="equal",
-        pipeline=[
-            pipeline.AdaptiveClip(start=0.5), pipeline.Quantize(8, range=2.0, feedback=True)
-        ],
+        pipeline=[pipeline.AdaptiveClip(start=0.5), pipeline.Quantize(8, range=2.0, feedback=True)],
     ),
     "private": muster.Plan(
-        **EVERYBODY, algorithm=algorithms.FedAvg(), local=LOCAL, share="layers.0.*",
+        **EVERYBODY,
+        algorithm=algorithms.FedAvg(),
+        local=LOCAL,
+        share="layers.0.*",
         sampling=sampling.Uniform(count=3),
     ),
     "deadline": muster.Plan(
-        **EVERYBODY, algorithm=algorithms.Scaffold(), local=LOCAL, deadline=600.0,
+        **EVERYBODY,
+        algorithm=algorithms.Scaffold(),
+        local=LOCAL,
+        deadline=600.0,
     ),
     "most": muster.Plan(
-        **EVERYBODY, algorithm=algorithms.Scaffold(), local=LOCAL, minimum=3,
+        **EVERYBODY,
+        algorithm=algorithms.Scaffold(),
+        local=LOCAL,
+        minimum=3,
     ),
     "mean": muster.Plan(
-        **EVERYBODY, algorithm=algorithms.FedAvg(), local=LOCAL, minimum=3, weighting="equal",
+        **EVERYBODY,
+        algorithm=algorithms.FedAvg(),
+        local=LOCAL,
+        minimum=3,
+        weighting="equal",
         pipeline=[pipeline.Quantize(8, range=2.0, feedback=True)],
     ),
     "masked": muster.Plan(
-        **EVERYBODY | {"rounds": 3}, algorithm=algorithms.FedAvg(), local=LOCAL, cap=9,
+        **EVERYBODY | {"rounds": 3},
+        algorithm=algorithms.FedAvg(),
+        local=LOCAL,
+        cap=9,
         pipeline=[pipeline.Clip(1.0), pipeline.Quantize(12), pipeline.SecureSum()],
         evaluate=muster.Every(1, clients=0),
     ),
     "grouped": muster.Plan(
-        **EVERYBODY | {"rounds": 3}, algorithm=algorithms.FedAvg(), local=LOCAL, cap=9,
+        **EVERYBODY | {"rounds": 3},
+        algorithm=algorithms.FedAvg(),
+        local=LOCAL,
+        cap=9,
         pipeline=[
-            pipeline.Clip(1.0), pipeline.Quantize(12),
+            pipeline.Clip(1.0),
+            pipeline.Quantize(12),
             pipeline.SecureSum(groups=2, corrupt=0.1, dropout=0.0),
         ],
-        aggregation=aggregation.Median(), evaluate=muster.Every(1, clients=0),
+        aggregation=aggregation.Median(),
+        evaluate=muster.Every(1, clients=0),
     ),
     "broad": muster.Plan(  # its model and its updates are larger than all the rest on the disk
-        task=tasks.numpy.MLP([4, 20000, 3]), rounds=3, algorithm=algorithms.FedAvg(), local=LOCAL,
-        evaluate=muster.Every(9, clients=0), cap=4,
+        task=tasks.numpy.MLP([4, 20000, 3]),
+        rounds=3,
+        algorithm=algorithms.FedAvg(),
+        local=LOCAL,
+        evaluate=muster.Every(9, clients=0),
+        cap=4,
     ),
     "noise": muster.Plan(
-        **CENTRAL, sampling=sampling.Poisson(0.7), budget=LARGE,
+        **CENTRAL,
+        sampling=sampling.Poisson(0.7),
+        budget=LARGE,
         pipeline=[pipeline.AdaptiveClip(start=0.5), pipeline.Noise(2.0)],
     ),
     "banded": muster.Plan(
-        **CENTRAL, sampling=sampling.All(), budget=LARGE,
+        **CENTRAL,
+        sampling=sampling.All(),
+        budget=LARGE,
         pipeline=[pipeline.Clip(1.0), pipeline.BandedNoise(2.0, bands=3)],
     ),
     "two": muster.Plan(**SHORT, budget=privacy.Budget(AFFORDED, DELTA)),
     "three": muster.Plan(**SHORT, budget=LARGE),
     "shares": muster.Plan(
-        **MASKED, minimum=3,
+        **MASKED,
+        minimum=3,
         pipeline=[*LEVELS, pipeline.DiscreteNoise(2.0, 4, dropout=0.25), pipeline.SecureSum()],
     ),
     "all shares": muster.Plan(  # its masks would bear the loss of one, its noise does not
-        **MASKED, minimum=4,
+        **MASKED,
+        minimum=4,
         pipeline=[*LEVELS, pipeline.DiscreteNoise(2.0, 4), pipeline.SecureSum()],
     ),
-}  # fmt: skip
+}
 
 
 def members(plan):
@@ -208,33 +246,47 @@ def main(role, pipe):
 
 def be_server(role, voice):
     """Serve."""
-    terms = Terms(enough=role.enough, lease=role.lease)
-    federation = Federation(
-        PLANS[role.plan], role.folder, terms=terms, url=role.url, keep_updates=True,
+    terms = ServerSettings(enough=role.enough, lease=role.lease)
+    federation = ServedFederation(
+        PLANS[role.plan],
+        role.folder,
+        terms=terms,
+        url=role.url,
+        keep_updates=True,
         entropy=os.urandom if role.secret else None,
-    )  # fmt: skip
-    where = Where(f"127.0.0.1:{role.port}", Path(role.home) / "hub" if role.identity else None)
+    )
+    where = ListenSettings(
+        f"127.0.0.1:{role.port}", Path(role.home) / "hub" if role.identity else None
+    )
     why = serve(
-        federation, where, stop=voice.stop,
+        federation,
+        where,
+        stop=voice.stop,
         options=Options(at=voice.at, watch=lambda record: voice.say("round", record["round"])),
         ready=lambda port: voice.say("ready", port),
-    )  # fmt: skip
+    )
     voice.say("ended", why)
 
 
 def attend(role, voice):
     """Attend as these clients."""
     people, home = population(role.plan), Path(role.home)
-    seats = [joining.Seat(client, people[client], home / client) for client in role.clients]
+    seats = [joining.LocalClient(client, people[client], home / client) for client in role.clients]
     address = f"http{'s' * role.identity}://127.0.0.1:{role.port}"
     how = joining.Joining(
         habits=Habits(
             every=role.every, wait=role.wait, entropy=os.urandom if role.secret else None
         ),
-        patience=Patience(first=0.02, longest=0.2), at=voice.at, policy=role.policy,
-    )  # fmt: skip
+        patience=Backoff(first=0.02, longest=0.2),
+        at=voice.at,
+        policy=role.policy,
+    )
     heard = joining.attend_many(
-        PLANS[role.plan], seats, address, stop=voice.stop, how=how,
+        PLANS[role.plan],
+        seats,
+        address,
+        stop=voice.stop,
+        how=how,
         watch=lambda event: voice.say("event", event),
-    )  # fmt: skip
+    )
     voice.say("ended", {name: ended and ended.text for name, ended in heard.items()})

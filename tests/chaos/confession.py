@@ -15,21 +15,26 @@ import numpy as np
 from tests.chaos import actor, history, scene
 
 import muster
+from muster.federation.protocol.codec_tensors import digest, encode
+from muster.federation.site.secrets import SiteSecrets
+from muster.federation.site.store import SiteStore
 from muster.local import Group, train
-from muster.privacy import Ledger, Secret
+from muster.privacy import PrivacyLedger, Secret
 from muster.rounds import RunState, start
-from muster.runs.privacy.guard import Guard
-from muster.service.private import Private
-from muster.service.site.vault import Vault
-from muster.service.wire import digest, encode
-from muster.store.ledger import Ledger as Store
+from muster.runs.privacy.guard import RunAccountant
+from muster.store.ledger import FederationStore as Store
 from muster.types import Roster
 from muster.vectors import divided, leaves, tree_map
 
 
 def lay(say):
     """Have `say` called with what this process draws, shows and makes."""
-    keep, opening, seed, made = Guard._keep_secret, Store.open, Private._seed, Vault.keep
+    keep, opening, seed, made = (
+        RunAccountant._keep_secret,
+        Store.open,
+        SiteSecrets._seed,
+        SiteStore.keep,
+    )
 
     def kept(self, round, known):
         keep(self, round, known)
@@ -48,7 +53,12 @@ def lay(say):
         say("made", self._state["client"], task.round, b"".join(map(bytes, encode(update.update))))
         return made(self, task, update)
 
-    Guard._keep_secret, Store.open, Private._seed, Vault.keep = kept, opened, seeded, trained
+    RunAccountant._keep_secret, Store.open, SiteSecrets._seed, SiteStore.keep = (
+        kept,
+        opened,
+        seeded,
+        trained,
+    )
 
 
 @dataclass(frozen=True)
@@ -91,7 +101,7 @@ def look(federation):
     with reading(federation) as store:
         facts, records = store.facts(), store.history()
         begun = _begun(federation, store)
-    entries = Ledger.from_json(facts["ledger"]).entries if "ledger" in facts else ()
+    entries = PrivacyLedger.from_json(facts["ledger"]).entries if "ledger" in facts else ()
     assert [entry.round for entry in entries] == list(range(1, len(entries) + 1))
     assert len(records) <= len(entries) <= len(records) + 1
     assert begun in (None, len(entries))
@@ -131,7 +141,7 @@ def sound(federation):
 
 def charged(facts, records):
     """The ledger has each round that was begun, once, in order, and what each of them counted."""
-    entries = Ledger.from_json(facts["ledger"]).entries
+    entries = PrivacyLedger.from_json(facts["ledger"]).entries
     assert [entry.round for entry in entries] == [record["round"] for record in records]
     assert [entry.epsilon for entry in entries] == [r["privacy"]["epsilon"] for r in records]
     for entry, record in zip(entries[:-1], records[:-1], strict=True):

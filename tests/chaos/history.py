@@ -15,17 +15,17 @@ from tests.chaos import actor, scene
 
 import muster
 from muster import keys
+from muster.federation.protocol.codec_tensors import decode
+from muster.federation.protocol.template import update_template
+from muster.federation.site.store import SiteStore
 from muster.rounds import RunState, play, start
 from muster.runs.replay import Recorded, replay
-from muster.service import audit
-from muster.service.site.vault import Vault
-from muster.service.template import update_template
-from muster.service.wire import decode
-from muster.simulation import Here, Simulation, choose
+from muster.security import audit
+from muster.simulation import LocalExecutor, Simulation, choose
 from muster.simulation.threads import one_thread
 from muster.store import SQLiteStore
 from muster.store.blobs import Files, update_name
-from muster.store.ledger import Ledger
+from muster.store.ledger import FederationStore
 from muster.store.memory import MemoryStore
 from muster.types import Cohort
 from muster.vectors import leaves, tree_map
@@ -68,7 +68,7 @@ def _store(federation):
     if federation.role.url is None:
         return SQLiteStore(federation.folder, readonly=True)
     ledger, files = (
-        Ledger(federation.folder, federation.role.url),
+        FederationStore(federation.folder, federation.role.url),
         Files(federation.folder / "blobs"),
     )
     for name in ledger.blobs.names("update-"):
@@ -84,13 +84,13 @@ def kept(federation, history):
     if plan.remembers:
         blank = plan.fresh_memory(*plan.task.init(keys.key(plan.seed).at("init")))
         for client in actor.members(federation.role.plan):
-            vault = Vault(federation.home / client / "vault")
+            site_store = SiteStore(federation.home / client / "vault")
             try:
-                fate, pending = {r["round"]: r["accepted"] for r in history}, vault.pending
+                fate, pending = {r["round"]: r["accepted"] for r in history}, site_store.pending
                 left = pending is not None and client in fate[pending.task.round]
-                memory = vault.memory(blank, left=left)
+                memory = site_store.memory(blank, left=left)
             finally:
-                vault.close()
+                site_store.close()
             if memory is not None:
                 found[client] = {k: np.array(v) for k, v in leaves(memory)}
     return _memories(found)
@@ -181,8 +181,8 @@ def played(plan, people, history):
     cohorts = tuple(Cohort(tuple(r["invited"]), None) for r in history)
     absent = {r["round"]: frozenset(r["invited"]) - frozenset(r["accepted"]) for r in history}
     again = replace(plan, sampling=Recorded(cohorts, plan.sampling), overselect=1.0, minimum=1)
-    choice, hands = choose(plan, people, 1, "loop"), Here(plan, "loop", people)
-    clients = Simulation(plan, people, store := MemoryStore(), choice, hands, absent)
+    choice, executor = choose(plan, people, 1, "loop"), LocalExecutor(plan, "loop", people)
+    clients = Simulation(plan, people, store := MemoryStore(), choice, executor, absent)
     state = start(plan)
     with one_thread(plan.task):
         for record in history:

@@ -13,14 +13,22 @@ import threading
 from collections import Counter
 from dataclasses import dataclass, field
 
-from muster.service.server import transfer
+from muster.transport.http import transfer
 
 LENGTH = re.compile(rb"(?im)^content-length: *(\d+)")
 CHUNKED = re.compile(rb"(?im)^transfer-encoding: *chunked")
 FAULTS = (
-    "duplicate", "stale", "lose request", "lose answer", "cut request", "cut answer", "delay",
-    "swap", "spoil request", "spoil answer",
-)  # fmt: skip
+    "duplicate",
+    "stale",
+    "lose request",
+    "lose answer",
+    "cut request",
+    "cut answer",
+    "delay",
+    "swap",
+    "spoil request",
+    "spoil answer",
+)
 MOST = 0.2  # seconds that a message is held back
 Lost = (OSError, EOFError, asyncio.IncompleteReadError)
 

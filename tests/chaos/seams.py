@@ -14,62 +14,62 @@ import os
 import time
 from pathlib import Path
 
-from muster.runs.privacy.guard import Guard
-from muster.service import audit
-from muster.service.refusal import Reason
-from muster.service.round.hall import Hall
-from muster.service.round.network import Network
-from muster.service.server import exchange
-from muster.service.server.desk import Desk
-from muster.service.server.transfer import Uploads
-from muster.service.site import attend, cargo, line
-from muster.service.site.attend import Attendance
-from muster.service.site.training import Training
+from muster.federation.coordinator.clients import NetworkClients
+from muster.federation.coordinator.round_state import RoundState
+from muster.federation.coordinator.service import FederationService
+from muster.federation.site import agent, server_client, transfers
+from muster.federation.site.agent import SiteAgent
+from muster.federation.site.training import Training
+from muster.runs.privacy.guard import RunAccountant
+from muster.security import audit
+from muster.security.refusal import RefusalReason
 from muster.store.blobs import Files, NoRoom
-from muster.store.ledger import Ledger
+from muster.store.ledger import FederationStore
+from muster.transport.http import request
+from muster.transport.http.transfer import Uploads
 
 driving = importlib.import_module("muster.runs.drive")
 
 # label: (whose, which function, before it or after it, the beginning of the blob's name if any)
 SERVER = {
-    "server: before its facts": (Ledger, "note", "before", ""),
-    "server: before a site is enrolled": (Ledger, "enrol", "before", ""),
-    "server: before a site is welcome": (Desk, "welcome", "after", ""),
+    "server: before its facts": (FederationStore, "note", "before", ""),
+    "server: before a site is enrolled": (FederationStore, "enrol", "before", ""),
+    "server: before a site is welcome": (FederationService, "welcome", "after", ""),
     "server: half a model": (Files, "append", "after", "model-"),
     "server: before a model has its name": (Files, "finish", "before", "model-"),
-    "server: after sampling": (Network, "send", "before", ""),
-    "server: a task is told": (Hall, "take", "after", ""),
-    "server: an update is announced": (Desk, "announce", "after", ""),
+    "server: after sampling": (NetworkClients, "send", "before", ""),
+    "server: a task is told": (RoundState, "take", "after", ""),
+    "server: an update is announced": (FederationService, "announce", "after", ""),
     "server: in mid-upload": (Uploads, "_put", "after", ""),
     "server: before an update has its name": (Files, "finish", "before", "update-"),
     "server: an update has its name": (Files, "finish", "after", "update-"),
-    "server: before an update is acknowledged": (Desk, "arrived", "after", ""),
-    "server: before an evaluation is acknowledged": (Desk, "answer", "after", ""),
+    "server: before an update is acknowledged": (FederationService, "arrived", "after", ""),
+    "server: before an evaluation is acknowledged": (FederationService, "answer", "after", ""),
     "server: before its history's line": (driving, "append", "before", ""),
-    "server: before the sites know": (Hall, "settled", "before", ""),
-    "server: before its log's line": (audit.Audit, "append", "before", ""),
-    "server: before the end is told": (Hall, "end", "before", ""),
+    "server: before the sites know": (RoundState, "settled", "before", ""),
+    "server: before its log's line": (audit.AuditLog, "append", "before", ""),
+    "server: before the end is told": (RoundState, "end", "before", ""),
 }
 GUARD = {  # passed only by a plan with noise
-    "guard: before the secret": (Guard, "_keep_secret", "before", ""),
-    "guard: the secret is kept": (Guard, "_keep_secret", "after", ""),
-    "guard: charged": (Guard, "admit", "after", ""),
-    "guard: before the secret goes": (Guard, "close", "before", ""),
-    "guard: the secret is gone": (Guard, "close", "after", ""),
+    "guard: before the secret": (RunAccountant, "_keep_secret", "before", ""),
+    "guard: the secret is kept": (RunAccountant, "_keep_secret", "after", ""),
+    "guard: charged": (RunAccountant, "admit", "after", ""),
+    "guard: before the secret goes": (RunAccountant, "close", "before", ""),
+    "guard: the secret is gone": (RunAccountant, "close", "after", ""),
 }
 SEAL = {  # passed at the end of a run of correlated noise
-    "guard: before the rows of noise go": (Ledger, "amend", "before", ""),
-    "guard: the rows of noise are gone": (Ledger, "amend", "after", ""),
+    "guard: before the rows of noise go": (FederationStore, "amend", "before", ""),
+    "guard: the rows of noise are gone": (FederationStore, "amend", "after", ""),
 }
 SITE = {
-    "site: before hello": (Attendance, "_enrol", "before", ""),
+    "site: before hello": (SiteAgent, "_enrol", "before", ""),
     "site: in download": (Files, "append", "after", "model-"),
     "site: half an update": (Files, "append", "after", "update-"),
     "site: half a memory": (Files, "append", "after", "memory-"),
     "site: half a state": (Files, "append", "after", "state.json"),
     "site: measured": (Training, "measure", "after", ""),
-    "site: heard the end": (Attendance, "attend", "after", ""),
-    "site: before its log's line": (audit.Audit, "append", "before", ""),
+    "site: heard the end": (SiteAgent, "attend", "after", ""),
+    "site: before its log's line": (audit.AuditLog, "append", "before", ""),
 }
 
 
@@ -109,8 +109,8 @@ def _passing(call, at, when, prefix):
 
 def _small_pieces(size):
     """Uploads in pieces of so many octets, and not compressed."""
-    cargo.PIECE = size
-    cargo._pays = lambda body: False
+    transfers.PIECE = size
+    transfers._pays = lambda body: False
 
 
 def _wall(path):
@@ -119,8 +119,8 @@ def _wall(path):
     def wall():
         return time.time() + float(Path(path).read_text())
 
-    Hall.__init__.__kwdefaults__["wall"] = wall
-    Ledger.__init__.__kwdefaults__["clock"] = wall
+    RoundState.__init__.__kwdefaults__["wall"] = wall
+    FederationStore.__init__.__kwdefaults__["clock"] = wall
 
 
 def _full(path):
@@ -139,7 +139,7 @@ def _full(path):
 
 def _ask_again(seconds):
     """What Retry-After says when the disk is full."""
-    exchange.AGAIN[Reason.NO_ROOM] = seconds
+    request.AGAIN[RefusalReason.NO_ROOM] = seconds
 
 
 def _fails(rounds):
@@ -156,17 +156,17 @@ def _fails(rounds):
 
 def _speaks(versions):
     """A site of another release."""
-    attend.VERSIONS = versions
+    agent.VERSIONS = versions
 
 
 def _patience(seconds):
     """Seconds without an octet after which a site gives up a connection."""
-    line.READ = seconds
+    server_client.READ = seconds
 
 
 def _another_plan(fingerprint):
     """A site that holds another plan."""
-    attend.fingerprint = lambda plan: fingerprint
+    agent.fingerprint = lambda plan: fingerprint
 
 
 FAULTS = {

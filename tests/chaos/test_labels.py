@@ -5,8 +5,8 @@ import ast
 
 from tests.chaos import scene, seams, test_kill, test_network_kill, test_secure_kill, victim
 
-from muster.service.round.network import LABELS as ROUND
-from muster.service.site.vault import LABELS as VAULT
+from muster.federation.coordinator.clients import LABELS as ROUND
+from muster.federation.site.store import LABELS as VAULT
 from muster.store.sqlite import LABELS as COMMIT
 
 

@@ -8,15 +8,17 @@ from tests.chaos import actor, history, seams
 from tests.chaos.federation import Federation
 from tests.chaos.test_kill import KILLS, PARTS
 
-from muster.service.round.network import LABELS as ROUND
-from muster.service.site.vault import LABELS as VAULT
+from muster.federation.coordinator.clients import LABELS as ROUND
+from muster.federation.site.store import LABELS as VAULT
 from muster.store.sqlite import LABELS as COMMIT
 
 LAST = actor.ROUNDS
 ONCE = (
-    "server: before its facts", "server: before the end is told", "site: before hello",
+    "server: before its facts",
+    "server: before the end is told",
+    "site: before hello",
     "site: heard the end",
-)  # fmt: skip
+)
 CHECKPOINTS = {"every": 0.0}  # a checkpoint after every few steps
 
 # label, the how-manieth time, plan, what that process is told
@@ -30,10 +32,13 @@ SERVER = [
 SITE = [
     *((label, 6, "scaffold", CHECKPOINTS) for label in VAULT),
     *((label, 1, "private", CHECKPOINTS) for label in VAULT),
-    *((label, 1 if label in ONCE else 5, "quantize", {}) for label in seams.SITE
-      if label != "site: half a memory"),
+    *(
+        (label, 1 if label in ONCE else 5, "quantize", {})
+        for label in seams.SITE
+        if label != "site: half a memory"
+    ),
     ("site: half a memory", 5, "scaffold", {}),
-]  # fmt: skip
+]
 PIECES = {"faults": {"small pieces": 200}}  # several requests for one update
 
 

@@ -14,23 +14,23 @@ import pytest
 
 import muster
 from muster import aggregation, algorithms, optimizers, pipeline, sampling, tasks
-from muster.privacy import Budget, Charge, Ledger, Selection, spent
+from muster.federation.coordinator.clients import LABELS as ROUNDS
+from muster.federation.site.policy import Policy
+from muster.federation.site.server_client import Backoff
+from muster.federation.site.store import LABELS as SITE
+from muster.federation.site.trainer import Habits
+from muster.privacy import Budget, Charge, PrivacyLedger, Selection, spent
 from muster.runs import Run
 from muster.runs.drive import Options
 from muster.runs.federation import join as joining
-from muster.runs.federation.conduct import Terms
-from muster.runs.federation.serve import Federation, Where, serve
+from muster.runs.federation.conduct import ServerSettings
+from muster.runs.federation.serve import ListenSettings, ServedFederation, serve
 from muster.runs.privacy.facts import stated
-from muster.service.round.network import LABELS as ROUNDS
-from muster.service.site.line import Patience
-from muster.service.site.policy import Policy
-from muster.service.site.vault import LABELS as SITE
-from muster.service.site.work import Habits
 from muster.store import SQLiteStore
 from muster.store.sqlite import LABELS as COMMIT
 
 DELTA = 1e-3
-PATIENCE = Patience(first=0.01, longest=0.1)
+PATIENCE = Backoff(first=0.01, longest=0.1)
 
 
 def people():
@@ -43,12 +43,16 @@ def people():
 
 def plan(*stages, **fields):
     values = {
-        "task": tasks.numpy.SoftmaxRegression(4, 3), "rounds": 3, "algorithm": algorithms.FedAvg(),
+        "task": tasks.numpy.SoftmaxRegression(4, 3),
+        "rounds": 3,
+        "algorithm": algorithms.FedAvg(),
         "local": muster.Local(epochs=1, batch=4, optimizer=optimizers.SGD(0.1)),
-        "weighting": "equal", "sampling": sampling.Poisson(0.7),
+        "weighting": "equal",
+        "sampling": sampling.Poisson(0.7),
         "pipeline": stages or (pipeline.Clip(1.0), pipeline.Noise(2.0)),
-        "aggregation": aggregation.Mean("expected"), "budget": Budget(9.0, DELTA),
-    }  # fmt: skip
+        "aggregation": aggregation.Mean("expected"),
+        "budget": Budget(9.0, DELTA),
+    }
     return muster.Plan(**(values | fields))
 
 
@@ -89,8 +93,8 @@ class Scene:
         return Run(self.home / "run")
 
     def _serve(self, ready, at):
-        federation = Federation(
-            self.plan, self.home / "run", terms=Terms(enough=3), entropy=self.entropy
+        federation = ServedFederation(
+            self.plan, self.home / "run", terms=ServerSettings(enough=3), entropy=self.entropy
         )
 
         def told(port):
@@ -98,16 +102,20 @@ class Scene:
             ready.set()
 
         options = Options(at=at) if at else Options()
-        where = Where(f"127.0.0.1:{self.port}")
+        where = ListenSettings(f"127.0.0.1:{self.port}")
         assert serve(federation, where, options=options, ready=told) == "done"
 
     def _attend(self, ready):
         ready.wait()
-        seats = [joining.Seat(name, rows, self.home / name) for name, rows in people().items()]
+        seats = [
+            joining.LocalClient(name, rows, self.home / name) for name, rows in people().items()
+        ]
         how = joining.Joining(
-            habits=Habits(wait=0.5, entropy=self.ours), patience=PATIENCE, policy=self.policy,
+            habits=Habits(wait=0.5, entropy=self.ours),
+            patience=PATIENCE,
+            policy=self.policy,
             at=self.sites,
-        )  # fmt: skip
+        )
         address = f"http://127.0.0.1:{self.port}"
         while not self.stop.is_set():
             try:
@@ -125,7 +133,7 @@ class Scene:
             facts, history = store.facts(), store.history()
         finally:
             store.close()
-        charged = len(Ledger.from_json(facts["ledger"]).entries) if "ledger" in facts else 0
+        charged = len(PrivacyLedger.from_json(facts["ledger"]).entries) if "ledger" in facts else 0
         assert len(history) <= charged <= len(history) + 1
         if charged > len(history):
             assert facts["secret"]["round"] == charged
@@ -155,7 +163,7 @@ def test_a_server_that_died_releases_the_same_noise_and_charges_once(calm, tmp_p
     run = Scene(tmp_path, plan()).play(once(label, 2))
     assert run.parameters.tobytes() == calm.parameters.tobytes()
     assert [r["privacy"] for r in run.history] == [r["privacy"] for r in calm.history]
-    ledger = Ledger.from_json(run.facts["ledger"])
+    ledger = PrivacyLedger.from_json(run.facts["ledger"])
     assert [e.round for e in ledger.entries] == [1, 2, 3]
     store = SQLiteStore(run.path, readonly=True)
     with suppress(KeyError):
@@ -205,7 +213,7 @@ def test_a_site_that_died_sends_the_same_noise_and_charges_once(tmp_path, monkey
     run = scene.play()
     assert run.parameters.tobytes() == calm.parameters.tobytes()
     for name in people():
-        found = Ledger.from_json(
+        found = PrivacyLedger.from_json(
             (tmp_path / "run" / name / "studies/default/privacy.json").read_text()
         )
         assert [e.round for e in found.entries] == [1, 2, 3]

@@ -10,8 +10,13 @@ from tests.chaos.federation import Federation
 from tests.chaos.proxy import Proxy
 
 # where the server stands in round n when the order comes: one state a round
-STATES = ("round: before it is opened", "round: opened", "round: closed", "evaluate: opened",
-          "commit: begin")  # fmt: skip
+STATES = (
+    "round: before it is opened",
+    "round: opened",
+    "round: closed",
+    "evaluate: opened",
+    "commit: begin",
+)
 
 
 def ordered(federation, number, word, count=None):

@@ -10,10 +10,10 @@ from tests.chaos.victim import population
 from tests.runs.privacy.test_guard import ROUNDS, entries, facts, parameters, plan
 
 import muster
-from muster.privacy import Ledger
-from muster.privacy.book import Book
+from muster.privacy import PrivacyLedger
+from muster.privacy.book import LedgerFile
 from muster.runs.privacy import guard as guards
-from muster.runs.privacy.guard import Guard
+from muster.runs.privacy.guard import RunAccountant
 from muster.store import SQLiteStore
 from muster.store.sqlite import LABELS
 
@@ -29,9 +29,13 @@ def train(tmp_path, plan):
     def trained(name, *, resume=False, options=None):
         task = muster.tasks.numpy.MLP([5, 4, 3])
         return muster.simulate(
-            replace(plan, task=task), people, people.pooled(), path=tmp_path / name,
-            resume=resume, **(options or {}),
-        )  # fmt: skip
+            replace(plan, task=task),
+            people,
+            people.pooled(),
+            path=tmp_path / name,
+            resume=resume,
+            **(options or {}),
+        )
 
     return trained
 
@@ -55,12 +59,12 @@ def trap(label, count):
 
 SEAMS = {
     "guard: before the charge": (guards, "granted", True),
-    "guard: charged": (Guard, "admit", False),
+    "guard: charged": (RunAccountant, "admit", False),
     "guard: before the note": (SQLiteStore, "note", True),
     "round: before": (driving, "play", True),
     "round: after": (driving, "play", False),
     "round: before its commit": (SQLiteStore, "commit", True),
-    "guard: before the secret goes": (Guard, "close", True),
+    "guard: before the secret goes": (RunAccountant, "close", True),
     "history: before its line": (driving, "append", True),
 }
 
@@ -120,20 +124,20 @@ def test_killed_anywhere_each_round_is_charged_once_and_has_the_same_bits(
 def test_killed_between_a_shared_ledger_and_its_own_a_round_is_charged_once(
     train, tmp_path, monkeypatch
 ):
-    grant, file = Book.grant, tmp_path / "people.json"
+    grant, file = LedgerFile.grant, tmp_path / "people.json"
     options = {"entropy": bytes, "engine": "loop", "workers": 1, "ledger": file}
 
     def dies(*given):
         grant(*given)
         raise Killed
 
-    monkeypatch.setattr(Book, "grant", dies)
+    monkeypatch.setattr(LedgerFile, "grant", dies)
     with pytest.raises(Killed):
         train("run", options=options)
     monkeypatch.undo()
-    assert [e.round for e in Ledger.from_json(file.read_text()).entries] == [1]
+    assert [e.round for e in PrivacyLedger.from_json(file.read_text()).entries] == [1]
     train("run", options=options, resume=True)
-    assert Ledger.from_json(file.read_text()).entries == entries(tmp_path / "run")
+    assert PrivacyLedger.from_json(file.read_text()).entries == entries(tmp_path / "run")
     assert [e.round for e in entries(tmp_path / "run")] == list(range(1, ROUNDS + 1))
 
 

@@ -10,14 +10,14 @@ from tests.chaos.actor import CLIENTS, DELTA, PLANS
 from tests.chaos.federation import Federation
 from tests.chaos.test_secure_kill import ALONE, LEASE, PAIRS, SERVER, SITE, Hidden
 
-from muster.privacy import Ledger
-from muster.service import audit
-from muster.service.round.network import LABELS as ROUND
-from muster.service.site.policy import Policy
-from muster.service.site.secure import STOPS
-from muster.service.site.vault import LABELS as VAULT
-from muster.service.template import update_template
-from muster.service.wire import decode
+from muster.federation.coordinator.clients import LABELS as ROUND
+from muster.federation.protocol.codec_tensors import decode
+from muster.federation.protocol.template import update_template
+from muster.federation.site.policy import Policy
+from muster.federation.site.secagg import STOPS
+from muster.federation.site.store import LABELS as VAULT
+from muster.privacy import PrivacyLedger
+from muster.security import audit
 from muster.store.sqlite import LABELS as COMMIT
 
 PASSED = "guard: the secret is gone"  # once when a life begins
@@ -114,10 +114,13 @@ def noisy(updates):
 
 def mine(federation, client, records):
     """A site has charged each round once, and forgotten all secrets."""
-    vault, study = federation.home / client / "vault", federation.home / client / "studies/default"
-    ledger = Ledger.from_json((study / "privacy.json").read_text())
+    site_store, study = (
+        federation.home / client / "vault",
+        federation.home / client / "studies/default",
+    )
+    ledger = PrivacyLedger.from_json((study / "privacy.json").read_text())
     assert [entry.round for entry in ledger.entries] == [record["round"] for record in records]
-    assert not [*vault.glob("noise-*"), *vault.glob("secure-*")]
+    assert not [*site_store.glob("noise-*"), *site_store.glob("secure-*")]
 
 
 @pytest.mark.parametrize(("plan", "counts"), [("shares", [4, 3]), ("all shares", [4, 0])])

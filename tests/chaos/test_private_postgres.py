@@ -10,9 +10,14 @@ from tests.chaos.test_private_kill import Watched, lives, spends
 psycopg = pytest.importorskip("psycopg")
 
 LABELS = (
-    *seams.GUARD, "round: opened", "round: summed", "evaluate: opened", "evaluate: closed",
-    "commit: before the transaction ends", "commit: after the transaction",
-)  # fmt: skip
+    *seams.GUARD,
+    "round: opened",
+    "round: summed",
+    "evaluate: opened",
+    "evaluate: closed",
+    "commit: before the transaction ends",
+    "commit: after the transaction",
+)
 SECRET = ("secret", 3)
 LEADS = """
     SELECT pg_terminate_backend(pid) FROM pg_locks

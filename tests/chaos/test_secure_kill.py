@@ -10,14 +10,14 @@ from tests.chaos.actor import CLIENTS, members
 from tests.chaos.federation import Federation
 from tests.chaos.test_network_kill import named
 
+from muster.federation.coordinator.secagg import LABELS as SERVER
+from muster.federation.protocol.codec_tensors import decode
+from muster.federation.protocol.template import update_template
+from muster.federation.site.secagg import LABELS as SITE
 from muster.runs.replay import replay
-from muster.secagg.ring import Ring
-from muster.service import audit, pki
-from muster.service.round.secure import LABELS as SERVER
-from muster.service.site.secure import LABELS as SITE
-from muster.service.template import update_template
-from muster.service.wire import decode
-from muster.store.ledger import Ledger
+from muster.secagg.ring import IntegerRing
+from muster.security import audit, pki
+from muster.store.ledger import FederationStore
 
 PAIRS = (CLIENTS[:2], CLIENTS[2:])
 THREES = (members("grouped")[:3], members("grouped")[3:])
@@ -94,7 +94,7 @@ def forgotten(federation, records, dead=()):
     for client in set(members(federation.role.plan)) - set(dead):
         assert not list((federation.home / client / "vault").glob("secure-*-key"))
     assert not list((federation.folder / "blobs").glob("masked-*"))
-    ledger = Ledger(federation.folder, federation.role.url)
+    ledger = FederationStore(federation.folder, federation.role.url)
     try:
         assert not any(ledger.heard(record["round"]) for record in records)
     finally:
@@ -194,8 +194,11 @@ def test_too_few_are_left_and_the_round_is_abandoned():
         federation.finish()
         records = sound(federation)
         assert [record["abandoned"] for record in records] == [False, True, False]
-        ended = [e for e in audit.entries(federation.folder / "audit.jsonl")
-                 if e["action"] == "secure sum ended"]  # fmt: skip
+        ended = [
+            e
+            for e in audit.entries(federation.folder / "audit.jsonl")
+            if e["action"] == "secure sum ended"
+        ]
     reasons = [entry["details"]["reason"] for entry in ended]
     assert reasons == [
         "done",
@@ -218,12 +221,12 @@ def test_nothing_of_a_vector_is_in_the_clear_at_the_server():
         same(federation)
 
 
-def forms(vault):
+def forms(site_store):
     """A site's vector as it might be stored, were it not masked: eight numbers are enough."""
-    (path,) = vault.glob("update-*")
+    (path,) = site_store.glob("update-*")
     tree = decode(path.read_bytes(), update_template(PLAN))
     levels = np.array(tree["payload"]["delta"])
     assert np.count_nonzero(levels[:8]) >= 6
     vector = PLAN.frame.flatten({"delta": levels}, 5)
     words = [a[:8].astype(d).tobytes() for a in (levels, vector) for d in ("<i8", "<i4", "<i2")]
-    return [*words, Ring.of(4, PLAN.frame.most).pack(vector.astype("<u4"))[:32]]
+    return [*words, IntegerRing.of(4, PLAN.frame.most).pack(vector.astype("<u4"))[:32]]

@@ -40,11 +40,14 @@ def test_sites_may_speak_to_either(database, plan):
 @pytest.mark.parametrize(
     ("label", "count", "again"),
     [
-        ("round: opened", 2, False), ("secure: share begins", 2, True),
-        ("secure: a message is recorded", 9, False), ("secure: unmask begins", 2, False),
-        ("secure: opened", 1, True), ("secure: seats are decided", 2, False),
+        ("round: opened", 2, False),
+        ("secure: share begins", 2, True),
+        ("secure: a message is recorded", 9, False),
+        ("secure: unmask begins", 2, False),
+        ("secure: opened", 1, True),
+        ("secure: seats are decided", 2, False),
     ],
-)  # fmt: skip
+)
 def test_the_server_that_leads_is_killed(database, label, count, again):
     with Masked(database) as federation:
         federation.all({"trap": (label, count)}).finish(again=again)

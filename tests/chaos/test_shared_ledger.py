@@ -12,11 +12,14 @@ PIECES = {"faults": {"small pieces": 200}}
 @pytest.mark.parametrize(
     ("label", "count"),
     [
-        ("round: opened", 2), ("round: closed", 2), ("evaluate: opened", 3),
-        ("commit: before the transaction ends", 2), ("commit: after the transaction", 3),
+        ("round: opened", 2),
+        ("round: closed", 2),
+        ("evaluate: opened", 3),
+        ("commit: before the transaction ends", 2),
+        ("commit: after the transaction", 3),
         ("server: before an update is acknowledged", 5),
     ],
-)  # fmt: skip
+)
 def test_the_server_that_leads_is_killed(database, label, count, again):
     with Pair(database) as federation:
         federation.server(trap=(label, count), gates=("round: before it is opened",))

@@ -128,9 +128,12 @@ def begun(folder, workers):
     """A run in a process group of its own, at the moment its `fit` hangs."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.chaos.crew", str(folder), str(workers)],
-        cwd=scene.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=scene.ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         start_new_session=True,
-    )  # fmt: skip
+    )
     STARTED.append(process)
     assert process.stdout.readline() == "hanging\n", process.communicate()[1]
     return process

@@ -19,7 +19,7 @@ from muster import aggregation, algorithms, optimizers, pipeline, privacy, sampl
 from muster.runs import folder as folders
 from muster.runs import run as runs
 from muster.runs.measure import Examiner
-from muster.simulation import Here, Simulation
+from muster.simulation import LocalExecutor, Simulation
 from muster.store import SQLiteStore, sqlite
 
 driving = importlib.import_module("muster.runs.drive")
@@ -28,27 +28,41 @@ LOCAL = muster.Local(epochs=2, batch=8, optimizer=optimizers.SGD(0.2))
 MLP = tasks.numpy.MLP([5, 6, 3])
 PLANS = {
     "scaffold": muster.Plan(
-        task=MLP, algorithm=algorithms.Scaffold(), local=LOCAL, rounds=ROUNDS,
+        task=MLP,
+        algorithm=algorithms.Scaffold(),
+        local=LOCAL,
+        rounds=ROUNDS,
         sampling=sampling.Uniform(count=5),
     ),
     "quantize": muster.Plan(
-        task=MLP, algorithm=algorithms.FedAvg(server=optimizers.Adam(0.05)), local=LOCAL,
-        sampling=sampling.Uniform(count=5), weighting="equal", rounds=ROUNDS,
-        pipeline=[
-            pipeline.AdaptiveClip(start=0.5), pipeline.Quantize(8, range=2.0, feedback=True)
-        ],
+        task=MLP,
+        algorithm=algorithms.FedAvg(server=optimizers.Adam(0.05)),
+        local=LOCAL,
+        sampling=sampling.Uniform(count=5),
+        weighting="equal",
+        rounds=ROUNDS,
+        pipeline=[pipeline.AdaptiveClip(start=0.5), pipeline.Quantize(8, range=2.0, feedback=True)],
     ),
     "private": muster.Plan(
-        task=MLP, algorithm=algorithms.FedAvg(), local=LOCAL, rounds=ROUNDS,
-        sampling=sampling.Uniform(count=5), share="layers.0.*",
+        task=MLP,
+        algorithm=algorithms.FedAvg(),
+        local=LOCAL,
+        rounds=ROUNDS,
+        sampling=sampling.Uniform(count=5),
+        share="layers.0.*",
     ),
     "noise": muster.Plan(
-        task=MLP, algorithm=algorithms.FedAvg(), local=LOCAL, rounds=ROUNDS,
-        sampling=sampling.Poisson(0.3), weighting="equal",
+        task=MLP,
+        algorithm=algorithms.FedAvg(),
+        local=LOCAL,
+        rounds=ROUNDS,
+        sampling=sampling.Poisson(0.3),
+        weighting="equal",
         pipeline=[pipeline.AdaptiveClip(start=0.5), pipeline.Noise(2.0)],
-        aggregation=aggregation.Mean("expected"), budget=privacy.Budget(50.0, 1e-3),
+        aggregation=aggregation.Mean("expected"),
+        budget=privacy.Budget(50.0, 1e-3),
     ),
-}  # fmt: skip
+}
 
 # label: (where, the function that is wrapped)
 SEAMS = {
@@ -58,7 +72,7 @@ SEAMS = {
     "round: in the middle of the replies": (Simulation, "replies"),
     "memory: before": (SQLiteStore, "remember"),
     "evaluation: before": (Examiner, "examine"),
-    "evaluation: in the middle": (Here, "measure"),
+    "evaluation: in the middle": (LocalExecutor, "measure"),
     "round: before its commit": (SQLiteStore, "commit"),
     "blob: half": (sqlite, "write_file"),
     "blob: before its name": (sqlite.os, "replace"),

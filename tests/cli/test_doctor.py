@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("cryptography")
 
-from muster.runs.federation import doctor, reach
+from muster.runs.federation import connectivity, doctor
 
 LOADER = """
 
@@ -24,7 +24,7 @@ def homes(shell, monkeypatch):
         words = ("pki", "approve", "hq", request, "--server", "https://hub.example:8443", *more)
         shell("pki", "accept", shell.json(*words)[0]["bundle"], "--folder", name)
     found = [doctor.Finding("port", "ok", "open")]
-    monkeypatch.setattr(reach, "reach", lambda url, home: found)
+    monkeypatch.setattr(connectivity, "reach", lambda url, home: found)
     path = shell.folder / "plan.py"
     path.write_text(path.read_text() + LOADER)
     return shell

@@ -21,7 +21,7 @@ pytest.importorskip("cryptography")
 pytest.importorskip("sqlalchemy")
 pytest.importorskip("uvicorn")
 
-from muster.cli.federation import control, halt, news, status
+from muster.cli.federation import control, signals, status, watcher
 from muster.cli.federation.join import Told
 from muster.store.sqlite import SQLiteStore
 
@@ -55,8 +55,10 @@ class Process:
     def __init__(self, *words, main=MAIN):
         self.process = subprocess.Popen(
             [sys.executable, "-c", main, *words, "--json"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     def until(self, event, **wanted):
         """The next event of a kind."""
@@ -178,9 +180,16 @@ def test_a_federation_from_the_first_certificate_to_the_last_round(sites, start)
     for held in (server, *joined):
         held.end(0)
     assert sites.json("status", "heart")[0] | {"members": []} == found | {
-        "running": False, "committed": 20, "wanted": None, "phase": None, "lease": None,
-        "round": None, "asked": None, "seats": [], "members": [],
-    }  # fmt: skip
+        "running": False,
+        "committed": 20,
+        "wanted": None,
+        "phase": None,
+        "lease": None,
+        "round": None,
+        "asked": None,
+        "seats": [],
+        "members": [],
+    }
     assert sites.json("audit", "verify", "heart/audit.jsonl")[0]["purpose"] == "server"
 
 
@@ -196,19 +205,36 @@ def test_a_further_run_of_a_study_needs_a_word_of_the_site(sites, start):
     def played(run, study, *words, code=0):
         """A run of one round, and how its one site ended."""
         server = start(
-            "serve", "plan.py", "--path", run, "--identity", "hub", "--address", f"{HOST}:0",
-            "--rounds", "1", *study,
-        )  # fmt: skip
+            "serve",
+            "plan.py",
+            "--path",
+            run,
+            "--identity",
+            "hub",
+            "--address",
+            f"{HOST}:0",
+            "--rounds",
+            "1",
+            *study,
+        )
         url = f"https://{HOST}:{server.until('listening')['port']}"
         site = start(
-            "join", url, "plan.py", "--data", "lyon.csv", "--identity", "lyon", "--policy",
-            "site.toml", *words,
-        )  # fmt: skip
+            "join",
+            url,
+            "plan.py",
+            "--data",
+            "lyon.csv",
+            "--identity",
+            "lyon",
+            "--policy",
+            "site.toml",
+            *words,
+        )
         _, errors = site.process.communicate(timeout=60)
         assert site.process.returncode == code, errors
         if code:
             os.kill(server.process.pid, signal.SIGTERM)
-        server.end(halt.INTERRUPTED if code else 0)
+        server.end(signals.INTERRUPTED if code else 0)
         return errors
 
     hearts = ("--study", "hearts")
@@ -232,7 +258,7 @@ def test_a_signal_ends_both_sides_safely(sites, start, number):
     site.until("enrolled")
     for held, event in ((site, "interrupted"), (server, "ended")):
         os.kill(held.process.pid, number)
-        last = held.end(halt.INTERRUPTED)
+        last = held.end(signals.INTERRUPTED)
         assert last["event"] == event
         assert last["again"].startswith(f"muster {'join' if held is site else 'serve'} ")
     assert server.process.returncode == 130
@@ -251,35 +277,47 @@ def look(*members, wanted="run", phase="waiting"):
     [
         (None, look(), ["waiting for sites: 0 of 2 are here"]),
         (None, look(member("a"), member("b")), ["enrolled: a, b"]),
-        (look(), look(member("a")),
-         ["a has joined with 10 rows", "waiting for sites: 1 of 2 are here"]),
+        (
+            look(),
+            look(member("a")),
+            ["a has joined with 10 rows", "waiting for sites: 1 of 2 are here"],
+        ),
         (look(member("a")), look(member("a", rows=11)), ["a has 11 rows now"]),
-        (look(member("a"), phase="training"), look(member("a", present=False), phase="training"),
-         ["a is away, or has failed three times in a row"]),
-        (look(member("a", present=False), phase="training"), look(member("a"), phase="training"),
-         ["a is back"]),
+        (
+            look(member("a"), phase="training"),
+            look(member("a", present=False), phase="training"),
+            ["a is away, or has failed three times in a row"],
+        ),
+        (
+            look(member("a", present=False), phase="training"),
+            look(member("a"), phase="training"),
+            ["a is back"],
+        ),
         (look(), look(wanted="pause"), ["paused by an operator, once the open round has ended"]),
         (look(wanted="pause"), look(), ["goes on", "waiting for sites: 0 of 2 are here"]),
         (look(), look(), []),
     ],
-)  # fmt: skip
+)
 def test_what_changes_between_two_looks(before, now, texts):
-    assert [event["text"] for event in news.changes(before, now, 2)] == texts
+    assert [event["text"] for event in watcher.changes(before, now, 2)] == texts
 
 
 def test_a_site_tells_each_thing_once(capsys):
     told = Told(as_json=False, quiet=False)
     lost = {"event": "waiting", "why": "ConnectError", "seconds": 1.0}
     events = (
-        {"event": "enrolled", "run": "heart", "client": "lyon"}, lost, lost,
-        {"event": "task", "round": 3}, {"event": "progress", "round": 3, "step": 1, "steps": 2},
+        {"event": "enrolled", "run": "heart", "client": "lyon"},
+        lost,
+        lost,
+        {"event": "task", "round": 3},
+        {"event": "progress", "round": 3, "step": 1, "steps": 2},
         {"event": "update", "round": 3, "size": 2000, "digest": ""},
         {"event": "verdict", "round": 3, "accepted": True},
         {"event": "settled", "round": 3, "accepted": False},
         {"event": "failed", "round": 4, "stage": "train", "error": "plan.py\nValueError: [x]"},
         {"event": "declined", "round": 5, "text": "at night only"},
         {"event": "declined", "round": 6, "text": "at night only"},
-    )  # fmt: skip
+    )
     for event in events:
         told.hear(event)
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
@@ -326,9 +364,14 @@ def test_the_status_of_one_that_runs(shell, monkeypatch):
     committed(shell.folder / "runs" / "heart")
     seat = {"client": "a", "standing": "failed", "reason": "train", "text": "one\nValueError: two"}
     said = look(member("a"), member("c", present=False), phase="training") | {
-        "run": "heart", "committed": 1, "round": 2, "asked": "train", "lease": 15.0,
-        "seats": [seat], "refusals": {"late": 2},
-    }  # fmt: skip
+        "run": "heart",
+        "committed": 1,
+        "round": 2,
+        "asked": "train",
+        "lease": 15.0,
+        "seats": [seat],
+        "refusals": {"late": 2},
+    }
     monkeypatch.setattr(control, "ask", lambda *_: said)
     text = shell("status", "heart")
     for words in (

@@ -11,7 +11,7 @@ pytest.importorskip("cryptography")
 pytest.importorskip("sqlalchemy")
 pytest.importorskip("uvicorn")
 
-from muster.cli.federation import halt
+from muster.cli.federation import signals
 
 HOST = "127.0.0.1"
 PLAIN = ("--plain", "--address", f"{HOST}:0")
@@ -25,19 +25,26 @@ PLAIN = ("--plain", "--address", f"{HOST}:0")
         (("serve", "nope.py", "--path", "x", *PLAIN), "nope.py does not exist"),
         (("serve", "plan.py", "--path", "x", "--plain", "--address", "0.0.0.0:0"), "plain HTTP on"),
         (("serve", "plan.py", "--path", "x", "--plain", "--address", "here"), "is not HOST:PORT"),
-        (("serve", "plan.py", "--path", "x", *PLAIN, "--set", "stop=[Target('loss', 1.0)]"),
-         "whether its sites have any"),
+        (
+            ("serve", "plan.py", "--path", "x", *PLAIN, "--set", "stop=[Target('loss', 1.0)]"),
+            "whether its sites have any",
+        ),
         (("serve", "plan.py", "--path", "x", *PLAIN, "--study", "../x"), "the name of a study"),
         (("run", "plan.py", "--study", "hearts"), "give --processes with it"),
         (("join", "plan.py", "--data", "x"), "give --identity FOLDER"),
-        (("join", "plan.py", "--data", "x", "--plain", "--name", "a"), "give http://127.0.0.1:PORT"),
+        (
+            ("join", "plan.py", "--data", "x", "--plain", "--name", "a"),
+            "give http://127.0.0.1:PORT",
+        ),
         (("join", "https://hub", "--data", "x", "--identity", "a"), "give one plan file"),
         (("join", "plan.py", "--data", "x", "--identity", "a"), "holds no identity"),
-        (("join", f"http://{HOST}:1", "plan.py", "--data", "x", "--plain", "--name", "a"),
-         "has no function local_data"),
+        (
+            ("join", f"http://{HOST}:1", "plan.py", "--data", "x", "--plain", "--name", "a"),
+            "has no function local_data",
+        ),
         (("doctor", "--data", "x"), "give the plan file"),
     ],
-)  # fmt: skip
+)
 def test_what_is_refused_in_a_sentence(shell, words, message):
     told = shell.fails(*words)
     assert message in told and len(told.splitlines()) == 1
@@ -87,7 +94,7 @@ def test_without_the_packages_of_the_network(shell, words, told):
 
 def test_a_second_signal_of_the_same_moment_is_an_echo():
     now = [0.0]
-    with halt.graceful(lambda: now[0]) as stop:
+    with signals.graceful(lambda: now[0]) as stop:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.raise_signal(number)
         assert stop.is_set()

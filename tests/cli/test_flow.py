@@ -75,8 +75,10 @@ def test_baselines_stand_in_one_table(shell):
     told = shell("run", "plan.py", "--baselines")
     table = told.split("accuracy, test rows")[1]
     assert [n for n in ("federated", "centralized", "local-only") if n in table] == [
-        "federated", "centralized", "local-only",
-    ]  # fmt: skip
+        "federated",
+        "centralized",
+        "local-only",
+    ]
     summary = shell.json("run", "plan.py", "--baselines")[-1]
     assert set(summary["baselines"]) == {"centralized", "local"}
 

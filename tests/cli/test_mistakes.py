@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from muster.cli.live import Rounds
+from muster.cli.live import LiveRounds
 
 
 @pytest.mark.parametrize(
@@ -91,11 +91,17 @@ def test_figures_of_any_size_stand_apart_in_the_live_table(capsys):
     for value in (1.0, 12345.678, -123456.0, 1.23456e-12, 9.87e200):
         part = {"mean": value, "worst": value}
         record = {
-            "round": 9999, "accepted": list(range(10_000)), "invited": list(range(10_000)),
-            "train": {"loss": value}, "metrics": {"loss": value}, "clients": {"loss": part},
-            "privacy": {"epsilon": abs(value)}, "bytes_up": 123_400_000, "seconds": 3599.0,
-        }  # fmt: skip
-        with Rounds("x", 9999) as watcher:
+            "round": 9999,
+            "accepted": list(range(10_000)),
+            "invited": list(range(10_000)),
+            "train": {"loss": value},
+            "metrics": {"loss": value},
+            "clients": {"loss": part},
+            "privacy": {"epsilon": abs(value)},
+            "bytes_up": 123_400_000,
+            "seconds": 3599.0,
+        }
+        with LiveRounds("x", 9999) as watcher:
             watcher.watch(record)
         head, line = capsys.readouterr().out.splitlines()
         cells = re.split(r"\s+", line.strip())

@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 
 from muster.cli.app import app
 from muster.cli.federation import pki as commands
-from muster.service import pki
-from muster.service.pki import membership
+from muster.security import pki
+from muster.security.pki import membership
 
 SERVER = ("--server", "https://hub.example:8443")
 BARE = """

@@ -81,13 +81,16 @@ def noisy(folder, seed):
         for n in range(count)
     }
     plan = Plan(
-        task=tasks.numpy.SoftmaxRegression(3, 2), algorithm=algorithms.FedAvg(),
-        local=Local(epochs=1, batch=4, optimizer=optimizers.SGD(0.2)), rounds=rng.randrange(2, 7),
+        task=tasks.numpy.SoftmaxRegression(3, 2),
+        algorithm=algorithms.FedAvg(),
+        local=Local(epochs=1, batch=4, optimizer=optimizers.SGD(0.2)),
+        rounds=rng.randrange(2, 7),
         sampling=sampling.Poisson(rng.uniform(0.3, 0.9)),
         pipeline=(pipeline.Clip(rng.random()), pipeline.Noise(rng.uniform(2, 9))),
-        weighting="equal", aggregation=aggregation.Mean("expected"),
+        weighting="equal",
+        aggregation=aggregation.Mean("expected"),
         budget=Budget(rng.uniform(50, 99), rng.uniform(1e-4, 1e-3)),
-    )  # fmt: skip
+    )
     options = Options(ledger=folder / f"{seed}.json")  # of several runs over the same people
     for run in range(seed % 3):
         before = replace(plan, rounds=1, seed=run + 1)

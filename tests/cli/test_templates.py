@@ -29,8 +29,11 @@ def test_a_template_keeps_the_house_style(shell, template):
     ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "E,F,B,UP"]
     told = subprocess.run(
         [*ruff, "--line-length", "100", str(written)],
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     assert told.returncode == 0, told.stdout + told.stderr
 
 
@@ -79,9 +82,10 @@ def test_the_csv_template_takes_another_table_by_its_names_alone(shell):
     plan = shell.folder / "mine/plan.py"
     text = plan.read_text()
     for old, new in (
-        ('SITE = "site"', 'SITE = "who"'), ('TARGET = "ill"', 'TARGET = "kind"'),
+        ('SITE = "site"', 'SITE = "who"'),
+        ('TARGET = "ill"', 'TARGET = "kind"'),
         ('["age", "pressure", "cholesterol", "smoker"]', '["size", "shape"]'),
-    ):  # fmt: skip
+    ):
         assert old in text
         text = text.replace(old, new)
     plan.write_text(text)

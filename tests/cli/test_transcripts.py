@@ -5,11 +5,11 @@ import pytest
 
 pytest.importorskip("cryptography")
 
-from tests.service.transcript.scene import CROWD, filled, identity, transcript
+from tests.security.transcript.scene import CROWD, filled, identity, transcript
 
-from muster.service import pki
-from muster.service.pki.notary import Peer
-from muster.service.transcript import TranscriptStore
+from muster.security import pki
+from muster.security.pki.notary import Peer
+from muster.security.transcript import TranscriptStore
 
 
 @pytest.fixture

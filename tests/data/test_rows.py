@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from muster.data.rows import Form, aligned, checked, fraction, holdout, identities, joined
+from muster.data.rows import RowFormat, aligned, checked, fraction, holdout, identities, joined
 from muster.errors import DataError
 
 GOOD = np.ones((2, 3), np.float32), np.zeros(2, np.int64)
@@ -27,7 +27,7 @@ GOOD = np.ones((2, 3), np.float32), np.zeros(2, np.int64)
 )
 def test_bad_rows_are_refused_by_name(pair, words):
     with pytest.raises(DataError, match="client 'site'") as caught:
-        checked("site", pair, Form.of(GOOD))
+        checked("site", pair, RowFormat.of(GOOD))
     assert words in str(caught.value)
 
 
@@ -54,7 +54,7 @@ def test_ids_become_plain_values():
 
 
 def test_joined_rows_are_aligned_and_in_place():
-    rows = joined([GOOD, None, GOOD], Form.of(GOOD))
+    rows = joined([GOOD, None, GOOD], RowFormat.of(GOOD))
     assert rows.x.ctypes.data % 64 == rows.y.ctypes.data % 64 == 0
     assert rows.starts.tolist() == [0, 2, 2]
     assert rows.sizes.tolist() == [2, 0, 2]

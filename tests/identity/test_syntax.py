@@ -97,8 +97,11 @@ def test_a_lambda_is_found_among_others_on_its_line():
     exec(compile(text, "made", "exec"), names)
     outer, inner, other = names["a"], names["a"]()[1], names["b"]
     found = [parsed(text).function(f.__code__) for f in (outer, inner, other)]
-    assert [ast.unparse(node) for node in found] == ["lambda: (1, lambda: 2)", "lambda: 2",
-                                                     "lambda z=3: z"]  # fmt: skip
+    assert [ast.unparse(node) for node in found] == [
+        "lambda: (1, lambda: 2)",
+        "lambda: 2",
+        "lambda z=3: z",
+    ]
 
 
 def test_what_is_closed_over_is_no_global():
@@ -137,11 +140,18 @@ GOLDEN = "7b9ba6d77e360efbc525e64303eec10e94d1e78f553f037bf379e2629177ff28"
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
-        ("import a", "import"), ("def f(): pass", "definition"), ("class A: pass", "definition"),
-        ("for a in b: c", "block"), ("a = {}", "filled"), ("a: list = []", "filled"),
-        ("a = set()", "filled"), ("a = [1]", "other"), ("a = f()", "other"), ("a += []", "other"),
+        ("import a", "import"),
+        ("def f(): pass", "definition"),
+        ("class A: pass", "definition"),
+        ("for a in b: c", "block"),
+        ("a = {}", "filled"),
+        ("a: list = []", "filled"),
+        ("a = set()", "filled"),
+        ("a = [1]", "other"),
+        ("a = f()", "other"),
+        ("a += []", "other"),
     ],
-)  # fmt: skip
+)
 def test_statements_are_of_kinds(text, kind):
     assert parsed(text).pieces[0].kind == kind
 

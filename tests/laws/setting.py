@@ -5,7 +5,7 @@ import numpy as np
 
 from muster import Local, Plan, Population, algorithms, optimizers
 from muster.rounds import play, start
-from muster.simulation import Choice, Here, Simulation
+from muster.simulation import Choice, LocalExecutor, Simulation
 from muster.simulation.threads import one_thread
 from muster.store import MemoryStore
 from muster.tasks.numpy import SoftmaxRegression
@@ -60,9 +60,11 @@ def planned(algorithm=None, **changes):
 def trained(plan, population, rounds=3, engine="loop", together=1, store=None, **more):
     """The state after so many rounds; `seen(round, state, simulation)` is called after each."""
     store = MemoryStore() if store is None else store
-    hands = more.get("hands") or Here(plan, engine, population, lenient=more.get("lenient", False))
+    executor = more.get("hands") or LocalExecutor(
+        plan, engine, population, lenient=more.get("lenient", False)
+    )
     choice = Choice(engine, together, True, "asked for")
-    simulation = Simulation(plan, population, store, choice, hands)
+    simulation = Simulation(plan, population, store, choice, executor)
     state = more.get("state") or start(plan)
     with one_thread(plan.task):
         for round in range(1, rounds + 1):

@@ -10,8 +10,8 @@ import pytest
 import muster
 from muster import Every, Local, Plan, Population, algorithms
 from muster.batches import fold
-from muster.layout import Entry, Layout
-from muster.metrics.head import Head
+from muster.layout import Layout, TensorEntry
+from muster.metrics.head import OutputHead
 from muster.optimizers import SGD
 
 RATE, DIMENSION = 0.5, 5
@@ -23,13 +23,13 @@ class Quadratic:
 
     dtype: str = "float64"
     framework = "numpy"
-    head = Head("none")
+    head = OutputHead("none")
     draws = False
     engines = ("matrix", "loop")
 
     @property
     def layout(self):
-        return Layout((Entry("w", (DIMENSION,)),), self.dtype)
+        return Layout((TensorEntry("w", (DIMENSION,)),), self.dtype)
 
     def astype(self, dtype):
         return replace(self, dtype=dtype)

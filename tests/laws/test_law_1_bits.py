@@ -60,7 +60,7 @@ def test_one_worker_or_many(plan, engine):
         pickled = pickle.dumps(plan, protocol=5)
         pool = Pool(pickled, engine, population, start(plan).sent(), workers)
         try:
-            found = trained(plan, population, engine=engine, together=6, hands=pool)
+            found = trained(plan, population, engine=engine, together=6, executor=pool)
         finally:
             pool.close()
         assert same_bits(found, alone), f"{workers} workers give other bits than none"

@@ -21,8 +21,8 @@ from muster.plan import Every
 from muster.rounds import play, start
 from muster.runs.replay import replay
 from muster.secagg import graph
-from muster.simulation import Choice, Here, Simulation
-from muster.simulation.secure import TALK, Masks
+from muster.simulation import Choice, LocalExecutor, Simulation
+from muster.simulation.secagg import TALK, SimulatedSecAgg
 from muster.store import MemoryStore
 from muster.types import Reply
 
@@ -68,8 +68,8 @@ def masked(plan, **changes):
 def played(plan, clients=FEW, rounds=ROUNDS, engine="loop", **more):
     """The state after some rounds, and their records."""
     store, population = MemoryStore(), people(clients, plan.dtype)
-    choice, hands = Choice(engine, 2, True, ""), Here(plan, engine, population)
-    simulation = Simulation(plan, population, store, choice, hands, **more)
+    choice, executor = Choice(engine, 2, True, ""), LocalExecutor(plan, engine, population)
+    simulation = Simulation(plan, population, store, choice, executor, **more)
     state = start(plan)
     for round in range(1, rounds + 1):
         state = play(plan, state, simulation, store, round, lambda *_: {})
@@ -101,7 +101,7 @@ def test_any_dropouts(name, data):
     engines = ["loop", "matrix", "fused"] if plan.fusible else ["loop", "matrix"]
     engine = data.draw(st.sampled_from(engines))
     lost = {round: data.draw(patterns) for round in range(1, ROUNDS + 1)}
-    state, history = played(masked(plan), engine=engine, masks=Masks(lost=lost))
+    state, history = played(masked(plan), engine=engine, masks=SimulatedSecAgg(lost=lost))
     for record in history:
         enough, survivors = opens(lost[record["round"]])
         assert record["accepted"] == (sorted(survivors) if enough else [])
@@ -155,7 +155,9 @@ def test_a_ring(monkeypatch):
     graph.graph_of.cache_clear()
     lost = {1: {c: STEPS[c // 10 % 6] for c in range(3, 100, 10)}}
     plan, sparse = PLANS["FedAvg"], {"corrupt": 0.1}
-    state, history = played(masked(plan, **sparse), 100, 1, "matrix", masks=Masks(lost=lost))
+    state, history = played(
+        masked(plan, **sparse), 100, 1, "matrix", masks=SimulatedSecAgg(lost=lost)
+    )
     graph.graph_of.cache_clear()
     assert history[0]["secure"][0]["degree"] < 60
     assert 90 <= history[0]["secure"][0]["survivors"] < 100

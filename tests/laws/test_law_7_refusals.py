@@ -10,7 +10,7 @@ from muster import Population, algorithms, pipeline, sampling
 from muster.errors import ClientError
 from muster.plan import Plan
 from muster.rounds import play, start
-from muster.simulation import Choice, Here, Simulation
+from muster.simulation import Choice, LocalExecutor, Simulation
 from muster.store import MemoryStore, SQLiteStore
 from muster.tasks.custom import Custom
 
@@ -34,8 +34,8 @@ def ill(kind):
 
 
 def simulation(plan, population, store, engine, lenient=False):
-    hands = Here(plan, engine, population, lenient=lenient)
-    return Simulation(plan, population, store, Choice(engine, 3, True, ""), hands)
+    executor = LocalExecutor(plan, engine, population, lenient=lenient)
+    return Simulation(plan, population, store, Choice(engine, 3, True, ""), executor)
 
 
 def healthy_rounds(plan, store, engine):
@@ -84,9 +84,13 @@ def test_when_told_to_go_on_the_others_count_as_if_it_were_absent(engine):
         clients = simulation(PLAN, population, store, engine, lenient)
         if not lenient:
             clients = Simulation(
-                PLAN, population, store, Choice(engine, 3, True, ""),
-                Here(PLAN, engine, population), {3: frozenset([ILL])},
-            )  # fmt: skip
+                PLAN,
+                population,
+                store,
+                Choice(engine, 3, True, ""),
+                LocalExecutor(PLAN, engine, population),
+                {3: frozenset([ILL])},
+            )
         ends.append(play(PLAN, state, clients, store, 3, lambda *_: {}))
         assert same_bits(named(memory), named(store.memory([ILL])))
         record = store.history()[-1]

@@ -258,8 +258,14 @@ def test_poisson_batches_are_coins():
 def test_an_empty_step_is_noise_alone():
     made = coins()
     step = int(np.flatnonzero((made.scale > 0).sum(-1)[:, 3] == 0)[0])
-    alone = replace(made, index=made.index[:, 3:], scale=made.scale[:, 3:], seeds=None,
-                    private=made.private[:, 3:], alone=True)  # fmt: skip
+    alone = replace(
+        made,
+        index=made.index[:, 3:],
+        scale=made.scale[:, 3:],
+        seeds=None,
+        private=made.private[:, 3:],
+        alone=True,
+    )
     batch = alone.at(step)[1]
     assert len(batch.x) == 0
     plan = planned()

@@ -7,9 +7,9 @@ from muster import metrics
 from muster.errors import PlanError
 from muster.metrics import AUC, F1, MAE, Accuracy, Loss, Metric, TaskMean
 from muster.metrics.choice import chosen, usual
-from muster.metrics.head import Head
+from muster.metrics.head import OutputHead
 
-CLASSES, NUMBERS, OWN = Head("softmax", 4), Head("numbers", 1), Head("own")
+CLASSES, NUMBERS, OWN = OutputHead("softmax", 4), OutputHead("numbers", 1), OutputHead("own")
 
 
 class Named(Metric):
@@ -26,12 +26,15 @@ class Named(Metric):
 @pytest.mark.parametrize(
     ("head", "expected"),
     [
-        (CLASSES, ["accuracy"]), (Head("softmax", 2), ["accuracy", "auc"]),
-        (Head("softmax"), ["accuracy"]), (Head("sigmoid", 1), ["accuracy", "auc"]),
-        (NUMBERS, ["rmse", "r2"]), (OWN, []),
-        (Head("none", means=(TaskMean("score", False),)), ["score"]),
+        (CLASSES, ["accuracy"]),
+        (OutputHead("softmax", 2), ["accuracy", "auc"]),
+        (OutputHead("softmax"), ["accuracy"]),
+        (OutputHead("sigmoid", 1), ["accuracy", "auc"]),
+        (NUMBERS, ["rmse", "r2"]),
+        (OWN, []),
+        (OutputHead("none", means=(TaskMean("score", False),)), ["score"]),
     ],
-)  # fmt: skip
+)
 def test_the_usual_metrics_of_a_task(head, expected):
     assert [metric.name for metric in usual(head)] == expected
     assert [metric.name for metric in chosen((), head, "it")] == ["loss", *expected]
@@ -59,9 +62,13 @@ def test_a_plan_measures_what_it_names_and_the_loss():
         (Accuracy(), NUMBERS, r"Accuracy\(\) is of classes, and it predicts numbers"),
         (MAE(), CLASSES, r"MAE\(\) is of numbers, and it predicts classes"),
         (Accuracy(), OWN, "reads labels, and it does not say that its outputs are classes"),
-        (AUC(), Head("none"), r"reads outputs of a model, which it does not show; .*TaskMean"),
+        (
+            AUC(),
+            OutputHead("none"),
+            r"reads outputs of a model, which it does not show; .*TaskMean",
+        ),
         (TaskMean("score", False), CLASSES, "measured by a task with its own fit, which it is not"),
-        (F1("macro"), Head("softmax"), r"give F1\('macro', classes=...\)"),
+        (F1("macro"), OutputHead("softmax"), r"give F1\('macro', classes=...\)"),
         (Named("a/b"), CLASSES, "without a slash"),
         (Named("rows"), CLASSES, "is none of"),
         (Named(""), CLASSES, "1 to 64 printable letters"),
@@ -81,6 +88,6 @@ def test_what_is_no_metric_of_a_task_is_refused(metric, head, message):
 
 def test_two_metrics_of_one_name_are_refused():
     with pytest.raises(PlanError, match="2 metrics named 'auc'"):
-        chosen([AUC(5), AUC(9)], Head("sigmoid", 1), "it")
+        chosen([AUC(5), AUC(9)], OutputHead("sigmoid", 1), "it")
     with pytest.raises(PlanError, match=r"2 metrics named 'loss' \(the loss is always measured"):
         chosen([metrics.Loss()], CLASSES, "it")

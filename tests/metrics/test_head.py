@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from tests.metrics.oracle import drawn
 
-from muster.metrics.head import Head, labels_of, probabilities_of, read
+from muster.metrics.head import OutputHead, labels_of, probabilities_of, read
 
 
 def test_the_kind_of_targets():
     kinds = {"softmax": "classes", "sigmoid": "classes", "numbers": "numbers"}
     for kind in ("softmax", "sigmoid", "numbers", "own", "none"):
-        assert Head(kind).rows_of == kinds.get(kind)
+        assert OutputHead(kind).rows_of == kinds.get(kind)
 
 
 def test_probabilities_are_scipys():

@@ -8,10 +8,21 @@ from muster.metrics import Metric
 from muster.testing import check_metric
 
 SHIPPED = [
-    metrics.AUC(), metrics.AUC(7), metrics.Accuracy(), metrics.Brier(), metrics.F1(),
-    metrics.F1("macro"), metrics.F1("weighted"), metrics.F1("micro"), metrics.MAE(),
-    metrics.Perplexity(), metrics.R2(), metrics.RMSE(), metrics.TopK(1), metrics.TopK(5),
-]  # fmt: skip
+    metrics.AUC(),
+    metrics.AUC(7),
+    metrics.Accuracy(),
+    metrics.Brier(),
+    metrics.F1(),
+    metrics.F1("macro"),
+    metrics.F1("weighted"),
+    metrics.F1("micro"),
+    metrics.MAE(),
+    metrics.Perplexity(),
+    metrics.R2(),
+    metrics.RMSE(),
+    metrics.TopK(1),
+    metrics.TopK(5),
+]
 
 
 @pytest.mark.parametrize("metric", SHIPPED, ids=repr)

@@ -10,11 +10,11 @@ from tests.metrics.oracle import drawn, measured
 
 from muster.errors import PlanError
 from muster.metrics import AUC, F1, Accuracy, ByRow, Loss, Metric, TaskMean
-from muster.metrics.head import Head
-from muster.metrics.sums import Tally, added, flat, names, sums_of, values
+from muster.metrics.head import OutputHead
+from muster.metrics.sums import MetricTally, added, flat, names, sums_of, values
 from muster.metrics.trial import tried
 
-HEAD = Head("softmax", 4)
+HEAD = OutputHead("softmax", 4)
 
 
 @dataclass(frozen=True)
@@ -38,24 +38,25 @@ class Odd(Metric):
 def test_a_tally_over_blocks_is_that_over_all():
     outputs, y = drawn(4)
     metrics = (Loss(), Accuracy(), F1("macro"))
-    whole, parts = Tally(metrics, HEAD), Tally(metrics, HEAD)
+    whole, parts = MetricTally(metrics, HEAD), MetricTally(metrics, HEAD)
     whole.add(outputs, y)
     for part in np.split(np.arange(len(y)), (3, 50)):
         parts.add(outputs[part], y[part])
     assert whole.flat() == parts.flat()
     found = values(metrics, parts.flat() | {"rows": len(y), "loss": 1.0})
     assert found == {
-        "loss": 1 / len(y), "accuracy": measured(Accuracy(), outputs, y),
+        "loss": 1 / len(y),
+        "accuracy": measured(Accuracy(), outputs, y),
         "f1 macro": measured(F1("macro"), outputs, y),
-    }  # fmt: skip
-    assert not Tally((Loss(),), HEAD)
+    }
+    assert not MetricTally((Loss(),), HEAD)
 
 
 def test_each_position_is_a_row_and_native_metrics_see_them_whole():
     outputs, y = drawn(4, rows=210)
     seen = []
     own = ByRow(lambda z, y: seen.append(z.shape) or y * 1.0, lower_is_better=False, called="own")
-    tally = Tally((Accuracy(), own), HEAD)
+    tally = MetricTally((Accuracy(), own), HEAD)
     tally.add(outputs.reshape(30, 7, 4), y.reshape(30, 7))
     assert tally.flat()["accuracy/rows"] == tally.flat()["own/values"] == 210
     assert seen == [(30, 7, 4)]
@@ -118,9 +119,9 @@ def test_what_there_are_no_sums_of_is_left_out():
 def test_all_names_are_known_from_the_plan():
     metrics = (Loss(), Accuracy(), AUC(3), F1("macro"))
     outputs, y = drawn(2)
-    tally = Tally(metrics, Head("softmax", 2))
+    tally = MetricTally(metrics, OutputHead("softmax", 2))
     tally.add(outputs, y)
-    made = tried(metrics, Head("softmax", 2))
+    made = tried(metrics, OutputHead("softmax", 2))
     assert names(metrics, made) == {"rows", "held out", "loss", *tally.flat()}
     assert names(metrics, made | {"auc": None}) is None
     assert flat("a", {"b": np.arange(2)}) == {"a/b/0": 0.0, "a/b/1": 1.0}

@@ -8,7 +8,7 @@ import pytest
 
 from muster.errors import PlanError
 from muster.metrics import F1, Accuracy, ByRow, Metric, TopK
-from muster.metrics.head import Head
+from muster.metrics.head import OutputHead
 from muster.metrics.trial import made_up, tried
 
 
@@ -47,18 +47,18 @@ class Faulty(Metric):
     ],
 )
 def test_a_fault_is_found_before_there_are_rows(fault, message):
-    for head in (Head("softmax", 3), Head("sigmoid", 1)):
+    for head in (OutputHead("softmax", 3), OutputHead("sigmoid", 1)):
         with pytest.raises(PlanError, match=message):
             tried([Faulty(fault)], head)
-    assert tried([Faulty("none")], Head("softmax", 3))["faulty"].keys() == {"hits", "rows"}
+    assert tried([Faulty("none")], OutputHead("softmax", 3))["faulty"].keys() == {"hits", "rows"}
 
 
 def test_where_nothing_is_known_of_the_outputs_nothing_is_tried():
-    assert tried([Faulty("mean")], Head("own", 3)) == {"faulty": None}
+    assert tried([Faulty("mean")], OutputHead("own", 3)) == {"faulty": None}
 
 
 def test_a_width_that_is_not_known_does_not_hide_the_names():
-    found = tried([Accuracy(), TopK(5), F1("macro"), F1("weighted", 4)], Head("softmax"))
+    found = tried([Accuracy(), TopK(5), F1("macro"), F1("weighted", 4)], OutputHead("softmax"))
     assert found["accuracy"].keys() == found["top 5"].keys() == {"hits", "rows"}
     assert found["f1 macro"] is None
     assert len(found["f1 weighted"]["held"]) == 4
@@ -66,10 +66,12 @@ def test_a_width_that_is_not_known_does_not_hide_the_names():
 
 def test_a_function_by_row_is_known_and_not_called():
     metric = ByRow(lambda z, y: 1 / 0, lower_is_better=False, called="own")
-    assert tried([metric], Head("own"))["own"].keys() == {"sum", "values"}
+    assert tried([metric], OutputHead("own"))["own"].keys() == {"sum", "values"}
 
 
-@pytest.mark.parametrize("head", [Head("numbers", 1), Head("numbers", 3), Head("sigmoid", 1)])
+@pytest.mark.parametrize(
+    "head", [OutputHead("numbers", 1), OutputHead("numbers", 3), OutputHead("sigmoid", 1)]
+)
 def test_rows_that_are_made_up_have_the_shapes_of_the_task(head):
     outputs, y = made_up(head)
     assert outputs.shape == (12, head.width)

@@ -54,9 +54,12 @@ def test_the_bound_converges_to_the_quantile(quantile, start):
 def test_the_bit_is_centred_and_sent_as_a_scalar():
     stage = AdaptiveClip(start=1.0)
     out, memory = stage.encode(
-        {"delta": np.float32([[0.5], [1.0], [7.0], [0.0]])}, CONTRACT, np.array([1.0]), None,
+        {"delta": np.float32([[0.5], [1.0], [7.0], [0.0]])},
+        CONTRACT,
+        np.array([1.0]),
+        None,
         Keys(key(0), tuple("abcd")),
-    )  # fmt: skip
+    )
     assert out["inside"].tolist() == [[0.5], [0.5], [-0.5], [0.5]]
     assert out["inside"].dtype == out["delta"].dtype == np.float32
     assert out["delta"].tolist() == [[0.5], [1.0], [1.0], [0.0]]
@@ -82,9 +85,15 @@ def test_the_contract_gains_the_bit_and_a_moving_bound():
 
 @pytest.mark.parametrize(
     "fields",
-    [{"quantile": 0}, {"quantile": 1}, {"rate": 0}, {"start": 0}, {"start": -1.0},
-     {"quantile": math.nan}],
-)  # fmt: skip
+    [
+        {"quantile": 0},
+        {"quantile": 1},
+        {"rate": 0},
+        {"start": 0},
+        {"start": -1.0},
+        {"quantile": math.nan},
+    ],
+)
 def test_settings_outside_their_range_are_refused(fields):
     with pytest.raises(PlanError, match=r"quantile must lie in \(0, 1\), rate and start above 0"):
         AdaptiveClip(**fields)

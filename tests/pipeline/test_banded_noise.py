@@ -75,8 +75,9 @@ def test_its_state_stays_on_the_server_and_has_b_minus_one_rows():
     state = BandedNoise(1.0, bands=4).init(CONTRACT)
     assert state.shared is None
     assert {name: rows.shape for name, rows in state.private.items()} == {
-        "delta": (3, 3000), "control": (3, 10),
-    }  # fmt: skip
+        "delta": (3, 3000),
+        "control": (3, 10),
+    }
 
 
 def test_its_release_accounts_to_the_turns_of_a_client():
@@ -100,14 +101,17 @@ def test_after_quantize_it_covers_the_rounded_norm():
 @pytest.mark.parametrize(
     ("stages", "contract", "message"),
     [
-        ((BandedNoise(1.0, 4),), CONTRACT,
-         r"^BandedNoise\(multiplier=1\.0, .* needs a bounded payload to be private; put Clip"),
+        (
+            (BandedNoise(1.0, 4),),
+            CONTRACT,
+            r"^BandedNoise\(multiplier=1\.0, .* needs a bounded payload to be private; put Clip",
+        ),
         ((AdaptiveClip(), BandedNoise(1.0, 4)), CONTRACT, "needs one bound for all rounds"),
         ((AdaptiveClip(), Clip(1.0), BandedNoise(1.0, 4)), CONTRACT, "cannot hide inside"),
         ((Clip(1.0), BandedNoise(1.0, 4)), Contract(CONTRACT.fields), "know the largest weight"),
         ((Clip(1.0), BandedNoise(1.0, 4), Quantize(8)), CONTRACT, "stands after BandedNoise"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_order_is_refused_with_its_remedy(stages, contract, message):
     with pytest.raises(PlanError, match=message):
         Pipeline.build(stages, contract)
@@ -115,12 +119,14 @@ def test_a_wrong_order_is_refused_with_its_remedy(stages, contract, message):
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"multiplier": 0.0}, "multiplier must be finite and above 0"),
-     ({"bands": 0}, "bands must be a whole number"),
-     ({"bands": 2.5}, "bands must be a whole number"),
-     ({"separation": 0}, "separation must be a whole number"),
-     ({"rounds": -1}, "rounds must be a whole number")],
-)  # fmt: skip
+    [
+        ({"multiplier": 0.0}, "multiplier must be finite and above 0"),
+        ({"bands": 0}, "bands must be a whole number"),
+        ({"bands": 2.5}, "bands must be a whole number"),
+        ({"separation": 0}, "separation must be a whole number"),
+        ({"rounds": -1}, "rounds must be a whole number"),
+    ],
+)
 def test_settings_outside_their_range_are_refused(fields, message):
     with pytest.raises(PlanError, match=message):
         BandedNoise(**({"multiplier": 1.0, "bands": 4} | fields))

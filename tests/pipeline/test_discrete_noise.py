@@ -130,9 +130,12 @@ def test_no_client_adds_more_than_the_norm(bits, size, length, seed):
     rows = np.random.default_rng(seed).normal(size=(3, size)) * length
     noisy, pipeline = encode(stages, rows, made, seed)
     silent = DiscreteNoise(1.0, 3).encode(
-        {"delta": np.zeros((3, size), np.int64)}, pipeline.contracts[2], None, None,
+        {"delta": np.zeros((3, size), np.int64)},
+        pipeline.contracts[2],
+        None,
+        None,
         Keys(key(seed), (0, 1, 2)).at(2),
-    )[0]["delta"]  # fmt: skip
+    )[0]["delta"]
     norms = np.linalg.norm((noisy - silent).astype(float), axis=1)
     assert norms.max() <= pipeline.releases()[0].sensitivity * (1 + 1e-12)
 
@@ -160,9 +163,10 @@ def test_the_wire_is_wide_enough_for_the_noise():
 
 def test_it_is_drawn_from_a_secret_in_production():
     levels, _ = encode(
-        (Clip(1.0), Quantize(8), DiscreteNoise(1.0, 1)), np.zeros((1, SIZE)),
+        (Clip(1.0), Quantize(8), DiscreteNoise(1.0, 1)),
+        np.zeros((1, SIZE)),
         root=lambda _: Secret(bytes(32)),
-    )  # fmt: skip
+    )
     assert levels.std() == pytest.approx(rounded_norm(127.0, SIZE), rel=0.05)
 
 
@@ -181,18 +185,33 @@ def test_it_costs_hardly_more_than_the_gaussian(law):
 @pytest.mark.parametrize(
     ("stages", "contract", "message"),
     [
-        ((Clip(1.0), DiscreteNoise(1.0, 5)), CONTRACT,
-         r"adds integers to integers; put Quantize\(bits\) before it"),
-        ((Quantize(8, range=1.0), DiscreteNoise(1.0, 5)), CONTRACT,
-         r"needs a bounded payload to be private; put Clip\(bound\) before Quantize"),
-        ((Clip(1.0), Quantize(8, feedback=True), DiscreteNoise(1.0, 5)), CONTRACT,
-         "leave its feedback off, which adds what nothing bounds"),
-        ((Clip(1.0), Quantize(8), DiscreteNoise(1.0, 5), Quantize(8)), CONTRACT,
-         r"Quantize\(.* stands after DiscreteNoise\(multiplier=1\.0, clients=5, .*put Quantize"),
-        ((AdaptiveClip(), Clip(1.0), Quantize(8), DiscreteNoise(1.0, 5)), CONTRACT,
-         "cannot hide inside, one number a client sent"),
+        (
+            (Clip(1.0), DiscreteNoise(1.0, 5)),
+            CONTRACT,
+            r"adds integers to integers; put Quantize\(bits\) before it",
+        ),
+        (
+            (Quantize(8, range=1.0), DiscreteNoise(1.0, 5)),
+            CONTRACT,
+            r"needs a bounded payload to be private; put Clip\(bound\) before Quantize",
+        ),
+        (
+            (Clip(1.0), Quantize(8, feedback=True), DiscreteNoise(1.0, 5)),
+            CONTRACT,
+            "leave its feedback off, which adds what nothing bounds",
+        ),
+        (
+            (Clip(1.0), Quantize(8), DiscreteNoise(1.0, 5), Quantize(8)),
+            CONTRACT,
+            r"Quantize\(.* stands after DiscreteNoise\(multiplier=1\.0, clients=5, .*put Quantize",
+        ),
+        (
+            (AdaptiveClip(), Clip(1.0), Quantize(8), DiscreteNoise(1.0, 5)),
+            CONTRACT,
+            "cannot hide inside, one number a client sent",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_order_is_refused_with_its_remedy(stages, contract, message):
     with pytest.raises(PlanError, match=message):
         Pipeline.build(stages, contract)
@@ -200,13 +219,15 @@ def test_a_wrong_order_is_refused_with_its_remedy(stages, contract, message):
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"multiplier": 0}, "multiplier must be finite and above 0"),
-     ({"multiplier": -1.0}, "multiplier must be finite and above 0"),
-     ({"clients": 0}, "a whole number of clients above 0"),
-     ({"dropout": 1.0}, r"a fraction in \[0, 1\)"),
-     ({"clients": 2, "dropout": 0.9}, "leaves nobody to add noise"),
-     ({"law": "laplace"}, "law must be 'skellam' or 'gaussian'")],
-)  # fmt: skip
+    [
+        ({"multiplier": 0}, "multiplier must be finite and above 0"),
+        ({"multiplier": -1.0}, "multiplier must be finite and above 0"),
+        ({"clients": 0}, "a whole number of clients above 0"),
+        ({"dropout": 1.0}, r"a fraction in \[0, 1\)"),
+        ({"clients": 2, "dropout": 0.9}, "leaves nobody to add noise"),
+        ({"law": "laplace"}, "law must be 'skellam' or 'gaussian'"),
+    ],
+)
 def test_settings_outside_their_range_are_refused(fields, message):
     with pytest.raises(PlanError, match=message):
         DiscreteNoise(**({"multiplier": 1.0, "clients": 10} | fields))

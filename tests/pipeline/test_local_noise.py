@@ -66,17 +66,29 @@ def test_a_row_that_is_not_finite_is_refused(bad):
 @pytest.mark.parametrize(
     ("stages", "contract", "message"),
     [
-        ((LocalNoise(1.0, 1e-6),), CONTRACT,
-         r"^LocalNoise\(epsilon=1\.0, delta=1e-06\) needs a bounded payload to be private; put Cl"),
+        (
+            (LocalNoise(1.0, 1e-6),),
+            CONTRACT,
+            r"^LocalNoise\(epsilon=1\.0, delta=1e-06\) needs a bounded payload to be private; put Cl",
+        ),
         ((AdaptiveClip(), LocalNoise(1.0, 1e-6)), CONTRACT, "needs a fixed bound; put Clip"),
-        ((Clip(1.0), Quantize(8), LocalNoise(1.0, 1e-6)), Contract(CONTRACT.fields, cap=1.0),
-         "put it before Quantize, or use DiscreteNoise after it"),
-        ((Clip(1.0), LocalNoise(1.0, 1e-6), Noise(1.0)), Contract(CONTRACT.fields, cap=1.0),
-         "needs a bounded payload to be private"),
-        ((Clip(1.0), LocalNoise(1.0, 1e-6)),
-         Contract((*CONTRACT.fields, Field("norm", 1, scalar=True))), "cannot hide norm"),
+        (
+            (Clip(1.0), Quantize(8), LocalNoise(1.0, 1e-6)),
+            Contract(CONTRACT.fields, cap=1.0),
+            "put it before Quantize, or use DiscreteNoise after it",
+        ),
+        (
+            (Clip(1.0), LocalNoise(1.0, 1e-6), Noise(1.0)),
+            Contract(CONTRACT.fields, cap=1.0),
+            "needs a bounded payload to be private",
+        ),
+        (
+            (Clip(1.0), LocalNoise(1.0, 1e-6)),
+            Contract((*CONTRACT.fields, Field("norm", 1, scalar=True))),
+            "cannot hide norm",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_order_is_refused_with_its_remedy(stages, contract, message):
     with pytest.raises(PlanError, match=message):
         Pipeline.build(stages, contract)

@@ -69,8 +69,9 @@ def test_it_is_added_to_the_sum():
     pipeline = Pipeline.build((Clip(1.0), Noise(0.5)), REAL)
     rows = np.random.default_rng(0).normal(size=SIZE)
     total, _ = pipeline.decode(Reply((), {"delta": rows}, 3.0), pipeline.init(), key(0))
-    np.testing.assert_allclose(total.payload["delta"] - rows, noise_of((Clip(1.0), Noise(0.5)))[0][
-        "delta"], atol=1e-12)  # fmt: skip
+    np.testing.assert_allclose(
+        total.payload["delta"] - rows, noise_of((Clip(1.0), Noise(0.5)))[0]["delta"], atol=1e-12
+    )
     assert total.weight == 3.0
 
 
@@ -143,8 +144,9 @@ def test_with_a_moving_bound_it_follows_the_bound():
 
 def test_the_budget_is_split_between_bit_and_vectors():
     """z = 1, σ_b = 5: the vectors get 1.00504, the bit 5 clients, together they account to 1."""
-    vector, scalar = Noise(1.0, bit=5.0).multipliers(Pipeline.build((AdaptiveClip(), Noise(1.0)),
-        SMALL).contracts[1])  # fmt: skip
+    vector, scalar = Noise(1.0, bit=5.0).multipliers(
+        Pipeline.build((AdaptiveClip(), Noise(1.0)), SMALL).contracts[1]
+    )
     assert (vector, scalar) == (pytest.approx(1.00504, abs=1e-5), 10.0)
     both = [Charge(Release("gaussian", z, 1.0)) for z in (vector, scalar)]
     whole = spent([Charge(Release("gaussian", 1.0, 1.0))], 1e-6).epsilon
@@ -174,8 +176,9 @@ def test_the_moving_bound_still_finds_its_quantile():
     pipeline = Pipeline.build((AdaptiveClip(0.5, 0.2, 0.1), Noise(1.0)), made)
     for round in range(150):
         sent = tuple(state.shared for state in states)
-        out, _ = pipeline.encode({"delta": rows}, sent, None, Keys(key(0), tuple(range(200))),
-                                 np.ones(200))  # fmt: skip
+        out, _ = pipeline.encode(
+            {"delta": rows}, sent, None, Keys(key(0), tuple(range(200))), np.ones(200)
+        )
         total = Reply((), {k: v.sum(0) for k, v in out.items()}, 200.0)
         _, states = pipeline.decode(total, states, key(0).at(round))
         bounds.append(float(states[0].shared[0]))
@@ -194,25 +197,37 @@ def test_its_call_is_its_repr():
 
 
 REFUSED = [
-    ((Noise(0.8),), SMALL,
-     r"^Noise\(multiplier=0\.8\) needs a bounded payload to be private; put Clip\(bound\) before "
-     r"it\.$"),
+    (
+        (Noise(0.8),),
+        SMALL,
+        r"^Noise\(multiplier=0\.8\) needs a bounded payload to be private; put Clip\(bound\) before "
+        r"it\.$",
+    ),
     ((Quantize(8, range=1.0), Noise(0.8)), SMALL, r"put Clip\(bound\) before Quantize, and leave"),
     ((Clip(1.0), Quantize(8, feedback=True), Noise(0.8)), SMALL, "leave its feedback off"),
-    ((Clip(1.0), Noise(0.8)), Contract(SMALL.fields),
-     r"needs to know the largest weight; give Plan\(cap=rows\)"),
-    ((Clip(1.0), Noise(0.8), Quantize(8)), SMALL,
-     r"Quantize\(bits=8, .* stands after Noise\(multiplier=0\.8\), whose noise is made for exactly "
-     r"what is summed; put Quantize\(.*\) before it"),
+    (
+        (Clip(1.0), Noise(0.8)),
+        Contract(SMALL.fields),
+        r"needs to know the largest weight; give Plan\(cap=rows\)",
+    ),
+    (
+        (Clip(1.0), Noise(0.8), Quantize(8)),
+        SMALL,
+        r"Quantize\(bits=8, .* stands after Noise\(multiplier=0\.8\), whose noise is made for exactly "
+        r"what is summed; put Quantize\(.*\) before it",
+    ),
     ((Clip(1.0), Noise(0.8), Clip(0.5)), SMALL, r"Clip\(bound=0\.5\) stands after Noise"),
     ((Clip(1.0), Noise(0.8), AdaptiveClip()), SMALL, r"AdaptiveClip\(.* stands after Noise"),
     ((Clip(1.0), Noise(0.8), Noise(0.8)), SMALL, r"Noise\(.* stands after Noise"),
     ((Clip(1.0), Noise(0.8), LocalNoise(1.0, 1e-6)), SMALL, r"LocalNoise\(.* stands after Noise"),
     ((Clip(1.0), Noise(0.8), BandedNoise(1.0, 2)), SMALL, r"BandedNoise\(.* stands after Noise"),
     ((Clip(1.0), Quantize(8), Noise(0.8), DiscreteNoise(1.0, 5)), SMALL, "stands after Noise"),
-    ((Clip(1.0), Noise(0.8)), contract_of(algorithms.FedNova.payload, 3, 32, 1.0),
-     r"cannot hide norm, one number a client sent beside its vectors; use an algorithm"),
-]  # fmt: skip
+    (
+        (Clip(1.0), Noise(0.8)),
+        contract_of(algorithms.FedNova.payload, 3, 32, 1.0),
+        r"cannot hide norm, one number a client sent beside its vectors; use an algorithm",
+    ),
+]
 
 
 @pytest.mark.parametrize(("stages", "contract", "message"), REFUSED)

@@ -119,8 +119,10 @@ def test_memory_is_kept_only_with_feedback():
 def test_unbounded_scalars_travel_unrounded_and_draws_differ_by_field_and_client():
     made = Contract(
         (Field("delta", 50), Field("control", 50), Field("norm", 1, scalar=True)),
-        bound=1.0, cap=1.0, weighted=True,
-    )  # fmt: skip
+        bound=1.0,
+        cap=1.0,
+        weighted=True,
+    )
     rows = {"delta": np.full((2, 50), 0.5), "control": np.full((2, 50), 0.5)}
     rows["norm"] = np.array([[0.123], [4.5]])
     out, _ = Quantize(2).encode(rows, made, None, None, Keys(key(0), ("a", "b")))

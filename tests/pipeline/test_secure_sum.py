@@ -21,7 +21,7 @@ from muster.pipeline import (
     Quantize,
     SecureSum,
 )
-from muster.secagg import Ring, Span
+from muster.secagg import IntegerRing, Span
 from muster.secagg.answers import graph_for
 from muster.testing.claim import check_value
 
@@ -153,9 +153,16 @@ def test_a_cohort_that_cannot_be(cohort, more, message):
 def test_what_a_record_notes():
     found = SecureSum().facts(terms(), advertised=8, survivors="abcdefg")
     assert found == {
-        "clients": list("abcdefg"), "survivors": 7, "members": 8, "threshold": 6, "degree": 7,
-        "colluders": 3, "losses": 2, "honest": 3, "bits": 12,
-    }  # fmt: skip
+        "clients": list("abcdefg"),
+        "survivors": 7,
+        "members": 8,
+        "threshold": 6,
+        "degree": 7,
+        "colluders": 3,
+        "losses": 2,
+        "honest": 3,
+        "bits": 12,
+    }
 
 
 SIZES = [
@@ -212,7 +219,7 @@ def test_the_audited_groups_are_refused():
 
 def test_bytes_are_those_of_the_ring():
     frame = SecureSum().frame(built([*INTEGERS, SecureSum()]).contracts[2])
-    assert SecureSum().nbytes(frame, 10) == Ring(12).nbytes(12)
+    assert SecureSum().nbytes(frame, 10) == IntegerRing(12).nbytes(12)
 
 
 LIGHT = """

@@ -28,8 +28,12 @@ def bounds(size, bits, count=EQUAL, cap=1.0, equal=True, stages=()):
 
 # -- what was worked out apart -------------------------------------------------------------------
 
-ROUNDING = [(10**3, 8, 0.047, 0.25), (10**3, 16, 0.0002, 0.001), (10**6, 8, 0.899, 7.87),
-            (10**6, 16, 0.0035, 0.031)]  # fmt: skip
+ROUNDING = [
+    (10**3, 8, 0.047, 0.25),
+    (10**3, 16, 0.0002, 0.001),
+    (10**6, 8, 0.899, 7.87),
+    (10**6, 16, 0.0035, 0.031),
+]
 
 
 @pytest.mark.parametrize(("size", "bits", "likely", "hard"), ROUNDING)
@@ -42,8 +46,12 @@ def test_what_rounding_adds_to_a_mean_of_twenty(size, bits, likely, hard):
 
 # An honest mean of norm .95, and how far from it a liar may move what passes: no check, each
 # coordinate, and the norm as well.
-LIES = [(10**3, 8, 71.3, 32.6, 2.00), (10**3, 16, 70.5, 32.6, 1.95), (10**6, 8, 2226, 1001, 2.85),
-        (10**6, 16, 2201, 1001, 1.95)]  # fmt: skip
+LIES = [
+    (10**3, 8, 71.3, 32.6, 2.00),
+    (10**3, 16, 70.5, 32.6, 1.95),
+    (10**6, 8, 2226, 1001, 2.85),
+    (10**6, 16, 2201, 1001, 1.95),
+]
 
 
 @pytest.mark.parametrize(("size", "bits", "free", "coordinates", "norm"), LIES)

@@ -17,8 +17,8 @@ import pytest
 
 from muster import Local, Plan, algorithms
 from muster.errors import PlanError
-from muster.layout import Entry, Layout
-from muster.metrics.head import Head
+from muster.layout import Layout, TensorEntry
+from muster.metrics.head import OutputHead
 from muster.plan.registry import differences, fingerprint, libraries, to_toml, to_value
 
 PLAN = '''"""A plan file."""
@@ -45,8 +45,8 @@ class Task:
 
     loss: object
     framework = "custom"
-    layout = Layout((Entry("w", (2,)),))
-    head = Head("own")
+    layout = Layout((TensorEntry("w", (2,)),))
+    head = OutputHead("own")
 
 
 def activation(z):
@@ -96,14 +96,12 @@ class Holding:
 
     held: Any
     framework = "custom"
-    layout = Layout((Entry("w", (2,)),))
-    head = Head("own")
+    layout = Layout((TensorEntry("w", (2,)),))
+    head = OutputHead("own")
 
 
 def holding(held):
-    return Plan(
-        task=Holding(held), algorithm=algorithms.FedAvg(), local=Local(epochs=1, batch=4)
-    )  # fmt: skip
+    return Plan(task=Holding(held), algorithm=algorithms.FedAvg(), local=Local(epochs=1, batch=4))
 
 
 def mark(held):
@@ -169,19 +167,36 @@ def test_what_the_plan_does_not_stand_on_changes_nothing(written, old, new, of):
     [
         ("np.maximum(z, 0)", "np.tanh(z)", "plan", ["code.plan:activation"]),
         ("WIDTH = 4", "WIDTH = 5", "plan", ["code.plan:WIDTH"]),
-        ("from beside import scale", "from beside import unused as scale", "plan",
-         ["code.beside:factor", "code.beside:scale", "code.plan:scale", "code.beside:OTHER",
-          "code.beside:unused"]),
+        (
+            "from beside import scale",
+            "from beside import unused as scale",
+            "plan",
+            [
+                "code.beside:factor",
+                "code.beside:scale",
+                "code.plan:scale",
+                "code.beside:OTHER",
+                "code.beside:unused",
+            ],
+        ),
         ('all="warn"', 'all="ignore"', "plan", ["code.plan:"]),
-        ("import functools\n", "import functools\nfunctools.partial(print)\n", "plan",
-         ["code.plan:", "code.plan:functools"]),
-        ('print("loaded"', 'beside.ADDED = 1\nprint("loaded"', "plan",
-         ["code.plan:", "code.plan:beside"]),
+        (
+            "import functools\n",
+            "import functools\nfunctools.partial(print)\n",
+            "plan",
+            ["code.plan:", "code.plan:functools"],
+        ),
+        (
+            'print("loaded"',
+            'beside.ADDED = 1\nprint("loaded"',
+            "plan",
+            ["code.plan:", "code.plan:beside"],
+        ),
         ("SHIFT = 1", "SHIFT = 2", "beside", ["code.beside:SHIFT"]),
         ("return 3", "return 4", "beside", ["code.beside:factor"]),
         ("(2,)", "(3,)", "plan", ["code.plan:Task"]),
     ],
-)  # fmt: skip
+)
 def test_what_the_plan_stands_on_changes_it(written, old, new, of, names):
     texts = {"plan": PLAN, "beside": BESIDE}
     before, mark = to_value(written()), fingerprint(written())
@@ -223,9 +238,13 @@ def test_no_address_path_or_release_of_the_machine_is_in_it(tmp_path):
         root = Path(__file__).parents[2]
         path = f"{root}:{root / 'src'}"
         out = subprocess.run(
-            [sys.executable, copy], env={"PYTHONPATH": path, "PYTHONHASHSEED": seed},
-            capture_output=True, text=True, cwd=elsewhere, check=True,
-        )  # fmt: skip
+            [sys.executable, copy],
+            env={"PYTHONPATH": path, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            cwd=elsewhere,
+            check=True,
+        )
         said.add(out.stdout)
     assert len(said) == 1
 
@@ -253,10 +272,16 @@ class Weighted:
         (Weighted([1.0]), Weighted([1.0], 0.1), "task.held.smoothing"),
         (Weighted(np.zeros(99)), Weighted(np.ones(99)), "task.held.weights.sha256"),
         (Weighted([1.0]).method, Weighted([2.0]).method, "task.held.self.weights.values"),
-        (functools.partial(max, key=Weighted([1])), functools.partial(max, key=Weighted([2])),
-         "task.held.key.weights.values"),
-        (functools.partial(max, function=1), functools.partial(max, function=2),
-         "task.held.keywords.function"),
+        (
+            functools.partial(max, key=Weighted([1])),
+            functools.partial(max, key=Weighted([2])),
+            "task.held.key.weights.values",
+        ),
+        (
+            functools.partial(max, function=1),
+            functools.partial(max, function=2),
+            "task.held.keywords.function",
+        ),
         ((lambda h: lambda: h)(1), (lambda h: lambda: h)(2), "task.held.closure.h"),
         (lambda h=1: h, lambda h=2: h, None),
         ([lambda: 1, lambda: 2][0], [lambda: 1, lambda: 2][1], "task.held.code"),
@@ -266,7 +291,7 @@ class Weighted:
         (np.random.default_rng(1), np.random.default_rng(2), None),
         ({"a": float("inf")}, {"a": float("-inf")}, "task.held.a"),
     ],
-)  # fmt: skip
+)
 def test_the_state_of_what_a_plan_holds_counts(one, other, names):
     first, second = to_value(holding(one)), to_value(holding(other))
     assert differences(first, second)

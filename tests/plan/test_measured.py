@@ -7,8 +7,8 @@ import pytest
 
 from muster import EarlyStopping, Every, Local, Plan, Target, algorithms, metrics, tasks
 from muster.errors import PlanError
+from muster.federation.protocol.message import LIMIT, Measured, to_json
 from muster.plan.registry import from_text, to_value
-from muster.service.message import LIMIT, Measured, to_json
 
 PLAN = Plan(task=tasks.numpy.MLP([4, 3]), algorithm=algorithms.FedAvg(), local=Local(steps=1))
 
@@ -33,8 +33,14 @@ def test_the_usual_metrics_or_those_that_are_named():
     made = replace(PLAN, metrics=[metrics.TopK(2), metrics.Brier()])
     assert made.directions == {"loss": True, "top 2": False, "brier": True}
     assert made.sums == {
-        "rows", "held out", "loss", "top 2/hits", "top 2/rows", "brier/squares", "brier/rows",
-    }  # fmt: skip
+        "rows",
+        "held out",
+        "loss",
+        "top 2/hits",
+        "top 2/rows",
+        "brier/squares",
+        "brier/rows",
+    }
     assert isinstance(made.metrics, tuple) and hash(made.metrics)
 
 

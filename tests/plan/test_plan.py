@@ -22,8 +22,8 @@ from muster import (
     sampling,
 )
 from muster.errors import PlanError
-from muster.layout import Entry, Layout
-from muster.metrics.head import Head
+from muster.layout import Layout, TensorEntry
+from muster.metrics.head import OutputHead
 from muster.tasks.numpy import MLP, LinearRegression
 
 LOWER = {"accuracy": False, "loss": True, "perplexity": True}
@@ -36,8 +36,8 @@ class Own:
     """A task with its own fit."""
 
     framework = "custom"
-    layout = Layout((Entry("w", (2,)),))
-    head = Head("none")
+    layout = Layout((TensorEntry("w", (2,)),))
+    head = OutputHead("none")
 
 
 class Mute:
@@ -101,13 +101,27 @@ REFUSED = [
     ({"task": Own(), "algorithm": algorithms.FedProx()}, "bends every local gradient.*use FedAvg"),
     ({"pipeline": QUANTIZED}, r"largest weight; give Plan\(cap=rows\)"),
     ({"pipeline": QUANTIZED[::-1]}, r"Clip\(bound\) before it"),
-    ({"pipeline": QUANTIZED, "weighting": "equal", "sampling": sampling.Weighted(3)},
-     r"may draw a client twice .* use Uniform\(count=...\)"),
-    ({"algorithm": algorithms.Scaffold(), "weighting": "equal", "sampling": sampling.Weighted(3)},
-     r"may draw a client twice .* use Uniform\(count=...\)"),
-    ({"aggregation": aggregation.Mean("expected"), "weighting": "equal",
-      "sampling": sampling.Weighted(3)}, r"use Mean\(denominator='replies'\)"),
-]  # fmt: skip
+    (
+        {"pipeline": QUANTIZED, "weighting": "equal", "sampling": sampling.Weighted(3)},
+        r"may draw a client twice .* use Uniform\(count=...\)",
+    ),
+    (
+        {
+            "algorithm": algorithms.Scaffold(),
+            "weighting": "equal",
+            "sampling": sampling.Weighted(3),
+        },
+        r"may draw a client twice .* use Uniform\(count=...\)",
+    ),
+    (
+        {
+            "aggregation": aggregation.Mean("expected"),
+            "weighting": "equal",
+            "sampling": sampling.Weighted(3),
+        },
+        r"use Mean\(denominator='replies'\)",
+    ),
+]
 
 
 @pytest.mark.parametrize(("fields", "message"), REFUSED, ids=range(len(REFUSED)))

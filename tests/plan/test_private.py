@@ -21,7 +21,7 @@ from muster.errors import PlanError
 from muster.pipeline import BandedNoise, Clip, DiscreteNoise, LocalNoise, Noise, Quantize
 from muster.plan.private import charges, noises_sum, selection, silence
 from muster.plan.registry import assign, fingerprint, to_value
-from muster.privacy import Budget, Charge, Facts, Ledger, Selection, statement
+from muster.privacy import Budget, Charge, PrivacyLedger, Selection, StatementInputs, statement
 from muster.privacy.mask import Mask
 from muster.types import Cohort, Roster
 
@@ -31,9 +31,13 @@ TEN = Roster(tuple(range(10)), lambda: np.ones(10, int))
 
 def plan(*stages, **fields):
     values = {
-        "task": tasks.numpy.SoftmaxRegression(4, 3), "algorithm": algorithms.FedAvg(),
-        "local": Local(steps=1), "pipeline": stages, "weighting": "equal", "aggregation": EXPECTED,
-    }  # fmt: skip
+        "task": tasks.numpy.SoftmaxRegression(4, 3),
+        "algorithm": algorithms.FedAvg(),
+        "local": Local(steps=1),
+        "pipeline": stages,
+        "weighting": "equal",
+        "aggregation": EXPECTED,
+    }
     return Plan(**(values | fields))
 
 
@@ -68,20 +72,27 @@ class Apart(Strange):
 
 ROWS = Local(steps=1, examples=PerExample(1.0, 1.1))
 REFUSED = [
-    ({"local": ROWS}, (), r"Every\(rounds=1, clients=100\) asks some for theirs; use "
-     r"Plan\(evaluate=Every\(clients=0\)\), or PerExample\(metrics='public'\)"),
+    (
+        {"local": ROWS},
+        (),
+        r"Every\(rounds=1, clients=100\) asks some for theirs; use "
+        r"Plan\(evaluate=Every\(clients=0\)\), or PerExample\(metrics='public'\)",
+    ),
     ({"budget": Budget(1.0, 1e-5)}, (), r"no stage adds noise.*put Clip\(bound\) and Noise"),
     ({"budget": 3.0}, NOISY, r"budget=3\.0.*no budget; give muster\.privacy\.Budget"),
     ({"aggregation": aggregation.Mean()}, NOISY, r"use Mean\(denominator='expected'\)"),
     ({"aggregation": aggregation.Mean(), "minimum": 8}, SHARES, r"denominator='expected'"),
     ({"sampling": sampling.Weighted(count=3)}, NOISY, r"use Uniform\(count=\.\.\.\)"),
-    ({"sampling": sampling.Weighted(count=3), "aggregation": aggregation.Mean()},
-     (Clip(1.0), LocalNoise(1.0, 1e-5)), r"Weighted.*no privacy accounting.*use Poisson"),
+    (
+        {"sampling": sampling.Weighted(count=3), "aggregation": aggregation.Mean()},
+        (Clip(1.0), LocalNoise(1.0, 1e-5)),
+        r"Weighted.*no privacy accounting.*use Poisson",
+    ),
     ({"sampling": Strange()}, NOISY, r"Strange\(\) has no privacy accounting"),
     ({"minimum": 7}, SHARES, r"for 8 replies.*release fewer; use Plan\(minimum=8\)"),
     ({"minimum": 0.9}, SHARES, r"use Plan\(minimum=8\)"),
     ({}, (Clip(1.0), BandedNoise(1.0, 4, separation=4)), r"keeps 1; use BandedNoise\(separation=1"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("fields", "stages", "said"), REFUSED, ids=[s for *_, s in REFUSED])
@@ -149,11 +160,11 @@ def test_noise_in_shares_is_charged_without_those_that_others_know(mask, known):
     made = plan(*shares, minimum=36, sampling=sampling.Uniform(count=40), evaluate=Every(clients=0))
     (charge,) = charges(made, forty, "a")
     assert (charge.release.survivors, charge.release.known) == (36, known)
-    ledger = Ledger(1e-3)
+    ledger = PrivacyLedger(1e-3)
     for round in range(1, 41):
         ledger = ledger.enter(round, charge, 40)
     assert ledger.epsilon == pytest.approx(8.124 if known == 12 else 6.358, abs=2e-3)
-    facts = Facts(
+    facts = StatementInputs(
         made.stages.releases(), charge.selection, 100, ledger, "secret", mask=Mask({"minimum": 3})
     )
     said = statement(facts).items["privacy"]
@@ -180,8 +191,9 @@ def test_a_sum_of_nobody_is_a_release_under_noise_on_the_sum_alone():
     total = silence(plan(pipeline.AdaptiveClip(), Noise(1.0)))
     assert (total.clients, total.weight, total.buffers.size) == ((), 0.0, 0)
     assert {k: (v.dtype.str, v.shape) for k, v in total.payload.items()} == {
-        "delta": ("<f4", (15,)), "inside": ("<f4", (1,)),
-    }  # fmt: skip
+        "delta": ("<f4", (15,)),
+        "inside": ("<f4", (1,)),
+    }
     whole = silence(plan(Clip(1.0), Quantize(8), Noise(1.0)))
     assert whole.payload["delta"].dtype == np.int64
 

@@ -10,29 +10,37 @@ from muster.tasks.numpy import LinearRegression
 
 SECURE = {
     "pipeline": [pipeline.Clip(1.0), pipeline.Quantize(16), pipeline.SecureSum()],
-    "weighting": "equal", "evaluate": Every(clients=0),
-}  # fmt: skip
+    "weighting": "equal",
+    "evaluate": Every(clients=0),
+}
 
 
 def plan(**fields):
     given = {
-        "task": LinearRegression(3), "algorithm": algorithms.FedAvg(),
+        "task": LinearRegression(3),
+        "algorithm": algorithms.FedAvg(),
         "local": Local(epochs=1, batch=4),
-    }  # fmt: skip
+    }
     return Plan(**given | fields)
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"minimum": 5, "sampling": sampling.Uniform(count=4)},
-         r"needs 5 replies, and Uniform\(.*count=4\) invites at most 4; lower minimum"),
-        ({"minimum": 5, "sampling": sampling.Uniform(count=4), "overselect": 1.5},
-         r"invites at most 6, of which the first 4 replies are taken"),
-        ({"minimum": 5, "sampling": sampling.Weighted(count=4), "weighting": "equal"},
-         "invites at most 4"),
+        (
+            {"minimum": 5, "sampling": sampling.Uniform(count=4)},
+            r"needs 5 replies, and Uniform\(.*count=4\) invites at most 4; lower minimum",
+        ),
+        (
+            {"minimum": 5, "sampling": sampling.Uniform(count=4), "overselect": 1.5},
+            r"invites at most 6, of which the first 4 replies are taken",
+        ),
+        (
+            {"minimum": 5, "sampling": sampling.Weighted(count=4), "weighting": "equal"},
+            "invites at most 4",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_plan_whose_rounds_never_count_is_refused_when_it_is_made(fields, message):
     with pytest.raises(PlanError, match=message):
         plan(**fields)

@@ -22,14 +22,14 @@ from muster import (
     pipeline,
     sampling,
     schedules,
-)  # fmt: skip
+)
 from muster.errors import PlanError
-from muster.layout import Entry, Layout
-from muster.metrics.head import Head
+from muster.layout import Layout, TensorEntry
+from muster.metrics.head import OutputHead
 from muster.plan.registry import assign, differences, fingerprint, from_text, to_toml, to_value
 from muster.tasks.numpy import MLP, LinearRegression
 
-LAYOUT = Layout((Entry("w", (2,)),))
+LAYOUT = Layout((TensorEntry("w", (2,)),))
 
 
 def loss(z, y):
@@ -43,7 +43,7 @@ class Theirs:
     loss: Any
     framework = "custom"
     layout = LAYOUT
-    head = Head("none")
+    head = OutputHead("none")
 
 
 def plan(**fields):
@@ -61,8 +61,10 @@ def test_a_value_is_class_names_and_fields():
     value = to_value(plan())
     assert value["class"] == "Plan"
     assert value["algorithm"] == {
-        "class": "FedProx", "mu": 0.5, "server": {"class": "SGD", "rate": 1.0},
-    }  # fmt: skip
+        "class": "FedProx",
+        "mu": 0.5,
+        "server": {"class": "SGD", "rate": 1.0},
+    }
     assert value["task"]["class"] == "tasks.numpy.LinearRegression"
     assert value["pipeline"] == [{"class": "Clip", "bound": 1.0}]
     assert value["local"]["steps"] is None
@@ -110,11 +112,20 @@ def test_another_class_differs_as_a_whole():
 
 
 CHANGES = {
-    "task": LinearRegression(4), "algorithm": algorithms.FedAvg(), "local": Local(steps=1),
-    "sampling": sampling.Poisson(0.5), "pipeline": (), "weighting": "equal", "share": "weight",
-    "seed": 1, "dtype": "float64", "minimum": 2, "deadline": 9.5, "cap": 9,
+    "task": LinearRegression(4),
+    "algorithm": algorithms.FedAvg(),
+    "local": Local(steps=1),
+    "sampling": sampling.Poisson(0.5),
+    "pipeline": (),
+    "weighting": "equal",
+    "share": "weight",
+    "seed": 1,
+    "dtype": "float64",
+    "minimum": 2,
+    "deadline": 9.5,
+    "cap": 9,
     "metrics": (metrics.MAE(),),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -153,21 +164,30 @@ SETTINGS = [
     ("weighting='equal'", lambda p: p.weighting, "equal"),
     ("cap=100", lambda p: p.cap, 100),
     ("local.batch=None", lambda p: p.local.batch, None),
-    ("local.optimizer=Momentum(0.1, beta=0.5)", lambda p: p.local.optimizer,
-     optimizers.Momentum(0.1, 0.5)),
+    (
+        "local.optimizer=Momentum(0.1, beta=0.5)",
+        lambda p: p.local.optimizer,
+        optimizers.Momentum(0.1, 0.5),
+    ),
     ("local.schedule=Milestones([2, 4])", lambda p: p.local.schedule, schedules.Milestones((2, 4))),
-    ("algorithm=FedAvg(server=Adam(0.01))", lambda p: p.algorithm,
-     algorithms.FedAvg(server=optimizers.Adam(0.01))),
+    (
+        "algorithm=FedAvg(server=Adam(0.01))",
+        lambda p: p.algorithm,
+        algorithms.FedAvg(server=optimizers.Adam(0.01)),
+    ),
     ("algorithm.server.rate=0.5", lambda p: p.algorithm.server.rate, 0.5),
-    ("sampling=sampling.Uniform(fraction=0.5)", lambda p: p.sampling,
-     sampling.Uniform(fraction=0.5)),
+    (
+        "sampling=sampling.Uniform(fraction=0.5)",
+        lambda p: p.sampling,
+        sampling.Uniform(fraction=0.5),
+    ),
     ("pipeline=[]", lambda p: p.pipeline, ()),
     ("pipeline=[Clip(2.0), Quantize(8, range=1.0)]", lambda p: len(p.pipeline), 2),
     ("share=weight", lambda p: p.share, "weight"),
     ("share=!bias", lambda p: p.share, "!bias"),
     ("share=['weight', 'bias']", lambda p: p.share, ("weight", "bias")),
     ("task.l2=0.5", lambda p: p.task.l2, 0.5),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("setting", "read", "value"), SETTINGS, ids=[s for s, *_ in SETTINGS])
@@ -211,13 +231,20 @@ def test_a_wrong_setting_is_refused_in_a_sentence(setting, message):
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("3", 3), ("-1e-3", -0.001), ("True", True), ("None", None), ("'3'", "3"),
+        ("3", 3),
+        ("-1e-3", -0.001),
+        ("True", True),
+        ("None", None),
+        ("'3'", "3"),
         (" word ", "word"),
-        ("layers.0.weight", "layers.0.weight"), ("body.weight", "body.weight"),
+        ("layers.0.weight", "layers.0.weight"),
+        ("body.weight", "body.weight"),
         ("!*.bn.*", "!*.bn.*"),
-        ("body.*", "body.*"), ("(1, [2, 'x'])", (1, (2, "x"))), ("", ""),
+        ("body.*", "body.*"),
+        ("(1, [2, 'x'])", (1, (2, "x"))),
+        ("", ""),
     ],
-)  # fmt: skip
+)
 def test_text_is_a_literal_or_a_word(text, value):
     assert from_text(text) == value
 

@@ -8,8 +8,8 @@ import pytest
 from muster import Every, Local, Plan, algorithms, pipeline, sampling
 from muster.aggregation import Mean, Median
 from muster.errors import PlanError
-from muster.layout import Entry, Layout
-from muster.metrics.head import Head
+from muster.layout import Layout, TensorEntry
+from muster.metrics.head import OutputHead
 from muster.plan.registry import assign, to_value
 from muster.tasks.numpy import LinearRegression
 
@@ -22,8 +22,8 @@ class Normed:
     """A task whose model keeps running statistics."""
 
     framework = "custom"
-    layout = Layout((Entry("w", (2,)), Entry("bn.mean", (3,), kind="buffer")))
-    head = Head("none")
+    layout = Layout((TensorEntry("w", (2,)), TensorEntry("bn.mean", (3,), kind="buffer")))
+    head = OutputHead("none")
 
 
 def plan(**fields):

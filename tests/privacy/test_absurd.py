@@ -21,10 +21,10 @@ from muster.plan.private import charges
 from muster.privacy import (
     Budget,
     Charge,
-    Facts,
-    Ledger,
+    PrivacyLedger,
     Release,
     Selection,
+    StatementInputs,
     gaussian_delta,
     gaussian_deviation,
     gaussian_epsilon,
@@ -70,11 +70,11 @@ def used(made):
         for round in range(3):
             out, states = made.stages.decode(Reply((), nothing, 10.0), states, keys.key(round))
     assert all(np.isfinite(value).all() for value in out.payload.values())
-    ledger = Ledger(1e-5)
+    ledger = PrivacyLedger(1e-5)
     for round in (1, 2):
         for charge in charges(made, TEN, "r"):
             ledger = ledger.enter(round, charge, 10)
-    facts = Facts(made.stages.releases(), Selection(), 10, ledger, "secret")
+    facts = StatementInputs(made.stages.releases(), Selection(), 10, ledger, "secret")
     assert statement(facts).text()
     assert math.isfinite(ledger.epsilon)
 
@@ -148,12 +148,12 @@ def test_a_multiplier_or_epsilon_beyond_floats_is_refused(make, number):
     "make",
     [
         lambda d: Budget(1.0, d),
-        lambda d: Ledger(d),
+        lambda d: PrivacyLedger(d),
         lambda d: spent([], d),
         lambda d: gaussian_epsilon(d, 1.0),
         lambda d: LocalNoise(1.0, d),
     ],
-    ids=["Budget", "Ledger", "spent", "gaussian_epsilon", "LocalNoise"],
+    ids=["Budget", "PrivacyLedger", "spent", "gaussian_epsilon", "LocalNoise"],
 )
 def test_a_delta_beyond_floats_is_refused(make, number):
     with pytest.raises(PlanError, match="delta="):
@@ -198,7 +198,7 @@ def test_noise_too_thin_for_so_many_rounds_is_refused(charge):
     ):
         spent([charge], 1e-5)
     with pytest.raises(PlanError, match="hides nothing"):
-        Ledger(1e-5).enter(1, charge)
+        PrivacyLedger(1e-5).enter(1, charge)
     assert Budget(1.0, 1e-5).rounds(charge.release, charge.selection) == 0
     assert replacement([charge], 1e-5) == math.inf
 

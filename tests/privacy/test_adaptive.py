@@ -10,9 +10,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from muster.privacy import Budget, Charge, Facts, Ledger, Release, Selection, spent, statement
+from muster.privacy import (
+    Budget,
+    Charge,
+    PrivacyLedger,
+    Release,
+    Selection,
+    StatementInputs,
+    spent,
+    statement,
+)
 from muster.privacy.accounting import FILTER
-from muster.privacy.book import Wish, granted
+from muster.privacy.book import ChargeRequest, granted
 
 DELTA = 1e-5
 FIRST = Charge(Release("gaussian", 2.0, 1.0), run="a")
@@ -131,16 +140,18 @@ def test_integer_noise_of_several_runs_is_counted_by_the_filter():
 
 
 def test_a_budget_and_a_claim_use_the_filter():
-    ledger, why = granted(Ledger(DELTA), Wish(1, (replace(COINS, run="a"),)))
-    ledger, why = granted(ledger, Wish(1, (COINS,), Budget(30.0, DELTA)))
+    ledger, why = granted(PrivacyLedger(DELTA), ChargeRequest(1, (replace(COINS, run="a"),)))
+    ledger, why = granted(ledger, ChargeRequest(1, (COINS,), Budget(30.0, DELTA)))
     assert why is None
     assert ledger.epsilon == spent([replace(COINS, run="a"), COINS], DELTA).epsilon
     assert ledger.theorem == "Rényi filter"
     fixed = spent([replace(COINS, run="a")] * 2, DELTA).epsilon
-    _, why = granted(Ledger(DELTA), Wish(1, (replace(COINS, run="a"),)))
+    _, why = granted(PrivacyLedger(DELTA), ChargeRequest(1, (replace(COINS, run="a"),)))
     refused = Budget((fixed + ledger.epsilon) / 2, DELTA)
-    one, _ = granted(Ledger(DELTA), Wish(1, (replace(COINS, run="a"),), refused))
-    assert "past the budget" in granted(one, Wish(1, (COINS,), refused))[1]
-    facts = Facts((COINS.release,), COINS.selection, 1000, ledger, "secret", enforced="coins")
+    one, _ = granted(PrivacyLedger(DELTA), ChargeRequest(1, (replace(COINS, run="a"),), refused))
+    assert "past the budget" in granted(one, ChargeRequest(1, (COINS,), refused))[1]
+    facts = StatementInputs(
+        (COINS.release,), COINS.selection, 1000, ledger, "secret", enforced="coins"
+    )
     assert "several runs are counted by a Rényi filter" in statement(facts).items["accountant"]
     assert f"RDP {ledger.epsilon:.3f}"[:8] in statement(facts).items["accountant"]

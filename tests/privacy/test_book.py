@@ -8,19 +8,19 @@ import os
 import pytest
 
 from muster.errors import MusterError, RunError
-from muster.privacy import Budget, Charge, Ledger, Release, spent
-from muster.privacy.book import Book, Wish, granted, united
+from muster.privacy import Budget, Charge, PrivacyLedger, Release, spent
+from muster.privacy.book import ChargeRequest, LedgerFile, granted, united
 
 RELEASE = Release("gaussian", 8.0, 1.0)
 
 
 def wish(round, run="a", budget=None, count=1):
     names = [run, *(f"{run}#{i}" for i in range(2, count + 1))]
-    return Wish(round, tuple(Charge(RELEASE, run=name) for name in names), budget)
+    return ChargeRequest(round, tuple(Charge(RELEASE, run=name) for name in names), budget)
 
 
 def test_a_round_is_granted_once():
-    ledger, why = granted(Ledger(1e-5), wish(1))
+    ledger, why = granted(PrivacyLedger(1e-5), wish(1))
     assert why is None
     again, why = granted(ledger, wish(1))
     assert (again, why) == (ledger, None)
@@ -29,7 +29,7 @@ def test_a_round_is_granted_once():
 
 def test_what_the_budget_refuses_changes_nothing():
     budget = Budget(spent([Charge(RELEASE)] * 2, 1e-5).epsilon, 1e-5)
-    ledger, why = granted(Ledger(1e-5), wish(1, budget=budget, count=2))
+    ledger, why = granted(PrivacyLedger(1e-5), wish(1, budget=budget, count=2))
     assert (len(ledger.entries), why) == (2, None)
     after, why = granted(ledger, wish(2, budget=budget, count=2))
     assert after == ledger
@@ -39,11 +39,11 @@ def test_what_the_budget_refuses_changes_nothing():
 
 
 def test_runs_over_the_same_people_compose_in_a_file(tmp_path):
-    book = Book(tmp_path / "people" / "ledger.json")
-    assert book.read(1e-5) == Ledger(1e-5)
+    book = LedgerFile(tmp_path / "people" / "ledger.json")
+    assert book.read(1e-5) == PrivacyLedger(1e-5)
     for run in "ab":
         for round in (1, 2):
-            ledger, why = Book(book.path).grant(wish(round, run), Ledger(1e-5))
+            ledger, why = LedgerFile(book.path).grant(wish(round, run), PrivacyLedger(1e-5))
             assert why is None
             assert book.read(1e-5) == ledger
     places = [(e.charge.run, e.round) for e in ledger.entries]
@@ -53,8 +53,8 @@ def test_runs_over_the_same_people_compose_in_a_file(tmp_path):
 
 
 def test_what_only_a_run_knows_is_entered_with_it(tmp_path):
-    known, _ = granted(granted(Ledger(1e-5), wish(1))[0], wish(2))
-    book = Book(tmp_path / "ledger.json")
+    known, _ = granted(granted(PrivacyLedger(1e-5), wish(1))[0], wish(2))
+    book = LedgerFile(tmp_path / "ledger.json")
     ledger, _ = book.grant(wish(3), known)
     assert [e.round for e in ledger.entries] == [1, 2, 3]
     assert united(ledger, known) == ledger
@@ -64,7 +64,7 @@ def test_what_only_a_run_knows_is_entered_with_it(tmp_path):
 
 def _charge(path, run, rounds):
     for round in range(1, rounds + 1):
-        Book(path).grant(wish(round, run), Ledger(1e-5))
+        LedgerFile(path).grant(wish(round, run), PrivacyLedger(1e-5))
 
 
 def test_processes_that_charge_at_one_moment_lose_nothing(tmp_path):
@@ -75,7 +75,7 @@ def test_processes_that_charge_at_one_moment_lose_nothing(tmp_path):
         one.start()
     for one in crew:
         one.join()
-    ledger = Book(path).read(1e-5)
+    ledger = LedgerFile(path).read(1e-5)
     assert sorted((e.charge.run, e.round) for e in ledger.entries) == [
         (run, round) for run in "abc" for round in range(1, 9)
     ]
@@ -84,21 +84,21 @@ def test_processes_that_charge_at_one_moment_lose_nothing(tmp_path):
 
 
 def test_what_is_torn_or_no_ledger_is_refused(tmp_path):
-    book = Book(tmp_path / "ledger.json")
+    book = LedgerFile(tmp_path / "ledger.json")
     book.path.write_text('{"delta": 1e-5, "entr')
     with pytest.raises(MusterError, match="no privacy ledger"):
-        book.grant(wish(1), Ledger(1e-5))
+        book.grant(wish(1), PrivacyLedger(1e-5))
     assert book.path.read_text() == '{"delta": 1e-5, "entr'
-    folder = Book(tmp_path)
+    folder = LedgerFile(tmp_path)
     with pytest.raises(RunError, match=r"cannot be used .*nothing is released without it"):
         folder.read(1e-5)
     with pytest.raises(RunError, match="cannot be used"):
-        Book(tmp_path / "ledger.json" / "below").grant(wish(1), Ledger(1e-5))
+        LedgerFile(tmp_path / "ledger.json" / "below").grant(wish(1), PrivacyLedger(1e-5))
 
 
 def test_a_write_that_fails_leaves_the_ledger_as_it_was(tmp_path, monkeypatch):
-    book = Book(tmp_path / "ledger.json")
-    before, _ = book.grant(wish(1), Ledger(1e-5))
+    book = LedgerFile(tmp_path / "ledger.json")
+    before, _ = book.grant(wish(1), PrivacyLedger(1e-5))
 
     def full(*_):
         raise OSError(28, "No space left on device")

@@ -21,7 +21,7 @@ from muster.privacy.examples import (
     promise,
 )
 from muster.privacy.gaussian import gaussian_epsilon
-from muster.privacy.ledger import Ledger
+from muster.privacy.ledger import PrivacyLedger
 from muster.privacy.per_example import PerExample
 
 
@@ -126,8 +126,9 @@ def test_shuffled_batches_cost_an_epoch_whole():
     assert charge.release.multiplier == pytest.approx(1.1 / math.sqrt(5))
     assert charge.release.sensitivity == pytest.approx(2.0 * math.sqrt(5))
     assert charged(local("shuffled", steps=17, batch=32), 500).rounds == 2  # an epoch and a step
-    fixed, coins = (promise(local(b, 4.0, epochs=1, batch=32), 500, 10, 1e-4)
-                    for b in ("shuffled", "poisson"))  # fmt: skip
+    fixed, coins = (
+        promise(local(b, 4.0, epochs=1, batch=32), 500, 10, 1e-4) for b in ("shuffled", "poisson")
+    )
     assert fixed.epsilon == pytest.approx(gaussian_epsilon(1e-4, 4 / math.sqrt(5 * 10)))
     assert coins.epsilon < fixed.epsilon
 
@@ -164,7 +165,7 @@ def test_the_promise_is_dp_accountings():
 
 
 def test_a_ledger_takes_rounds_one_by_one():
-    rule, ledger = local(steps=5, batch=16, multiplier=2.0), Ledger(1e-3)
+    rule, ledger = local(steps=5, batch=16, multiplier=2.0), PrivacyLedger(1e-3)
     for round in range(1, 4):
         ledger = ledger.enter(round, charged(rule, 200, "run"))
     assert ledger.epsilon == pytest.approx(promise(rule, 200, 3, 1e-3).epsilon)

@@ -12,9 +12,9 @@ import muster
 from muster import Local, Plan, aggregation, algorithms, optimizers, pipeline, sampling, tasks
 from muster.errors import RunError
 from muster.pipeline import banded_noise
-from muster.privacy import Budget, Ledger
+from muster.privacy import Budget, PrivacyLedger
 from muster.runs.privacy.facts import stated
-from muster.runs.privacy.guard import Guard
+from muster.runs.privacy.guard import RunAccountant
 from muster.runs.replay import replay
 from muster.store import SQLiteStore
 
@@ -120,13 +120,13 @@ def test_a_death_between_the_end_and_the_erasure_is_made_good(tmp_path, people, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Guard, "end", died)
+        patch.setattr(RunAccountant, "end", died)
         with pytest.raises(KeyboardInterrupt):
             train(folder, given, people)
     assert holds(folder, rows[-1]) != []
     again = train(folder, given, people, resume=True)
     assert holds(folder, rows[-1]) == []
-    assert len(Ledger.from_json(again.facts["ledger"]).entries) == ROUNDS
+    assert len(PrivacyLedger.from_json(again.facts["ledger"]).entries) == ROUNDS
     assert again.parameters.tobytes() == calm.parameters.tobytes()
 
 
@@ -154,14 +154,14 @@ def test_a_run_that_is_not_over_keeps_its_rows_and_goes_on_with_the_same_bits(tm
 def test_a_run_whose_rows_are_erased_is_not_extended(tmp_path, people, end):
     folder = tmp_path / "run"
     done = len(train(folder, plan(**ENDS[end]), people).history)
-    before = Ledger.from_json(arrays(folder)[1]["ledger"])
+    before = PrivacyLedger.from_json(arrays(folder)[1]["ledger"])
     with pytest.raises(
         RunError,
         match=rf"ended after round {done}, and the rows of noise that "
         r".* were erased with its end; start a new run",
     ):
         train(folder, plan(rounds=ROUNDS + 3), people, resume=True)
-    assert Ledger.from_json(arrays(folder)[1]["ledger"]) == before
+    assert PrivacyLedger.from_json(arrays(folder)[1]["ledger"]) == before
     same = train(folder, plan(**ENDS[end]), people, resume=True)
     assert len(same.history) == done
 

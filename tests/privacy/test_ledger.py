@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from muster.errors import MusterError, PlanError
-from muster.privacy import Budget, Charge, Entry, Ledger, Release, Selection, spent
+from muster.privacy import Budget, Charge, LedgerEntry, PrivacyLedger, Release, Selection, spent
 
 POISSON = Charge(Release("gaussian", 1.2, 1.0), Selection("poisson", 0.02), run="a")
 WHOLE = Charge(Release("gaussian", 9.0, None), run="b")
@@ -18,7 +18,7 @@ MATRIX = Charge(
 
 
 def entered(charge, rounds, ledger=None, accepted=8):
-    ledger = ledger or Ledger(1e-6)
+    ledger = ledger or PrivacyLedger(1e-6)
     for round in range(1, rounds + 1):
         ledger = ledger.enter(round, charge, accepted)
     return ledger
@@ -30,7 +30,7 @@ def test_epsilon_so_far_is_that_of_all_rounds_so_far():
         wanted = spent([POISSON] * count, 1e-6)
         assert (entry.epsilon, entry.rdp) == (wanted.epsilon, wanted.rdp)
     assert (ledger.epsilon, ledger.rdp) == (wanted.epsilon, wanted.rdp)
-    assert (Ledger(1e-6).epsilon, Ledger(1e-6).rdp) == (0, 0)
+    assert (PrivacyLedger(1e-6).epsilon, PrivacyLedger(1e-6).rdp) == (0, 0)
 
 
 def test_it_only_rises():
@@ -53,22 +53,32 @@ def test_a_round_is_released_once():
 
 
 def test_json_and_back():
-    for ledger in (Ledger(1e-5), entered(MATRIX, 3, entered(WHOLE, 2, entered(POISSON, 2)))):
-        again = Ledger.from_json(ledger.to_json())
+    for ledger in (PrivacyLedger(1e-5), entered(MATRIX, 3, entered(WHOLE, 2, entered(POISSON, 2)))):
+        again = PrivacyLedger.from_json(ledger.to_json())
         assert again == ledger
         assert again.to_json() == ledger.to_json()
     assert again.enter(4, MATRIX).epsilon == ledger.enter(4, MATRIX).epsilon
-    assert Ledger.from_json(Ledger(1e-6).enter(1, POISSON).to_json()).entries[0].accepted is None
+    assert (
+        PrivacyLedger.from_json(PrivacyLedger(1e-6).enter(1, POISSON).to_json()).entries[0].accepted
+        is None
+    )
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"delta": 1e-6}', '{"delta": NaN, "entries": []}',
-     '{"delta": 2, "entries": []}', '{"delta": 1e-6, "entries": [{}]}'],
-)  # fmt: skip
+    [
+        "",
+        "[]",
+        "{}",
+        '{"delta": 1e-6}',
+        '{"delta": NaN, "entries": []}',
+        '{"delta": 2, "entries": []}',
+        '{"delta": 1e-6, "entries": [{}]}',
+    ],
+)
 def test_what_is_no_ledger_is_refused(text):
     with pytest.raises(MusterError, match=r"no privacy ledger|delta="):
-        Ledger.from_json(text)
+        PrivacyLedger.from_json(text)
 
 
 @pytest.mark.parametrize(
@@ -79,19 +89,19 @@ def test_an_altered_ledger_is_refused(change):
     value = json.loads(entered(POISSON, 2).to_json())
     value["entries"][1] |= change
     with pytest.raises(MusterError, match=r"privacy ledger|privacy is never given back|already"):
-        Ledger.from_json(json.dumps(value))
+        PrivacyLedger.from_json(json.dumps(value))
 
 
 def test_an_epsilon_that_is_no_number_is_refused():
     with pytest.raises(MusterError, match="restore the ledger from a copy"):
-        Ledger(1e-6, (Entry(1, WHOLE, None, math.inf, 1.0),))
+        PrivacyLedger(1e-6, (LedgerEntry(1, WHOLE, None, math.inf, 1.0),))
     with pytest.raises(MusterError, match=r"falls from epsilon 0\.0 to nan"):
-        Ledger(1e-6, (Entry(1, WHOLE, None, math.nan, 1.0),))
+        PrivacyLedger(1e-6, (LedgerEntry(1, WHOLE, None, math.nan, 1.0),))
 
 
 @pytest.mark.parametrize("charge", [POISSON, WHOLE, MATRIX])
 def test_the_budget_stops_before_the_release_that_would_pass_it(charge):
-    budget, ledger = Budget(entered(charge, 4).epsilon, 1e-6), Ledger(1e-6)
+    budget, ledger = Budget(entered(charge, 4).epsilon, 1e-6), PrivacyLedger(1e-6)
     for round in range(1, 5):
         assert budget.refusal(ledger, charge) is None
         ledger = budget.spend(ledger, round, charge, 10)
@@ -114,7 +124,7 @@ def test_a_budget_knows_its_rounds():
 
 
 def test_a_budget_at_another_delta_is_refused():
-    message = Budget(2.0, 1e-5).refusal(Ledger(1e-6), WHOLE)
+    message = Budget(2.0, 1e-5).refusal(PrivacyLedger(1e-6), WHOLE)
     assert message.startswith("the ledger counts at delta 1e-06 and the budget at 1e-05")
 
 

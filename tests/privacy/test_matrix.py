@@ -70,8 +70,9 @@ def test_the_optimum_beats_its_neighbours(rounds, bands):
 
 def test_turns_apart_cost_the_root_of_their_number():
     assert sensitivity(square_root(4), 16, 4) ** 2 == pytest.approx(4.0)
-    assert sensitivity(square_root(4), 16, 7) ** 2 == pytest.approx(2.0 + square_root(4)[0] ** 2
-        + square_root(4)[1] ** 2)  # fmt: skip
+    assert sensitivity(square_root(4), 16, 7) ** 2 == pytest.approx(
+        2.0 + square_root(4)[0] ** 2 + square_root(4)[1] ** 2
+    )
     assert sensitivity((1.0,), 9, 1) == pytest.approx(3.0)
 
 

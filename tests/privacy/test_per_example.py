@@ -10,7 +10,7 @@ from muster import Every, Local, PerExample, Plan, algorithms, optimizers
 from muster.errors import PlanError
 from muster.extras import require
 from muster.keys import key
-from muster.layout import Entry, Layout
+from muster.layout import Layout, TensorEntry
 from muster.local import Group, train
 from muster.plan.registry import assign, spelled, to_value
 from muster.privacy import Secret, promise
@@ -19,7 +19,7 @@ from muster.privacy.gaussian import gaussian_epsilon
 from muster.rounds import start
 from muster.tasks import custom
 from muster.tasks.numpy import LinearRegression, SoftmaxRegression
-from muster.types import Private
+from muster.types import PrivateStep
 
 RULE = PerExample(1.0, 1.1)
 ONCE = Local(steps=1, examples=RULE)
@@ -129,15 +129,15 @@ def test_nothing_is_fused_and_the_plan_is_plain_data():
 
 @pytest.mark.parametrize("source", [key(1), Secret(bytes(32))])
 def test_noise_has_the_deviation_asked_for_and_spares_the_frozen(source):
-    layout = Layout((Entry("a", (200, 100)), Entry("b", (50,))), "float32", ("b",))
+    layout = Layout((TensorEntry("a", (200, 100)), TensorEntry("b", (50,))), "float32", ("b",))
     rule = PerExample(0.5, 3.0)
-    alone, expected = rule.noise(Private(source.at(0), 7), layout)
+    alone, expected = rule.noise(PrivateStep(source.at(0), 7), layout)
     assert (alone.shape, alone.dtype, expected) == ((20_050,), np.float32, 7)
     assert alone[:20_000].std() == pytest.approx(1.5, rel=0.03)
     assert abs(alone[:20_000].mean()) < 4 * 1.5 / math.sqrt(20_000)
     assert (alone[20_000:] == 0).all()
     both = np.empty(2, object)
-    both[0], both[1] = Private(source.at(0), 7), Private(source.at(1), 9)
+    both[0], both[1] = PrivateStep(source.at(0), 7), PrivateStep(source.at(1), 9)
     rows, share = rule.noise(both, layout)
     np.testing.assert_array_equal(rows[0, :20_000], alone[:20_000])
     assert abs(np.corrcoef(rows)[0, 1]) < 0.03
@@ -187,9 +187,13 @@ def seen(rule, inside, run):
     x[3], y[3] = (3.0, 4.0), 1e6 * inside
     local = Local(steps=1, optimizer=optimizers.SGD(1.0), examples=rule)
     plan = Plan(
-        LinearRegression(2), algorithms.FedAvg(), local, weighting="equal", dtype="float64",
+        LinearRegression(2),
+        algorithms.FedAvg(),
+        local,
+        weighting="equal",
+        dtype="float64",
         evaluate=NOBODY,
-    )  # fmt: skip
+    )
     group = Group(("a",), (1,), x, y, np.zeros(1, int), np.array([4]))
     source = key(run).at(int(inside))
     out = train(plan, "loop", 1, start(plan).sent(), group, None, source)

@@ -30,7 +30,15 @@ from muster.pipeline import (
     SecureSum,
 )
 from muster.plan.private import charges
-from muster.privacy import Charge, Facts, Ledger, Release, Selection, spent, statement
+from muster.privacy import (
+    Charge,
+    PrivacyLedger,
+    Release,
+    Selection,
+    StatementInputs,
+    spent,
+    statement,
+)
 from muster.privacy.matrix import square_root
 from muster.rounds import drawn
 from muster.types import Reply, Roster
@@ -66,12 +74,14 @@ class Claim:
 
 def claimed(made, rounds, people=N):
     """Read off the statement, as its reader would."""
-    ledger = Ledger(DELTA)
+    ledger = PrivacyLedger(DELTA)
     for round in range(1, rounds + 1):
         for charge in charges(made, roster(people), "run"):
             ledger = ledger.enter(round, charge, people)
     how = ledger.charges[0].selection
-    facts = Facts(made.stages.releases(), how, people, ledger, "secret", enforced="the server")
+    facts = StatementInputs(
+        made.stages.releases(), how, people, ledger, "secret", enforced="the server"
+    )
     return Claim(related(statement(facts).items["unit"]), ledger.epsilon)
 
 
@@ -481,8 +491,8 @@ def test_no_cohort_moves_a_sum_further_than_the_statement_says(name, draw):
     made = plan(DRAWN[draw], *stages, minimum=2 if name == "shares" else 1)
     (release,) = made.stages.releases()
     step = next((c.step for c in made.stages.contracts if c.step), 1.0)
-    facts = Facts(
-        (release,), charges(made, roster(4), "r")[0].selection, 4, Ledger(DELTA), "secret"
+    facts = StatementInputs(
+        (release,), charges(made, roster(4), "r")[0].selection, 4, PrivacyLedger(DELTA), "secret"
     )
     items = statement(facts).items
     named = re.search(

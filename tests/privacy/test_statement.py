@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 
 from muster.privacy import (
-    Audit,
+    AuditFinding,
     Budget,
     Charge,
-    Facts,
-    Ledger,
+    PrivacyLedger,
     Release,
     Selection,
+    StatementInputs,
     spent,
     statement,
 )
@@ -28,11 +28,11 @@ MASK = Mask({"minimum": 3, "metrics": "hidden", "groups": 1}, Sums(8, 6, 3, 2, 2
 
 
 def facts(*releases, rounds=3, accepted=10, **changes):
-    ledger = Ledger(1e-6)
+    ledger = PrivacyLedger(1e-6)
     for round in range(1, rounds + 1):
         for run, release in enumerate(releases):
             ledger = ledger.enter(round, Charge(release, run=str(run)), accepted)
-    return replace(Facts(releases, Selection(), 5000, ledger, "secret"), **changes)
+    return replace(StatementInputs(releases, Selection(), 5000, ledger, "secret"), **changes)
 
 
 def test_a_sound_run_is_claimed_with_its_numbers():
@@ -45,20 +45,41 @@ def test_a_sound_run_is_claimed_with_its_numbers():
 
 
 def test_it_has_the_eleven_items_in_order():
-    made = statement(facts(GAUSSIAN, budget=Budget(20.0, 1e-6), audits=(Audit("canaries", 0.8),)))
+    made = statement(
+        facts(GAUSSIAN, budget=Budget(20.0, 1e-6), audits=(AuditFinding("canaries", 0.8),))
+    )
     assert [*made.items] == [
-        "privacy", "unit", "trust", "mechanism", "sampling", "accountant", "dropouts",
-        "not covered", "noise", "audits", "secure sum",
-    ]  # fmt: skip
+        "privacy",
+        "unit",
+        "trust",
+        "mechanism",
+        "sampling",
+        "accountant",
+        "dropouts",
+        "not covered",
+        "noise",
+        "audits",
+        "secure sum",
+    ]
     lines = made.text().splitlines()
     assert len(lines) == 12
     for part in (
-        "over 3 releases; one round alone: epsilon 2.", "the budget is 20 at delta 1e-06",
-        "zero in one of the two", "at most the L2 norm 0.5", "the server, which sees what",
-        "gaussian noise of 2 times the L2 norm 0.5", "all, rate 1 of 5000 clients",
-        "exact", "RDP", "dp-accounting 0", "fewest replies: 10", "row counts",
-        "floating point", "AES-CTR of 32 bytes", "canaries: epsilon is at least 0.8",
-    ):  # fmt: skip
+        "over 3 releases; one round alone: epsilon 2.",
+        "the budget is 20 at delta 1e-06",
+        "zero in one of the two",
+        "at most the L2 norm 0.5",
+        "the server, which sees what",
+        "gaussian noise of 2 times the L2 norm 0.5",
+        "all, rate 1 of 5000 clients",
+        "exact",
+        "RDP",
+        "dp-accounting 0",
+        "fewest replies: 10",
+        "row counts",
+        "floating point",
+        "AES-CTR of 32 bytes",
+        "canaries: epsilon is at least 0.8",
+    ):
         assert part in made.text(), part
     value = json.loads(made.to_json())
     assert value["private"] is True
@@ -78,7 +99,10 @@ MISSING = [
         r"released with 7 replies, and the noise needs 8; set Plan\(minimum=8\)",
     ),
     (facts(MATRIX), "the noise counts on 5 rounds between two turns of a client, and 1 are"),
-    (facts(GAUSSIAN, audits=(Audit("canaries", 99.0),)), "found epsilon of at least 99 .* a fault"),
+    (
+        facts(GAUSSIAN, audits=(AuditFinding("canaries", 99.0),)),
+        "found epsilon of at least 99 .* a fault",
+    ),
 ]
 
 
@@ -101,26 +125,49 @@ def test_every_missing_ground_is_named():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (facts(SKELLAM, mask=MASK),
-         ["6 of them open what one of them dealt", "the sum: clients add", "made for 8 survivors",
-          "integers", "1000 levels", "or zero", "RDP"]),
-        (facts(replace(SKELLAM, known=2), mask=MASK),
-         ["the noise of 2 of 8 shares is taken to be known to others; with all shares: epsilon",
-          "who takes part and whose replies are in the sum"]),
-        (facts(MATRIX, selection=Selection("rotation", 0.2, separation=5)),
-         ["2 bands, a client takes part once in 5 rounds"]),
+        (
+            facts(SKELLAM, mask=MASK),
+            [
+                "6 of them open what one of them dealt",
+                "the sum: clients add",
+                "made for 8 survivors",
+                "integers",
+                "1000 levels",
+                "or zero",
+                "RDP",
+            ],
+        ),
+        (
+            facts(replace(SKELLAM, known=2), mask=MASK),
+            [
+                "the noise of 2 of 8 shares is taken to be known to others; with all shares: epsilon",
+                "who takes part and whose replies are in the sum",
+            ],
+        ),
+        (
+            facts(MATRIX, selection=Selection("rotation", 0.2, separation=5)),
+            ["2 bands, a client takes part once in 5 rounds"],
+        ),
         (facts(LOCAL), ["nobody: each client adds", "client's update is another one"]),
         (facts(GAUSSIAN, mask=MASK), ["the sum of what clients send", "but no reply"]),
         (facts(replace(GAUSSIAN, sensitivity=None)), ["a bound that moves"]),
-        (facts(GAUSSIAN, selection=Selection("poisson", 0.1), enforced="coins of the server"),
-         ["accounted with rate 0.1; enforced: coins of the server"]),
-        (facts(GAUSSIAN, selection=Selection("uniform", 0.1), accepted=None),
-         ["uniform, rate 0.1", "accounted with rate 1;", "fewest replies: not recorded",
-          "no budget was set"]),
+        (
+            facts(GAUSSIAN, selection=Selection("poisson", 0.1), enforced="coins of the server"),
+            ["accounted with rate 0.1; enforced: coins of the server"],
+        ),
+        (
+            facts(GAUSSIAN, selection=Selection("uniform", 0.1), accepted=None),
+            [
+                "uniform, rate 0.1",
+                "accounted with rate 1;",
+                "fewest replies: not recorded",
+                "no budget was set",
+            ],
+        ),
         (facts(GAUSSIAN, uncovered=()), ["nothing is known"]),
         (facts(GAUSSIAN, LOCAL), ["over 6 releases", "of 2 runs"]),
     ],
-)  # fmt: skip
+)
 def test_what_is_said_of_other_mechanisms(given, words):
     made = statement(given)
     assert made.private, made.reasons
@@ -149,12 +196,12 @@ CLAIMS = [
 
 def made_of(*pairs, **changes):
     """Facts of one release and sampling, or of a ledger of several runs of such."""
-    ledger = Ledger(1e-6)
+    ledger = PrivacyLedger(1e-6)
     for run, (release, how) in enumerate(pairs):
         for round in (1, 2):
             ledger = ledger.enter(round, Charge(release, how, run=str(run)), 10)
     given = {"enforced": "the server's secret", "mask": MASK} | changes
-    return replace(Facts((pairs[0][0],), pairs[0][1], 5000, ledger, "secret"), **given)
+    return replace(StatementInputs((pairs[0][0],), pairs[0][1], 5000, ledger, "secret"), **given)
 
 
 @pytest.mark.parametrize(("release", "how", "hidden", "unit"), CLAIMS)

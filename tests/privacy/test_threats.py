@@ -56,22 +56,37 @@ def line(reader, **setting):
     return f"{found.learns} | {found.rests_on}"
 
 
-@pytest.mark.parametrize(("reader", "setting", "words"), [
-    ("the network", {"carrier": "plain"}, "all that is sent: models, and each client's update"),
-    ("the network", {"carrier": "plain", "sums": SUMS[1]}, "masked updates"),
-    ("the network", {"carrier": "TLS"}, "no content"),
-    ("the server", {"carrier": "TLS"}, "each client's update by itself"),
-    ("the server", {"carrier": "TLS", "sums": SUMS[1]}, "sums of at least 3 honest clients"),
-    ("the server", {"carrier": "TLS", "sums": SUMS[2], "public": True}, "metrics='public'"),
-    ("the server", {"carrier": "TLS", "trust": frozenset({"local"})}, "that client's own noise"),
-    ("the server", {"carrier": "TLS", "rows": True}, "in which noise hides single rows"),
-    ("the server with k clients", {"carrier": "TLS", "sums": SUMS[2]}, "in a ring it may choose"),
-    ("the authority", {"carrier": "TLS", "sums": SUMS[1]}, "make up all other members"),
-    ("the authority", {"carrier": "TLS", "sums": SUMS[1], "peers": PEERS[4]}, "keys of its own"),
-    ("the authority", {"carrier": "TLS", "sums": SUMS[1], "peers": PEERS[2]}, "can invent"),
-    ("a reader of the model", {"carrier": "TLS", "statements": (CLAIM,)}, "epsilon 1"),
-    ("a reader of the model", {"carrier": "TLS", "statements": (NONE,)}, "nothing bounds it"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("reader", "setting", "words"),
+    [
+        ("the network", {"carrier": "plain"}, "all that is sent: models, and each client's update"),
+        ("the network", {"carrier": "plain", "sums": SUMS[1]}, "masked updates"),
+        ("the network", {"carrier": "TLS"}, "no content"),
+        ("the server", {"carrier": "TLS"}, "each client's update by itself"),
+        ("the server", {"carrier": "TLS", "sums": SUMS[1]}, "sums of at least 3 honest clients"),
+        ("the server", {"carrier": "TLS", "sums": SUMS[2], "public": True}, "metrics='public'"),
+        (
+            "the server",
+            {"carrier": "TLS", "trust": frozenset({"local"})},
+            "that client's own noise",
+        ),
+        ("the server", {"carrier": "TLS", "rows": True}, "in which noise hides single rows"),
+        (
+            "the server with k clients",
+            {"carrier": "TLS", "sums": SUMS[2]},
+            "in a ring it may choose",
+        ),
+        ("the authority", {"carrier": "TLS", "sums": SUMS[1]}, "make up all other members"),
+        (
+            "the authority",
+            {"carrier": "TLS", "sums": SUMS[1], "peers": PEERS[4]},
+            "keys of its own",
+        ),
+        ("the authority", {"carrier": "TLS", "sums": SUMS[1], "peers": PEERS[2]}, "can invent"),
+        ("a reader of the model", {"carrier": "TLS", "statements": (CLAIM,)}, "epsilon 1"),
+        ("a reader of the model", {"carrier": "TLS", "statements": (NONE,)}, "nothing bounds it"),
+    ],
+)
 def test_what_a_line_says_is_of_its_setting(reader, setting, words):
     assert words in line(reader, **setting)
 

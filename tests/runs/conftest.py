@@ -38,8 +38,12 @@ def train(tmp_path, plan, people):
     def trained(name="run", *, resume=False, judged=True, options=None, **changed):
         rows = people.pooled() if judged else None
         return muster.simulate(
-            replace(plan, **changed), people, rows, path=tmp_path / name, resume=resume,
+            replace(plan, **changed),
+            people,
+            rows,
+            path=tmp_path / name,
+            resume=resume,
             **(options or {}),
-        )  # fmt: skip
+        )
 
     return trained

@@ -73,9 +73,11 @@ def dead(tmp_path, **evaluated):
         c: (draw.normal(size=(40, 6)).astype("float32") + 3, draw.integers(0, 4, 40)) for c in "ab"
     }
     plan = muster.Plan(
-        task=tasks.numpy.MLP([6, 5, 4]), algorithm=algorithms.FedAvg(), rounds=4,
+        task=tasks.numpy.MLP([6, 5, 4]),
+        algorithm=algorithms.FedAvg(),
+        rounds=4,
         local=muster.Local(steps=20, optimizer=optimizers.SGD(50.0)),
-    )  # fmt: skip
+    )
     return muster.simulate(plan, muster.Population.from_arrays(rows), **evaluated, path=tmp_path)
 
 

@@ -15,10 +15,10 @@ import pytest
 import muster
 from muster import aggregation, algorithms, keys, optimizers, pipeline, rounds, sampling
 from muster.errors import PlanError
+from muster.federation.protocol.codec_tensors import encode
+from muster.federation.protocol.template import sent_template, update_template
+from muster.federation.site.training import Training
 from muster.local import Group, train
-from muster.service.site.training import Training
-from muster.service.template import sent_template, update_template
-from muster.service.wire import encode
 from muster.vectors import leaves
 
 torch = pytest.importorskip("torch")
@@ -91,9 +91,11 @@ def planned(model=Net, algorithm=None, **fields):
 
 
 NOISED = planned(
-    weighting="equal", sampling=sampling.Poisson(0.5), aggregation=aggregation.Mean("expected"),
+    weighting="equal",
+    sampling=sampling.Poisson(0.5),
+    aggregation=aggregation.Mean("expected"),
     pipeline=[pipeline.Clip(1.0), pipeline.Noise(1.0)],
-)  # fmt: skip
+)
 
 
 def begun(plan):

@@ -59,9 +59,13 @@ def test_percentiles_of_a_few():
         {"accuracy": False}, [{"rows": 2}] * 3, [{"accuracy": share} for share in shares]
     )
     assert found["accuracy"] == {
-        "mean": pytest.approx(5 / 12), "weighted": pytest.approx(5 / 12),
-        "p10": pytest.approx(0.05), "p50": 0.25, "p90": pytest.approx(0.85), "worst": 0.0,
-    }  # fmt: skip
+        "mean": pytest.approx(5 / 12),
+        "weighted": pytest.approx(5 / 12),
+        "p10": pytest.approx(0.05),
+        "p50": 0.25,
+        "p90": pytest.approx(0.85),
+        "worst": 0.0,
+    }
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -142,10 +146,10 @@ def test_where_private_tensors_are_not_known_central_metrics_are_left_out(plan):
 def test_a_value_that_a_client_has_not_is_left_out_of_the_spread():
     counts = [{"zeros": [1, 0], "ones": [0, 1]}, {"zeros": [2, 0], "ones": [0, 0]}]
     each = [
-        {"rows": 2.0, "held out": 0.0} | {f"auc/{k}/{i}": n for k, v in c.items() for i, n in
-                                          enumerate(v)}
+        {"rows": 2.0, "held out": 0.0}
+        | {f"auc/{k}/{i}": n for k, v in c.items() for i, n in enumerate(v)}
         for c in counts
-    ]  # fmt: skip
+    ]
     found = spread({"auc": False}, each, [metric_sums.values([AUC(2)], sums) for sums in each])
     assert found["auc"]["mean"] == found["auc"]["worst"] == 1.0
     assert found["count"] == 2

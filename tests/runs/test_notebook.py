@@ -30,9 +30,12 @@ def measure(arrays, rows):
 
 def planned(begin, **more):
     return muster.Plan(
-        task=tasks.custom.Custom(begin, fit, measure), algorithm=algorithms.FedAvg(),
-        local=muster.Local(epochs=1, batch=4, optimizer=optimizers.SGD(0.1)), rounds=2, **more,
-    )  # fmt: skip
+        task=tasks.custom.Custom(begin, fit, measure),
+        algorithm=algorithms.FedAvg(),
+        local=muster.Local(epochs=1, batch=4, optimizer=optimizers.SGD(0.1)),
+        rounds=2,
+        **more,
+    )
 
 
 def of_size(size):

@@ -8,12 +8,12 @@ import muster
 from muster import algorithms, data, optimizers
 from muster.data import Population
 from muster.errors import DataError
+from muster.federation.protocol.codec_tensors import encode
+from muster.federation.site.training import Training
 from muster.local import Group, train
 from muster.rounds import start
 from muster.runs.federation.join import site_rows
 from muster.runs.planfile import load
-from muster.service.site.training import Training
-from muster.service.wire import encode
 from muster.tasks import numpy as tasks
 
 DRAW = np.random.default_rng(0)
@@ -133,9 +133,11 @@ def test_a_dataset_brings_its_own_test_rows(tmp_path):
     pytest.importorskip("sklearn")
     digits = data.digits(clients=3)
     plan = muster.Plan(
-        task=tasks.SoftmaxRegression(64, 10), algorithm=algorithms.FedAvg(),
-        local=muster.Local(steps=3, batch=16), rounds=1,
-    )  # fmt: skip
+        task=tasks.SoftmaxRegression(64, 10),
+        algorithm=algorithms.FedAvg(),
+        local=muster.Local(steps=3, batch=16),
+        rounds=1,
+    )
     whole = muster.simulate(plan, digits, path=tmp_path / "a")
     apart = muster.simulate(plan, digits.population, digits.test, path=tmp_path / "b")
     assert whole.metrics == apart.metrics and "accuracy" in whole.metrics
@@ -165,9 +167,11 @@ def test_images_in_bytes_are_reals_to_a_model_that_reads_reals(dtype, tmp_path):
     x = DRAW.integers(0, 2, (12, 1, 4, 4)).astype(dtype)
     y = DRAW.integers(0, 3, 12)
     plan = muster.Plan(
-        task=muster.tasks.torch.Classifier(images), algorithm=algorithms.FedAvg(),
-        local=muster.Local(steps=2, batch=4), rounds=1,
-    )  # fmt: skip
+        task=muster.tasks.torch.Classifier(images),
+        algorithm=algorithms.FedAvg(),
+        local=muster.Local(steps=2, batch=4),
+        rounds=1,
+    )
     runs = [
         muster.simulate(plan, {0: (z, y)}, (z, y), path=tmp_path / str(z.dtype))
         for z in (x, x.astype(np.float32))

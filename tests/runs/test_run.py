@@ -21,9 +21,11 @@ def test_exports_are_the_committed_run(train, plan):
     assert [json.loads(line) for line in lines] == run.history
     tensors = load_file(run.path / "model.safetensors")
     assert {name: t.shape for name, t in tensors.items()} == {
-        "layers.0.weight": (5, 4), "layers.0.bias": (5,),
-        "layers.1.weight": (3, 5), "layers.1.bias": (3,),
-    }  # fmt: skip
+        "layers.0.weight": (5, 4),
+        "layers.0.bias": (5,),
+        "layers.1.weight": (3, 5),
+        "layers.1.bias": (3,),
+    }
     assert np.array_equal(plan.task.layout.flat(tensors), run.parameters)
     for name, array in run.model().items():
         assert np.array_equal(array, tensors[name])
@@ -77,8 +79,10 @@ def test_a_model_that_nobody_has_is_not_given_out(train, plan, people):
     run = train(share="layers.0.*", sampling=muster.sampling.Uniform(count=2), rounds=1)
     with pytest.raises(RunError, match=r"there is no one model; .* run.model\(client\)"):
         run.model()
-    client, absent = (next(c for c in people.clients if (c in run.history[0]["accepted"]) == there)
-                      for there in (True, False))  # fmt: skip
+    client, absent = (
+        next(c for c in people.clients if (c in run.history[0]["accepted"]) == there)
+        for there in (True, False)
+    )
     model = run.model(client)
     store = SQLiteStore(run.path, readonly=True)
     private = store.memory([client])[client]["private"]

@@ -312,10 +312,12 @@ def test_an_override_is_for_the_task_and_the_code_alone(train):
 
 def test_no_override_where_privacy_was_stated(train):
     private = {
-        "sampling": sampling.Poisson(0.5), "weighting": "equal",
+        "sampling": sampling.Poisson(0.5),
+        "weighting": "equal",
         "pipeline": [pipeline.Clip(1.0), pipeline.Noise(1.0)],
-        "aggregation": aggregation.Mean("expected"), "algorithm": algorithms.FedAvg(),
-    }  # fmt: skip
+        "aggregation": aggregation.Mean("expected"),
+        "algorithm": algorithms.FedAvg(),
+    }
     train(rounds=1, **private)
     other = tasks.numpy.MLP([4, 5, 3], l2=0.5)
     with pytest.raises(RunError, match=r"l2: 0\.0 then, 0\.5 now.*states of privacy rests on it"):

@@ -28,10 +28,19 @@ def draw(sampling, n, round=1, seed=0):
 @pytest.mark.parametrize(
     ("fraction", "population", "size"),
     [
-        (0.1, 100, 10), (0.1, 3, 1), (0.001, 10, 1), (1.0, 7, 7), (1, 7, 7), (0.1, 25, 2),
-        (0.1, 26, 3), (0.5, 3, 2), (0.5, 5, 2), (0.5, 7, 4), (0.99, 10, 10),
+        (0.1, 100, 10),
+        (0.1, 3, 1),
+        (0.001, 10, 1),
+        (1.0, 7, 7),
+        (1, 7, 7),
+        (0.1, 25, 2),
+        (0.1, 26, 3),
+        (0.5, 3, 2),
+        (0.5, 5, 2),
+        (0.5, 7, 4),
+        (0.99, 10, 10),
     ],
-)  # fmt: skip
+)
 def test_a_fraction_rounds_halves_to_even_and_is_never_nobody(fraction, population, size):
     assert Uniform(fraction=fraction).size(population) == size
     assert len(draw(Uniform(fraction=fraction), population)) == size

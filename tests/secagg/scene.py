@@ -17,13 +17,13 @@ from muster.secagg import (
     Forget,
     Heard,
     Keep,
+    MessageRefused,
     Party,
-    Refused,
     Saw,
     Say,
-    Step,
+    SessionStep,
+    SessionTerms,
     Tell,
-    Terms,
     client,
     server,
 )
@@ -64,7 +64,7 @@ def named(count):
 
 def terms(count, size=7, most=15, **changes):
     """A third of the clients may collude, a tenth may fall silent."""
-    plain = Terms("study", "run", 1, bytes(32), bytes([1]) * 32, size, most, cohort=count)
+    plain = SessionTerms("study", "run", 1, bytes(32), bytes([1]) * 32, size, most, cohort=count)
     return replace(plain, **{"colluders": count // 3, "losses": count // 10} | changes)
 
 
@@ -86,12 +86,12 @@ class Scene:
     """One session. `absent[name]` is the number of the first message that a client does not say;
     `up` and `down` may change, drop or add messages; `own` are the terms of single clients."""
 
-    terms: Terms
+    terms: SessionTerms
     vectors: dict[str, Any]
     absent: dict[str, int] = field(default_factory=dict)
     up: Callable[[str, Any], list] = keep
     down: Callable[[str, Any], list] = keep
-    own: dict[str, Terms] = field(default_factory=dict)
+    own: dict[str, SessionTerms] = field(default_factory=dict)
     verify: Callable[[str, bytes, bytes], bool] = verify  # the clients'
     server_verify: Callable[[str, bytes, bytes], bool] = verify
     judges: dict[str, Callable] = field(default_factory=dict)  # who looks at its peers
@@ -105,7 +105,7 @@ class Scene:
         self.kept = {name: {} for name in self.vectors}
         self.clients, self.ended, self.said, self.heard, self.saw = {}, {}, [], [], []
         self.events, self.refused, self.masked, self.drawn = [], [], {}, {}
-        self.told, self.calls, self.step = [], dict.fromkeys(self.vectors, 0), Step.ADVERTISE
+        self.told, self.calls, self.step = [], dict.fromkeys(self.vectors, 0), SessionStep.ADVERTISE
         self.queue, self.pairs = deque(), Pairs()  # X25519 once for both ends of a pair
 
     def run(self):
@@ -142,7 +142,7 @@ class Scene:
         effect = self.server.send(event)
         before = self.step
         while not isinstance(effect, Await):
-            if isinstance(effect, Refused):
+            if isinstance(effect, MessageRefused):
                 self.refused.append((effect.name, effect.reason))
             elif isinstance(effect, Tell):
                 for message in self.down(effect.name, effect.message):
@@ -191,8 +191,8 @@ class Scene:
             while not isinstance(action, Await):
                 if isinstance(action, Keep):
                     self.kept[name] = self.kept[name] | {action.name: action.data}
-                    if (name, Step(action.name)) in self.crashes:
-                        self.crashes.remove((name, Step(action.name)))
+                    if (name, SessionStep(action.name)) in self.crashes:
+                        self.crashes.remove((name, SessionStep(action.name)))
                         return self.begin(name)
                 elif isinstance(action, Forget):
                     self.kept[name] = {}

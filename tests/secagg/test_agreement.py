@@ -7,7 +7,7 @@ import pytest
 from muster.secagg.agreement import (
     Binding,
     Pairs,
-    Private,
+    PrivateKey,
     Secrets,
     canonical,
     commitment,
@@ -16,7 +16,7 @@ from muster.secagg.agreement import (
 )
 from muster.secagg.mask import blend
 
-ONE, OTHER = Private(bytes(range(32))), Private(bytes(range(1, 33)))
+ONE, OTHER = PrivateKey(bytes(range(32))), PrivateKey(bytes(range(1, 33)))
 SHARED = ONE.agree(OTHER.public)
 BINDING = Binding(b"s" * 32, b"c" * 32)
 
@@ -25,7 +25,7 @@ def test_rfc_7748():
     scalar = "a546e36bf0527c9d3b16154b82465edd62144c0ac1fc5a18506a2244ba449ac4"
     point = bytes.fromhex("e6db6867583030db3594c1a424b15f7c726624ec26b3353b10a903a6d0ab1c4c")
     result = "c3da55379de9c6908e94ea4df28d084f32eccf03491c71f754b4075577a28552"
-    assert Private(bytes.fromhex(scalar)).agree(point).hex() == result
+    assert PrivateKey(bytes.fromhex(scalar)).agree(point).hex() == result
 
 
 def test_both_ends_agree():
@@ -128,7 +128,7 @@ def test_a_consent_is_to_both_sets():
 
 
 def test_a_pair_in_one_process_agrees_on_what_two_processes_would():
-    pairs, third = Pairs(), Private(bytes(range(2, 34)))
+    pairs, third = Pairs(), PrivateKey(bytes(range(2, 34)))
     found = [pairs.agree(ONE, OTHER.public), pairs.agree(ONE, third.public)]
     found += [pairs.agree(OTHER, ONE.public), pairs.agree(third, ONE.public)]
     assert found == 2 * [SHARED, ONE.agree(third.public)]

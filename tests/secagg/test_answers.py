@@ -21,7 +21,7 @@ from tests.secagg.scene import (
     vectors,
 )
 
-from muster.secagg import Aborted, Reason
+from muster.secagg import Aborted, SessionReason
 from muster.secagg.answers import MISSING, PIECE, graph_for
 from muster.secagg.messages import (
     Advert,
@@ -29,13 +29,13 @@ from muster.secagg.messages import (
     Complaints,
     Consent,
     Delivery,
-    Masked,
+    KeyRoster,
+    MaskedVector,
     Members,
-    Opened,
+    OpenedShares,
     Quit,
     Quorum,
     Revealed,
-    Roster,
     Survivors,
 )
 
@@ -66,20 +66,20 @@ def split(colluders, *dissenters):
 def test_a_split_view_is_answered_on_the_side_of_the_threshold_only():
     played, result, answered = split(1, "c0003", "c0004")
     assert answered == {"c0000", "c0001", "c0002", "c0005"}
-    assert {played.reason(name) for name in ("c0003", "c0004")} == {Reason.QUORUM}
+    assert {played.reason(name) for name in ("c0003", "c0004")} == {SessionReason.QUORUM}
     assert result.total.tolist() == expected(played, named(6))
 
 
 def test_a_split_view_against_a_larger_threshold_is_answered_by_nobody():
     played, result, answered = split(2, "c0003", "c0004")
     assert (answered, result) == (set(), None)
-    assert {played.reason(name) for name in named(6)} == {Reason.QUORUM}
+    assert {played.reason(name) for name in named(6)} == {SessionReason.QUORUM}
 
 
 def test_an_even_split_is_answered_by_nobody():
     played, result, answered = split(1, "c0003", "c0004", "c0005")
     assert (answered, result) == (set(), None)
-    assert {played.reason(name) for name in named(6)} == {Reason.QUORUM}
+    assert {played.reason(name) for name in named(6)} == {SessionReason.QUORUM}
 
 
 def test_forged_signatures_are_no_quorum():
@@ -87,7 +87,7 @@ def test_forged_signatures_are_no_quorum():
         return [replace(message, signatures=tuple(bytes(32) for _ in message.signatures))]
 
     _, reason, said = attacked(Quorum, change)
-    assert reason is Reason.QUORUM and Revealed not in kinds(said)
+    assert reason is SessionReason.QUORUM and Revealed not in kinds(said)
 
 
 def test_signatures_of_others_do_not_count_twice():
@@ -95,7 +95,7 @@ def test_signatures_of_others_do_not_count_twice():
         return [replace(message, signatures=message.signatures[:1] * COUNT)]
 
     _, reason, said = attacked(Quorum, change)
-    assert reason is Reason.QUORUM and Revealed not in kinds(said)
+    assert reason is SessionReason.QUORUM and Revealed not in kinds(said)
 
 
 # -- keys ----------------------------------------------------------------------------------------
@@ -124,26 +124,26 @@ def left_out(message):
 
 
 ROSTERS = [
-    (entry(2, mask_key=b"\7" * 32), Reason.SIGNATURE),
-    (entry(2, channel_key=b"\7" * 32), Reason.SIGNATURE),
-    (entry(2, commitment=b"\7" * 32), Reason.SIGNATURE),
-    (entry(2, signature=b""), Reason.SIGNATURE),
-    (entry(2, name="c0002x"), Reason.SIGNATURE),
-    (copied, Reason.KEYS),
-    (entry(1, mask_key=b"\7" * 32), Reason.OWN_KEY),
-    (left_out, Reason.OWN_KEY),
-    (renamed, Reason.ROSTER),
-    (lambda m: [replace(m, entries=m.entries[::-1])], Reason.ROSTER),
-    (lambda m: [replace(m, entries=m.entries[:2])], Reason.COHORT),
-    (lambda m: [replace(m, entries=(*m.entries, m.entries[-1]))], Reason.COHORT),
-    (lambda m: [replace(m, context=bytes(32))], Reason.TERMS),
-    (entry(2, channel_key=b"\xff" * 32), Reason.KEYS),
+    (entry(2, mask_key=b"\7" * 32), SessionReason.SIGNATURE),
+    (entry(2, channel_key=b"\7" * 32), SessionReason.SIGNATURE),
+    (entry(2, commitment=b"\7" * 32), SessionReason.SIGNATURE),
+    (entry(2, signature=b""), SessionReason.SIGNATURE),
+    (entry(2, name="c0002x"), SessionReason.SIGNATURE),
+    (copied, SessionReason.KEYS),
+    (entry(1, mask_key=b"\7" * 32), SessionReason.OWN_KEY),
+    (left_out, SessionReason.OWN_KEY),
+    (renamed, SessionReason.ROSTER),
+    (lambda m: [replace(m, entries=m.entries[::-1])], SessionReason.ROSTER),
+    (lambda m: [replace(m, entries=m.entries[:2])], SessionReason.COHORT),
+    (lambda m: [replace(m, entries=(*m.entries, m.entries[-1]))], SessionReason.COHORT),
+    (lambda m: [replace(m, context=bytes(32))], SessionReason.TERMS),
+    (entry(2, channel_key=b"\xff" * 32), SessionReason.KEYS),
 ]
 
 
 @pytest.mark.parametrize(("change", "reason"), ROSTERS)
 def test_a_false_roster_gets_no_share(change, reason):
-    played, found, said = attacked(Roster, change)
+    played, found, said = attacked(KeyRoster, change)
     assert found is reason
     assert kinds(said) == [Advert, Quit] and said[1].reason == reason.name
     assert played.kept[VICTIM] == {}  # forgotten
@@ -152,9 +152,9 @@ def test_a_false_roster_gets_no_share(change, reason):
 @pytest.mark.parametrize("field", ["mask_key", "channel_key"])
 def test_a_point_of_low_order_gets_no_secret(field):
     change = entry(2, **{field: bytes(32)})
-    _, reason, said = attacked(Roster, change, verify=believe, server_verify=believe)
-    assert reason is Reason.KEYS
-    assert Masked not in kinds(said)
+    _, reason, said = attacked(KeyRoster, change, verify=believe, server_verify=believe)
+    assert reason is SessionReason.KEYS
+    assert MaskedVector not in kinds(said)
 
 
 # -- models --------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def test_another_model_is_noticed_by_the_server():
     own = {VICTIM: replace(terms(COUNT), model=b"\2" * 32)}
     played = scene_of(own=own)
     result = played.run()
-    assert (VICTIM, Reason.TERMS) in played.refused and VICTIM not in result.survivors
+    assert (VICTIM, SessionReason.TERMS) in played.refused and VICTIM not in result.survivors
 
 
 def inconsistent(**more):
@@ -178,7 +178,7 @@ def inconsistent(**more):
         return [message]
 
     def down(name, message):
-        if isinstance(message, Roster) and name == VICTIM:
+        if isinstance(message, KeyRoster) and name == VICTIM:
             return [replace(message, context=other.context)]
         return [message]
 
@@ -190,7 +190,7 @@ def test_another_model_is_noticed_by_the_clients():
     played = inconsistent(server_verify=believe)
     with pytest.raises(Aborted):
         played.run()
-    assert {played.reason(name) for name in named(COUNT)} == {Reason.SIGNATURE}
+    assert {played.reason(name) for name in named(COUNT)} == {SessionReason.SIGNATURE}
     assert not played.masked
 
 
@@ -207,20 +207,24 @@ def test_under_another_model_nothing_is_masked_together():
 
 
 SETS = [
-    (Delivery, lambda m: [replace(m, alive=only(0, 2, 3, 4))], Reason.SURVIVORS),
-    (Delivery, lambda m: [replace(m, alive=only(0, 1))], Reason.COHORT),
-    (Delivery, lambda m: [replace(m, alive=b"\xff")], Reason.MALFORMED),
-    (Delivery, lambda m: [replace(m, pieces=m.pieces[:-1])], Reason.MALFORMED),
-    (Members, lambda m: [replace(m, alive=only(0, 2, 3, 4))], Reason.SURVIVORS),
-    (Members, lambda m: [replace(m, alive=only(0, 1))], Reason.COHORT),
-    (Members, lambda m: [replace(m, alive=only(0, 1, 2))], Reason.THRESHOLD),
-    (Members, lambda m: [replace(m, alive=b"\xff")], Reason.MALFORMED),
-    (Survivors, lambda m: [replace(m, alive=only(0, 2, 3, 4))], Reason.SURVIVORS),
-    (Survivors, lambda m: [replace(m, alive=only(1))], Reason.COHORT),
-    (Survivors, lambda m: [replace(m, alive=b"")], Reason.MALFORMED),
-    (Quorum, lambda m: [replace(m, alive=only(0, 2, 3, 4))], Reason.SURVIVORS),
-    (Quorum, lambda m: [replace(m, alive=only(1, 2), signatures=m.signatures[:2])], Reason.COHORT),
-    (Quorum, lambda m: [replace(m, signatures=m.signatures[:4])], Reason.MALFORMED),
+    (Delivery, lambda m: [replace(m, alive=only(0, 2, 3, 4))], SessionReason.SURVIVORS),
+    (Delivery, lambda m: [replace(m, alive=only(0, 1))], SessionReason.COHORT),
+    (Delivery, lambda m: [replace(m, alive=b"\xff")], SessionReason.MALFORMED),
+    (Delivery, lambda m: [replace(m, pieces=m.pieces[:-1])], SessionReason.MALFORMED),
+    (Members, lambda m: [replace(m, alive=only(0, 2, 3, 4))], SessionReason.SURVIVORS),
+    (Members, lambda m: [replace(m, alive=only(0, 1))], SessionReason.COHORT),
+    (Members, lambda m: [replace(m, alive=only(0, 1, 2))], SessionReason.THRESHOLD),
+    (Members, lambda m: [replace(m, alive=b"\xff")], SessionReason.MALFORMED),
+    (Survivors, lambda m: [replace(m, alive=only(0, 2, 3, 4))], SessionReason.SURVIVORS),
+    (Survivors, lambda m: [replace(m, alive=only(1))], SessionReason.COHORT),
+    (Survivors, lambda m: [replace(m, alive=b"")], SessionReason.MALFORMED),
+    (Quorum, lambda m: [replace(m, alive=only(0, 2, 3, 4))], SessionReason.SURVIVORS),
+    (
+        Quorum,
+        lambda m: [replace(m, alive=only(1, 2), signatures=m.signatures[:2])],
+        SessionReason.COHORT,
+    ),
+    (Quorum, lambda m: [replace(m, signatures=m.signatures[:4])], SessionReason.MALFORMED),
 ]
 
 
@@ -236,7 +240,7 @@ def test_a_dead_client_that_never_shared_is_not_named():
     change = lambda m: [replace(m, alive=only(0, 1, 2, 3, 4))]  # noqa: E731
     for absent in (1, 2):
         _, found, said = attacked(Survivors, change, absent={"c0004": absent})
-        assert found is Reason.SURVIVORS and Consent not in kinds(said)
+        assert found is SessionReason.SURVIVORS and Consent not in kinds(said)
 
 
 def test_too_few_around_a_client_is_the_threshold():
@@ -244,7 +248,7 @@ def test_too_few_around_a_client_is_the_threshold():
     own = terms(9)
     played = Scene(own, vectors(own, 9), down=told(Survivors, change))
     played.run()
-    assert played.reason(VICTIM) is Reason.THRESHOLD
+    assert played.reason(VICTIM) is SessionReason.THRESHOLD
 
 
 def test_fewer_than_a_ring_is_made_for_are_no_story(rings):
@@ -258,7 +262,7 @@ def test_fewer_than_a_ring_is_made_for_are_no_story(rings):
 
     played = Scene(own, vectors(own, 60), down=told(Survivors, change))
     played.run()
-    assert played.reason(VICTIM) is Reason.THRESHOLD
+    assert played.reason(VICTIM) is SessionReason.THRESHOLD
     assert "ring" in str(played.ended[VICTIM])
 
 
@@ -280,7 +284,7 @@ def test_a_vector_that_does_not_fit_is_not_masked(vector):
     played = scene_of()
     played.vectors[VICTIM] = vector
     result = played.run()
-    assert played.reason(VICTIM) is Reason.INPUT and VICTIM not in result.survivors
+    assert played.reason(VICTIM) is SessionReason.INPUT and VICTIM not in result.survivors
     assert result.total.tolist() == expected(played, result.survivors)
 
 
@@ -302,7 +306,7 @@ def test_a_broken_set_ends_the_session():
 
     scene = Scene(terms(5), {n: np.ones(7, "<u4") for n in named(5)}, down=down)
     scene.run()
-    assert scene.reason("c0001") is Reason.MALFORMED
+    assert scene.reason("c0001") is SessionReason.MALFORMED
     assert isinstance(scene.ended["c0001"], Aborted)
 
 
@@ -331,9 +335,9 @@ def test_peers_are_looked_at_before_anything_is_shared_masked_or_revealed():
     asked, reason, said = judging(lambda names: False)
     assert asked == [everybody, (*everybody[:5], "c0006"), everybody[:5]]
     assert reason is None and said[-1] is Revealed
-    for count, last in ((7, Advert), (6, Compared), (5, Masked)):
+    for count, last in ((7, Advert), (6, Compared), (5, MaskedVector)):
         asked, reason, said = judging(lambda names, count=count: len(names) == count)
-        assert reason is Reason.PEERS and said[-2:] == [last, Quit]
+        assert reason is SessionReason.PEERS and said[-2:] == [last, Quit]
 
 
 # -- complaints ----------------------------------------------------------------------------------
@@ -348,9 +352,12 @@ def test_a_piece_that_was_damaged_on_its_way_opens_nothing():
     """The holder complains about what it got; the server cannot show that its dealer sent that."""
     played, reason, said = attacked(Delivery, damaged)
     assert [one.dealer for one in said[2].complaints] == [0]
-    assert (VICTIM, Reason.SIGNATURE) in played.refused  # the honest server knows what it sent
-    assert reason is Reason.LATE
-    assert not any(isinstance(message, Opened) for _, message in played.said)
+    assert (
+        VICTIM,
+        SessionReason.SIGNATURE,
+    ) in played.refused  # the honest server knows what it sent
+    assert reason is SessionReason.LATE
+    assert not any(isinstance(message, OpenedShares) for _, message in played.said)
 
 
 def complaining(change=None, opened=(), colluders=1, **more):
@@ -378,7 +385,7 @@ def complaining(change=None, opened=(), colluders=1, **more):
 def test_a_dealer_opens_nothing_for_a_piece_that_a_server_changed():
     """The complaint is real, and about something else than what the dealer sent."""
     reason, said, text = complaining()
-    assert reason is Reason.COMPLAINTS and Opened not in said
+    assert reason is SessionReason.COMPLAINTS and OpenedShares not in said
     assert "did not complain about what this client sent it" in text
 
 
@@ -396,4 +403,4 @@ def test_a_dealer_opens_nothing_for_a_piece_that_a_server_changed():
 )
 def test_made_up_complaints_open_nothing(change):
     reason, said, _ = complaining(change)
-    assert reason is Reason.COMPLAINTS and Opened not in said
+    assert reason is SessionReason.COMPLAINTS and OpenedShares not in said

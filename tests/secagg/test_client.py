@@ -18,7 +18,7 @@ from tests.secagg.scene import (
     terms,
 )
 
-from muster.secagg import Aborted, Await, Forget, Keep, Reason, Say, Step, client
+from muster.secagg import Aborted, Await, Forget, Keep, Say, SessionReason, SessionStep, client
 from muster.secagg.agreement import Secrets
 from muster.secagg.commitments import ROWS
 from muster.secagg.messages import (
@@ -27,13 +27,13 @@ from muster.secagg.messages import (
     Complaints,
     Consent,
     Delivery,
-    Ended,
-    Masked,
+    KeyRoster,
+    MaskedVector,
     Members,
     Quit,
     Quorum,
     Revealed,
-    Roster,
+    SessionEnded,
     Shares,
     Survivors,
 )
@@ -73,8 +73,8 @@ def test_a_second_set_of_survivors_is_not_answered(before):
         return [other, message] if before else [message, other]
 
     _, reason, said = attacked(Survivors, change)
-    assert reason is Reason.ORDER
-    assert kinds(said) == [Advert, Shares, Compared, Masked, Consent, Quit]
+    assert reason is SessionReason.ORDER
+    assert kinds(said) == [Advert, Shares, Compared, MaskedVector, Consent, Quit]
 
 
 def test_a_second_request_after_the_answer_is_not_answered():
@@ -83,15 +83,15 @@ def test_a_second_request_after_the_answer_is_not_answered():
         return [message, survivors, replace(message, alive=only(0, 1, 2, 3))]
 
     _, reason, said = attacked(Quorum, change)
-    assert reason is Reason.ORDER
-    assert kinds(said) == [Advert, Shares, Compared, Masked, Consent, Revealed, Quit]
+    assert reason is SessionReason.ORDER
+    assert kinds(said) == [Advert, Shares, Compared, MaskedVector, Consent, Revealed, Quit]
 
 
-@pytest.mark.parametrize("step", [Step.UNMASK, Step.OVER])
+@pytest.mark.parametrize("step", [SessionStep.UNMASK, SessionStep.OVER])
 def test_a_request_after_a_restart_is_not_answered_twice(step):
     """Retry after reconnecting: what was kept decides, not what is asked now."""
     played = scene_of(restarts={(VICTIM, step)})
-    twice = {Step.UNMASK: Survivors, Step.OVER: Quorum}[step]
+    twice = {SessionStep.UNMASK: Survivors, SessionStep.OVER: Quorum}[step]
 
     def down(name, message):
         if name == VICTIM and isinstance(message, twice):
@@ -101,42 +101,55 @@ def test_a_request_after_a_restart_is_not_answered_twice(step):
     played.down = down
     played.run()
     said = [message for name, message in played.said if name == VICTIM]
-    assert played.reason(VICTIM) is Reason.ORDER
+    assert played.reason(VICTIM) is SessionReason.ORDER
     assert len({m.to_bytes() for m in said if isinstance(m, Consent)}) == 1
-    assert len({m.to_bytes() for m in said if isinstance(m, Revealed)}) == (step is Step.OVER)
+    assert len({m.to_bytes() for m in said if isinstance(m, Revealed)}) == (
+        step is SessionStep.OVER
+    )
 
 
 # -- order, replay, damage -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [Roster, Delivery, Members, Survivors, Quorum])
+@pytest.mark.parametrize("kind", [KeyRoster, Delivery, Members, Survivors, Quorum])
 def test_a_repeated_message_changes_nothing(kind):
     _played, reason, said = attacked(kind, lambda m: [m, m, m])
-    assert reason is None and kinds(said) == [Advert, Shares, Compared, Masked, Consent, Revealed]
+    assert reason is None and kinds(said) == [
+        Advert,
+        Shares,
+        Compared,
+        MaskedVector,
+        Consent,
+        Revealed,
+    ]
 
 
 @pytest.mark.parametrize("kind", [Delivery, Members, Survivors, Quorum])
 def test_a_message_of_another_session_ends_it(kind):
     _, reason, said = attacked(kind, lambda m: [replace(m, session=bytes(32))])
-    assert reason is Reason.SESSION and type(said[-1]) is Quit
+    assert reason is SessionReason.SESSION and type(said[-1]) is Quit
 
 
 def test_starting_over_does_not_reset_a_client():
     """A new roster in the middle: the keys that masked the vector must not serve again."""
     for kind in (Delivery, Members, Survivors, Quorum):
-        _, reason, _ = attacked(kind, lambda m: [Roster(bytes(32), ()), m])
-        assert reason is Reason.ORDER
+        _, reason, _ = attacked(kind, lambda m: [KeyRoster(bytes(32), ()), m])
+        assert reason is SessionReason.ORDER
 
 
 def test_steps_out_of_order_end_it():
     for kind, early in [
-        (Roster, Survivors), (Delivery, Members), (Members, Survivors), (Survivors, Delivery),
-        (Survivors, Complaints), (Quorum, Members),
-    ]:  # fmt: skip
+        (KeyRoster, Survivors),
+        (Delivery, Members),
+        (Members, Survivors),
+        (Survivors, Delivery),
+        (Survivors, Complaints),
+        (Quorum, Members),
+    ]:
         more = {Delivery: (b"\x1f", b""), Complaints: ((),)}.get(early, (b"\x1f",))
         extra = early(bytes(32), *more)
         _, reason, said = attacked(kind, lambda m, extra=extra: [extra, m])
-        assert reason is Reason.ORDER and Revealed not in kinds(said)
+        assert reason is SessionReason.ORDER and Revealed not in kinds(said)
 
 
 def test_bytes_that_are_no_message_end_it():
@@ -146,13 +159,13 @@ def test_bytes_that_are_no_message_end_it():
     assert isinstance(next(side), Forget)
     with pytest.raises(Aborted) as caught:
         next(side)
-    assert caught.value.reason is Reason.MALFORMED and not caught.value.remote
+    assert caught.value.reason is SessionReason.MALFORMED and not caught.value.remote
 
 
 def test_nothing_that_came_is_waited_for():
     side = client(terms(3), party("c0000"), list, np.random.default_rng(0).bytes)
     assert [type(next(side)) for _ in range(3)] == [Keep, Say, Await]
-    assert side.send(None) == Await(Step.SHARE)
+    assert side.send(None) == Await(SessionStep.SHARE)
 
 
 # -- death and return ----------------------------------------------------------------------------
@@ -170,18 +183,22 @@ def test_an_error_of_the_callers_vector_is_the_callers():
 
 
 @pytest.mark.parametrize("in_bytes", [False, True])
-@pytest.mark.parametrize("step", [s for s in Step if s not in (Step.ADVERTISE, Step.ANSWER)])
+@pytest.mark.parametrize(
+    "step", [s for s in SessionStep if s not in (SessionStep.ADVERTISE, SessionStep.ANSWER)]
+)
 def test_a_client_begun_again_between_two_steps(step, in_bytes):
     played = scene_of(restarts={(VICTIM, step)}, in_bytes=in_bytes, absent={"c0004": 3})
     result = played.run()
     assert result.survivors == tuple(named(4))
     assert result.total.tolist() == expected(played, result.survivors)
     assert played.reason(VICTIM) is None and played.calls[VICTIM] == 1
-    masked = [m for name, m in played.said if name == VICTIM and isinstance(m, Masked)]
+    masked = [m for name, m in played.said if name == VICTIM and isinstance(m, MaskedVector)]
     assert len({m.to_bytes() for m in masked}) == 1
 
 
-@pytest.mark.parametrize("step", [s for s in Step if s not in (Step.ANSWER, Step.OVER)])
+@pytest.mark.parametrize(
+    "step", [s for s in SessionStep if s not in (SessionStep.ANSWER, SessionStep.OVER)]
+)
 def test_a_client_that_dies_between_keeping_and_saying(step):
     played = scene_of(crashes={(VICTIM, step)})
     result = played.run()
@@ -190,8 +207,8 @@ def test_a_client_that_dies_between_keeping_and_saying(step):
 
 
 def test_all_clients_begun_again_at_every_step():
-    restarts = {(name, step) for name in named(COUNT) for step in list(Step)[1:]}
-    played = scene_of(restarts=restarts | {("server", step) for step in list(Step)[1:7]})
+    restarts = {(name, step) for name in named(COUNT) for step in list(SessionStep)[1:]}
+    played = scene_of(restarts=restarts | {("server", step) for step in list(SessionStep)[1:7]})
     result = played.run()
     assert result.total.tolist() == expected(played, named(COUNT))
     assert set(played.calls.values()) == {1}
@@ -217,7 +234,7 @@ def test_what_was_kept_of_another_session_is_not_used():
         again = client(own, party(who), list, np.random.default_rng(1).bytes, kept)
         assert next(again) == Say(Quit("TERMS"))
         forgotten = next(again)
-        assert isinstance(forgotten, Forget) and forgotten.reason is Reason.TERMS
+        assert isinstance(forgotten, Forget) and forgotten.reason is SessionReason.TERMS
         with pytest.raises(Aborted):
             next(again)
 
@@ -226,16 +243,18 @@ def test_the_server_ends_it():
     side = client(terms(3), party("c0000"), list, np.random.default_rng(0).bytes)
     for _ in range(3):
         next(side)
-    forgotten = side.send(Ended("COHORT"))  # nothing is said to a server that is gone
-    assert isinstance(forgotten, Forget) and forgotten.reason is Reason.COHORT
+    forgotten = side.send(SessionEnded("COHORT"))  # nothing is said to a server that is gone
+    assert isinstance(forgotten, Forget) and forgotten.reason is SessionReason.COHORT
     with pytest.raises(Aborted) as caught:
         next(side)
-    assert caught.value.reason is Reason.COHORT and caught.value.remote
+    assert caught.value.reason is SessionReason.COHORT and caught.value.remote
 
 
-@pytest.mark.parametrize(("said", "reason"), [("NONSENSE", Reason.STOPPED), ("LATE", Reason.LATE)])
+@pytest.mark.parametrize(
+    ("said", "reason"), [("NONSENSE", SessionReason.STOPPED), ("LATE", SessionReason.LATE)]
+)
 def test_the_server_ends_it_for_whatever_reason(said, reason):
-    played, found, _ = attacked(Delivery, lambda m: [Ended(said)])
+    played, found, _ = attacked(Delivery, lambda m: [SessionEnded(said)])
     assert found is reason and played.kept[VICTIM] == {}
 
 
@@ -249,5 +268,5 @@ def test_a_client_that_is_stopped_says_so_and_forgets():
     side = client(terms(3), party("c0000"), list, np.random.default_rng(0).bytes)
     for _ in range(3):
         next(side)
-    assert side.throw(Aborted(Reason.STOPPED, "the site's operator")) == Say(Quit("STOPPED"))
-    assert next(side) == Forget(Reason.STOPPED, "the site's operator")
+    assert side.throw(Aborted(SessionReason.STOPPED, "the site's operator")) == Say(Quit("STOPPED"))
+    assert next(side) == Forget(SessionReason.STOPPED, "the site's operator")

@@ -83,8 +83,9 @@ def test_drawn_groups_expose_as_often():
     for _ in range(4000):
         order = draws.permutation(count)  # those below ten collude, the last one is ours
         honest = [(part >= colluders).sum() for part in np.array_split(order, groups)]
-        alone += any(29 in part and (part >= colluders).sum() < 3
-                     for part in np.array_split(order, groups))  # fmt: skip
+        alone += any(
+            29 in part and (part >= colluders).sum() < 3 for part in np.array_split(order, groups)
+        )
         somebody += any(1 <= n < 2 for n in honest)
     wanted = exposed(count, colluders, groups, 3)
     assert abs(alone / 4000 - wanted) < 5 * (wanted * (1 - wanted) / 4000) ** 0.5

@@ -19,16 +19,16 @@ from muster.secagg.messages import (
     Complaints,
     Consent,
     Delivery,
-    Ended,
-    Entry,
+    KeyRoster,
     Malformed,
-    Masked,
+    MaskedVector,
     Members,
-    Opened,
+    OpenedShares,
+    PublicKeys,
     Quit,
     Quorum,
     Revealed,
-    Roster,
+    SessionEnded,
     Shares,
     Survivors,
     read,
@@ -36,21 +36,21 @@ from muster.secagg.messages import (
 
 key = st.binary(min_size=32, max_size=32)
 blob = st.binary(max_size=60)
-entry = st.builds(Entry, st.text(min_size=1, max_size=30), key, key, key, blob)
+entry = st.builds(PublicKeys, st.text(min_size=1, max_size=30), key, key, key, blob)
 complaint = st.builds(Complaint, st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), blob)
 complaints = st.lists(complaint, max_size=4).map(tuple)
 MESSAGES = st.one_of(
     st.builds(Advert, key, entry),
-    st.builds(Roster, key, st.lists(entry, max_size=4).map(tuple)),
+    st.builds(KeyRoster, key, st.lists(entry, max_size=4).map(tuple)),
     st.builds(Shares, key, blob, blob, blob, blob),
     *(
         st.builds(kind, key, blob)
-        for kind in (Opened, Members, Masked, Survivors, Consent, Revealed)
+        for kind in (OpenedShares, Members, MaskedVector, Survivors, Consent, Revealed)
     ),
     *(st.builds(kind, key, complaints) for kind in (Compared, Complaints)),
     st.builds(Delivery, key, blob, blob),
     st.builds(Quorum, key, blob, st.lists(blob, max_size=4).map(tuple)),
-    *(st.builds(kind, st.text(min_size=1, max_size=16)) for kind in (Quit, Ended)),
+    *(st.builds(kind, st.text(min_size=1, max_size=16)) for kind in (Quit, SessionEnded)),
 )
 
 
@@ -104,13 +104,13 @@ def test_a_huge_length_allocates_nothing(kind):
     [
         Shares(bytes(31), b"", b"", b"", b""),
         Compared(bytes(32), (Complaint(0, 1, bytes(257)),)),
-        Masked(bytes(33), b""),
+        MaskedVector(bytes(33), b""),
         Consent(bytes(32), bytes(257)),
         Survivors(bytes(32), bytes(8191)),
         Quit(""),
-        Ended("x" * 65),
-        Advert(bytes(32), Entry("x" * 256, bytes(32), bytes(32), bytes(32), b"")),
-        Advert(bytes(32), Entry("x", bytes(32), bytes(31), bytes(32), b"")),
+        SessionEnded("x" * 65),
+        Advert(bytes(32), PublicKeys("x" * 256, bytes(32), bytes(32), bytes(32), b"")),
+        Advert(bytes(32), PublicKeys("x", bytes(32), bytes(31), bytes(32), b"")),
     ],
 )
 def test_fields_that_make_no_message_are_not_sent(message):
@@ -126,17 +126,17 @@ def test_another_kind_is_malformed():
 
 
 def test_a_statement_is_of_one_client_under_one_set_of_terms():
-    one = Entry("a", bytes(32), b"\1" * 32, bytes(32), b"")
-    other = Entry("b", bytes(32), b"\1" * 32, bytes(32), b"")
+    one = PublicKeys("a", bytes(32), b"\1" * 32, bytes(32), b"")
+    other = PublicKeys("b", bytes(32), b"\1" * 32, bytes(32), b"")
     said = {e.statement(context) for e in (one, other) for context in (bytes(32), b"\1" * 32)}
     assert len(said) == 4
 
 
 def test_a_session_is_of_one_roster_in_one_round():
-    one = Entry("a", bytes(32), b"\1" * 32, bytes(32), b"")
-    two = Entry("a", bytes(32), b"\2" * 32, bytes(32), b"")
+    one = PublicKeys("a", bytes(32), b"\1" * 32, bytes(32), b"")
+    two = PublicKeys("a", bytes(32), b"\2" * 32, bytes(32), b"")
     ids = {
-        Roster(bytes(32), entries).session(*place)
+        KeyRoster(bytes(32), entries).session(*place)
         for entries in ((one,), (two,), (one, two), ())
         for place in (
             ("s", "r", "1", "1"),
@@ -151,10 +151,10 @@ def test_a_session_is_of_one_roster_in_one_round():
 
 def roster(*names, context=bytes(32)):
     entries = [
-        Entry(name, bytes([i]) * 32, bytes([99, i]) * 16, bytes([i, 99]) * 16, b"mark")
+        PublicKeys(name, bytes([i]) * 32, bytes([99, i]) * 16, bytes([i, 99]) * 16, b"mark")
         for i, name in enumerate(names)
     ]
-    return Roster(context, tuple(entries))
+    return KeyRoster(context, tuple(entries))
 
 
 def test_what_follows_from_a_roster_is_no_part_of_it():
@@ -181,7 +181,7 @@ def test_an_unsorted_roster_is_known(names):
 def test_a_shared_key_is_known(field):
     good = roster("ann", "bob")
     bad = replace(good.entries[1], **{field: good.entries[0].mask_key})
-    assert not Roster(good.context, (good.entries[0], bad)).distinct
+    assert not KeyRoster(good.context, (good.entries[0], bad)).distinct
 
 
 def test_what_is_signed_holds_the_terms():
@@ -191,7 +191,7 @@ def test_what_is_signed_holds_the_terms():
 
 def test_who_says_what():
     said = {kind.__name__ for number, kind in KINDS.items() if number in CLIENT_KINDS}
-    told = {"Roster", "Delivery", "Complaints", "Members", "Survivors", "Quorum", "Ended"}
+    told = {"KeyRoster", "Delivery", "Complaints", "Members", "Survivors", "Quorum", "SessionEnded"}
     assert said.isdisjoint(told) and said | told == {kind.__name__ for kind in KINDS.values()}
 
 
@@ -199,4 +199,4 @@ def test_a_key_in_another_form_is_known():
     good = roster("ann", "bob")
     assert good.odd == ()
     twin = replace(good.entries[1], channel_key=b"\xff" * 32)
-    assert Roster(good.context, (good.entries[0], twin)).odd == ("bob",)
+    assert KeyRoster(good.context, (good.entries[0], twin)).odd == ("bob",)

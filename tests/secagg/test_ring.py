@@ -10,13 +10,13 @@ from muster.errors import PlanError
 from muster.keys import key
 from muster.pipeline.quantize import Quantize
 from muster.pipeline.stage import Contract, Field
-from muster.secagg.ring import Frame, Ring, Span
+from muster.secagg.ring import Frame, IntegerRing, Span
 
 
 @pytest.mark.parametrize("bits", range(1, 65))
 @pytest.mark.parametrize("size", [1, 31, 32, 33, 64, 1000])
 def test_packing_loses_nothing(bits, size):
-    ring = Ring(bits)
+    ring = IntegerRing(bits)
     vector = np.random.default_rng(bits).integers(0, 1 << 64, size, np.uint64).astype(ring.dtype)
     ring.reduce(vector)
     assert int(vector.max()) < 1 << bits
@@ -30,19 +30,19 @@ def test_packing_loses_nothing(bits, size):
 
 @given(st.integers(1, 10**6), st.integers(1, 1 << 40))
 def test_the_narrowest_ring_that_cannot_overflow(count, most):
-    bits = Ring.of(count, most).bits
+    bits = IntegerRing.of(count, most).bits
     assert count * most < 1 << bits and (bits == 1 or count * most >= 1 << bits - 1)
 
 
 @pytest.mark.parametrize(("count", "most"), [(1000, 65535)])
 def test_the_reference_width(count, most):
-    assert Ring.of(count, most).bits == 26
+    assert IntegerRing.of(count, most).bits == 26
 
 
 @pytest.mark.parametrize(("count", "most"), [(0, 1), (1, 0), (2, 1 << 63), (1000, 1 << 60)])
 def test_a_ring_that_would_overflow_is_refused(count, most):
     with pytest.raises(PlanError, match="fewer bits in Quantize"):
-        Ring.of(count, most)
+        IntegerRing.of(count, most)
 
 
 @given(st.integers(2, 20), st.integers(1, 1 << 30), st.integers(1, 9), st.integers(0, 2**32))

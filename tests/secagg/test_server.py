@@ -12,9 +12,9 @@ from muster.secagg import (
     Await,
     Closed,
     Heard,
-    Reason,
-    Refused,
-    Step,
+    MessageRefused,
+    SessionReason,
+    SessionStep,
     Tell,
     server,
 )
@@ -23,17 +23,17 @@ from muster.secagg.messages import (
     Compared,
     Complaint,
     Consent,
-    Ended,
-    Masked,
-    Opened,
+    KeyRoster,
+    MaskedVector,
+    OpenedShares,
     Quit,
     Revealed,
-    Roster,
+    SessionEnded,
     Shares,
 )
 
 
-@pytest.mark.parametrize("step", [s for s in list(Step)[1:7] if s is not Step.ANSWER])
+@pytest.mark.parametrize("step", [s for s in list(SessionStep)[1:7] if s is not SessionStep.ANSWER])
 def test_a_server_begun_again_between_two_steps(step):
     own = terms(5)
     absent = {"c0003": 3}
@@ -98,27 +98,27 @@ def complaint(*dealers):
 
 
 REFUSED = [
-    (Advert, foreign, Reason.TERMS),
-    (Advert, keyed(signature=b"forged"), Reason.SIGNATURE),
-    (Advert, keyed(name="c0001"), Reason.SIGNATURE),
-    (Advert, keyed(mask_key=b"\7" * 32), Reason.SIGNATURE),
-    (Shares, lambda m: [replace(m, sealed=m.sealed[1:])], Reason.MALFORMED),
-    (Shares, lambda m: [replace(m, session=bytes(32))], Reason.SESSION),
-    (Masked, lambda m: [replace(m, vector=m.vector[4:])], Reason.MALFORMED),
-    (Masked, lambda m: [replace(m, session=bytes(32))], Reason.SESSION),
-    (Consent, lambda m: [replace(m, signature=b"forged")], Reason.SIGNATURE),
-    (Shares, lambda m: [replace(m, leaves=m.leaves[1:])], Reason.SIGNATURE),
-    (Shares, lambda m: [replace(m, proof=m.proof[2:])], Reason.SIGNATURE),
-    (Shares, lambda m: [replace(m, signature=b"forged")], Reason.SIGNATURE),
-    (Compared, lambda m: [replace(m, session=bytes(32))], Reason.SESSION),
-    (Compared, complaint(0), Reason.MALFORMED),
-    (Compared, complaint(9), Reason.MALFORMED),
-    (Compared, complaint(1, 1), Reason.MALFORMED),
-    (Compared, complaint(1), Reason.SIGNATURE),
-    (Compared, lambda m: [Opened(m.session, b"")], Reason.ORDER),
-    (Revealed, lambda m: [replace(m, shares=m.shares[44:])], Reason.MALFORMED),
-    (Shares, lambda m: [Revealed(m.session, b"")], Reason.ORDER),
-    (Masked, lambda m: [Roster(bytes(32), ())], Reason.ORDER),
+    (Advert, foreign, SessionReason.TERMS),
+    (Advert, keyed(signature=b"forged"), SessionReason.SIGNATURE),
+    (Advert, keyed(name="c0001"), SessionReason.SIGNATURE),
+    (Advert, keyed(mask_key=b"\7" * 32), SessionReason.SIGNATURE),
+    (Shares, lambda m: [replace(m, sealed=m.sealed[1:])], SessionReason.MALFORMED),
+    (Shares, lambda m: [replace(m, session=bytes(32))], SessionReason.SESSION),
+    (MaskedVector, lambda m: [replace(m, vector=m.vector[4:])], SessionReason.MALFORMED),
+    (MaskedVector, lambda m: [replace(m, session=bytes(32))], SessionReason.SESSION),
+    (Consent, lambda m: [replace(m, signature=b"forged")], SessionReason.SIGNATURE),
+    (Shares, lambda m: [replace(m, leaves=m.leaves[1:])], SessionReason.SIGNATURE),
+    (Shares, lambda m: [replace(m, proof=m.proof[2:])], SessionReason.SIGNATURE),
+    (Shares, lambda m: [replace(m, signature=b"forged")], SessionReason.SIGNATURE),
+    (Compared, lambda m: [replace(m, session=bytes(32))], SessionReason.SESSION),
+    (Compared, complaint(0), SessionReason.MALFORMED),
+    (Compared, complaint(9), SessionReason.MALFORMED),
+    (Compared, complaint(1, 1), SessionReason.MALFORMED),
+    (Compared, complaint(1), SessionReason.SIGNATURE),
+    (Compared, lambda m: [OpenedShares(m.session, b"")], SessionReason.ORDER),
+    (Revealed, lambda m: [replace(m, shares=m.shares[44:])], SessionReason.MALFORMED),
+    (Shares, lambda m: [Revealed(m.session, b"")], SessionReason.ORDER),
+    (MaskedVector, lambda m: [KeyRoster(bytes(32), ())], SessionReason.ORDER),
 ]
 
 
@@ -132,7 +132,7 @@ def test_a_false_message_counts_as_none(kind, change, reason):
 @pytest.mark.parametrize("change", [{"mask_key": bytes(32)}, {"channel_key": bytes(32)}])
 def test_a_point_of_low_order_is_refused(change):
     found, _, _ = refused(on(Advert, keyed(**change)), server_verify=believe, verify=believe)
-    assert found == [("c0000", Reason.KEYS)]
+    assert found == [("c0000", SessionReason.KEYS)]
 
 
 @pytest.mark.parametrize("field", ["mask_key", "channel_key", "commitment"])
@@ -150,7 +150,7 @@ def test_a_key_that_another_client_has_is_refused(field):
     own = terms(4)
     played = Scene(own, vectors(own, 4), up=up, verify=believe, server_verify=believe)
     assert played.run().survivors == tuple(named(3))
-    assert played.refused == [("c0003", Reason.KEYS)]
+    assert played.refused == [("c0003", SessionReason.KEYS)]
 
 
 def test_one_key_for_two_purposes_is_refused():
@@ -158,13 +158,13 @@ def test_one_key_for_two_purposes_is_refused():
         return keyed(channel_key=message.entry.mask_key)(message)
 
     found, _, _ = refused(on(Advert, change), server_verify=believe, verify=believe)
-    assert found == [("c0000", Reason.KEYS)]
+    assert found == [("c0000", SessionReason.KEYS)]
 
 
-@pytest.mark.parametrize("kind", [Advert, Shares, Compared, Masked, Consent])
+@pytest.mark.parametrize("kind", [Advert, Shares, Compared, MaskedVector, Consent])
 def test_a_message_sent_twice_counts_once(kind):
     found, survivors, played = refused(on(kind, lambda m: [m, m]))
-    assert set(found) == {("c0000", Reason.DUPLICATE)} and len(survivors) == 4
+    assert set(found) == {("c0000", SessionReason.DUPLICATE)} and len(survivors) == 4
     assert played.reason("c0000") is None
 
 
@@ -172,14 +172,14 @@ def test_a_second_masked_vector_does_not_count():
     def change(message):
         return [message, replace(message, vector=bytes(len(message.vector)))]
 
-    found, survivors, _ = refused(on(Masked, change))
-    assert found == [("c0000", Reason.DUPLICATE)] and "c0000" in survivors
+    found, survivors, _ = refused(on(MaskedVector, change))
+    assert found == [("c0000", SessionReason.DUPLICATE)] and "c0000" in survivors
 
 
 def test_who_quits_is_not_waited_for():
-    found, survivors, played = refused(on(Masked, lambda m: [Quit("INPUT")]))
+    found, survivors, played = refused(on(MaskedVector, lambda m: [Quit("INPUT")]))
     assert found == [] and survivors == tuple(named(4)[1:])
-    assert Closed(Step.MASK) not in played.events
+    assert Closed(SessionStep.MASK) not in played.events
 
 
 def replies(side, event):
@@ -191,11 +191,15 @@ def replies(side, event):
 
 def test_strangers_noise_and_stale_timers():
     side = server(terms(3), named(3), verify)
-    due = Await(Step.ADVERTISE, frozenset(named(3)))
+    due = Await(SessionStep.ADVERTISE, frozenset(named(3)))
     assert next(side) == due
-    assert replies(side, Heard("eve", Quit("DONE")))[0] == Refused("eve", Reason.UNKNOWN)
-    assert replies(side, Heard("c0000", b"noise"))[0] == Refused("c0000", Reason.MALFORMED)
-    assert replies(side, Closed(Step.UNMASK)) == [due]
+    assert replies(side, Heard("eve", Quit("DONE")))[0] == MessageRefused(
+        "eve", SessionReason.UNKNOWN
+    )
+    assert replies(side, Heard("c0000", b"noise"))[0] == MessageRefused(
+        "c0000", SessionReason.MALFORMED
+    )
+    assert replies(side, Closed(SessionStep.UNMASK)) == [due]
     assert replies(side, None) == [due]
 
 
@@ -203,7 +207,7 @@ def test_who_is_late_is_told_so_as_often_as_it_asks():
     seen = {}
 
     def up(name, message):
-        if isinstance(message, Masked) and name == "c0003":
+        if isinstance(message, MaskedVector) and name == "c0003":
             seen["late"] = message
             return []
         if isinstance(message, Consent) and name == "c0000":
@@ -216,16 +220,16 @@ def test_who_is_late_is_told_so_as_often_as_it_asks():
     played.down = lambda name, message: told.append((name, message)) or [message]
     result = played.run()
     assert result.survivors == tuple(named(3))
-    assert played.refused == [("c0003", Reason.LATE)]
-    assert told.count(("c0003", Ended("LATE"))) == 2
-    assert played.reason("c0003") is Reason.LATE
+    assert played.refused == [("c0003", SessionReason.LATE)]
+    assert told.count(("c0003", SessionEnded("LATE"))) == 2
+    assert played.reason("c0003") is SessionReason.LATE
 
 
 def test_who_fell_out_does_not_come_back():
     def up(name, message):
         if isinstance(message, Shares) and name == "c0003":
             return []
-        if isinstance(message, Masked) and name == "c0000":
+        if isinstance(message, MaskedVector) and name == "c0000":
             played.queue.append(Heard("c0003", message))
         return [message]
 
@@ -233,7 +237,7 @@ def test_who_fell_out_does_not_come_back():
     played = Scene(own, vectors(own, 4), up=up, shuffle=np.random.default_rng(0))
     result = played.run()
     assert result.total.tolist() == expected(played, named(3))
-    assert played.refused == [("c0003", Reason.LATE)]
+    assert played.refused == [("c0003", SessionReason.LATE)]
 
 
 # -- ends ---------------------------------------------------------------------------------------
@@ -246,8 +250,8 @@ def test_a_larger_minimum():
     played = Scene(own, rows, absent={"c0000": 3, "c0001": 3})
     with pytest.raises(Aborted) as caught:
         played.run()
-    assert caught.value.reason is Reason.COHORT
-    assert {played.reason(name) for name in named(6)[2:]} == {Reason.COHORT}
+    assert caught.value.reason is SessionReason.COHORT
+    assert {played.reason(name) for name in named(6)[2:]} == {SessionReason.COHORT}
     assert not any(isinstance(message, Revealed) for _, message in played.said)
 
 
@@ -255,7 +259,7 @@ def test_more_clients_than_the_ring_was_made_for():
     own = replace(terms(3), cohort=3)
     with pytest.raises(Aborted) as caught:
         Scene(own, vectors(own, 4)).run()
-    assert caught.value.reason is Reason.COHORT
+    assert caught.value.reason is SessionReason.COHORT
 
 
 def test_all_are_told_how_it_ended():
@@ -264,15 +268,15 @@ def test_all_are_told_how_it_ended():
     played = Scene(own, vectors(own, 4), absent={"c0003": 1})
     played.down = lambda name, message: told.append((name, message)) or [message]
     played.run()
-    ends = [(name, message.reason) for name, message in told if isinstance(message, Ended)]
+    ends = [(name, message.reason) for name, message in told if isinstance(message, SessionEnded)]
     assert ends == [("c0003", "LATE"), *((name, "DONE") for name in named(3))]
 
 
 def test_a_server_that_is_stopped_tells_everybody():
     side = server(terms(3), named(3), verify)
     next(side)
-    effects = [side.throw(Aborted(Reason.STOPPED, "the operator stopped the run"))]
+    effects = [side.throw(Aborted(SessionReason.STOPPED, "the operator stopped the run"))]
     effects += [next(side), next(side)]
-    assert effects == [Tell(name, Ended("STOPPED")) for name in named(3)]
+    assert effects == [Tell(name, SessionEnded("STOPPED")) for name in named(3)]
     with pytest.raises(Aborted, match="operator"):
         next(side)

@@ -13,10 +13,10 @@ from tests.secagg.scene import Scene, believe, expected, named, terms, vectors
 
 from muster.errors import PlanError
 from muster.secagg.answers import graph_for
-from muster.secagg.messages import Entry
-from muster.secagg.session import Aborted, Keep, Liar, Reason, Terms, bitmap, members
+from muster.secagg.messages import PublicKeys
+from muster.secagg.session import Aborted, Keep, Liar, SessionReason, SessionTerms, bitmap, members
 
-TERMS = Terms("study", "run", 1, bytes(32), bytes(32), size=8, most=255, cohort=10)
+TERMS = SessionTerms("study", "run", 1, bytes(32), bytes(32), size=8, most=255, cohort=10)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_the_digest_of_the_terms_covers_every_field():
     other |= {"round": 2, "attempt": 2, "size": 9, "most": 254, "cohort": 11, "minimum": 4}
     other |= {"colluders": 2, "losses": 2}
     changes = [{name: value} for name, value in other.items()]
-    assert {key for change in changes for key in change} == set(Terms.__dataclass_fields__)
+    assert {key for change in changes for key in change} == set(SessionTerms.__dataclass_fields__)
     assert len({replace(TERMS, **change).context for change in [{}, *changes]}) == 13
 
 
@@ -59,13 +59,13 @@ def test_a_set_comes_back(bits):
 def test_what_is_no_set_is_refused(data, count):
     with pytest.raises(Aborted) as caught:
         members(data, count)
-    assert caught.value.reason is Reason.MALFORMED
+    assert caught.value.reason is SessionReason.MALFORMED
 
 
 def test_an_end_travels_between_processes():
     liars = (Liar("ann", "it opened another share"),)
-    error = pickle.loads(pickle.dumps(Aborted(Reason.COHORT, "too few", True, liars)))
-    assert (error.reason, str(error), error.remote) == (Reason.COHORT, "too few", True)
+    error = pickle.loads(pickle.dumps(Aborted(SessionReason.COHORT, "too few", True, liars)))
+    assert (error.reason, str(error), error.remote) == (SessionReason.COHORT, "too few", True)
     assert error.liars == liars
 
 
@@ -84,12 +84,12 @@ def foreseen(pattern):
     colluders = len(pattern) // 3
     threshold = (left[0] + colluders) // 2 + 1
     if threshold > left[0] or threshold - colluders < 2:
-        return Reason.COHORT  # whoever is there hides nobody
+        return SessionReason.COHORT  # whoever is there hides nobody
     for step, count in enumerate(left):
         if step < 5 and count < 3:
-            return Reason.COHORT
+            return SessionReason.COHORT
         if count < threshold:
-            return Reason.THRESHOLD
+            return SessionReason.THRESHOLD
     return tuple(name for name, absent in zip(named(NEVER), pattern, strict=False) if absent > 3)
 
 
@@ -98,7 +98,7 @@ def check(pattern, **more):
     absent = dict(zip(named(len(pattern)), pattern, strict=True))
     played = Scene(own, vectors(own, len(pattern), seed=sum(pattern)), absent=absent, **more)
     wanted = foreseen(pattern)
-    if isinstance(wanted, Reason):
+    if isinstance(wanted, SessionReason):
         with pytest.raises(Aborted) as caught:
             played.run()
         assert caught.value.reason is wanted, pattern
@@ -160,7 +160,7 @@ def test_a_hundred_clients_bear_more_in_the_complete_graph():
 
 def test_a_thousand_clients(monkeypatch):
     """Signatures are left out: a thousand clients would each check a thousand."""
-    monkeypatch.setattr(Entry, "statement", lambda entry, context: b"")
+    monkeypatch.setattr(PublicKeys, "statement", lambda entry, context: b"")
     own = terms(1000, size=20, most=65535, colluders=50)
     played = dropping(own, 1000, 0.1, seed=3)
     played.verify = played.server_verify = believe

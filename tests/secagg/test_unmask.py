@@ -7,12 +7,20 @@ import numpy as np
 import pytest
 from tests.secagg.scene import Scene, expected, named, sign, terms, vectors
 
-from muster.secagg import Aborted, Heard, Reason
+from muster.secagg import Aborted, Heard, SessionReason
 from muster.secagg.agreement import Binding, Secrets
 from muster.secagg.answers import SEALED
 from muster.secagg.client import _parts
 from muster.secagg.commitments import ROWS, SHARE, deal, root
-from muster.secagg.messages import Compared, Complaints, Masked, Opened, Revealed, Roster, Shares
+from muster.secagg.messages import (
+    Compared,
+    Complaints,
+    KeyRoster,
+    MaskedVector,
+    OpenedShares,
+    Revealed,
+    Shares,
+)
 from muster.secagg.shamir import PRIME
 
 
@@ -78,8 +86,8 @@ def test_a_holder_that_ends_a_session_is_named_and_no_honest_dealer(count):
         return
     with pytest.raises(Aborted) as stop:
         played.run()
-    assert stop.value.reason is Reason.SHARES and caught(stop.value) == liars
-    assert {played.reason(name) for name in named(count)} == {Reason.SHARES}
+    assert stop.value.reason is SessionReason.SHARES and caught(stop.value) == liars
+    assert {played.reason(name) for name in named(count)} == {SessionReason.SHARES}
 
 
 def test_numbers_outside_the_field_count_as_none():
@@ -103,7 +111,7 @@ def test_missing_shares_are_too_few_and_nobodys_lie():
     own = terms(5)
     with pytest.raises(Aborted) as stop:
         Scene(own, vectors(own, 5), up=up).run()
-    assert stop.value.reason is Reason.SHARES and stop.value.liars == ()
+    assert stop.value.reason is SessionReason.SHARES and stop.value.liars == ()
 
 
 # -- dealers ---------------------------------------------------------------------------------------
@@ -144,7 +152,7 @@ def answering(played, change=lambda shares: shares):
         _, _, own = _parts(played.kept[name]["share"])
         size = 2 * SHARE
         shares = [own[size * c.holder : size * (c.holder + 1)] for c in message.complaints]
-        opened = Opened(message.session, change(b"".join(shares)))
+        opened = OpenedShares(message.session, change(b"".join(shares)))
         played.said.append((name, opened))
         played.queue.append(Heard(name, opened))
         return []
@@ -163,7 +171,7 @@ def test_a_dealer_of_nonsense_is_out_before_anything_is_masked(count):
     result = played.run()
     assert caught(result) == {"c0002"} and "c0002" not in result.survivors
     assert result.total.tolist() == expected(played, [n for n in named(count) if n != "c0002"])
-    assert "c0002" not in played.masked and played.reason("c0002") is Reason.LIED
+    assert "c0002" not in played.masked and played.reason("c0002") is SessionReason.LIED
 
 
 def test_a_dealer_of_nonsense_to_a_few_answers_and_stays():
@@ -172,7 +180,7 @@ def test_a_dealer_of_nonsense_to_a_few_answers_and_stays():
     result = played.run()
     assert result.liars == () and result.survivors == tuple(named(6))
     assert result.total.tolist() == expected(played, result.survivors)
-    assert [name for name, m in played.said if isinstance(m, Opened)] == ["c0002"]
+    assert [name for name, m in played.said if isinstance(m, OpenedShares)] == ["c0002"]
 
 
 def test_shares_that_were_opened_open_the_secret_of_a_client_that_fell_silent():
@@ -187,7 +195,7 @@ def test_a_dealer_that_does_not_answer_is_late_and_no_liar():
     played.down = lambda name, m: [] if isinstance(m, Complaints) else [m]
     result = played.run()
     assert result.liars == () and "c0002" not in result.survivors
-    assert played.reason("c0002") is Reason.LATE
+    assert played.reason("c0002") is SessionReason.LATE
     assert result.total.tolist() == expected(played, result.survivors)
 
 
@@ -235,7 +243,7 @@ def test_a_dealer_of_another_secret_is_named_at_the_end():
         played = dealing(other, absent=absent)
         with pytest.raises(Aborted) as stop:
             played.run()
-        assert stop.value.reason is Reason.SHARES and caught(stop.value) == {"c0002"}
+        assert stop.value.reason is SessionReason.SHARES and caught(stop.value) == {"c0002"}
 
 
 # -- holders that complain -------------------------------------------------------------------------
@@ -259,14 +267,17 @@ def test_a_false_complaint_is_answered_and_nobody_is_lost():
     result = played.run()
     assert result.liars == () and result.survivors == tuple(named(7))
     assert result.total.tolist() == expected(played, named(7))
-    assert sorted(name for name, m in played.said if isinstance(m, Opened)) == ["c0000", "c0001"]
+    assert sorted(name for name, m in played.said if isinstance(m, OpenedShares)) == [
+        "c0000",
+        "c0001",
+    ]
 
 
 def test_who_complains_about_more_than_may_lie_is_out():
     played = complaining("c0003", [0, 1, 2])
     result = played.run()
     assert caught(result) == {"c0003"} and "c0003" not in result.survivors
-    assert not any(isinstance(message, Opened) for _, message in played.said)
+    assert not any(isinstance(message, OpenedShares) for _, message in played.said)
     assert result.total.tolist() == expected(played, result.survivors)
 
 
@@ -274,6 +285,6 @@ def test_nobody_masks_before_complaints_are_answered():
     played = complaining("c0003", [0])
     played.run()
     kinds = [type(message) for _, message in played.said]
-    assert kinds.index(Opened) < kinds.index(Masked)
-    assert kinds.index(Opened) > max(i for i, kind in enumerate(kinds) if kind is Compared)
-    assert Roster not in kinds
+    assert kinds.index(OpenedShares) < kinds.index(MaskedVector)
+    assert kinds.index(OpenedShares) > max(i for i, kind in enumerate(kinds) if kind is Compared)
+    assert KeyRoster not in kinds

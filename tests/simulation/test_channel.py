@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 
-from muster.simulation.channel import Board, receive, send
+from muster.simulation.channel import SharedParameters, receive, send
 
 TREE = ({"x": np.arange(6.0).reshape(2, 3), "none": None}, (np.array([1], "int8"), np.zeros(0)))
 
@@ -33,8 +33,8 @@ def test_arrays_travel_beside_the_message():
 
 
 def test_a_board_is_read_by_whoever_has_its_number():
-    board = Board.holding(TREE)
-    other = Board(board.template, os.dup(board.fd))
+    board = SharedParameters.holding(TREE)
+    other = SharedParameters(board.template, os.dup(board.fd))
     board.write(TREE)
     same(other.read(), TREE)
     for view in (board.read()[0]["x"], board.read()[1][0]):
@@ -45,7 +45,7 @@ def test_a_board_is_read_by_whoever_has_its_number():
 
 def test_a_board_leaves_nothing():
     before = psutil.Process().num_fds()
-    board = Board.holding(())
+    board = SharedParameters.holding(())
     board.close()
     board.close()
     del board

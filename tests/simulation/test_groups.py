@@ -18,8 +18,8 @@ from muster.pipeline import Clip, Quantize, SecureSum
 from muster.plan.decoding import decoded
 from muster.rounds import start
 from muster.runs.replay import replay
-from muster.simulation import Choice, Here, Simulation
-from muster.simulation.secure import TALK, Masks
+from muster.simulation import Choice, LocalExecutor, Simulation
+from muster.simulation.secagg import TALK, SimulatedSecAgg
 from muster.store import MemoryStore
 
 COUNT, GROUPS = 11, 3
@@ -56,7 +56,7 @@ def test_groups_are_a_partition_that_the_seed_draws_anew_each_round():
 @settings(max_examples=20)
 @given(st.dictionaries(st.integers(0, COUNT - 1), st.sampled_from([s.value for s in TALK])))
 def test_the_mean_of_groups_has_the_bits_of_the_plain_mean(lost):
-    state, history = played(masked(), masks=Masks(lost={1: lost}))
+    state, history = played(masked(), masks=SimulatedSecAgg(lost={1: lost}))
     (record,) = history
     plain, theirs = played(PLAIN, absent=silent(history))
     assert record["accepted"] == theirs[0]["accepted"]  # in the cohort's order
@@ -70,7 +70,7 @@ def test_a_group_below_its_threshold_is_not_opened_and_the_others_are():
     plan = masked()
     first, *others = drawn(plan, 1)
     lost = dict.fromkeys(first[:2], "mask")
-    _, (record,) = played(plan, masks=Masks(lost={1: lost}))
+    _, (record,) = played(plan, masks=SimulatedSecAgg(lost={1: lost}))
     assert record["accepted"] == sorted(c for group in others for c in group)
     assert [one["survivors"] for one in record["secure"]] == [len(group) for group in others]
     why = {one["client"]: one["error"] for one in record["failed"]}
@@ -81,7 +81,9 @@ def test_a_group_below_its_threshold_is_not_opened_and_the_others_are():
 def test_too_few_groups_for_the_rule_give_the_round_up():
     plan = masked(aggregation=TrimmedMean(1))
     first, *_ = drawn(plan, 1)
-    state, (record,) = played(plan, masks=Masks(lost={1: dict.fromkeys(first[:2], "mask")}))
+    state, (record,) = played(
+        plan, masks=SimulatedSecAgg(lost={1: dict.fromkeys(first[:2], "mask")})
+    )
     assert record["abandoned"] and record["accepted"] == []
     assert same_bits(state, start(plan))
 
@@ -102,9 +104,12 @@ def test_the_rule_judges_the_groups_means(rule):
     means = []
     for group in drawn(plan, 1):
         here = Simulation(
-            bare, people(COUNT, bare.dtype), MemoryStore(), Choice("loop", 2, True, ""),
-            Here(bare, "loop", people(COUNT, bare.dtype)),
-        )  # fmt: skip
+            bare,
+            people(COUNT, bare.dtype),
+            MemoryStore(),
+            Choice("loop", 2, True, ""),
+            LocalExecutor(bare, "loop", people(COUNT, bare.dtype)),
+        )
         here.send(muster.types.Cohort(group), begin.sent(), 1)
         total = bare.aggregation.reduce(here.replies(), group)
         mean, _ = decoded(bare, total, total.weight, begin.stages, muster.keys.key(0))
@@ -145,8 +150,10 @@ def run_loss(plan, run, x, y):
 def test_a_run_on_disk_replays(tmp_path, workers):
     plan = masked(
         planned(algorithms.Scaffold(), pipeline=[Clip(1.0), Quantize(12)], weighting="equal"),
-        aggregation=Median(), sampling=sampling.Uniform(count=9), evaluate=Every(clients=0),
-    )  # fmt: skip
+        aggregation=Median(),
+        sampling=sampling.Uniform(count=9),
+        evaluate=Every(clients=0),
+    )
     run = muster.simulate(plan, people(COUNT), path=tmp_path / "run", workers=workers)
     assert all(len(record["secure"]) == GROUPS for record in run.history)
     assert replay(tmp_path / "run", plan, people(COUNT)).identical
@@ -161,7 +168,7 @@ def test_single_replies_reach_a_rule_without_masks():
         alone, _ = played(
             replace(plan, aggregation=Mean()),
             absent={1: frozenset(set(range(COUNT)) - {client})},
-        )  # fmt: skip
+        )
         each.append(alone.algorithm.shared.x)
     wanted = np.median(each, axis=0)
     np.testing.assert_allclose(state.algorithm.shared.x, wanted, rtol=1e-9)
@@ -171,9 +178,10 @@ def test_single_replies_reach_a_rule_without_masks():
 def test_a_rule_sees_the_same_replies_from_any_number_of_workers(tmp_path, engine):
     plan = replace(PLAIN, pipeline=(), aggregation=Median(), weighting="equal", cap=None, rounds=3)
     found = [
-        muster.simulate(plan, people(40), path=tmp_path / f"{workers}", engine=engine,
-                        workers=workers).parameters.tobytes()
+        muster.simulate(
+            plan, people(40), path=tmp_path / f"{workers}", engine=engine, workers=workers
+        ).parameters.tobytes()
         for workers in (1, 2)
-    ]  # fmt: skip
+    ]
     assert found[0] == found[1]
     assert replay(tmp_path / "2", plan, people(40)).identical

@@ -14,13 +14,13 @@ from tests.chaos import crew, victim
 
 from muster.errors import WorkerError
 from muster.rounds import start
-from muster.simulation import Choice, Here, Pool, Simulation, origins, pool
-from muster.simulation.piece import Piece
+from muster.simulation import Choice, LocalExecutor, Pool, Simulation, origins, pool
+from muster.simulation.work_unit import WorkUnit
 from muster.testing import check_clients
 
 
 def pieces(count=crew.CLIENTS, round=1):
-    return [Piece(round, count, (c,), (1,), (c,), None) for c in range(count)]
+    return [WorkUnit(round, count, (c,), (1,), (c,), None) for c in range(count)]
 
 
 def made(workers=2, people=None, **options):
@@ -49,7 +49,7 @@ def crowd():
 @pytest.fixture(scope="module")
 def wanted():
     sent = start(crew.PLAN).sent()
-    return plain(Here(crew.PLAN, "loop", crew.population()).perform(sent, pieces()))
+    return plain(LocalExecutor(crew.PLAN, "loop", crew.population()).perform(sent, pieces()))
 
 
 def test_results_in_order_and_equal_to_one_process(crowd, wanted):
@@ -57,7 +57,7 @@ def test_results_in_order_and_equal_to_one_process(crowd, wanted):
     assert plain(workers.perform(sent, pieces())) == wanted
     people = crew.population()
     asked = [(c, None) for c in people.clients]
-    here = Here(crew.PLAN, "loop", people)
+    here = LocalExecutor(crew.PLAN, "loop", people)
     assert list(workers.measure(sent, asked)) == list(here.measure(sent, asked))
 
 
@@ -82,7 +82,7 @@ def test_an_older_stream_cannot_read_newer_answers(crowd, wanted):
 def test_an_error_in_the_middle_leaves_a_pool_that_works(crowd, wanted):
     workers, sent = crowd
     bad = pieces()
-    bad[4] = Piece(1, 9, ("nobody",), (1,), (4,), None)
+    bad[4] = WorkUnit(1, 9, ("nobody",), (1,), (4,), None)
     with pytest.raises(Exception, match="'nobody' is not enrolled"):
         list(workers.perform(sent, bad))
     assert plain(workers.perform(sent, pieces())) == wanted
@@ -164,7 +164,7 @@ def test_a_loader_in_a_file_that_no_import_path_leads_to(tmp_path, monkeypatch):
         found = plain(workers.perform(sent, pieces()))
     finally:
         workers.close()
-    assert found == plain(Here(crew.PLAN, "loop", people).perform(sent, pieces()))
+    assert found == plain(LocalExecutor(crew.PLAN, "loop", people).perform(sent, pieces()))
 
 
 def test_a_module_that_fails_in_a_worker_is_shown(tmp_path, monkeypatch):
@@ -213,9 +213,9 @@ def test_the_pool_is_a_runtime():
 
     def runtime(plan, population, store, absent):
         sent = start(plan).sent()
-        hands = Pool(pickle.dumps(plan), "matrix", population.shared(), sent, 2)
+        executor = Pool(pickle.dumps(plan), "matrix", population.shared(), sent, 2)
         choice = Choice("matrix", 4, False, "")
-        return Simulation(plan, population, store, choice, hands, absent)
+        return Simulation(plan, population, store, choice, executor, absent)
 
     check_clients(runtime)
     assert psutil.Process().children() == before

@@ -8,9 +8,9 @@ import pytest
 from muster.errors import MissingExtra
 
 try:
-    from muster.store.ledger import Ledger
+    from muster.store.ledger import FederationStore
 except MissingExtra:
-    Ledger = None
+    FederationStore = None
 
 
 class Place:
@@ -20,7 +20,7 @@ class Place:
         self.folder, self.url, self.made = folder, url, []
 
     def __call__(self, *, lead=True, **options):
-        ledger = Ledger(self.folder, self.url, **options)
+        ledger = FederationStore(self.folder, self.url, **options)
         self.made.append(ledger)
         assert not lead or ledger.lead(threading.Event())
         return ledger
@@ -50,7 +50,7 @@ def alone(request, tmp_path):
 
 
 def _place(request, folder, *, shared):
-    if Ledger is None:
+    if FederationStore is None:
         pytest.skip("the extra 'service' is not installed")
     url = request.getfixturevalue("database") + "?run=r" if shared else None
     place = Place(folder / "run", url)

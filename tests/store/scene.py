@@ -4,7 +4,7 @@
 import threading
 from hashlib import sha256
 
-from muster.store.records import Opened, Seat
+from muster.store.records import Assignment, OpenWork
 
 CLIENTS = ("a", "b", 1, "1")
 DIGEST = sha256(b"body").hexdigest()
@@ -12,12 +12,12 @@ DIGEST = sha256(b"body").hexdigest()
 
 def opening(round=1, kind="train", model="0" * 64, clients=CLIENTS):
     roster = tuple((client, 10) for client in clients)
-    return Opened(round, kind, tuple(clients), (1,) * len(clients), roster, model, 12.5)
+    return OpenWork(round, kind, tuple(clients), (1,) * len(clients), roster, model, 12.5)
 
 
 def arrived(client, digest=DIGEST):
     metrics = {"loss": 0.1 + 0.2, "big": 1e300, "rows": 5.0}
-    return Seat(client, "arrived", "", "", digest, 4, 2.5, metrics)
+    return Assignment(client, "arrived", "", "", digest, 4, 2.5, metrics)
 
 
 def put(blobs, name, data=b"body", *, finished=True):

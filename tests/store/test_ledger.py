@@ -13,8 +13,8 @@ pytest.importorskip("sqlalchemy")
 from muster.errors import RunError
 from muster.store import SQLiteStore
 from muster.store.blobs import model_name, update_name
-from muster.store.ledger import Ledger
-from muster.store.records import Member, Seat, Transition
+from muster.store.ledger import FederationStore
+from muster.store.records import Assignment, Member, Transition
 from muster.testing import check_store
 
 
@@ -56,15 +56,15 @@ def test_the_version_grows_with_every_change(place):
     for change in (
         lambda: ledger.enrol(Member("a", "a", 1)).result(),
         lambda: ledger.open(opening()),
-        lambda: ledger.decide(1, "train", [Seat("a", "late")]).result(),
-        lambda: ledger.decide(1, "train", [Seat(c, "late") for c in CLIENTS]).result(),
+        lambda: ledger.decide(1, "train", [Assignment("a", "late")]).result(),
+        lambda: ledger.decide(1, "train", [Assignment(c, "late") for c in CLIENTS]).result(),
         lambda: ledger.want("drain"),
         lambda: ledger.commit(1, {}, {}, []),
     ):
         change()
         seen.append(ledger.version())
     assert sorted(set(seen)) == seen
-    ledger.decide(1, "train", [Seat("a", "late")]).result()
+    ledger.decide(1, "train", [Assignment("a", "late")]).result()
     ledger.note(a=1)
     assert ledger.version() == seen[-1]
 
@@ -167,7 +167,7 @@ def test_one_who_lost_the_lead_changes_nothing(shared, postgres):
     writes = (
         lambda: one.open(opening(kind="evaluate")),
         lambda: one.commit(1, {"x": 1.0}, {"round": 1}, []),
-        lambda: one.decide(1, "train", [Seat("a", "late")]).result(),
+        lambda: one.decide(1, "train", [Assignment("a", "late")]).result(),
         lambda: one.note(secret=None),
     )
     for write in writes:
@@ -175,7 +175,9 @@ def test_one_who_lost_the_lead_changes_nothing(shared, postgres):
             write()
     assert before == (other.opened(), other.version(), other.history(), other.transitions())
     assert other.meta("secret") == {"round": 1}
-    assert other.decide(1, "train", [Seat("a", "late")]).result() == {"a": Seat("a", "late")}
+    assert other.decide(1, "train", [Assignment("a", "late")]).result() == {
+        "a": Assignment("a", "late")
+    }
     other.commit(1, {}, {"round": 1}, [])
     other.close()
     assert one.lead(threading.Event())
@@ -190,8 +192,11 @@ def test_readers_and_the_simulation_read_what_it_writes(alone):
     reader = SQLiteStore(alone.folder, readonly=True)
     for round in (2, 3):
         facts, history, latest = reader.snapshot()
-        assert (facts, len(history), latest[0]) == ({"schema": 1, "plan": {"rounds": 3}}, round - 1,
-                                                    round - 1)  # fmt: skip
+        assert (facts, len(history), latest[0]) == (
+            {"schema": 1, "plan": {"rounds": 3}},
+            round - 1,
+            round - 1,
+        )
         ledger.commit(round, {"x": [1.0, round]}, {"round": round}, [])
     reader.close()
     ledger.close()
@@ -209,7 +214,7 @@ def test_importing_the_store_leaves_sqlalchemy_alone():
 
 def test_junk_of_members_is_gone_when_it_is_opened_again(tmp_path):
     """Of ever new bodies of which none ended one is left to each client, the longest."""
-    ledger = Ledger(tmp_path)
+    ledger = FederationStore(tmp_path)
     ledger.open(opening())
     lengths = {"1": 5, "2": 9, "3": 7}
     for kind in ("masked", "update"):
@@ -218,7 +223,7 @@ def test_junk_of_members_is_gone_when_it_is_opened_again(tmp_path):
                 name = update_name(opening().round, client, digit * 64, kind)
                 ledger.blobs.append(name, 0, bytes(length))
     ledger.close()
-    ledger = Ledger(tmp_path)
+    ledger = FederationStore(tmp_path)
     left = [*ledger.blobs.names("masked-"), *ledger.blobs.names("update-")]
     ledger.close()
     assert len(left) == 4 and all(name.endswith("2" * 64) for name in left)

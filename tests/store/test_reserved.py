@@ -27,8 +27,10 @@ def test_what_is_kept_is_taken_by_nobody(tmp_path):
     assert blobs.room() == 0 and disk.append("a", 3, b"d") == 4  # who commits may
     blobs.finish("a")
     assert (blobs.size("a"), bytes(blobs.whole("a")), b"".join(blobs.read("a", 1))) == (
-        4, b"abcd", b"bcd",
-    )  # fmt: skip
+        4,
+        b"abcd",
+        b"bcd",
+    )
     assert blobs.names("") == ["a"]
     blobs.erase("a")
     blobs.drop("a")
@@ -36,10 +38,13 @@ def test_what_is_kept_is_taken_by_nobody(tmp_path):
 
 
 def test_halves_of_one_client_and_round_make_way_for_the_newest(tmp_path):
-    blobs, whole, newest, other, later = Files(tmp_path), *(
-        update_name(round, client, digit * 64, "masked")
-        for round, client, digit in ((1, "a", "1"), (1, "a", "2"), (1, "b", "1"), (2, "a", "1"))
-    )  # fmt: skip
+    blobs, whole, newest, other, later = (
+        Files(tmp_path),
+        *(
+            update_name(round, client, digit * 64, "masked")
+            for round, client, digit in ((1, "a", "1"), (1, "a", "2"), (1, "b", "1"), (2, "a", "1"))
+        ),
+    )
     halves = [update_name(1, "a", digit * 64, "masked") for digit in "789"]
     for name in (whole, newest, other, later, *halves):
         blobs.append(name, 0, b"half")

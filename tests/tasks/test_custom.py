@@ -258,8 +258,13 @@ def test_a_changed_global_starts_another_model(monkeypatch):
     later = Custom(sized_start, mean_fit, mean_measure)
     assert (later.layout.size, later.init(keys.key(0))[0].tolist()) == (5, [1.0] * 5)
     assert vars(pickle.loads(pickle.dumps(later))).keys() == {
-        "start", "fit", "measure", "accept", "dtype", "metrics",
-    }  # fmt: skip
+        "start",
+        "fit",
+        "measure",
+        "accept",
+        "dtype",
+        "metrics",
+    }
 
 
 def wide_start(size):

@@ -162,9 +162,17 @@ def test_a_ragged_cohort_is_each_client_alone(task, engine):
     for i in range(5):
         rows, one = slice(starts[i], starts[i] + sizes[i]), slice(i, i + 1)
         mine = batches.cut(
-            x[rows], y[rows], np.zeros(1, int), sizes[one], numbers[one], counts[one], 5, key,
-            "float64", alone=True,
-        )  # fmt: skip
+            x[rows],
+            y[rows],
+            np.zeros(1, int),
+            sizes[one],
+            numbers[one],
+            counts[one],
+            5,
+            key,
+            "float64",
+            alone=True,
+        )
         first = start(task, 5, np.random.default_rng(8))[i]
         alone, loss = train(task, first, mine, "matrix")
         np.testing.assert_allclose(w[i], alone, rtol=1e-12, atol=1e-12)

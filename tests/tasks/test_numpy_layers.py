@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from muster.privacy.examples import clipped_rows
 from muster.tasks import numpy as tasks
 from muster.tasks import numpy_layers as layers
-from muster.tasks.numpy import MLP, Network
+from muster.tasks.numpy import MLP, DenseNetwork
 from muster.types import Batch
 
 
@@ -75,7 +75,7 @@ def test_scratch_belongs_to_a_thread():
 def test_the_cost_of_a_step_counts_each_product_once():
     assert MLP([3, 4, 2]).flops(5) == 5 * (6 * (12 + 8) - 2 * 12)
     with pytest.raises(NotImplementedError):
-        Network().flops(5)
+        DenseNetwork().flops(5)
 
 
 NETWORKS = [

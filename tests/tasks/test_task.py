@@ -8,7 +8,7 @@ from muster.errors import DataError
 from muster.tasks.task import (
     CrossEntropy,
     Logistic,
-    Loss,
+    RowLoss,
     Squares,
     check_features,
     check_labels,
@@ -99,10 +99,10 @@ def test_features_are_finite_numbers():
 
 def test_the_seam_is_abstract():
     for call in (
-        lambda: Loss().slope(0, 0),
-        lambda: Loss().total(0, 0),
-        lambda: Loss().predict(0),
-        lambda: Loss().check(0, 0),
+        lambda: RowLoss().slope(0, 0),
+        lambda: RowLoss().total(0, 0),
+        lambda: RowLoss().predict(0),
+        lambda: RowLoss().check(0, 0),
     ):
         with pytest.raises(NotImplementedError):
             call()

@@ -87,10 +87,14 @@ def by_autograd(task, w, batch):
 
 def trained(task, engine, algorithm=None, optimizer=None, seed=0, steps=None):
     plan = Plan(
-        task=task, algorithm=algorithm or FedAvg(), dtype=task.dtype, seed=seed,
-        local=Local(epochs=None if steps else 2, steps=steps, batch=4,
-                    optimizer=optimizer or SGD(0.1)),
-    )  # fmt: skip
+        task=task,
+        algorithm=algorithm or FedAvg(),
+        dtype=task.dtype,
+        seed=seed,
+        local=Local(
+            epochs=None if steps else 2, steps=steps, batch=4, optimizer=optimizer or SGD(0.1)
+        ),
+    )
     sizes = np.array([10, 4, 7])
     x, y = rows(21, dtype=task.dtype)
     group = Group((3, 5, 8), (1, 1, 1), x, y, np.array([0, 10, 14]), sizes)
@@ -141,9 +145,12 @@ def test_it_is_the_numpy_mlp():
 @pytest.mark.parametrize("make", [linear, mlp, Tied])
 @pytest.mark.parametrize(
     ("algorithm", "optimizer", "steps"),
-    [(FedAvg(), SGD(0.1), None), (FedProx(mu=0.5), Momentum(0.1, 0.9), None),
-     (FedAvg(), SGD(0.1), 5)],
-)  # fmt: skip
+    [
+        (FedAvg(), SGD(0.1), None),
+        (FedProx(mu=0.5), Momentum(0.1, 0.9), None),
+        (FedAvg(), SGD(0.1), 5),
+    ],
+)
 def test_matrix_is_loop(make, algorithm, optimizer, steps):
     task = Classifier(make, dtype="float64")
     one, many = (
@@ -296,9 +303,12 @@ print([m for m in ("torch._dynamo", "torch.optim.sgd", "sympy") if m in sys.modu
 def test_torchs_compiler_is_never_imported():
     paths = [os.path.dirname(__file__), *(p for p in sys.path if p)]
     out = subprocess.run(
-        [sys.executable, "-c", QUICK], capture_output=True, text=True, timeout=120,
+        [sys.executable, "-c", QUICK],
+        capture_output=True,
+        text=True,
+        timeout=120,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-    )  # fmt: skip
+    )
     assert out.returncode == 0, out.stderr
     assert "_dynamo" not in out.stdout
 

@@ -110,9 +110,13 @@ def test_a_loss_by_row_is_told_from_a_mean():
 
 @pytest.mark.parametrize(
     ("make_model", "weights"),
-    [(linear, 15), (picture, (3 * 2 * 9 + 2) * 26 * 26), (Odd, 15),
-     (lstm, 16 * (4 * 12 + 3 * 12 + 24))],
-)  # fmt: skip
+    [
+        (linear, 15),
+        (picture, (3 * 2 * 9 + 2) * 26 * 26),
+        (Odd, 15),
+        (lstm, 16 * (4 * 12 + 3 * 12 + 24)),
+    ],
+)
 def test_flops_count_every_place(make_model, weights):
     assert told(make_model).flops == pytest.approx(6 * weights)
 

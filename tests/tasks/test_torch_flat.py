@@ -192,8 +192,9 @@ def test_scale_weighs_the_rows():
     short = Batch(batch.x[:4], batch.y[:4])
     for got, expected in zip(
         task.gradient(w, buffers, batch._replace(scale=scale))[:2],
-        task.gradient(w, buffers, short)[:2], strict=True,
-    ):  # fmt: skip
+        task.gradient(w, buffers, short)[:2],
+        strict=True,
+    ):
         torch.testing.assert_close(got, expected)
 
 

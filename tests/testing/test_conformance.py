@@ -15,7 +15,7 @@ from muster.keys import key
 from muster.pipeline.stage import Contract, Field
 from muster.privacy import PerExample
 from muster.rounds import start
-from muster.simulation import Choice, Here, Pool, Simulation
+from muster.simulation import Choice, LocalExecutor, Pool, Simulation
 from muster.store import MemoryStore, SQLiteStore
 from muster.tasks import custom
 from muster.tasks import numpy as tasks
@@ -175,9 +175,9 @@ def sqlite_store(folder):
 
 def clients(engine, together, _):
     def make(plan, population, store, absent):
-        hands = Here(plan, engine, population)
+        executor = LocalExecutor(plan, engine, population)
         return Simulation(
-            plan, population, store, Choice(engine, together, True, ""), hands, absent
+            plan, population, store, Choice(engine, together, True, ""), executor, absent
         )
 
     testing.check_clients(make)
@@ -186,9 +186,9 @@ def clients(engine, together, _):
 def pooled_clients(_):
     def make(plan, population, store, absent):
         pickled, shared = pickle.dumps(plan, protocol=5), population.shared()
-        hands = Pool(pickled, "matrix", shared, start(plan).sent(), 2)
+        executor = Pool(pickled, "matrix", shared, start(plan).sent(), 2)
         choice = Choice("matrix", 4, False, "")
-        return Simulation(plan, population, store, choice, hands, absent)
+        return Simulation(plan, population, store, choice, executor, absent)
 
     testing.check_clients(make)
 

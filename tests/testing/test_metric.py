@@ -56,11 +56,14 @@ def residual(outputs, y):
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [
-        ("name", "is named ''"), ("order", "two halves"), ("change", "changes what it is given"),
+        ("name", "is named ''"),
+        ("order", "two halves"),
+        ("change", "changes what it is given"),
         ("wrong", "says that more is better, but right answers have 0.0 and wrong ones"),
-        ("mean", "add up, not means"), ("value", "has the value None; give a number"),
+        ("mean", "add up, not means"),
+        ("value", "has the value None; give a number"),
     ],
-)  # fmt: skip
+)
 def test_each_fault_is_found(fault, sentence):
     with pytest.raises(AssertionError, match=sentence):
         check_metric(Within(fault=fault))

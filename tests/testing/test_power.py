@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from muster import optimizers, testing
-from muster.aggregation import Rule
-from muster.algorithms.algorithm import Algorithm, Model, Update
+from muster.aggregation import RobustAggregator
+from muster.algorithms.algorithm import Algorithm, ModelState, Update
 from muster.pipeline.stage import Stage
-from muster.simulation import Choice, Here, Simulation
+from muster.simulation import Choice, LocalExecutor, Simulation
 from muster.store import MemoryStore
 from muster.tasks import numpy as tasks
 from muster.types import Failed, State
@@ -50,14 +50,14 @@ class Broken(Algorithm):
     def report(self, w, sent, memory, work):
         delta = w - sent.x
         if self.fault == "payload":
-            return Model(delta), memory
+            return ModelState(delta), memory
         if self.fault == "zeros":
             delta = delta / abs(delta).sum(-1)[..., None]
         return Update(delta), memory
 
     def step(self, state, mean, share):
         x, s = self.server.step(state.shared.x, mean.delta, state.private)
-        return State(Kept(x, x) if self.fault == "state" else Model(x), s)
+        return State(Kept(x, x) if self.fault == "state" else ModelState(x), s)
 
 
 @pytest.mark.parametrize(
@@ -190,8 +190,8 @@ FAULTS = ["order", "weight", "twice", "failed", "bits", "blank", "evaluate", "se
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_broken_runtime_is_caught(fault):
     def make(plan, population, store, absent):
-        hands = Here(plan, "loop", population)
-        odd = Odd(plan, population, store, Choice("loop", 4, True, ""), hands, absent)
+        executor = LocalExecutor(plan, "loop", population)
+        odd = Odd(plan, population, store, Choice("loop", 4, True, ""), executor, absent)
         odd.fault = fault
         return odd
 
@@ -250,7 +250,7 @@ def test_a_broken_task_is_caught(fault):
 
 
 @dataclass(frozen=True)
-class Believes(Rule):
+class Believes(RobustAggregator):
     """A mean of the rows with a fault."""
 
     fault: str = ""
@@ -285,11 +285,16 @@ def test_a_sound_rule_passes():
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [
-        ("least", "no number above 0"), ("in place", "changes the rows"), ("dtype", "expected"),
-        ("shape", "expected"), ("random", "gives other bits"), ("first", "in another order"),
-        ("sum", "like rows"), ("parts", "keep every reply"),
+        ("least", "no number above 0"),
+        ("in place", "changes the rows"),
+        ("dtype", "expected"),
+        ("shape", "expected"),
+        ("random", "gives other bits"),
+        ("first", "in another order"),
+        ("sum", "like rows"),
+        ("parts", "keep every reply"),
     ],
-)  # fmt: skip
+)
 def test_a_broken_rule_is_caught(fault, sentence, monkeypatch):
     monkeypatch.setattr("muster.testing.rule.check_value", lambda thing: None)
     assert sentence in caught(testing.check_rule, Believes(fault))

@@ -27,10 +27,14 @@ LOWER = {metric.name: metric.lower_is_better for metric in METRICS}
 def record_of(round, clients, *, accuracy=None, last=False):
     """A record as `rounds.play` and `Examiner` write it."""
     record = {
-        "round": round, "invited": clients, "accepted": clients, "abandoned": False,
+        "round": round,
+        "invited": clients,
+        "accepted": clients,
+        "abandoned": False,
         "train": {"loss": 1.0 / round, "steps": 3.0, "drift": 0.1 * round},
-        "bytes_up": 400 * len(clients), "seconds": 0.25 * round,
-    }  # fmt: skip
+        "bytes_up": 400 * len(clients),
+        "seconds": 0.25 * round,
+    }
     if accuracy is not None:
         record["model"] = "ab" * 32
         record["metrics"] = {"loss": 1 - accuracy, "accuracy": accuracy}

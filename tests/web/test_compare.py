@@ -40,8 +40,9 @@ def test_what_differs(make, plan):
     }
     pair = compare.table([same, make("b", plan=slow)])
     assert [line["differs"] for line in pair] == [
-        {"algorithm.server.rate": 1.0, "seed": None}, {"algorithm.server.rate": 0.1, "seed": 3},
-    ]  # fmt: skip
+        {"algorithm.server.rate": 1.0, "seed": None},
+        {"algorithm.server.rate": 0.1, "seed": 3},
+    ]
     three = compare.table([same, make("c", plan=slow), make("d", plan=plan | {"algorithm": PROX})])
     assert [line["differs"]["algorithm"]["class"] for line in three] == [
         "FedAvg",

@@ -14,11 +14,15 @@ def test_text_is_escaped_once_and_markup_kept():
 
 def test_every_part_escapes():
     parts = [
-        page.header("<x>", "<x>", "<x>"), page.section("<x>", "<x>", ""), page.paragraph("<x>"),
-        page.key_numbers([("<x>", "<x>")]), page.figure(Markup("<svg></svg>"), "<x>"),
-        page.table(["<x>", "<x>"], [["<x>", "<x>"]], "<x>"), page.details("<x>", Markup("")),
+        page.header("<x>", "<x>", "<x>"),
+        page.section("<x>", "<x>", ""),
+        page.paragraph("<x>"),
+        page.key_numbers([("<x>", "<x>")]),
+        page.figure(Markup("<svg></svg>"), "<x>"),
+        page.table(["<x>", "<x>"], [["<x>", "<x>"]], "<x>"),
+        page.details("<x>", Markup("")),
         page.figures(instead="<x>"),
-    ]  # fmt: skip
+    ]
     text = page.page("<x>", parts)
     assert "<x>" not in text and text.count("&lt;x&gt;") == 17
 

@@ -64,6 +64,8 @@ def test_duration_never_shows_sixty_seconds():
 def test_a_plan_with_stages_in_rows():
     value = {"pipeline": [{"class": "Clip", "bound": 1.0}], "stop": [], "layers": [3, [4]]}
     assert reading.rows(value) == [
-        ("pipeline[1]", "Clip"), ("pipeline[1].bound", "1.0"), ("stop", "none"),
+        ("pipeline[1]", "Clip"),
+        ("pipeline[1].bound", "1.0"),
+        ("stop", "none"),
         ("layers", "[3, [4]]"),
-    ]  # fmt: skip
+    ]

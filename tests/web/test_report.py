@@ -59,15 +59,26 @@ def read(run, **given):
 
 
 def test_a_full_run(make, history):
-    run = make(population={
-        "clients": ["a", "b", "c"], "rows": [10, 20, 30], "skew": 0.25,
-        "labels": [[5, 5], [20, 0], [15, 15]], "names": ["ill", "well"],
-    })  # fmt: skip
+    run = make(
+        population={
+            "clients": ["a", "b", "c"],
+            "rows": [10, 20, 30],
+            "skew": 0.25,
+            "labels": [[5, 5], [20, 0], [15, 15]],
+            "names": ["ill", "well"],
+        }
+    )
     text, _ = read(run)
     for heading in (
-        "Result", "Metric by round", "How it differs between clients", "Who holds what",
-        "Local training", "Bytes and time", "Plan and environment", "Rounds",
-    ):  # fmt: skip
+        "Result",
+        "Metric by round",
+        "How it differs between clients",
+        "Who holds what",
+        "Local training",
+        "Bytes and time",
+        "Plan and environment",
+        "Rounds",
+    ):
         assert f">{heading}</h2>" in text
     assert "3 clients, 60 rows; the smallest 10, the largest 30." in text
     assert "All 6 planned rounds were completed." in text
@@ -100,8 +111,10 @@ def test_baselines_are_found_beside_the_run(make, history):
     text, reader = read(run)
     assert "0.0500 below centralized and 0.1000 above local-only." in text
     assert [line[0] for line in reader.tables[0][1:]] == [
-        "FedAvg (this run)", "centralized", "local-only",
-    ]  # fmt: skip
+        "FedAvg (this run)",
+        "centralized",
+        "local-only",
+    ]
     assert "stroke-dasharray" in text
     alone, _ = read(run, baselines={})
     assert "centralized" not in alone
@@ -121,9 +134,18 @@ def test_names_are_text_and_nothing_else(make, history, plan, count):
     plan["task"] = {"class": f"mine:{EVIL}", "note": EVIL}
     lines = history(clients=clients)
     lines[2]["failed"] = [{"client": EVIL, "stage": "train", "error": f"ValueError: {EVIL}"}]
-    run = make(lines=None, history=lines, plan=plan, origin=EVIL, population={
-        "clients": clients, "rows": [3] * count, "labels": [[1, 2]] * count, "names": [EVIL, "<b>"],
-    })  # fmt: skip
+    run = make(
+        lines=None,
+        history=lines,
+        plan=plan,
+        origin=EVIL,
+        population={
+            "clients": clients,
+            "rows": [3] * count,
+            "labels": [[1, 2]] * count,
+            "names": [EVIL, "<b>"],
+        },
+    )
     text, reader = read(run, baselines={EVIL: run})
     assert "<script" not in text and "<b>" not in text
     assert EVIL in reader.tables[0][2][0]
@@ -176,8 +198,10 @@ def test_abandoned_rounds_and_their_reasons(make, history):
     assert "2 failed, 2 declined, 2 late" in text
     (table,) = [t for t in reader.tables if t[0] == ["round", "client", "what", "why"]]
     assert table[1:4] == [
-        ["2", "c", "failed", "train: NaN"], ["2", "b", "declined", "busy"], ["2", "a", "late", "–"],
-    ]  # fmt: skip
+        ["2", "c", "failed", "train: NaN"],
+        ["2", "b", "declined", "busy"],
+        ["2", "a", "late", "–"],
+    ]
     assert "2 (abandoned)" in [line[0] for line in reader.tables[-1]]
 
 
@@ -205,9 +229,12 @@ def test_large_numbers_and_one_round(make, history):
     lines = history(rounds=1, clients=[f"device {n}" for n in range(500)])
     lines[0] |= {"bytes_down": 5 * 10**12, "seconds": 90000.0}
     population = {
-        "clients": lines[0]["invited"], "rows": list(range(1, 501)), "count": 100_000,
-        "total": 123_456_789, "labels": None,
-    }  # fmt: skip
+        "clients": lines[0]["invited"],
+        "rows": list(range(1, 501)),
+        "count": 100_000,
+        "total": 123_456_789,
+        "labels": None,
+    }
     text, _ = read(make(history=lines, population=population))
     assert "100,000 clients, 123,456,789 rows; the smallest shown 1, the largest 500." in text
     assert "sent down 5 TB" in text and "25 h 00 min" in text

@@ -3,7 +3,7 @@
 
 from muster.aggregation.mean import Mean
 from muster.aggregation.median import Median
-from muster.aggregation.rule import Rule
+from muster.aggregation.robust import RobustAggregator
 from muster.aggregation.trimmed_mean import TrimmedMean
 
-__all__ = ["Mean", "Median", "Rule", "TrimmedMean"]
+__all__ = ["Mean", "Median", "RobustAggregator", "TrimmedMean"]

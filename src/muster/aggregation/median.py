@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from muster.aggregation.middle import middle
-from muster.aggregation.rule import Rule
+from muster.aggregation.robust import RobustAggregator
 from muster.types import Tree
 from muster.vectors import tree_map
 
@@ -15,7 +15,7 @@ __all__ = ["Median"]
 
 
 @dataclass(frozen=True)
-class Median(Rule):
+class Median(RobustAggregator):
     """med_i x_i[c] in each coordinate c; of an even number the mean of the middle two.
 
     Bears fewer than half of the replies being lies. Yin et al. 2018 (arXiv 1803.01498),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from muster.aggregation.middle import middle
-from muster.aggregation.rule import Rule
+from muster.aggregation.robust import RobustAggregator
 from muster.errors import PlanError
 from muster.types import Tree
 from muster.vectors import tree_map
@@ -16,7 +16,7 @@ __all__ = ["TrimmedMean"]
 
 
 @dataclass(frozen=True)
-class TrimmedMean(Rule):
+class TrimmedMean(RobustAggregator):
     """The mean of what is left in each coordinate without the `f` lowest and the `f` highest.
 
     Bears `f` lies among more than 2·f replies. Yin et al. 2018 (arXiv 1803.01498), definition 2,

@@ -20,12 +20,12 @@ from typing import Any, ClassVar, NamedTuple
 
 from muster.optimizers import Optimizer
 from muster.spelling import Spelled
-from muster.types import State, Tree, Vector, Work
+from muster.types import LocalWork, State, Tree, Vector
 
-__all__ = ["Algorithm", "Model", "Update"]
+__all__ = ["Algorithm", "ModelState", "Update"]
 
 
-class Model(NamedTuple):
+class ModelState(NamedTuple):
     """The shared state of most algorithms: the global vector."""
 
     x: Vector
@@ -48,7 +48,7 @@ class Algorithm(Spelled):
 
     def init(self, x: Vector) -> State:
         """The state before the first round; `state.shared.x` is the global vector."""
-        return State(Model(x), self.server.init(x))
+        return State(ModelState(x), self.server.init(x))
 
     def memory(self, x: Vector) -> Tree:
         """What a client that never took part remembers."""
@@ -58,14 +58,14 @@ class Algorithm(Spelled):
         """The gradient that local training follows."""
         return g
 
-    def report(self, w: Vector, sent: Tree, memory: Tree, work: Work) -> tuple[Tree, Tree]:
+    def report(self, w: Vector, sent: Tree, memory: Tree, work: LocalWork) -> tuple[Tree, Tree]:
         """The payload to send, and the memory that counts once the reply is accepted."""
         return Update(w - sent.x), memory
 
     def step(self, state: State, mean: Tree, share: float) -> State:
         """The next state from the mean payload; `share` is accepted over population weight."""
         x, s = self.server.step(state.shared.x, mean.delta, state.private)
-        return State(Model(x), s)
+        return State(ModelState(x), s)
 
     @property
     def bends(self) -> bool:

@@ -6,10 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from muster.algorithms.algorithm import Algorithm, Model, Update
+from muster.algorithms.algorithm import Algorithm, ModelState, Update
 from muster.errors import PlanError
 from muster.optimizers import SGD, Optimizer
-from muster.types import State, Tree, Vector, Work
+from muster.types import LocalWork, State, Tree, Vector
 from muster.vectors import zeros
 
 __all__ = ["FedDyn"]
@@ -52,7 +52,7 @@ class FedDyn(Algorithm):
 
     def init(self, x: Vector) -> State:
         """The model; h = 0 and the server optimizer's state stay on the server."""
-        return State(Model(x), Kept(zeros(x), self.server.init(x)))
+        return State(ModelState(x), Kept(zeros(x), self.server.init(x)))
 
     def memory(self, x: Vector) -> Tree:
         """The client's h_k = 0."""
@@ -62,7 +62,7 @@ class FedDyn(Algorithm):
         """The gradient bent to g − h_k + alpha (w − x)."""
         return g - memory + self.alpha * (w - sent.x)
 
-    def report(self, w: Vector, sent: Tree, memory: Tree, work: Work) -> tuple[Tree, Tree]:
+    def report(self, w: Vector, sent: Tree, memory: Tree, work: LocalWork) -> tuple[Tree, Tree]:
         """Send w − x; h_k moves against it."""
         delta = w - sent.x
         return Update(delta), memory - self.alpha * delta
@@ -72,4 +72,4 @@ class FedDyn(Algorithm):
         h = state.private.h - self.alpha * share * mean.delta
         direction = mean.delta - h / self.alpha
         x, s = self.server.step(state.shared.x, direction, state.private.optimizer)
-        return State(Model(x), Kept(h, s))
+        return State(ModelState(x), Kept(h, s))

@@ -6,10 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from muster.algorithms.algorithm import Algorithm, Model
+from muster.algorithms.algorithm import Algorithm, ModelState
 from muster.errors import PlanError
 from muster.optimizers import SGD, Optimizer
-from muster.types import Scalar, State, Tree, Vector, Work
+from muster.types import LocalWork, Scalar, State, Tree, Vector
 
 __all__ = ["FedNova"]
 
@@ -44,11 +44,11 @@ class FedNova(Algorithm):
                 f"use SGD or Momentum as the local optimizer"
             )
 
-    def report(self, w: Vector, sent: Tree, memory: Tree, work: Work) -> tuple[Tree, Tree]:
+    def report(self, w: Vector, sent: Tree, memory: Tree, work: LocalWork) -> tuple[Tree, Tree]:
         """Send the normalised update and its norm."""
         return Normalised((w - sent.x) / work.norm, work.norm), memory
 
     def step(self, state: State, mean: Tree, share: float) -> State:
         """One server step along the mean direction, scaled by the mean number of steps."""
         x, s = self.server.step(state.shared.x, mean.norm * mean.delta, state.private)
-        return State(Model(x), s)
+        return State(ModelState(x), s)

@@ -9,7 +9,7 @@ from typing import Any
 from muster.algorithms.algorithm import Algorithm, Update
 from muster.errors import PlanError
 from muster.optimizers import SGD, Optimizer
-from muster.types import Tree, Vector, Work
+from muster.types import LocalWork, Tree, Vector
 
 __all__ = ["FedSGD"]
 
@@ -36,6 +36,6 @@ class FedSGD(Algorithm):
                 f"use Local(steps=1, batch=None, optimizer=SGD(...)), or FedAvg"
             )
 
-    def report(self, w: Vector, sent: Tree, memory: Tree, work: Work) -> tuple[Tree, Tree]:
+    def report(self, w: Vector, sent: Tree, memory: Tree, work: LocalWork) -> tuple[Tree, Tree]:
         """Send minus the gradient: (w − x) / rate."""
         return Update((w - sent.x) / work.rates), memory

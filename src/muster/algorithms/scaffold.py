@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 from muster.algorithms.algorithm import Algorithm
 from muster.errors import PlanError
 from muster.optimizers import SGD, Optimizer
-from muster.types import State, Tree, Vector, Work
+from muster.types import LocalWork, State, Tree, Vector
 from muster.vectors import zeros
 
 __all__ = ["Scaffold"]
@@ -64,7 +64,7 @@ class Scaffold(Algorithm):
         """The gradient bent to g − c_k + c."""
         return g - memory + sent.c
 
-    def report(self, w: Vector, sent: Tree, memory: Tree, work: Work) -> tuple[Tree, Tree]:
+    def report(self, w: Vector, sent: Tree, memory: Tree, work: LocalWork) -> tuple[Tree, Tree]:
         """c_k' = c_k − c + (x − w)/Σ rates; send both differences."""
         control = memory - sent.c + (sent.x - w) / work.rates
         return Change(w - sent.x, control - memory), control

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from muster.cli import screen, where
+from muster.cli import locate, screen
 from muster.errors import RunError
 from muster.plan.registry import short, spelled
 from muster.runs import Run
@@ -29,8 +29,8 @@ def command(
     """Compare runs: where they differ, and what came of it."""
     if len(runs) < 2:
         raise RunError(f"compare needs two runs or more, {len(runs)} was given; see `muster ls`")
-    found = [Run(where.find(name)) for name in runs]
-    chosen = metric or where.metric(found[0])
+    found = [Run(locate.find(name)) for name in runs]
+    chosen = metric or locate.metric(found[0])
     rows = compare.table(found, chosen)
     written = compare.write(found, out, chosen) if out else None
     if as_json:
@@ -48,13 +48,18 @@ def _results(rows: list[dict[str, Any]], runs: list[Run]) -> Any:
     metric = rows[0]["metric"]
     lines = []
     for row, run in zip(rows, runs, strict=True):
-        spread = where.spread(run).get(metric, {})
-        lines.append((
-            escape(row["id"]),
-            *(screen.number(row[name]) for name in ("last", "best")), str(row["best_round"] or "–"),
-            *(screen.number(spread.get(name)) for name in ("mean", "worst")),
-            screen.size(row["bytes_up"]), screen.span(row["seconds"]), where.measured(run) or "–",
-        ))  # fmt: skip
+        spread = locate.spread(run).get(metric, {})
+        lines.append(
+            (
+                escape(row["id"]),
+                *(screen.number(row[name]) for name in ("last", "best")),
+                str(row["best_round"] or "–"),
+                *(screen.number(spread.get(name)) for name in ("mean", "worst")),
+                screen.size(row["bytes_up"]),
+                screen.span(row["seconds"]),
+                locate.measured(run) or "–",
+            )
+        )
     heads = (
         "run",
         f"last {metric}",

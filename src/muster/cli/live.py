@@ -20,15 +20,21 @@ from rich.text import Text
 
 from muster.cli import screen
 
-__all__ = ["Quiet", "Rounds", "lines_kept"]
+__all__ = ["Quiet", "LiveRounds", "lines_kept"]
 
 LINES = 40  # lines that a run prints at most, about
 PAUSE = 0.1  # seconds between two redrawings of the bar
 COLUMNS = {  # the width and the style of each
-    "round": (9, "dim"), "train loss": (12, ""), "metric": (12, "bold"), "clients' mean": (15, ""),
-    "worst": (12, ""), "ε": (12, "magenta"), "replies": (9, "dim"), "up": (10, "dim"),
+    "round": (9, "dim"),
+    "train loss": (12, ""),
+    "metric": (12, "bold"),
+    "clients' mean": (15, ""),
+    "worst": (12, ""),
+    "ε": (12, "magenta"),
+    "replies": (9, "dim"),
+    "up": (10, "dim"),
     "time": (13, "dim"),
-}  # fmt: skip
+}
 RARE = "ε"  # a column of runs with noise alone
 
 Clock = Callable[[], float]
@@ -57,16 +63,21 @@ class Quiet:
             screen.emit(event)
 
 
-class Rounds:
+class LiveRounds:
     """Watches for a person: `watch` is called with each committed record.
 
     `intro` stands above the first line; `done` rounds were committed before.
     """
 
     def __init__(
-        self, title: str, rounds: int, done: int = 0, *,
-        intro: str = "", clock: Clock = time.monotonic,
-    ) -> None:  # fmt: skip
+        self,
+        title: str,
+        rounds: int,
+        done: int = 0,
+        *,
+        intro: str = "",
+        clock: Clock = time.monotonic,
+    ) -> None:
         self._console = screen.console()
         self._rounds, self._kept = rounds, lines_kept(rounds)
         self._series: list[float] = []
@@ -77,7 +88,7 @@ class Rounds:
         if self._bar:
             self._task = self._bar.add_task(title, total=rounds, completed=done, note="starting")
 
-    def __enter__(self) -> Rounds:
+    def __enter__(self) -> LiveRounds:
         """Show the bar."""
         if self._bar:
             self._bar.start()

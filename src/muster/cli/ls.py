@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from muster.cli import screen, where
+from muster.cli import locate, screen
 from muster.cli.federation import control
 from muster.errors import RunError
 from muster.runs import Run
@@ -20,19 +20,22 @@ __all__ = ["command"]
 HEADS = ("id", "algorithm", "task", "state", "rounds", "metric", "value", "ε", "active")
 WIDE = 100  # columns of a terminal from which the task has room, too
 COLOURS = {
-    "finished": "green", "resumable": "yellow", "spent": "yellow", "training": "cyan",
+    "finished": "green",
+    "resumable": "yellow",
+    "spent": "yellow",
+    "training": "cyan",
     "unreadable": "red",
-}  # fmt: skip
+}
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(help="Where the runs are.")] = where.RUNS,
+    folder: Annotated[Path, typer.Argument(help="Where the runs are.")] = locate.RUNS,
     as_json: screen.Json = False,
 ) -> None:
     """List the runs of a folder, first the one that was active last."""
-    if not folder.is_dir() and folder != where.RUNS:
+    if not folder.is_dir() and folder != locate.RUNS:
         raise RunError(f"the folder {folder} does not exist; name one that holds runs")
-    entries = [_entry(place) for place in where.folders(folder)]
+    entries = [_entry(place) for place in locate.folders(folder)]
     if as_json:
         for entry in entries:
             screen.emit(entry)
@@ -48,27 +51,37 @@ def command(
 
 
 def _entry(place: Path) -> dict[str, Any]:
-    last = datetime.fromtimestamp(where.active(place)).astimezone()
+    last = datetime.fromtimestamp(locate.active(place)).astimezone()
     stamp = last.isoformat(timespec="seconds")
     try:
         run = Run(place)
     except RunError as error:
-        return {"id": place.name, "path": str(place), "state": "unreadable", "active": stamp,
-                "error": str(error)}  # fmt: skip
+        return {
+            "id": place.name,
+            "path": str(place),
+            "state": "unreadable",
+            "active": stamp,
+            "error": str(error),
+        }
     plan = run.facts.get("plan") or {}
-    far = where.progress(run)
-    metric = where.metric(run)
-    over_clients = where.spread(run).get(metric, {}).get("mean")
+    far = locate.progress(run)
+    metric = locate.metric(run)
+    over_clients = locate.spread(run).get(metric, {}).get("mean")
     return {
-        "id": run.id, "path": str(place),
+        "id": run.id,
+        "path": str(place),
         "algorithm": (plan.get("algorithm") or {}).get("class"),
         "task": (plan.get("task") or {}).get("class"),
-        "state": far.state, "phase": control.phase(place),
-        "rounds": far.done, "planned": far.planned,
-        "metric": metric if run.metrics else f"clients' {metric}", "measured": where.measured(run),
-        "value": run.metrics.get(metric, over_clients), "epsilon": where.epsilon(run),
+        "state": far.state,
+        "phase": control.phase(place),
+        "rounds": far.done,
+        "planned": far.planned,
+        "metric": metric if run.metrics else f"clients' {metric}",
+        "measured": locate.measured(run),
+        "value": run.metrics.get(metric, over_clients),
+        "epsilon": locate.epsilon(run),
         "active": stamp,
-    }  # fmt: skip
+    }
 
 
 def _row(entry: dict[str, Any]) -> tuple[str, ...]:

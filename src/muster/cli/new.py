@@ -25,8 +25,13 @@ TEMPLATES = {
     "torch": "a convolutional network in PyTorch; put your own module in its place",
     "csv": "your own table: one CSV file with a column that says who holds a row",
 }
-NEEDS = {"keyboard": ("torch",), "torch": ("torch", "sklearn"), "digits": ("sklearn",),
-         "hospitals": ("sklearn",), "csv": ("pandas",)}  # fmt: skip
+NEEDS = {
+    "keyboard": ("torch",),
+    "torch": ("torch", "sklearn"),
+    "digits": ("sklearn",),
+    "hospitals": ("sklearn",),
+    "csv": ("pandas",),
+}
 EXTRA = {"torch": "torch", "sklearn": "sklearn", "pandas": "sklearn"}
 SUFFIX = ".in"  # a template is no module of muster
 

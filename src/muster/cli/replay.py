@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from muster.cli import screen, where
+from muster.cli import locate, screen
 from muster.cli.run import PlanPath, Seed, Settings
 from muster.plan import Plan
 from muster.runs import Run, planfile
@@ -30,7 +30,7 @@ def command(
 
     Exits with 1 when a bit differs.
     """
-    folder = where.find(run)
+    folder = locate.find(run)
     file = planfile.load(plan)
     altered = planfile.altered(file.plan, settings, None, seed)
     found = replay(folder, altered, file.enrolled().population)

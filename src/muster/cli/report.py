@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from muster.cli import screen, where
+from muster.cli import locate, screen
 from muster.runs import Run
 from muster.web import report
 
@@ -16,12 +16,12 @@ __all__ = ["command"]
 
 
 def command(
-    run: where.RunName = where.LATEST,
+    run: locate.RunName = locate.LATEST,
     out: Annotated[Path | None, typer.Option(help="The file. [the run's report.html]")] = None,
     as_json: screen.Json = False,
 ) -> None:
     """Write a run as one HTML file that needs nothing else."""
-    found = Run(where.find(run))
+    found = Run(locate.find(run))
     written = report.write(found, out or found.path / "report.html")
     if as_json:
         screen.emit({"id": found.id, "report": str(written)})

@@ -14,9 +14,9 @@ import typer
 from rich.text import Text
 from typer.core import TyperCommand
 
-from muster.cli import screen, where
-from muster.cli.federation.staged import Staged, staged
-from muster.cli.live import Quiet, Rounds
+from muster.cli import locate, screen
+from muster.cli.federation.local_federation import Staged, staged
+from muster.cli.live import LiveRounds, Quiet
 from muster.errors import RunError
 from muster.local import Local
 from muster.optimizers import SGD
@@ -78,7 +78,7 @@ class Parser(TyperCommand):
         for place in [i for i, word in enumerate(given) if word == "--resume"][::-1]:
             after = given[place + 1 : place + 2]
             if not after or after[0].startswith("-") or after[0].endswith(".py"):
-                given.insert(place + 1, where.LATEST)
+                given.insert(place + 1, locate.LATEST)
         ctx.meta[WORDS] = tuple(given)
         try:
             return super().parse_args(ctx, given)
@@ -108,13 +108,25 @@ def _field(option: str) -> str:
 
 
 def command(
-    ctx: typer.Context, plan: PlanPath, path: Folder = None, resume: Resume = None,
-    settings: Settings = None, rounds: Total = None, seed: Seed = None, workers: Workers = None,
-    engine: Engine = "auto", explained: Explain = False, compared: Baselines = False,
-    keep_going: Lenient = False, processes: Processes = None, ledger: Charged = None,
-    study: Study = None, override: Override = False, as_json: screen.Json = False,
+    ctx: typer.Context,
+    plan: PlanPath,
+    path: Folder = None,
+    resume: Resume = None,
+    settings: Settings = None,
+    rounds: Total = None,
+    seed: Seed = None,
+    workers: Workers = None,
+    engine: Engine = "auto",
+    explained: Explain = False,
+    compared: Baselines = False,
+    keep_going: Lenient = False,
+    processes: Processes = None,
+    ledger: Charged = None,
+    study: Study = None,
+    override: Override = False,
+    as_json: screen.Json = False,
     quiet: Silent = False,
-) -> None:  # fmt: skip
+) -> None:
     """Train a plan on this machine.
 
     muster run plan.py --set algorithm.mu=0.5 --set "sampling=Uniform(count=20)" --rounds 100
@@ -132,9 +144,15 @@ def command(
         engine=engine, workers=workers, lenient=keep_going, ledger=ledger, override=override
     )
     order = Order(
-        changed, file.enrolled(), folder, resume is not None, options, as_json, quiet,
+        changed,
+        file.enrolled(),
+        folder,
+        resume is not None,
+        options,
+        as_json,
+        quiet,
         staged(file, processes, options, (tuple(settings or ()), rounds, seed), study),
-    )  # fmt: skip
+    )
     try:
         run = order.train()
         rows = order.compare(run) if compared else None
@@ -146,10 +164,10 @@ def command(
 
 def _folder(plan: Plan, path: Path | None, resume: str | None) -> Path:
     if resume is None:
-        return path or fresh_folder(where.RUNS, plan)
-    if resume != where.LATEST:
-        return where.find(resume)
-    return path or where.latest_of(plan)
+        return path or fresh_folder(locate.RUNS, plan)
+    if resume != locate.LATEST:
+        return locate.find(resume)
+    return path or locate.latest_of(plan)
 
 
 def _as_long(plan: Plan, folder: Path) -> Plan:
@@ -180,9 +198,12 @@ class Order:
                 people = self.enrolled.population
                 return self.staged.train(self.plan, people, self.folder, self.resume, watcher)
             return simulate(
-                self.plan, *self.enrolled, path=self.folder, resume=self.resume,
+                self.plan,
+                *self.enrolled,
+                path=self.folder,
+                resume=self.resume,
                 options=replace(self.options, watch=watcher.watch),
-            )  # fmt: skip
+            )
 
     def compare(self, run: Run) -> dict[str, Run]:
         """The same plan on pooled rows, and by each client alone."""
@@ -212,7 +233,7 @@ class Order:
     def interrupted(self, words: Sequence[str]) -> None:
         """Say what is safe, and the command that goes on from there."""
         done = self._done(always=True)
-        named = self.folder.name if self.folder.parent == where.RUNS else str(self.folder)
+        named = self.folder.name if self.folder.parent == locate.RUNS else str(self.folder)
         resume = ["--resume", named] if done else []
         again = shlex.join(["muster", "run", *_without(words, "--resume", "--path"), *resume])
         if self.as_json:
@@ -225,10 +246,10 @@ class Order:
         screen.say(f"[bold yellow]stopped:[/] {kept}; go on with")
         screen.say(Text(f"  {again}"))
 
-    def _watcher(self, title: str, done: int) -> Quiet | Rounds:
+    def _watcher(self, title: str, done: int) -> Quiet | LiveRounds:
         if self.as_json or self.quiet:
             return Quiet(lines=self.as_json)
-        return Rounds(title, self.plan.rounds, done, intro=self._intro())
+        return LiveRounds(title, self.plan.rounds, done, intro=self._intro())
 
     def _done(self, *, always: bool = False) -> int:
         """The rounds committed so far."""
@@ -262,24 +283,30 @@ def summary(run: Run, compared: dict[str, Run] | None = None) -> dict[str, Any]:
     """A run in a few fields."""
     last = run.history[-1] if run.history else {}
     found: dict[str, Any] = {
-        "id": run.id, "path": str(run.path), "rounds": len(run.history), "metrics": run.metrics,
-        "clients": {k: v for k, v in where.spread(run).items() if k != "each"},
+        "id": run.id,
+        "path": str(run.path),
+        "rounds": len(run.history),
+        "metrics": run.metrics,
+        "clients": {k: v for k, v in locate.spread(run).items() if k != "each"},
         "bytes_up": sum(r.get("bytes_up", 0) for r in run.history),
         "bytes_down": sum(r.get("bytes_down", 0) for r in run.history),
         "seconds": sum(r.get("seconds", 0.0) for r in run.history),
-        "model": last.get("model"), "epsilon": where.epsilon(run),
-        "stopped": run.facts.get("stopped"), "measured": run.measured, "warning": run.warning,
-    }  # fmt: skip
+        "model": last.get("model"),
+        "epsilon": locate.epsilon(run),
+        "stopped": run.facts.get("stopped"),
+        "measured": run.measured,
+        "warning": run.warning,
+    }
     if compared:
         found["baselines"] = {k: summary(r) for k, r in compared.items() if r is not run}
     return found
 
 
 def _comparison(runs: dict[str, Run]) -> Any:
-    metric = where.metric(next(iter(runs.values())))
+    metric = locate.metric(next(iter(runs.values())))
     rows = []
     for name, run in runs.items():
-        spread = where.spread(run).get(metric, {})
+        spread = locate.spread(run).get(metric, {})
         values = (run.metrics.get(metric), spread.get("mean"), spread.get("worst"))
         label = "local-only" if name == "local" else name
         rows.append((label, *(screen.number(v) for v in values)))
@@ -289,17 +316,17 @@ def _comparison(runs: dict[str, Run]) -> Any:
 
 def _verdict(run: Run, plan: Plan) -> Text:
     facts = summary(run)
-    metric = where.metric(run)
+    metric = locate.metric(run)
     early = f" of {plan.rounds}" if len(run.history) < plan.rounds else ""
     plural = "" if len(run.history) == 1 and not early else "s"
     parts = [f"{len(run.history)}{early} round{plural} in {screen.span(facts['seconds'])}"]
     if metric in run.metrics:
         parts.append(f"{metric} {screen.number(run.metrics[metric])} on {run.measured}")
-    spread = where.spread(run).get(metric)
+    spread = locate.spread(run).get(metric)
     if spread:
         mean, worst = screen.number(spread["mean"]), screen.number(spread.get("worst"))
         named = "" if metric in run.metrics else f" {metric}"
-        parts.append(f"clients' mean{named} {mean}, worst {worst}, on {where.rows(run)}")
+        parts.append(f"clients' mean{named} {mean}, worst {worst}, on {locate.rows(run)}")
     parts.append(f"{screen.size(facts['bytes_up'])} up")
     lost = sum(bool(record.get("abandoned")) for record in run.history)
     if lost:

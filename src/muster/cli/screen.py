@@ -102,9 +102,11 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str | Text]], left: int 
     for place, head in enumerate(heads):
         words = place < left
         made.add_column(
-            head, justify="left" if words else "right", no_wrap=not words or not place,
+            head,
+            justify="left" if words else "right",
+            no_wrap=not words or not place,
             overflow="fold",
-        )  # fmt: skip
+        )
     for row in rows:
         made.add_row(*row)
     return made

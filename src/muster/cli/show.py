@@ -10,7 +10,7 @@ from typing import Any
 from rich.markup import escape
 from rich.text import Text
 
-from muster.cli import screen, where
+from muster.cli import locate, screen
 from muster.cli.federation import control
 from muster.plan.registry import spelled
 from muster.runs import Run
@@ -19,16 +19,22 @@ from muster.web.reading import best
 __all__ = ["command"]
 
 
-def command(run: where.RunName = where.LATEST, as_json: screen.Json = False) -> None:
+def command(run: locate.RunName = locate.LATEST, as_json: screen.Json = False) -> None:
     """Show a run: its plan, how it was trained, and what came of it."""
-    found = Run(where.find(run))
-    far, phase = where.progress(found), control.phase(found.path)
+    found = Run(locate.find(run))
+    far, phase = locate.progress(found), control.phase(found.path)
     if as_json:
         screen.emit(
-            {"id": found.id, "path": str(found.path), "state": far.state, "planned": far.planned,
-             "phase": phase}
-            | found.facts | {"rounds": len(found.history), "history": found.history}
-        )  # fmt: skip
+            {
+                "id": found.id,
+                "path": str(found.path),
+                "state": far.state,
+                "planned": far.planned,
+                "phase": phase,
+            }
+            | found.facts
+            | {"rounds": len(found.history), "history": found.history}
+        )
         return
     screen.say(
         f"[bold]{escape(found.id)}[/]  {far.done}/{far.planned} rounds, {phase or far.state}"
@@ -43,7 +49,7 @@ def command(run: where.RunName = where.LATEST, as_json: screen.Json = False) -> 
         screen.say(screen.table(("", ""), lines, left=2))
     tables = (
         (f"history, on {found.measured or 'test rows'}", _history(found)),
-        (f"clients, on {where.rows(found)}", _clients(found)),
+        (f"clients, on {locate.rows(found)}", _clients(found)),
     )
     for title, shown in tables:
         if shown is not None:
@@ -122,7 +128,7 @@ def _history(run: Run) -> Any:
 
 
 def _clients(run: Run) -> Any:
-    spread = where.spread(run)
+    spread = locate.spread(run)
     if not spread:
         return None
     names = ("mean", "weighted", "p10", "p50", "p90", "worst")

@@ -72,9 +72,14 @@ def _map(figure: Any, facts: Statistics) -> None:
     above.spines[["top", "right"]].set_visible(False)
     share = (labels / labels.sum(axis=1, keepdims=True)).T
     shown = below.imshow(
-        share, aspect="auto", cmap="Blues", vmin=0, vmax=share.max(), origin="lower",
+        share,
+        aspect="auto",
+        cmap="Blues",
+        vmin=0,
+        vmax=share.max(),
+        origin="lower",
         interpolation="nearest",
-    )  # fmt: skip
+    )
     below.set_ylabel("label")
     below.set_xlabel("client" if k <= _NAMED else "clients, in order of their commonest label")
     _ticks(below, facts)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from muster import keys
 from muster.data.rows import (
     ClientId,
-    Form,
     Pair,
+    RowFormat,
     Rows,
     checked,
     fraction,
@@ -65,9 +65,9 @@ class Population:
         given = dict(zip(identities(rows), rows.values(), strict=True))
         clients = tuple(sorted(given))
         first = checked(clients[0], given[clients[0]])
-        form = Form.of(first)
+        form = RowFormat.of(first)
         train = [first, *(checked(client, given[client], form) for client in clients[1:])]
-        whole = joined(train, Form.common(train))
+        whole = joined(train, RowFormat.common(train))
         return cls(clients, Stored(whole, _test_rows(clients, test, form)))
 
     @classmethod
@@ -276,7 +276,7 @@ def held_out(
 
 
 def _test_rows(
-    clients: tuple[ClientId, ...], test: Mapping[Any, Any] | None, form: Form
+    clients: tuple[ClientId, ...], test: Mapping[Any, Any] | None, form: RowFormat
 ) -> Rows | None:
     if test is None or not len(test):
         return None
@@ -288,4 +288,4 @@ def _test_rows(
             "give it training rows or leave it out"
         )
     pairs = [checked(c, given[c], form) if c in given else None for c in clients]
-    return joined(pairs, Form.common(pair for pair in pairs if pair is not None))
+    return joined(pairs, RowFormat.common(pair for pair in pairs if pair is not None))

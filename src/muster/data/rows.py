@@ -20,7 +20,7 @@ from muster.keys import key
 
 __all__ = [
     "ClientId",
-    "Form",
+    "RowFormat",
     "Pair",
     "Rows",
     "aligned",
@@ -47,7 +47,7 @@ class Rows(NamedTuple):
     sizes: NDArray[np.int64]
 
 
-class Form(NamedTuple):
+class RowFormat(NamedTuple):
     """How rows are stored: dtype and trailing shape of `x` and of `y`."""
 
     x: np.dtype[Any]
@@ -56,16 +56,16 @@ class Form(NamedTuple):
     y_shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, pair: Pair) -> Form:
+    def of(cls, pair: Pair) -> RowFormat:
         """The form of one client's rows."""
         x, y = pair
         return cls(x.dtype, x.shape[1:], y.dtype, y.shape[1:])
 
     @classmethod
-    def common(cls, pairs: Iterable[Pair]) -> Form:
+    def common(cls, pairs: Iterable[Pair]) -> RowFormat:
         """The form that holds all of these rows, of one trailing shape, without loss.
 
-        >>> Form.common((np.ones((1, 2), t), np.zeros(1, t)) for t in ("int32", "int64")).x.name
+        >>> RowFormat.common((np.ones((1, 2), t), np.zeros(1, t)) for t in ("int32", "int64")).x.name
         'int64'
         """
         forms = {cls.of(pair) for pair in pairs}
@@ -75,7 +75,7 @@ class Form(NamedTuple):
             y=np.result_type(*(form.y for form in forms)),
         )
 
-    def fits(self, other: Form) -> bool:
+    def fits(self, other: RowFormat) -> bool:
         """Whether the trailing shapes are the same."""
         return (self.x_shape, self.y_shape) == (other.x_shape, other.y_shape)
 
@@ -112,7 +112,7 @@ def identities(clients: Iterable[object]) -> tuple[ClientId, ...]:
     return ids
 
 
-def checked(client: ClientId, pair: object, form: Form | None = None) -> Pair:
+def checked(client: ClientId, pair: object, form: RowFormat | None = None) -> Pair:
     """One client's `(x, y)` as arrays, or a `DataError` that names the client.
 
     `form` is what the other clients' rows look like, once known.
@@ -122,9 +122,9 @@ def checked(client: ClientId, pair: object, form: Form | None = None) -> Pair:
     ((2, 1), (2,))
     """
     x, y = as_pair(f"client {client!r}", pair)
-    if form is not None and not form.fits(Form.of((x, y))):
+    if form is not None and not form.fits(RowFormat.of((x, y))):
         raise DataError(
-            f"client {client!r} has {Form.of((x, y))}, the clients before it have {form}; "
+            f"client {client!r} has {RowFormat.of((x, y))}, the clients before it have {form}; "
             "give every client the same trailing shape"
         )
     return x, y
@@ -142,11 +142,11 @@ def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-def joined(pairs: Sequence[Pair | None], form: Form) -> Rows:
+def joined(pairs: Sequence[Pair | None], form: RowFormat) -> Rows:
     """Rows of many clients, one after the other, in fresh aligned arrays (None: no rows).
 
     >>> pair = (np.ones((2, 3)), np.zeros(2))
-    >>> joined([pair, None, pair], Form.of(pair)).starts.tolist()
+    >>> joined([pair, None, pair], RowFormat.of(pair)).starts.tolist()
     [0, 2, 2]
     """
     sizes = np.array([0 if pair is None else len(pair[0]) for pair in pairs], np.int64)

@@ -18,11 +18,11 @@ from muster.data.rows import ClientId, Rows
 from muster.data.source import Lazy, Source, Stored
 from muster.errors import DataError
 
-__all__ = ["Handle", "Place", "attached", "described", "share"]
+__all__ = ["Handle", "SharedArraySpec", "attached", "described", "share"]
 
 
 @dataclass(frozen=True)
-class Place:
+class SharedArraySpec:
     """Where one array lies in the shared file: `offset` is a multiple of 64 bytes."""
 
     offset: int
@@ -51,7 +51,7 @@ class Handle:
     clients: tuple[ClientId, ...]
     fd: int | None = None
     length: int = 0
-    places: tuple[Place, ...] = ()
+    places: tuple[SharedArraySpec, ...] = ()
     offsets: tuple[NDArray[np.int64], ...] = ()
     lazy: bytes | None = None
 
@@ -73,17 +73,17 @@ class Segment:
         weakref.finalize(self, os.close, self.fd)
         os.ftruncate(self.fd, length)
         self.length = length
-        self.places: tuple[Place, ...] = ()
+        self.places: tuple[SharedArraySpec, ...] = ()
         self.memory = mmap.mmap(self.fd, length)
 
 
 def share(source: Stored) -> Stored:
     """The same rows, copied once into shared memory."""
     arrays = [*source.train[:2], *(source.test[:2] if source.test is not None else ())]
-    places: list[Place] = []
+    places: list[SharedArraySpec] = []
     length = 0
     for array in arrays:
-        places.append(Place(-(-length // 64) * 64, array.dtype.str, array.shape))
+        places.append(SharedArraySpec(-(-length // 64) * 64, array.dtype.str, array.shape))
         length = places[-1].end()
     segment = Segment(max(length, 1))
     segment.places = tuple(places)

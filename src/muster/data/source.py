@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from muster.data.rows import ClientId, Form, Pair, Rows, checked, joined
+from muster.data.rows import ClientId, Pair, RowFormat, Rows, checked, joined
 from muster.errors import DataError
 
 __all__ = ["Lazy", "Load", "Loads", "Sizes", "Source", "Stored"]
@@ -86,7 +86,7 @@ class Lazy:
     ) -> None:
         self.clients, self.load, self.test = clients, load, test
         self._sizes = _sizes(clients, sizes)
-        self._form: Form | None = None
+        self._form: RowFormat | None = None
         self._kept: OrderedDict[tuple[str, int], Pair | None] = OrderedDict()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -122,7 +122,7 @@ class Lazy:
     def gather(self, positions: NDArray[np.int64]) -> Rows:
         """The rows of some clients, one after the other, in fresh arrays."""
         pairs = [self.pair(int(position)) for position in positions]
-        return joined(pairs, Form.common(pairs) if pairs else self._any_form())
+        return joined(pairs, RowFormat.common(pairs) if pairs else self._any_form())
 
     def pooled(self) -> Pair:
         """All training rows in client order, in fresh arrays."""
@@ -132,7 +132,7 @@ class Lazy:
         """All test rows in client order, in fresh arrays, or None."""
         pairs = [self.test_pair(i) for i in range(len(self.clients)) if self.test is not None]
         given = [pair for pair in pairs if pair is not None]
-        return joined(given, Form.common(given))[:2] if given else None
+        return joined(given, RowFormat.common(given))[:2] if given else None
 
     def only(self, positions: NDArray[np.int64]) -> Lazy:
         """Some of the clients."""
@@ -140,8 +140,8 @@ class Lazy:
         sizes = None if self._sizes is None else self._sizes[positions]
         return Lazy(clients, self.load, sizes, self.test)
 
-    def _any_form(self) -> Form:
-        return self._form or Form.of(self.pair(0))
+    def _any_form(self) -> RowFormat:
+        return self._form or RowFormat.of(self.pair(0))
 
     def _recall(self, place: tuple[str, int]) -> Pair | None:
         if place in self._kept:
@@ -172,7 +172,7 @@ class Lazy:
         if pair is None and load is self.test:
             return None
         pair = checked(client, pair, self._form)
-        self._form = self._form or Form.of(pair)
+        self._form = self._form or RowFormat.of(pair)
         return pair
 
     def _same_size(self, position: int, size: int) -> None:
@@ -197,7 +197,7 @@ def _pool(rows: Rows) -> Pair:
     if ends[-1] == len(rows.x) and (rows.starts == ends - rows.sizes).all():
         return rows.x, rows.y
     parts = [_slice(rows, i) for i in range(len(rows.sizes)) if rows.sizes[i]]
-    return joined(parts, Form.of(parts[0]))[:2]
+    return joined(parts, RowFormat.of(parts[0]))[:2]
 
 
 def _sizes(clients: tuple[ClientId, ...], sizes: Sizes) -> NDArray[np.int64] | None:

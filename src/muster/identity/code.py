@@ -21,7 +21,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from muster.errors import PlanError
-from muster.identity.syntax import Imported, Piece, Unit, parsed, piece
+from muster.identity.syntax import Imported, SourceStatement, Unit, parsed, piece
 
 __all__ = ["Code", "functions_of", "named", "own"]
 
@@ -160,9 +160,10 @@ class Code:
                 self._follow(module, one)
                 return digest([one.text])
         held = {
-            name: part for name, part in sorted(vars(kind).items())
+            name: part
+            for name, part in sorted(vars(kind).items())
             if not name.startswith("__") and not isinstance(part, FunctionType)
-        }  # fmt: skip
+        }
         read = json.dumps(self._contents(held, kind.__qualname__), sort_keys=True)
         bases = [f"{base.__module__}:{base.__qualname__}" for base in kind.__bases__]
         return digest(["class", *bases, read, *map(self.function, functions)])
@@ -194,23 +195,27 @@ class Code:
         imported = {name for one in unit.pieces if one.kind == "import" for name in one.binds}
         touched = self._names[module] | imported
         bare = [
-            one for one in unit.pieces
+            one
+            for one in unit.pieces
             if one.names & touched and one.kind != "import" and one.binds <= imported
-        ]  # fmt: skip
+        ]
         if bare:
             self.found[f"{module}:"] = digest(one.text for one in bare)
         for one in bare:
             self._follow(module, one)
 
-    def _follow(self, module: str, one: Piece) -> None:
+    def _follow(self, module: str, one: SourceStatement) -> None:
         """Need whatever a statement looks up."""
         inner = {imported.local: imported for imported in one.imports}
         self._look(module, one.names | set(inner), one.chains, inner)
 
     def _look(
-        self, module: str, names: Iterable[str], chains: Iterable[str] = (),
+        self,
+        module: str,
+        names: Iterable[str],
+        chains: Iterable[str] = (),
         inner: dict[str, Imported] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         unit = _unit_of(module)
         known = dict(inner or {})
         for name in sorted(names):
@@ -359,9 +364,10 @@ def _refuse_edited(file: str, held: ModuleType, text: str) -> None:
     if not isinstance(getattr(held, "__loader__", None), SourceFileLoader):
         return  # it may compile something else than what the file says
     ours = [
-        part.__code__ for part in vars(held).values()
+        part.__code__
+        for part in vars(held).values()
         if isinstance(part, FunctionType) and part.__code__.co_filename == file
-    ]  # fmt: skip
+    ]
     try:
         said = set(_codes(compile(text, file, "exec", dont_inherit=True)))
     except SyntaxError:
@@ -390,8 +396,11 @@ def _loaded(code: CodeType) -> Iterator[str]:
 def _compiled(code: CodeType) -> tuple[Any, ...]:
     """What a function does where its source is not to be had: as this release of Python has it."""
     consts = [
-        _compiled(part) if isinstance(part, CodeType)
-        else sorted(map(repr, part)) if isinstance(part, frozenset) else repr(part)
+        _compiled(part)
+        if isinstance(part, CodeType)
+        else sorted(map(repr, part))
+        if isinstance(part, frozenset)
+        else repr(part)
         for part in code.co_consts
-    ]  # fmt: skip
+    ]
     return (code.co_code.hex(), consts, code.co_names, code.co_varnames, code.co_freevars)

@@ -79,9 +79,10 @@ class Contents:
             return self._partial(thing, place)
         if isinstance(thing, MethodType):
             return {
-                "class": "method", "function": self.read(thing.__func__, place),
+                "class": "method",
+                "function": self.read(thing.__func__, place),
                 "self": self.read(thing.__self__, place),
-            }  # fmt: skip
+            }
         array = _array(thing)
         if array is not None:
             return self._array(array, place)
@@ -104,9 +105,10 @@ class Contents:
     def _partial(self, thing: Any, place: str) -> dict[str, Any]:
         keywords = self._pairs(thing.keywords.items(), place)
         found = {
-            "class": "partial", "function": self.read(thing.func, place),
+            "class": "partial",
+            "function": self.read(thing.func, place),
             "arguments": self.read(thing.args, place),
-        }  # fmt: skip
+        }
         if found.keys() & keywords.keys():
             return found | {"keywords": keywords}
         return found | keywords
@@ -235,9 +237,11 @@ def _derived(value: Any) -> bool:
 
 def _plain(receiver: Any) -> bool:
     """Whether what a compiled function is bound to is no object of its own."""
-    return receiver is None or isinstance(receiver, ModuleType | type) or (
-        type(receiver).__name__ == "PyCapsule"
-    )  # fmt: skip
+    return (
+        receiver is None
+        or isinstance(receiver, ModuleType | type)
+        or (type(receiver).__name__ == "PyCapsule")
+    )
 
 
 def _cells(functions: Iterable[FunctionType]) -> dict[str, Any]:

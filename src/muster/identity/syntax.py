@@ -17,7 +17,7 @@ from functools import lru_cache
 from types import CodeType
 from typing import Literal, NamedTuple
 
-__all__ = ["Imported", "Piece", "Unit", "canonical", "parsed", "piece"]
+__all__ = ["Imported", "SourceStatement", "Unit", "canonical", "parsed", "piece"]
 
 SILENT = {"ctx", "kind", "type_comment", "type_ignores"}  # fields that change nothing
 Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
@@ -38,7 +38,7 @@ Kind = Literal["import", "definition", "block", "filled", "other"]
 
 
 @dataclass(frozen=True)
-class Piece:
+class SourceStatement:
     """A statement: the names it binds, what it says, and what it looks up outside itself.
 
     `names` are looked up among the module's; `chains` are those and others with the attributes
@@ -58,10 +58,10 @@ class Unit:
     """A parsed source: its tree, its top-level statements, and the globals that functions set."""
 
     tree: ast.Module
-    pieces: tuple[Piece, ...]
+    pieces: tuple[SourceStatement, ...]
     moving: frozenset[str]
 
-    def binding(self, name: str) -> tuple[Piece, ...]:
+    def binding(self, name: str) -> tuple[SourceStatement, ...]:
         """The statements that bind a name or change what it is bound to."""
         return tuple(piece for piece in self.pieces if name in piece.binds)
 
@@ -136,15 +136,15 @@ def parsed(text: str) -> Unit:
     return Unit(tree, tuple(pieces), frozenset(name for names in moving for name in names))
 
 
-def piece(node: ast.AST, without: Iterable[str] = ()) -> Piece:
+def piece(node: ast.AST, without: Iterable[str] = ()) -> SourceStatement:
     """One definition by itself; names of `without` come from around it, and are no globals."""
     imports = tuple(_imports(node))
     known = {imported.local for imported in imports}
     names = frozenset(_names(node)) - frozenset(without) - known
     chains = frozenset(_chains(node))
-    return Piece(
+    return SourceStatement(
         frozenset(_bound(node)), canonical(node), names, chains, imports, _kind(node)
-    )  # fmt: skip
+    )
 
 
 def _kind(node: ast.AST) -> Kind:
@@ -163,7 +163,7 @@ def _kind(node: ast.AST) -> Kind:
     return "other"
 
 
-def _pieces(node: ast.stmt) -> Iterator[Piece]:
+def _pieces(node: ast.stmt) -> Iterator[SourceStatement]:
     if _guarded(node):
         return
     if not isinstance(node, ast.Import | ast.ImportFrom):

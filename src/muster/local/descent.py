@@ -12,7 +12,7 @@ from muster.algorithms.algorithm import Algorithm
 from muster.layout import Sharing
 from muster.optimizers import Optimizer
 from muster.privacy.per_example import PerExample
-from muster.types import Batch, ByRow, Fusing, Task, Tree
+from muster.types import Batch, Fusing, GradientsByRow, Task, Tree
 from muster.vectors import zeros
 
 __all__ = ["Carry", "Descent", "Given", "Walk"]
@@ -78,7 +78,7 @@ class Descent:
         What bends it afterwards reads the shared state and the memory, which are made of private
         gradients alone, so nothing more is revealed.
         """
-        task = cast("ByRow", self.task)
+        task = cast("GradientsByRow", self.task)
         total, loss = task.clipped(w, buffers, batch, rule.clip)
         noise, expected = task.arrays(rule.noise(batch.private, task.layout))
         g = (total + noise) / expected

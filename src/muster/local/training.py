@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from muster import keys
 from muster.batches import cut, drawn, step_counts
 from muster.errors import ClientError
-from muster.keys import Source
+from muster.keys import RandomSource
 from muster.local.descent import Carry, Given, Walk
-from muster.types import ClientId, Sent, Tree, Work
+from muster.types import ClientId, LocalWork, Sent, Tree
 from muster.vectors import aligned, tree_map, zeros
 
 __all__ = ["Group", "Memory", "Outcome", "train"]
@@ -54,18 +54,28 @@ class Group:
             memory = self.memories and self.memories[i : i + 1]
             rows = slice(int(self.starts[i]), int(self.starts[i] + self.sizes[i]))
             yield Group(
-                (client,), self.times[i : i + 1], self.x[rows], self.y[rows],
-                np.zeros(1, np.int64), self.sizes[i : i + 1], memory,
-            )  # fmt: skip
+                (client,),
+                self.times[i : i + 1],
+                self.x[rows],
+                self.y[rows],
+                np.zeros(1, np.int64),
+                self.sizes[i : i + 1],
+                memory,
+            )
 
     def without(self, client: ClientId) -> Group:
         """The group without one client."""
         keep = [i for i, other in enumerate(self.clients) if other != client]
         memories = self.memories and tuple(self.memories[i] for i in keep)
         return Group(
-            tuple(self.clients[i] for i in keep), tuple(self.times[i] for i in keep),
-            self.x, self.y, self.starts[keep], self.sizes[keep], memories,
-        )  # fmt: skip
+            tuple(self.clients[i] for i in keep),
+            tuple(self.times[i] for i in keep),
+            self.x,
+            self.y,
+            self.starts[keep],
+            self.sizes[keep],
+            memories,
+        )
 
 
 class Outcome(NamedTuple):
@@ -86,9 +96,14 @@ class Outcome(NamedTuple):
 
 
 def train(
-    plan: Any, engine: str, round: int, sent: Sent, group: Group,
-    walk: Walk | None = None, source: Source | None = None,
-) -> Outcome:  # fmt: skip
+    plan: Any,
+    engine: str,
+    round: int,
+    sent: Sent,
+    group: Group,
+    walk: Walk | None = None,
+    source: RandomSource | None = None,
+) -> Outcome:
     """Everything a group of clients does in one round, as one matrix or (a group of one) alone.
 
     `walk` takes the local steps in place of `task.run`. `source` is where batches and noise of
@@ -118,10 +133,17 @@ def _stack(plan: Any, sent: Sent, group: Group) -> Memory:
 
 
 def _descend(
-    plan: Any, engine: str, round: int, sent: Sent, group: Group,
-    counts: NDArray[np.int64], memories: Memory, rank: NDArray[np.int64] | None, walk: Walk | None,
-    source: Source,
-) -> tuple[Any, Any, Any]:  # fmt: skip
+    plan: Any,
+    engine: str,
+    round: int,
+    sent: Sent,
+    group: Group,
+    counts: NDArray[np.int64],
+    memories: Memory,
+    rank: NDArray[np.int64] | None,
+    walk: Walk | None,
+    source: RandomSource,
+) -> tuple[Any, Any, Any]:
     task, k = plan.task, len(group.clients)
     starts, sizes, numbers = group.starts, group.sizes, keys.numbers(group.clients)
     if rank is not None:
@@ -130,9 +152,18 @@ def _descend(
     alone = k == 1 and engine != "matrix"
     key = keys.key(plan.seed).at("train", round)
     batches = cut(
-        group.x, group.y, starts, sizes, numbers, counts, plan.local.batch, key,
-        task.layout.dtype, alone, task.draws,
-    )  # fmt: skip
+        group.x,
+        group.y,
+        starts,
+        sizes,
+        numbers,
+        counts,
+        plan.local.batch,
+        key,
+        task.layout.dtype,
+        alone,
+        task.draws,
+    )
     if plan.local.examples is not None:
         order = range(k) if rank is None else rank.tolist()
         sources = [source.at(group.clients[i]) for i in order]
@@ -176,13 +207,21 @@ def _start_buffers(plan: Any, sent: Sent, memories: Memory, k: int) -> Any:
 
 
 def _reply(
-    plan: Any, round: int, sent: Sent, group: Group, counts: NDArray[np.int64],
-    memories: Memory, w: Any, buffers: Any, loss: Any, draws: keys.Keys,
-) -> Outcome:  # fmt: skip
+    plan: Any,
+    round: int,
+    sent: Sent,
+    group: Group,
+    counts: NDArray[np.int64],
+    memories: Memory,
+    w: Any,
+    buffers: Any,
+    loss: Any,
+    draws: keys.Keys,
+) -> Outcome:
     """Report, check, weight and encode; the payload leaves as NumPy rows."""
     rate = plan.local.optimizer.rate * plan.local.schedule.factor(round)
     steps = counts[:, None].astype(w.dtype)
-    work = Work(steps, steps * w.dtype.type(rate), plan.local.optimizer.weights(steps))
+    work = LocalWork(steps, steps * w.dtype.type(rate), plan.local.optimizer.weights(steps))
     take = plan.sharing.take
     shared = take(w)
     payload, mine = plan.algorithm.report(shared, sent.algorithm, memories.algorithm, work)
@@ -244,7 +283,9 @@ def _refuse(round: int, clients: Sequence[ClientId], payload: Tree, loss: Any) -
     for name, field in zip(payload._fields, payload, strict=True):
         for i in np.flatnonzero(~np.isfinite(np.vecdot(field, field))):
             raise ClientError(
-                round, clients[int(i)], "report",
+                round,
+                clients[int(i)],
+                "report",
                 f"its {name} holds NaN or Inf, or overflows {field.dtype} (mean training loss "
                 f"{float(loss[i]):g}); lower the local rate, or clean this client's data",
-            )  # fmt: skip
+            )

@@ -11,7 +11,7 @@ from muster.metrics.accuracy import Accuracy
 from muster.metrics.auc import AUC
 from muster.metrics.error import RMSE
 from muster.metrics.f1 import F1
-from muster.metrics.head import Head
+from muster.metrics.head import OutputHead
 from muster.metrics.metric import LONGEST, TAKEN, Metric, called
 from muster.metrics.r2 import R2
 from muster.metrics.task_mean import Loss, TaskMean
@@ -19,13 +19,13 @@ from muster.metrics.task_mean import Loss, TaskMean
 __all__ = ["chosen", "usual"]
 
 
-def usual(head: Head) -> tuple[Metric, ...]:
+def usual(head: OutputHead) -> tuple[Metric, ...]:
     """What is measured beside the loss where a plan names no metrics.
 
     Accuracy of classes, and AUC where there are two; RMSE and R² of numbers; of a task with its
     own training what that measures.
 
-    >>> [metric.name for metric in usual(Head("softmax", 2))]
+    >>> [metric.name for metric in usual(OutputHead("softmax", 2))]
     ['accuracy', 'auc']
     """
     if head.rows_of == "classes":
@@ -34,7 +34,7 @@ def usual(head: Head) -> tuple[Metric, ...]:
     return (RMSE(), R2()) if head.rows_of == "numbers" else head.means
 
 
-def chosen(metrics: Sequence[Any], head: Head, task: str) -> tuple[Metric, ...]:
+def chosen(metrics: Sequence[Any], head: OutputHead, task: str) -> tuple[Metric, ...]:
     """The loss and the given metrics, or the usual ones. Raises `PlanError` for what is none.
 
     `task` is what an error calls the task.
@@ -52,7 +52,7 @@ def chosen(metrics: Sequence[Any], head: Head, task: str) -> tuple[Metric, ...]:
     return found
 
 
-def _refuse(metric: Any, head: Head, task: str) -> None:
+def _refuse(metric: Any, head: OutputHead, task: str) -> None:
     if isinstance(metric, str):
         raise PlanError(
             f"Plan(metrics=[{metric!r}]): that is a name; give a metric, such as "
@@ -89,7 +89,7 @@ def _refuse(metric: Any, head: Head, task: str) -> None:
         )
 
 
-def _unknown(metric: F1, head: Head) -> bool:
+def _unknown(metric: F1, head: OutputHead) -> bool:
     return metric.classes is None and head.kind == "softmax" and head.width is None
 
 

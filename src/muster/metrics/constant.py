@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from muster.metrics.head import Head
+from muster.metrics.head import OutputHead
 
 __all__ = ["beaten", "constant", "guess"]
 
 EDGE = 1e-3  # a loss this much, relatively, below that of the constant answer has learned nothing
 
 
-def constant(head: Head, y: Any) -> dict[str, float]:
+def constant(head: OutputHead, y: Any) -> dict[str, float]:
     """Accuracy and loss of the best constant answer to these targets, as far as they are known.
 
     The share of the commonest class, and the entropy of the classes; the variance of numbers.
 
-    >>> found = constant(Head("softmax", 2, plain=True), np.array([0, 0, 0, 1]))
+    >>> found = constant(OutputHead("softmax", 2, plain=True), np.array([0, 0, 0, 1]))
     >>> found["accuracy"], round(found["loss"], 4)
     (0.75, 0.5623)
     """
@@ -34,13 +34,13 @@ def constant(head: Head, y: Any) -> dict[str, float]:
     return found if head.plain else {k: v for k, v in found.items() if k != "loss"}
 
 
-def guess(head: Head, rows: int) -> dict[str, float]:
+def guess(head: OutputHead, rows: int) -> dict[str, float]:
     """What guessing among the classes at random reaches on so many rows of unknown labels.
 
     The accuracy is three standard deviations above its mean, the loss the logarithm of how many
     classes there are; nothing where that, or the loss, is not known.
 
-    >>> found = guess(Head("softmax", 10, plain=True), 900)
+    >>> found = guess(OutputHead("softmax", 10, plain=True), 900)
     >>> {name: round(value, 3) for name, value in found.items()}
     {'accuracy': 0.13, 'loss': 2.303}
     """

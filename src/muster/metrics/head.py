@@ -10,11 +10,11 @@ import numpy as np
 
 from muster.metrics.metric import Metric, Needs
 
-__all__ = ["Head", "labels_of", "probabilities_of", "read"]
+__all__ = ["OutputHead", "labels_of", "probabilities_of", "read"]
 
 
 @dataclass(frozen=True)
-class Head:
+class OutputHead:
     """The outputs of a model.
 
     `kind`: "softmax" (logits, or logarithms of probabilities, of classes that are numbered from 0),

@@ -15,31 +15,31 @@ from typing import Any
 import numpy as np
 
 from muster.errors import PlanError
-from muster.metrics.head import Head, read
+from muster.metrics.head import OutputHead, read
 from muster.metrics.metric import Metric, Sums, called
 from muster.metrics.task_mean import Loss, TaskMean
 
-__all__ = ["HELD_OUT", "MOST", "Tally", "added", "flat", "names", "value_of", "values"]
+__all__ = ["HELD_OUT", "MOST", "MetricTally", "added", "flat", "names", "value_of", "values"]
 
 HELD_OUT = "held out"
 MOST = 2048  # numbers that one client may be asked for
 LONGEST = 48  # letters of the name of a sum
 
 
-class Tally:
+class MetricTally:
     """The sums of metrics over blocks of rows of one model.
 
     `add` takes a block: the outputs as NumPy and in the task's own arrays, which metrics that are
     `native` see. Raises `PlanError` where a metric gives something else than sums.
 
     >>> from muster.metrics import Accuracy
-    >>> tally = Tally((Accuracy(),), Head("softmax", 2))
+    >>> tally = MetricTally((Accuracy(),), OutputHead("softmax", 2))
     >>> tally.add(np.array([[1.0, 0.0]]), np.array([0]))
     >>> tally.flat()
     {'accuracy/hits': 1.0, 'accuracy/rows': 1.0}
     """
 
-    def __init__(self, metrics: Sequence[Metric], head: Head) -> None:
+    def __init__(self, metrics: Sequence[Metric], head: OutputHead) -> None:
         self._metrics = [m for m in metrics if not isinstance(m, (Loss, TaskMean))]
         self._positions = head.rows_of == "classes"
         self._sums: dict[str, dict[str, Any]] = {m.name: {} for m in self._metrics}

@@ -15,7 +15,7 @@ import numpy as np
 from muster.errors import PlanError
 from muster.metrics.by_row import ByRow
 from muster.metrics.f1 import F1
-from muster.metrics.head import Head, read
+from muster.metrics.head import OutputHead, read
 from muster.metrics.metric import Metric, Sums
 from muster.metrics.sums import sums_of, value_of
 from muster.metrics.task_mean import Loss, TaskMean
@@ -106,7 +106,7 @@ def _shown(value: Any) -> str:
     return f"{float(value):.6g}" if np.ndim(value) == 0 else str(np.asarray(value).tolist())[:60]
 
 
-def made_up(head: Head, width: int | None = None) -> tuple[Any, Any]:
+def made_up(head: OutputHead, width: int | None = None) -> tuple[Any, Any]:
     """Outputs and targets of a few rows such as this head gives, drawn from a fixed seed."""
     draw = np.random.default_rng(7)
     count = 1 if head.kind == "sigmoid" else head.width or width or 1
@@ -117,7 +117,7 @@ def made_up(head: Head, width: int | None = None) -> tuple[Any, Any]:
     return outputs, outputs.reshape(shape) + draw.normal(size=shape)
 
 
-def tried(metrics: Iterable[Metric], head: Head) -> dict[str, Sums | None]:
+def tried(metrics: Iterable[Metric], head: OutputHead) -> dict[str, Sums | None]:
     """The sums of each metric over rows that are made up; None where none can be.
 
     Raises `PlanError` for a metric whose sums do not add up, or that raises.
@@ -125,7 +125,7 @@ def tried(metrics: Iterable[Metric], head: Head) -> dict[str, Sums | None]:
     return {m.name: _tried(m, head) for m in metrics if not isinstance(m, (Loss, TaskMean))}
 
 
-def _tried(metric: Metric, head: Head) -> Sums | None:
+def _tried(metric: Metric, head: OutputHead) -> Sums | None:
     if metric.native:  # made for the arrays of a framework, of which nothing is known here
         return {"sum": 0.0, "values": 0.0} if isinstance(metric, ByRow) else None
     if head.rows_of is None:
@@ -138,7 +138,7 @@ def _tried(metric: Metric, head: Head) -> Sums | None:
     return _alike(list(_guessed(metric, head)))
 
 
-def _guessed(metric: Metric, head: Head) -> Iterator[Sums | None]:
+def _guessed(metric: Metric, head: OutputHead) -> Iterator[Sums | None]:
     for width in UNKNOWN:
         outputs, y = made_up(head, width)
         try:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from muster.errors import PlanError
-from muster.keys import Keys, Source
+from muster.keys import Keys, RandomSource
 from muster.pipeline.clip import refuse_after_weight
 from muster.pipeline.stage import Contract, Field, Stage
 from muster.privacy.clipping import clipped
@@ -80,7 +80,7 @@ class AdaptiveClip(Stage):
         return payload | {"inside": ((norms <= bound) - 0.5).astype(dtype)}, memory
 
     def decode(
-        self, total: Reply, contract: Contract, state: State, key: Source
+        self, total: Reply, contract: Contract, state: State, key: RandomSource
     ) -> tuple[Reply, State]:
         """Take the bits off the sum and move the bound."""
         payload = dict(total.payload)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from muster.errors import PlanError
-from muster.keys import Source
+from muster.keys import RandomSource
 from muster.pipeline.noise import refuse_multiplier, refuse_spread, refuse_unbounded
 from muster.pipeline.stage import Contract, Stage
 from muster.privacy.gaussian import gaussian
@@ -72,12 +72,16 @@ class BandedNoise(Stage):
     def release(self, contract: Contract) -> Release:
         """One row of the matrix mechanism."""
         return Release(
-            "matrix", self.multiplier, contract.sensitivity, contract.dimension,
-            coefficients=self.coefficients, separation=self.separation,
-        )  # fmt: skip
+            "matrix",
+            self.multiplier,
+            contract.sensitivity,
+            contract.dimension,
+            coefficients=self.coefficients,
+            separation=self.separation,
+        )
 
     def decode(
-        self, total: Reply, contract: Contract, state: State, key: Source
+        self, total: Reply, contract: Contract, state: State, key: RandomSource
     ) -> tuple[Reply, State]:
         """The sum with this round's row; integers become reals here."""
         spread = self.multiplier * (contract.sensitivity or 0.0)

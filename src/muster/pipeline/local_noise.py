@@ -42,8 +42,10 @@ class LocalNoise(Stage):
     def accept(self, contract: Contract) -> Contract:
         """Needs a fixed bound on real vectors; what it hands on has none."""
         if contract.weighted or contract.integer:
-            raise PlanError(f"{self} adds real noise to one client's own update; put it before "
-                            f"Quantize, or use DiscreteNoise after it")  # fmt: skip
+            raise PlanError(
+                f"{self} adds real noise to one client's own update; put it before "
+                f"Quantize, or use DiscreteNoise after it"
+            )
         if contract.moving:
             raise PlanError(f"{self} needs a fixed bound; put Clip(bound) before it")
         refuse_unbounded(self, replace(contract, cap=1.0), scalars=False)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from muster.errors import PlanError
-from muster.keys import Source
+from muster.keys import RandomSource
 from muster.pipeline.stage import Contract, Stage
 from muster.privacy.gaussian import (
     LEAST,
@@ -77,7 +77,7 @@ class Noise(Stage):
         return Release("gaussian", self.multiplier, fixed, contract.dimension)
 
     def decode(
-        self, total: Reply, contract: Contract, state: State, key: Source
+        self, total: Reply, contract: Contract, state: State, key: RandomSource
     ) -> tuple[Reply, State]:
         """The sum with noise on every field; integers become reals here."""
         vector, scalar = self.multipliers(contract)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from muster.errors import PlanError
-from muster.keys import Keys, Source
+from muster.keys import Keys, RandomSource
 from muster.pipeline.stage import Contract, Field, Stage, is_length
 from muster.types import Reply, State, Tree
 
@@ -118,7 +118,7 @@ class Quantize(Stage):
         return payload | levels, lost if self.feedback else memory
 
     def decode(
-        self, total: Reply, contract: Contract, state: State, key: Source
+        self, total: Reply, contract: Contract, state: State, key: RandomSource
     ) -> tuple[Reply, State]:
         """Integers times the step."""
         dtype = {32: np.float32, 64: np.float64}[contract.fields[0].bits]

@@ -12,12 +12,12 @@ import numpy as np
 
 from muster.errors import PlanError
 from muster.extras import require
-from muster.keys import Source
+from muster.keys import RandomSource
 from muster.pipeline.stage import Contract, Stage
 from muster.types import ClientId
 
 if TYPE_CHECKING:
-    from muster.secagg import Frame, Terms
+    from muster.secagg import Frame, SessionTerms
 
 __all__ = ["Bears", "SecureSum"]
 
@@ -148,7 +148,7 @@ class SecureSum(Stage):
         attempt: int = 1,
         plan: bytes,
         model: bytes,
-    ) -> Terms:
+    ) -> SessionTerms:
         """What a session of `size` invited clients is about: a whole cohort, or one group of it.
 
         `needed`: the fewest replies that make the round count (`Plan.needed`), where that is more
@@ -174,7 +174,7 @@ class SecureSum(Stage):
                 f"dropout"
             )
         secagg = require("muster.secagg", extra="site")
-        terms: Terms = secagg.Terms(
+        terms: SessionTerms = secagg.SessionTerms(
             study,
             run,
             round,
@@ -239,7 +239,9 @@ class SecureSum(Stage):
         once = groups.exposed(cohort, self._colluders(cohort), self.groups, honest)
         return float(groups.over(once, rounds))
 
-    def split(self, cohort: Sequence[ClientId], key: Source) -> tuple[tuple[ClientId, ...], ...]:
+    def split(
+        self, cohort: Sequence[ClientId], key: RandomSource
+    ) -> tuple[tuple[ClientId, ...], ...]:
         """The cohort in random groups of nearly one size, each in the cohort's order.
 
         >>> from muster.keys import key
@@ -252,11 +254,13 @@ class SecureSum(Stage):
 
     def nbytes(self, frame: Frame, cohort: int) -> int:
         """Bytes of one client's masked vector in a cohort of so many."""
-        ring = require("muster.secagg", extra="site").Ring
+        ring = require("muster.secagg", extra="site").IntegerRing
         size = max(1, -(-cohort // self.groups))
         return int(ring.of(size, frame.most).nbytes(frame.size))
 
-    def facts(self, terms: Terms, advertised: int, survivors: Sequence[ClientId]) -> dict[str, Any]:
+    def facts(
+        self, terms: SessionTerms, advertised: int, survivors: Sequence[ClientId]
+    ) -> dict[str, Any]:
         """What a round's record notes of a sum: whose it is, and what it was safe from.
 
         `advertised` is the number of clients whose keys came, for whom the graph was made

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NamedTuple, get_type_hints
 import numpy as np
 
 from muster.errors import PlanError
-from muster.keys import Keys, Source
+from muster.keys import Keys, RandomSource
 from muster.privacy.distributed import known_shares
 from muster.privacy.gaussian import is_number
 from muster.privacy.release import Release
@@ -151,7 +151,7 @@ class Stage(Spelled):
         return payload, memory
 
     def decode(
-        self, total: Reply, contract: Contract, state: State, key: Source
+        self, total: Reply, contract: Contract, state: State, key: RandomSource
     ) -> tuple[Reply, State]:
         """Undo the encoding on the sum, on the server; the next state."""
         return total, state
@@ -266,7 +266,7 @@ class Pipeline:
         return payload, tuple(kept)
 
     def decode(
-        self, total: Reply, states: tuple[State, ...], key: Source
+        self, total: Reply, states: tuple[State, ...], key: RandomSource
     ) -> tuple[Reply, tuple[State, ...]]:
         """The sum back through all stages in reverse."""
         fresh, contracts = list(states), self.now(tuple(state.shared for state in states))

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from muster.aggregation.rule import Rule
-from muster.keys import Source
+from muster.aggregation.robust import RobustAggregator
+from muster.keys import RandomSource
 from muster.plan.plan import Plan
 from muster.types import Reply, State
 from muster.vectors import divided, tree_map
@@ -25,14 +25,14 @@ class Decoded(NamedTuple):
 
 
 def decoded(
-    plan: Plan, total: Reply, denominator: float, states: tuple[State, ...], key: Source
+    plan: Plan, total: Reply, denominator: float, states: tuple[State, ...], key: RandomSource
 ) -> tuple[Decoded, tuple[State, ...]]:
     """The sum through all stages and divided; or each part by itself, and what the rule believes.
 
     Buffers are divided by the weight that came, whatever the denominator.
     """
     rule = plan.aggregation
-    if not isinstance(rule, Rule):
+    if not isinstance(rule, RobustAggregator):
         summed, states = plan.stages.decode(replace(total, weight=denominator), states, key)
         payload = tree_map(lambda field: divided(field, denominator), summed.payload)
         buffers = tree_map(lambda b: b / total.weight, total.buffers)

@@ -9,7 +9,7 @@ from typing import Any
 from muster.algorithms.algorithm import Algorithm
 from muster.errors import PlanError
 from muster.local import Local
-from muster.metrics.head import Head
+from muster.metrics.head import OutputHead
 from muster.optimizers import Optimizer
 from muster.plan.stopping import Every
 from muster.spelling import alien
@@ -39,10 +39,10 @@ def refuse_kinds(plan: Any) -> None:
             )
     task = plan.task  # what goes wrong inside its own `head` is shown as what it is
     said = hasattr(type(task), "head") or "head" in getattr(task, "__dict__", {})
-    if not said or not isinstance(task.head, Head):
+    if not said or not isinstance(task.head, OutputHead):
         raise PlanError(
             f"Plan(task={plan.task!r}): it does not say what its outputs are; give it head = "
-            f"muster.metrics.head.Head('own'), or another kind"
+            f"muster.metrics.head.OutputHead('own'), or another kind"
         )
     server = getattr(plan.algorithm, "server", None)
     if server is not None and not isinstance(server, Optimizer):

@@ -46,10 +46,9 @@ class Outliers:
         if contract.integer:
             return self._sums.sizes(reply.payload, reply.weight) or _unbounded(reply.buffers)
         vectors = contract.vectors(dict(reply.payload))
-        return (
-            next(filter(None, map(_unbounded, (*reply.payload.values(), reply.buffers))), "")
-            or self._long(vectors, reply.weight)
-        )  # fmt: skip
+        return next(
+            filter(None, map(_unbounded, (*reply.payload.values(), reply.buffers))), ""
+        ) or self._long(vectors, reply.weight)
 
     @cached_property
     def _contract(self) -> Any:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from muster.aggregation.mean import Mean
-from muster.aggregation.rule import Rule
+from muster.aggregation.robust import RobustAggregator
 from muster.algorithms.algorithm import Algorithm
 from muster.errors import PlanError
-from muster.keys import Keys, Source
+from muster.keys import Keys, RandomSource
 from muster.layout import Sharing
 from muster.local import Descent, Local, Memory
 from muster.metrics import Metric
@@ -63,7 +63,7 @@ class Plan(Spelled):
     local: Local
     sampling: Sampling = All()
     pipeline: tuple[Stage, ...] = ()
-    aggregation: Mean | Rule = Mean()
+    aggregation: Mean | RobustAggregator = Mean()
     weighting: Literal["examples", "equal"] = "examples"
     share: str | tuple[str, ...] = "*"
     rounds: int = 10
@@ -93,7 +93,7 @@ class Plan(Spelled):
         refuse_exposed(self)
         if self.secure is not None:
             refuse_leaks(self)
-        if isinstance(self.aggregation, Rule):
+        if isinstance(self.aggregation, RobustAggregator):
             refuse_outvoted(self)
         refuse_unreachable(self)
 
@@ -254,9 +254,11 @@ class Plan(Spelled):
     @cached_property
     def apart(self) -> bool:
         """Whether replies are not added up as they come: masked first, or judged by a rule."""
-        return self.secure is not None or isinstance(self.aggregation, Rule)
+        return self.secure is not None or isinstance(self.aggregation, RobustAggregator)
 
-    def groups(self, cohort: Sequence[ClientId], draw: Source) -> tuple[tuple[ClientId, ...], ...]:
+    def groups(
+        self, cohort: Sequence[ClientId], draw: RandomSource
+    ) -> tuple[tuple[ClientId, ...], ...]:
         """Whose updates are masked together: all, or random groups, drawn for this cohort.
 
         Raises `PlanError` where so many clients in so many groups do not hide one another.
@@ -285,9 +287,13 @@ class Plan(Spelled):
     def descent(self, engine: str) -> Descent:
         """Local training under this plan's algorithm, as a value."""
         return Descent(
-            self.task, self.algorithm, self.local.optimizer, self.sharing,
-            fused=engine == "fused" and self.fusible, examples=self.local.examples,
-        )  # fmt: skip
+            self.task,
+            self.algorithm,
+            self.local.optimizer,
+            self.sharing,
+            fused=engine == "fused" and self.fusible,
+            examples=self.local.examples,
+        )
 
     @property
     def fusible(self) -> bool:

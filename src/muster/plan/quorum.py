@@ -77,8 +77,12 @@ def refuse_few(plan: Any, clients: Sequence[ClientId]) -> None:
     named = ", ".join(map(repr, clients[:SHOWN])) + (f" and {more} more" if more > 0 else "")
     who = f"the {len(clients)} client{'s' * (len(clients) != 1)} there are ({named})"
     missing = fewest(plan) - len(clients)
-    remedy = "change that setting" if missing <= 0 else (
-        f"{missing} more {'is' if missing == 1 else 'are'} missing: enrol them, or change that "
-        f"setting"
-    )  # fmt: skip
+    remedy = (
+        "change that setting"
+        if missing <= 0
+        else (
+            f"{missing} more {'is' if missing == 1 else 'are'} missing: enrol them, or change that "
+            f"setting"
+        )
+    )
     raise PlanError(f"no round can ever count with {who}: {why}; {remedy}")

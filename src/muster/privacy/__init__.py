@@ -4,19 +4,19 @@
 from muster.privacy.accounting import Spent, check_delta, noise_multiplier, rounds_for, spent
 from muster.privacy.examples import charged, promise
 from muster.privacy.gaussian import gaussian_delta, gaussian_deviation, gaussian_epsilon
-from muster.privacy.ledger import Budget, Entry, Ledger
+from muster.privacy.ledger import Budget, LedgerEntry, PrivacyLedger
 from muster.privacy.per_example import PerExample
 from muster.privacy.randomness import Secret
 from muster.privacy.release import Charge, Release, Selection
-from muster.privacy.statement import Audit, Facts, Statement, statement
+from muster.privacy.statement import AuditFinding, Statement, StatementInputs, statement
 
 __all__ = [
-    "Audit",
+    "AuditFinding",
     "Budget",
     "Charge",
-    "Entry",
-    "Facts",
-    "Ledger",
+    "LedgerEntry",
+    "StatementInputs",
+    "PrivacyLedger",
     "PerExample",
     "Release",
     "Secret",

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from muster.errors import NoRoom, RunError, short
 from muster.locks import flock
-from muster.privacy.ledger import Budget, Ledger
+from muster.privacy.ledger import Budget, PrivacyLedger
 from muster.privacy.release import Charge
 
-__all__ = ["Book", "Wish", "granted", "united"]
+__all__ = ["LedgerFile", "ChargeRequest", "granted", "united"]
 
 
 @dataclass(frozen=True)
-class Wish:
+class ChargeRequest:
     """A round that is to be released: its charges, and the budget that it must fit, if any."""
 
     round: int
@@ -26,14 +26,14 @@ class Wish:
     budget: Budget | None = None
 
 
-def granted(ledger: Ledger, wish: Wish) -> tuple[Ledger, str | None]:
+def granted(ledger: PrivacyLedger, wish: ChargeRequest) -> tuple[PrivacyLedger, str | None]:
     """The ledger with the round in it, or unchanged with the reason why the budget refuses it.
 
     A round that is in it already is charged no second time.
 
     >>> from muster.privacy.release import Release
-    >>> wish = Wish(1, (Charge(Release("gaussian", 4.0, 1.0), run="a"),), Budget(2.0, 1e-6))
-    >>> ledger, why = granted(Ledger(1e-6), wish)
+    >>> wish = ChargeRequest(1, (Charge(Release("gaussian", 4.0, 1.0), run="a"),), Budget(2.0, 1e-6))
+    >>> ledger, why = granted(PrivacyLedger(1e-6), wish)
     >>> granted(ledger, wish)[0] == ledger, why
     (True, None)
     """
@@ -48,7 +48,7 @@ def granted(ledger: Ledger, wish: Wish) -> tuple[Ledger, str | None]:
     return after, None
 
 
-def united(one: Ledger, other: Ledger) -> Ledger:
+def united(one: PrivacyLedger, other: PrivacyLedger) -> PrivacyLedger:
     """The first ledger with what only the second one knows; nothing that was released is lost."""
     for entry in other.entries:
         if not one.holds(entry.charge.run, entry.round):
@@ -56,7 +56,7 @@ def united(one: Ledger, other: Ledger) -> Ledger:
     return one
 
 
-class Book:
+class LedgerFile:
     """The file: read and replaced as a whole, under a lock that other processes respect.
 
     Raises `RunError` when it cannot be read or written, `MusterError` for what is no ledger.
@@ -65,15 +65,15 @@ class Book:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
-    def read(self, delta: float) -> Ledger:
+    def read(self, delta: float) -> PrivacyLedger:
         """What stands in it; an empty ledger at this δ where there is no file yet."""
         try:
             text = self.path.read_text("utf-8") if self.path.exists() else None
         except OSError as error:
             raise self._failed(error) from error
-        return Ledger(delta) if text is None else Ledger.from_json(text)
+        return PrivacyLedger(delta) if text is None else PrivacyLedger.from_json(text)
 
-    def grant(self, wish: Wish, known: Ledger) -> tuple[Ledger, str | None]:
+    def grant(self, wish: ChargeRequest, known: PrivacyLedger) -> tuple[PrivacyLedger, str | None]:
         """`granted`, on the disk when this returns; what `known` holds beside it is entered, too.
 
         The least number of replies that `known` has of a round is put where it was not recorded.
@@ -122,7 +122,7 @@ class Book:
         )
 
 
-def _counted(ledger: Ledger, known: Ledger) -> Ledger:
+def _counted(ledger: PrivacyLedger, known: PrivacyLedger) -> PrivacyLedger:
     counts: Iterable[tuple[str, int, int | None]] = (
         (entry.charge.run, entry.round, entry.accepted) for entry in known.entries
     )

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muster.errors import PlanError
-from muster.keys import Source
+from muster.keys import RandomSource
 from muster.privacy.randomness import words
 
 __all__ = ["check_variance", "discrete_gaussian", "skellam"]
@@ -35,7 +35,7 @@ class Table(NamedTuple):
     high: NDArray[np.uint64]
     low: NDArray[np.uint64]
 
-    def draw(self, source: Source, size: int) -> NDArray[np.int64]:
+    def draw(self, source: RandomSource, size: int) -> NDArray[np.int64]:
         """`(size,)` draws; the low halves are asked for where the high ones do not decide."""
         upper = words(source, size)
         index = np.searchsorted(self.high, upper, side="right")
@@ -46,7 +46,7 @@ class Table(NamedTuple):
         return index + self.first
 
 
-def discrete_gaussian(source: Source, size: int, variance: float) -> NDArray[np.int64]:
+def discrete_gaussian(source: RandomSource, size: int, variance: float) -> NDArray[np.int64]:
     """`(size,)` integers x with probability proportional to exp(−x²/(2 variance)).
 
     Source: Canonne, Kamath and Steinke 2020 (arXiv 2004.00010), definition 1. Deviation: by
@@ -63,7 +63,7 @@ def discrete_gaussian(source: Source, size: int, variance: float) -> NDArray[np.
     return _total(table.draw(source.at("gaussian", i), size) for i in range(int(parts)))
 
 
-def skellam(source: Source, size: int, variance: float) -> NDArray[np.int64]:
+def skellam(source: RandomSource, size: int, variance: float) -> NDArray[np.int64]:
     """`(size,)` differences of two Poisson numbers of mean variance/2 each.
 
     Source: Agarwal, Kairouz and Liu 2021 (arXiv 2110.04995). Sums of Skellam numbers are

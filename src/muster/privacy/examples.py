@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muster.errors import PlanError
-from muster.keys import Source
+from muster.keys import RandomSource
 from muster.privacy.accounting import Spent, spent
 from muster.privacy.gaussian import check_multiplier, gaussian
 from muster.privacy.release import Charge, Release, Selection
@@ -59,7 +59,11 @@ def clip_factors(
 
 
 def private_gradient(
-    gradients: NDArray[np.float64], bound: float, multiplier: float, expected: float, source: Source
+    gradients: NDArray[np.float64],
+    bound: float,
+    multiplier: float,
+    expected: float,
+    source: RandomSource,
 ) -> NDArray[np.float64]:
     """(Σ clipped rows + N(0, multiplier² bound² I)) / expected, `(d,)`.
 

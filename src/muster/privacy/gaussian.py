@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muster.errors import PlanError
-from muster.keys import Source
+from muster.keys import RandomSource
 from muster.privacy.randomness import normal
 
 __all__ = [
@@ -37,7 +37,7 @@ THINNEST = 1e-11
 TARGETS, RAREST = (1e-9, 1e9), 1e-100
 
 
-def gaussian(source: Source, size: int, deviation: float) -> NDArray[np.float64]:
+def gaussian(source: RandomSource, size: int, deviation: float) -> NDArray[np.float64]:
     """`(size,)` numbers of mean zero and this standard deviation.
 
     >>> from muster.keys import key

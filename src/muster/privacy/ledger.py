@@ -20,13 +20,13 @@ from muster.privacy.gaussian import check_target
 from muster.privacy.release import Charge, Release, Selection
 from muster.spelling import Spelled
 
-__all__ = ["Budget", "Entry", "Ledger", "usual_delta"]
+__all__ = ["Budget", "LedgerEntry", "PrivacyLedger", "usual_delta"]
 
 MOST = 1e-5  # of a δ that nobody named
 
 
 @dataclass(frozen=True)
-class Entry:
+class LedgerEntry:
     """One released round: what was charged, whose replies it held, and ε so far, with RDP's.
 
     `accepted` is the number of replies in the sum, None where it is not recorded.
@@ -40,17 +40,17 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Ledger:
+class PrivacyLedger:
     """The entries in the order of release, and the δ of every ε in it.
 
     >>> charge = Charge(Release("gaussian", 4.0, 1.0), run="a")
-    >>> ledger = Ledger(1e-6).enter(1, charge, 10)
-    >>> round(ledger.epsilon, 3), Ledger.from_json(ledger.to_json()) == ledger
+    >>> ledger = PrivacyLedger(1e-6).enter(1, charge, 10)
+    >>> round(ledger.epsilon, 3), PrivacyLedger.from_json(ledger.to_json()) == ledger
     (1.061, True)
     """
 
     delta: float
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[LedgerEntry, ...] = ()
 
     def __post_init__(self) -> None:
         check_target(1.0, self.delta)
@@ -58,8 +58,10 @@ class Ledger:
         for entry in self.entries:
             place = (entry.charge.run, entry.round)
             if place in known:
-                raise MusterError(f"round {entry.round} of run {entry.charge.run!r} is in the "
-                                  f"ledger already; a round is released once")  # fmt: skip
+                raise MusterError(
+                    f"round {entry.round} of run {entry.charge.run!r} is in the "
+                    f"ledger already; a round is released once"
+                )
             if not last <= entry.epsilon < math.inf:
                 raise MusterError(
                     f"the ledger falls from epsilon {last!r} to {entry.epsilon!r} at round "
@@ -92,14 +94,14 @@ class Ledger:
         """What every entry was charged."""
         return tuple(entry.charge for entry in self.entries)
 
-    def enter(self, round: int, charge: Charge, accepted: int | None = None) -> Ledger:
+    def enter(self, round: int, charge: Charge, accepted: int | None = None) -> PrivacyLedger:
         """The ledger with one more release; never a lower ε than before."""
         after = spent((*self.charges, charge), self.delta)
         epsilon, rdp = max(self.epsilon, after.epsilon), max(self.rdp, after.rdp)
-        entry = Entry(round, charge, accepted, epsilon, rdp)
+        entry = LedgerEntry(round, charge, accepted, epsilon, rdp)
         return replace(self, entries=(*self.entries, entry))
 
-    def witnessed(self, counts: Mapping[tuple[str, int], int | None]) -> Ledger:
+    def witnessed(self, counts: Mapping[tuple[str, int], int | None]) -> PrivacyLedger:
         """The ledger with the replies of each (run, round), where they were not recorded yet."""
         if all(entry.accepted is not None for entry in self.entries):
             return self
@@ -122,7 +124,7 @@ class Ledger:
         return json.dumps(value, sort_keys=True, allow_nan=False)
 
     @classmethod
-    def from_json(cls, text: str) -> Ledger:
+    def from_json(cls, text: str) -> PrivacyLedger:
         """The inverse of `to_json`; raises `MusterError` for what no ledger says."""
         try:
             value = json.loads(text, parse_constant=_refuse_constant)
@@ -153,7 +155,7 @@ class Budget(Spelled):
         """How many rounds a fresh population affords."""
         return rounds_for(self.epsilon, self.delta, release, selection)
 
-    def refusal(self, ledger: Ledger, charge: Charge) -> str | None:
+    def refusal(self, ledger: PrivacyLedger, charge: Charge) -> str | None:
         """Why this charge may not be released, or None: asked before the release, not after."""
         if ledger.delta != self.delta:
             return (
@@ -170,8 +172,8 @@ class Budget(Spelled):
         )
 
     def spend(
-        self, ledger: Ledger, round: int, charge: Charge, accepted: int | None = None
-    ) -> Ledger:
+        self, ledger: PrivacyLedger, round: int, charge: Charge, accepted: int | None = None
+    ) -> PrivacyLedger:
         """The ledger after this release; raises `MusterError` where the budget refuses it."""
         refusal = self.refusal(ledger, charge)
         if refusal:
@@ -193,12 +195,15 @@ def _charge(value: dict[str, Any]) -> Charge:
     return Charge(release, selection, value["rounds"], value["run"])
 
 
-def _entry(value: dict[str, Any], charges: tuple[Charge, ...]) -> Entry:
+def _entry(value: dict[str, Any], charges: tuple[Charge, ...]) -> LedgerEntry:
     accepted = value["accepted"]
-    return Entry(
-        int(value["round"]), charges[value["charge"]], None if accepted is None else int(accepted),
-        float(value["epsilon"]), float(value["rdp"]),
-    )  # fmt: skip
+    return LedgerEntry(
+        int(value["round"]),
+        charges[value["charge"]],
+        None if accepted is None else int(accepted),
+        float(value["epsilon"]),
+        float(value["rdp"]),
+    )
 
 
 def _refuse_constant(name: str) -> float:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from muster.errors import MusterError
 from muster.extras import require
-from muster.keys import Keys, Source, number
+from muster.keys import Keys, RandomSource, number
 
 __all__ = ["Secret", "clients_of", "normal", "words"]
 
@@ -74,7 +74,7 @@ class Secret:
         return int(self.words(1)[0] >> np.uint64(1))
 
 
-def words(source: Source, size: int) -> NDArray[np.uint64]:
+def words(source: RandomSource, size: int) -> NDArray[np.uint64]:
     """`(size,)` uniform words of 64 bits, a function of the source.
 
     >>> from muster.keys import key
@@ -86,7 +86,7 @@ def words(source: Source, size: int) -> NDArray[np.uint64]:
     return _generator(source).integers(0, 2**64 - 1, size, np.uint64, endpoint=True)
 
 
-def normal(source: Source, size: int) -> NDArray[np.float64]:
+def normal(source: RandomSource, size: int) -> NDArray[np.float64]:
     """`(size,)` standard normal numbers in floating point.
 
     From a secret by Box and Muller (1958), which ends at 8.5 standard deviations; from a key by

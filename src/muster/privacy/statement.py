@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from muster.privacy.accounting import Theorem, replacement, spent
-from muster.privacy.ledger import Budget, Ledger
+from muster.privacy.ledger import Budget, PrivacyLedger
 from muster.privacy.mask import Mask, described
 from muster.privacy.release import Charge, Relation, Release, Selection
 
-__all__ = ["Audit", "Facts", "Statement", "UNCOVERED", "rounded_up", "statement"]
+__all__ = ["AuditFinding", "StatementInputs", "Statement", "UNCOVERED", "rounded_up", "statement"]
 
 UNCOVERED = (
     "the metrics, losses, drifts and row counts that clients report",
@@ -62,7 +62,7 @@ THEOREMS: dict[Theorem, str] = {
 
 
 @dataclass(frozen=True)
-class Audit:
+class AuditFinding:
     """What an attack found: a lower bound on ε at a confidence."""
 
     name: str
@@ -71,7 +71,7 @@ class Audit:
 
 
 @dataclass(frozen=True)
-class Facts:
+class StatementInputs:
     """What a statement is made of; a plan, its ledger and the runtime know all of it.
 
     `enforced` says how the sampling rate was made true, `randomness` whether the noise came from a
@@ -82,7 +82,7 @@ class Facts:
     releases: tuple[Release, ...]
     selection: Selection
     population: int
-    ledger: Ledger
+    ledger: PrivacyLedger
     randomness: Literal["secret", "seed"]
     denominator: Literal["expected", "replies"] = "expected"
     weighting: str = "each client counts once"
@@ -90,7 +90,7 @@ class Facts:
     enforced: str = ""
     erased: bool = False
     mask: Mask | None = None
-    audits: tuple[Audit, ...] = ()
+    audits: tuple[AuditFinding, ...] = ()
     uncovered: tuple[str, ...] = UNCOVERED
 
 
@@ -119,13 +119,13 @@ class Statement:
         return json.dumps(value | {"reasons": self.reasons, "items": dict(self.items)}, indent=1)
 
 
-def statement(facts: Facts) -> Statement:
+def statement(facts: StatementInputs) -> Statement:
     """What may be claimed, item by item; no claim where one of its grounds is missing.
 
     The items follow NIST SP 800-226 (2025), guidelines for evaluating differential privacy.
 
     >>> release = Release("gaussian", 4.0, 1.0)
-    >>> facts = Facts((release,), Selection(), 1000, Ledger(1e-6), "seed")
+    >>> facts = StatementInputs((release,), Selection(), 1000, PrivacyLedger(1e-6), "seed")
     >>> statement(facts).claim
     'No privacy is claimed for this run:'
     """
@@ -134,7 +134,7 @@ def statement(facts: Facts) -> Statement:
     return Statement(not reasons, claim, reasons, _items(facts))
 
 
-def _claim(facts: Facts) -> str:
+def _claim(facts: StatementInputs) -> str:
     charges = facts.ledger.charges
     claim = (
         f"With epsilon {rounded_up(facts.ledger.epsilon)} at delta {facts.ledger.delta:g}, "
@@ -143,7 +143,7 @@ def _claim(facts: Facts) -> str:
     return f"{claim} {READERS}" if _drawn(charges) else claim
 
 
-def _charges(facts: Facts) -> tuple[Charge, ...]:
+def _charges(facts: StatementInputs) -> tuple[Charge, ...]:
     """Those of the ledger; before the first, one round of what the plan will release."""
     planned = tuple(Charge(release, facts.selection) for release in facts.releases)
     return facts.ledger.charges or planned
@@ -160,7 +160,7 @@ def _drawn(charges: Iterable[Charge]) -> bool:
     return any(charge.amplification < 1 for charge in charges)
 
 
-def _reasons(facts: Facts) -> Iterator[str]:
+def _reasons(facts: StatementInputs) -> Iterator[str]:
     """Each ground that is missing, in a sentence with its remedy."""
     if not facts.releases:
         yield "no stage adds noise; put Clip(bound) and Noise(multiplier) into the pipeline"
@@ -196,7 +196,7 @@ def _reasons(facts: Facts) -> Iterator[str]:
             )
 
 
-def _missing(facts: Facts, release: Release) -> Iterator[str]:
+def _missing(facts: StatementInputs, release: Release) -> Iterator[str]:
     least = _least(facts)
     if release.discrete and facts.mask is None:
         yield (
@@ -217,12 +217,12 @@ def _missing(facts: Facts, release: Release) -> Iterator[str]:
         )
 
 
-def _least(facts: Facts) -> int | None:
+def _least(facts: StatementInputs) -> int | None:
     counts = [e.accepted for e in facts.ledger.entries if e.accepted is not None]
     return min(counts, default=None)
 
 
-def _items(facts: Facts) -> dict[str, str]:
+def _items(facts: StatementInputs) -> dict[str, str]:
     covered = "; ".join(facts.uncovered) or "nothing is known to be left out"
     audits = "; ".join(
         f"{a.name}: epsilon is at least {a.epsilon:.4g} at confidence {a.confidence:g}"
@@ -244,7 +244,7 @@ def _items(facts: Facts) -> dict[str, str]:
     }
 
 
-def _privacy(facts: Facts) -> str:
+def _privacy(facts: StatementInputs) -> str:
     """ε over all and of a round; of noise in shares also what it were if others knew none."""
     ledger = facts.ledger
     told = [charge.release for charge in ledger.charges if charge.release.known]
@@ -263,14 +263,14 @@ def _privacy(facts: Facts) -> str:
     )
 
 
-def _one_round(facts: Facts) -> str:
+def _one_round(facts: StatementInputs) -> str:
     if not facts.releases:
         return "no noise"
     charges = [Charge(release, facts.selection) for release in facts.releases]
     return f"epsilon {rounded_up(spent(charges, facts.ledger.delta).epsilon)}"
 
 
-def _unit(facts: Facts) -> str:
+def _unit(facts: StatementInputs) -> str:
     """Who the neighbours are, how far they are apart, and what a move of twice that costs."""
     if not facts.releases:
         return "one client"
@@ -294,14 +294,14 @@ def _move(release: Release) -> str:
     return f"the L2 norm {reach}{' levels' if release.discrete else ''}"
 
 
-def _trust(facts: Facts) -> str:
+def _trust(facts: StatementInputs) -> str:
     kinds = sorted({release.trust for release in facts.releases})
     masked = facts.mask is not None
     found = [MASKED if kind == "central" and masked else TRUST[kind] for kind in kinds]
     return "; ".join(found + [READERS[:-1]] * _drawn(_charges(facts))) or "everybody"
 
 
-def _sampling(facts: Facts) -> str:
+def _sampling(facts: StatementInputs) -> str:
     how = facts.selection
     each = [Charge(release, how).amplification for release in facts.releases]
     notes = ""
@@ -315,7 +315,7 @@ def _sampling(facts: Facts) -> str:
     )
 
 
-def _budget(facts: Facts) -> str:
+def _budget(facts: StatementInputs) -> str:
     if facts.budget is None:
         return "no budget was set"
     return f"the budget is {facts.budget.epsilon:g} at delta {facts.budget.delta:g}"
@@ -329,7 +329,7 @@ def _mechanism(release: Release) -> str:
     return text
 
 
-def _accountant(facts: Facts) -> str:
+def _accountant(facts: StatementInputs) -> str:
     after = spent(facts.ledger.charges, facts.ledger.delta)
     runs = {charge.origin for charge in facts.ledger.charges}
     count = len(facts.ledger.entries)
@@ -340,7 +340,7 @@ def _accountant(facts: Facts) -> str:
     )
 
 
-def _dropouts(facts: Facts) -> str:
+def _dropouts(facts: StatementInputs) -> str:
     needed = max((r.survivors for r in facts.releases if r.discrete), default=None)
     least = _least(facts)
     came = "not recorded" if least is None else str(least)
@@ -349,9 +349,13 @@ def _dropouts(facts: Facts) -> str:
     return f"the noise was made for {needed} survivors; fewest replies: {came}"
 
 
-def _noise(facts: Facts) -> str:
-    kinds = {"integers, by inversion in 128-bit fixed point" if r.discrete else
-             "floating point, whose sums round" for r in facts.releases}  # fmt: skip
+def _noise(facts: StatementInputs) -> str:
+    kinds = {
+        "integers, by inversion in 128-bit fixed point"
+        if r.discrete
+        else "floating point, whose sums round"
+        for r in facts.releases
+    }
     source = {
         "secret": "AES-CTR of 32 bytes of the operating system",
         "seed": "Philox of the plan's seed, which is no secret",

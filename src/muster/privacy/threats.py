@@ -109,12 +109,12 @@ def _network(setting: Setting) -> Line:
         return (
             f"all that is sent: models, and {_replies(setting)}",
             "nothing: it was served without --identity, which one machine alone allows",
-            "tests/service/server/test_listen.py::test_plain_http_is_for_loopback_only",
+            "tests/transport/http/test_listen.py::test_plain_http_is_for_loopback_only",
         )
     return (
         "who talks with the server, when and how much; no content",
         "TLS 1.3, and on both sides a certificate of this federation's authority",
-        "tests/service/test_identity.py::test_tls_1_2_is_refused",
+        "tests/security/test_identity.py::test_tls_1_2_is_refused",
     )
 
 
@@ -125,7 +125,7 @@ def _client(setting: Setting) -> Line:
     )
     rests = "the server hands out models alone"
     test = (
-        "tests/service/server/test_protocol.py::"
+        "tests/transport/http/test_protocol.py::"
         "test_a_site_is_known_by_its_certificate_and_by_nothing_else"
     )
     if setting.sums is not None:
@@ -203,7 +203,7 @@ def _authority(setting: Setting) -> Line:
         return (
             "what the server learns, where it also takes the server's place",
             "the authority's key is kept off the server by somebody else",
-            "tests/service/test_identity.py::test_a_foreign_certificate_does_not_get_in",
+            "tests/security/test_identity.py::test_a_foreign_certificate_does_not_get_in",
         )
     room = "tests/adversary/test_who_is_in_the_room.py::"
     if peers is not None and peers.named:

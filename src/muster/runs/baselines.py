@@ -39,19 +39,35 @@ def baselines(
         local = replace(local, examples=replace(local.examples, metrics="public"))
         evaluate = replace(evaluate, clients=Every().clients)
     plain = replace(
-        plan, local=local, evaluate=evaluate, algorithm=FedAvg(server=SGD(1.0)), sampling=All(),
-        pipeline=(), minimum=1, share="*", stop=(), budget=None,
-    )  # fmt: skip
+        plan,
+        local=local,
+        evaluate=evaluate,
+        algorithm=FedAvg(server=SGD(1.0)),
+        sampling=All(),
+        pipeline=(),
+        minimum=1,
+        share="*",
+        stop=(),
+        budget=None,
+    )
     pooled = Population.from_arrays({"everybody": population.pooled()})
     found = {
         "centralized": simulate(
-            plain, pooled, evaluate_on, judged=population, path=folder / "centralized",
+            plain,
+            pooled,
+            evaluate_on,
+            judged=population,
+            path=folder / "centralized",
             resume=(folder / "centralized" / "run.db").exists(),
             options=replace(options, workers=1),
         )
-    }  # fmt: skip
+    }
     found["local"] = simulate(
-        replace(plain, share="!*"), population, evaluate_on, path=folder / "local",
-        resume=(folder / "local" / "run.db").exists(), options=options,
-    )  # fmt: skip
+        replace(plain, share="!*"),
+        population,
+        evaluate_on,
+        path=folder / "local",
+        resume=(folder / "local" / "run.db").exists(),
+        options=options,
+    )
     return found

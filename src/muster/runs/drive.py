@@ -13,7 +13,7 @@ from muster.errors import RunError
 from muster.plan import Plan
 from muster.rounds import RunState, play, start
 from muster.runs.folder import append, following, publish
-from muster.runs.privacy.guard import Guard
+from muster.runs.privacy.guard import RunAccountant
 from muster.runs.suspicion import Suspicion
 from muster.types import Clients, Roster, Store
 from muster.vectors import aligned, rebuild, tree_map
@@ -95,10 +95,14 @@ def drive(
 ) -> None:
     """Round after round until the plan, or the budget of privacy, says stop."""
     done, state = _resumed(plan, store)
-    guard = Guard(
-        plan, clients.known, store,
-        file=options.ledger, entropy=options.entropy, held=options.held,
-    )  # fmt: skip
+    guard = RunAccountant(
+        plan,
+        clients.known,
+        store,
+        file=options.ledger,
+        entropy=options.entropy,
+        held=options.held,
+    )
     guard.close(done)
     history, spent, halted = store.history(), None, ""
     publish(store.path, history)

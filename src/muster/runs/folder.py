@@ -61,9 +61,14 @@ def fresh_folder(base: Path, plan: Plan) -> Path:
 
 
 def open_folder(
-    folder: Path, plan: Plan, choice: Choice, *, resume: bool, at: Callable[[str], None],
+    folder: Path,
+    plan: Plan,
+    choice: Choice,
+    *,
+    resume: bool,
+    at: Callable[[str], None],
     override: bool = False,
-) -> SQLiteStore:  # fmt: skip
+) -> SQLiteStore:
     """A store for a new run, or for one to go on with.
 
     Raises `RunError` when a new run meets a folder that holds one, or a resumed one another
@@ -112,10 +117,14 @@ def _refuse_other(
     may = not noisy and all(name.split(".")[0] in OVERRIDDEN for name in names)
     if not (override and may):
         word = ", or go on all the same with --override, which the run records" if may else ""
-        why = "" if may or not override else (
-            " (a change of the task or its code alone may be overridden, and not where what a "
-            "run states of privacy rests on it)"
-        )  # fmt: skip
+        why = (
+            ""
+            if may or not override
+            else (
+                " (a change of the task or its code alone may be overridden, and not where what a "
+                "run states of privacy rests on it)"
+            )
+        )
         raise RunError(
             f"the run in {folder} was begun with another plan ({changed}); restore those fields "
             f"to resume it, or start a new run{word}{why}"

@@ -56,9 +56,13 @@ class Examiner:
     """
 
     def __init__(
-        self, plan: Plan, memories: Memories, measures: Measures,
-        clients: Callable[[], Sequence[ClientId]], rows: tuple[Any, Any] | None,
-    ) -> None:  # fmt: skip
+        self,
+        plan: Plan,
+        memories: Memories,
+        measures: Measures,
+        clients: Callable[[], Sequence[ClientId]],
+        rows: tuple[Any, Any] | None,
+    ) -> None:
         self._plan, self._memories, self._measures = plan, memories, measures
         self._clients, self._rows = clients, rows
         self._constant = {} if rows is None else constant(plan.task.head, rows[1])
@@ -144,9 +148,10 @@ def check_rows(plan: Plan, rows: Any, what: str = "evaluate_on") -> Pair:
 
 
 def spread(
-    lower: Mapping[str, bool], each: Sequence[Mapping[str, float]],
+    lower: Mapping[str, bool],
+    each: Sequence[Mapping[str, float]],
     found: Sequence[Mapping[str, float]],
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """How metrics vary over clients: mean, row-weighted mean, percentiles, the worst client.
 
     `lower` says of which metrics less is better; without a word of it there is no worst. `each` are

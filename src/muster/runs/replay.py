@@ -12,12 +12,12 @@ import numpy as np
 
 from muster.data import Population
 from muster.errors import RunError
-from muster.keys import Source
+from muster.keys import RandomSource
 from muster.plan import Plan
 from muster.rounds import RunState, play, start
 from muster.runs.folder import digest, unlike
 from muster.runs.simulate import afresh, check
-from muster.simulation import Here, Simulation, choose
+from muster.simulation import LocalExecutor, Simulation, choose
 from muster.simulation.recorded import RecordedSums
 from muster.simulation.threads import one_thread
 from muster.store.memory import MemoryStore
@@ -54,7 +54,7 @@ class Recorded:
         return int(getattr(self.before, "separation", 1))
 
     def sample(
-        self, roster: Roster, state: Tree, round: int, key: Source, probe: Any
+        self, roster: Roster, state: Tree, round: int, key: RandomSource, probe: Any
     ) -> tuple[Cohort, Tree]:
         """The recorded cohort."""
         return self.cohorts[round - 1], state
@@ -123,12 +123,12 @@ def _played(
     again = replace(plan, sampling=Recorded(cohorts, plan.sampling), overselect=1.0, minimum=least)
     choice = choose(plan, population, 1, facts["engine"])
     choice = replace(choice, together=facts["together"])
-    hands = Here(plan, choice.engine, population)
+    executor = LocalExecutor(plan, choice.engine, population)
     sums = None
     if plan.secure is not None:
         sums = RecordedSums({record["round"]: record.get("secure", ()) for record in history})
     store = MemoryStore()
-    simulation = Simulation(plan, population, store, choice, hands, absent, masks=sums)
+    simulation = Simulation(plan, population, store, choice, executor, absent, masks=sums)
     state = start(plan)
     with one_thread(plan.task):
         for record in history:

@@ -24,7 +24,7 @@ from muster.runs.drive import Options, drive
 from muster.runs.folder import begun_with, fresh_folder, know, open_folder
 from muster.runs.measure import Examiner, check_rows
 from muster.runs.run import Run
-from muster.simulation import Choice, Hands, Here, Pool, Simulation, choose
+from muster.simulation import Choice, Executor, LocalExecutor, Pool, Simulation, choose
 from muster.simulation.origins import travels
 from muster.simulation.threads import one_thread
 from muster.store.sqlite import SQLiteStore
@@ -77,18 +77,22 @@ def simulate(
 
 
 def _train(
-    plan: Plan, population: Population, tests: tuple[Rows | None, Population | None],
-    store: SQLiteStore, choice: Choice, options: Options,
-) -> None:  # fmt: skip
+    plan: Plan,
+    population: Population,
+    tests: tuple[Rows | None, Population | None],
+    store: SQLiteStore,
+    choice: Choice,
+    options: Options,
+) -> None:
     """All rounds; workers and threads are as before when it ends, however it ends."""
     rows, judged = tests
     with ExitStack() as stack:
-        hands = _hands(plan, population, choice, options, store)
-        stack.callback(hands.close)
+        executor = _hands(plan, population, choice, options, store)
+        stack.callback(executor.close)
         lenient = options.lenient
-        judges = Here(plan, choice.engine, judged, lenient=lenient) if judged else hands
+        judges = LocalExecutor(plan, choice.engine, judged, lenient=lenient) if judged else executor
         stack.enter_context(one_thread(plan.task))  # central metrics too: a stop rule reads them
-        simulation = Simulation(plan, population, store, choice, hands)
+        simulation = Simulation(plan, population, store, choice, executor)
         everybody = (judged or population).clients
         examiner = Examiner(plan, simulation, judges, lambda: everybody, rows)
         drive(plan, simulation, store, examiner, options)
@@ -153,11 +157,11 @@ def _choice(plan: Plan, population: Population, engine: str) -> Choice:
 
 def _hands(
     plan: Plan, population: Population, choice: Choice, options: Options, store: SQLiteStore
-) -> Hands:
+) -> Executor:
     workers, pickled, why = _crew(plan, population, choice, options.workers)
     store.note(workers=workers, workers_reason=why)
     if workers == 1 or pickled is None:
-        return Here(plan, choice.engine, population, lenient=options.lenient)
+        return LocalExecutor(plan, choice.engine, population, lenient=options.lenient)
     shared = population if population.is_lazy else population.shared()
     return Pool(
         pickled, choice.engine, shared, start(plan).sent(), workers, lenient=options.lenient
@@ -177,10 +181,14 @@ def _crew(
     pickled = travels(plan)
     if pickled is None or (population.is_lazy and travels(population) is None):
         what = "plan's functions live" if pickled is None else "population's loader lives"
-        return 1, None, (
-            f"the {what} in __main__, a notebook or another function, where other processes "
-            f"cannot find them; put them at the top of a module (plan.py) to use all cores"
-        )  # fmt: skip
+        return (
+            1,
+            None,
+            (
+                f"the {what} in __main__, a notebook or another function, where other processes "
+                f"cannot find them; put them at the top of a module (plan.py) to use all cores"
+            ),
+        )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return asked or cores or 1, pickled, "asked for" if asked else "one per core"
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from muster.keys import Source
+from muster.keys import RandomSource
 from muster.spelling import Spelled
 from muster.types import Cohort, Roster, Tree
 
@@ -24,7 +24,7 @@ class All(Spelled):
     kind: ClassVar[str] = "all"  # what an accountant of privacy calls it
 
     def sample(
-        self, roster: Roster, state: Tree, round: int, key: Source, probe: Any
+        self, roster: Roster, state: Tree, round: int, key: RandomSource, probe: Any
     ) -> tuple[Cohort, Tree]:
         """The whole roster."""
         return Cohort(roster.clients), state

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from muster.errors import PlanError
-from muster.keys import Source
+from muster.keys import RandomSource
 from muster.spelling import Spelled
 from muster.types import Cohort, Roster, Tree
 
@@ -33,7 +33,7 @@ class Poisson(Spelled):
             raise PlanError(f"Poisson(rate={self.rate!r}): the rate must lie in (0, 1]")
 
     def sample(
-        self, roster: Roster, state: Tree, round: int, key: Source, probe: Any
+        self, roster: Roster, state: Tree, round: int, key: RandomSource, probe: Any
     ) -> tuple[Cohort, Tree]:
         """Independent coins."""
         heads = key.uniform(len(roster.clients)) < self.rate

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from muster.errors import PlanError
-from muster.keys import Key, Source, hashes
+from muster.keys import Key, RandomSource, hashes
 from muster.spelling import Spelled
 from muster.types import ClientId, Cohort, Roster, Tree
 
@@ -45,7 +45,7 @@ class Rotation(Spelled):
         return self.slots
 
     def sample(
-        self, roster: Roster, state: Tree, round: int, key: Source, probe: Any
+        self, roster: Roster, state: Tree, round: int, key: RandomSource, probe: Any
     ) -> tuple[Cohort, Tree]:
         """Those whose slot is this round's. Raises `PlanError` for a key that is a secret.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from muster.errors import PlanError
-from muster.keys import Source
+from muster.keys import RandomSource
 from muster.spelling import Spelled
 from muster.types import Cohort, Roster, Tree
 
@@ -53,7 +53,7 @@ class Uniform(Spelled):
         return size
 
     def sample(
-        self, roster: Roster, state: Tree, round: int, key: Source, probe: Any
+        self, roster: Roster, state: Tree, round: int, key: RandomSource, probe: Any
     ) -> tuple[Cohort, Tree]:
         """So many clients without replacement."""
         n = len(roster.clients)

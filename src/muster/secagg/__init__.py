@@ -6,8 +6,8 @@ output. Needs the extra `site`: pip install 'muster-fl[site]'.
 """
 
 from muster.secagg.client import client
-from muster.secagg.messages import Malformed, Message, read
-from muster.secagg.ring import Frame, Ring, Span
+from muster.secagg.messages import Malformed, SecAggMessage, read
+from muster.secagg.ring import Frame, IntegerRing, Span
 from muster.secagg.server import server
 from muster.secagg.session import (
     Aborted,
@@ -17,15 +17,15 @@ from muster.secagg.session import (
     Heard,
     Keep,
     Liar,
+    MessageRefused,
     Party,
-    Reason,
-    Refused,
     Saw,
     Say,
-    Step,
+    SessionReason,
+    SessionStep,
+    SessionTerms,
     Sum,
     Tell,
-    Terms,
 )
 
 __all__ = [
@@ -38,18 +38,18 @@ __all__ = [
     "Keep",
     "Liar",
     "Malformed",
-    "Message",
+    "SecAggMessage",
     "Party",
-    "Reason",
-    "Refused",
-    "Ring",
+    "SessionReason",
+    "MessageRefused",
+    "IntegerRing",
     "Saw",
     "Say",
     "Span",
-    "Step",
+    "SessionStep",
     "Sum",
     "Tell",
-    "Terms",
+    "SessionTerms",
     "client",
     "read",
     "server",

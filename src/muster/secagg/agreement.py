@@ -38,7 +38,7 @@ __all__ = [
     "Binding",
     "LABEL",
     "Pairs",
-    "Private",
+    "PrivateKey",
     "Secrets",
     "canonical",
     "commitment",
@@ -53,10 +53,10 @@ PROBE = x25519.X25519PrivateKey.from_private_bytes(bytes(range(32)))
 
 
 @dataclass(frozen=True, repr=False)
-class Private:
+class PrivateKey:
     """An X25519 private key, 32 bytes; read once, agreed with many.
 
-    >>> a, b = Private(bytes(range(32))), Private(bytes(range(1, 33)))
+    >>> a, b = PrivateKey(bytes(range(32))), PrivateKey(bytes(range(1, 33)))
     >>> a.agree(b.public) == b.agree(a.public)
     True
     """
@@ -84,14 +84,14 @@ class Pairs:
     Only where the keys of all are here anyway, as in a simulation. The second to ask takes the
     secret out again, so nothing stays behind of a pair that agreed.
 
-    >>> a, b, pairs = Private(bytes(range(32))), Private(bytes(range(1, 33))), Pairs()
+    >>> a, b, pairs = PrivateKey(bytes(range(32))), PrivateKey(bytes(range(1, 33))), Pairs()
     >>> pairs.agree(a, b.public) == pairs.agree(b, a.public) == a.agree(b.public)
     True
     """
 
     waiting: dict[tuple[bytes, bytes], bytes] = field(default_factory=dict)
 
-    def agree(self, private: Private, public: bytes) -> bytes:
+    def agree(self, private: PrivateKey, public: bytes) -> bytes:
         """The secret of two clients; ValueError where the public key is none."""
         secret = self.waiting.pop((public, private.public), None)
         if secret is None:
@@ -103,8 +103,8 @@ class Pairs:
 class Secrets:
     """What a client draws for one session: mask key s_i, channel key e_i, self seed b_i."""
 
-    mask: Private
-    channel: Private
+    mask: PrivateKey
+    channel: PrivateKey
     seed: bytes
 
     @classmethod
@@ -115,7 +115,7 @@ class Secrets:
     @classmethod
     def read(cls, data: bytes) -> Secrets:
         """Those that were kept as `data`."""
-        return cls(Private(data[:32]), Private(data[32:64]), data[64:96])
+        return cls(PrivateKey(data[:32]), PrivateKey(data[32:64]), data[64:96])
 
     @property
     def data(self) -> bytes:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from muster.errors import PlanError
 from muster.secagg import messages
-from muster.secagg.agreement import Binding, Private, Secrets
+from muster.secagg.agreement import Binding, PrivateKey, Secrets
 from muster.secagg.commitments import (
     KINDS,
     LEAVES,
@@ -42,7 +42,7 @@ from muster.secagg.graph import Graph, Odds, graph_of
 from muster.secagg.mask import blend
 from muster.secagg.messages import Complaint
 from muster.secagg.ring import Words
-from muster.secagg.session import Aborted, Party, Reason, Terms, bitmap, members
+from muster.secagg.session import Aborted, Party, SessionReason, SessionTerms, bitmap, members
 from muster.secagg.shamir import PRIME, vandermonde
 
 __all__ = [
@@ -78,11 +78,11 @@ PIECE = SEALED + 32 + LEAVES + VALUES  # bytes of all that a holder is given of 
 class View:
     """What a client knows from the roster on: everybody's keys, its place, its own secrets."""
 
-    entries: tuple[messages.Entry, ...]
+    entries: tuple[messages.PublicKeys, ...]
     session: bytes
     graph: Graph
     index: int
-    terms: Terms
+    terms: SessionTerms
     secrets: Secrets
     masks: dict[int, bytes]  # agreed on with each neighbour, for the mask they share
     channels: dict[int, bytes]  # and with each holder but itself, for shares on their way
@@ -111,7 +111,7 @@ class View:
         return sorted({*self.holders.tolist(), self.index})
 
 
-def graph_for(terms: Terms, count: int, session: bytes) -> Graph:
+def graph_for(terms: SessionTerms, count: int, session: bytes) -> Graph:
     """The graph of `count` clients, which both sides find for themselves.
 
     Raises `PlanError` where so few hide nobody.
@@ -120,7 +120,11 @@ def graph_for(terms: Terms, count: int, session: bytes) -> Graph:
 
 
 def rostered(
-    terms: Terms, party: Party, advert: messages.Advert, secrets: Secrets, roster: messages.Roster
+    terms: SessionTerms,
+    party: Party,
+    advert: messages.Advert,
+    secrets: Secrets,
+    roster: messages.KeyRoster,
 ) -> View:
     """Check the keys of those it shares with, before a share of a secret leaves.
 
@@ -130,31 +134,40 @@ def rostered(
     """
     entries, count = roster.entries, len(roster.entries)
     if roster.context != terms.context:
-        end(Reason.TERMS, "the roster is for other terms than this client's plan and model give")
+        end(
+            SessionReason.TERMS,
+            "the roster is for other terms than this client's plan and model give",
+        )
     if not terms.minimum <= count <= terms.cohort:
         end(
-            Reason.COHORT,
+            SessionReason.COHORT,
             f"{count} clients take part; {terms.minimum} to {terms.cohort} are required",
         )
     if not roster.ordered:
-        end(Reason.ROSTER, "the roster is not sorted, or names a client twice; refuse this server")
+        end(
+            SessionReason.ROSTER,
+            "the roster is not sorted, or names a client twice; refuse this server",
+        )
     index = roster.places.get(advert.entry.name)
     if index is None or entries[index] != advert.entry:
-        end(Reason.OWN_KEY, "the own keys are missing from the roster, or were changed")
+        end(SessionReason.OWN_KEY, "the own keys are missing from the roster, or were changed")
     if not roster.distinct:
-        end(Reason.KEYS, "two entries of the roster share a key; refuse this server")
+        end(SessionReason.KEYS, "two entries of the roster share a key; refuse this server")
     if roster.odd:
-        end(Reason.KEYS, f"a key of {roster.odd[0]!r} is not in its canonical form; refuse it")
+        end(
+            SessionReason.KEYS,
+            f"a key of {roster.odd[0]!r} is not in its canonical form; refuse it",
+        )
     session = roster.session(*terms.place)
     try:
         graph = graph_for(terms, count, session)
     except PlanError as error:
-        end(Reason.COHORT, str(error))
+        end(SessionReason.COHORT, str(error))
     near = [(j, entries[j]) for j in graph.neighbours(index).tolist()]
     for j, _ in near:
         name, statement, signature = roster.signed[j]
         if not party.verify(name, statement, signature):
-            end(Reason.SIGNATURE, f"the keys of {name!r} are not signed by it for this plan")
+            end(SessionReason.SIGNATURE, f"the keys of {name!r} are not signed by it for this plan")
     judged(party, tuple(entries[j].name for j in sorted([index, *(j for j, _ in near)])))
     # with whom both keys are agreed on, before a share
     masks = {j: _agreed(party, secrets.mask, e, e.mask_key) for j, e in near}
@@ -166,7 +179,7 @@ def judged(party: Party, names: tuple[str, ...]) -> None:
     """Ask whether this client will be in a sum with these."""
     refusal = party.judge(names)
     if refusal:
-        end(Reason.PEERS, refusal)
+        end(SessionReason.PEERS, refusal)
 
 
 def shared(
@@ -199,7 +212,10 @@ def delivered(
     sharing = _set(view, delivery.alive, None)
     others = [j for j in view.others if sharing[j]]
     if len(delivery.pieces) != PIECE * len(others):
-        end(Reason.MALFORMED, f"{len(delivery.pieces)} bytes of shares of {len(others)} clients")
+        end(
+            SessionReason.MALFORMED,
+            f"{len(delivery.pieces)} bytes of shares of {len(others)} clients",
+        )
     held = np.full((len(view.holders), KINDS, ROWS), MISSING, "<u2")
     mine = np.frombuffer(own, "<u2").reshape(-1, KINDS, ROWS)
     held[view.holders == view.index] = mine[view.holders == view.index]
@@ -241,7 +257,7 @@ def compared(view: View, party: Party, wrong: tuple[tuple[int, bytes], ...]) -> 
 
 def accused(
     view: View, party: Party, said: messages.Shares, own: bytes, complaints: messages.Complaints
-) -> messages.Opened:
+) -> messages.OpenedShares:
     """Open the shares of those who complain about exactly what I sent them.
 
     Whoever complains has that share already or lies; a server that changed a piece on its way, or
@@ -252,10 +268,10 @@ def accused(
     holders = [one.holder for one in complaints.complaints]
     known = set(view.others)
     if not holders or holders != sorted(set(holders)) or not known >= set(holders):
-        end(Reason.COMPLAINTS, "complaints of nobody, twice of one, or of no holder of mine")
+        end(SessionReason.COMPLAINTS, "complaints of nobody, twice of one, or of no holder of mine")
     if len(holders) > view.terms.colluders:
         end(
-            Reason.COMPLAINTS,
+            SessionReason.COMPLAINTS,
             f"{len(holders)} holders complain about shares that fit, and at most "
             f"{view.terms.colluders} may lie; nothing is opened",
         )
@@ -268,11 +284,11 @@ def accused(
         name = view.entries[one.holder].name
         if one.dealer != view.index or not party.verify(name, statement, one.signature):
             end(
-                Reason.COMPLAINTS,
+                SessionReason.COMPLAINTS,
                 f"{name!r} did not complain about what this client sent it; nothing is opened",
             )
         opened.append(shares[places[one.holder]].tobytes())
-    return messages.Opened(view.session, b"".join(opened))
+    return messages.OpenedShares(view.session, b"".join(opened))
 
 
 def piece_for(view: View, said: messages.Shares, place: int) -> bytes:
@@ -294,14 +310,14 @@ def admitted(view: View, party: Party, sharing: Set, said: messages.Members) -> 
     return found
 
 
-def masked(view: View, sharing: Set, vector: Callable[[], Words]) -> messages.Masked:
+def masked(view: View, sharing: Set, vector: Callable[[], Words]) -> messages.MaskedVector:
     """The vector + PRG(b_i) + masks shared with members before - masks with those after."""
     ring, i = view.terms.ring, view.index
     given = np.asarray(vector())
     fits = given.shape == (view.terms.size,) and given.dtype.kind == "u"
     if not fits or int(given.max()) > view.terms.most:
         end(
-            Reason.INPUT,
+            SessionReason.INPUT,
             f"a vector of {given.dtype} and shape {given.shape}; {view.terms.size} unsigned "
             f"integers of at most {view.terms.most} are required",
         )
@@ -313,7 +329,7 @@ def masked(view: View, sharing: Set, vector: Callable[[], Words]) -> messages.Ma
             (plus if j < i else minus).append(view.binding.mask(secret, i, j))
     blend(total, plus, minus)
     ring.reduce(total)
-    return messages.Masked(view.session, ring.pack(total))
+    return messages.MaskedVector(view.session, ring.pack(total))
 
 
 def survived(
@@ -337,7 +353,7 @@ def agreed(view: View, party: Party, sets: tuple[Set, Set], quorum: messages.Quo
     signers = _set(view, quorum.alive, sets[1])
     near = view.holders[signers[view.holders]].tolist()
     if len(near) != len(quorum.signatures):
-        end(Reason.MALFORMED, f"{len(quorum.signatures)} signatures of {len(near)} clients")
+        end(SessionReason.MALFORMED, f"{len(quorum.signatures)} signatures of {len(near)} clients")
     statement = _statement(view, sets)
     valid = sum(
         party.verify(view.entries[j].name, statement, signature)
@@ -345,7 +361,7 @@ def agreed(view: View, party: Party, sets: tuple[Set, Set], quorum: messages.Quo
     )
     if valid < view.graph.threshold:
         end(
-            Reason.QUORUM,
+            SessionReason.QUORUM,
             f"{valid} valid signatures on the survivors; {view.graph.threshold} are required",
         )
 
@@ -362,20 +378,23 @@ def _set(view: View, data: bytes, before: Set | None) -> Set:
     """A set of clients, checked: inside the one before, with me, large enough, also around me."""
     found = members(data, view.graph.count)
     if (before is not None and (found & ~before).any()) or not found[view.index]:
-        end(Reason.SURVIVORS, "a set that is not inside the one before it, or leaves me out")
+        end(SessionReason.SURVIVORS, "a set that is not inside the one before it, or leaves me out")
     if found.sum() < view.terms.minimum:
-        end(Reason.COHORT, f"{found.sum()} clients are left; {view.terms.minimum} are required")
+        end(
+            SessionReason.COHORT,
+            f"{found.sum()} clients are left; {view.terms.minimum} are required",
+        )
     least = view.graph.count - view.terms.losses
     if view.graph.order and found.sum() < least:
         end(
-            Reason.THRESHOLD,
+            SessionReason.THRESHOLD,
             f"{found.sum()} clients are left, and the ring hides each of them only among "
             f"{least} or more: invite more clients or bear more dropouts",
         )
     near = int(found[view.holders].sum())
     if near < view.graph.threshold:
         end(
-            Reason.THRESHOLD,
+            SessionReason.THRESHOLD,
             f"{near} holders of this client's secrets are left; {view.graph.threshold} are "
             f"required: invite more clients or bear fewer dropouts",
         )
@@ -384,20 +403,23 @@ def _set(view: View, data: bytes, before: Set | None) -> Set:
 
 def _same(view: View, session: bytes) -> None:
     if session != view.session:
-        end(Reason.SESSION, "a message of another session came; nothing more is answered in this")
+        end(
+            SessionReason.SESSION,
+            "a message of another session came; nothing more is answered in this",
+        )
 
 
-def _agreed(party: Party, private: Private, entry: messages.Entry, public: bytes) -> bytes:
+def _agreed(party: Party, private: PrivateKey, entry: messages.PublicKeys, public: bytes) -> bytes:
     try:
         return party.agree(private, public)
     except ValueError:
-        end(Reason.KEYS, f"a key of {entry.name!r} is a point that hides nothing; refuse it")
+        end(SessionReason.KEYS, f"a key of {entry.name!r} is a point that hides nothing; refuse it")
 
 
 def _statement(view: View, sets: tuple[Set, Set]) -> bytes:
     return view.binding.consent(bitmap(sets[0]), bitmap(sets[1]))
 
 
-def end(reason: Reason, message: str) -> NoReturn:
+def end(reason: SessionReason, message: str) -> NoReturn:
     """End the session for this side."""
     raise Aborted(reason, message)

@@ -22,33 +22,44 @@ import numpy as np
 from muster.secagg import answers, messages
 from muster.secagg.agreement import Secrets, commitment, framed
 from muster.secagg.answers import Set, View, end
-from muster.secagg.messages import Message
+from muster.secagg.messages import SecAggMessage
 from muster.secagg.ring import Words
-from muster.secagg.session import Aborted, Await, Forget, Keep, Party, Reason, Saw, Say, Step, Terms
+from muster.secagg.session import (
+    Aborted,
+    Await,
+    Forget,
+    Keep,
+    Party,
+    Saw,
+    Say,
+    SessionReason,
+    SessionStep,
+    SessionTerms,
+)
 
 __all__ = ["Action", "client"]
 
 Action = Keep | Say | Saw | Forget | Await
-Flow = Generator[Action, Message | bytes | None, Any]
+Flow = Generator[Action, SecAggMessage | bytes | None, Any]
 
 
 @dataclass
 class _Me:
-    terms: Terms
+    terms: SessionTerms
     party: Party
     vector: Callable[[], Words]
     entropy: Callable[[int], bytes]
     kept: dict[str, bytes]
-    heard: list[Message] = field(default_factory=list)
+    heard: list[SecAggMessage] = field(default_factory=list)
 
-    def last(self, step: Step) -> bool:
+    def last(self, step: SessionStep) -> bool:
         """Whether nothing was kept after this step: then its answer may not have been heard."""
-        steps = list(Step)
+        steps = list(SessionStep)
         return not any(later.value in self.kept for later in steps[steps.index(step) + 1 :])
 
 
 def client(
-    terms: Terms,
+    terms: SessionTerms,
     party: Party,
     vector: Callable[[], Words],
     entropy: Callable[[int], bytes],
@@ -61,7 +72,7 @@ def client(
     is what an earlier life of the same client in the same session was told to keep.
 
     >>> import secrets
-    >>> terms = Terms("s", "run-1", 1, bytes(32), bytes(32), size=4, most=255, cohort=5)
+    >>> terms = SessionTerms("s", "run-1", 1, bytes(32), bytes(32), size=4, most=255, cohort=5)
     >>> party = Party("ann", sign=lambda data: b"", verify=lambda name, data, mark: True)
     >>> side = client(terms, party, lambda: np.zeros(4, "uint32"), secrets.token_bytes)
     >>> [type(next(side)).__name__ for _ in range(3)]
@@ -74,7 +85,7 @@ def client(
         if not stop.remote:
             yield Say(messages.Quit(stop.reason.name))
         yield Forget(stop.reason, str(stop))
-        if stop.reason is not Reason.DONE:
+        if stop.reason is not SessionReason.DONE:
             raise
     else:
         yield Forget()
@@ -90,28 +101,30 @@ def _session(me: _Me) -> Flow:
 
     yield from _turn(
         me,
-        (Step.UNMASK, messages.Quorum),
+        (SessionStep.UNMASK, messages.Quorum),
         lambda heard: answers.agreed(view, party, sets, heard),
         lambda _: (answers.revealed(view, held, sets), b""),
     )
-    yield from _hear(me, Step.OVER, messages.Ended)
+    yield from _hear(me, SessionStep.OVER, messages.SessionEnded)
 
 
 def _advertise(me: _Me) -> Flow:
     """Draw the secrets and say their public halves; after a restart, the same again."""
-    record = me.kept.get(Step.ADVERTISE.value)
+    record = me.kept.get(SessionStep.ADVERTISE.value)
     if record is not None:
         secrets, advert = Secrets.read(record[:96]), messages.Advert.from_bytes(record[96:])
         if advert.context != me.terms.context or advert.entry.name != me.party.name:
-            end(Reason.TERMS, "what was kept belongs to another session; start without it")
+            end(SessionReason.TERMS, "what was kept belongs to another session; start without it")
     else:
         secrets = Secrets.drawn(me.entropy)
         keys = (secrets.mask.public, secrets.channel.public, commitment(secrets.seed))
-        unsigned = messages.Entry(me.party.name, *keys, b"")
+        unsigned = messages.PublicKeys(me.party.name, *keys, b"")
         signature = me.party.sign(unsigned.statement(me.terms.context))
-        advert = messages.Advert(me.terms.context, messages.Entry(me.party.name, *keys, signature))
-        yield Keep(Step.ADVERTISE.value, secrets.data + advert.to_bytes())
-    if me.last(Step.ADVERTISE):
+        advert = messages.Advert(
+            me.terms.context, messages.PublicKeys(me.party.name, *keys, signature)
+        )
+        yield Keep(SessionStep.ADVERTISE.value, secrets.data + advert.to_bytes())
+    if me.last(SessionStep.ADVERTISE):
         yield Say(advert)
     return secrets, advert
 
@@ -121,10 +134,12 @@ def _share(me: _Me, secrets: Secrets, advert: messages.Advert) -> Flow:
     terms, party = me.terms, me.party
     view, said, own = yield from _turn(
         me,
-        (Step.SHARE, messages.Roster),
+        (SessionStep.SHARE, messages.KeyRoster),
         lambda heard: answers.rostered(terms, party, advert, secrets, heard),
         lambda view: answers.shared(view, party, me.entropy),
-        lambda view: Saw(Step.SHARE, view.session, view.names(np.ones(view.graph.count, np.bool_))),
+        lambda view: Saw(
+            SessionStep.SHARE, view.session, view.names(np.ones(view.graph.count, np.bool_))
+        ),
     )
     return view, said, own
 
@@ -133,7 +148,7 @@ def _compare(me: _Me, view: View, own: bytes) -> Flow:
     """Who shared, and the shares held of them that fit."""
     (sharing, held, _), _, _ = yield from _turn(
         me,
-        (Step.COMPARE, messages.Delivery),
+        (SessionStep.COMPARE, messages.Delivery),
         lambda heard: answers.delivered(view, own, heard),
         lambda found: (answers.compared(view, me.party, found[2]), b""),
     )
@@ -143,14 +158,14 @@ def _compare(me: _Me, view: View, own: bytes) -> Flow:
 def _mask(me: _Me, view: View, mine: tuple[messages.Shares, bytes], sharing: Set) -> Flow:
     """The members of the sum, after an answer to those who complained about me, if any did."""
     party = me.party
-    due: tuple[type[Message], ...] = (messages.Members, messages.Complaints)
-    first: Message | None = None
-    if Step.ANSWER.value not in me.kept and Step.MASK.value not in me.kept:
-        first = yield from _hear(me, Step.MASK, *due)
-    if Step.ANSWER.value in me.kept or isinstance(first, messages.Complaints):
+    due: tuple[type[SecAggMessage], ...] = (messages.Members, messages.Complaints)
+    first: SecAggMessage | None = None
+    if SessionStep.ANSWER.value not in me.kept and SessionStep.MASK.value not in me.kept:
+        first = yield from _hear(me, SessionStep.MASK, *due)
+    if SessionStep.ANSWER.value in me.kept or isinstance(first, messages.Complaints):
         yield from _turn(
             me,
-            (Step.ANSWER, messages.Complaints),
+            (SessionStep.ANSWER, messages.Complaints),
             lambda heard: heard,
             lambda heard: (answers.accused(view, party, *mine, heard), b""),
             first=first,
@@ -158,10 +173,10 @@ def _mask(me: _Me, view: View, mine: tuple[messages.Shares, bytes], sharing: Set
         first = None
     members, _, _ = yield from _turn(
         me,
-        (Step.MASK, messages.Members),
+        (SessionStep.MASK, messages.Members),
         lambda heard: answers.admitted(view, party, sharing, heard),
         lambda found: (answers.masked(view, found, me.vector), b""),
-        lambda found: Saw(Step.MASK, view.session, view.names(found)),
+        lambda found: Saw(SessionStep.MASK, view.session, view.names(found)),
         first,
     )
     return members
@@ -171,21 +186,21 @@ def _consent(me: _Me, view: View, members: Set) -> Flow:
     """The members and the survivors, under my signature."""
     sets, _, _ = yield from _turn(
         me,
-        (Step.CONSENT, messages.Survivors),
+        (SessionStep.CONSENT, messages.Survivors),
         lambda heard: answers.survived(view, me.party, members, heard),
         lambda sets: (answers.consented(view, me.party, sets), b""),
-        lambda sets: Saw(Step.CONSENT, view.session, view.names(sets[1])),
+        lambda sets: Saw(SessionStep.CONSENT, view.session, view.names(sets[1])),
     )
     return sets
 
 
 def _turn(
     me: _Me,
-    turn: tuple[Step, type[Message]],
+    turn: tuple[SessionStep, type[SecAggMessage]],
     check: Callable[[Any], Any],
-    answer: Callable[[Any], tuple[Message, bytes]],
+    answer: Callable[[Any], tuple[SecAggMessage, bytes]],
     seen: Callable[[Any], Saw] | None = None,
-    first: Message | None = None,
+    first: SecAggMessage | None = None,
 ) -> Flow:
     """One step: hear (or take what was heard), check, show, keep, say.
 
@@ -213,26 +228,28 @@ def _turn(
     return found, reply, extra
 
 
-def _hear(me: _Me, step: Step, *kinds: type[Message]) -> Flow:
+def _hear(me: _Me, step: SessionStep, *kinds: type[SecAggMessage]) -> Flow:
     """The next message that is new; anything but what is due ends the session."""
     while True:
         came = yield Await(step)
         try:
             message = messages.read(came) if isinstance(came, bytes) else came
         except messages.Malformed as error:
-            end(Reason.MALFORMED, str(error))
+            end(SessionReason.MALFORMED, str(error))
         if message is None or message in me.heard:
             continue
-        if isinstance(message, messages.Ended) and (
-            messages.Ended not in kinds or message.reason != "DONE"
+        if isinstance(message, messages.SessionEnded) and (
+            messages.SessionEnded not in kinds or message.reason != "DONE"
         ):
-            reason = Reason.__members__.get(message.reason, Reason.STOPPED)
-            if reason is Reason.DONE and step is not Step.UNMASK:
-                reason = Reason.STOPPED  # no sum holds this client's vector, or not by its consent
+            reason = SessionReason.__members__.get(message.reason, SessionReason.STOPPED)
+            if reason is SessionReason.DONE and step is not SessionStep.UNMASK:
+                reason = (
+                    SessionReason.STOPPED
+                )  # no sum holds this client's vector, or not by its consent
             raise Aborted(reason, f"the server ended the session: {reason.value}", remote=True)
         if not isinstance(message, kinds):
             end(
-                Reason.ORDER,
+                SessionReason.ORDER,
                 f"a {type(message).__name__} came at step {step.value!r}; only "
                 f"{' or '.join(kind.__name__ for kind in kinds)} is due: nothing more is answered "
                 f"in this session",

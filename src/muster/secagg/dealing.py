@@ -30,21 +30,21 @@ from muster.secagg.commitments import (
     root,
 )
 from muster.secagg.graph import Graph
-from muster.secagg.messages import Complaint, Entry, Shares
-from muster.secagg.session import Aborted, Liar, Reason, Terms
+from muster.secagg.messages import Complaint, PublicKeys, Shares
+from muster.secagg.session import Aborted, Liar, SessionReason, SessionTerms
 from muster.secagg.shamir import PRIME, vandermonde
 
-__all__ = ["Cohort", "Dealing", "Pairs", "liars", "room_for_shares"]
+__all__ = ["SessionMembers", "Dealing", "Pairs", "liars", "room_for_shares"]
 
 Pairs = NDArray[np.int64]  # numbers of pairs
 
 
 @dataclass(frozen=True)
-class Cohort:
+class SessionMembers:
     """The clients of a session, as the server sees them from the roster on."""
 
-    terms: Terms
-    entries: tuple[Entry, ...]
+    terms: SessionTerms
+    entries: tuple[PublicKeys, ...]
     graph: Graph
     index: dict[str, int]
     binding: Binding
@@ -69,7 +69,7 @@ class Cohort:
         short = (alive[self.graph.table].sum(1) < self.graph.threshold) & sharing
         if short.any():
             raise Aborted(
-                Reason.THRESHOLD,
+                SessionReason.THRESHOLD,
                 f"fewer than {self.graph.threshold} holders are left of the secrets of "
                 f"{short.sum()} clients: invite more clients or bear fewer dropouts",
             )
@@ -96,7 +96,7 @@ class Dealing:
     those that were answered.
     """
 
-    cohort: Cohort
+    cohort: SessionMembers
     sharing: Set = field(init=False)
     wrong: dict[tuple[int, int], Complaint] = field(default_factory=dict)
     opened: dict[tuple[int, int], Held] = field(default_factory=dict)
@@ -110,7 +110,7 @@ class Dealing:
         self._roots = np.zeros((count, 32), np.uint8)
         self._proofs = np.zeros((count, proof_size(threshold) // 2), "<u2")
 
-    def take(self, index: int, shares: Shares) -> Reason | None:
+    def take(self, index: int, shares: Shares) -> SessionReason | None:
         """Take a dealer's message in, or say why it is none."""
         cohort = self.cohort
         holders, places = cohort.graph.holders(index), cohort.places(index)
@@ -118,9 +118,9 @@ class Dealing:
         proof = np.frombuffer(shares.proof, "<u2") if len(shares.proof) % 2 == 0 else None
         sizes = (len(shares.sealed), len(shares.leaves))
         if sizes != (SEALED * len(away), LEAVES * len(places)) or proof is None:
-            return Reason.MALFORMED
+            return SessionReason.MALFORMED
         if len(proof) != self._proofs.shape[1] or (proof >= PRIME).any():
-            return Reason.MALFORMED
+            return SessionReason.MALFORMED
         self._sealed[away] = np.frombuffer(shares.sealed, np.uint8).reshape(-1, SEALED)
         self._leaves[places] = np.frombuffer(shares.leaves, np.uint8).reshape(-1, LEAVES)
         self._roots[index] = np.frombuffer(root(shares.leaves), np.uint8)
@@ -222,11 +222,11 @@ class Dealing:
         return np.concatenate(parts, 1)
 
 
-def room_for_shares(cohort: Cohort) -> Held:
+def room_for_shares(cohort: SessionMembers) -> Held:
     """Room for one opened share of every pair, as if none had come."""
     return np.full((cohort.pairs, ROWS), 65535, np.uint16)
 
 
-def liars(cohort: Cohort, found: Mapping[int, str]) -> tuple[Liar, ...]:
+def liars(cohort: SessionMembers, found: Mapping[int, str]) -> tuple[Liar, ...]:
     """Those who lied, by name."""
     return tuple(Liar(cohort.entries[i].name, found[i]) for i in sorted(found))

@@ -39,7 +39,16 @@ from numpy.typing import NDArray
 
 from muster.errors import PlanError
 
-__all__ = ["FULL", "Graph", "Odds", "Ring", "apart", "find_ring", "full_threshold", "graph_of"]
+__all__ = [
+    "FULL",
+    "Graph",
+    "Odds",
+    "RingParameters",
+    "apart",
+    "find_ring",
+    "full_threshold",
+    "graph_of",
+]
 
 SECURITY, CORRECTNESS = 40.0, 30.0  # bits, over all sessions of a run
 FULL = 300  # clients up to which everybody shares with everybody
@@ -103,11 +112,11 @@ class Graph:
 
 
 @dataclass(frozen=True)
-class Ring:
+class RingParameters:
     """What the finder found: degree k, threshold t, and x, the most colluders of a neighbourhood.
 
     >>> find_ring(1000, Odds(colluders=100, losses=100, sessions=1))
-    Ring(degree=114, threshold=78, colluders=40)
+    RingParameters(degree=114, threshold=78, colluders=40)
     """
 
     degree: int
@@ -152,7 +161,7 @@ def graph_of(count: int, odds: Odds, seed: bytes) -> Graph:
 
 
 @lru_cache(maxsize=1024)
-def find_ring(count: int, odds: Odds) -> Ring | None:
+def find_ring(count: int, odds: Odds) -> RingParameters | None:
     """The ring of least degree that is safe and bears the losses; None where there is none.
 
     Deviation from Bell et al. 2020, theorem 3.10, and from the parameter finder that Google
@@ -173,7 +182,7 @@ def find_ring(count: int, odds: Odds) -> Ring | None:
             continue
         lost = _exceeding(table, odds.losses, degree)[degree - threshold] * count
         if lost <= unlucky and apart(count, degree, odds.colluders + odds.losses) <= unsafe:
-            return Ring(degree, threshold, colluders)
+            return RingParameters(degree, threshold, colluders)
     return None
 
 

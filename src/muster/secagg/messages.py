@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The messages of the protocol as frozen records, each with one form in bytes.
 
-In order, what a client (C) and the server (S) say: C `Advert`, S `Roster`, C `Shares`, S
-`Delivery`, C `Compared`, where somebody complained S `Complaints` and C `Opened`, S `Members`,
-C `Masked`, S `Survivors`, C `Consent`, S `Quorum`, C `Revealed`, S `Ended`. A client may say
+In order, what a client (C) and the server (S) say: C `Advert`, S `KeyRoster`, C `Shares`, S
+`Delivery`, C `Compared`, where somebody complained S `Complaints` and C `OpenedShares`, S `Members`,
+C `MaskedVector`, S `Survivors`, C `Consent`, S `Quorum`, C `Revealed`, S `SessionEnded`. A client may say
 `Quit` at any time.
 
 Five bytes of head (magic, version, kind), then the fields in order: those of fixed size as they
@@ -24,7 +24,7 @@ from operator import attrgetter
 from typing import ClassVar, Self, cast
 
 from muster.secagg.agreement import canonical, framed
-from muster.secagg.form import Form, Malformed, Source, blob, many, number, raw, text
+from muster.secagg.codec import ByteReader, FieldCodec, Malformed, blob, many, number, raw, text
 
 __all__ = [
     "Advert",
@@ -34,18 +34,18 @@ __all__ = [
     "Complaints",
     "Consent",
     "Delivery",
-    "Ended",
-    "Entry",
+    "SessionEnded",
+    "PublicKeys",
     "KINDS",
     "Malformed",
-    "Masked",
+    "MaskedVector",
     "Members",
-    "Message",
-    "Opened",
+    "SecAggMessage",
+    "OpenedShares",
     "Quit",
     "Quorum",
     "Revealed",
-    "Roster",
+    "KeyRoster",
     "Shares",
     "Survivors",
     "read",
@@ -56,13 +56,13 @@ SIGNATURE = 256  # bytes, at most
 NAME = 255
 
 
-class Message:
+class SecAggMessage:
     """What all messages can: `to_bytes` and `from_bytes`; `kind` tells them apart on the wire."""
 
     kind: ClassVar[int]
-    form: ClassVar[tuple[Form, ...]]
+    form: ClassVar[tuple[FieldCodec, ...]]
 
-    def __init_subclass__(cls, kind: int, form: tuple[Form, ...]) -> None:
+    def __init_subclass__(cls, kind: int, form: tuple[FieldCodec, ...]) -> None:
         cls.kind, cls.form = kind, form
         KINDS[kind] = cls
 
@@ -81,14 +81,14 @@ class Message:
         return message
 
 
-KINDS: dict[int, type[Message]] = {}  # by the number on the wire
+KINDS: dict[int, type[SecAggMessage]] = {}  # by the number on the wire
 
 
 @dataclass(frozen=True)
-class Entry:
+class PublicKeys:
     """A client's public keys: S_i, E_i, the hash of b_i, and its signature over them.
 
-    >>> Entry("ann", bytes(32), bytes(32), bytes(32), b"").statement(bytes(32)) == bytes(32)
+    >>> PublicKeys("ann", bytes(32), bytes(32), bytes(32), b"").statement(bytes(32)) == bytes(32)
     False
     """
 
@@ -115,7 +115,9 @@ class Entry:
 
 
 _KEYS = (text(NAME), raw(32), raw(32), raw(32), blob(SIGNATURE))
-_ENTRY = Form(attrgetter("data"), lambda source: Entry(*(form.read(source) for form in _KEYS)))
+_ENTRY = FieldCodec(
+    attrgetter("data"), lambda source: PublicKeys(*(form.read(source) for form in _KEYS))
+)
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class Complaint:
     signature: bytes
 
 
-_COMPLAINT = Form(
+_COMPLAINT = FieldCodec(
     lambda c: (
         number(4).write(c.dealer) + number(4).write(c.holder) + blob(SIGNATURE).write(c.signature)
     ),
@@ -142,15 +144,15 @@ _COMPLAINT = Form(
 
 
 @dataclass(frozen=True)
-class Advert(Message, kind=1, form=(raw(32), _ENTRY)):
+class Advert(SecAggMessage, kind=1, form=(raw(32), _ENTRY)):
     """Client: my keys. `context` is the digest of my terms, so that a difference has a name."""
 
     context: bytes
-    entry: Entry
+    entry: PublicKeys
 
 
 @dataclass(frozen=True)
-class Roster(Message, kind=2, form=(raw(32), many(_ENTRY))):
+class KeyRoster(SecAggMessage, kind=2, form=(raw(32), many(_ENTRY))):
     """Server: all clients' keys, sorted by name; an index below is a place in this list.
 
     What follows from a roster alone is worked out once for the object: a client that read it from
@@ -158,7 +160,7 @@ class Roster(Message, kind=2, form=(raw(32), many(_ENTRY))):
     """
 
     context: bytes
-    entries: tuple[Entry, ...]
+    entries: tuple[PublicKeys, ...]
 
     @cached_property
     def places(self) -> dict[str, int]:
@@ -199,7 +201,7 @@ class Roster(Message, kind=2, form=(raw(32), many(_ENTRY))):
 
 
 @dataclass(frozen=True)
-class Shares(Message, kind=3, form=(raw(32), blob(), blob(), blob(), blob(SIGNATURE))):
+class Shares(SecAggMessage, kind=3, form=(raw(32), blob(), blob(), blob(), blob(SIGNATURE))):
     """Client: shares of my two secrets, and what I am bound to by them.
 
     `sealed` is 104 bytes for each holder but myself; `leaves` 64 for each holder; `proof` that of
@@ -214,7 +216,7 @@ class Shares(Message, kind=3, form=(raw(32), blob(), blob(), blob(), blob(SIGNAT
 
 
 @dataclass(frozen=True)
-class Delivery(Message, kind=4, form=(raw(32), blob(8190), blob())):
+class Delivery(SecAggMessage, kind=4, form=(raw(32), blob(8190), blob())):
     """Server: who shared (a bitmap), and a piece from each whose holder you are, 216 bytes.
 
     A piece is the sealed shares, the root of the dealer's leaves, the two leaves that are yours,
@@ -227,7 +229,7 @@ class Delivery(Message, kind=4, form=(raw(32), blob(8190), blob())):
 
 
 @dataclass(frozen=True)
-class Compared(Message, kind=5, form=(raw(32), many(_COMPLAINT))):
+class Compared(SecAggMessage, kind=5, form=(raw(32), many(_COMPLAINT))):
     """Client: I have compared all shares; those of whom I complain, and under which signature."""
 
     session: bytes
@@ -235,7 +237,7 @@ class Compared(Message, kind=5, form=(raw(32), many(_COMPLAINT))):
 
 
 @dataclass(frozen=True)
-class Complaints(Message, kind=6, form=(raw(32), many(_COMPLAINT))):
+class Complaints(SecAggMessage, kind=6, form=(raw(32), many(_COMPLAINT))):
     """Server: these holders complain about your shares; open what you sent them."""
 
     session: bytes
@@ -243,7 +245,7 @@ class Complaints(Message, kind=6, form=(raw(32), many(_COMPLAINT))):
 
 
 @dataclass(frozen=True)
-class Opened(Message, kind=7, form=(raw(32), blob())):
+class OpenedShares(SecAggMessage, kind=7, form=(raw(32), blob())):
     """Client: the shares, 88 bytes each, that I sent to those who complain, in their order."""
 
     session: bytes
@@ -251,7 +253,7 @@ class Opened(Message, kind=7, form=(raw(32), blob())):
 
 
 @dataclass(frozen=True)
-class Members(Message, kind=8, form=(raw(32), blob(8190))):
+class Members(SecAggMessage, kind=8, form=(raw(32), blob(8190))):
     """Server: whose vectors will be in the sum (a bitmap): who shared, without those who lied."""
 
     session: bytes
@@ -259,7 +261,7 @@ class Members(Message, kind=8, form=(raw(32), blob(8190))):
 
 
 @dataclass(frozen=True)
-class Masked(Message, kind=9, form=(raw(32), blob())):
+class MaskedVector(SecAggMessage, kind=9, form=(raw(32), blob())):
     """Client: my masked vector, packed."""
 
     session: bytes
@@ -267,7 +269,7 @@ class Masked(Message, kind=9, form=(raw(32), blob())):
 
 
 @dataclass(frozen=True)
-class Survivors(Message, kind=10, form=(raw(32), blob(8190))):
+class Survivors(SecAggMessage, kind=10, form=(raw(32), blob(8190))):
     """Server: whose masked vectors came in time (a bitmap)."""
 
     session: bytes
@@ -275,7 +277,7 @@ class Survivors(Message, kind=10, form=(raw(32), blob(8190))):
 
 
 @dataclass(frozen=True)
-class Consent(Message, kind=11, form=(raw(32), blob(SIGNATURE))):
+class Consent(SecAggMessage, kind=11, form=(raw(32), blob(SIGNATURE))):
     """Client: my signature under the survivors I was told of."""
 
     session: bytes
@@ -283,7 +285,7 @@ class Consent(Message, kind=11, form=(raw(32), blob(SIGNATURE))):
 
 
 @dataclass(frozen=True)
-class Quorum(Message, kind=12, form=(raw(32), blob(8190), many(blob(SIGNATURE)))):
+class Quorum(SecAggMessage, kind=12, form=(raw(32), blob(8190), many(blob(SIGNATURE)))):
     """Server: who signed (a bitmap), and the signatures of the holders of your secrets."""
 
     session: bytes
@@ -292,7 +294,7 @@ class Quorum(Message, kind=12, form=(raw(32), blob(8190), many(blob(SIGNATURE)))
 
 
 @dataclass(frozen=True)
-class Revealed(Message, kind=13, form=(raw(32), blob())):
+class Revealed(SecAggMessage, kind=13, form=(raw(32), blob())):
     """Client: one share, 44 bytes, of each member whose shares I hold.
 
     Of its seed if it survived, of its mask key if not, 65535s where none came to me. There is no
@@ -304,35 +306,36 @@ class Revealed(Message, kind=13, form=(raw(32), blob())):
 
 
 @dataclass(frozen=True)
-class Quit(Message, kind=14, form=(text(64),)):
+class Quit(SecAggMessage, kind=14, form=(text(64),)):
     """Client: I left, and why (the name of a `Reason`)."""
 
     reason: str
 
 
 @dataclass(frozen=True)
-class Ended(Message, kind=15, form=(text(64),)):
+class SessionEnded(SecAggMessage, kind=15, form=(text(64),)):
     """Server: it is over for you; forget what you kept (the name of a `Reason`).
 
-    >>> Ended.from_bytes(Ended("DONE").to_bytes())
-    Ended(reason='DONE')
+    >>> SessionEnded.from_bytes(SessionEnded("DONE").to_bytes())
+    SessionEnded(reason='DONE')
     """
 
     reason: str
 
 
 CLIENT_KINDS = frozenset(
-    kind.kind for kind in (Advert, Shares, Compared, Opened, Masked, Consent, Revealed, Quit)
+    kind.kind
+    for kind in (Advert, Shares, Compared, OpenedShares, MaskedVector, Consent, Revealed, Quit)
 )
 
 
-def read(data: bytes) -> Message:
+def read(data: bytes) -> SecAggMessage:
     """The message in some bytes, whatever its kind; `Malformed` where there is none.
 
     >>> read(Quit("STOPPED").to_bytes())
     Quit(reason='STOPPED')
     """
-    source = Source(data)
+    source = ByteReader(data)
     if source.take(len(HEAD)) != HEAD:
         raise Malformed(f"bytes that begin with {data[:4]!r}; a message begins with {HEAD!r}")
     kind = KINDS.get(source.take(1)[0])
@@ -341,4 +344,4 @@ def read(data: bytes) -> Message:
     fields = [form.read(source) for form in kind.form]
     if source.at != len(source.data):
         raise Malformed(f"{len(source.data) - source.at} bytes after the end of a message")
-    return cast("Callable[..., Message]", kind)(*fields)
+    return cast("Callable[..., SecAggMessage]", kind)(*fields)

@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 
 from muster.errors import PlanError
 
-__all__ = ["Frame", "Ring", "Span", "Words"]
+__all__ = ["Frame", "IntegerRing", "Span", "Words"]
 
 Words = NDArray[np.uint32] | NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
-class Ring:
+class IntegerRing:
     """The ring of integers modulo 2^bits, held in uint32 up to 32 bits, in uint64 above.
 
-    >>> ring = Ring(5)
+    >>> ring = IntegerRing(5)
     >>> ring.unpack(ring.pack(np.array([1, 31, 7], "uint32")), 3)
     array([ 1, 31,  7], dtype=uint32)
     """
@@ -33,7 +33,7 @@ class Ring:
     bits: int
 
     @classmethod
-    def of(cls, count: int, most: int) -> Ring:
+    def of(cls, count: int, most: int) -> IntegerRing:
         """The narrowest ring in which `count` values of at most `most` cannot overflow.
 
         count · most < 2^bits, proven here once for all vectors; raises `PlanError` where no word

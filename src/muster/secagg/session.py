@@ -2,7 +2,7 @@
 """What both sides of a session hold before it begins, and the words a driver and a side exchange.
 
 A side is a generator without input or output. It yields what is to be done (`Keep`, `Say`, `Saw`,
-`Forget`; `Tell`, `Refused`) and, with `Await`, asks for what came. Everything but the answer to
+`Forget`; `Tell`, `MessageRefused`) and, with `Await`, asks for what came. Everything but the answer to
 `Await` is answered with None.
 """
 
@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muster.errors import MusterError, PlanError
-from muster.secagg.agreement import LABEL, Private, framed
-from muster.secagg.messages import Message
-from muster.secagg.ring import Ring
+from muster.secagg.agreement import LABEL, PrivateKey, framed
+from muster.secagg.messages import SecAggMessage
+from muster.secagg.ring import IntegerRing
 
 __all__ = [
     "Aborted",
@@ -32,14 +32,14 @@ __all__ = [
     "Keep",
     "Liar",
     "Party",
-    "Reason",
-    "Refused",
+    "SessionReason",
+    "MessageRefused",
     "Saw",
     "Say",
-    "Step",
+    "SessionStep",
     "Sum",
     "Tell",
-    "Terms",
+    "SessionTerms",
     "bitmap",
     "members",
 ]
@@ -47,7 +47,7 @@ __all__ = [
 CLIENTS = 65520  # the points of GF(65521) other than 0
 
 
-class Step(Enum):
+class SessionStep(Enum):
     """The steps, in order; `OVER` is where a client waits to hear that it may forget.
 
     `ANSWER` is for those whose shares somebody complained about, and is left out where nobody did.
@@ -63,7 +63,7 @@ class Step(Enum):
     OVER = "over"
 
 
-class Reason(Enum):
+class SessionReason(Enum):
     """Why a session ended or a message was refused: one for every exit."""
 
     DONE = "done"
@@ -105,17 +105,21 @@ class Aborted(MusterError):
     """
 
     def __init__(
-        self, reason: Reason, message: str, remote: bool = False, liars: tuple[Liar, ...] = ()
+        self,
+        reason: SessionReason,
+        message: str,
+        remote: bool = False,
+        liars: tuple[Liar, ...] = (),
     ) -> None:
         self.reason, self.remote, self.liars = reason, remote, liars
         super().__init__(message)
 
-    def __reduce__(self) -> tuple[type[Aborted], tuple[Reason, str, bool, tuple[Liar, ...]]]:
+    def __reduce__(self) -> tuple[type[Aborted], tuple[SessionReason, str, bool, tuple[Liar, ...]]]:
         return type(self), (self.reason, str(self), self.remote, self.liars)
 
 
 @dataclass(frozen=True)
-class Terms:
+class SessionTerms:
     """What a session is about; each side takes them from its own plan and copy of the model.
 
     Fields: `study` and `run` by name; `round`, and which `attempt` at it; `plan` and `model`, 32
@@ -125,7 +129,7 @@ class Terms:
     cohort may work with the server; `losses`, how many of those who advertised may fall silent
     (what a ring is made for: the complete graph bears what its threshold leaves).
 
-    >>> Terms("s", "run-1", 3, bytes(32), bytes(32), size=8, most=65535, cohort=1000).ring.bits
+    >>> SessionTerms("s", "run-1", 3, bytes(32), bytes(32), size=8, most=65535, cohort=1000).ring.bits
     26
     """
 
@@ -163,12 +167,12 @@ class Terms:
                 f"size={self.size!r}, round={self.round!r}, attempt={self.attempt!r}; give "
                 f"size ≥ 1, round ≥ 0, attempt ≥ 1"
             )
-        Ring.of(self.cohort, self.most)
+        IntegerRing.of(self.cohort, self.most)
 
     @cached_property
-    def ring(self) -> Ring:
+    def ring(self) -> IntegerRing:
         """The ring in which cohort · most cannot overflow."""
-        return Ring.of(self.cohort, self.most)
+        return IntegerRing.of(self.cohort, self.most)
 
     @cached_property
     def context(self) -> bytes:
@@ -202,7 +206,7 @@ class Party:
     name: str
     sign: Callable[[bytes], bytes]
     verify: Callable[[str, bytes, bytes], bool]
-    agree: Callable[[Private, bytes], bytes] = Private.agree
+    agree: Callable[[PrivateKey, bytes], bytes] = PrivateKey.agree
     judge: Callable[[tuple[str, ...]], str] = _accepting
 
 
@@ -221,7 +225,7 @@ class Keep:
 class Say:
     """Send this to the server; at least once."""
 
-    message: Message
+    message: SecAggMessage
 
 
 @dataclass(frozen=True)
@@ -232,7 +236,7 @@ class Saw:
     them; in a ring, its neighbours alone. `session` is the session's id.
     """
 
-    step: Step
+    step: SessionStep
     session: bytes
     names: tuple[str, ...]
 
@@ -241,7 +245,7 @@ class Saw:
 class Forget:
     """Erase all that was kept: the session is over for this client; `text` tells the reason."""
 
-    reason: Reason = Reason.DONE
+    reason: SessionReason = SessionReason.DONE
     text: str = ""
 
 
@@ -249,7 +253,7 @@ class Forget:
 class Await:
     """Nothing to do: answer with what came. `due` are those whom the server's side waits for."""
 
-    step: Step
+    step: SessionStep
     due: frozenset[str] = frozenset()
 
 
@@ -258,15 +262,15 @@ class Tell:
     """Send this to a client; at least once."""
 
     name: str
-    message: Message
+    message: SecAggMessage
 
 
 @dataclass(frozen=True)
-class Refused:
+class MessageRefused:
     """A message had no effect; for the audit log. `DUPLICATE` is harmless."""
 
     name: str
-    reason: Reason
+    reason: SessionReason
 
 
 @dataclass(frozen=True)
@@ -274,14 +278,14 @@ class Heard:
     """A message, or its bytes, from an authenticated client."""
 
     name: str
-    message: Message | bytes
+    message: SecAggMessage | bytes
 
 
 @dataclass(frozen=True)
 class Closed:
     """The deadline of a step passed; ignored unless the step is running."""
 
-    step: Step
+    step: SessionStep
 
 
 @dataclass(frozen=True)
@@ -307,7 +311,7 @@ def members(data: bytes, count: int) -> NDArray[np.bool_]:
     alive = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little").astype(np.bool_)
     if len(data) != (count + 7) // 8 or alive[count:].any():
         raise Aborted(
-            Reason.MALFORMED,
+            SessionReason.MALFORMED,
             f"a set of {len(data)} bytes for {count} clients; one bit for each is required",
         )
     return alive[:count]

@@ -15,12 +15,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from muster.secagg.agreement import Private, commitment
-from muster.secagg.dealing import Cohort, Dealing, liars
+from muster.secagg.agreement import PrivateKey, commitment
+from muster.secagg.dealing import Dealing, SessionMembers, liars
 from muster.secagg.mask import blend
-from muster.secagg.messages import Entry
+from muster.secagg.messages import PublicKeys
 from muster.secagg.ring import Words
-from muster.secagg.session import Aborted, Liar, Reason
+from muster.secagg.session import Aborted, Liar, SessionReason
 from muster.secagg.shamir import LIMBS, PRIME, combine, joined, weights
 
 __all__ = ["Set", "unmask"]
@@ -49,7 +49,7 @@ def unmask(
         if alive[i]:
             minus.append(cohort.binding.own(secret))
             continue
-        private, near = Private(secret), cohort.graph.neighbours(i)
+        private, near = PrivateKey(secret), cohort.graph.neighbours(i)
         for j in near[alive[near]].tolist():
             key = cohort.binding.mask(private.agree(cohort.entries[j].mask_key), i, j)
             (minus if i < j else plus).append(key)  # j added the masks of those before it
@@ -87,7 +87,7 @@ def _secrets(
         lied |= {i: why for i, why in lost.items() if why}
         names = ", ".join(map(repr, cohort.names(lost)))
         raise Aborted(
-            Reason.SHARES,
+            SessionReason.SHARES,
             f"the shares of {names} do not give their secrets back; whoever lied is left out of "
             f"the next session",
             liars=liars(cohort, lied),
@@ -107,7 +107,9 @@ def _changed(dealing: Dealing, dealer: int, kind: int, shares: Shares, good: Set
     return lied
 
 
-def _rebuilt(cohort: Cohort, dealers: Sequence[int], shares: Shares, good: Set) -> list[bytes]:
+def _rebuilt(
+    cohort: SessionMembers, dealers: Sequence[int], shares: Shares, good: Set
+) -> list[bytes]:
     """Secrets from t good shares each; the coefficients once for every set of holders."""
     sets: dict[bytes, list[int]] = {}
     for i in dealers:
@@ -117,7 +119,7 @@ def _rebuilt(cohort: Cohort, dealers: Sequence[int], shares: Shares, good: Set) 
 
 
 def _combined(
-    cohort: Cohort, sets: dict[bytes, list[int]], dealers: Sequence[int], shares: Shares
+    cohort: SessionMembers, sets: dict[bytes, list[int]], dealers: Sequence[int], shares: Shares
 ) -> list[bytes]:
     limbs: dict[int, NDArray[np.int64]] = {}
     whole = {key: np.frombuffer(key, np.int64) for key in sets}
@@ -132,8 +134,8 @@ def _combined(
     return joined(np.stack([limbs.get(i, empty) for i in dealers]))
 
 
-def _fits(entry: Entry, alive: bool, secret: bytes) -> bool:
+def _fits(entry: PublicKeys, alive: bool, secret: bytes) -> bool:
     """Whether a secret is the private half of what its owner signed."""
     if alive:
         return commitment(secret) == entry.commitment
-    return Private(secret).public == entry.mask_key
+    return PrivateKey(secret).public == entry.mask_key

@@ -3,6 +3,6 @@
 
 from muster.simulation.engine import Choice, choose
 from muster.simulation.pool import Pool
-from muster.simulation.simulated import Hands, Here, Simulation
+from muster.simulation.simulated import Executor, LocalExecutor, Simulation
 
-__all__ = ["Choice", "Hands", "Here", "Pool", "Simulation", "choose"]
+__all__ = ["Choice", "Executor", "LocalExecutor", "Pool", "Simulation", "choose"]

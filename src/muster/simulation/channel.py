@@ -3,7 +3,7 @@
 
 Both ends are this program, started by it over an inherited socket, so pickle is safe here; it
 is never used for anything that comes from a network or a file. Arrays travel as raw buffers
-behind the message. What a whole cohort receives lies on a `Board`, a piece of anonymous shared
+behind the message. What a whole cohort receives lies on a `SharedParameters`, a piece of anonymous shared
 memory that every worker maps.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from muster.vectors import leaves, rebuild, tree_map
 
-__all__ = ["Board", "receive", "send"]
+__all__ = ["SharedParameters", "receive", "send"]
 
 
 def send(connection: Connection, message: Any) -> None:
@@ -47,7 +47,7 @@ class Shape:
         self.dtype, self.shape = np.asarray(array).dtype, np.shape(array)
 
 
-class Board:
+class SharedParameters:
     """Shared memory that holds one tree of arrays of fixed shapes; the owner writes, all read."""
 
     def __init__(self, template: Any, fd: int | None = None) -> None:
@@ -70,7 +70,7 @@ class Board:
         }
 
     @classmethod
-    def holding(cls, tree: Any) -> Board:
+    def holding(cls, tree: Any) -> SharedParameters:
         """A new board for trees like this one."""
         return cls(tree_map(Shape, tree))
 

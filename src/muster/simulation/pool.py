@@ -22,11 +22,11 @@ from typing import Any
 from muster.data import Population
 from muster.errors import WorkerError
 from muster.local import Memory
-from muster.simulation.channel import Board, receive, send
+from muster.simulation.channel import SharedParameters, receive, send
 from muster.simulation.origins import origins
-from muster.simulation.piece import Done, Piece
 from muster.simulation.threads import ONE_THREAD
-from muster.simulation.worker import Ask, Failure, Setup
+from muster.simulation.work_unit import WorkResult, WorkUnit
+from muster.simulation.worker import Ask, Setup, WorkerFailure
 from muster.types import ClientId, Sent
 
 __all__ = ["Pool"]
@@ -92,7 +92,7 @@ def _started(channel: int, lifeline: int, fds: tuple[int, ...]) -> subprocess.Po
 
 def _told(message: Any) -> str:
     """Whose training or evaluation a piece of work is, in words."""
-    if not isinstance(message, Piece):
+    if not isinstance(message, WorkUnit):
         return f"evaluating client {message.client!r} in round {message.round}"
     names = ", ".join(map(repr, message.clients[:SHOWN]))
     more = len(message.clients) - SHOWN
@@ -110,16 +110,28 @@ class Pool:
     """
 
     def __init__(
-        self, plan: bytes, engine: str, population: Population, sent: Sent, workers: int, *,
+        self,
+        plan: bytes,
+        engine: str,
+        population: Population,
+        sent: Sent,
+        workers: int,
+        *,
         lenient: bool = False,
-    ) -> None:  # fmt: skip
-        self._board = Board.holding(sent)
+    ) -> None:
+        self._board = SharedParameters.holding(sent)
         handle = population.handle()
         found = tuple({o.name: o for o in (*origins(plan), *origins(handle.lazy or b"."))}.values())
         self._setup = Setup(
-            found, tuple(sys.path), plan, engine, pickle.dumps(handle), self._board.template,
-            self._board.fd, lenient,
-        )  # fmt: skip
+            found,
+            tuple(sys.path),
+            plan,
+            engine,
+            pickle.dumps(handle),
+            self._board.template,
+            self._board.fd,
+            lenient,
+        )
         self._fds = (self._board.fd, *handle.fds)
         self._population = population  # keeps the shared rows alive
         self._deaths: Counter[int] = Counter()
@@ -137,7 +149,7 @@ class Pool:
         """The process ids of the workers now alive."""
         return [worker.process.pid for worker in self._workers]
 
-    def perform(self, sent: Sent, pieces: Iterable[Piece]) -> Iterator[Done]:
+    def perform(self, sent: Sent, pieces: Iterable[WorkUnit]) -> Iterator[WorkResult]:
         """Train all pieces, results in the order of the pieces."""
         yield from self._in_order(sent, pieces)
 
@@ -207,7 +219,7 @@ class Pool:
                 continue
             assert worker.job is not None
             (place, _), worker.job = worker.job, None
-            if isinstance(answer, Failure):
+            if isinstance(answer, WorkerFailure):
                 raise answer.error or WorkerError(answer.text)
             found[place] = answer
         return found

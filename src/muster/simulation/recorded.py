@@ -27,9 +27,14 @@ class RecordedSums:
     notes: Mapping[int, Sequence[Mapping[str, Any]]]
 
     def answers(
-        self, plan: Plan, round: int, cohort: Cohort, sent: Sent,
-        trained: Callable[[Cohort], Iterator[Answer]], gone: Set[ClientId] = frozenset(),
-    ) -> Iterator[Answer]:  # fmt: skip
+        self,
+        plan: Plan,
+        round: int,
+        cohort: Cohort,
+        sent: Sent,
+        trained: Callable[[Cohort], Iterator[Answer]],
+        gone: Set[ClientId] = frozenset(),
+    ) -> Iterator[Answer]:
         """One reply for each sum that was opened, of those in it."""
         for note in self.notes.get(round, ()):
             counted = set(note["clients"]) - gone

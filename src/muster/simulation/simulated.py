@@ -15,21 +15,21 @@ from muster.extras import require
 from muster.local import Memory
 from muster.plan import Plan
 from muster.simulation.engine import Choice
-from muster.simulation.piece import Done, Piece, measure, perform
+from muster.simulation.work_unit import WorkResult, WorkUnit, measure, perform
 from muster.types import Answer, ClientId, Cohort, Reply, Roster, Sent, Store
 from muster.vectors import leaves, rebuild
 
 if TYPE_CHECKING:
     from muster.simulation.recorded import RecordedSums
-    from muster.simulation.secure import Masks
+    from muster.simulation.secagg import SimulatedSecAgg
 
-__all__ = ["Hands", "Here", "Simulation"]
+__all__ = ["Executor", "LocalExecutor", "Simulation"]
 
 
-class Hands(Protocol):
+class Executor(Protocol):
     """Who does the work: this process, or a pool."""
 
-    def perform(self, sent: Sent, pieces: Iterable[Piece]) -> Iterator[Done]:
+    def perform(self, sent: Sent, pieces: Iterable[WorkUnit]) -> Iterator[WorkResult]:
         """What became of each piece, in order."""
 
     def measure(
@@ -41,7 +41,7 @@ class Hands(Protocol):
         """Let go of processes and memory."""
 
 
-class Here:
+class LocalExecutor:
     """The work done in this process, one piece after the other."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Here:
         self._plan, self._engine, self._population = plan, engine, population
         self._lenient = lenient
 
-    def perform(self, sent: Sent, pieces: Iterable[Piece]) -> Iterator[Done]:
+    def perform(self, sent: Sent, pieces: Iterable[WorkUnit]) -> Iterator[WorkResult]:
         """Train piece by piece."""
         for piece in pieces:
             yield perform(
@@ -83,18 +83,24 @@ class Simulation:
     """
 
     def __init__(
-        self, plan: Plan, population: Population, store: Store, choice: Choice, hands: Hands,
-        absent: Mapping[int, frozenset[ClientId]] | None = None, *,
-        masks: Masks | RecordedSums | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        plan: Plan,
+        population: Population,
+        store: Store,
+        choice: Choice,
+        executor: Executor,
+        absent: Mapping[int, frozenset[ClientId]] | None = None,
+        *,
+        masks: SimulatedSecAgg | RecordedSums | None = None,
+    ) -> None:
         self._absent = absent or {}
         self._plan, self._population, self._store = plan, population, store
-        self._choice, self._hands = choice, hands
+        self._choice, self._hands = choice, executor
         self._pending: tuple[Cohort, Sent, int] | None = None
         self._blank = self._fresh() if plan.remembers else None
-        self._masks: Masks | RecordedSums | None = masks
+        self._masks: SimulatedSecAgg | RecordedSums | None = masks
         if plan.secure is not None and masks is None:
-            self._masks = require("muster.simulation.secure", extra="site").Masks()
+            self._masks = require("muster.simulation.secagg", extra="site").SimulatedSecAgg()
         self._round, self._invited, self._parts = 0, 0, 0
         self._heard: set[ClientId] = set()
         self.alone = ""  # why clients that were to train as one group trained one by one
@@ -155,7 +161,7 @@ class Simulation:
             yield from done.failed
             yield from done.replies
 
-    def _pieces(self, cohort: Cohort, round: int) -> Iterator[Piece]:
+    def _pieces(self, cohort: Cohort, round: int) -> Iterator[WorkUnit]:
         n, gone = len(cohort.clients), self._absent.get(round)
         times = cohort.times or (1,) * n
         for part in self._choice.pieces(n):
@@ -167,7 +173,7 @@ class Simulation:
                 counts = tuple(times[i] for i in places)
             kept = self.memories(clients)
             memories = None if kept is None else tuple(kept[client] for client in clients)
-            yield Piece(round, n, clients, counts, places, memories)
+            yield WorkUnit(round, n, clients, counts, places, memories)
 
     def memories(self, clients: Sequence[ClientId]) -> dict[ClientId, Memory] | None:
         """What these clients remember, the blank memory for those that never took part."""

@@ -21,13 +21,13 @@ from muster.data import Population
 from muster.errors import ClientError, MusterError
 from muster.local import Memory
 from muster.plan import Plan
-from muster.simulation.channel import Board, receive, send
+from muster.simulation.channel import SharedParameters, receive, send
 from muster.simulation.origins import Origin, load
-from muster.simulation.piece import Piece, measure, perform
 from muster.simulation.threads import one_thread
+from muster.simulation.work_unit import WorkUnit, measure, perform
 from muster.types import ClientId
 
-__all__ = ["Ask", "Failure", "Setup", "main"]
+__all__ = ["Ask", "WorkerFailure", "Setup", "main"]
 
 
 class Setup(NamedTuple):
@@ -51,7 +51,7 @@ class Ask(NamedTuple):
     memory: Memory | None
 
 
-class Failure(NamedTuple):
+class WorkerFailure(NamedTuple):
     """A piece that failed, as text and, where it is one of ours, the error itself."""
 
     error: MusterError | None
@@ -70,11 +70,13 @@ def main(fd: int, lifeline: int) -> None:
         try:
             plan, population = _unpacked(setup)
         except Exception:
-            failure = Failure(None, f"a worker cannot load the plan:\n{traceback.format_exc()}")
+            failure = WorkerFailure(
+                None, f"a worker cannot load the plan:\n{traceback.format_exc()}"
+            )
             while receive(connection):
                 send(connection, failure)
             return
-        board = Board(setup.template, setup.board)
+        board = SharedParameters(setup.template, setup.board)
         with one_thread(plan.task):
             while True:
                 message = receive(connection)
@@ -92,7 +94,11 @@ def _unpacked(setup: Setup) -> tuple[Plan, Population]:
 
 
 def _answer(
-    setup: Setup, plan: Plan, population: Population, board: Board, message: Piece | Ask
+    setup: Setup,
+    plan: Plan,
+    population: Population,
+    board: SharedParameters,
+    message: WorkUnit | Ask,
 ) -> Any:
     sent = board.read()
     try:
@@ -106,9 +112,9 @@ def _answer(
                 raise
         return perform(plan, setup.engine, population, sent, message, lenient=setup.lenient)
     except MusterError as error:
-        return Failure(error, str(error))
+        return WorkerFailure(error, str(error))
     except Exception:
-        return Failure(None, traceback.format_exc())
+        return WorkerFailure(None, traceback.format_exc())
 
 
 def _die_with_parent(lifeline: int) -> None:

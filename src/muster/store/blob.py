@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from muster import tensors
-from muster.tensors import CHUNK, octets
+from muster import tree_codec
+from muster.tree_codec import CHUNK, octets
 
 __all__ = ["checksum", "erased", "plain", "write_file"]
 
@@ -35,7 +35,7 @@ def plain(arrays: Mapping[str, Any]) -> dict[str, Any]:
 def write_file(arrays: Mapping[str, Any], path: Path) -> None:
     """Arrays as a safetensors file, the widest dtypes first, so that all are aligned."""
     with open(path, "wb") as file:
-        file.writelines(tensors.pieces(arrays, separators=SPACED))
+        file.writelines(tree_codec.pieces(arrays, separators=SPACED))
 
 
 def checksum(arrays: Mapping[str, Any]) -> str:

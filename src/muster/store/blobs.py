@@ -23,13 +23,21 @@ from typing import Any, Protocol
 from muster.errors import NoRoom, RunError, short
 from muster.locks import flock
 from muster.store.blob import erased
-from muster.tensors import CHUNK
+from muster.tree_codec import CHUNK
 from muster.types import ClientId
 
 __all__ = [
-    "Blobs", "Disk", "Files", "NoRoom", "misplaced", "model_name", "said", "sound", "update_name",
+    "Blobs",
+    "Disk",
+    "Files",
+    "NoRoom",
+    "misplaced",
+    "model_name",
+    "said",
+    "sound",
+    "update_name",
     "update_round",
-]  # fmt: skip
+]
 
 PART = ".part"  # ends the file of a blob that is not finished
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")

@@ -19,27 +19,27 @@ from pathlib import Path
 from muster.errors import NoRoom, RunError
 from muster.store.blobs import Blobs, Disk, Files, model_name, update_round
 from muster.store.database import taken
-from muster.store.records import Kind, Member, Opened, Seat, Transition, Word
+from muster.store.records import Assignment, Kind, Member, OpenWork, SecAggEvent, Transition
 from muster.store.reserved import drop_all_halves
 from muster.store.sql import seats as seating
 from muster.store.sql import states
 from muster.store.sql import words as speech
 from muster.store.sql.connect import connected, lock_key, run_name
 from muster.store.sql.lead import Lead
-from muster.store.sql.rounds import Rounds
-from muster.store.sql.rows import Rows
+from muster.store.sql.rounds import RoundTables
+from muster.store.sql.rows import DatabaseBlobs
 from muster.store.sql.states import States
 from muster.store.sql.transact import Transactions, Turn
-from muster.store.sql.writer import Writer
+from muster.store.sql.writer import WriterThread
 from muster.types import ClientId
 
-__all__ = ["Ledger", "WORDS"]
+__all__ = ["FederationStore", "WORDS"]
 
 DISK = Disk()
 WORDS = ("run", "pause", "drain", "stop")
 
 
-class Ledger(Rounds):
+class FederationStore(RoundTables):
     """A federation's store; `at(label)` is called at each of `sqlite.LABELS` in a commit.
 
     `url` None is SQLite in `folder`; else `postgresql://…?run=NAME`, the run being the folder's
@@ -47,7 +47,7 @@ class Ledger(Rounds):
     the wall clock in seconds. Raises `RunError` for what is damaged, in use, or newer.
 
     >>> import tempfile
-    >>> ledger = Ledger(tempfile.mkdtemp())
+    >>> ledger = FederationStore(tempfile.mkdtemp())
     >>> ledger.enrol(Member("a", "a", 10)).result().rows, ledger.wanted(), ledger.close()
     (10, 'run', None)
     """
@@ -90,14 +90,14 @@ class Ledger(Rounds):
             self._lead = None
         else:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.models = self.blobs = Rows(self._transactions)
+            self.models = self.blobs = DatabaseBlobs(self._transactions)
             self._states = States(self.blobs, name)
             self._lead = Lead(self._transactions, lock_key(run_name(self.path, url)))
             undo.callback(self._lead.release)
         self._round = self._transactions.read(seating.last_round)
         if url is None:  # of several servers only the leader may sweep
             self._sweep()
-        self._writer = Writer(self._transactions)
+        self._writer = WriterThread(self._transactions)
         undo.callback(self._writer.close)
 
     def close(self) -> None:
@@ -114,7 +114,7 @@ class Ledger(Rounds):
         """Who enrolled, by name."""
         return self._transactions.read(seating.listed)
 
-    def open(self, opened: Opened) -> None:
+    def open(self, opened: OpenWork) -> None:
         """Open a piece of a round and invite its cohort; the same again changes nothing."""
 
         def body(turn: Turn) -> None:
@@ -123,11 +123,11 @@ class Ledger(Rounds):
 
         self._transactions.write(f"open round {opened.round}", body)
 
-    def opened(self) -> tuple[Opened, dict[ClientId, Seat]] | None:
+    def opened(self) -> tuple[OpenWork, dict[ClientId, Assignment]] | None:
         """What was opened last, with its seats, until the round is committed."""
         return self._transactions.read(seating.latest)
 
-    def seats(self, round: int, kind: Kind) -> dict[ClientId, Seat]:
+    def seats(self, round: int, kind: Kind) -> dict[ClientId, Assignment]:
         """The seats of one piece of a round that is not committed."""
         return self._transactions.read(lambda c: seating.seated(c, round, kind))
 
@@ -135,7 +135,9 @@ class Ledger(Rounds):
         """Whom one piece of a round that is not committed was opened for."""
         return self._transactions.read(lambda c: seating.invited(c, round, kind))
 
-    def decide(self, round: int, kind: Kind, seats: Sequence[Seat]) -> Future[dict[ClientId, Seat]]:
+    def decide(
+        self, round: int, kind: Kind, seats: Sequence[Assignment]
+    ) -> Future[dict[ClientId, Assignment]]:
         """Decide seats that are "invited"; resolves, when durable, to the seats that hold now.
 
         A seat decided before stays as it was; {} when this is not open. One who led and has lost
@@ -143,28 +145,28 @@ class Ledger(Rounds):
         """
         epoch = self._epoch
 
-        def body(turn: Turn) -> dict[ClientId, Seat]:
+        def body(turn: Turn) -> dict[ClientId, Assignment]:
             if epoch is not None:
                 turn.fence(epoch)
             return seating.decide(turn, round, kind, seats)
 
         return self._writer.submit(f"decide seats of round {round}", body)
 
-    def hear(self, round: int, word: Word) -> Future[Word | None]:
+    def hear(self, round: int, word: SecAggEvent) -> Future[SecAggEvent | None]:
         """Write an event of a secure sum down; resolves, when durable, to the one that holds now.
 
         That is the first of its kind by its member; None when the round is not open.
         """
         epoch = self._epoch
 
-        def body(turn: Turn) -> Word | None:
+        def body(turn: Turn) -> SecAggEvent | None:
             if not word.name:  # who leads alone ends a step
                 turn.fence(epoch)
             return speech.hear(turn, round, word)
 
         return self._writer.submit(f"hear {word.name!r}", body)
 
-    def heard(self, round: int, after: int = 0) -> list[Word]:
+    def heard(self, round: int, after: int = 0) -> list[SecAggEvent]:
         """Some of the events of a round's secure sum behind the given one, in order."""
         return self._transactions.read(lambda c: speech.heard(c, round, after))
 

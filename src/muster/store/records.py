@@ -9,7 +9,7 @@ from typing import Literal
 
 from muster.types import ClientId
 
-__all__ = ["Kind", "Member", "Opened", "Seat", "Standing", "Transition", "Word"]
+__all__ = ["Kind", "Member", "OpenWork", "Assignment", "Standing", "Transition", "SecAggEvent"]
 
 Kind = Literal["train", "evaluate"]
 Standing = Literal["invited", "arrived", "declined", "failed", "late"]
@@ -29,7 +29,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenWork:
     """A piece of a round that clients are asked to do: train, or evaluate.
 
     `cohort` and `times` are the invited and how often each was drawn; `roster` who was enrolled
@@ -50,7 +50,7 @@ class Opened:
 
 
 @dataclass(frozen=True)
-class Seat:
+class Assignment:
     """What became of one client in what is open: "invited" until it is decided, once.
 
     When it arrived: `digest` and `size` of the update's body, `weight`, and `metrics` as sums.
@@ -68,7 +68,7 @@ class Seat:
 
 
 @dataclass(frozen=True)
-class Word:
+class SecAggEvent:
     """One event of a round's secure sum: what a member said, or (`name` empty) a step's end.
 
     `number` is its place among the round's events, 0 before it has one; `kind` the number of the

@@ -18,12 +18,12 @@ import numpy as np
 
 from muster.errors import DataError, MusterError, PlanError
 from muster.keys import Key
-from muster.layout import Entry, Layout
+from muster.layout import Layout, TensorEntry
 from muster.metrics import Metric, TaskMean
-from muster.metrics.head import Head
+from muster.metrics.head import OutputHead
 from muster.metrics.metric import called
 from muster.spelling import Spelled
-from muster.tasks.task import Keyed, Made, check_function, name_of
+from muster.tasks.task import FunctionTask, Keyed, check_function, name_of
 from muster.types import Batch, Tree, Vector
 
 __all__ = ["Config", "Custom"]
@@ -48,7 +48,7 @@ class Config:
     seed: int
 
 
-class _Own(Made, Spelled):
+class _Own(FunctionTask, Spelled):
     """What the runtime reads off a task with its own training."""
 
     framework: str = "custom"
@@ -90,9 +90,12 @@ class Custom(_Own):
             given["accept"] = ("x", "y")
         for name, arguments in given.items():
             check_function(
-                "Custom", name, getattr(self, name), arguments,
+                "Custom",
+                name,
+                getattr(self, name),
+                arguments,
                 f"def {name}({', '.join(arguments)}): at the top of a module",
-            )  # fmt: skip
+            )
         object.__setattr__(self, "metrics", tuple(self.metrics))
         for metric in self.metrics:
             if not isinstance(metric, TaskMean) or metric.name == "loss":
@@ -175,9 +178,9 @@ class Custom(_Own):
         return carry._replace(w=w, loss=carry.loss + w.dtype.type(loss * steps))
 
     @property
-    def head(self) -> Head:
+    def head(self) -> OutputHead:
         """No outputs, and the means that are declared."""
-        return Head("none", means=self.metrics)
+        return OutputHead("none", means=self.metrics)
 
     def evaluate(
         self, w: Vector, buffers: Vector, x: Any, y: Any, metrics: Sequence[Metric] = ()
@@ -218,7 +221,7 @@ def _begun(keyed: Keyed) -> tuple[Layout, Any]:
                 f"{name} returned {key!r} of dtype {np.asarray(value).dtype}, but real numbers are "
                 f"needed to be averaged; convert it, such as with .astype('float32')"
             )
-    layout = Layout(tuple(Entry(str(k), np.shape(v)) for k, v in found.items()), dtype)
+    layout = Layout(tuple(TensorEntry(str(k), np.shape(v)) for k, v in found.items()), dtype)
     return layout, _flat(found, layout, name)
 
 

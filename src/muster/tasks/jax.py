@@ -24,7 +24,7 @@ import numpy as np
 from muster.errors import PlanError
 from muster.extras import require
 from muster.keys import Key
-from muster.metrics.head import Head
+from muster.metrics.head import OutputHead
 from muster.tasks.jax_traced import Traced
 from muster.tasks.task import Squares, check_function, check_labels
 
@@ -44,9 +44,12 @@ class _Made(Traced):
         super().__post_init__()
         kind, given = type(self).__name__, ("params", "x", *(("rng",) if self.draws else ()))
         check_function(
-            kind, "make_params", self.make_params, ("key",),
+            kind,
+            "make_params",
+            self.make_params,
+            ("key",),
             "def make_params(key): a dict of arrays drawn from a JAX key",
-        )  # fmt: skip
+        )
         check_function(
             kind, "apply", self.apply, given, f"def apply({', '.join(given)}): outputs (rows, ...)"
         )
@@ -64,9 +67,9 @@ class _Classes(Traced):
     """Cross-entropy over the last axis of the outputs."""
 
     @property
-    def head(self) -> Head:
+    def head(self) -> OutputHead:
         """Classes; how many, where the layers say it."""
-        return Head("softmax", self.width, plain=True)
+        return OutputHead("softmax", self.width, plain=True)
 
     @property
     def width(self) -> int | None:
@@ -135,9 +138,9 @@ class Regressor(_Made):
         return (out - y.reshape(out.shape)) ** 2
 
     @property
-    def head(self) -> Head:
+    def head(self) -> OutputHead:
         """Numbers."""
-        return Head("numbers", plain=True)
+        return OutputHead("numbers", plain=True)
 
     def fits(self, y: Any, out: tuple[int, ...]) -> None:
         """One finite number for each output."""

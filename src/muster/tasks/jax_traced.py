@@ -16,13 +16,13 @@ from muster.batches import Batches
 from muster.errors import DataError, PlanError
 from muster.extras import require
 from muster.keys import Key
-from muster.layout import Entry, Layout
+from muster.layout import Layout, TensorEntry
 from muster.metrics import Metric
-from muster.metrics.head import Head
-from muster.metrics.sums import Tally
+from muster.metrics.head import OutputHead
+from muster.metrics.sums import MetricTally
 from muster.spelling import Spelled
 from muster.tasks.jax_steps import Parts, Steps, apart, join, kind, like, pack, pad, place, rounded
-from muster.tasks.task import Keyed, Made, check_features
+from muster.tasks.task import FunctionTask, Keyed, check_features
 from muster.types import Batch, Tree
 from muster.vectors import leaves, rebuild, tree_map
 
@@ -65,7 +65,7 @@ def _known(keyed: Keyed) -> tuple[Any, Layout]:
             ) from error
 
     jax.eval_shape(look)
-    entries = tuple(Entry(name, tuple(leaf.shape)) for name, leaf in leaves(found[0]))
+    entries = tuple(TensorEntry(name, tuple(leaf.shape)) for name, leaf in leaves(found[0]))
     return found[0], Layout(entries, task.dtype)
 
 
@@ -100,7 +100,7 @@ def _through(keyed: Keyed, *rows: tuple[Any, Any]) -> tuple[tuple[int, ...], tup
         ) from error
 
 
-class Traced(Made, Spelled):
+class Traced(FunctionTask, Spelled):
     """The shared half of every JAX task.
 
     Abstract: a task draws its parameters, applies them, and says the losses of its outputs.
@@ -131,9 +131,9 @@ class Traced(Made, Spelled):
         raise NotImplementedError
 
     @property
-    def head(self) -> Head:
+    def head(self) -> OutputHead:
         """What the outputs are, as far as the loss says."""
-        return Head("own")
+        return OutputHead("own")
 
     def fits(self, y: Any, out: tuple[int, ...]) -> None:
         """Raise `DataError` for targets that do not fit outputs of this shape."""
@@ -249,7 +249,7 @@ class Traced(Made, Spelled):
         self, w: Any, buffers: Any, x: Any, y: Any, metrics: Sequence[Metric] = ()
     ) -> dict[str, float]:
         """Sums over rows of "rows", "loss" and the metrics, a block of rows at a time."""
-        loss, width, tally = 0.0, min(CHUNK, rounded(len(x))), Tally(metrics, self.head)
+        loss, width, tally = 0.0, min(CHUNK, rounded(len(x))), MetricTally(metrics, self.head)
         with self._precise():
             w = jnp.asarray(w)
             for start in range(0, len(x), width):

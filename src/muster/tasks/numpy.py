@@ -23,23 +23,23 @@ import numpy as np
 from muster.batches import Batches, fold, gather
 from muster.errors import PlanError
 from muster.keys import Key
-from muster.layout import Entry, Layout
+from muster.layout import Layout, TensorEntry
 from muster.metrics import Metric
-from muster.metrics.head import Head
-from muster.metrics.sums import Tally
+from muster.metrics.head import OutputHead
+from muster.metrics.sums import MetricTally
 from muster.spelling import Spelled
 from muster.tasks import numpy_layers as layers
 from muster.tasks import numpy_walk as walk
-from muster.tasks.task import CrossEntropy, Logistic, Loss, Squares, check_features
+from muster.tasks.task import CrossEntropy, Logistic, RowLoss, Squares, check_features
 from muster.types import Batch, Tree
 from muster.vectors import aligned
 
-__all__ = ["LinearRegression", "LogisticRegression", "MLP", "Network", "SoftmaxRegression"]
+__all__ = ["LinearRegression", "LogisticRegression", "MLP", "DenseNetwork", "SoftmaxRegression"]
 
 BLOCK = 1 << 20  # numbers in the widest layer of one block of rows under evaluation
 
 
-class Network(layers.ByRow, Spelled):
+class DenseNetwork(layers.RowGradients, Spelled):
     """The shared half of every task of this file: fully connected layers under a loss.
 
     Abstract: a task gives its `widths` (features, hidden layers, outputs) and its `loss`.
@@ -49,7 +49,7 @@ class Network(layers.ByRow, Spelled):
     fuses: str = "cohort"
     draws: bool = False
     engines: tuple[str, ...] = ("fused", "matrix", "loop")
-    loss: Loss
+    loss: RowLoss
     naming: str = "{part}"
     activation: str = "relu"
     l2: float
@@ -69,7 +69,7 @@ class Network(layers.ByRow, Spelled):
     def layout(self) -> Layout:
         """Weight and bias of each layer, named as the head of this file says."""
         entries = [
-            Entry(self.naming.format(layer=i, part=part), shape)
+            TensorEntry(self.naming.format(layer=i, part=part), shape)
             for i, (fan, out) in enumerate(pairwise(self.widths))
             for part, shape in (("weight", (out, fan)), ("bias", (out,)))
         ]
@@ -142,15 +142,15 @@ class Network(layers.ByRow, Spelled):
             return walk.walk(descent, given, carry, batches)
 
     @property
-    def head(self) -> Head:
+    def head(self) -> OutputHead:
         """Logits of classes, one logit, or numbers, as the loss takes them."""
-        return Head(self.loss.kind, self.widths[-1], plain=True)
+        return OutputHead(self.loss.kind, self.widths[-1], plain=True)
 
     def evaluate(
         self, w: Any, buffers: Any, x: Any, y: Any, metrics: Sequence[Metric] = ()
     ) -> dict[str, float]:
         """Sums over rows: "rows", "loss", and those of the metrics, flat."""
-        tally, loss, y = Tally(metrics, self.head), 0.0, np.asarray(y)
+        tally, loss, y = MetricTally(metrics, self.head), 0.0, np.asarray(y)
         for rows, z in self._outputs(w, x):
             with np.errstate(all="ignore"):
                 if tally:
@@ -192,7 +192,7 @@ class Network(layers.ByRow, Spelled):
 
 
 @dataclass(frozen=True)
-class LinearRegression(Network):
+class LinearRegression(DenseNetwork):
     """Least squares: the loss of a row is the mean of (Wx + b − y)² over the outputs.
 
     As torch's `MSELoss`, without a factor ½. Targets are `(rows,)` or `(rows, outputs)`.
@@ -214,7 +214,7 @@ class LinearRegression(Network):
 
 
 @dataclass(frozen=True)
-class LogisticRegression(Network):
+class LogisticRegression(DenseNetwork):
     """Two classes, labels 0 and 1, one logit (torch's `BCEWithLogitsLoss`).
 
     >>> LogisticRegression(3).evaluate(np.zeros(4), None, np.ones((2, 3)), np.array([0, 1]))
@@ -233,11 +233,11 @@ class LogisticRegression(Network):
 
 
 @dataclass(frozen=True)
-class SoftmaxRegression(Network):
+class SoftmaxRegression(DenseNetwork):
     """Multinomial logistic regression: cross-entropy over classes 0 … classes − 1.
 
     >>> SoftmaxRegression(64, 10).layout.entries[0]
-    Entry(name='weight', shape=(10, 64), kind='parameter')
+    TensorEntry(name='weight', shape=(10, 64), kind='parameter')
     """
 
     features: int
@@ -253,7 +253,7 @@ class SoftmaxRegression(Network):
 
 
 @dataclass(frozen=True)
-class MLP(Network):
+class MLP(DenseNetwork):
     """Fully connected layers under a cross-entropy: `MLP([784, 200, 200, 10])` is the 2NN.
 
     `sizes` are features, hidden widths, classes; `activation` is "relu" or "tanh". Source of the

@@ -25,14 +25,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from muster.privacy.examples import clip_factors
-from muster.tasks.task import Loss
+from muster.tasks.task import RowLoss
 from muster.types import Batch
 from muster.vectors import aligned
 
 __all__ = [
-    "ByRow",
+    "RowGradients",
     "Layers",
-    "Model",
+    "NetworkSpec",
     "clipped",
     "descend",
     "forward",
@@ -49,10 +49,10 @@ NARROW = 32  # a narrower band is not worth its call
 Layers = list[tuple[Any, Any]]  # weight (clients, out, in) and bias (clients, out) by layer
 
 
-class Model(Protocol):
+class NetworkSpec(Protocol):
     """What a task tells the passes about itself."""
 
-    loss: Loss
+    loss: RowLoss
     activation: str
     l2: float
 
@@ -122,7 +122,9 @@ def forward(layers: Layers, x: Any, activation: str) -> tuple[list[Any], Any]:
     return inputs, z
 
 
-def gradient(layers: Layers, rows: Sequence[Any], model: Model, rate: float, into: Layers) -> Any:
+def gradient(
+    layers: Layers, rows: Sequence[Any], model: NetworkSpec, rate: float, into: Layers
+) -> Any:
     """Write `rate` times the gradient of the mean loss into other layers; the mean losses.
 
     `rows` are features `(clients, rows, in)`, targets, and each row's share of the mean (a
@@ -138,7 +140,7 @@ def gradient(layers: Layers, rows: Sequence[Any], model: Model, rate: float, int
     return _mean(_backward(layers, rows, model, rate, put), rows[2])
 
 
-def descend(layers: Layers, rows: Sequence[Any], model: Model, rate: float) -> Any:
+def descend(layers: Layers, rows: Sequence[Any], model: NetworkSpec, rate: float) -> Any:
     """Take `rate` times the gradient, l2 included, off the layers; the mean losses without l2."""
     keep = 1.0 - rate * model.l2
 
@@ -156,7 +158,7 @@ def descend(layers: Layers, rows: Sequence[Any], model: Model, rate: float) -> A
     return _mean(_backward(layers, rows, model, rate, take), rows[2])
 
 
-def single(layers: Layers, rows: Sequence[Any], model: Model, into: Layers) -> Any:
+def single(layers: Layers, rows: Sequence[Any], model: NetworkSpec, into: Layers) -> Any:
     """Write each row's own gradient, of one client, into layers of as many clients; the losses."""
 
     def put(i: int, slopes: Any, inputs: Any) -> None:
@@ -167,7 +169,9 @@ def single(layers: Layers, rows: Sequence[Any], model: Model, into: Layers) -> A
     return _backward(layers, [*rows[:2], 1.0], model, 1.0, put)[0]
 
 
-def clipped(layers: Layers, rows: Sequence[Any], model: Model, bound: float, into: Layers) -> Any:
+def clipped(
+    layers: Layers, rows: Sequence[Any], model: NetworkSpec, bound: float, into: Layers
+) -> Any:
     """Write the sum of each client's row gradients, each no longer than the bound; the losses.
 
     No row's gradient is ever made: that of a linear layer is slopes times inputs, so its squared
@@ -191,11 +195,11 @@ def clipped(layers: Layers, rows: Sequence[Any], model: Model, bound: float, int
     return _mean(losses, rows[2])
 
 
-class ByRow:
+class RowGradients:
     """The half of a task that looks at single rows; abstract: who it is says `Network`."""
 
     mixing: str = ""
-    loss: Loss
+    loss: RowLoss
     activation: str
     l2: float
 
@@ -244,7 +248,9 @@ def _mean(losses: Any, share: Any) -> Any:
     return np.einsum("kb,kb->k", losses, share)
 
 
-def _backward(layers: Layers, rows: Sequence[Any], model: Model, rate: float, sink: Sink) -> Any:
+def _backward(
+    layers: Layers, rows: Sequence[Any], model: NetworkSpec, rate: float, sink: Sink
+) -> Any:
     """Feed `sink` each layer's slopes `(clients, rows, out)`, times the rate, and its inputs.
 
     From the last layer to the first; a layer's weights are read before its sink may move them.

@@ -20,7 +20,7 @@ import numpy as np
 
 from muster.batches import Batches
 from muster.tasks.numpy_layers import scratch, views
-from muster.tasks.task import Loss
+from muster.tasks.task import RowLoss
 from muster.types import Tree
 from muster.vectors import leaves, tree_map
 
@@ -84,7 +84,7 @@ def sweeps(widths: tuple[int, ...], l2: float, batches: Batches) -> bool:
     return len(widths) == 2 and not l2 and batches.gathered
 
 
-def sweep(w: Any, widths: tuple[int, ...], loss: Loss, batches: Batches, rate: float) -> Any:
+def sweep(w: Any, widths: tuple[int, ...], loss: RowLoss, batches: Batches, rate: float) -> Any:
     """Every step of plain SGD on `w` `(clients, d)`, in place; summed losses `(clients,)`."""
     clients, outputs = len(w), widths[1]
     total = np.zeros(clients, w.dtype)

@@ -22,8 +22,8 @@ __all__ = [
     "CrossEntropy",
     "Keyed",
     "Logistic",
-    "Loss",
-    "Made",
+    "RowLoss",
+    "FunctionTask",
     "Squares",
     "check_features",
     "check_function",
@@ -34,7 +34,7 @@ __all__ = [
 _ALONE = itertools.count()
 
 
-class Made:
+class FunctionTask:
     """A task that is made from a user's functions, each a frozen dataclass.
 
     What is found out about it is kept under `mark`, never under the functions: the same function
@@ -83,7 +83,7 @@ def name_of(function: Any) -> str:
     return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
-class Loss:
+class RowLoss:
     """The seam: a loss of one row, as a value without fields."""
 
     def slope(self, z: Any, y: Any) -> Any:
@@ -106,7 +106,7 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class CrossEntropy(Loss):
+class CrossEntropy(RowLoss):
     """−log softmax(z)[y], labels y in 0 … outputs − 1; the slope is softmax(z) − onehot(y).
 
     The largest output is taken off first, so that nothing overflows.
@@ -139,7 +139,7 @@ class CrossEntropy(Loss):
 
 
 @dataclass(frozen=True)
-class Logistic(Loss):
+class Logistic(RowLoss):
     """log(1 + exp(z)) − y z for one output z and y in {0, 1}; the slope is sigmoid(z) − y.
 
     Written as max(z, 0) − y z + log1p(exp(−|z|)), so that nothing overflows.
@@ -170,7 +170,7 @@ class Logistic(Loss):
 
 
 @dataclass(frozen=True)
-class Squares(Loss):
+class Squares(RowLoss):
     """(z − y)², averaged over the outputs, as torch's `MSELoss`; the slope is 2 (z − y)/outputs.
 
     >>> z = np.array([[3.0]])

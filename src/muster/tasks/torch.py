@@ -32,12 +32,12 @@ from muster.extras import require
 from muster.keys import Key
 from muster.layout import Layout
 from muster.metrics import Metric
-from muster.metrics.head import Head
-from muster.metrics.sums import Tally
+from muster.metrics.head import OutputHead
+from muster.metrics.sums import MetricTally
 from muster.spelling import Spelled
 from muster.tasks import torch_rows as by_row
-from muster.tasks.task import Keyed, Made, check_function, check_labels
-from muster.tasks.torch_facts import Facts, build, difference, facts, layout_of
+from muster.tasks.task import FunctionTask, Keyed, check_function, check_labels
+from muster.tasks.torch_facts import ModelTraits, build, difference, facts, layout_of
 from muster.tasks.torch_flat import flat
 from muster.types import Batch, Tree, Vector
 from muster.vectors import tree_map
@@ -51,7 +51,7 @@ LONE_ROW = "BatchNorm got a batch of one row but needs two; use another batch si
 CHUNK = 512  # rows evaluated at once
 
 
-class _Torch(by_row.ByRow, Made, Spelled):
+class _Torch(by_row.RowGradients, FunctionTask, Spelled):
     """What the three tasks share; each is a frozen value of the fields it adds."""
 
     framework: ClassVar[str] = "torch"
@@ -71,9 +71,12 @@ class _Torch(by_row.ByRow, Made, Spelled):
                 f"builds its own; give a function that does: def make_model(): return {name}(...)"
             )
         check_function(
-            kind, "make_model", self.make_model, (),
+            kind,
+            "make_model",
+            self.make_model,
+            (),
             "a function without arguments, or functools.partial(Net, width) for a class with some",
-        )  # fmt: skip
+        )
         if isinstance(self.loss, type):
             raise PlanError(
                 f"{kind}(loss={self.loss.__name__}): that is the class; give one of it, "
@@ -119,7 +122,7 @@ class _Torch(by_row.ByRow, Made, Spelled):
         return batch * self._found.flops
 
     @cached_property
-    def _found(self) -> Facts:
+    def _found(self) -> ModelTraits:
         return _looked(self.keyed)
 
     def build(self, seed: int = 0) -> Any:
@@ -271,7 +274,7 @@ class _Torch(by_row.ByRow, Made, Spelled):
         here = flat(self)
         here.point(*self.arrays((w, buffers)))
         totals: dict[str, float] = {"rows": 0.0, "loss": 0.0}
-        tally = Tally(metrics, self.head)
+        tally = MetricTally(metrics, self.head)
         with torch.no_grad():
             for start in range(0, len(x), CHUNK):
                 part = slice(start, start + CHUNK)
@@ -296,12 +299,12 @@ class _Torch(by_row.ByRow, Made, Spelled):
         return output, target
 
     @property
-    def head(self) -> Head:
+    def head(self) -> OutputHead:
         """Classes, numbers, or (of a `Model` whose loss is not one of torch's) its own."""
         width = self._found.width
         if self.labels is not None:
-            return Head("softmax" if self.labels else "numbers", width, plain=True)
-        return Head(_kind(self.loss, width), width)
+            return OutputHead("softmax" if self.labels else "numbers", width, plain=True)
+        return OutputHead(_kind(self.loss, width), width)
 
 
 @dataclass(frozen=True)
@@ -351,7 +354,7 @@ class Regressor(_Torch):
 
 
 @lru_cache(64)
-def _looked(keyed: Keyed) -> Facts:
+def _looked(keyed: Keyed) -> ModelTraits:
     task = keyed.value
     return facts(task.make_model, task.loss, task.dtype)
 

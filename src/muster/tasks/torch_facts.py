@@ -15,19 +15,19 @@ from typing import Any, NamedTuple
 
 from muster.errors import PlanError
 from muster.extras import require
-from muster.layout import Entry, Layout
+from muster.layout import Layout, TensorEntry
 
 torch: Any = require("torch", "torch")
 nn = torch.nn
 
-__all__ = ["Facts", "build", "difference", "facts", "layout_of", "saved", "seeded"]
+__all__ = ["ModelTraits", "build", "difference", "facts", "layout_of", "saved", "seeded"]
 
 _DRAWING = (nn.modules.dropout._DropoutNd, nn.RReLU, nn.FractionalMaxPool2d)
 _SLOW_BATCHED = (nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 _SIDES = (28, 32, 64, 96, 128, 224)
 
 
-class Facts(NamedTuple):
+class ModelTraits(NamedTuple):
     """`draws`: forward may draw; `batched`: it can run under vmap; `flops` of a step, by row.
 
     `width` is how many outputs a row (or each of its positions) has; None where no guess fits.
@@ -82,9 +82,9 @@ def layout_of(module: Any, dtype: str) -> Layout:
     >>> layout_of(torch.nn.Linear(2, 3), "float32").size
     9
     """
-    entries = [Entry(name, tuple(p.shape)) for name, p in module.named_parameters()]
+    entries = [TensorEntry(name, tuple(p.shape)) for name, p in module.named_parameters()]
     floats = [(name, b) for name, b in saved(module) if b.is_floating_point()]
-    entries += [Entry(name, tuple(b.shape), "buffer") for name, b in floats]
+    entries += [TensorEntry(name, tuple(b.shape), "buffer") for name, b in floats]
     frozen = tuple(name for name, p in module.named_parameters() if not p.requires_grad)
     return Layout(tuple(entries), dtype, frozen)
 
@@ -105,18 +105,22 @@ def difference(expected: Layout, found: Layout) -> str:
     return ""
 
 
-def facts(make_model: Callable[[], Any], loss: Callable[[Any, Any], Any], dtype: str) -> Facts:
+def facts(
+    make_model: Callable[[], Any], loss: Callable[[Any, Any], Any], dtype: str
+) -> ModelTraits:
     """Build the model once and look at it."""
     module = build(make_model, dtype)
     layout = layout_of(module, dtype)
     x = _example(module)
     draws = _draws(module, x)
     batched = (
-        x is not None and not draws and not saved(module)
+        x is not None
+        and not draws
+        and not saved(module)
         and not any(isinstance(m, _SLOW_BATCHED) for m in module.modules())
         and _runs_batched(module, loss, x)
-    )  # fmt: skip
-    return Facts(layout, draws, batched, _flops(module, x), _width(module, x, loss))
+    )
+    return ModelTraits(layout, draws, batched, _flops(module, x), _width(module, x, loss))
 
 
 def _example(module: Any) -> Any:

@@ -23,7 +23,7 @@ torch: Any = require("torch", "torch")
 _functional = torch.nn.functional
 
 __all__ = [
-    "ByRow",
+    "RowGradients",
     "cross_entropy",
     "mean_cross_entropy",
     "per_row",
@@ -69,7 +69,7 @@ def per_row(losses: Any) -> Any:
     return losses if losses.dim() < 2 else losses.flatten(1).mean(1)
 
 
-class ByRow:
+class RowGradients:
     """The half of a torch task that looks at single rows; abstract: the rest says `_Torch`."""
 
     l2: float = 0.0
@@ -144,14 +144,19 @@ class Single:
         self.frozen = task.layout.frozen
         norm = torch.nn.modules.batchnorm._NormBase
         self.mixing = next(
-            (type(m).__name__ for m in self.module.modules() if isinstance(m, norm)
-             and not isinstance(m, torch.nn.modules.instancenorm._InstanceNorm)),
+            (
+                type(m).__name__
+                for m in self.module.modules()
+                if isinstance(m, norm)
+                and not isinstance(m, torch.nn.modules.instancenorm._InstanceNorm)
+            ),
             "",
-        )  # fmt: skip
+        )
         self.generator = (
-            torch.default_generator if torch.device(task.device).type != "cuda"
+            torch.default_generator
+            if torch.device(task.device).type != "cuda"
             else torch.cuda.default_generators[torch.device(task.device).index or 0]
-        )  # fmt: skip
+        )
         slope = torch.func.grad(self.loss, has_aux=True)
         self.mapped: Any = torch.func.vmap(slope, (None, None, 0, 0), randomness="different")
         self.known = False  # whether vmap takes this model

@@ -16,7 +16,7 @@ from muster.extras import require
 from muster.local import Local
 from muster.optimizers import SGD, Adam, Momentum
 from muster.testing.claim import check_tree, check_value, claim, close, copied, refused, same
-from muster.types import Scalar, Work
+from muster.types import LocalWork, Scalar
 from muster.vectors import leaves, rebuild, tree_map
 
 __all__ = ["check_algorithm"]
@@ -85,20 +85,20 @@ def _traced(algorithm: Algorithm) -> None:
     close(found, algorithm.correct(*given), 1e-5, f"{algorithm}.correct, traced by JAX")
 
 
-class Made(NamedTuple):
+class InventedWork(NamedTuple):
     """Invented work of one round: gradients and local models of a cohort."""
 
     g: Any
     w: Any
-    work: Work
+    work: LocalWork
 
 
-def _made(x: Any, round: int, dtype: str = "float64") -> Made:
+def _made(x: Any, round: int, dtype: str = "float64") -> InventedWork:
     draw = np.random.default_rng(round)
     g, walked = draw.normal(size=(2, CLIENTS, SIZE))
     steps = np.array([[1.0], [4.0], [2.0]])
-    work = Work(*(a.astype(dtype) for a in (steps, 0.25 * steps, steps)))
-    return Made(g.astype(dtype), (np.asarray(x) + 0.1 * walked).astype(dtype), work)
+    work = LocalWork(*(a.astype(dtype) for a in (steps, 0.25 * steps, steps)))
+    return InventedWork(g.astype(dtype), (np.asarray(x) + 0.1 * walked).astype(dtype), work)
 
 
 def _play(algorithm: Algorithm, place: Place, *, alone: bool = False) -> Any:
@@ -123,14 +123,14 @@ def _play(algorithm: Algorithm, place: Place, *, alone: bool = False) -> Any:
 
 
 def _at_once(
-    algorithm: Algorithm, sent: Any, memory: Any, made: Made, place: Place
+    algorithm: Algorithm, sent: Any, memory: Any, made: InventedWork, place: Place
 ) -> tuple[Any, Any, Any]:
     bent = algorithm.correct(made.g, made.w, sent, memory)
     return bent, *algorithm.report(made.w, sent, memory, made.work)
 
 
 def _one_by_one(
-    algorithm: Algorithm, sent: Any, memory: Any, made: Made, place: Place
+    algorithm: Algorithm, sent: Any, memory: Any, made: InventedWork, place: Place
 ) -> tuple[Any, Any, Any]:
     rows = []
     for i in range(CLIENTS):
@@ -190,7 +190,7 @@ def _still(algorithm: Algorithm) -> None:
     """Clients that did not move leave a finite model; a stored state goes on as it was."""
     x = np.linspace(-1, 1, SIZE)
     state = algorithm.init(x)
-    work = Work(*(np.ones(1) for _ in range(3)))
+    work = LocalWork(*(np.ones(1) for _ in range(3)))
     payload, _ = algorithm.report(x, state.shared, algorithm.memory(x), work)
     zero = tree_map(lambda a: a * 0, payload)
     for name, mean in (("clients that did not move", payload), ("a mean of zeros", zero)):

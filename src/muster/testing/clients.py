@@ -18,7 +18,7 @@ from muster.metrics.sums import HELD_OUT
 from muster.optimizers import SGD
 from muster.plan import Plan
 from muster.rounds import RunState, start
-from muster.simulation import Choice, Here, Simulation
+from muster.simulation import Choice, LocalExecutor, Simulation
 from muster.store import MemoryStore
 from muster.tasks import numpy as tasks
 from muster.testing.claim import claim, close, same
@@ -39,7 +39,7 @@ def check_clients(make: Make) -> None:
     those in `absent[r]` do not answer. It is called several times; what has `close` is closed.
 
     >>> def make(plan, population, store, absent):
-    ...     hands = Here(plan, "loop", population)
+    ...     hands = LocalExecutor(plan, "loop", population)
     ...     return Simulation(plan, population, store, Choice("loop", 4, True, ""), hands, absent)
     >>> check_clients(make)
     """
@@ -94,8 +94,8 @@ def _scene(make: Make, absent: Absent | None = None, batch: int | None = 2) -> I
 
 def _plain(plan: Plan, population: Population, store: Store, absent: Absent) -> Clients:
     """The runtime that all others are compared with: one client at a time, in this process."""
-    hands = Here(plan, "loop", population)
-    return Simulation(plan, population, store, Choice("loop", 1, True, "plain"), hands, absent)
+    executor = LocalExecutor(plan, "loop", population)
+    return Simulation(plan, population, store, Choice("loop", 1, True, "plain"), executor, absent)
 
 
 def _roster_and_evaluation(make: Make) -> None:

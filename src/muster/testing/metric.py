@@ -10,7 +10,7 @@ import numpy as np
 
 from muster.metrics import Metric
 from muster.metrics.choice import chosen
-from muster.metrics.head import Head, read
+from muster.metrics.head import OutputHead, read
 from muster.metrics.sums import flat, sums_of, value_of
 from muster.metrics.trial import Tried, made_up
 from muster.testing.claim import check_value, claim, close, copied, same
@@ -52,10 +52,10 @@ def _value(metric: Any) -> None:
         check_value(metric)
 
 
-def _heads(metric: Metric) -> list[Head]:
+def _heads(metric: Metric) -> list[OutputHead]:
     """The kinds of outputs that the metric takes."""
     taken, failed = [], []
-    for head in (Head("softmax", 10), Head("softmax", 2), Head("numbers", 1)):
+    for head in (OutputHead("softmax", 10), OutputHead("softmax", 2), OutputHead("numbers", 1)):
         try:
             chosen((metric,), head, f"a task with {head.kind} outputs")
             _given(metric, *made_up(head))
@@ -94,7 +94,7 @@ def _sums(metric: Metric, outputs: Any, y: Any) -> None:
     claim(np.ndim(value) == 0, f"the value of {metric!r} has shape {np.shape(value)}, not ()")
 
 
-def _direction(metric: Metric, heads: list[Head]) -> None:
+def _direction(metric: Metric, heads: list[OutputHead]) -> None:
     """Right answers are better than wrong ones for one kind of outputs, or for none worse."""
     found = []
     for head in heads:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from muster.aggregation.rule import Rule
+from muster.aggregation.robust import RobustAggregator
 from muster.testing.claim import check_value, claim, close, copied, same
 from muster.types import Reply
 from muster.vectors import leaves, tree_map
@@ -17,8 +17,8 @@ __all__ = ["check_rule"]
 REPLIES, EXTRA = 9, 4
 
 
-def check_rule(rule: Rule, tolerance: float = 1e-6) -> None:
-    """Raise `AssertionError` where a rule breaks a promise of `Rule`.
+def check_rule(rule: RobustAggregator, tolerance: float = 1e-6) -> None:
+    """Raise `AssertionError` where a rule breaks a promise of `RobustAggregator`.
 
     `tolerance`, relative to numbers above one, is how far the order of the rows may move it.
 
@@ -42,7 +42,7 @@ def _rows(count: int, dtype: str) -> Any:
     }, np.zeros((count, 0), dtype)  # nobody has buffers
 
 
-def _believes(rule: Rule, rows: Any, tolerance: float) -> None:
+def _believes(rule: RobustAggregator, rows: Any, tolerance: float) -> None:
     before, count = copied(rows), len(rows[1])
     found = rule.combine(rows)
     claim(same(rows, before), f"{rule}.combine changes the rows that it is given")
@@ -57,7 +57,7 @@ def _believes(rule: Rule, rows: Any, tolerance: float) -> None:
     close(alike, tree_map(lambda x: x[0], rows), tolerance, f"{rule}.combine of {count} like rows")
 
 
-def _keeps_parts(rule: Rule) -> None:
+def _keeps_parts(rule: RobustAggregator) -> None:
     replies = tuple(Reply((i,), {"delta": np.ones(2)}, 1.0 + i) for i in range(3))
     claim(rule.reduce(iter(()), ()) is None, f"{rule}.reduce of no reply is not None")
     total = rule.reduce(iter(replies), (0, 1, 2))

@@ -16,7 +16,7 @@ __all__ = ["check_store"]
 CLIENTS = ("a", "b", 3)
 
 
-class Broken(Mapping[str, Any]):
+class UnreadableState(Mapping[str, Any]):
     """Arrays of a state that cannot be read to the end."""
 
     def __getitem__(self, name: str) -> Any:
@@ -40,7 +40,7 @@ def check_store(make: Callable[[], Store]) -> None:
     >>> kept = MemoryStore()
     >>> check_store(lambda: kept)
     """
-    place = Place(make)
+    place = OpenStore(make)
     try:
         _empty(place.store)
         _state_and_history(place)
@@ -51,7 +51,7 @@ def check_store(make: Callable[[], Store]) -> None:
         place.close()
 
 
-class Place:
+class OpenStore:
     """The store that is open now, and how to open it again."""
 
     def __init__(self, make: Callable[[], Store]) -> None:
@@ -98,7 +98,7 @@ def _holds(store: Store, round: int, when: str) -> None:
     claim(store.history() == wanted, f"{when}: the history is not rounds 1 to {round}, each once")
 
 
-def _state_and_history(place: Place) -> None:
+def _state_and_history(place: OpenStore) -> None:
     store = place.store
     for round in (1, 2):
         store.commit(round, _arrays(round), _record(round), ())
@@ -112,7 +112,7 @@ def _remembered(store: Store, wanted: dict[Any, float], when: str) -> None:
     claim(found == wanted, f"{when}: clients remember {found}, expected {wanted}")
 
 
-def _memories(place: Place) -> None:
+def _memories(place: OpenStore) -> None:
     store = place.store
     for client in CLIENTS:
         store.remember(3, client, {"c": np.full(2, 3.0)})
@@ -133,11 +133,11 @@ def _memories(place: Place) -> None:
     _holds(store, 5, "after rounds with memories")
 
 
-def _failed_commit(place: Place) -> None:
+def _failed_commit(place: OpenStore) -> None:
     store = place.store
     store.remember(6, "a", {"c": np.full(2, 6.0)})
     try:
-        store.commit(6, Broken(), _record(6), ("a",))
+        store.commit(6, UnreadableState(), _record(6), ("a",))
     except Exception as error:
         when = f"after a commit that failed ({error})"
     else:
@@ -147,7 +147,7 @@ def _failed_commit(place: Place) -> None:
     _holds(store, 5, when)
 
 
-def _twice(place: Place) -> None:
+def _twice(place: OpenStore) -> None:
     """A round that is committed already is refused."""
     store = place.store
     try:

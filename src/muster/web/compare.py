@@ -51,15 +51,24 @@ def table(runs: Sequence[Run], metric: str | None = None) -> list[dict[str, Any]
     for id, run, points, top, fields in zip(_ids(runs), runs, curves, tops, differs, strict=True):
         reached = next((round for round, v in points if _reaches(v, goal, lower)), None)
         way = [record for record in run.history if reached and record["round"] <= reached]
-        found.append({
-            "id": id, "algorithm": (_plan(run).get("algorithm") or {}).get("class"),
-            "differs": fields, "rounds": len(run.history), "metric": name, "lower": lower,
-            "last": _last(run, points, name),
-            "best": top[1] if top else None, "best_round": top[0] if top else None,
-            "goal": goal, "rounds_to_goal": reached,
-            "bytes_up": total(run.history, "bytes_up"), "bytes_to_goal": total(way, "bytes_up"),
-            "seconds": total(run.history, "seconds"),
-        })  # fmt: skip
+        found.append(
+            {
+                "id": id,
+                "algorithm": (_plan(run).get("algorithm") or {}).get("class"),
+                "differs": fields,
+                "rounds": len(run.history),
+                "metric": name,
+                "lower": lower,
+                "last": _last(run, points, name),
+                "best": top[1] if top else None,
+                "best_round": top[0] if top else None,
+                "goal": goal,
+                "rounds_to_goal": reached,
+                "bytes_up": total(run.history, "bytes_up"),
+                "bytes_to_goal": total(way, "bytes_up"),
+                "seconds": total(run.history, "seconds"),
+            }
+        )
     return found
 
 
@@ -196,18 +205,33 @@ def _listing(lines: Sequence[dict[str, Any]]) -> page.Markup:
     goal = number(lines[0]["goal"])
     kind = [] if "algorithm" in fields else ["algorithm"]
     head = [
-        "run", *kind, *fields, "rounds", f"last {name}", f"best {name}", "in round",
-        f"rounds to {goal}", "sent up", f"sent up to {goal}", "time",
-    ]  # fmt: skip
+        "run",
+        *kind,
+        *fields,
+        "rounds",
+        f"last {name}",
+        f"best {name}",
+        "in round",
+        f"rounds to {goal}",
+        "sent up",
+        f"sent up to {goal}",
+        "time",
+    ]
     cells = [
         [
-            line["id"], *(line[name] or "–" for name in kind),
+            line["id"],
+            *(line[name] or "–" for name in kind),
             *(plain(call(line["differs"][field]), 80) for field in fields),
-            number(line["rounds"]), number(line["last"]), number(line["best"]),
-            number(line["best_round"]), number(line["rounds_to_goal"]),
-            size(line["bytes_up"]), size(line["bytes_to_goal"]), duration(line["seconds"]),
+            number(line["rounds"]),
+            number(line["last"]),
+            number(line["best"]),
+            number(line["best_round"]),
+            number(line["rounds_to_goal"]),
+            size(line["bytes_up"]),
+            size(line["bytes_to_goal"]),
+            duration(line["seconds"]),
         ]
         for line in lines
-    ]  # fmt: skip
+    ]
     caption = f"{goal} is the {name} that every run reaches: the worst of their best values."
     return page.table(head, cells, caption if goal != "–" else "", words=1 + len(kind + fields))

@@ -34,26 +34,53 @@ INK, SOFT, RULE, PAPER = "#1d2731", "#55616e", "#d8dee4", "#fefefe"
 COLOURS = ("#0069a8", "#bf4a00", "#00785a", "#9c3f78", "#8a6400", "#56606b")
 # CSS variable: (light, dark). The light value is what the figures are drawn with.
 THEME = {
-    "ink": (INK, "#e6eaee"), "soft": (SOFT, "#a3afbb"), "rule": (RULE, "#36414c"),
+    "ink": (INK, "#e6eaee"),
+    "soft": (SOFT, "#a3afbb"),
+    "rule": (RULE, "#36414c"),
     "paper": (PAPER, "#161c22"),
-    "c0": (COLOURS[0], "#5db4ee"), "c1": (COLOURS[1], "#ff935a"), "c2": (COLOURS[2], "#45c9a3"),
-    "c3": (COLOURS[3], "#e08fc2"), "c4": (COLOURS[4], "#e0b64a"), "c5": (COLOURS[5], "#a9b4bf"),
-}  # fmt: skip
+    "c0": (COLOURS[0], "#5db4ee"),
+    "c1": (COLOURS[1], "#ff935a"),
+    "c2": (COLOURS[2], "#45c9a3"),
+    "c3": (COLOURS[3], "#e08fc2"),
+    "c4": (COLOURS[4], "#e0b64a"),
+    "c5": (COLOURS[5], "#a9b4bf"),
+}
 
 WIDTH = 5.6  # inches; two stand side by side on a wide page
 SIZE = 9.5  # points
 
 STYLE = {
-    "svg.fonttype": "none", "text.parse_math": False, "font.size": SIZE, "axes.titlesize": SIZE,
-    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"],
-    "text.color": INK, "axes.labelcolor": SOFT, "axes.edgecolor": RULE, "axes.titlecolor": INK,
-    "xtick.color": RULE, "ytick.color": RULE, "xtick.labelcolor": SOFT, "ytick.labelcolor": SOFT,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.grid.axis": "y",
-    "grid.color": RULE, "grid.linewidth": 0.6, "axes.axisbelow": True, "ytick.major.size": 0,
-    "axes.spines.left": False, "figure.facecolor": "none", "axes.facecolor": "none",
-    "lines.linewidth": 1.8, "lines.solid_capstyle": "round", "axes.linewidth": 0.8,
-    "axes.titlelocation": "left", "axes.formatter.useoffset": False,
-}  # fmt: skip
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": SIZE,
+    "axes.titlesize": SIZE,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "text.color": INK,
+    "axes.labelcolor": SOFT,
+    "axes.edgecolor": RULE,
+    "axes.titlecolor": INK,
+    "xtick.color": RULE,
+    "ytick.color": RULE,
+    "xtick.labelcolor": SOFT,
+    "ytick.labelcolor": SOFT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "ytick.major.size": 0,
+    "axes.spines.left": False,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+    "axes.linewidth": 0.8,
+    "axes.titlelocation": "left",
+    "axes.formatter.useoffset": False,
+}
 
 
 def draw(

@@ -101,11 +101,12 @@ def result(run: Run, baselines: Mapping[str, Run]) -> Iterator[Markup]:
         (text, metric, over)
         for metric in metric_names(run.history)[:4]
         for text, over in (
-            (f"{metric}, test rows", "metrics"), (f"{metric}, mean of clients", "mean"),
+            (f"{metric}, test rows", "metrics"),
+            (f"{metric}, mean of clients", "mean"),
             (f"{metric}, worst client", "worst"),
         )
         if latest(run.history, metric, over) is not None
-    ]  # fmt: skip
+    ]
     if columns:
         yield page.table(
             ["model after the last round", *(text for text, *_ in columns)],

@@ -116,14 +116,24 @@ def clients(values: Sequence[tuple[Any, float]], name: str, *, lower: bool) -> s
             axes.margins(x=0.06, y=0.5 / len(values))
             for value, place in zip(numbers, places, strict=True):
                 axes.annotate(
-                    number(value), (value, place), (7, 0), textcoords="offset points",
-                    va="center", color=SOFT, fontsize=8.5,
+                    number(value),
+                    (value, place),
+                    (7, 0),
+                    textcoords="offset points",
+                    va="center",
+                    color=SOFT,
+                    fontsize=8.5,
                     bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1},
-                )  # fmt: skip
+                )
         else:
             axes.grid(visible=True, axis="y")
-            axes.hist([v for _, v in values], bins=min(30, len(values) // 3), color=COLOURS[0],
-                      edgecolor=PAPER, linewidth=0.6)  # fmt: skip
+            axes.hist(
+                [v for _, v in values],
+                bins=min(30, len(values) // 3),
+                color=COLOURS[0],
+                edgecolor=PAPER,
+                linewidth=0.6,
+            )
             axes.set_ylabel("clients")
         axes.axvline(mean, color=INK, linestyle=(0, (4, 3)), linewidth=1, zorder=1.5)
         axes.set_title(f"{plain(name)} of each client (dashed: mean {number(mean)})")
@@ -229,9 +239,11 @@ def holdings(population: Mapping[str, Any]) -> str:
     label = f"Rows of {len(rows)} clients: {int(rows.min())} to {int(rows.max())}"
     kinds = 0 if counts is None else counts.shape[1]
     return draw(
-        paint, label + (f", and their mix of {kinds} labels" if kinds else ""),
-        height=2.4 if not kinds else 3.2 + min(0.12 * kinds, 2.0), panels=2 if kinds else 1,
-    )  # fmt: skip
+        paint,
+        label + (f", and their mix of {kinds} labels" if kinds else ""),
+        height=2.4 if not kinds else 3.2 + min(0.12 * kinds, 2.0),
+        panels=2 if kinds else 1,
+    )
 
 
 def _map(axes: Any, counts: Any, names: Sequence[str] | None) -> None:

@@ -36,9 +36,18 @@ __all__ = ["write"]
 LISTED = 12  # most clients in the table of clients
 ROWS = 200  # most rows of the table of rounds, and of the table of failures
 TOLD = (
-    "plan", "engine", "versions", "metrics", "population", "stopped", "spent", "schema", "privacy",
-    "ledger", "examples",
-)  # fmt: skip
+    "plan",
+    "engine",
+    "versions",
+    "metrics",
+    "population",
+    "stopped",
+    "spent",
+    "schema",
+    "privacy",
+    "ledger",
+    "examples",
+)
 TITLES = {"local": "local-only"}  # of baselines, where the folder's name says too little
 DIRECTIONS = (("bytes_up", "sent up"), ("bytes_down", "sent down"))
 
@@ -237,9 +246,15 @@ def _delivered(run: Run) -> str:
 def _plan(run: Run) -> Iterator[Markup]:
     plan = run.facts.get("plan")
     if plan:
-        yield page.details("The plan, field by field", page.table(
-            ["field", "value"], rows(plan), "Everything that defines this run.", words=2,
-        ))  # fmt: skip
+        yield page.details(
+            "The plan, field by field",
+            page.table(
+                ["field", "value"],
+                rows(plan),
+                "Everything that defines this run.",
+                words=2,
+            ),
+        )
     else:
         yield page.paragraph("This run did not record its plan.")
     facts = {"engine": run.facts.get("engine"), **(run.facts.get("versions") or {})}
@@ -267,10 +282,13 @@ def _line(record: Mapping[str, Any], name: str | None) -> list[str]:
     train = record.get("train") or {}
     cells = [
         f"{record['round']}{' (abandoned)' if record.get('abandoned') else ''}",
-        number(len(record.get("invited", ()))), number(len(record.get("accepted", ()))),
-        number(train.get("loss")), number(train.get("drift")),
-        size(record.get("bytes_up")), duration(record.get("seconds")),
-    ]  # fmt: skip
+        number(len(record.get("invited", ()))),
+        number(len(record.get("accepted", ()))),
+        number(train.get("loss")),
+        number(train.get("drift")),
+        size(record.get("bytes_up")),
+        duration(record.get("seconds")),
+    ]
     if name:
         worst = ((record.get("clients") or {}).get(name) or {}).get("worst")
         cells += [number((record.get("metrics") or {}).get(name)), number(worst)]

@@ -19,8 +19,14 @@ def test_the_ledger_is_printed(site, option):
     lines = site("privacy", option, "lyon").splitlines()
     assert lines[0] == "lyon/studies/default/privacy.json"
     text = "\n".join(lines)
-    for part in ("one row of this site", "in 3 trainings of 1 run", "epsilon 6 at delta 0.0001",
-                 "more like the last", "epsilon alone", "1-3"):  # fmt: skip
+    for part in (
+        "one row of this site",
+        "in 3 trainings of 1 run",
+        "epsilon 6 at delta 0.0001",
+        "more like the last",
+        "epsilon alone",
+        "1-3",
+    ):
         assert part in text, part
 
 

@@ -9,9 +9,15 @@ from pathlib import Path
 import pytest
 
 NOISY = (
-    "--set", "pipeline=[Clip(0.5), Noise(2.0)]", "--set", "aggregation=Mean('expected')",
-    "--set", "weighting=equal", "--set", "budget=Budget(20.0, 1e-3)",
-)  # fmt: skip
+    "--set",
+    "pipeline=[Clip(0.5), Noise(2.0)]",
+    "--set",
+    "aggregation=Mean('expected')",
+    "--set",
+    "weighting=equal",
+    "--set",
+    "budget=Budget(20.0, 1e-3)",
+)
 
 
 @pytest.fixture
@@ -50,9 +56,13 @@ def test_the_report_has_a_section_and_no_ledger(noisy):
 
 
 ROWS = (
-    "--set", "local.examples=PerExample(1.0, 2.0)", "--set", "evaluate=Every(clients=0)",
-    "--set", "budget=Budget(50.0, 1e-3)",
-)  # fmt: skip
+    "--set",
+    "local.examples=PerExample(1.0, 2.0)",
+    "--set",
+    "evaluate=Every(clients=0)",
+    "--set",
+    "budget=Budget(50.0, 1e-3)",
+)
 
 
 def test_rows_have_a_statement_of_their_own(shell):

@@ -148,8 +148,11 @@ def tiny(tmp_path, monkeypatch):
     paths = {}
     for name, count in (("train", 200), ("t10k", 20)):
         for kind, shape in (("images-idx3", (count, 28, 28)), ("labels-idx1", (count,))):
-            array = rng.integers(0, 10, shape, np.uint8) if len(shape) == 1 else (
-                rng.integers(0, 256, shape, np.uint8))  # fmt: skip
+            array = (
+                rng.integers(0, 10, shape, np.uint8)
+                if len(shape) == 1
+                else (rng.integers(0, 256, shape, np.uint8))
+            )
             path = tmp_path / f"{name}-{kind}-ubyte.gz"
             path.write_bytes(idx(array))
             paths[path.name] = path

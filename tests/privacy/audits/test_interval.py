@@ -40,8 +40,9 @@ def test_counts_that_are_none_are_refused(hits, trials, confidence):
 def test_coins_guessed_by_chance_refute_nothing_and_right_ones_do():
     assert one_run_epsilon(500, 1000) == 0.0
     assert one_run_epsilon(0, 10) == 0.0
-    assert one_run_epsilon(1000, 1000) == pytest.approx(math.log(0.05**1e-3 / -math.expm1(
-        math.log(0.05) / 1000)), rel=1e-6)  # fmt: skip
+    assert one_run_epsilon(1000, 1000) == pytest.approx(
+        math.log(0.05**1e-3 / -math.expm1(math.log(0.05) / 1000)), rel=1e-6
+    )
     truth = 1.5  # randomised response of this epsilon is refuted below it, and not above
     right = np.random.default_rng(1).binomial(5000, 1 / (1 + math.exp(-truth)))
     assert truth - 0.2 < one_run_epsilon(int(right), 5000) <= truth

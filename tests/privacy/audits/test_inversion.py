@@ -26,8 +26,11 @@ def linear_gradient(x, y, w):
 
 def rows(count, seed=0):
     rng = np.random.default_rng(seed)
-    return rng.random((count, FEATURES)), rng.integers(0, CLASSES, count), rng.normal(
-        size=(CLASSES, FEATURES)) * 0.3  # fmt: skip
+    return (
+        rng.random((count, FEATURES)),
+        rng.integers(0, CLASSES, count),
+        rng.normal(size=(CLASSES, FEATURES)) * 0.3,
+    )
 
 
 def flat(weight, bias):
@@ -92,9 +95,12 @@ def test_integer_noise_of_one_client_hides_the_row_too():
     stages = (Clip(1.0), Quantize(16), DiscreteNoise(1.0, clients=1))
     pipeline = Pipeline.build(stages, contract)
     payload, _ = pipeline.encode(
-        {"delta": flat(*linear_gradient(x, y, w))}, (None,) * 3, None, Keys(key(0), ("a",)),
+        {"delta": flat(*linear_gradient(x, y, w))},
+        (None,) * 3,
+        None,
+        Keys(key(0), ("a",)),
         np.ones(1),
-    )  # fmt: skip
+    )
     reply = Reply((), {"delta": payload["delta"][0]}, 1.0)
     total = pipeline.decode(reply, pipeline.init(), key(0))[0].payload["delta"]
     assert psnr(linear_input(*unflat(total)), x[0]) < 15
@@ -111,9 +117,12 @@ def net(seed):
         error = softmax(h @ last.T) - np.eye(CLASSES)[y]
         inner = (error @ last) * (1 - h**2)
         return np.concatenate(
-            [(inner[:, :, None] * x[:, None]).reshape(len(x), -1),
-             (error[:, :, None] * h[:, None]).reshape(len(x), -1)], 1,
-        )  # fmt: skip
+            [
+                (inner[:, :, None] * x[:, None]).reshape(len(x), -1),
+                (error[:, :, None] * h[:, None]).reshape(len(x), -1),
+            ],
+            1,
+        )
 
     return gradient, rng.random(6), rng.random(6)
 

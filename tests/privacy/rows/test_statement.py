@@ -14,8 +14,13 @@ from muster.privacy.rows import Charged, Held, RowFacts, row_statement
 RULE = PerExample(0.5, 2.0)
 ONCE = charged(Local(steps=10, batch=16, examples=RULE), 100)
 COST = Charged(
-    Held("lyon", 100, 3), 4, spent([ONCE], 1e-4), spent([ONCE] * 3, 1e-4), 0.16, 10,
-)  # fmt: skip
+    Held("lyon", 100, 3),
+    4,
+    spent([ONCE], 1e-4),
+    spent([ONCE] * 3, 1e-4),
+    0.16,
+    10,
+)
 HERE = RowFacts(RULE, "hidden", 16, "by its rows", 1e-4, False, 5, 700, COST, Budget(9.0, 1e-4))
 AWAY = RowFacts(RULE, "hidden", 16, "once", 0.0, away=True)
 
@@ -23,18 +28,34 @@ AWAY = RowFacts(RULE, "hidden", 16, "once", 0.0, away=True)
 def test_the_items_are_those_of_clients():
     made = row_statement(HERE)
     assert [*made.items] == [
-        "privacy", "unit", "trust", "mechanism", "sampling", "accountant", "dropouts",
-        "not covered", "noise", "audits", "secure sum",
-    ]  # fmt: skip
+        "privacy",
+        "unit",
+        "trust",
+        "mechanism",
+        "sampling",
+        "accountant",
+        "dropouts",
+        "not covered",
+        "noise",
+        "audits",
+        "secure sum",
+    ]
     assert made.unit == "example"
     for part in (
-        "at delta 0.0001, for the rows of 'lyon', the worst of 5 clients", "the budget is 9",
-        "one row adds nothing to any gradient in one of them (zero-out)", "counts as public",
-        "gaussian noise of 2 times the L2 norm 0.5 of a row's gradient", "counts by its rows;",
-        "drift and metrics of evaluation stay with the clients", "poisson batches of 16 rows",
-        "accounted with rate 0.16 in 10 charges a round", "invited to 3 of 4 rounds",
-        "composed over 30 charges", "disjoint rows", "Philox of the plan's seed",
-    ):  # fmt: skip
+        "at delta 0.0001, for the rows of 'lyon', the worst of 5 clients",
+        "the budget is 9",
+        "one row adds nothing to any gradient in one of them (zero-out)",
+        "counts as public",
+        "gaussian noise of 2 times the L2 norm 0.5 of a row's gradient",
+        "counts by its rows;",
+        "drift and metrics of evaluation stay with the clients",
+        "poisson batches of 16 rows",
+        "accounted with rate 0.16 in 10 charges a round",
+        "invited to 3 of 4 rounds",
+        "composed over 30 charges",
+        "disjoint rows",
+        "Philox of the plan's seed",
+    ):
         assert part in made.text(), part
     number = float(made.items["privacy"].split()[1])
     assert COST.all.epsilon <= number <= 1.001 * COST.all.epsilon

@@ -17,8 +17,8 @@ from muster import algorithms, optimizers, sampling, tasks
 from muster.errors import DataError
 from muster.runs.federation import doctor
 from muster.runs.federation.doctor import USUAL
-from muster.service import pki
-from muster.service.audit import Audit
+from muster.security import pki
+from muster.security.audit import AuditLog
 
 Usage = namedtuple("Usage", "total used free")
 SERVER = "https://hub.example:8443"
@@ -45,10 +45,12 @@ def lyon(homes, tmp_path):
 @pytest.fixture
 def plan():
     return muster.Plan(
-        task=tasks.numpy.SoftmaxRegression(3, 2), algorithm=algorithms.FedAvg(),
+        task=tasks.numpy.SoftmaxRegression(3, 2),
+        algorithm=algorithms.FedAvg(),
         local=muster.Local(epochs=1, batch=4, optimizer=optimizers.SGD(0.5)),
-        sampling=sampling.All(), rounds=1,
-    )  # fmt: skip
+        sampling=sampling.All(),
+        rounds=1,
+    )
 
 
 def later(**given):
@@ -240,7 +242,7 @@ def test_a_folder_for_a_run(tmp_path):
 def test_an_audit_log_that_was_changed(tmp_path):
     assert levels(doctor.log(tmp_path)) == ["ok"]
     path = tmp_path / "audit.jsonl"
-    log = Audit(path, lambda: 0.0, purpose="server", id="r")
+    log = AuditLog(path, lambda: 0.0, purpose="server", id="r")
     log.append("operator", "pause")
     log.close()
     assert "2 entries" in doctor.log(tmp_path)[0].found

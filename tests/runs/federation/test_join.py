@@ -12,18 +12,20 @@ import pytest
 import muster
 from muster import algorithms, metrics, optimizers, pipeline, tasks
 from muster.errors import DataError, RunError
+from muster.federation.site.trainer import Habits
 from muster.runs import planfile
-from muster.runs.federation.conduct import Terms
-from muster.runs.federation.join import Joining, Seat, attend_many, join, site_rows
-from muster.runs.federation.serve import Federation, Where, serve
+from muster.runs.federation.conduct import ServerSettings
+from muster.runs.federation.join import Joining, LocalClient, attend_many, join, site_rows
+from muster.runs.federation.serve import ListenSettings, ServedFederation, serve
 from muster.runs.run import Run
-from muster.service import audit
-from muster.service.site.work import Habits
+from muster.security import audit
 
 PLAN = muster.Plan(
-    task=tasks.numpy.MLP([5, 6, 3]), algorithm=algorithms.Scaffold(), rounds=3,
+    task=tasks.numpy.MLP([5, 6, 3]),
+    algorithm=algorithms.Scaffold(),
+    rounds=3,
     local=muster.Local(epochs=2, batch=8, optimizer=optimizers.SGD(0.2)),
-)  # fmt: skip
+)
 NAMES = ("a", "b", "c")
 
 
@@ -44,8 +46,10 @@ class Server:
 
     def run(self):
         try:
-            federation = Federation(self.plan, self.folder, None, Terms(enough=len(NAMES)))
-            where = Where("127.0.0.1:0")
+            federation = ServedFederation(
+                self.plan, self.folder, None, ServerSettings(enough=len(NAMES))
+            )
+            where = ListenSettings("127.0.0.1:0")
             self.why = serve(federation, where, ready=self.ready, stop=self.stop)
         finally:
             self.heard.set()
@@ -65,7 +69,7 @@ class Server:
 
 
 def seats(folder):
-    return [Seat(name, people()[name], folder / name) for name in NAMES]
+    return [LocalClient(name, people()[name], folder / name) for name in NAMES]
 
 
 def test_sites_have_the_bits_of_the_loop_and_audit_themselves(tmp_path):
@@ -78,9 +82,11 @@ def test_sites_have_the_bits_of_the_loop_and_audit_themselves(tmp_path):
     assert np.array_equal(served.parameters, alone.parameters)
     found = [e["action"] for e in audit.entries(tmp_path / "a" / "audit.jsonl")]
     assert found == [
-        "genesis", "enrolled",
-        *["task", "update", "verdict", "evaluate", "settled"] * 3, "ended",
-    ]  # fmt: skip
+        "genesis",
+        "enrolled",
+        *["task", "update", "verdict", "evaluate", "settled"] * 3,
+        "ended",
+    ]
 
 
 def test_sums_of_metrics_at_sites_are_those_of_the_simulation(tmp_path):
@@ -90,7 +96,7 @@ def test_sums_of_metrics_at_sites_are_those_of_the_simulation(tmp_path):
     population = muster.Population.from_arrays(rows, tests)
     alone = muster.simulate(plan, population, path=tmp_path / "alone", engine="loop")
     with Server(tmp_path / "served", plan) as server:
-        places = [Seat(n, rows[n], tmp_path / n, population.test(n)) for n in NAMES]
+        places = [LocalClient(n, rows[n], tmp_path / n, population.test(n)) for n in NAMES]
         attend_many(plan, places, server.address)
         server.thread.join(60)
     served = Run(tmp_path / "served", plan)
@@ -105,7 +111,9 @@ def test_sums_of_metrics_at_sites_are_those_of_the_simulation(tmp_path):
 def test_a_site_declines_metrics_that_are_no_sums(tmp_path):
     plan = replace(PLAN, metrics=[metrics.ByRow(mean, lower_is_better=False)], rounds=1)
     with Server(tmp_path / "served", plan) as server:
-        attend_many(plan, [Seat(n, people()[n], tmp_path / n) for n in NAMES], server.address)
+        attend_many(
+            plan, [LocalClient(n, people()[n], tmp_path / n) for n in NAMES], server.address
+        )
         server.thread.join(60)
     (record,) = Run(tmp_path / "served", plan).history
     assert record["accepted"] == [] and "one number for each row" in record["failed"][0]["error"]
@@ -138,7 +146,7 @@ def test_the_first_error_of_one_ends_all(tmp_path):
 async def hold(folder):
     """Two members from one folder: the second is refused."""
     rows = people()["a"]
-    seat = Seat("a", rows, folder)
+    seat = LocalClient("a", rows, folder)
     with pytest.raises(RunError, match="another process"):
         await asyncio.to_thread(attend_many, PLAN, [seat, seat], "http://127.0.0.1:9")
 
@@ -189,25 +197,34 @@ def written(tmp_path):
 def test_rows_come_from_the_plan_file_or_a_loader(written, tmp_path):
     x, y = site_rows(written(GOOD, "np.zeros((1, 2)), np.array([1])"), tmp_path)
     assert len(x) == len(y) == 3
-    x, _ = site_rows(written(GOOD, "np.zeros((1, 2)), np.array([1])"), tmp_path,
-                     f"{tmp_path}/mine.py:local_data")  # fmt: skip
+    x, _ = site_rows(
+        written(GOOD, "np.zeros((1, 2)), np.array([1])"), tmp_path, f"{tmp_path}/mine.py:local_data"
+    )
     assert len(x) == 1
 
 
-@pytest.mark.parametrize("rows, said", [
-    ("1 / 0", "ZeroDivisionError"), ("5", r"local_data\(\) in .* holds int"),
+@pytest.mark.parametrize(
+    "rows, said",
+    [
+        ("1 / 0", "ZeroDivisionError"),
+        ("5", r"local_data\(\) in .* holds int"),
         ("np.ones((0, 2)), []", "is empty"),
-    ("np.ones((3, 2)), np.array([0, 1, 7])", "labels hold 7"),
-])  # fmt: skip
+        ("np.ones((3, 2)), np.array([0, 1, 7])", "labels hold 7"),
+    ],
+)
 def test_rows_that_cannot_be_trained_on_are_said(rows, said, written, tmp_path):
     with pytest.raises(DataError, match=said):
         site_rows(written(rows), tmp_path)
 
 
-@pytest.mark.parametrize("loader, said", [
-    ("mine.py", "write file.py:name"), ("gone.py:rows", "does not exist"),
-    ("mine.py:gone", "no function gone"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "loader, said",
+    [
+        ("mine.py", "write file.py:name"),
+        ("gone.py:rows", "does not exist"),
+        ("mine.py:gone", "no function gone"),
+    ],
+)
 def test_a_loader_that_is_none_is_said(loader, said, written, tmp_path):
     file = written(GOOD)
     with pytest.raises(DataError, match=said):
@@ -224,12 +241,15 @@ def test_a_plan_file_without_local_data_is_said(tmp_path):
 
 def test_a_plan_whose_sums_are_masked_needs_an_identity_to_sign_with(tmp_path):
     plan = muster.Plan(
-        task=tasks.numpy.SoftmaxRegression(4, 3), algorithm=algorithms.FedAvg(), cap=9,
-        local=muster.Local(epochs=1), evaluate=muster.Every(1, clients=0),
+        task=tasks.numpy.SoftmaxRegression(4, 3),
+        algorithm=algorithms.FedAvg(),
+        cap=9,
+        local=muster.Local(epochs=1),
+        evaluate=muster.Every(1, clients=0),
         pipeline=[pipeline.Clip(1.0), pipeline.Quantize(8), pipeline.SecureSum()],
-    )  # fmt: skip
+    )
     rows = np.zeros((3, 4), "float32"), np.zeros(3, int)
     with pytest.raises(RunError, match=r"masks its sums, .* join over https with --identity"):
         asyncio.run(join(plan, rows, "http://127.0.0.1:1", tmp_path / "site"))
     with pytest.raises(RunError, match=r"masks its sums, .* serve with --identity"):
-        serve(Federation(plan, tmp_path / "run"), Where("127.0.0.1:0"))
+        serve(ServedFederation(plan, tmp_path / "run"), ListenSettings("127.0.0.1:0"))

@@ -10,20 +10,22 @@ import pytest
 
 import muster
 from muster import algorithms, optimizers, tasks
-from muster.runs.federation.conduct import Terms
-from muster.runs.federation.join import Joining, Seat, attend_many
-from muster.runs.federation.serve import Federation, Where, serve
+from muster.federation.coordinator.rollback import raise_attempt
+from muster.federation.site.policy import Policy
+from muster.runs.federation.conduct import ServerSettings
+from muster.runs.federation.join import Joining, LocalClient, attend_many
+from muster.runs.federation.serve import ListenSettings, ServedFederation, serve
 from muster.runs.run import Run
-from muster.service import audit
-from muster.service.server.rollback import raise_attempt
-from muster.service.site.policy import Policy
-from muster.store.ledger import Ledger
+from muster.security import audit
+from muster.store.ledger import FederationStore
 
 NAMES = ("a", "b")
 PLAN = muster.Plan(
-    task=tasks.numpy.MLP([5, 6, 3]), algorithm=algorithms.FedAvg(), rounds=4,
+    task=tasks.numpy.MLP([5, 6, 3]),
+    algorithm=algorithms.FedAvg(),
+    rounds=4,
     local=muster.Local(epochs=2, batch=8, optimizer=optimizers.SGD(0.2)),
-)  # fmt: skip
+)
 
 
 def people():
@@ -41,11 +43,15 @@ def played(home, plan=PLAN, policies=None):
         ready.set()
 
     def served():
-        terms = Terms(enough=len(NAMES), lease=1.0)
-        serve(Federation(plan, home / "run", None, terms), Where("127.0.0.1:0"), ready=told)
+        terms = ServerSettings(enough=len(NAMES), lease=1.0)
+        serve(
+            ServedFederation(plan, home / "run", None, terms),
+            ListenSettings("127.0.0.1:0"),
+            ready=told,
+        )
 
     def attended(name):
-        seat = Seat(name, people()[name], home / name)
+        seat = LocalClient(name, people()[name], home / name)
         how = Joining(policies.get(name, Policy()))
         attend_many(PLAN, [seat], address[0], how=how)
 
@@ -74,9 +80,9 @@ def home(tmp_path):
 
 def raised(home):
     """Say so; the new attempt."""
-    ledger = Ledger(home / "run")
+    ledger = FederationStore(home / "run")
     try:
-        with audit.Audit(home / "run" / "audit.jsonl", purpose="server", id="run") as log:
+        with audit.AuditLog(home / "run" / "audit.jsonl", purpose="server", id="run") as log:
             return raise_attempt(ledger, log.append)
     finally:
         ledger.close()

@@ -10,14 +10,18 @@ import muster
 from muster import Local, Plan, aggregation, algorithms, optimizers, pipeline, sampling, tasks
 from muster.runs.privacy import auditing
 from muster.runs.privacy.auditing import audited
-from muster.runs.privacy.canaries import Estimate, Shown
+from muster.runs.privacy.canaries import CanaryScores, Estimate
 
 PLAN = Plan(
-    task=tasks.numpy.MLP([12, 40, 3]), algorithm=algorithms.FedAvg(),
-    local=Local(epochs=1, batch=4, optimizer=optimizers.SGD(0.1)), sampling=sampling.All(),
-    pipeline=(pipeline.Clip(0.5), pipeline.Noise(2.0)), weighting="equal", rounds=2,
+    task=tasks.numpy.MLP([12, 40, 3]),
+    algorithm=algorithms.FedAvg(),
+    local=Local(epochs=1, batch=4, optimizer=optimizers.SGD(0.1)),
+    sampling=sampling.All(),
+    pipeline=(pipeline.Clip(0.5), pipeline.Noise(2.0)),
+    weighting="equal",
+    rounds=2,
     aggregation=aggregation.Mean("expected"),
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +83,9 @@ def test_quantizing_hides_little(attack):
 
 
 def test_what_cannot_be_tried_is_said(attack, people):
-    found = attack(rows=None, algorithm=algorithms.Scaffold(), pipeline=(),
-                   aggregation=aggregation.Mean())  # fmt: skip
+    found = attack(
+        rows=None, algorithm=algorithms.Scaffold(), pipeline=(), aggregation=aggregation.Mean()
+    )
     assert {name: one.measured for name, one in found.items() if one.verdict == "not audited"} == {
         "canaries": "Scaffold sends more than one vector of updates",
         "membership of rows": "there are no test rows",
@@ -97,4 +102,4 @@ def test_more_than_was_promised_is_a_fault(attack, monkeypatch):
 
 def auditing_shown():
     """Canaries that find far too much."""
-    return Shown(Estimate(500.0, 400.0), Estimate(500.0, 400.0), 20, 2)
+    return CanaryScores(Estimate(500.0, 400.0), Estimate(500.0, 400.0), 20, 2)

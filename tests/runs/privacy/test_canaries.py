@@ -11,11 +11,14 @@ from muster.privacy import Charge, spent
 from muster.runs.privacy.canaries import shown, why_not
 
 PLAN = Plan(
-    task=tasks.numpy.MLP([4, 60, 3]), algorithm=algorithms.FedAvg(),
-    local=Local(epochs=1, batch=4, optimizer=optimizers.SGD(0.01)), sampling=sampling.All(),
-    pipeline=(pipeline.Clip(0.5), pipeline.Noise(1.0)), weighting="equal",
+    task=tasks.numpy.MLP([4, 60, 3]),
+    algorithm=algorithms.FedAvg(),
+    local=Local(epochs=1, batch=4, optimizer=optimizers.SGD(0.01)),
+    sampling=sampling.All(),
+    pipeline=(pipeline.Clip(0.5), pipeline.Noise(1.0)),
+    weighting="equal",
     aggregation=aggregation.Mean("expected"),
-)  # fmt: skip
+)
 
 
 def test_without_noise_a_client_shows_and_with_noise_less_than_was_promised(people):
@@ -61,8 +64,9 @@ def test_a_secure_sum_is_left_out_of_the_simulation(people):
 
 def test_what_canaries_cannot_audit_is_said():
     assert why_not(PLAN) is None
-    scaffold = replace(PLAN, algorithm=algorithms.Scaffold(), pipeline=(),
-                       aggregation=aggregation.Mean())  # fmt: skip
+    scaffold = replace(
+        PLAN, algorithm=algorithms.Scaffold(), pipeline=(), aggregation=aggregation.Mean()
+    )
     assert why_not(scaffold) == "Scaffold sends more than one vector of updates"
     feedback = replace(PLAN, pipeline=(pipeline.Clip(1.0), pipeline.Quantize(8, feedback=True)))
     assert "memory between rounds" in why_not(feedback)

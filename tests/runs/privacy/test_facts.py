@@ -16,16 +16,21 @@ from muster import (
     sampling,
     tasks,
 )
-from muster.privacy import Audit, Budget, Ledger
+from muster.privacy import AuditFinding, Budget, PrivacyLedger
 from muster.runs import Run
 from muster.runs.privacy.facts import ledger_of, stated
 
 PLAN = Plan(
-    task=tasks.numpy.MLP([4, 5, 3]), algorithm=algorithms.FedAvg(),
-    local=Local(epochs=1, batch=4, optimizer=optimizers.SGD(0.2)), rounds=3,
-    sampling=sampling.Poisson(0.5), pipeline=(pipeline.Clip(0.5), pipeline.Noise(4.0)),
-    weighting="equal", aggregation=aggregation.Mean("expected"), budget=Budget(40.0, 1e-3),
-)  # fmt: skip
+    task=tasks.numpy.MLP([4, 5, 3]),
+    algorithm=algorithms.FedAvg(),
+    local=Local(epochs=1, batch=4, optimizer=optimizers.SGD(0.2)),
+    rounds=3,
+    sampling=sampling.Poisson(0.5),
+    pipeline=(pipeline.Clip(0.5), pipeline.Noise(4.0)),
+    weighting="equal",
+    aggregation=aggregation.Mean("expected"),
+    budget=Budget(40.0, 1e-3),
+)
 
 
 @pytest.fixture
@@ -59,7 +64,7 @@ def test_noise_from_the_seed_is_none(made):
 def test_the_ledger_has_the_replies_of_each_round(made):
     run = made()
     ledger = ledger_of(run)
-    assert ledger == Ledger.from_json(run.facts["ledger"]).witnessed(
+    assert ledger == PrivacyLedger.from_json(run.facts["ledger"]).witnessed(
         {(run.facts["privacy"]["run"], r["round"]): len(r["accepted"]) for r in run.history}
     )
     assert None not in [entry.accepted for entry in ledger.entries]
@@ -76,7 +81,7 @@ def test_a_run_without_noise_claims_nothing(train):
 
 def test_an_audit_that_finds_more_takes_the_claim_away(made):
     run = made(entropy=lambda n: bytes(n))
-    found = stated(run, (Audit("canaries", 99.0),))
+    found = stated(run, (AuditFinding("canaries", 99.0),))
     assert not found.private
     assert "this is a fault to report" in found.reasons[0]
     assert "canaries: epsilon is at least 99" in found.items["audits"]

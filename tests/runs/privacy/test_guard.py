@@ -9,13 +9,13 @@ import pytest
 
 from muster import Local, Plan, aggregation, algorithms, optimizers, pipeline, sampling, tasks
 from muster.errors import ClientError, PlanError, RunError
-from muster.privacy import Budget, Charge, Ledger, Selection, spent
-from muster.privacy.book import Book
+from muster.privacy import Budget, Charge, PrivacyLedger, Selection, spent
+from muster.privacy.book import LedgerFile
 from muster.privacy.ledger import usual_delta
 from muster.privacy.randomness import Secret
 from muster.rounds import play, start
 from muster.runs.privacy.facts import ledger_of
-from muster.runs.privacy.guard import Guard, afforded
+from muster.runs.privacy.guard import RunAccountant, afforded
 from muster.runs.replay import replay
 from muster.store import SQLiteStore
 from muster.types import Roster
@@ -28,11 +28,16 @@ STAGES = (pipeline.Clip(0.5), pipeline.Noise(1.0))
 @pytest.fixture
 def plan():
     return Plan(
-        task=tasks.numpy.MLP([4, 5, 3]), algorithm=algorithms.FedAvg(),
+        task=tasks.numpy.MLP([4, 5, 3]),
+        algorithm=algorithms.FedAvg(),
         local=Local(epochs=1, batch=4, optimizer=optimizers.SGD(0.2)),
-        sampling=sampling.Poisson(0.5), pipeline=STAGES, weighting="equal", rounds=ROUNDS,
-        aggregation=aggregation.Mean("expected"), budget=Budget(40.0, DELTA),
-    )  # fmt: skip
+        sampling=sampling.Poisson(0.5),
+        pipeline=STAGES,
+        weighting="equal",
+        rounds=ROUNDS,
+        aggregation=aggregation.Mean("expected"),
+        budget=Budget(40.0, DELTA),
+    )
 
 
 def facts(folder):
@@ -46,7 +51,7 @@ def facts(folder):
 
 def entries(folder):
     text = facts(folder)[0].get("ledger")
-    return Ledger.from_json(text).entries if text else ()
+    return PrivacyLedger.from_json(text).entries if text else ()
 
 
 def parameters(run):
@@ -60,8 +65,11 @@ def test_the_history_has_epsilon_so_far(train, plan):
     for count, record in enumerate(run.history, 1):
         wanted = spent([charge] * count, DELTA)
         assert record["privacy"] == {
-            "epsilon": wanted.epsilon, "rdp": wanted.rdp, "delta": DELTA, "multiplier": 1.0,
-        }  # fmt: skip
+            "epsilon": wanted.epsilon,
+            "rdp": wanted.rdp,
+            "delta": DELTA,
+            "multiplier": 1.0,
+        }
     ledger = ledger_of(run)
     assert [e.accepted for e in ledger.entries] == [len(r["accepted"]) for r in run.history]
 
@@ -90,17 +98,17 @@ def test_runs_over_the_same_people_share_a_ledger(train, plan, tmp_path):
     second = train("second", options={"ledger": file}, **fields | {"seed": 1})
     alone = [r["privacy"]["epsilon"] for r in first.history]
     assert second.history[0]["privacy"]["epsilon"] > alone[-1]
-    ledger = Book(file).read(DELTA)
+    ledger = LedgerFile(file).read(DELTA)
     assert len(ledger.entries) == 2 * ROUNDS
     assert ledger.epsilon == second.history[-1]["privacy"]["epsilon"]
     tight = Budget(ledger.epsilon, DELTA)
     third = train("third", options={"ledger": file}, **fields | {"seed": 2, "budget": tight})
     assert (len(third.history), third.facts["spent"]) == (0, True)
-    assert Book(file).read(DELTA).entries == ledger.entries
+    assert LedgerFile(file).read(DELTA).entries == ledger.entries
     with pytest.raises(RunError, match=r"is charged in the ledger .*people\.json, not in"):
         train("first", resume=True, options={"ledger": tmp_path / "other.json"}, **fields)
     more = train("first", resume=True, **fields | {"rounds": ROUNDS + 1})
-    assert len(Book(file).read(DELTA).entries) == 2 * ROUNDS + 1, "it knows its ledger"
+    assert len(LedgerFile(file).read(DELTA).entries) == 2 * ROUNDS + 1, "it knows its ledger"
     assert more.history[-1]["privacy"]["epsilon"] > ledger.epsilon
 
 
@@ -109,7 +117,7 @@ def test_a_ledger_that_is_named_later_gets_what_was_released_before(train, plan,
     train(**fields)
     file = tmp_path / "people.json"
     train(resume=True, options={"ledger": file}, **fields | {"rounds": ROUNDS + 1})
-    assert [e.round for e in Book(file).read(DELTA).entries] == list(range(1, ROUNDS + 2))
+    assert [e.round for e in LedgerFile(file).read(DELTA).entries] == list(range(1, ROUNDS + 2))
 
 
 def test_no_two_runs_have_one_name_in_a_ledger(plan, tmp_path):
@@ -118,7 +126,7 @@ def test_no_two_runs_have_one_name_in_a_ledger(plan, tmp_path):
     for _ in range(50):
         store = Kept(tmp_path / "same#2")
         guard(plan, store).admit(1)
-        (entry,) = Ledger.from_json(store.facts["ledger"]).entries
+        (entry,) = PrivacyLedger.from_json(store.facts["ledger"]).entries
         assert entry.charge.origin == entry.charge.run == store.facts["privacy"]["run"]
         names.add(entry.charge.run)
     assert len(names) == 50
@@ -168,11 +176,11 @@ def test_an_adaptive_clip_follows_the_expected_count_not_the_private_one(plan, p
 
     spied = Spy(*(getattr(adaptive.stages, n) for n in ("stages", "contracts", "weigh")))
     vars(adaptive)["stages"] = spied
-    from muster.simulation import Choice, Here, Simulation
+    from muster.simulation import Choice, LocalExecutor, Simulation
     from muster.store.memory import MemoryStore
 
-    hands, store = Here(adaptive, "loop", people), MemoryStore()
-    clients = Simulation(adaptive, people, store, Choice("loop", 1, True, ""), hands)
+    executor, store = LocalExecutor(adaptive, "loop", people), MemoryStore()
+    clients = Simulation(adaptive, people, store, Choice("loop", 1, True, ""), executor)
     for round in (1, 2, 3):
         play(adaptive, start(adaptive), clients, store, round, lambda *_: {})
         assert seen["weight"] == 0.5 * len(people)
@@ -207,7 +215,7 @@ def guard(plan, store, **more):
         store.drawn += 1
         return bytes([store.drawn]) * n
 
-    return Guard(plan, lambda: TEN, store, **{"entropy": entropy} | more)
+    return RunAccountant(plan, lambda: TEN, store, **{"entropy": entropy} | more)
 
 
 def test_a_secret_is_durable_before_the_charge_and_gone_after_the_commit(plan, tmp_path):
@@ -219,13 +227,13 @@ def test_a_secret_is_durable_before_the_charge_and_gone_after_the_commit(plan, t
     again = guard(plan, store)  # killed, and back
     assert again.admit(1) is None
     assert again.source() == one.source()
-    assert len(Ledger.from_json(store.facts["ledger"]).entries) == 1
+    assert len(PrivacyLedger.from_json(store.facts["ledger"]).entries) == 1
     store.commit(1)
     again.close(1)
     assert (store.facts["secret"], again.source()) == (None, None)
     assert again.admit(2) is None
     assert again.source() != one.source()
-    assert [e.accepted for e in Ledger.from_json(store.facts["ledger"]).entries] == [1, None]
+    assert [e.accepted for e in PrivacyLedger.from_json(store.facts["ledger"]).entries] == [1, None]
 
 
 def test_a_death_between_commit_and_erasure_is_made_good(plan, tmp_path):

@@ -14,7 +14,7 @@ from muster.extras import require
 from muster.privacy import Budget, PerExample, promise
 from muster.runs import Run
 from muster.runs.privacy.facts import statements
-from muster.runs.privacy.guard import Guard, afforded
+from muster.runs.privacy.guard import RunAccountant, afforded
 from muster.runs.privacy.rows import facts_from, refuse_blind_budget
 from muster.types import Roster
 
@@ -25,9 +25,14 @@ LOCAL = Local(epochs=2, batch=4, examples=PerExample(1.0, 2.0))
 @pytest.fixture
 def plan():
     return Plan(
-        task=tasks.numpy.MLP([4, 5, 3]), algorithm=algorithms.FedAvg(), local=LOCAL, rounds=5,
-        sampling=sampling.Uniform(count=3), evaluate=Every(clients=0), budget=Budget(60.0, DELTA),
-    )  # fmt: skip
+        task=tasks.numpy.MLP([4, 5, 3]),
+        algorithm=algorithms.FedAvg(),
+        local=LOCAL,
+        rounds=5,
+        sampling=sampling.Uniform(count=3),
+        evaluate=Every(clients=0),
+        budget=Budget(60.0, DELTA),
+    )
 
 
 def fields(plan):
@@ -113,9 +118,13 @@ def test_engines_and_workers_say_the_same(train, plan):
 
 def test_noise_for_clients_and_for_rows_are_two_statements(train, plan):
     both = replace(
-        plan, pipeline=(pipeline.Clip(0.5), pipeline.Noise(4.0)), weighting="equal", budget=None,
-        aggregation=aggregation.Mean("expected"), sampling=sampling.Poisson(0.5),
-    )  # fmt: skip
+        plan,
+        pipeline=(pipeline.Clip(0.5), pipeline.Noise(4.0)),
+        weighting="equal",
+        budget=None,
+        aggregation=aggregation.Mean("expected"),
+        sampling=sampling.Poisson(0.5),
+    )
     run = train(**fields(both))
     clients, rows = statements(Run(run.path))
     assert (clients.unit, rows.unit) == ("client", "example")
@@ -167,19 +176,19 @@ class Served:
 def test_a_server_says_what_it_cannot_know(plan, tmp_path):
     store, asked = Served(tmp_path), []
     bare = replace(plan, budget=None)
-    guard = Guard(bare, lambda: asked.append(1), store, entropy=lambda n: bytes(n))
+    guard = RunAccountant(bare, lambda: asked.append(1), store, entropy=lambda n: bytes(n))
     assert guard.admit(1) is None
     assert guard.record() == {}
     assert not asked, "nobody need be there to say so"
     kept = facts_from(store.facts["examples"])
     assert (kept.away, kept.charged, kept.rows) == (True, None, None)
     with pytest.raises(PlanError, match="the server cannot see it; leave the budget out"):
-        Guard(plan, None, store, entropy=lambda n: bytes(n))
+        RunAccountant(plan, None, store, entropy=lambda n: bytes(n))
 
 
 def test_sites_of_one_machine_are_a_simulation(plan, tmp_path):
     store = Served(tmp_path)
-    guard = Guard(plan, lambda: Roster(("a", "b", "c"), lambda: np.full(3, 20)), store)
+    guard = RunAccountant(plan, lambda: Roster(("a", "b", "c"), lambda: np.full(3, 20)), store)
     assert guard.admit(1) is None
     assert guard.record()["privacy"]["epsilon"] == pytest.approx(library(20, 1), rel=1e-3)
 
@@ -187,7 +196,7 @@ def test_sites_of_one_machine_are_a_simulation(plan, tmp_path):
 def test_a_client_that_is_gone_cannot_be_charged(plan, tmp_path):
     store = Served(tmp_path)
     store.history = lambda: [{"round": 1, "invited": ["z"]}]
-    guard = Guard(plan, lambda: Roster(("a", "b", "c"), lambda: np.full(3, 20)), store)
+    guard = RunAccountant(plan, lambda: Roster(("a", "b", "c"), lambda: np.full(3, 20)), store)
     with pytest.raises(RunError, match=r"client 'z' was charged .* enrol it again"):
         guard.admit(2)
 
@@ -219,14 +228,17 @@ def test_membership_is_measured_against_what_rows_were_promised(train, plan, peo
 def test_masked_sites_of_one_machine_are_charged_by_what_it_holds(plan, tmp_path):
     """A masked site says that it has one row."""
     masked = replace(
-        plan, pipeline=(pipeline.Clip(1.0), pipeline.Quantize(12), pipeline.SecureSum()),
+        plan,
+        pipeline=(pipeline.Clip(1.0), pipeline.Quantize(12), pipeline.SecureSum()),
         weighting="equal",
-    )  # fmt: skip
+    )
     clients, store = ("a", "b", "c"), Served(tmp_path)
     held = Roster(clients, lambda: np.full(3, 20))
-    guard = Guard(masked, lambda: Roster(clients, lambda: np.ones(3, int)), store, held=held)
+    guard = RunAccountant(
+        masked, lambda: Roster(clients, lambda: np.ones(3, int)), store, held=held
+    )
     assert guard.admit(1) is None
     assert guard.record()["privacy"]["epsilon"] == pytest.approx(library(20, 1), rel=1e-3)
     assert facts_from(store.facts["examples"]).metrics == "hidden"
     with pytest.raises(PlanError, match="let each site set budget_epsilon"):
-        Guard(masked, None, store)
+        RunAccountant(masked, None, store)

@@ -8,13 +8,13 @@ import pytest
 
 from muster import Every, Local, PerExample, Plan, algorithms, pipeline, tasks
 from muster.errors import MusterError, RunError
+from muster.federation.protocol.message import TrainAssignment
+from muster.federation.site.policy import Policy
+from muster.federation.site.secrets import SiteSecrets
+from muster.federation.site.store import SiteStore
+from muster.federation.site.study import STUDIES, StudyRecord
 from muster.privacy import Charge, Release, promise, spent
 from muster.runs.privacy.site import accounts
-from muster.service.message import Task
-from muster.service.private import Private
-from muster.service.site.policy import Policy
-from muster.service.site.study import STUDIES, StudyRecord
-from muster.service.site.vault import Vault
 
 LOCAL = Local(epochs=2, batch=4, examples=PerExample(1.0, 2.0))
 RULES = Policy(budget_epsilon=6.0, budget_delta=1e-4)
@@ -23,18 +23,25 @@ ROWS = 20
 
 def plan(local=LOCAL, *stages):
     return Plan(
-        task=tasks.numpy.SoftmaxRegression(4, 3), algorithm=algorithms.FedAvg(), local=local,
-        pipeline=stages, weighting="equal", evaluate=Every(clients=0),
-    )  # fmt: skip
+        task=tasks.numpy.SoftmaxRegression(4, 3),
+        algorithm=algorithms.FedAvg(),
+        local=local,
+        pipeline=stages,
+        weighting="equal",
+        evaluate=Every(clients=0),
+    )
 
 
-def trained(home, rounds, given=None, policy=RULES, run="r", vault="vault-1"):
+def trained(home, rounds, given=None, policy=RULES, run="r", site_store="vault-1"):
     """So many rounds at a site with this home; how many its budget let pass."""
-    kept, study = Vault(home / vault), StudyRecord(home / STUDIES / policy.study, policy.study)
+    kept, study = (
+        SiteStore(home / site_store),
+        StudyRecord(home / STUDIES / policy.study, policy.study),
+    )
     kept.enter(run, "a")
     try:
-        site = Private(given or plan(), policy, kept, study, ROWS, lambda n: bytes(n))
-        tasks_ = [Task(run, round, "a" * 64, 15.0) for round in range(1, rounds + 1)]
+        site = SiteSecrets(given or plan(), policy, kept, study, ROWS, lambda n: bytes(n))
+        tasks_ = [TrainAssignment(run, round, "a" * 64, 15.0) for round in range(1, rounds + 1)]
         return sum(site.charge(task) is None for task in tasks_)
     finally:
         kept.close()
@@ -64,7 +71,7 @@ def test_what_is_left_is_what_the_budget_grants(tmp_path):
 
 def test_runs_of_a_study_share_a_ledger_whatever_their_vaults(tmp_path):
     trained(tmp_path, 2, run="one")
-    trained(tmp_path, 1, run="two", vault="vault-2")
+    trained(tmp_path, 1, run="two", site_store="vault-2")
     (found,) = accounts(tmp_path)
     assert found.path == tmp_path / "studies/default/privacy.json"
     one, two = found.parts
@@ -77,7 +84,7 @@ def test_runs_of_a_study_share_a_ledger_whatever_their_vaults(tmp_path):
 
 def test_each_study_has_its_own_ledger(tmp_path):
     for number, name in enumerate(("hearts", "lungs"), 1):
-        trained(tmp_path, number, policy=replace(RULES, study=name), vault=name)
+        trained(tmp_path, number, policy=replace(RULES, study=name), site_store=name)
     assert [found.parts[0].trainings for found in accounts(tmp_path)] == [1, 2]
     (lungs,) = accounts(tmp_path, replace(RULES, study="lungs"))
     assert lungs.path.parent.name == "lungs"
@@ -142,9 +149,9 @@ def test_what_is_no_ledger_is_refused(tmp_path):
 def test_charges_are_of_the_field(tmp_path):
     """A ledger that was written by hand, so that nothing of the writer is taken on trust."""
     charge = Charge(Release("gaussian", 5.0, 1.0), rounds=4, run="r/1/model/secret")
-    from muster.privacy import Ledger
+    from muster.privacy import PrivacyLedger
 
-    (tmp_path / "privacy.json").write_text(Ledger(1e-5).enter(7, charge).to_json())
+    (tmp_path / "privacy.json").write_text(PrivacyLedger(1e-5).enter(7, charge).to_json())
     (tmp_path / "budget.json").write_text(json.dumps({"epsilon": 3.0, "delta": 1e-5}))
     (found,) = accounts(tmp_path)
     (part,) = found.parts

@@ -4,7 +4,7 @@
 import pytest
 
 from muster import aggregation, algorithms, pipeline, sampling
-from muster.privacy import Audit
+from muster.privacy import AuditFinding
 from muster.runs import Run
 from muster.runs.privacy.facts import stated
 
@@ -42,30 +42,41 @@ def test_sampling_weights_and_denominator_are_the_plans(said):
         ({"sampling": sampling.Poisson(0.5)}, "sampling", "Poisson(rate=0.5)"),
         ({"weighting": "equal"}, "mechanism", "each client counts once"),
         ({"cap": 7}, "mechanism", "counts by its rows, at most 7"),
-        ({"weighting": "equal", "aggregation": aggregation.Mean("expected")}, "mechanism",
-         "divided by what the replies are expected to weigh"),
-        ({"weighting": "equal", "aggregation": aggregation.Median()}, "mechanism",
-         "updates are combined by Median()"),
+        (
+            {"weighting": "equal", "aggregation": aggregation.Mean("expected")},
+            "mechanism",
+            "divided by what the replies are expected to weigh",
+        ),
+        (
+            {"weighting": "equal", "aggregation": aggregation.Median()},
+            "mechanism",
+            "updates are combined by Median()",
+        ),
     ],
-)  # fmt: skip
+)
 def test_another_plan_is_told_as_it_is(said, changed, item, words):
     assert words in said(**changed).items[item]
 
 
 def test_a_secure_sum_without_noise_is_told(train):
     stages = (
-        pipeline.Clip(1.0), pipeline.Quantize(16),
+        pipeline.Clip(1.0),
+        pipeline.Quantize(16),
         pipeline.SecureSum(metrics="public"),
-    )  # fmt: skip
+    )
     run = train(
-        "masked", rounds=1, pipeline=stages, cap=99, algorithm=algorithms.FedAvg(),
+        "masked",
+        rounds=1,
+        pipeline=stages,
+        cap=99,
+        algorithm=algorithms.FedAvg(),
         sampling=sampling.Uniform(count=5),
-    )  # fmt: skip
+    )
     found = stated(run)
     assert "metrics public" in found.items["secure sum"]
     assert "sums of updates" in found.items["trust"]
 
 
 def test_audits_are_told(train):
-    found = stated(train("plain", rounds=1), (Audit("canaries", 0.5),))
+    found = stated(train("plain", rounds=1), (AuditFinding("canaries", 0.5),))
     assert found.items["audits"] == "canaries: epsilon is at least 0.5 at confidence 0.95"

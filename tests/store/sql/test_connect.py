@@ -12,7 +12,7 @@ pytest.importorskip("sqlalchemy")
 
 from muster.errors import RunError
 from muster.store import SQLiteStore
-from muster.store.ledger import Ledger
+from muster.store.ledger import FederationStore
 from muster.store.records import Member
 from muster.store.sql.connect import run_name
 
@@ -20,7 +20,7 @@ from muster.store.sql.connect import run_name
 @pytest.mark.parametrize("url", ["mysql://host/db", "nonsense", "", "sqlite:///x"])
 def test_an_address_of_something_else(tmp_path, url):
     with pytest.raises(RunError, match=r"give postgresql://USER@HOST/DATABASE\?run=NAME"):
-        Ledger(tmp_path, url)
+        FederationStore(tmp_path, url)
 
 
 def test_the_name_of_a_run():
@@ -38,12 +38,12 @@ def test_the_name_of_a_run():
 def test_a_database_that_does_not_answer(tmp_path, postgres):
     url = f"postgresql://me:secret@127.0.0.1:{postgres.port}/none"
     with pytest.raises(RunError, match=r'database "none" does not exist|role "me"') as caught:
-        Ledger(tmp_path, url)
+        FederationStore(tmp_path, url)
     assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_two_runs_in_one_database(tmp_path, database):
-    ledgers = [Ledger(tmp_path / name, database) for name in ("one", "two")]
+    ledgers = [FederationStore(tmp_path / name, database) for name in ("one", "two")]
     for ledger in ledgers:
         assert ledger.lead(threading.Event())
     ledgers[0].enrol(Member("a", "a", 1)).result()
@@ -54,7 +54,7 @@ def test_two_runs_in_one_database(tmp_path, database):
 
 def test_servers_that_start_at_one_moment(tmp_path, database):
     made = []
-    at_once(lambda i: made.append(Ledger(tmp_path / str(i), f"{database}?run=r")), 5)
+    at_once(lambda i: made.append(FederationStore(tmp_path / str(i), f"{database}?run=r")), 5)
     assert len(made) == 5
     made[0].enrol(Member("a", "a", 1)).result()
     assert [len(ledger.members()) for ledger in made] == [1] * 5
@@ -65,13 +65,13 @@ def test_servers_that_start_at_one_moment(tmp_path, database):
 def test_a_folder_that_holds_something_else(tmp_path):
     (tmp_path / "run.db").write_bytes(b"not a database at all" * 500)
     with pytest.raises(RunError, match="file is not a database"):
-        Ledger(tmp_path)
+        FederationStore(tmp_path)
     (tmp_path / "run.db").unlink()
-    Ledger(tmp_path).close()  # the lock was let go
+    FederationStore(tmp_path).close()  # the lock was let go
 
 
 def test_the_disk_is_waited_for(tmp_path):
-    ledger = Ledger(tmp_path)
+    ledger = FederationStore(tmp_path)
     with ledger._transactions.engine.connect() as connection:
         for pragma, value in (("synchronous", 2), ("journal_mode", "wal"), ("page_size", 16384)):
             assert connection.exec_driver_sql(f"PRAGMA {pragma}").scalar() == value
@@ -84,4 +84,4 @@ def test_a_newer_run_is_left_alone(tmp_path):
         connection.execute("UPDATE meta SET value='9' WHERE key='schema'")
     connection.close()
     with pytest.raises(RunError, match=r"newer muster \(schema 9, this one reads 1\)"):
-        Ledger(tmp_path)
+        FederationStore(tmp_path)

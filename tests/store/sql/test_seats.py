@@ -9,7 +9,7 @@ from tests.store.scene import CLIENTS, arrived, at_once, opening
 pytest.importorskip("sqlalchemy")
 
 from muster.errors import RunError
-from muster.store.records import Member, Seat
+from muster.store.records import Assignment, Member
 
 
 def test_members_are_enrolled_once_and_again_with_other_rows(place):
@@ -32,14 +32,16 @@ def test_what_is_open_is_there_after_a_restart(place):
     ledger.open(opening())
     ledger.close()
     ledger = place()
-    invited = {client: Seat(client) for client in CLIENTS}
+    invited = {client: Assignment(client) for client in CLIENTS}
     assert ledger.opened() == (opening(), invited)
     ledger.decide(1, "train", [arrived("a")]).result()
     ledger.open(opening(kind="evaluate", model="1" * 64, clients=("b",)))
     ledger.close()
     ledger = place()
-    assert ledger.opened() == (opening(kind="evaluate", model="1" * 64, clients=("b",)),
-                               {"b": Seat("b")})  # fmt: skip
+    assert ledger.opened() == (
+        opening(kind="evaluate", model="1" * 64, clients=("b",)),
+        {"b": Assignment("b")},
+    )
     assert ledger.seats(1, "train") == invited | {"a": arrived("a")}
     ledger.commit(1, {}, {"round": 1}, ["a"])
     assert ledger.opened() is None
@@ -49,10 +51,10 @@ def test_what_is_open_is_there_after_a_restart(place):
 def test_opening_the_same_again_changes_nothing_and_another_is_refused(place):
     ledger = place()
     ledger.open(opening())
-    ledger.decide(1, "train", [Seat("b", "late")]).result()
+    ledger.decide(1, "train", [Assignment("b", "late")]).result()
     before = ledger.version()
     ledger.open(opening())
-    assert ledger.seats(1, "train")["b"] == Seat("b", "late") and ledger.version() == before
+    assert ledger.seats(1, "train")["b"] == Assignment("b", "late") and ledger.version() == before
     with pytest.raises(RunError, match=r"round 1 is open already in .* another model"):
         ledger.open(opening(model="f" * 64))
     ledger.commit(1, {}, {"round": 1}, [])
@@ -65,18 +67,25 @@ def test_opening_the_same_again_changes_nothing_and_another_is_refused(place):
 def test_a_seat_is_decided_once(place):
     ledger = place()
     ledger.open(opening())
-    failed = Seat("a", "failed", "crashed", "Traceback…\n  é ✓\n")
+    failed = Assignment("a", "failed", "crashed", "Traceback…\n  é ✓\n")
     assert ledger.decide(1, "train", [arrived("a")]).result() == {"a": arrived("a")}
     assert ledger.decide(1, "train", [failed]).result() == {"a": arrived("a")}
-    assert ledger.decide(1, "train", [Seat("1", "declined")]).result() == {
-        "1": Seat("1", "declined")
+    assert ledger.decide(1, "train", [Assignment("1", "declined")]).result() == {
+        "1": Assignment("1", "declined")
     }
-    late = [Seat(client, "late") for client in (*CLIENTS, "stranger")]
-    assert ledger.decide(1, "train", late).result() == ledger.seats(1, "train") == {
-        "a": arrived("a"), "b": Seat("b", "late"), 1: Seat(1, "late"), "1": Seat("1", "declined"),
-    }  # fmt: skip
+    late = [Assignment(client, "late") for client in (*CLIENTS, "stranger")]
+    assert (
+        ledger.decide(1, "train", late).result()
+        == ledger.seats(1, "train")
+        == {
+            "a": arrived("a"),
+            "b": Assignment("b", "late"),
+            1: Assignment(1, "late"),
+            "1": Assignment("1", "declined"),
+        }
+    )
     for round, kind, some in ((1, "evaluate", "a"), (2, "train", "a"), (1, "train", "stranger")):
-        assert ledger.decide(round, kind, [Seat(some, "late")]).result() == {}
+        assert ledger.decide(round, kind, [Assignment(some, "late")]).result() == {}
     assert ledger.decide(1, "train", []).result() == {}
 
 
@@ -89,7 +98,8 @@ def test_many_decide_the_same_seats_at_once(place):
     def decide(caller):
         gate.wait()
         futures = [
-            ledger.decide(1, "train", [Seat(c, "arrived", digest=str(caller))]) for c in cohort
+            ledger.decide(1, "train", [Assignment(c, "arrived", digest=str(caller))])
+            for c in cohort
         ]
         found.append([future.result()[c].digest for c, future in zip(cohort, futures, strict=True)])
 
@@ -107,8 +117,8 @@ def test_two_servers_decide_the_same_seats_at_once(shared):
     def decide(which):
         gate.wait()
         order = cohort if which else cohort[::-1]
-        asked = [[Seat(c, "arrived", digest=str(which))] for c in order]
-        asked.append([Seat(c, "late") for c in order])
+        asked = [[Assignment(c, "arrived", digest=str(which))] for c in order]
+        asked.append([Assignment(c, "late") for c in order])
         futures = [ledgers[which].decide(1, "train", seats) for seats in asked]
         found[which] = [future.result() for future in futures][-1]
 

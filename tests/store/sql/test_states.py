@@ -18,7 +18,7 @@ from sqlalchemy import update
 from muster.errors import RunError
 from muster.store import MemoryStore
 from muster.store.blobs import Files
-from muster.store.ledger import Ledger
+from muster.store.ledger import FederationStore
 from muster.store.sql import states
 from muster.store.sql.states import States
 from muster.store.sql.tables import memory
@@ -33,7 +33,7 @@ class Twins(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.folder = tempfile.mkdtemp()
-        self.stores = [MemoryStore(), Ledger(self.folder)]
+        self.stores = [MemoryStore(), FederationStore(self.folder)]
         self.round = 0
 
     @rule(client=st.sampled_from(CLIENTS), value=st.integers(0, 9), ahead=st.integers(-1, 2))
@@ -65,7 +65,7 @@ class Twins(RuleBasedStateMachine):
         self.stores[1].close()
         self.stores[0].rollback()  # what closing forgets
         states.LARGE = 1 if large else 1 << 16
-        self.stores[1] = Ledger(self.folder)
+        self.stores[1] = FederationStore(self.folder)
 
     @invariant()
     def same(self):

@@ -9,7 +9,7 @@ from tests.store.scene import arrived, opening
 
 pytest.importorskip("sqlalchemy")
 
-from muster.store.records import Seat, Transition
+from muster.store.records import Assignment, Transition
 from muster.store.sql.tables import (
     name_of,
     opened_row,
@@ -30,7 +30,11 @@ def stored(row):
 
 @pytest.mark.parametrize("client", ["a", "1", 1, -5, "ü\n", ""])
 def test_records_come_back(client):
-    for one in (arrived(client), Seat(client), Seat(client, "failed", "crash", "Traceback")):
+    for one in (
+        arrived(client),
+        Assignment(client),
+        Assignment(client, "failed", "crash", "Traceback"),
+    ):
         assert seat(stored(seat_row(3, "train", one))) == one
     for step in (Transition(0.5, 1, "a", "b", "c", client), Transition(0.5, 1, "a", "b", "c")):
         assert transition(stored(transition_row(step))) == step

@@ -6,9 +6,9 @@ from tests.store.scene import opening
 
 pytest.importorskip("sqlalchemy")
 
-from muster.store.records import Word
+from muster.store.records import SecAggEvent
 
-ADVERT = Word("site-a", "1", b"keys", digest="0" * 64, metrics={"loss": 0.5})
+ADVERT = SecAggEvent("site-a", "1", b"keys", digest="0" * 64, metrics={"loss": 0.5})
 
 
 def test_words_are_numbered_and_the_first_of_a_kind_stands(place):
@@ -17,10 +17,10 @@ def test_words_are_numbered_and_the_first_of_a_kind_stands(place):
     ledger.open(opening())
     first = ledger.hear(1, ADVERT).result()
     assert first.number == 1 and ledger.hear(1, ADVERT).result() == first
-    other = Word("site-a", "1", b"other keys", digest="1" * 64)
+    other = SecAggEvent("site-a", "1", b"other keys", digest="1" * 64)
     assert ledger.hear(1, other).result() == first
-    closed = ledger.hear(1, Word("", "advertise")).result()
-    large = ledger.hear(1, Word("site-a", "5", blob="masked-x", digest="2" * 64)).result()
+    closed = ledger.hear(1, SecAggEvent("", "advertise")).result()
+    large = ledger.hear(1, SecAggEvent("site-a", "5", blob="masked-x", digest="2" * 64)).result()
     assert [closed.number, large.number] == [2, 3]
     assert ledger.heard(1) == [first, closed, large] and ledger.heard(1, 2) == [large]
     assert ledger.heard(2) == []
@@ -31,7 +31,7 @@ def test_words_are_numbered_and_the_first_of_a_kind_stands(place):
 def test_many_words_are_read_in_turns(place):
     ledger = place()
     ledger.open(opening())
-    jobs = [ledger.hear(1, Word(f"site-{i}", "1", bytes([i]))) for i in range(100)]
+    jobs = [ledger.hear(1, SecAggEvent(f"site-{i}", "1", bytes([i]))) for i in range(100)]
     assert sorted(job.result().number for job in jobs) == list(range(1, 101))
     found, after = [], 0
     while page := ledger.heard(1, after):

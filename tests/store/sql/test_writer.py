@@ -11,7 +11,7 @@ from sqlalchemy import event
 from tests.store.scene import at_once, opening
 
 from muster.errors import RunError
-from muster.store.records import Member, Seat
+from muster.store.records import Assignment, Member
 
 
 def commits(ledger):
@@ -38,9 +38,11 @@ def test_all_that_waits_is_one_transaction(place):
     ledger = place()
     ledger.open(opening(clients=range(300)))
     free, done = blocked(ledger), commits(ledger)
-    futures = [ledger.decide(1, "train", [Seat(c, "late")]) for c in range(200)]
+    futures = [ledger.decide(1, "train", [Assignment(c, "late")]) for c in range(200)]
     free.set()
-    assert [future.result() for future in futures] == [{c: Seat(c, "late")} for c in range(200)]
+    assert [future.result() for future in futures] == [
+        {c: Assignment(c, "late")} for c in range(200)
+    ]
     assert len(done) == 2
 
 
@@ -48,40 +50,40 @@ def test_what_fails_fails_alone(place):
     ledger = place()
     ledger.open(opening())
     free = blocked(ledger)
-    good = ledger.decide(1, "train", [Seat("a", "late")])
+    good = ledger.decide(1, "train", [Assignment("a", "late")])
     bad = [
-        ledger.decide(1, "train", [Seat("b", "arrived", size=1 << 70)]),
-        ledger.decide(1, "train", [Seat("b", "failed", text="\ud800")]),
+        ledger.decide(1, "train", [Assignment("b", "arrived", size=1 << 70)]),
+        ledger.decide(1, "train", [Assignment("b", "failed", text="\ud800")]),
     ]
     twice = [ledger.enrol(Member(name, "a", 1)) for name in ("x", "y")]
-    other = ledger.decide(1, "train", [Seat(1, "late")])
+    other = ledger.decide(1, "train", [Assignment(1, "late")])
     free.set()
-    assert good.result() == {"a": Seat("a", "late")}
-    assert other.result() == {1: Seat(1, "late")}
+    assert good.result() == {"a": Assignment("a", "late")}
+    assert other.result() == {1: Assignment(1, "late")}
     assert twice[0].result().name == "x"
     for failed in (*bad, twice[1]):
         with pytest.raises(RunError, match=r"could not decide seats of round 1|would enrol"):
             failed.result()
-    assert ledger.seats(1, "train")["b"] == Seat("b")
+    assert ledger.seats(1, "train")["b"] == Assignment("b")
 
 
 def test_a_job_that_brings_the_transaction_down_takes_no_other_with_it(place):
     ledger = place()
     ledger.open(opening())
     free = blocked(ledger)
-    before = ledger.decide(1, "train", [Seat("a", "late")])
+    before = ledger.decide(1, "train", [Assignment("a", "late")])
 
     def body(turn):
         turn.connection.connection.dbapi_connection.rollback()
         raise ValueError("the ground gave way")
 
     bad = ledger._writer.submit("dig", body)
-    after = ledger.decide(1, "train", [Seat("b", "late")])
+    after = ledger.decide(1, "train", [Assignment("b", "late")])
     free.set()
     with pytest.raises((RunError, ValueError)):
         bad.result()
-    assert before.result() == {"a": Seat("a", "late")}
-    assert after.result() == {"b": Seat("b", "late")}
+    assert before.result() == {"a": Assignment("a", "late")}
+    assert after.result() == {"b": Assignment("b", "late")}
     assert [seat.standing for seat in ledger.seats(1, "train").values()].count("late") == 2
 
 
@@ -89,12 +91,12 @@ def test_what_nobody_waits_for_any_more_is_left_out(place):
     ledger = place()
     ledger.open(opening())
     free = blocked(ledger)
-    given_up = ledger.decide(1, "train", [Seat("a", "late")])
+    given_up = ledger.decide(1, "train", [Assignment("a", "late")])
     assert given_up.cancel()
-    kept = ledger.decide(1, "train", [Seat("b", "late")])
+    kept = ledger.decide(1, "train", [Assignment("b", "late")])
     free.set()
     kept.result()
-    assert ledger.seats(1, "train")["a"] == Seat("a")
+    assert ledger.seats(1, "train")["a"] == Assignment("a")
 
 
 def test_closing_does_what_waits(place):

@@ -14,8 +14,8 @@ from muster.cli.federation import transcripts
 from muster.cli.privacy import audit as attacks
 from muster.errors import AuditError
 from muster.extras import require
-from muster.service.audit import entries, verify
-from muster.service.chain import Anchor
+from muster.security.audit import entries, verify
+from muster.security.chain import Anchor
 
 if TYPE_CHECKING:
     import typer

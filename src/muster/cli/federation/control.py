@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from muster.cli import where
+from muster.cli import locate
 from muster.errors import MusterError, RunError
 from muster.extras import require
 
@@ -24,17 +24,17 @@ def find(name: str) -> Path:
 
     Raises `RunError` when there is none, or when it is not clear which.
     """
-    if name != where.LATEST:
-        for place in (where.RUNS / name, Path(name)):
+    if name != locate.LATEST:
+        for place in (locate.RUNS / name, Path(name)):
             if (place / CONTROL).exists() or (place / "audit.jsonl").exists():
                 return place  # also where the rounds are in PostgreSQL
-        return where.find(name)
+        return locate.find(name)
     found = running()
     if len(found) == 1:
         return found[0]
     if not found:
         raise RunError(
-            f"no server of a federation runs here or in {where.RUNS}/; name the run's folder, "
+            f"no server of a federation runs here or in {locate.RUNS}/; name the run's folder, "
             f"or start its server with muster serve"
         )
     names = ", ".join(str(folder) for folder in found)
@@ -46,7 +46,7 @@ def running() -> list[Path]:
     sockets = [
         *Path().glob(CONTROL),
         *Path().glob(f"*/{CONTROL}"),
-        *where.RUNS.glob(f"*/{CONTROL}"),
+        *locate.RUNS.glob(f"*/{CONTROL}"),
     ]
     return sorted(socket.parent for socket in sockets if ask(socket.parent, "GET", "/healthz"))
 

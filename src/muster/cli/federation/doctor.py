@@ -39,10 +39,15 @@ Address = Annotated[
 
 
 def command(
-    identity: Identity = None, server: Server = None, plan: PlanFile = None, data: Data = None,
-    loader: Loader = None, path: Folder = None, address: Address = None,
+    identity: Identity = None,
+    server: Server = None,
+    plan: PlanFile = None,
+    data: Data = None,
+    loader: Loader = None,
+    path: Folder = None,
+    address: Address = None,
     as_json: screen.Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """Look for what would keep a site or a server from its work, and say what to do.
 
     muster doctor --identity lyon --plan plan.py --data rows.csv     at a site
@@ -64,9 +69,14 @@ def command(
 
 
 def _findings(
-    identity: Path | None, server: str | None, plan: Path | None, data: Path | None,
-    loader: str | None, path: Path | None, address: str | None,
-) -> Iterator[Any]:  # fmt: skip
+    identity: Path | None,
+    server: str | None,
+    plan: Path | None,
+    data: Path | None,
+    loader: str | None,
+    path: Path | None,
+    address: str | None,
+) -> Iterator[Any]:
     doctor = require("muster.runs.federation.doctor", extra="site")
     role, known = _role(identity) if identity is not None else ("", None)
     yield from doctor.versions(serves=role == "server" or address is not None)
@@ -74,7 +84,7 @@ def _findings(
     if identity is not None:
         yield from doctor.certificate(identity)
     if url is not None and role != "server":
-        reach = require("muster.runs.federation.reach", extra="site")
+        reach = require("muster.runs.federation.connectivity", extra="site")
         yield from reach.proxies(urlsplit(url).hostname or "")
         yield from reach.reach(url, identity)
     file = None
@@ -99,7 +109,7 @@ def _findings(
 def _role(identity: Path) -> tuple[str, str | None]:
     """The role and the server of an identity; nothing where the folder is no good."""
     try:
-        member = require("muster.service.pki", extra="site").member(identity)
+        member = require("muster.security.pki", extra="site").member(identity)
     except MusterError:
         return "", None  # the finding about the certificate says why
     return member.who.role, member.server

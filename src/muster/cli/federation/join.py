@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from muster.cli import run as training
 from muster.cli import screen
-from muster.cli.federation import halt
+from muster.cli.federation import signals
 from muster.cli.federation.serve import Identity, Plain
 from muster.errors import RunError
 from muster.extras import require
@@ -52,12 +52,22 @@ Further = Annotated[
 
 
 def command(
-    ctx: typer.Context, words: Words, data: Data, identity: Identity = None,
-    loader: Loader = None, test: Tests = None, path: Vault = None, policy: Rules = None,
-    settings: training.Settings = None, seed: training.Seed = None, plain: Plain = False,
-    name: Named = None, new_run: Further = False, as_json: screen.Json = False,
+    ctx: typer.Context,
+    words: Words,
+    data: Data,
+    identity: Identity = None,
+    loader: Loader = None,
+    test: Tests = None,
+    path: Vault = None,
+    policy: Rules = None,
+    settings: training.Settings = None,
+    seed: training.Seed = None,
+    plain: Plain = False,
+    name: Named = None,
+    new_run: Further = False,
+    as_json: screen.Json = False,
     quiet: training.Silent = False,
-) -> None:  # fmt: skip
+) -> None:
     """Join a federation as one site: train next to your own rows, and send updates.
 
     muster join plan.py --data rows.csv --identity lyon
@@ -71,7 +81,7 @@ def command(
     joining = require("muster.runs.federation.join", extra="site")
     rows = joining.site_rows(found, data, loader)
     tests = joining.site_rows(found, test, loader) if test else None
-    rules = require("muster.service.site.policy", extra="site")
+    rules = require("muster.federation.site.policy", extra="site")
     folder = path or _vault(identity, who.name, plan)
     site = Site(plan, who, folder, Told(as_json, quiet), new_run)
     ended = asyncio.run(site.join(joining, rows, tests, rules.read(policy) if policy else None))
@@ -79,7 +89,7 @@ def command(
     again = shlex.join(["muster", "join", *given])
     site.told.conclude(ended, site.folder, again)
     if ended is None:
-        raise typer.Exit(halt.INTERRUPTED)
+        raise typer.Exit(signals.INTERRUPTED)
 
 
 @dataclass(frozen=True)
@@ -114,7 +124,7 @@ def _who(url: str | None, identity: Path | None, plain: bool, name: str | None) 
             "a site proves who it is; give --identity FOLDER (made by muster pki), which also "
             "has its name, or --plain for a trial on this machine"
         )
-    member = require("muster.service.pki", extra="site").member(identity)
+    member = require("muster.security.pki", extra="site").member(identity)
     return Who(member.who.name, url or member.server, identity)
 
 
@@ -139,17 +149,24 @@ class Site:
         """Attend until the run has ended; None when a signal came first."""
         tls = None
         if self.who.identity is not None:
-            trust, home = require("muster.service.identity", extra="site"), self.who.identity
+            trust, home = require("muster.security.identity", extra="site"), self.who.identity
             tls = trust.client_context(home, home / "authority.pem")
         self.told.begin(self.who, len(rows[0]), fingerprint(self.plan))
         given = {} if policy is None else {"policy": policy}
-        with halt.gracefully() as stop:
+        with signals.gracefully() as stop:
             habits = joining.Habits(new_run=self.new_run)
             how = joining.Joining(stop=stop, watch=self.told.hear, habits=habits, **given)
             return await joining.join(
-                self.plan, rows, self.who.server, self.folder, test=tests, tls=tls,
-                name=self.who.name, how=how, identity=self.who.identity,
-            )  # fmt: skip
+                self.plan,
+                rows,
+                self.who.server,
+                self.folder,
+                test=tests,
+                tls=tls,
+                name=self.who.name,
+                how=how,
+                identity=self.who.identity,
+            )
 
 
 @dataclass

@@ -6,9 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from muster.cli import screen, where
+from muster.cli import locate, screen
 from muster.cli.federation import control
-from muster.cli.where import RunName
+from muster.cli.locate import RunName
 from muster.errors import RunError
 
 __all__ = ["drain", "pause", "resume", "stop"]
@@ -22,22 +22,22 @@ DONE = {
 }
 
 
-def pause(run: RunName = where.LATEST, as_json: screen.Json = False) -> None:
+def pause(run: RunName = locate.LATEST, as_json: screen.Json = False) -> None:
     """Let the open round of a federation end, and begin no further one."""
     _order("pause", run, as_json)
 
 
-def drain(run: RunName = where.LATEST, as_json: screen.Json = False) -> None:
+def drain(run: RunName = locate.LATEST, as_json: screen.Json = False) -> None:
     """Let the open round of a federation end, then end its server; sites wait for the next."""
     _order("drain", run, as_json)
 
 
-def resume(run: RunName = where.LATEST, as_json: screen.Json = False) -> None:
+def resume(run: RunName = locate.LATEST, as_json: screen.Json = False) -> None:
     """Go on with a federation that is paused."""
     _order("resume", run, as_json)
 
 
-def stop(run: RunName = where.LATEST, as_json: screen.Json = False) -> None:
+def stop(run: RunName = locate.LATEST, as_json: screen.Json = False) -> None:
     """End a federation now: an open round is kept for the next serve, and its sites go home."""
     _order("stop", run, as_json)
 

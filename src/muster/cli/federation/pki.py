@@ -40,8 +40,8 @@ def now() -> datetime:
 
 
 def _pki() -> Any:
-    """`muster.service.pki`, once it is needed: `muster --help` works without cryptography."""
-    return require("muster.service.pki", extra="site")
+    """`muster.security.pki`, once it is needed: `muster --help` works without cryptography."""
+    return require("muster.security.pki", extra="site")
 
 
 @group.command("init")
@@ -138,12 +138,18 @@ def accept(
     member = _pki().accept(bundle, folder, now(), authority)
     who = member.who
     if as_json:
-        screen.emit({
-            "name": who.name, "organisation": who.organisation, "role": who.role,
-            "serial": f"{who.serial:x}",
-            "ends": who.not_after.isoformat(), "server": member.server,
-            "authority": member.authority, "folder": str(folder),
-        })  # fmt: skip
+        screen.emit(
+            {
+                "name": who.name,
+                "organisation": who.organisation,
+                "role": who.role,
+                "serial": f"{who.serial:x}",
+                "ends": who.not_after.isoformat(),
+                "server": member.server,
+                "authority": member.authority,
+                "folder": str(folder),
+            }
+        )
         return
     _done(f"{folder}/ is the {who.role} {who.name} of {member.server} until {who.not_after:%F}")
     _line("speaks for", who.organisation)

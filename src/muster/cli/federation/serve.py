@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from muster.cli import locate, screen
 from muster.cli import run as training
-from muster.cli import screen, where
-from muster.cli.federation import halt
-from muster.cli.federation.news import News
-from muster.cli.live import Quiet, Rounds
+from muster.cli.federation import signals
+from muster.cli.federation.watcher import News
+from muster.cli.live import LiveRounds, Quiet
 from muster.errors import MusterError, PlanError, RunError
 from muster.extras import require
 from muster.plan import Plan
@@ -52,10 +52,12 @@ Lease = Annotated[
 Database = Annotated[
     str | None,
     typer.Option(
-        metavar="URL", envvar="MUSTER_STORE", show_envvar=True,
+        metavar="URL",
+        envvar="MUSTER_STORE",
+        show_envvar=True,
         help="postgresql://… that several servers share, instead of SQLite in the folder.",
     ),
-]  # fmt: skip
+]
 Plain = Annotated[bool, typer.Option("--plain", help="No TLS: a trial on this machine alone.")]
 Study = Annotated[
     str | None,
@@ -71,13 +73,26 @@ Meters = Annotated[
 
 
 def command(
-    ctx: typer.Context, plan: training.PlanPath, path: Folder, identity: Identity = None,
-    address: Address = None, clients: Enough = 1, lease: Lease = 15.0, store: Database = None,
-    plain: Plain = False, keep_updates: Kept = False, evaluate: Judged = False,
-    settings: training.Settings = None, rounds: training.Total = None,
-    seed: training.Seed = None, health: Meters = None, ledger: training.Charged = None,
-    study: Study = None, as_json: screen.Json = False, quiet: training.Silent = False,
-) -> None:  # fmt: skip
+    ctx: typer.Context,
+    plan: training.PlanPath,
+    path: Folder,
+    identity: Identity = None,
+    address: Address = None,
+    clients: Enough = 1,
+    lease: Lease = 15.0,
+    store: Database = None,
+    plain: Plain = False,
+    keep_updates: Kept = False,
+    evaluate: Judged = False,
+    settings: training.Settings = None,
+    rounds: training.Total = None,
+    seed: training.Seed = None,
+    health: Meters = None,
+    ledger: training.Charged = None,
+    study: Study = None,
+    as_json: screen.Json = False,
+    quiet: training.Silent = False,
+) -> None:
     """Serve a plan to the sites of a federation, until its rounds are done.
 
     muster serve plan.py --path heart --identity hub --clients 3
@@ -91,16 +106,18 @@ def command(
     central = _central(file, changed, evaluate)
     require("uvicorn", extra="service")  # first: a hint that names all of what a server needs
     serving = require("muster.runs.federation.serve", extra="service")
-    terms = serving.Terms(enough=clients, lease=lease)
+    terms = serving.ServerSettings(enough=clients, lease=lease)
     named = {} if study is None else {"study": study}
-    federation = serving.Federation(changed, path, central, terms, store, keep_updates, **named)
+    federation = serving.ServedFederation(
+        changed, path, central, terms, store, keep_updates, **named
+    )
     usual = "127.0.0.1:8443" if plain else "0.0.0.0:8443"
-    at = serving.Where(address or usual, identity, health)
-    shown = Shown(changed, file.path, path, ctx.meta[training.WORDS], as_json, quiet, ledger)
+    at = serving.ListenSettings(address or usual, identity, health)
+    shown = ServerScreen(changed, file.path, path, ctx.meta[training.WORDS], as_json, quiet, ledger)
     why, done = shown.serve(serving, federation, at)
     shown.conclude(why, done)
     if why == "closing":
-        raise typer.Exit(halt.INTERRUPTED)
+        raise typer.Exit(signals.INTERRUPTED)
 
 
 def _certificate(plain: bool) -> str:
@@ -137,7 +154,7 @@ def _central(file: planfile.PlanFile, plan: Plan, asked: bool) -> tuple[Any, Any
 
 
 @dataclass(frozen=True)
-class Shown:
+class ServerScreen:
     """A federation as its operator sees it: `words` are the command line as it was given."""
 
     plan: Plan
@@ -151,7 +168,7 @@ class Shown:
     def serve(self, serving: Any, federation: Any, at: Any) -> tuple[str, int]:
         """Serve until it ends; returns why, and how many rounds are committed."""
         news = News(self.folder, max(federation.terms.enough, fewest(self.plan)), self._tell)
-        with halt.graceful() as stop, self._watcher() as watcher:
+        with signals.graceful() as stop, self._watcher() as watcher:
 
             def ready(port: int) -> None:
                 self._introduce(at, port)
@@ -159,9 +176,12 @@ class Shown:
 
             try:
                 why: str = serving.serve(
-                    federation, at, ready=ready, stop=stop,
+                    federation,
+                    at,
+                    ready=ready,
+                    stop=stop,
                     options=Options(watch=watcher.watch, ledger=self.ledger, tell=self._tell),
-                )  # fmt: skip
+                )
             finally:
                 news.close()
         return why, max(self._done(), news.committed)
@@ -187,7 +207,7 @@ class Shown:
         parts, doubt = [f"{self.plan.rounds} rounds"], ""
         with contextlib.suppress(RunError):  # with PostgreSQL there is no run in the folder
             run = Run(self.folder)
-            facts, metric = training.summary(run), where.metric(run)
+            facts, metric = training.summary(run), locate.metric(run)
             parts = [f"{facts['rounds']} rounds in {screen.span(facts['seconds'])}"]
             if metric in run.metrics:
                 parts.append(f"{metric} {screen.number(run.metrics[metric])} on {run.measured}")
@@ -209,15 +229,23 @@ class Shown:
         listens, mark = f"{scheme}://{host}:{port}", fingerprint(self.plan)
         public, until = listens, None
         if at.identity is not None:
-            who = require("muster.service.pki", extra="service").member(at.identity)
+            who = require("muster.security.pki", extra="service").member(at.identity)
             public, until = who.server, who.who.not_after
         if self.as_json:
-            screen.emit({
-                "event": "listening", "address": listens, "port": port, "server": public,
-                "run": self.folder.resolve().name, "path": str(self.folder), "fingerprint": mark,
-                "rounds": self.plan.rounds, "committed": self._done(),
-                "until": until and until.isoformat(),
-            })  # fmt: skip
+            screen.emit(
+                {
+                    "event": "listening",
+                    "address": listens,
+                    "port": port,
+                    "server": public,
+                    "run": self.folder.resolve().name,
+                    "path": str(self.folder),
+                    "fingerprint": mark,
+                    "rounds": self.plan.rounds,
+                    "committed": self._done(),
+                    "until": until and until.isoformat(),
+                }
+            )
         elif not self.quiet:
             done = self._done()
             goes = f", going on after round {done}" if done else ""
@@ -247,10 +275,10 @@ class Shown:
         url = f"{server} " if plain else ""
         return " ".join([f"muster join {url}{self.file.name} --data PATH {known}", *changed])
 
-    def _watcher(self) -> Quiet | Rounds:
+    def _watcher(self) -> Quiet | LiveRounds:
         if self.as_json or self.quiet:
             return Quiet(lines=self.as_json)
-        return Rounds(self.folder.name, self.plan.rounds, self._done())
+        return LiveRounds(self.folder.name, self.plan.rounds, self._done())
 
     def _tell(self, event: dict[str, Any]) -> None:
         if self.as_json:
@@ -266,7 +294,7 @@ class Shown:
 
 
 def _named(folder: Path) -> str:
-    return folder.name if folder.parent == where.RUNS else screen.path(folder)
+    return folder.name if folder.parent == locate.RUNS else screen.path(folder)
 
 
 def _without_secret(word: str) -> str:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from muster.cli import screen, where
+from muster.cli import locate, screen
 from muster.cli.federation import control
-from muster.cli.where import RunName
+from muster.cli.locate import RunName
 from muster.errors import RunError
 from muster.extras import require
 from muster.runs import Run
@@ -23,12 +23,16 @@ else:
 __all__ = ["command", "told"]
 
 COLOURS = {
-    "arrived": "green", "invited": "cyan", "failed": "red", "late": "yellow", "declined": "yellow"
-}  # fmt: skip
+    "arrived": "green",
+    "invited": "cyan",
+    "failed": "red",
+    "late": "yellow",
+    "declined": "yellow",
+}
 HEADS = ("member", "present", "now", "rows", "in the model", "missed")
 
 
-def command(run: RunName = where.LATEST, as_json: screen.Json = False) -> None:
+def command(run: RunName = locate.LATEST, as_json: screen.Json = False) -> None:
     """Show a federation: its round, its members, and what was refused.
 
     Without RUN, the only one whose server runs here.
@@ -57,9 +61,17 @@ def told(folder: Path) -> dict[str, Any]:
     history, planned, name = _committed(folder, running=said is not None)
     found: dict[str, Any] = {"path": str(folder), "running": said is not None, "planned": planned}
     found |= said or {
-        "run": name, "wanted": None, "phase": None, "round": None, "asked": None,
-        "committed": len(history), "lease": None, "seats": [], "refusals": {}, "members": [],
-    }  # fmt: skip
+        "run": name,
+        "wanted": None,
+        "phase": None,
+        "round": None,
+        "asked": None,
+        "committed": len(history),
+        "lease": None,
+        "seats": [],
+        "refusals": {},
+        "members": [],
+    }
     seats = {seat["client"]: seat for seat in found["seats"]}
     members = {member["client"]: member for member in found["members"]}
     for record in history:
@@ -160,10 +172,11 @@ def _row(member: dict[str, Any]) -> tuple[str, ...]:
     figures = [member["rows"], member["accepted"]]
     missed = sum(member[kind] for kind in ("failed", "late", "declined")) or None
     return (
-        _plain(name if name == client else f"{name} ({client})"), present,
+        _plain(name if name == client else f"{name} ({client})"),
+        present,
         f"[{COLOURS[now]}]{now}[/]" if now in COLOURS else now,
         *("–" if figure is None else str(figure) for figure in (*figures, missed)),
-    )  # fmt: skip
+    )
 
 
 def _troubles(found: dict[str, Any]) -> Iterator[Text]:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from muster.cli import screen
 from muster.errors import AuditError
 from muster.extras import require
-from muster.service.chain import Anchor
+from muster.security.chain import Anchor
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from muster.service.transcript import Examination
-    from muster.service.transcript.examine import Whole
+    from muster.security.transcript import Examination
+    from muster.security.transcript.examine import Whole
 else:
     Text = require("rich.text", extra="site").Text
 
@@ -47,8 +47,8 @@ def report(
 
 
 def _service(name: str) -> Any:
-    """A module of `muster.service`, once it is needed: `muster --help` works without it."""
-    return require(f"muster.service.{name}", extra="site")
+    """A module of `muster.federation`, once it is needed: `muster --help` works without it."""
+    return require(f"muster.federation.{name}", extra="site")
 
 
 def _emit(found: Examination) -> None:

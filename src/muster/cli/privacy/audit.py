@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
+from muster.cli import locate, screen
 from muster.cli import run as training
-from muster.cli import screen, where
 from muster.extras import require
 from muster.runs import Run, planfile
 from muster.runs.privacy.auditing import audited
@@ -22,9 +22,13 @@ else:
 __all__ = ["command"]
 
 COLOURS = {
-    "holds": "green", "hidden": "green", "fault": "bold red", "exposed": "yellow",
-    "no promise": "yellow", "not audited": "dim",
-}  # fmt: skip
+    "holds": "green",
+    "hidden": "green",
+    "fault": "bold red",
+    "exposed": "yellow",
+    "no promise": "yellow",
+    "not audited": "dim",
+}
 
 
 def command(
@@ -42,7 +46,7 @@ def command(
     file = planfile.load(plan)
     changed = planfile.altered(file.plan, settings, None, seed)
     people, rows = file.enrolled()
-    found = audited(Run(where.find(run), changed), changed, people, rows)
+    found = audited(Run(locate.find(run), changed), changed, people, rows)
     if as_json:
         for one in found:
             screen.emit(asdict(one))

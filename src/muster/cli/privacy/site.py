@@ -19,7 +19,7 @@ Text = require("rich.text", extra="site").Text
 
 def peers(policy: Path) -> Peers:
     """A site's rules about those it sums with."""
-    rules = require("muster.service.site.policy", extra="service").read(policy).room
+    rules = require("muster.federation.site.policy", extra="service").read(policy).room
     named = rules.peers is not None and not any("*" in pattern for pattern in rules.peers)
     return Peers(rules.least_peers or 0, named, rules.organisations is not None)
 
@@ -27,7 +27,7 @@ def peers(policy: Path) -> Peers:
 def show(folder: Path, policy: Path | None, *, as_json: bool) -> None:
     """Print every ledger of a site: the budget, what is spent and left, the charges by run."""
     reading = require("muster.runs.privacy.site", extra="site")
-    rules = require("muster.service.site.policy", extra="site")
+    rules = require("muster.federation.site.policy", extra="site")
     for account in reading.accounts(folder, rules.read(policy) if policy else None):
         if as_json:
             screen.emit(_facts(account))
@@ -44,11 +44,17 @@ def show(folder: Path, policy: Path | None, *, as_json: bool) -> None:
 def _facts(account: Any) -> dict[str, Any]:
     ledger, budget = account.ledger, account.budget
     return {
-        "ledger": str(account.path), "unit": account.unit, "delta": ledger.delta,
-        "budget": budget and budget.epsilon, "spent": ledger.epsilon, "rdp": ledger.rdp,
-        "theorem": ledger.theorem, "left": account.left, "more": account.more,
+        "ledger": str(account.path),
+        "unit": account.unit,
+        "delta": ledger.delta,
+        "budget": budget and budget.epsilon,
+        "spent": ledger.epsilon,
+        "rdp": ledger.rdp,
+        "theorem": ledger.theorem,
+        "left": account.left,
+        "more": account.more,
         "runs": [part._asdict() for part in account.parts],
-    }  # fmt: skip
+    }
 
 
 def _lines(account: Any) -> Iterator[tuple[str, str]]:
@@ -59,8 +65,10 @@ def _lines(account: Any) -> Iterator[tuple[str, str]]:
         yield "unit", account.unit
         count = sum(part.trainings for part in parts)
         said = f"epsilon {screen.number(ledger.epsilon)} at delta {ledger.delta:g}"
-        many = (f"{n} {word}{'' if n == 1 else 's'}" for n, word in
-                ((count, "training"), (len(parts), "run")))  # fmt: skip
+        many = (
+            f"{n} {word}{'' if n == 1 else 's'}"
+            for n, word in ((count, "training"), (len(parts), "run"))
+        )
         yield "spent", f"{said}, by RDP {screen.number(ledger.rdp)}, in {' of '.join(many)}"
         yield "counted", THEOREMS[ledger.theorem]
     if budget is None:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from muster.cli import screen, where
+from muster.cli import locate, screen
 from muster.cli.privacy import site
 from muster.errors import RunError
 from muster.extras import require
@@ -37,9 +37,11 @@ Rules = Annotated[
 
 
 def command(
-    run: where.RunName = where.LATEST, folder: Folder = None, policy: Rules = None,
+    run: locate.RunName = locate.LATEST,
+    folder: Folder = None,
+    policy: Rules = None,
     as_json: screen.Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """State what a run's noise hides, from whom, and who learns what of a client.
 
     All of it is made of what the run recorded and charged, never written by hand; each line of who
@@ -47,19 +49,26 @@ def command(
     prints what its own ledger was charged, and what is left.
     """
     if folder is not None:
-        if run != where.LATEST:
+        if run != locate.LATEST:
             raise RunError(f"--site {folder} and the run {run!r} were given; give one of them")
         site.show(folder, policy, as_json=as_json)
         return
-    found = Run(where.find(run))
+    found = Run(locate.find(run))
     lines = table(found, None if policy is None else site.peers(policy))
     for place, made in enumerate(statements(found)):
         if as_json:
             screen.emit(
-                {"id": found.id, "path": str(found.path), "unit": made.unit,
-                 "private": made.private, "claim": made.claim, "reasons": made.reasons,
-                 "items": dict(made.items), "threats": [asdict(line) for line in lines]}
-            )  # fmt: skip
+                {
+                    "id": found.id,
+                    "path": str(found.path),
+                    "unit": made.unit,
+                    "private": made.private,
+                    "claim": made.claim,
+                    "reasons": made.reasons,
+                    "items": dict(made.items),
+                    "threats": [asdict(line) for line in lines],
+                }
+            )
             continue
         if place:
             screen.say()

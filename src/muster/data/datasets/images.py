@@ -68,8 +68,9 @@ def digits(
     cut = round(len(y) * test)
     held, kept = np.sort(order[:cut]), np.sort(order[cut:])
     partition = "iid" if alpha is None else "dirichlet"
-    return dealt((x[kept], y[kept]), (x[held], y[held]), clients, partition, alpha or 1.0, seed,
-                 local_test)  # fmt: skip
+    return dealt(
+        (x[kept], y[kept]), (x[held], y[held]), clients, partition, alpha or 1.0, seed, local_test
+    )
 
 
 def mnist(
@@ -91,8 +92,9 @@ def mnist(
     """
     files = _idx("mnist", "https://ossci-datasets.s3.amazonaws.com/mnist/", _MNIST)
     train, test = _read(files)
-    return dealt(_shaped(train, flat), _shaped(test, flat), clients, partition, alpha, seed,
-                 local_test)  # fmt: skip
+    return dealt(
+        _shaped(train, flat), _shaped(test, flat), clients, partition, alpha, seed, local_test
+    )
 
 
 def fashion_mnist(
@@ -118,8 +120,9 @@ def fashion_mnist(
     else:
         origin = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
         train, test = _read(_idx("fashion_mnist", origin, _FASHION))
-    return dealt(_shaped(train, flat), _shaped(test, flat), clients, partition, alpha, seed,
-                 local_test)  # fmt: skip
+    return dealt(
+        _shaped(train, flat), _shaped(test, flat), clients, partition, alpha, seed, local_test
+    )
 
 
 def _idx(folder: str, url: str, sums: tuple[str, ...]) -> list[Remote]:
@@ -139,8 +142,9 @@ def _array(path: Path) -> NDArray[np.uint8]:
     with gzip.open(path) as stream:
         data = stream.read()
     if data[:3] != b"\x00\x00\x08":
-        raise DatasetError(f"{path} starts with {data[:3]!r}, an idx file of bytes is required; "
-                           "replace it")  # fmt: skip
+        raise DatasetError(
+            f"{path} starts with {data[:3]!r}, an idx file of bytes is required; replace it"
+        )
     sides = np.frombuffer(data, ">i4", data[3], 4)
     return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(tuple(sides))
 

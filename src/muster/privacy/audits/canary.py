@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muster.errors import MusterError
-from muster.keys import Source
+from muster.keys import RandomSource
 from muster.privacy.randomness import normal
 
 __all__ = ["Normal", "canary", "canary_epsilon", "cosine", "fitted", "hockey_stick"]
@@ -30,7 +30,7 @@ class Normal(NamedTuple):
     deviation: float
 
 
-def canary(source: Source, size: int) -> NDArray[np.float64]:
+def canary(source: RandomSource, size: int) -> NDArray[np.float64]:
     """A direction uniform on the unit sphere, `(d,)`.
 
     >>> from muster.keys import key

@@ -78,8 +78,13 @@ def row_statement(facts: RowFacts) -> Statement:
     False
     """
     reasons = tuple(_reasons(facts))
-    return Statement(False, "No privacy of single rows is claimed for this run:", reasons,
-                     _items(facts), "example")  # fmt: skip
+    return Statement(
+        False,
+        "No privacy of single rows is claimed for this run:",
+        reasons,
+        _items(facts),
+        "example",
+    )
 
 
 def _reasons(facts: RowFacts) -> Iterator[str]:
@@ -108,8 +113,11 @@ def _items(facts: RowFacts) -> dict[str, str]:
     rule = facts.rule
     uncovered = (METRICS["public"], *UNCOVERED) if facts.metrics == "public" else UNCOVERED
     kept = f"; {METRICS['hidden']}" if facts.metrics == "hidden" else ""
-    source = ("each site, from a secret of its own, as far as it keeps to the plan" if facts.away
-              else "Philox of the plan's seed, which is no secret")  # fmt: skip
+    source = (
+        "each site, from a secret of its own, as far as it keeps to the plan"
+        if facts.away
+        else "Philox of the plan's seed, which is no secret"
+    )
     return {
         "privacy": _privacy(facts),
         "unit": NEIGHBOURS,
@@ -132,9 +140,11 @@ def _items(facts: RowFacts) -> dict[str, str]:
 def _privacy(facts: RowFacts) -> str:
     if facts.away:
         return "known to each site alone, from its row count and the rounds that it trained in"
-    budget = "no budget was set" if facts.budget is None else (
-        f"the budget is {facts.budget.epsilon:g} at delta {facts.budget.delta:g}"
-    )  # fmt: skip
+    budget = (
+        "no budget was set"
+        if facts.budget is None
+        else (f"the budget is {facts.budget.epsilon:g} at delta {facts.budget.delta:g}")
+    )
     if facts.charged is None:
         return f"epsilon 0 at delta {facts.delta:g}; {budget}"
     found = facts.charged

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from muster.errors import MusterError
+from muster.federation.site.policy import Policy
+from muster.federation.site.trainer import Habits
 from muster.plan import Plan
 from muster.runs import planfile
 from muster.runs.drive import Options
-from muster.runs.federation.conduct import Terms
-from muster.runs.federation.join import Joining, Seat, attend_many
+from muster.runs.federation.conduct import ServerSettings
+from muster.runs.federation.join import Joining, LocalClient, attend_many
 from muster.runs.federation.processes import HOST, Spec
-from muster.runs.federation.serve import Federation, Where, serve
-from muster.service.site.policy import Policy
-from muster.service.site.work import Habits
+from muster.runs.federation.serve import ListenSettings, ServedFederation, serve
 
 __all__ = ["main"]
 
@@ -51,21 +51,23 @@ def main(role: str, number: int) -> int:
 
 def _server(spec: Spec, plan: Plan, file: planfile.PlanFile, stop: threading.Event) -> None:
     names = dict(zip(spec.names, spec.clients, strict=True))
-    terms = Terms(enough=len(names), lease=spec.lease, names=names)
+    terms = ServerSettings(enough=len(names), lease=spec.lease, names=names)
     people, rows = file.enrolled()
-    federation = Federation(  # a simulation: noise and cohorts are those of the plan's seed
+    federation = ServedFederation(  # a simulation: noise and cohorts are those of the plan's seed
         plan, Path(spec.folder), rows, terms, population=people, entropy=None, study=spec.study
     )
-    where = Where(f"{HOST}:{spec.port}", spec.home / "server")
+    where = ListenSettings(f"{HOST}:{spec.port}", spec.home / "server")
     why = serve(
-        federation, where, stop=stop,
+        federation,
+        where,
+        stop=stop,
         options=Options(
             watch=lambda record: _tell("round", record=record),
             ledger=None if spec.ledger is None else Path(spec.ledger),
             tell=lambda event: _tell(**event),
         ),
         ready=lambda port: _tell("ready", port=port),
-    )  # fmt: skip
+    )
     if why == "done":
         _tell("ended")
 
@@ -76,12 +78,14 @@ def _sites(
     people = file.enrolled().population
     mine = range(number, len(spec.names), spec.processes)
     seats = [
-        Seat(
-            spec.names[i], people[spec.clients[i]], spec.home / spec.names[i],
+        LocalClient(
+            spec.names[i],
+            people[spec.clients[i]],
+            spec.home / spec.names[i],
             people.test(spec.clients[i]),
         )
         for i in mine
-    ]  # fmt: skip
+    ]
     how = Joining(Policy(study=spec.study), habits=Habits(entropy=None))
     address = f"https://{HOST}:{spec.port}"
     attend_many(plan, seats, address, stop=stop, watch=partial(_heard), how=how)

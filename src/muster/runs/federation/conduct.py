@@ -13,6 +13,12 @@ from typing import Any
 import numpy as np
 
 from muster.errors import RunError
+from muster.federation.coordinator.clients import NetworkClients, Stopped
+from muster.federation.coordinator.round_state import FederationFacts, RoundState
+from muster.federation.protocol.claims import claims_of
+from muster.federation.protocol.codec_tensors import encode
+from muster.federation.protocol.message import STUDY
+from muster.federation.protocol.template import update_template
 from muster.plan import Plan
 from muster.plan.quorum import fewest
 from muster.plan.registry import fingerprint, to_toml, to_value
@@ -21,25 +27,19 @@ from muster.runs.drive import Options, drive
 from muster.runs.folder import note_versions, unlike, write
 from muster.runs.measure import Examiner
 from muster.runs.run import Run
-from muster.service.claims import claims_of
-from muster.service.message import STUDY
-from muster.service.refusal import Reason, Refused
-from muster.service.round.hall import Facts, Hall
-from muster.service.round.network import Network, Stopped
-from muster.service.template import update_template
-from muster.service.wire import encode
+from muster.security.refusal import RefusalReason, Refused
 from muster.simulation.threads import one_thread
 from muster.store.blobs import NoRoom
-from muster.store.ledger import Ledger
+from muster.store.ledger import FederationStore
 from muster.types import ClientId
 
-__all__ = ["Terms", "check_study", "conduct", "facts_of", "prepare"]
+__all__ = ["ServerSettings", "check_study", "conduct", "facts_of", "prepare"]
 
 ENGINE = "loop"  # a site trains one client at a time, so its bits are those of this engine
 
 
 @dataclass(frozen=True)
-class Terms:
+class ServerSettings:
     """How a server runs its federation.
 
     `enough` members must be present before a round begins; `lease` in seconds; `names` are the
@@ -52,8 +52,8 @@ class Terms:
 
 
 def facts_of(
-    plan: Plan, run: str, terms: Terms, *, study: str = STUDY, raised: tuple[int, ...] = ()
-) -> Facts:
+    plan: Plan, run: str, terms: ServerSettings, *, study: str = STUDY, raised: tuple[int, ...] = ()
+) -> FederationFacts:
     """What a server tells its sites, and holds them to."""
     template = update_template(plan)
     size = sum(memoryview(piece).nbytes for piece in encode(template))
@@ -61,13 +61,14 @@ def facts_of(
     def weigh(rows: int, times: int) -> float:
         if plan.secure is not None:
             raise Refused(
-                Reason.MALFORMED, "this plan's updates are masked; send none as it is: upgrade"
+                RefusalReason.MALFORMED,
+                "this plan's updates are masked; send none as it is: upgrade",
             )
         return float(plan.weights(np.array([rows]), (times,))[0])
 
     value = json.loads(json.dumps(to_value(plan)))
     hides = bool(plan.stages.releases()) and getattr(plan.sampling, "kind", None) == "poisson"
-    return Facts(
+    return FederationFacts(
         run,
         fingerprint(plan),
         value,
@@ -83,7 +84,7 @@ def facts_of(
     )
 
 
-def prepare(plan: Plan, ledger: Ledger, study: str = STUDY) -> None:
+def prepare(plan: Plan, ledger: FederationStore, study: str = STUDY) -> None:
     """Record what a run is, or check that it is this plan's and study's. Raises `RunError`."""
     begun, used = ledger.meta("plan"), ledger.meta("engine")
     check_study(ledger, study)
@@ -96,14 +97,18 @@ def prepare(plan: Plan, ledger: Ledger, study: str = STUDY) -> None:
             f"restore those fields to go on with it, or serve another folder"
         )
     ledger.note(
-        plan=to_value(plan), engine=ENGINE, together=1, federation=True, study=study,
+        plan=to_value(plan),
+        engine=ENGINE,
+        together=1,
+        federation=True,
+        study=study,
         metrics=plan.directions,
-    )  # fmt: skip
+    )
     note_versions(ledger, plan)
     write(ledger.path / "plan.toml", to_toml(plan).encode())
 
 
-def check_study(ledger: Ledger, study: str) -> None:
+def check_study(ledger: FederationStore, study: str) -> None:
     """Raise `RunError` for a run that belongs to another study."""
     before = ledger.meta("study")
     if before not in (None, study):
@@ -114,20 +119,32 @@ def check_study(ledger: Ledger, study: str) -> None:
 
 
 def conduct(
-    plan: Plan, ledger: Ledger, hall: Hall, rows: tuple[Any, Any] | None, terms: Terms,
-    stop: Event, options: Options,
-) -> str:  # fmt: skip
+    plan: Plan,
+    ledger: FederationStore,
+    round_state: RoundState,
+    rows: tuple[Any, Any] | None,
+    terms: ServerSettings,
+    stop: Event,
+    options: Options,
+) -> str:
     """Play all rounds that are left; returns why it ended: done, drain, stop, or closing.
 
     A full disk stops nothing: the round is tried again once there may be room.
     """
     if ledger.shared:
-        prepare(plan, ledger, hall.facts.study)  # by the server that leads
-    network = Network(
-        plan, ledger, hall, enough=terms.enough, least=fewest(plan), stop=stop, at=options.at,
-        entropy=options.entropy, tell=options.tell,
-    )  # fmt: skip
-    options = replace(options, pause=partial(_pause, ledger, hall))
+        prepare(plan, ledger, round_state.facts.study)  # by the server that leads
+    network = NetworkClients(
+        plan,
+        ledger,
+        round_state,
+        enough=terms.enough,
+        least=fewest(plan),
+        stop=stop,
+        at=options.at,
+        entropy=options.entropy,
+        tell=options.tell,
+    )
+    options = replace(options, pause=partial(_pause, ledger, round_state))
     witness = _Witness(Examiner(plan, network, network, network.enrolled, rows), network)
     with one_thread(plan.task):
         while True:
@@ -138,16 +155,16 @@ def conduct(
             except Stopped as why:
                 return str(why)
             except NoRoom as error:
-                with hall.changed:
-                    hall.move("no room", str(error)[:500])
-                    hall.changed.wait_for(stop.is_set, hall.facts.lease)
+                with round_state.changed:
+                    round_state.move("no room", str(error)[:500])
+                    round_state.changed.wait_for(stop.is_set, round_state.facts.lease)
 
 
-def _pause(ledger: Ledger, hall: Hall, why: str) -> None:
+def _pause(ledger: FederationStore, round_state: RoundState, why: str) -> None:
     """No round begins until an operator has looked and says `muster resume`."""
-    hall.facts.note("server", "paused", why=why)
+    round_state.facts.note("server", "paused", why=why)
     ledger.want("pause")
-    hall.want("pause")
+    round_state.want("pause")
 
 
 @dataclass(frozen=True)
@@ -155,7 +172,7 @@ class _Witness:
     """An examiner that also says who was enrolled, which over a network changes."""
 
     examiner: Examiner
-    network: Network
+    network: NetworkClients
 
     def examine(self, round: int, state: RunState) -> dict[str, Any]:
         """What a round's record has beside who replied."""

@@ -30,13 +30,13 @@ from muster import keys
 from muster.data.arrays import as_pair
 from muster.errors import AuditError, MusterError
 from muster.extras import DISTRIBUTION, install_command
+from muster.federation.protocol.limits import kept_of_disk
 from muster.local import Group, train
 from muster.plan import Plan
 from muster.plan.measured import check_metrics
 from muster.plan.registry import fingerprint
 from muster.rounds import start
-from muster.service import audit, identity, pki
-from muster.service.limits import kept_of_disk
+from muster.security import audit, identity, pki
 
 __all__ = [
     "Effects",

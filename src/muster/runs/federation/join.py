@@ -17,25 +17,25 @@ from typing import Any, Protocol
 
 from muster.data.arrays import as_pair
 from muster.errors import DataError, MusterError, RunError
+from muster.federation.protocol.message import RunEnded
+from muster.federation.site.agent import SiteAgent
+from muster.federation.site.policy import Policy
+from muster.federation.site.server_client import Backoff, Event, ServerClient, quiet
+from muster.federation.site.store import SiteStore
+from muster.federation.site.study import STUDIES, StudyRecord
+from muster.federation.site.trainer import Habits
+from muster.federation.site.training import Training
+from muster.federation.site.training_thread import TrainingThread
 from muster.plan import Plan
 from muster.runs.planfile import PlanFile, module_name
-from muster.service.audit import Audit
-from muster.service.event_loop import loop_factory
-from muster.service.identity import client_context
-from muster.service.message import Ended
-from muster.service.pki import Notary
-from muster.service.site.attend import Attendance
-from muster.service.site.hand import Hand
-from muster.service.site.line import Event, Line, Patience, quiet
-from muster.service.site.policy import Policy
-from muster.service.site.study import STUDIES, StudyRecord
-from muster.service.site.training import Training
-from muster.service.site.vault import Vault
-from muster.service.site.work import Habits
+from muster.security.audit import AuditLog
+from muster.security.identity import client_context
+from muster.security.pki import Notary
 from muster.simulation import origins
 from muster.simulation.threads import one_thread
+from muster.transport.event_loop import loop_factory
 
-__all__ = ["Joining", "Seat", "Stop", "attend_many", "join", "site_rows"]
+__all__ = ["Joining", "LocalClient", "Stop", "attend_many", "join", "site_rows"]
 
 TICK = 0.1  # seconds between two looks at whether to stop
 AUTHORITY = "authority.pem"
@@ -49,10 +49,10 @@ class Stop(Protocol):
 
 
 @dataclass(frozen=True)
-class Seat:
+class LocalClient:
     """One client of a process: its name, its rows, test rows if any, and its folder.
 
-    The folder holds the identity (see `muster pki`), the audit log, in `vault` what must not be
+    The folder holds the identity (see `muster pki`), the audit log, in `site_store` what must not be
     lost of a run, and in `studies` what must not be lost of any.
     """
 
@@ -72,17 +72,17 @@ class Joining:
     policy: Policy = Policy()
     stop: Stop | None = None
     watch: Callable[[Event], None] = quiet
-    patience: Patience = Patience()
+    patience: Backoff = Backoff()
     habits: Habits = Habits()
     at: Callable[[str], None] | None = None
     audit: bool = True
 
 
 @dataclass(frozen=True)
-class _Place:
+class _ClientFolder:
     """Where a client keeps what it must not lose, and who it is on the line."""
 
-    vault: Path
+    site_store: Path
     studies: Path
     log: Path
     tls: ssl.SSLContext | None
@@ -93,10 +93,17 @@ HOW = Joining()
 
 
 async def join(
-    plan: Plan, rows: tuple[Any, Any], address: str, folder: str | Path, *,
-    test: tuple[Any, Any] | None = None, tls: ssl.SSLContext | None = None,
-    name: str | None = None, how: Joining = HOW, identity: Path | None = None,
-) -> Ended | None:  # fmt: skip
+    plan: Plan,
+    rows: tuple[Any, Any],
+    address: str,
+    folder: str | Path,
+    *,
+    test: tuple[Any, Any] | None = None,
+    tls: ssl.SSLContext | None = None,
+    name: str | None = None,
+    how: Joining = HOW,
+    identity: Path | None = None,
+) -> RunEnded | None:
     """Attend as one client until the run has ended; None when it was told to stop before.
 
     `folder` keeps what must not be lost of the run; `name`, by default that of the folder, is the
@@ -105,17 +112,22 @@ async def join(
     Raises `MusterError` when this site cannot take part.
     """
     folder = Path(folder)
-    seat = Seat(name or folder.resolve().name, rows, folder, test)
+    seat = LocalClient(name or folder.resolve().name, rows, folder, test)
     beside = folder.resolve().parent / STUDIES / seat.name
     studies = beside if identity is None else identity / STUDIES
-    place = _Place(folder, studies, folder / "audit.jsonl", tls, identity)
+    place = _ClientFolder(folder, studies, folder / "audit.jsonl", tls, identity)
     return (await _attended(plan, [(seat, place)], address, how))[seat.name]
 
 
 def attend_many(
-    plan: Plan, seats: Sequence[Seat], address: str, *, stop: Stop | None = None,
-    watch: Callable[[Event], None] = quiet, how: Joining = HOW,
-) -> dict[str, Ended | None]:  # fmt: skip
+    plan: Plan,
+    seats: Sequence[LocalClient],
+    address: str,
+    *,
+    stop: Stop | None = None,
+    watch: Callable[[Event], None] = quiet,
+    how: Joining = HOW,
+) -> dict[str, RunEnded | None]:
     """Attend as several clients of one process: they train one at a time, and all of them talk.
 
     Each has heard that the run ended, or is None when `stop` was set before: what is finished is
@@ -127,42 +139,44 @@ def attend_many(
         return runner.run(_attended(plan, placed, address, how))
 
 
-def _placed(seat: Seat, address: str) -> _Place:
+def _placed(seat: LocalClient, address: str) -> _ClientFolder:
     folder = seat.folder
     secure = address.startswith("https:")
     tls = client_context(folder, folder / AUTHORITY) if secure else None
     identity = folder if secure else None
-    return _Place(folder / "vault", folder / STUDIES, folder / "audit.jsonl", tls, identity)
+    return _ClientFolder(folder / "vault", folder / STUDIES, folder / "audit.jsonl", tls, identity)
 
 
 async def _attended(
-    plan: Plan, seats: Sequence[tuple[Seat, _Place]], address: str, how: Joining
-) -> dict[str, Ended | None]:
+    plan: Plan, seats: Sequence[tuple[LocalClient, _ClientFolder]], address: str, how: Joining
+) -> dict[str, RunEnded | None]:
     async with AsyncExitStack() as stack:
-        hand = await stack.enter_async_context(Hand(partial(one_thread, plan.task)))
+        hand = await stack.enter_async_context(TrainingThread(partial(one_thread, plan.task)))
         clients = []
         for seat, place in seats:
-            vault = Vault(place.vault, at=how.at)
-            stack.callback(vault.close)
+            site_store = SiteStore(place.site_store, at=how.at)
+            stack.callback(site_store.close)
             study = StudyRecord(place.studies / how.policy.study, how.policy.study)
             stack.callback(study.close)
             habits = replace(how.habits, policy=how.policy, watch=how.watch)
             if how.audit:
-                log = Audit(place.log, habits.wall, purpose="site", id=seat.name)
+                log = AuditLog(place.log, habits.wall, purpose="site", id=seat.name)
                 stack.callback(log.close)
                 habits = replace(habits, audit=log)
-            line = Line(address, seat.name, place.tls, patience=how.patience, watch=how.watch)
+            line = ServerClient(
+                address, seat.name, place.tls, patience=how.patience, watch=how.watch
+            )
             await stack.enter_async_context(line)
             training, notary = Training(plan, seat.rows, seat.test), _notary(plan, place)
-            client = Attendance(
-                seat.name, training, line, vault, hand, habits, study=study, notary=notary
+            client = SiteAgent(
+                seat.name, training, line, site_store, hand, habits, study=study, notary=notary
             )
             clients.append(client)
         tasks = {client.name: asyncio.ensure_future(client.attend()) for client in clients}
         return await _together(tasks, how.stop or threading.Event())
 
 
-def _notary(plan: Plan, place: _Place) -> Notary | None:
+def _notary(plan: Plan, place: _ClientFolder) -> Notary | None:
     """Who signs for a client of a plan whose sums are masked. Raises `RunError` without one."""
     if plan.secure is None:
         return None
@@ -174,7 +188,9 @@ def _notary(plan: Plan, place: _Place) -> Notary | None:
     return Notary(place.identity)
 
 
-async def _together(tasks: dict[str, asyncio.Task[Ended]], stop: Stop) -> dict[str, Ended | None]:
+async def _together(
+    tasks: dict[str, asyncio.Task[RunEnded]], stop: Stop
+) -> dict[str, RunEnded | None]:
     """All of them until the end, the first error, or until told to stop; then none goes on."""
     everybody = asyncio.ensure_future(asyncio.wait(tasks.values(), return_when=FIRST_EXCEPTION))
     stopped = asyncio.ensure_future(_stopped(stop))

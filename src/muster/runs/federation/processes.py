@@ -24,15 +24,15 @@ from queue import SimpleQueue
 from typing import IO, Any
 
 from muster.errors import RunError
+from muster.federation.protocol.message import STUDY
 from muster.plan import Plan
 from muster.plan.quorum import refuse_few
 from muster.runs.drive import Watch
 from muster.runs.run import Run
-from muster.service import pki
-from muster.service.message import STUDY
+from muster.security import pki
 from muster.types import ClientId
 
-__all__ = ["Crew", "Spec", "federated", "identities"]
+__all__ = ["ProcessGroup", "Spec", "federated", "identities"]
 
 DAYS = 30  # of the certificates, which are made anew for a new run
 DEATHS = 5  # of one process without a round between them, after which the run is given up
@@ -83,7 +83,7 @@ class _Child:
 
 
 @dataclass
-class Crew:
+class ProcessGroup:
     """All children of one run."""
 
     spec: Spec
@@ -109,8 +109,11 @@ class Crew:
         spec = json.dumps(asdict(self.spec)).encode()
         process = subprocess.Popen(
             [sys.executable, "-m", "muster.runs.federation", role, str(number)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=_environment(),
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=_environment(),
+        )
         assert process.stdin is not None
         process.stdin.write(spec + b"\n")
         process.stdin.flush()  # it stays open: its end tells the child that the parent is gone
@@ -161,7 +164,7 @@ def federated(plan: Plan, spec: Spec, watch: Watch, tell: Callable[[dict[str, An
     """
     refuse_few(plan, spec.clients)
     identities(spec)
-    crew = Crew(spec)
+    crew = ProcessGroup(spec)
     try:
         crew.open()
         for number in range(spec.processes):
@@ -172,7 +175,7 @@ def federated(plan: Plan, spec: Spec, watch: Watch, tell: Callable[[dict[str, An
     return Run(spec.folder, plan)
 
 
-def _follow(crew: Crew, watch: Watch, tell: Callable[[dict[str, Any]], None]) -> None:
+def _follow(crew: ProcessGroup, watch: Watch, tell: Callable[[dict[str, Any]], None]) -> None:
     """Until the server has ended the run."""
     ended = False
     while True:

@@ -24,30 +24,30 @@ from typing import Any
 
 from muster.data import Population
 from muster.errors import LogFull, RunError
+from muster.federation.coordinator.replica import mirror
+from muster.federation.coordinator.rollback import raised
+from muster.federation.coordinator.round_state import RoundState
+from muster.federation.coordinator.service import FederationService
+from muster.federation.protocol.codec_json import STUDY_NAME
+from muster.federation.protocol.limits import kept_of_disk
+from muster.federation.protocol.message import STUDY
 from muster.plan import Plan
 from muster.plan.quorum import fewest, refuse_few
 from muster.runs.drive import Options
-from muster.runs.federation.conduct import Terms, check_study, conduct, facts_of, prepare
+from muster.runs.federation.conduct import ServerSettings, check_study, conduct, facts_of, prepare
 from muster.runs.folder import know
 from muster.runs.privacy.rows import refuse_blind_budget
-from muster.service import audit, pki
-from muster.service.event_loop import loop_factory
-from muster.service.limits import kept_of_disk
-from muster.service.message import STUDY
-from muster.service.round.hall import Hall
-from muster.service.round.mirror import mirror
-from muster.service.schema import STUDY_NAME
-from muster.service.server import listen
-from muster.service.server.app import Edge
-from muster.service.server.desk import Desk
-from muster.service.server.operator import Meters, Operator
-from muster.service.server.protocol import Trust
-from muster.service.server.rollback import raised
-from muster.store.ledger import Ledger
+from muster.security import audit, pki
+from muster.store.ledger import FederationStore
 from muster.store.reserved import Reserved
+from muster.transport.event_loop import loop_factory
+from muster.transport.http import listen
+from muster.transport.http.app import HTTPApp
+from muster.transport.http.operator import Meters, Operator
+from muster.transport.http.protocol import Trust
 from muster.types import Roster
 
-__all__ = ["Federation", "Where", "serve"]
+__all__ = ["ServedFederation", "ListenSettings", "serve"]
 
 LOG = logging.getLogger("muster.server")
 ROOM = 5.0  # seconds until it is looked again whether there is room
@@ -58,7 +58,7 @@ Rows = tuple[Any, Any] | None
 
 
 @dataclass(frozen=True)
-class Where:
+class ListenSettings:
     """Where a server listens, and as whom.
 
     `address` is HOST:PORT, port 0 any that is free; `identity` the folder of the server's
@@ -70,17 +70,17 @@ class Where:
     identity: Path | None = None
     meters: int | None = None
 
-    def listening(self, folder: Path) -> listen.Where:
+    def listening(self, folder: Path) -> listen.ListenAddress:
         """The same, for the sockets. Raises `RunError` for what is no address."""
         host, colon, port = self.address.rpartition(":")
         if not colon or not port.isdigit() or not 0 <= int(port) < 1 << 16:
             raise RunError(f"the address {self.address!r} is not HOST:PORT; use 0.0.0.0:8443")
         host = host.strip("[]")
-        return listen.Where(host, int(port), control=folder / CONTROL, meters=self.meters)
+        return listen.ListenAddress(host, int(port), control=folder / CONTROL, meters=self.meters)
 
 
 @dataclass(frozen=True)
-class Federation:
+class ServedFederation:
     """What is served: a plan, its folder, central test rows if any, and the terms.
 
     `url` is a PostgreSQL that several servers share, instead of SQLite in the folder; with
@@ -93,7 +93,7 @@ class Federation:
     plan: Plan
     folder: Path
     rows: Rows = None
-    terms: Terms = Terms()
+    terms: ServerSettings = ServerSettings()
     url: str | None = None
     keep_updates: bool = False
     population: Population | None = None
@@ -106,9 +106,13 @@ class Federation:
 
 
 def serve(
-    federation: Federation, where: Where, *, options: Options | None = None,
-    ready: Callable[[int], None] | None = None, stop: threading.Event | None = None,
-) -> str:  # fmt: skip
+    federation: ServedFederation,
+    where: ListenSettings,
+    *,
+    options: Options | None = None,
+    ready: Callable[[int], None] | None = None,
+    stop: threading.Event | None = None,
+) -> str:
     """Serve until the run has ended or `stop` is set; returns why: done, drain, stop, closing.
 
     `ready(port)` is called when sites can connect. Raises `RunError` for a folder that is in
@@ -126,9 +130,9 @@ def serve(
     trust = Trust(where.identity) if where.identity else None
     notary = _notary(federation.plan, where)
     with contextlib.ExitStack() as stack:
-        ledger = Ledger(
+        ledger = FederationStore(
             folder, federation.url, at=options.at, keep_updates=federation.keep_updates
-        )  # fmt: skip
+        )
         stack.callback(ledger.close)
         log = _log(folder)
         stack.callback(log.close)
@@ -140,7 +144,7 @@ def serve(
             return runner.run(one.run(where.listening(folder), trust, ready or _unheard))
 
 
-def _notary(plan: Plan, where: Where) -> pki.Notary | None:
+def _notary(plan: Plan, where: ListenSettings) -> pki.Notary | None:
     """Who knows the members of a plan whose sums are masked. Raises `RunError` without one."""
     if plan.secure is None:
         return None
@@ -152,21 +156,28 @@ def _notary(plan: Plan, where: Where) -> pki.Notary | None:
     return pki.Notary(where.identity)
 
 
-def _log(folder: Path) -> audit.Audit:
+def _log(folder: Path) -> audit.AuditLog:
     """The server's audit log, after a check of the whole of it."""
     path = folder / "audit.jsonl"
     if path.exists() and path.stat().st_size:  # a kill may come before its first entry
         audit.verify(path)
-    return audit.Audit(path, purpose="server", id=folder.resolve().name)
+    return audit.AuditLog(path, purpose="server", id=folder.resolve().name)
 
 
 class _Server:
     """The two threads of a server, and how they end."""
 
     def __init__(
-        self, federation: Federation, ledger: Ledger, log: audit.Audit, options: Options,
-        stop: threading.Event, notary: pki.Notary | None, *, plain: bool,
-    ) -> None:  # fmt: skip
+        self,
+        federation: ServedFederation,
+        ledger: FederationStore,
+        log: audit.AuditLog,
+        options: Options,
+        stop: threading.Event,
+        notary: pki.Notary | None,
+        *,
+        plain: bool,
+    ) -> None:
         self.federation, self.ledger, self.log, self.plain = federation, ledger, log, plain
         self.options, self.stop = options, stop
         facts = facts_of(
@@ -178,47 +189,49 @@ class _Server:
         )
         if notary is not None:
             facts = replace(facts, vouch=notary.attest, listed=notary.listed, note=self._noted)
-        self.hall = Hall(ledger, facts)
-        self.desk = Desk(self.hall, ledger, log.append)
+        self.round_state = RoundState(ledger, facts)
+        self.service = FederationService(self.round_state, ledger, log.append)
         self.leads = asyncio.Event()
         self.why = "closing"
 
     async def run(
-        self, where: listen.Where, trust: Trust | None, ready: Callable[[int], None]
+        self, where: listen.ListenAddress, trust: Trust | None, ready: Callable[[int], None]
     ) -> str:
         """Listen and play, until one of both ends."""
-        meters, closed = Meters(self.desk), asyncio.Event()
-        edge = Edge(
-            self.desk, Reserved(self.ledger.blobs, kept_of_disk(self.desk.facts.size)),
+        meters, closed = Meters(self.service), asyncio.Event()
+        edge = HTTPApp(
+            self.service,
+            Reserved(self.ledger.blobs, kept_of_disk(self.service.facts.size)),
             trust.revoked if trust else frozenset,
-            meters=meters, plain=trust is None,
-        )  # fmt: skip
+            meters=meters,
+            plain=trust is None,
+        )
         engine = asyncio.create_task(self._play(closed))
         watch = asyncio.create_task(self._stopped(closed))
         tasks = [engine, watch]
         if self.ledger.shared:
             plan, at = self.federation.plan, self.options.at
-            looking = mirror(plan, self.ledger, self.hall, self.leads, TICK, at=at)
+            looking = mirror(plan, self.ledger, self.round_state, self.leads, TICK, at=at)
             tasks.append(asyncio.create_task(looking))
         told = partial(self._ready, ready)
-        operator = Operator(self.desk, meters)
+        operator = Operator(self.service, meters)
         try:
             await listen.serve(edge, operator, where, closed, trust=trust, told=told)
         finally:
             self.stop.set()
-            self.hall.close()
+            self.round_state.close()
             for task in tasks[2:]:
                 task.cancel()
         await engine
         await watch
         try:
-            self.log.append("server", "closed", why=self.why, committed=self.hall.committed)
+            self.log.append("server", "closed", why=self.why, committed=self.round_state.committed)
         except LogFull as full:  # the end is known by what is committed
             LOG.error("the end is not in the audit log: %s", full)
         return self.why
 
     def _ready(self, ready: Callable[[int], None], port: int) -> None:
-        facts, committed = self.hall.facts, self.hall.committed
+        facts, committed = self.round_state.facts, self.round_state.committed
         said = {"committed": committed, "study": facts.study, "attempt": facts.attempt}
         self.log.append("server", "serving", port=port, **said)
         ready(port)
@@ -226,7 +239,7 @@ class _Server:
     async def _stopped(self, closed: asyncio.Event) -> None:
         """The process was told to stop: everything that waits is let go."""
         await asyncio.to_thread(self.stop.wait)
-        self.hall.close()
+        self.round_state.close()
         closed.set()
 
     async def _play(self, closed: asyncio.Event) -> None:
@@ -254,21 +267,26 @@ class _Server:
             )  # one life in the clear lasts
         if self.ledger.wanted() in ("drain", "stop"):  # that was the last life of this run
             self.ledger.want("run")
-            self.hall.want("run")
-        self.hall.excluded.update(self.ledger.excluded())
+            self.round_state.want("run")
+        self.round_state.excluded.update(self.ledger.excluded())
         for record in self.ledger.history()[-1:]:  # of a leader that is gone
-            self.hall.settled(record["round"], record["accepted"])
+            self.round_state.settled(record["round"], record["accepted"])
         watch = partial(self._committed, self.options.watch)
         at = partial(_given_back, self.options.at)
         options = replace(self.options, watch=watch, entropy=federation.entropy, at=at)
         if federation.population is not None:
             people = federation.population
-            know(self.ledger, people, resume=self.hall.committed > 0)
+            know(self.ledger, people, resume=self.round_state.committed > 0)
             options = replace(options, held=Roster(people.clients, lambda: people.sizes))
         return conduct(
-            federation.plan, self.ledger, self.hall, federation.rows, federation.terms,
-            self.stop, options,
-        )  # fmt: skip
+            federation.plan,
+            self.ledger,
+            self.round_state,
+            federation.rows,
+            federation.terms,
+            self.stop,
+            options,
+        )
 
     def _noted(self, actor: str, action: str, /, **details: Any) -> None:
         """Into the audit log, of what the engine does: it waits until there is room."""
@@ -284,29 +302,35 @@ class _Server:
 
     def _committed(self, watch: Callable[[dict[str, Any]], None], record: dict[str, Any]) -> None:
         self._noted(
-            "server", "committed", round=record["round"], invited=len(record["invited"]),
-            accepted=len(record["accepted"]), model=record.get("model", ""),
-        )  # fmt: skip
+            "server",
+            "committed",
+            round=record["round"],
+            invited=len(record["invited"]),
+            accepted=len(record["accepted"]),
+            model=record.get("model", ""),
+        )
         watch(record)
 
     async def _told(self, text: str) -> None:
         """Until everybody who is here has heard that the run is over, or is silent."""
-        hall = self.hall
-        hall.end(text)
+        round_state = self.round_state
+        round_state.end(text)
 
         def heard() -> bool:
-            return self.stop.is_set() or {m.client for m in hall.here()} <= hall.told
+            return self.stop.is_set() or {m.client for m in round_state.here()} <= round_state.told
 
         def wait() -> None:
-            until = hall.clock() + hall.facts.lease / 2  # sites come back within a third of it
-            with hall.changed:
-                while not heard() and hall.clock() < until:
-                    hall.changed.wait(until - hall.clock())
+            until = (
+                round_state.clock() + round_state.facts.lease / 2
+            )  # sites come back within a third of it
+            with round_state.changed:
+                while not heard() and round_state.clock() < until:
+                    round_state.changed.wait(until - round_state.clock())
 
         await asyncio.to_thread(wait)
 
 
-def _name(ledger: Ledger) -> str:
+def _name(ledger: FederationStore) -> str:
     """The run's id: its folder's name, and what tells it from one that was there before."""
     name = re.sub(r"[^A-Za-z0-9._-]", "-", ledger.path.resolve().name)[:96].lstrip("._-") or "run"
     if ledger.shared:

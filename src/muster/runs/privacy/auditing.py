@@ -128,11 +128,13 @@ def _membership(
     half, rest = others[::2], others[1::2]
     threshold = float(np.quantile(half, 0.9))
     figures = {
-        "auc": auc(members, others), "tpr_at_0.1%": tpr_at(members, others, 0.001),
+        "auc": auc(members, others),
+        "tpr_at_0.1%": tpr_at(members, others, 0.001),
         "tpr_at_1%": tpr_at(members, others, 0.01),
         "epsilon": epsilon_found(members[1::2], rest, delta, threshold),
-        "members": len(members), "others": len(others),
-    }  # fmt: skip
+        "members": len(members),
+        "others": len(others),
+    }
     measured = (
         f"AUC {figures['auc']:.3f}, TPR {figures['tpr_at_0.1%']:.2%} at FPR 0.1 %, ε at least "
         f"{figures['epsilon']:.3g}"
@@ -173,8 +175,10 @@ def _inversion(plan: Plan, population: Population) -> Iterator[Found]:
     peak = float(np.ptp(pixels)) or 1.0
     base = np.array([psnr(pixels.mean(0), row, peak) for row in pixels])
     bar = float(base.mean() + SUCCESS * base.std())
-    views = (("plain", plain, "nothing: an update shows its rows"), ("as the server sees it", plan,
-             _view(plan)))  # fmt: skip
+    views = (
+        ("plain", plain, "nothing: an update shows its rows"),
+        ("as the server sees it", plan, _view(plan)),
+    )
     for title, which, said in views:
         if which.secure is not None:
             yield Found(f"{name}, {title}", "a mask: uniform numbers alone", said, "hidden", {})

@@ -19,12 +19,12 @@ from muster.data import Population
 from muster.plan import Plan
 from muster.privacy.audits.canary import canary, canary_epsilon
 from muster.rounds import play, start
-from muster.simulation import Here, Simulation, choose
+from muster.simulation import LocalExecutor, Simulation, choose
 from muster.simulation.threads import one_thread
 from muster.store.memory import MemoryStore
 from muster.types import Answer, ClientId, Cohort, Reply, Roster, Sent
 
-__all__ = ["Canaries", "Estimate", "Shown", "shown", "why_not"]
+__all__ = ["Canaries", "Estimate", "CanaryScores", "shown", "why_not"]
 
 MOST, COORDINATES = 500, 20_000_000  # canaries, and numbers that they may hold together
 FEWEST = 400  # coordinates, below which random directions are not nearly orthogonal
@@ -38,7 +38,7 @@ class Estimate(NamedTuple):
     least: float
 
 
-class Shown(NamedTuple):
+class CanaryScores(NamedTuple):
     """What canaries show: in the last model alone, and in the models of all rounds."""
 
     last: Estimate
@@ -119,7 +119,7 @@ def why_not(plan: Plan) -> str | None:
     return None
 
 
-def shown(plan: Plan, population: Population, rounds: int, delta: float) -> Shown:
+def shown(plan: Plan, population: Population, rounds: int, delta: float) -> CanaryScores:
     """What canaries estimate in a simulation of this plan; half as many again stay unseen.
 
     A secure sum is left out of the simulation, as its sums have the same bits without it.
@@ -134,8 +134,8 @@ def shown(plan: Plan, population: Population, rounds: int, delta: float) -> Show
     unseen = np.stack([canary(root.at("unseen", i), size) for i in range(count)])
     choice = choose(plan, population, max(1, len(population) // 2))
     store = MemoryStore()
-    hands = Here(plan, choice.engine, population)
-    clients = Canaries(plan, Simulation(plan, population, store, choice, hands), seen)
+    executor = LocalExecutor(plan, choice.engine, population)
+    clients = Canaries(plan, Simulation(plan, population, store, choice, executor), seen)
     state, inside, outside = start(plan), [], []
     first = np.asarray(state.algorithm.shared.x, np.float64)
     with one_thread(plan.task):
@@ -148,17 +148,19 @@ def shown(plan: Plan, population: Population, rounds: int, delta: float) -> Show
                 outside.append(_cosines(unseen, moved))
     whole = np.asarray(state.algorithm.shared.x, np.float64) - first
     if not inside:
-        return Shown(Estimate(0.0, 0.0), Estimate(0.0, 0.0), count, rounds)
+        return CanaryScores(Estimate(0.0, 0.0), Estimate(0.0, 0.0), count, rounds)
     draw = root.at("resample").generator()
     last = _estimate(_cosines(seen, whole), size, delta, draw)
     every = _estimate(np.max(inside, 0), np.max(outside, 0), delta, draw)
-    return Shown(last, every, count, rounds)
+    return CanaryScores(last, every, count, rounds)
 
 
 def _estimate(
-    seen: NDArray[np.float64], unseen: NDArray[np.float64] | int, delta: float,
+    seen: NDArray[np.float64],
+    unseen: NDArray[np.float64] | int,
+    delta: float,
     draw: np.random.Generator,
-) -> Estimate:  # fmt: skip
+) -> Estimate:
     """ε at δ, and its lower quantile over resamples (a bootstrap, so itself no proof)."""
 
     def again() -> float:

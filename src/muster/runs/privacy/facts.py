@@ -6,7 +6,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from muster.privacy import Audit, Budget, Facts, Ledger, Release, Selection, Statement, statement
+from muster.privacy import (
+    AuditFinding,
+    Budget,
+    PrivacyLedger,
+    Release,
+    Selection,
+    Statement,
+    StatementInputs,
+    statement,
+)
 from muster.privacy.ledger import usual_delta
 from muster.privacy.rows import row_statement
 from muster.privacy.statement import UNCOVERED
@@ -18,7 +27,7 @@ from muster.runs.run import Run
 __all__ = ["facts_of", "ledger_of", "stated", "statements"]
 
 
-def stated(run: Run, audits: tuple[Audit, ...] = ()) -> Statement:
+def stated(run: Run, audits: tuple[AuditFinding, ...] = ()) -> Statement:
     """What may be claimed of a run, or why nothing is."""
     if not run.facts.get("privacy"):
         return unprotected(run, audits)
@@ -34,7 +43,7 @@ def statements(run: Run) -> tuple[Statement, ...]:
     return (*clients, row_statement(replace(facts_from(rows), mask=mask_of(run))))
 
 
-def ledger_of(run: Run) -> Ledger | None:
+def ledger_of(run: Run) -> PrivacyLedger | None:
     """The ledger that the run was charged in, as it was then, with the replies of its own rounds.
 
     None for a run without noise, or before its first round.
@@ -47,18 +56,27 @@ def ledger_of(run: Run) -> Ledger | None:
         for record in run.history
         if not record["abandoned"]
     }
-    return Ledger.from_json(text).witnessed(counts)
+    return PrivacyLedger.from_json(text).witnessed(counts)
 
 
-def facts_of(run: Run, audits: tuple[Audit, ...] = ()) -> Facts:
+def facts_of(run: Run, audits: tuple[AuditFinding, ...] = ()) -> StatementInputs:
     """The facts of a run with noise, of which `muster.privacy.statement` makes eleven items."""
     kept: dict[str, Any] = run.facts["privacy"]
     people = kept["population"]
-    ledger = ledger_of(run) or Ledger(usual_delta(people))
+    ledger = ledger_of(run) or PrivacyLedger(usual_delta(people))
     budget = kept["budget"] and Budget(**kept["budget"])
-    return Facts(
-        tuple(Release(**release) for release in kept["releases"]), Selection(**kept["selection"]),
-        people, ledger, kept["randomness"], kept["denominator"], kept["weighting"],
-        budget=budget, enforced=kept["enforced"], erased=run.facts.get("sealed") is not None,
-        mask=mask_of(run), audits=audits, uncovered=UNCOVERED,
-    )  # fmt: skip
+    return StatementInputs(
+        tuple(Release(**release) for release in kept["releases"]),
+        Selection(**kept["selection"]),
+        people,
+        ledger,
+        kept["randomness"],
+        kept["denominator"],
+        kept["weighting"],
+        budget=budget,
+        enforced=kept["enforced"],
+        erased=run.facts.get("sealed") is not None,
+        mask=mask_of(run),
+        audits=audits,
+        uncovered=UNCOVERED,
+    )

@@ -17,18 +17,18 @@ from typing import Any, Protocol
 
 from muster import keys
 from muster.errors import PlanError, RunError
-from muster.keys import Source
+from muster.keys import RandomSource
 from muster.plan import Plan
 from muster.plan.private import charges, selection
-from muster.privacy import Budget, Ledger, Secret, check_delta
-from muster.privacy.book import Book, Wish, granted, united
+from muster.privacy import Budget, PrivacyLedger, Secret, check_delta
+from muster.privacy.book import ChargeRequest, LedgerFile, granted, united
 from muster.privacy.ledger import usual_delta
 from muster.rounds import RunState, drawn
-from muster.runs.privacy.rows import Rows, afforded_rows
+from muster.runs.privacy.rows import RowAccountant, afforded_rows
 from muster.types import Roster, Tree
 from muster.vectors import leaves
 
-__all__ = ["Guard", "Noted", "afforded"]
+__all__ = ["RunAccountant", "Noted", "afforded"]
 
 
 class Noted(Protocol):
@@ -52,10 +52,10 @@ class Noted(Protocol):
         """Put another state in the place of the last, with facts, and write over what was there."""
 
 
-class Guard:
+class RunAccountant:
     """Answers for what the rounds of a run release; for a plan without noise it does nothing.
 
-    Of clients here, where stages add noise; of their single rows in `Rows`.
+    Of clients here, where stages add noise; of their single rows in `RowAccountant`.
 
     `known()` is who is enrolled; `file` the ledger of runs over the same people, else that of the
     run alone; `entropy(n)` draws n secret bytes, None takes the plan's seed (a simulation); `held`
@@ -64,19 +64,26 @@ class Guard:
     """
 
     def __init__(
-        self, plan: Plan, known: Callable[[], Roster], store: Noted, *,
-        file: Path | None = None, entropy: Callable[[int], bytes] | None = None,
+        self,
+        plan: Plan,
+        known: Callable[[], Roster],
+        store: Noted,
+        *,
+        file: Path | None = None,
+        entropy: Callable[[int], bytes] | None = None,
         held: Roster | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._plan, self._known, self._store = plan, known, store
         self._entropy, self._held = entropy, held
         self._active = bool(plan.stages.releases())
         self._secret: Secret | None = None
-        self._rows: Rows | None = None
+        self._rows: RowAccountant | None = None
         if plan.local.examples is not None:
             # Sites of one machine draw from the plan's seed; only masks hide their row counts.
             here = entropy is None and (plan.secure is None or held is not None)
-            self._rows = Rows(plan, store, away=bool(store.meta("federation")) and not here)
+            self._rows = RowAccountant(
+                plan, store, away=bool(store.meta("federation")) and not here
+            )
         if not self._active:
             self._refuse_file(file)
             return
@@ -84,7 +91,7 @@ class Guard:
         self._run: str = facts.get("run") or f"{store.path.resolve().name}-{os.urandom(16).hex()}"
         self._book = self._opened(facts.get("file"), file)
         text = store.meta("ledger")
-        self._ledger = None if text is None else Ledger.from_json(text)
+        self._ledger = None if text is None else PrivacyLedger.from_json(text)
         self._counts = dict(map(self._counted, store.history()))
 
     def _refuse_file(self, file: Path | None) -> None:
@@ -98,14 +105,14 @@ class Guard:
         accepted = None if record["abandoned"] else len(record["accepted"])
         return (self._run, record["round"]), accepted
 
-    def _opened(self, before: str | None, file: Path | None) -> Book | None:
+    def _opened(self, before: str | None, file: Path | None) -> LedgerFile | None:
         if before is not None and file is not None and Path(before) != file.resolve():
             raise RunError(
                 f"the run in {self._store.path} is charged in the ledger {before}, not in {file}; "
                 f"leave --ledger out to go on with it"
             )
         path = Path(before) if before is not None else file
-        return None if path is None else Book(path.resolve())
+        return None if path is None else LedgerFile(path.resolve())
 
     def admit(self, round: int, sampler: Tree = None) -> str | None:
         """Why this round may not be played, or None: then it is in the ledger.
@@ -128,7 +135,7 @@ class Guard:
         ledger = self._so_far(roster)
         before = ledger if self._book is None else united(self._book.read(ledger.delta), ledger)
         self._check(before, roster)
-        wish = Wish(round, charges(plan, roster, self._run), plan.budget)
+        wish = ChargeRequest(round, charges(plan, roster, self._run), plan.budget)
         after, why = granted(before, wish)
         if why is None:
             self._refuse_sealed()
@@ -144,7 +151,7 @@ class Guard:
         self._ledger = after
         return None
 
-    def _check(self, ledger: Ledger, roster: Roster) -> None:
+    def _check(self, ledger: PrivacyLedger, roster: Roster) -> None:
         budget = self._plan.budget
         if budget is not None and budget.delta != ledger.delta:
             raise PlanError(
@@ -153,17 +160,17 @@ class Guard:
             )
         check_delta(ledger.delta, len(roster.clients))
 
-    def _so_far(self, roster: Roster) -> Ledger:
+    def _so_far(self, roster: Roster) -> PrivacyLedger:
         """The ledger, with the replies of this run's rounds that are committed."""
         if self._ledger is None:
             budget, clients = self._plan.budget, len(roster.clients)
             delta = budget.delta if budget else usual_delta(clients)
             if self._book is not None and budget is None:
                 delta = self._book.read(delta).delta
-            self._ledger = Ledger(delta)
+            self._ledger = PrivacyLedger(delta)
         return self._ledger.witnessed(self._counts)
 
-    def _keep_secret(self, round: int, known: Ledger) -> None:
+    def _keep_secret(self, round: int, known: PrivacyLedger) -> None:
         """The secret of the round, drawn and durable before anything comes of it."""
         if self._entropy is None:
             return
@@ -199,7 +206,7 @@ class Guard:
         if stages is not state.stages:
             self._store.amend(dict(leaves(state._replace(stages=stages))), sealed=True)
 
-    def source(self) -> Source | None:
+    def source(self) -> RandomSource | None:
         """What the admitted round draws from: its secret, or None for the plan's seed."""
         return self._secret
 

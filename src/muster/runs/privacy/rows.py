@@ -21,7 +21,7 @@ from muster.privacy.ledger import usual_delta
 from muster.privacy.rows import Charged, Held, RowFacts, Worst, affords, worst
 from muster.types import ClientId, Roster
 
-__all__ = ["Rows", "afforded_rows", "facts_from", "refuse_blind_budget"]
+__all__ = ["RowAccountant", "afforded_rows", "facts_from", "refuse_blind_budget"]
 
 
 class Noted(Protocol):
@@ -34,7 +34,7 @@ class Noted(Protocol):
         """The records of the committed rounds."""
 
 
-class Rows:
+class RowAccountant:
     """Answers for single rows, where the plan keeps them private; the fact "examples" is its word.
 
     `away`: clients train on machines of their own, so what they draw is known to them alone. A
@@ -92,13 +92,23 @@ class Rows:
         plan, rule = self._plan, self._plan.local.examples
         assert rule is not None
         hidden = plan.secure is not None and plan.secure.metrics == "hidden"
-        counts = "once" if plan.weighting == "equal" else (
-            f"by its rows, at most {plan.cap}" if plan.cap else "by its rows"
-        )  # fmt: skip
+        counts = (
+            "once"
+            if plan.weighting == "equal"
+            else (f"by its rows, at most {plan.cap}" if plan.cap else "by its rows")
+        )
         return RowFacts(
-            rule, "hidden" if hidden else rule.metrics, plan.local.batch, counts, delta, self.away,
-            clients, rows, self._charged, self._budget,
-        )  # fmt: skip
+            rule,
+            "hidden" if hidden else rule.metrics,
+            plan.local.batch,
+            counts,
+            delta,
+            self.away,
+            clients,
+            rows,
+            self._charged,
+            self._budget,
+        )
 
     def _note(self, facts: RowFacts) -> None:
         self._store.note(examples=asdict(facts))
@@ -110,9 +120,13 @@ class Rows:
         after, rule = self._charged.all, self._plan.local.examples
         assert rule is not None
         return {
-            "epsilon": after.epsilon, "rdp": after.rdp, "delta": after.delta,
-            "multiplier": rule.multiplier, "unit": "example", "client": self._charged.worst.client,
-        }  # fmt: skip
+            "epsilon": after.epsilon,
+            "rdp": after.rdp,
+            "delta": after.delta,
+            "multiplier": rule.multiplier,
+            "unit": "example",
+            "client": self._charged.worst.client,
+        }
 
 
 def _refusal(budget: Budget, before: Worst | None, after: Worst) -> str:
@@ -128,9 +142,13 @@ def _refusal(budget: Budget, before: Worst | None, after: Worst) -> str:
 def _charged(found: Worst, rounds: int, delta: float) -> Charged:
     once = found.once
     return Charged(
-        found.held, rounds, spent([once], delta), found.spent, once.selection.amplification,
+        found.held,
+        rounds,
+        spent([once], delta),
+        found.spent,
+        once.selection.amplification,
         once.rounds,
-    )  # fmt: skip
+    )
 
 
 def facts_from(kept: dict[str, Any]) -> RowFacts:

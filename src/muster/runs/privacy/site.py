@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from muster.errors import RunError
-from muster.privacy import Budget, Charge, Ledger, spent
+from muster.federation.site.secrets import LEDGER, NOTE
+from muster.federation.site.study import STUDIES
+from muster.privacy import Budget, Charge, PrivacyLedger, spent
 from muster.privacy.accounting import most_rounds
-from muster.privacy.book import Book
-from muster.service.private import LEDGER, NOTE
-from muster.service.site.study import STUDIES
+from muster.privacy.book import LedgerFile
 
 __all__ = ["Account", "Part", "accounts"]
 
@@ -41,7 +41,7 @@ class Account:
     """One ledger of a site, and the budget that rules it, None where nothing says which."""
 
     path: Path
-    ledger: Ledger
+    ledger: PrivacyLedger
     budget: Budget | None
 
     @property
@@ -61,12 +61,14 @@ class Account:
             found.setdefault(entry.charge.origin, []).append(entry)
         return [
             Part(
-                run, sum("#" not in e.charge.run for e in entries),
-                min(e.round for e in entries), max(e.round for e in entries),
+                run,
+                sum("#" not in e.charge.run for e in entries),
+                min(e.round for e in entries),
+                max(e.round for e in entries),
                 spent((e.charge for e in entries), self.ledger.delta).epsilon,
             )
             for run, entries in found.items()
-        ]  # fmt: skip
+        ]
 
     @property
     def left(self) -> float | None:
@@ -84,9 +86,10 @@ class Account:
         last = self.ledger.entries[-1]
         place = last.charge.run.partition("#")[0]
         same = [
-            e.charge for e in self.ledger.entries
+            e.charge
+            for e in self.ledger.entries
             if e.round == last.round and e.charge.run.partition("#")[0] == place
-        ]  # fmt: skip
+        ]
 
         def fits(count: int) -> bool:
             again: list[Charge] = [replace(c, rounds=c.rounds * count) for c in same]
@@ -147,7 +150,7 @@ def _budget(policy: Any) -> Budget | None:
 
 
 def _account(path: Path, budget: Budget | None) -> Account:
-    ledger = Book(path).read(budget.delta if budget else 1e-5)
+    ledger = LedgerFile(path).read(budget.delta if budget else 1e-5)
     if budget is not None and ledger.delta != budget.delta:
         raise RunError(
             f"the ledger {path} counts at delta {ledger.delta!r} and the budget at "

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from muster.plan.registry import spelled
-from muster.privacy import Audit, Statement
+from muster.privacy import AuditFinding, Statement
 from muster.privacy.mask import described
 from muster.runs.privacy.masked import mask_of
 from muster.runs.run import Run
@@ -24,7 +24,7 @@ DIVIDED = {
 }
 
 
-def unprotected(run: Run, audits: tuple[Audit, ...] = ()) -> Statement:
+def unprotected(run: Run, audits: tuple[AuditFinding, ...] = ()) -> Statement:
     """The statement about one client of a run that adds no noise, from its recorded plan.
 
     No number in it is made up: sampling, weights and denominator are the plan's, and what a plan

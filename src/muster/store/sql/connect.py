@@ -22,9 +22,11 @@ __all__ = ["connected", "lock_key", "run_name"]
 RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,54}")
 PREFIX = "muster_"  # of a run's schema in PostgreSQL, whose names have at most 63 bytes
 ALIVE = {  # of our side: seconds, and milliseconds for what was sent
-    "keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
-}  # fmt: skip
+}
 SETTINGS = (
     "SET search_path TO {schema}",
     # A server that vanished gives its lock back within half a minute.

@@ -20,10 +20,10 @@ from muster.store.sql.transact import Transactions, Turn
 from muster.store.sqlite import Snapshot
 from muster.types import ClientId
 
-__all__ = ["Rounds"]
+__all__ = ["RoundTables"]
 
 
-class Rounds(ABC):
+class RoundTables(ABC):
     """The half of a ledger that is a Store; what a commit leaves behind, the other half tidies."""
 
     _transactions: Transactions

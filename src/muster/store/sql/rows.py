@@ -12,9 +12,9 @@ from muster.errors import RunError
 from muster.store.blobs import misplaced, sound
 from muster.store.sql.tables import blobs, chunks
 from muster.store.sql.transact import Transactions
-from muster.tensors import CHUNK
+from muster.tree_codec import CHUNK
 
-__all__ = ["Rows"]
+__all__ = ["DatabaseBlobs"]
 
 BOUNDLESS = 1 << 62
 SOON = text("SET LOCAL synchronous_commit TO off")  # `finish` waits for all that came before
@@ -39,7 +39,7 @@ PIECE = (
 )
 
 
-class Rows:
+class DatabaseBlobs:
     """Blobs in the database; as `muster.store.blobs.Blobs` has it."""
 
     def __init__(self, transactions: Transactions) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, bindparam, func, insert, select, text, update
 from sqlalchemy.dialects import postgresql
 
 from muster.errors import RunError
-from muster.store.records import Kind, Member, Opened, Seat, Transition
+from muster.store.records import Assignment, Kind, Member, OpenWork, Transition
 from muster.store.sql.tables import (
     control,
     member,
@@ -77,9 +77,7 @@ def enrol(turn: Turn, one: Member) -> Member:
     row = turn.connection.execute(ENROLLED, {"b_name": one.name}).one_or_none()
     if row is not None and member(row) == one:
         return one
-    values = {
-        "client": name_of(one.client), "rows": one.rows, "certificate": one.certificate
-    }  # fmt: skip
+    values = {"client": name_of(one.client), "rows": one.rows, "certificate": one.certificate}
     other = turn.connection.execute(SAME_CLIENT, {"b_client": values["client"]}).scalar()
     if other not in (None, one.name):
         raise RunError(
@@ -105,7 +103,7 @@ def last_round(connection: Connection) -> int:
     return connection.execute(LAST).scalar() or 0
 
 
-def open_round(turn: Turn, one: Opened) -> None:
+def open_round(turn: Turn, one: OpenWork) -> None:
     """Open a piece of a round and invite its cohort; again the same: nothing changes."""
     last = last_round(turn.connection)
     if one.round <= last:
@@ -124,12 +122,12 @@ def open_round(turn: Turn, one: Opened) -> None:
         )
     turn.connection.execute(insert(opened), opened_row(one))
     if one.cohort:
-        invited = [seat_row(one.round, one.kind, Seat(client)) for client in one.cohort]
+        invited = [seat_row(one.round, one.kind, Assignment(client)) for client in one.cohort]
         turn.connection.execute(insert(seats), invited)
     turn.touched = True
 
 
-def latest(connection: Connection) -> tuple[Opened, dict[ClientId, Seat]] | None:
+def latest(connection: Connection) -> tuple[OpenWork, dict[ClientId, Assignment]] | None:
     """What was opened last and is not over, and who sits there."""
     row = connection.execute(LATEST).one_or_none()
     if row is None:
@@ -147,12 +145,12 @@ def wanted(connection: Connection) -> str:
     return str(connection.execute(select(control.c.wanted)).scalar_one())
 
 
-def all_open(connection: Connection) -> list[Opened]:
+def all_open(connection: Connection) -> list[OpenWork]:
     """All that is open: a round's training, and its evaluation."""
     return [opening(row) for row in connection.execute(select(opened))]
 
 
-def seated(connection: Connection, round: int, kind: Kind) -> dict[ClientId, Seat]:
+def seated(connection: Connection, round: int, kind: Kind) -> dict[ClientId, Assignment]:
     """All seats of what is open, as they are stored: whoever takes them in checks them."""
     rows = connection.execute(select(seats).where(*PLACE), {"b_round": round, "b_kind": kind})
     return {found.client: found for found in map(seat, rows) if found.client is not None}
@@ -165,7 +163,9 @@ def invited(connection: Connection, round: int, kind: Kind) -> set[ClientId]:
     return set() if row is None else set(opening(row).cohort)
 
 
-def decide(turn: Turn, round: int, kind: Kind, asked: Sequence[Seat]) -> dict[ClientId, Seat]:
+def decide(
+    turn: Turn, round: int, kind: Kind, asked: Sequence[Assignment]
+) -> dict[ClientId, Assignment]:
     """Decide seats that are "invited"; the seats of these clients as they are afterwards."""
     rows = [
         {f"b_{name}": value for name, value in seat_row(round, kind, one).items()} for one in asked
@@ -221,7 +221,7 @@ def progressed(connection: Connection) -> dict[ClientId, int]:
     return {json.loads(row.client): row.amount for row in connection.execute(select(progress))}
 
 
-def _held(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[ClientId, Seat]:
+def _held(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[ClientId, Assignment]:
     found = [connection.execute(select(seats).where(*ONE), row).one_or_none() for row in rows]
     held = [seat(row) for row in found if row is not None]
     return {one.client: one for one in held}

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from sqlalchemy import Connection, delete, insert, select
 
-from muster import tensors
+from muster import tree_codec
 from muster.errors import DataError, RunError
 from muster.store.blob import checksum, plain
 from muster.store.blobs import Blobs
@@ -73,7 +73,7 @@ class States:
         with self.dropped_on_error(name):
             self.blobs.drop(name)
             end = 0
-            for piece in tensors.pieces(found):
+            for piece in tree_codec.pieces(found):
                 end = self.blobs.append(name, end, piece)
             self.blobs.finish(name)
         return Drawn(round, name, None)
@@ -84,7 +84,7 @@ class States:
             return None
         round, file, data = row
         try:
-            arrays = tensors.read(self.blobs.whole(file) if file else data)
+            arrays = tree_codec.read(self.blobs.whole(file) if file else data)
             if file and checksum(arrays) not in file:
                 raise DataError(f"the checksum of {file} is wrong")
         except (DataError, RunError) as error:

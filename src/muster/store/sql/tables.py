@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 
 from muster.errors import RunError
-from muster.store.records import Member, Opened, Seat, Transition, Word
+from muster.store.records import Assignment, Member, OpenWork, SecAggEvent, Transition
 from muster.types import ClientId
 
 __all__ = [
@@ -185,7 +185,7 @@ def member(row: Any) -> Member:
     return Member(row.name, client_of(row.client), row.rows, row.certificate)
 
 
-def opening(row: Any) -> Opened:
+def opening(row: Any) -> OpenWork:
     """A row of `opened`. Raises `RunError` where it is none: nobody but the server wrote it."""
     try:
         roster = tuple((client, rows) for client, rows in row.roster)
@@ -196,34 +196,34 @@ def opening(row: Any) -> Opened:
             f"what round {row.round} was opened for is damaged ({error}); restore the run from a "
             f"copy, or start a new one"
         ) from error
-    return Opened(*about, row.model, row.since, groups)
+    return OpenWork(*about, row.model, row.since, groups)
 
 
-def opened_row(one: Opened) -> dict[str, Any]:
+def opened_row(one: OpenWork) -> dict[str, Any]:
     """The inverse of `opening`."""
     lists = {"cohort": [*one.cohort], "times": [*one.times], "groups": [*map(list, one.groups)]}
     return vars(one) | lists | {"roster": [[client, rows] for client, rows in one.roster]}
 
 
-def seat(row: Any) -> Seat:
+def seat(row: Any) -> Assignment:
     """A row of `seats`, whatever it holds."""
     fields = ("standing", "reason", "text", "digest", "size", "weight", "metrics")
-    return Seat(client_of(row.client), *(getattr(row, field) for field in fields))
+    return Assignment(client_of(row.client), *(getattr(row, field) for field in fields))
 
 
-def seat_row(round: int, kind: str, one: Seat) -> dict[str, Any]:
+def seat_row(round: int, kind: str, one: Assignment) -> dict[str, Any]:
     """The inverse of `seat`."""
     place = {"round": round, "kind": kind, "client": name_of(one.client)}
     return vars(one) | place | {"metrics": dict(one.metrics)}
 
 
-def word(row: Any) -> Word:
+def word(row: Any) -> SecAggEvent:
     """A row of `words`."""
     found = (row.name, row.kind, row.data, row.blob, row.digest, row.metrics, row.number)
-    return Word(*found)
+    return SecAggEvent(*found)
 
 
-def word_row(round: int, one: Word) -> dict[str, Any]:
+def word_row(round: int, one: SecAggEvent) -> dict[str, Any]:
     """The inverse of `word`."""
     return vars(one) | {"round": round, "metrics": dict(one.metrics)}
 

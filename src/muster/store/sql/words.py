@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from sqlalchemy import Connection, func, insert, select
 
-from muster.store.records import Word
+from muster.store.records import SecAggEvent
 from muster.store.sql.tables import opened, word, word_row, words
 from muster.store.sql.transact import Turn
 
@@ -16,7 +16,7 @@ __all__ = ["hear", "heard"]
 PAGE = 64  # events that are read at once: a message is small, or a blob
 
 
-def hear(turn: Turn, round: int, one: Word) -> Word | None:
+def hear(turn: Turn, round: int, one: SecAggEvent) -> SecAggEvent | None:
     """Write an event behind those before it; the very same again stays where it was.
 
     Of two messages of one kind by one member the first stands, and is returned; None when the
@@ -36,7 +36,7 @@ def hear(turn: Turn, round: int, one: Word) -> Word | None:
     return fresh
 
 
-def heard(connection: Connection, round: int, after: int) -> list[Word]:
+def heard(connection: Connection, round: int, after: int) -> list[SecAggEvent]:
     """The next events of a round, in order; none when all were read."""
     rows = select(words).where(words.c.round == round, words.c.number > after)
     return [word(row) for row in connection.execute(rows.order_by(words.c.number).limit(PAGE))]

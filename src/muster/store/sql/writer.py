@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from muster.errors import RunError
 from muster.store.sql.transact import Transactions, Turn
 
-__all__ = ["Writer"]
+__all__ = ["WriterThread"]
 
 T = TypeVar("T")
 MOST = 256  # jobs of one transaction
@@ -26,7 +26,7 @@ class _Job(Generic[T]):
     future: Future[T] = field(default_factory=Future)
 
 
-class Writer:
+class WriterThread:
     """Jobs in the order they came; one that fails is undone by its savepoint and fails alone."""
 
     def __init__(self, transactions: Transactions) -> None:

@@ -1,0 +1,377 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Network: the Clients seam over the sites of a federation.
+
+`play` calls it in the engine's thread; it opens what is asked, waits in the hall until that is
+closed, and sums the updates from the disk, in client order. A server that comes back finds the
+round that was open, and goes on with it: the same roster, so the same cohort, and the updates
+that were acknowledged.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from threading import Event
+from typing import Any, Protocol
+
+import numpy as np
+
+from muster import keys
+from muster.errors import PlanError, RunError
+from muster.federation.coordinator.lifecycle import Call, closes, late, missing, next_event, out
+from muster.federation.coordinator.round_state import Keeper, RoundState
+from muster.federation.coordinator.secagg import SecAggCoordinator, Speech
+from muster.federation.coordinator.status import lacking
+from muster.federation.coordinator.updates import honest, sum_of, updates
+from muster.federation.protocol.claims import agreed, possible_rows
+from muster.federation.protocol.codec_tensors import digest, encode
+from muster.keys import RandomSource
+from muster.plan import Plan
+from muster.plan.outliers import Outliers
+from muster.privacy import Secret
+from muster.store.blobs import model_name
+from muster.store.records import Assignment, Kind, OpenWork, Transition
+from muster.types import Answer, ClientId, Cohort, Failed, Reply, Roster, Sent
+
+__all__ = ["LABELS", "NetworkClients", "Stopped"]
+
+LABELS = (
+    "round: before it is opened",
+    "round: opened",
+    "round: closed",
+    "round: summed",
+    "evaluate: opened",
+    "evaluate: closed",
+)
+MINUTE = 60.0  # seconds between two words on who is missing
+MODELS = 2  # that are kept: what is open now, and what was before, for sites that are behind
+
+Books = Mapping[ClientId, Assignment]
+
+
+def _untold(event: dict[str, Any]) -> None:
+    """Nobody hears who is missing."""
+
+
+class Stopped(Exception):
+    """The engine was told to stop: by its process ("closing") or an operator ("drain", "stop")."""
+
+
+class Ledger(Keeper, Speech, Protocol):
+    """What the network needs of a ledger (see `store.ledger.Ledger`)."""
+
+    models: Any
+
+    def open(self, opened: OpenWork) -> None:
+        """Open a piece of a round, with a seat for everybody invited."""
+
+    def opened(self) -> tuple[OpenWork, dict[ClientId, Assignment]] | None:
+        """What is open."""
+
+    def seats(self, round: int, kind: Kind) -> dict[ClientId, Assignment]:
+        """Who sits where."""
+
+    def invited(self, round: int, kind: Kind) -> set[ClientId]:
+        """Whom it was opened for."""
+
+
+class NetworkClients:
+    """Clients at the other end of a hall.
+
+    `enough` members must be present before a round begins, fewer by those who were left out for
+    good, and `least` in any case; `at` is called at each of `LABELS`. While too few are there,
+    `tell` hears every minute who is missing, by the hall's clock.
+    Groups are drawn from `entropy(n)`, n secret bytes; None takes the plan's seed, as a simulation.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        ledger: Ledger,
+        round_state: RoundState,
+        *,
+        enough: int = 1,
+        least: int = 1,
+        stop: Event,
+        at: Callable[[str], None],
+        entropy: Callable[[int], bytes] | None = os.urandom,
+        tell: Callable[[dict[str, Any]], None] = _untold,
+    ) -> None:
+        self._plan, self._ledger, self._hall = plan, ledger, round_state
+        self._tell = tell
+        self._entropy = entropy
+        self._enough, self._least, self._stop, self._at = enough, least, stop, at
+        self._asked: tuple[Cohort, int] | None = None
+        self._outliers: Outliers | None = None  # of the round that is open
+        self._drawn: tuple[tuple[ClientId, int], ...] = ()  # of whom the cohort is drawn
+        self._masking: SecAggCoordinator | None = None
+        self._published: tuple[Any, str] | None = None
+        self._counted: tuple[ClientId, ...] = ()
+        self._kept: list[str] = []  # models, the oldest first
+
+    def known(self) -> Roster:
+        """Who is enrolled and present; waits until that is enough, and nothing is paused.
+
+        The same until the round is settled: what is charged is what is played.
+        """
+        recorded = self._recorded()
+        self._drawn = roster = recorded.roster if recorded else self._drawn or self._gathered()
+        rows = np.array([possible_rows(count) for _, count in roster], np.int64)
+        return Roster(tuple(client for client, _ in roster), lambda: rows)
+
+    def _recorded(self) -> OpenWork | None:
+        found = self._ledger.opened()
+        return found[0] if found and found[0].round > self._hall.committed else None
+
+    def _gathered(self) -> tuple[tuple[ClientId, int], ...]:
+        round_state = self._hall
+        said = round_state.clock()
+        while True:
+            with round_state.changed:
+                self._check("drain", "stop")
+                enough = max(self._least, self._enough - len(round_state.excluded))
+                if round_state.wanted == "run" and len(here := self._roster()) >= enough:
+                    return here
+                due = round_state.clock() >= said + MINUTE
+                if not due:
+                    left = max(0.0, said + MINUTE - round_state.clock())
+                    round_state.changed.wait(min(round_state.facts.lease, left))
+            if due:
+                said = round_state.clock()
+                if round_state.wanted == "run":
+                    self._tell(lacking(round_state, enough))
+
+    def _check(self, *words: str) -> None:
+        if self._stop.is_set() or self._hall.closing:
+            raise Stopped("closing")
+        if self._hall.wanted in words:
+            raise Stopped(self._hall.wanted)
+
+    def send(self, cohort: Cohort, sent: Sent, round: int) -> None:
+        """Open the round, or go on with it where this very one was open."""
+        self._at("round: before it is opened")
+        times = cohort.times or (1,) * len(cohort.clients)
+        self._open(round, "train", (cohort.clients, times), sent)
+        self._outliers = Outliers(self._plan, sent)
+        self._at("round: opened")
+        self._asked = cohort, round
+
+    def _open(
+        self,
+        round: int,
+        kind: Kind,
+        invited: tuple[tuple[ClientId, ...], tuple[int, ...]],
+        sent: Sent,
+    ) -> None:
+        cohort, times = invited
+        model, seats = self._publish(sent), self._ledger.seats(round, kind)
+        round_state, recorded = self._hall, self._recorded()
+        roster = recorded.roster if recorded else self._drawn or self._roster()
+        before = recorded if recorded and kind in ("train", recorded.kind) else None
+        since = before.since if before else round_state.wall()
+        groups = before.groups if before else self._divided(kind, cohort, round)
+        opened = OpenWork(round, kind, cohort, times, roster, model, since, groups)
+        if before is None:
+            self._ledger.open(opened)
+            seats = {client: Assignment(client) for client in cohort}
+        elif self._ledger.invited(round, kind) != set(cohort):
+            raise RunError(
+                f"round {round} was opened for other clients than this plan draws; restore the "
+                f"plan that it was opened with"
+            )
+        call = Call(len(cohort))
+        if kind == "train":
+            call = Call(self._plan.goal(len(cohort)), self._until(opened.since))
+            if self._plan.secure is not None:
+                check = partial(self._check, "stop")
+                self._masking = SecAggCoordinator(
+                    self._plan, self._ledger, round_state, opened, sent, check=check, at=self._at
+                )
+                round_state.session = self._masking.session
+        round_state.show(opened, seats, call, self._counted)
+
+    def _divided(
+        self, kind: Kind, cohort: tuple[ClientId, ...], round: int
+    ) -> tuple[tuple[ClientId, ...], ...]:
+        """Whose vectors are summed together: drawn afresh, from what nobody knew before.
+
+        Nobody's, where so few hide nobody: see `Circles.fault`.
+        """
+        if self._plan.secure is None or kind != "train":
+            return ()
+        draw: RandomSource = keys.key(self._plan.seed)
+        if self._entropy is not None:
+            draw = Secret(self._entropy(32))
+        with suppress(PlanError):
+            return self._plan.groups(cohort, draw.at("groups", round))
+        return ()
+
+    def _roster(self) -> tuple[tuple[ClientId, int], ...]:
+        return tuple((member.client, member.rows) for member in self._hall.present())
+
+    def _until(self, since: float) -> float:
+        """The deadline on the monotonic clock; a wall clock that jumps cannot lengthen it."""
+        deadline, round_state = self._plan.deadline, self._hall
+        if deadline is None:
+            return math.inf
+        spent = min(max(0.0, round_state.wall() - since), deadline)
+        return round_state.clock() + deadline - spent
+
+    def replies(self) -> Iterator[Answer]:
+        """Who gave no update, and why; then the sum of all, in the fixed shape, or each."""
+        if self._asked is None:
+            return
+        (cohort, round), self._asked = self._asked, None
+        if self._masking is not None:
+            return (yield from self._masked(self._masking, cohort))
+        seats = self._closed()
+        self._at("round: closed")
+        for client in cohort.clients:
+            if seats[client].standing != "arrived":
+                yield missing(seats[client])
+        arrived = [c for c in cohort.clients if seats[c].standing == "arrived"]
+        plan, lost = self._plan, list[Failed]()
+        came, template = [seats[client] for client in arrived], self._hall.facts.template
+        assert self._outliers is not None
+        stored = updates(self._ledger.blobs, round, came, template)
+        replies = honest(stored, lost, self._outliers.refusal)
+        found = replies if plan.apart else sum_of(replies, cohort.clients)
+        summed, parts = list[ClientId](), 0
+        for reply in found:
+            summed.extend(reply.clients)
+            parts += 1
+            yield reply
+        yield from lost
+        self._counted = tuple(summed) if plan.enough(len(summed), parts, len(seats)) else ()
+        self._at("round: summed")
+
+    def _masked(self, masking: SecAggCoordinator, cohort: Cohort) -> Iterator[Answer]:
+        """Who is in no secure sum, and why; then the sums."""
+        found, cause = masking.outcome()
+        seats = self._close(masking.opened, cause)
+        self._at("round: closed")
+        sums = [one for one in found if isinstance(one, Reply)]
+        heard = tuple(client for total in sums for client in total.clients)
+        self._counted = heard if self._plan.enough(len(heard), len(sums), len(seats)) else ()
+        for client in cohort.clients:
+            if client not in heard:
+                yield missing(seats[client])
+        yield from found
+        self._masking = None
+        self._at("round: summed")
+
+    def _closed(self) -> Books:
+        """Wait until what is open is closed; whoever has not answered by then is late."""
+        round_state = self._hall
+        while True:
+            with round_state.changed:
+                self._check("stop")
+                opened, seats, now = (
+                    round_state.opened,
+                    dict(round_state.seats),
+                    round_state.clock(),
+                )
+                assert opened is not None
+                cause = closes(round_state.call, seats.values(), now)
+                gone = late(seats, round_state.leases, now)
+                if cause is None and not gone:
+                    wake = next_event(round_state.call, seats, round_state.leases) - now
+                    round_state.changed.wait(min(max(wake, 0.0), round_state.facts.lease))
+                    continue
+            if cause is not None:
+                gone = [out(seat, cause) for seat in seats.values() if seat.standing == "invited"]
+            if gone:
+                found = self._ledger.decide(opened.round, opened.kind, gone).result()
+                round_state.sit(opened.round, opened.kind, found)
+            if cause is not None:
+                return self._close(opened, cause)
+
+    def _close(self, opened: OpenWork, cause: str) -> Books:
+        round_state = self._hall
+        with round_state.changed:
+            seats = dict(round_state.seats)
+            if opened.kind == "train":
+                round_state.move("committing", cause)
+                round_state.judge(seats.values())
+        for seat in seats.values():
+            if seat.standing != "arrived":
+                self._ledger.record(
+                    Transition(
+                        round_state.wall(),
+                        opened.round,
+                        "invited",
+                        seat.standing,
+                        f"{seat.reason}: {seat.text}"[:500],
+                        seat.client,
+                    )
+                )
+        return seats
+
+    def evaluate(
+        self, cohort: Sequence[ClientId], sent: Sent
+    ) -> Iterator[tuple[ClientId, dict[str, float]]]:
+        """Metric sums of a model on each client's own rows, of those that answer."""
+        recorded = self._recorded()
+        round = recorded.round if recorded else self._hall.committed + 1
+        return self.measure(sent, [(client, None) for client in cohort], round)
+
+    def measure(
+        self, sent: Sent, clients: Sequence[tuple[ClientId, Any]], round: int
+    ) -> Iterator[tuple[ClientId, dict[str, float]]]:
+        """The same, within a round; a private part is added by the client that holds it."""
+        recorded, left_out = self._recorded(), self._hall.quarantined
+        cohort = tuple(client for client, _ in clients if not left_out(client))
+        if recorded and recorded.kind == "evaluate":
+            cohort = recorded.cohort
+        if not cohort:
+            return
+        self._open(round, "evaluate", (cohort, (1,) * len(cohort)), sent)
+        self._at("evaluate: opened")
+        seats = self._closed()
+        self._at("evaluate: closed")
+        came = [(c, dict(seats[c].metrics)) for c in cohort if seats[c].standing == "arrived"]
+        alike = agreed(came)
+        yield from (one for one in came if one[0] in alike)
+
+    def enrolled(self) -> tuple[ClientId, ...]:
+        """Who was enrolled and present when the round that is open began."""
+        recorded = self._recorded()
+        return tuple(client for client, _ in (recorded.roster if recorded else self._roster()))
+
+    def population(self) -> dict[str, Any]:
+        """What a record says of who was enrolled, where the mathematics asks (see `replay`)."""
+        plan = self._plan
+        if not plan.algorithm.remembers and plan.aggregation.denominator != "expected":
+            return {"population": {"count": len(self.enrolled())}}
+        return {"population": {"clients": list(self.enrolled())}}
+
+    def held(self, clients: Sequence[ClientId]) -> None:
+        """No client's memory is known here."""
+
+    def settle(self, round: int, accepted: Sequence[ClientId]) -> None:
+        """A round is committed: its clients may ask what became of them."""
+        self._counted = self._drawn = ()
+        self._hall.settled(round, accepted)
+
+    def _publish(self, sent: Sent) -> str:
+        """The model as a blob under its digest, for as long as somebody may need it."""
+        x, blobs = sent.algorithm, self._ledger.models
+        # One from before a power cut may be torn: models wait for no disk, unlike what is shared.
+        afresh = self._published is None and blobs is not self._ledger.blobs
+        if self._published is None or self._published[0] is not x:
+            self._published = x, digest(encode(sent))
+        name = model_name(self._published[1])
+        if afresh or blobs.size(name) is None:
+            blobs.drop(name)
+            place = 0
+            for piece in encode(sent):
+                place = blobs.append(name, place, piece)
+            blobs.finish(name)
+        if name not in self._kept:
+            self._kept = [*self._kept, name][-MODELS:]
+            for old in set(blobs.names(model_name(""))) - set(self._kept):
+                blobs.drop(old)
+        return self._published[1]

@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A round whose sums are masked: the server's side of the sessions, in the engine's thread.
+
+What a member says is written down in the ledger before it is answered, and is read from there in
+the one order in which it was written; so a server that comes back plays the same events again and
+stands where the other one fell. A step ends when everybody due has spoken or left, or when all
+that are missing have lost their leases: to be told something begins a lease, to speak renews it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from typing import Any, Protocol
+
+import numpy as np
+
+from muster.aggregation.sums import add
+from muster.errors import RunError
+from muster.federation.coordinator.lifecycle import closes
+from muster.federation.coordinator.round_state import RoundState
+from muster.federation.coordinator.secagg_session import QUIT, SecAggSession, SecAggSessions
+from muster.plan import Plan
+from muster.plan.secure import refused_sum
+from muster.secagg import Aborted, MessageRefused, SessionReason, SessionStep
+from muster.secagg.messages import Malformed, Quit
+from muster.store.records import Assignment, OpenWork, SecAggEvent
+from muster.types import ClientId, Rejected, Reply, Sent
+
+__all__ = ["LABELS", "SecAggCoordinator", "Speech"]
+
+STEPS = tuple(step for step in SessionStep if step is not SessionStep.OVER)
+CHOSEN = {SessionReason.STOPPED, SessionReason.PEERS}  # why a client leaves that has not failed
+LABELS = (
+    *(f"secure: {step.value} begins" for step in STEPS if step is not SessionStep.ANSWER),
+    "secure: before a message is recorded",
+    "secure: a message is recorded",
+    "secure: before a step is closed",
+    "secure: a step is closed",
+    "secure: opened",
+    "secure: seats are decided",
+)
+
+
+class Speech(Protocol):
+    """What a masked round needs of a ledger (see `store.ledger.Ledger`)."""
+
+    blobs: Any
+
+    def hear(self, round: int, word: SecAggEvent) -> Any:
+        """Write an event down."""
+
+    def heard(self, round: int, after: int = 0) -> list[SecAggEvent]:
+        """The next events."""
+
+    def decide(self, round: int, kind: Any, seats: Any) -> Any:
+        """Decide seats that are open."""
+
+    def exclude(self, client: ClientId, why: str) -> None:
+        """Write down who takes part no more."""
+
+
+class SecAggCoordinator:
+    """One round's sessions, made before the round is shown; `check` raises when it is to stop."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        ledger: Speech,
+        round_state: RoundState,
+        opened: OpenWork,
+        sent: Sent,
+        *,
+        check: Callable[[], None],
+        at: Callable[[str], None],
+    ) -> None:
+        self.plan, self.ledger, self.round_state, self.opened, self.sent = (
+            plan,
+            ledger,
+            round_state,
+            opened,
+            sent,
+        )
+        self.check, self.at = check, at
+        self.circles = SecAggSessions(
+            plan, round_state, opened, ledger.blobs.whole, at=at, refused=self._refused
+        )
+        self.session = self.circles.session
+        self._names = {client: name for name, client in self.session.clients.items()}
+        self._since: dict[
+            int, tuple[SessionStep | None, float]
+        ] = {}  # the step of a circle, and its begin
+        self.left: dict[
+            str, Assignment
+        ] = {}  # who said that it left, and its seat unless it counts
+        self.refused: dict[int, str] = {}  # the groups whose sums honest clients cannot have made
+        self.circles.know(self._hear(self.circles.certificates()))
+
+    def outcome(self) -> tuple[list[Reply | Rejected], str]:
+        """What became of each group's sum, and why it took nothing more. Seats are decided."""
+        facts, round, circles = self.round_state.facts, self.opened.round, self.circles
+        facts.note("server", "secure sum begun", round=round, invited=len(self.opened.cohort))
+        self._play()
+        self.at("secure: opened")
+        found = [self._opened(i, circle) for i, circle in enumerate(circles.each) if circle.found]
+        self._exclude()
+        self._decide([self._seat(client) for client in self.opened.cohort])
+        self.at("secure: seats are decided")
+        for place, circle in enumerate(circles.each):
+            facts.note(
+                "server",
+                "secure sum ended",
+                round=round,
+                group=place,
+                reason=(circle.stop.reason if circle.stop else SessionReason.DONE).value,
+                survivors=len(circle.found.survivors) if circle.found else 0,
+                refused=self.refused.get(place, ""),
+                liars=[liar.name for liar in circle.liars],
+            )
+        return found, self._cause()
+
+    def _exclude(self) -> None:
+        """Who is known to have lied takes part no more: that costs no more sums than liars."""
+        for circle in self.circles.each:
+            for liar in circle.liars:
+                self.ledger.exclude(circle.clients[liar.name], liar.why)
+                self.round_state.exclude(circle.clients[liar.name], liar.why)
+                self.round_state.facts.note(
+                    liar.name, "left out", round=self.opened.round, reason=liar.why
+                )
+
+    def _cause(self) -> str:
+        """How it ended, in words."""
+        circles = self.circles.each
+        counts = [
+            len(circle.found.survivors)
+            for place, circle in enumerate(circles)
+            if circle.found and place not in self.refused
+        ]
+        if counts:
+            several = f" in {len(counts)} of {len(circles)} groups" if len(circles) > 1 else ""
+            return f"the sum of {sum(counts)} clients is open{several}"
+        if self.refused:
+            return f"the sum is none that honest clients make: {next(iter(self.refused.values()))}"
+        return self._given_up(circles[0] if circles else None)[1]
+
+    def _given_up(self, circle: SecAggSession | None) -> tuple[SessionReason, str]:
+        stop = circle.stop if circle else Aborted(SessionReason.COHORT, self.circles.fault)
+        assert stop is not None
+        return stop.reason, f"the secure sum was given up ({stop.reason.value}): {stop}"
+
+    def _play(self) -> None:
+        """All events, those that are recorded and those that come, until every circle has ended."""
+        circles, queue = self.circles, deque[SecAggEvent]()
+        while not all(circle.over for circle in circles.each):
+            if not queue:
+                queue.extend(self.ledger.heard(self.opened.round, circles.number))
+            if not queue:
+                self._wait()
+                continue
+            word = queue.popleft()
+            if word.kind == QUIT:
+                self._quit(word.name, circles.said(word))
+            circles.feed(word)
+
+    def _refused(self, step: SessionStep | None, refused: MessageRefused) -> None:
+        """A message had no effect."""
+        self.round_state.refusals[f"secure: {refused.reason.name.lower()}"] += 1
+        self.round_state.facts.note(
+            refused.name,
+            "secure message refused",
+            round=self.opened.round,
+            step=step.value if step else "",
+            reason=refused.reason.value,
+        )
+
+    def _wait(self) -> None:
+        """Until there may be another event; what only the server knows it writes down itself."""
+        round_state, gone, closed = self.round_state, list[str](), list[tuple[int, SecAggSession]]()
+        with round_state.changed:
+            self.check()
+            if self.session.last > self.circles.number:
+                return
+            soonest = round_state.facts.lease
+            for place, circle in enumerate(self.circles.each):
+                if circle.over:
+                    continue
+                due = circle.due - self.left.keys()
+                gone += [name for name in due if self._standing(name) in ("declined", "failed")]
+                left = self._closed(place, circle, due)
+                soonest = min(soonest, left)
+                closed += [(place, circle)] if left <= 0 else []
+            if not gone and not closed:
+                round_state.changed.wait(soonest)
+                return
+        if gone:
+            quit_ = Quit(SessionReason.STOPPED.name).to_bytes()
+            for name in gone:
+                self._hear(SecAggEvent(name, QUIT, quit_))
+            return
+        for place, circle in closed:
+            assert circle.step is not None
+            self.at("secure: before a step is closed")
+            self._hear(SecAggEvent("", f"{place} {circle.step.value}"))
+            self.at("secure: a step is closed")
+
+    def _closed(self, place: int, circle: SecAggSession, due: AbstractSet[str]) -> float:
+        """Seconds until nobody who is due has a lease, or the round is to go on without them.
+
+        Where the plan has a deadline, it is that of the first step, with the training before it,
+        and as long again of each step after it: whoever makes progress without end holds nobody.
+        """
+        round_state, now = self.round_state, self.round_state.clock()
+        until = max((round_state.leases.get(circle.clients[n], now) for n in due), default=now)
+        if circle.step is SessionStep.ADVERTISE:
+            here = {c.clients[name] for c in self.circles.each for name in _advertised(c)}
+            seats = [
+                Assignment(c, "arrived") if c in here else s for c, s in round_state.seats.items()
+            ]
+            if closes(round_state.call, seats, now) is not None:
+                return 0.0
+            until = min(until, round_state.call.until)
+        elif self.plan.deadline is not None:
+            if self._since.get(place, (None, 0.0))[0] is not circle.step:
+                self._since[place] = circle.step, now
+            until = min(until, self._since[place][1] + self.plan.deadline)
+        return until - now
+
+    def _standing(self, name: str) -> str:
+        return self.round_state.seats[self.session.clients[name]].standing
+
+    def _hear(self, word: SecAggEvent) -> SecAggEvent:
+        """Write an event down; the first of its kind."""
+        held: SecAggEvent | None = self.ledger.hear(self.opened.round, word).result()
+        if held is None:
+            raise RunError(
+                f"round {self.opened.round} is not open any more; another server has gone on"
+            )
+        return held
+
+    def _quit(self, name: str, data: bytes) -> None:
+        """A client has left, and said why; if its vector is in the sum, it counts all the same."""
+        client, reason = self.session.clients.get(name), SessionReason.STOPPED
+        if client is None:
+            return  # nobody's word
+        with suppress(Malformed):  # what was written down has happened, and ends no engine
+            reason = SessionReason.__members__.get(Quit.from_bytes(data).reason, reason)
+        standing: Any = "declined" if reason in CHOSEN else "failed"
+        self.left[name] = seat = Assignment(client, standing, "secure", f"it left: {reason.value}")
+        circle = self.circles.of(name)
+        if name not in circle.spoken and circle.step in STEPS[: STEPS.index(SessionStep.MASK) + 1]:
+            self._decide([seat])
+        self.round_state.facts.note(
+            name, "left a secure sum", round=self.opened.round, reason=reason.value
+        )
+
+    def _decide(self, seats: list[Assignment]) -> None:
+        with self.round_state.changed:
+            held = self.round_state.seats
+            waiting = [s for s in seats if held[s.client].standing == "invited"]
+        if waiting:
+            found = self.ledger.decide(self.opened.round, "train", waiting).result()
+            self.round_state.sit(self.opened.round, "train", found)
+
+    def _seat(self, client: ClientId) -> Assignment:
+        """What became of a client that is not decided yet."""
+        name = self._names[client]
+        circle = self.circles.of(name) if self.circles.each else None
+        if circle and circle.found and name in circle.found.survivors:
+            why = self.refused.get(self.circles.each.index(circle))
+            if why:  # somebody in it lied, and nobody knows who: no failure of this one's
+                return Assignment(
+                    client, "late", "sum", f"the sum that it is in was given up: {why}"
+                )
+            return Assignment(client, "arrived", metrics=self.circles.metrics.get(client, {}))
+        if name in self.left:
+            return self.left[name]
+        if circle is None or circle.found is None:
+            reason, cause = self._given_up(circle)
+            return Assignment(client, "late", reason.name.lower(), cause)
+        step = circle.fell.get(name, SessionStep.UNMASK.value)
+        return Assignment(client, "late", "lease", f"it fell silent in the secure sum, at {step}")
+
+    def _opened(self, place: int, circle: SecAggSession) -> Reply | Rejected:
+        """A sum as the pipeline decodes it, where honest clients can have made it."""
+        plan, found = self.plan, circle.found
+        assert plan.secure is not None and found is not None
+        alive = {circle.clients[name] for name in found.survivors}
+        clients = tuple(client for client in self.opened.cohort if client in alive)
+        sums, weight = plan.frame.restore(found.total, len(alive))
+        refusal = refused_sum(plan, self.sent, sums, weight, len(alive))
+        if refusal:
+            self.refused[place] = refusal
+            return Rejected(clients, refusal)
+        like = self.round_state.facts.template["buffers"]
+        facts = plan.secure.facts(circle.terms, circle.advertised, clients)
+        return Reply(
+            clients,
+            sums,
+            float(weight),
+            self._public(clients),
+            np.zeros(like.shape, like.dtype),
+            (facts,),
+        )
+
+    def _public(self, clients: tuple[ClientId, ...]) -> Mapping[str, float]:
+        """The sums of the metrics that the plan makes public."""
+        assert self.plan.secure is not None
+        if self.plan.secure.metrics == "hidden":
+            return {}
+        metrics = self.circles.metrics
+        return add([Reply((c,), {}, 0.0, metrics[c], {}) for c in clients]).metrics
+
+
+def _advertised(circle: SecAggSession) -> set[str]:
+    """Who has said its keys: in the first step those who have spoken, later those who are live."""
+    return circle.spoken if circle.step is SessionStep.ADVERTISE else circle.live

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One client at a federation: say hello, ask what there is to do, do it, ask again, until the end.
+
+Nothing depends on a message that is sent once: every answer of the server may come twice, late or
+never, and whatever was finished is in the vault before it is sent. There may be a kill anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any, NoReturn, TypeVar
+
+from muster.errors import PlanError, RunError
+from muster.federation.protocol.message import (
+    VERSIONS,
+    Evaluate,
+    Hello,
+    Message,
+    Poll,
+    RunEnded,
+    Settled,
+    TrainAssignment,
+    Wait,
+    Welcome,
+    to_json,
+)
+from muster.federation.site.assignment import Assignments
+from muster.federation.site.objection import Rules
+from muster.federation.site.secagg import SecAggParticipant
+from muster.federation.site.secrets import SiteSecrets
+from muster.federation.site.server_client import LONGEST_PAUSE, ServerClient
+from muster.federation.site.store import SiteStore
+from muster.federation.site.study import StudyRecord
+from muster.federation.site.trainer import Habits, SiteTrainer
+from muster.federation.site.training import Training
+from muster.federation.site.training_thread import TrainingThread
+from muster.plan.registry import OUTSIDE, differences, fingerprint, spelled, to_value
+from muster.security.pki.notary import Notary
+from muster.security.refusal import RefusalReason, Refused
+from muster.store.blobs import NoRoom
+
+__all__ = ["SiteAgent", "LONGEST_WAIT"]
+
+FATAL = {RefusalReason.REVOKED, RefusalReason.WRONG_FINGERPRINT, RefusalReason.WRONG_VERSION}
+LAG = 5  # questions for which a server may lag behind what this site has seen
+LONGEST_WAIT = LONGEST_PAUSE  # a crowd of a million needs 500 s
+OUT = 4  # leases to wait before a site that was left out says hello again
+STRANGE = {RefusalReason.UNENROLLED, RefusalReason.UNKNOWN_RUN}  # say hello again
+M = TypeVar("M", bound=Message)
+
+
+class SiteAgent:
+    """One client of a federation, over its line, out of its vault, by a hand it may share.
+
+    `study` is the record of the study that its policy names.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        training: Training,
+        line: ServerClient,
+        site_store: SiteStore,
+        hand: TrainingThread,
+        habits: Habits,
+        *,
+        study: StudyRecord,
+        notary: Notary | None = None,
+    ) -> None:
+        self.name, self.line, self.site_store, self.study = name, line, site_store, study
+        self.habits, self.policy = habits, habits.policy
+        rows, plan = len(training.rows[0]), training.plan
+        print_ = fingerprint(plan)
+        self.policy.check(plan, print_, rows)
+        site_store.bind(lambda: study.mark)
+        self.private = SiteSecrets(plan, self.policy, site_store, study, rows, habits.entropy)
+        acting, source = self.policy.guard(plan), training.source or self.private.source
+        training = replace(training, acting=acting, source=source)
+        self.training = training
+        self.work = SiteTrainer(name, training, line, site_store, hand, habits, study)
+        self.masked = None if plan.secure is None else SecAggParticipant(self.work, print_, notary)
+        hidden = plan.secure is not None or self.policy.rows == "hidden"  # masks hide rows as well
+        self.hello = Hello(VERSIONS, name, print_, 1 if hidden else rows)
+        self.welcome: Welcome | None = None
+        self.assignments: Assignments | None = None
+        self._word = habits.new_run  # of the site for one further run
+        self._idle = 0  # answers in a row that led to nothing
+
+    async def attend(self) -> RunEnded:
+        """Until the run has ended. May be cancelled anywhere: what is finished is kept.
+
+        Raises `PlanError` when the server holds another plan, `Refused` when this site is not
+        wanted, `RunError` when its folder fails.
+        """
+        await self._enrol()
+        while True:
+            try:
+                heard = await self._poll()
+                if isinstance(heard, RunEnded):
+                    if self.masked is not None:
+                        self.masked.ended()
+                    self.work.note("ended", run=heard.run, rounds=heard.rounds, text=heard.text)
+                    return heard
+                await self._act(heard)
+            except Refused as refused:
+                await self._refused(refused)
+            except NoRoom as full:
+                self.work.watch("full", text=str(full))
+                await self._rest()
+
+    async def _enrol(self) -> None:
+        try:
+            welcome = await self._say("/v1/hello", self.hello, Welcome)
+        except Refused as refused:
+            if refused.reason is RefusalReason.WRONG_FINGERPRINT:
+                await self._differs(refused)
+            raise
+        word = self._admitted(welcome)
+        self.site_store.enter(welcome.run, welcome.client)
+        self.study.join(welcome.run, welcome.client, word=word)
+        if fate := self.site_store.fate:  # which a death may have kept from being written down
+            self._settled(welcome.run, *fate)
+        self.welcome = welcome
+        rules = Rules(self.training.plan, self.policy, welcome.run, welcome.client)
+        self.assignments = Assignments(self.work, self.private, self.masked, rules, welcome.client)
+        patience = self.line.patience  # whoever comes back must be heard within a lease
+        longest = min(patience.longest, max(welcome.lease, 0.3) / 3)
+        self.line.patience = replace(patience, longest=longest)
+        self.work.tell(
+            "enrolled", "", run=welcome.run, client=str(welcome.client), rows=self.hello.rows
+        )
+
+    def _admitted(self, welcome: Welcome) -> bool:
+        """Whether it took a word of the site to join this run. Raises `RunError` without one."""
+        runs, ours = self.study.runs(), self.policy.study
+        if welcome.study != ours:
+            self._reject(
+                f"the server's run {welcome.run} belongs to the study {welcome.study!r}, and this "
+                f"site's policy to {ours!r}; join a server of that study, or give study = "
+                f"{welcome.study!r} in site.toml"
+            )
+        if not runs or welcome.run in runs:
+            return False
+        if self._word:
+            self._word = False
+            return True
+        if self.study.unasked() < self.policy.new_runs:
+            return False
+        self._reject(
+            f"the server speaks of the run {welcome.run}, and this site was last in the run "
+            f"{runs[-1]} of the study {ours!r}: a further run asks the same people again; allow "
+            f"it once with muster join --new-run, or by new_runs in site.toml"
+        )
+
+    def _reject(self, text: str) -> NoReturn:
+        self.work.note("refused", reason="study", text=text)
+        raise RunError(text)
+
+    async def _differs(self, refused: Refused) -> None:
+        """Raise `PlanError` with the fields in which the server's plan is another."""
+        theirs = await self.line.plan()
+        ours = json.loads(json.dumps(to_value(self.training.plan)))
+        found = [d for d in differences(ours, theirs) if d[0].split(".")[0] not in OUTSIDE]
+        if found:
+            said = "; ".join(
+                f"{n} is {spelled(a)} here and {spelled(b)} there" for n, a, b in found
+            )
+            what = f"the server holds another plan: {said}"
+        else:
+            what = (
+                "the server's plan reads the same here and has another fingerprint there, so its "
+                "release of muster is another"
+            )
+        raise PlanError(f"{what}; both sides must hold the same plan file") from refused
+
+    async def _poll(self) -> Message:
+        pending, run = self.site_store.pending, self._welcome.run
+        round, attempt = (pending.task.round, pending.task.attempt) if pending else (0, 1)
+        kinds: Any = (TrainAssignment, Evaluate, Settled, Wait, RunEnded)
+        return await self._say("/v1/poll", Poll(run, round, self.habits.wait, attempt), *kinds)
+
+    async def _say(self, path: str, message: Message, *kinds: type[M]) -> M:
+        """Say something until it is heard; however long that is, no secret outlives its end."""
+
+        async def once() -> M:
+            if self.masked is not None:
+                self.masked.expire()
+            answer = await self.line.http.post(path, content=to_json(message))
+            return self.line.heard(answer, *kinds)
+
+        return await self.line.persist(once)
+
+    @property
+    def _welcome(self) -> Welcome:
+        assert self.welcome is not None
+        return self.welcome
+
+    async def _act(self, heard: Message) -> None:
+        """Do what was heard; after what leads to nothing, rest."""
+        waits, led = self._idle < LAG, True
+        assert self.assignments is not None
+        if isinstance(heard, Wait):
+            await self._pause(heard.seconds)
+        elif isinstance(heard, Settled):
+            led = self._settle(heard)
+        elif isinstance(heard, TrainAssignment):
+            led = await self.assignments.train(heard, waits=waits)
+        elif isinstance(heard, Evaluate):
+            led = await self.assignments.measure(heard, waits=waits)
+        if led:
+            self._idle = 0
+        else:
+            await self._rest()
+
+    async def _pause(self, seconds: float) -> None:
+        """As long as the server asks for, but not for ever."""
+        if seconds > LONGEST_WAIT:
+            text = f"to wait for {seconds:g} s; it waits for at most {LONGEST_WAIT:g} s"
+            self.work.tell("declined", "wait", asked="wait", rule="wait", text=text)
+        await self.line.patience.sleep(min(seconds, LONGEST_WAIT))
+
+    async def _refused(self, refused: Refused) -> None:
+        """What a refusal means: the end, another hello, or just another question."""
+        if refused.reason in FATAL:
+            self.work.note("refused", reason=str(refused.reason), text=refused.text)
+            raise refused
+        self.work.watch("refused", reason=str(refused.reason), text=refused.text)
+        if refused.reason is RefusalReason.LEFT_OUT:
+            await self._pause(OUT * min(self._welcome.lease, LONGEST_WAIT / OUT))
+            await self._enrol()
+            return
+        await self._rest()
+        if refused.reason in STRANGE:
+            await self._enrol()
+
+    async def _rest(self) -> None:
+        self._idle += 1
+        await self.line.patience.sleep(self.line.patience.pause(self._idle))
+
+    def _settle(self, settled: Settled) -> bool:
+        """Take in the fate of the pending update; False when it is not of that one."""
+        pending, round = self.site_store.pending, settled.round
+        if pending is None or settled.run != self._welcome.run:
+            return False
+        if (round, settled.attempt) != (pending.task.round, pending.task.attempt):
+            return False
+        if self.masked is not None:
+            self.masked.settle(pending.task, accepted=settled.accepted)
+        self.site_store.settle(round, settled.accepted)
+        self._settled(settled.run, round, settled.attempt, settled.accepted)
+        self.work.note("settled", round=round, accepted=settled.accepted)
+        return True
+
+    def _settled(self, run: str, round: int, attempt: int, accepted: bool) -> None:
+        """A fate is in the vault: so it is in the study's record, and its secret goes."""
+        self.study.settle(run, round, attempt, accepted=accepted)
+        self.private.settle(round, attempt)

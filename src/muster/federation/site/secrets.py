@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A site's own privacy: the secrets of its noise, and its ledger, whatever the server promises.
+
+All that an assignment draws (batches and noise in each step, noise of stages, noise that the
+policy forces, rounding) comes from one secret of its own. The secret is on the disk before
+anything is drawn from it, so a site that was killed, or is asked again, sends the very same bytes
+again: one release, and one charge. It is written over when the fate of the update is known, and an
+assignment whose secret is gone is never trained again: that would be another release.
+
+The ledger belongs to the study. It has a training before that begins, by the run, the attempt, the
+model and the secret, whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from muster import keys
+from muster.errors import PlanError, RunError
+from muster.federation.protocol.message import TrainAssignment
+from muster.federation.site.policy import Policy
+from muster.federation.site.state import destroyed
+from muster.federation.site.store import SiteStore
+from muster.federation.site.study import Begun, StudyRecord
+from muster.keys import RandomSource
+from muster.plan import Plan
+from muster.privacy import Budget, Charge, PrivacyLedger, Release, Secret, charged
+from muster.privacy.book import ChargeRequest, LedgerFile
+
+__all__ = ["LEDGER", "NOTE", "SiteSecrets", "charges"]
+
+LEDGER = "privacy.json"  # in the study's folder
+NOTE = "budget.json"  # beside it: the budget that was last in force
+
+
+def charges(plan: Plan, policy: Policy, rows: int) -> tuple[Charge, ...]:
+    """What one round reveals of this site to whoever gets its update, by its own noise alone.
+
+    About single rows where the plan keeps those private, else about all rows together. Noise of
+    the server's counts for nothing here, and shares of noise only where the replies are masked.
+    """
+    examples, contract = plan.local.examples, plan.stages.contracts[0]
+    if examples is not None:
+        return (charged(plan.local, rows),)
+    trusted = ("local", "distributed") if plan.secure is not None else ("local",)
+    found = [release for release in plan.stages.releases() if release.trust in trusted]
+    if policy.noise is not None and policy.clip is not None:
+        reach = 2 * policy.clip  # any two updates that the policy lets out
+        forced = Release("local gaussian", policy.noise / 2, reach, contract.dimension)
+        found.append(forced)
+    return tuple(map(Charge, found))
+
+
+class SiteSecrets:
+    """What one client keeps of secrets and charges; `entropy` None takes the plan's seed.
+
+    Secrets lie in the vault, charges in the folder of the study. Raises `PlanError` for a policy
+    with a budget and a plan that adds no noise here.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        policy: Policy,
+        site_store: SiteStore,
+        study: StudyRecord,
+        rows: int,
+        entropy: Callable[[int], bytes] | None,
+    ) -> None:
+        self._plan, self._vault, self._entropy = plan, site_store, entropy
+        self._veiled, self._book = plan.veiled or policy.noise is not None, None
+        self._budget: Budget | None = None
+        if policy.budget_epsilon is None or policy.budget_delta is None:
+            return
+        self._charges = charges(plan, policy, rows)
+        if not self._charges:
+            raise PlanError(
+                f"the site's policy has budget_epsilon = {policy.budget_epsilon}, and neither this "
+                f"plan nor the policy adds noise at the site; give noise in the policy, or a plan "
+                f"with LocalNoise or PerExample"
+            )
+        self._budget = Budget(policy.budget_epsilon, policy.budget_delta)
+        self._book = LedgerFile(study.folder / LEDGER)
+        _noted(study.folder, self._budget)
+
+    def lost(self, task: TrainAssignment, begun: Begun) -> bool:
+        """Whether an assignment that was begun cannot be trained again with the bits it had."""
+        if not self._secret:
+            return False
+        held = self._vault.blobs.size(_name(task)) is not None
+        return not held or self.seal(task) != begun.secret
+
+    def seal(self, task: TrainAssignment) -> str:
+        """The SHA-256 of the secret that a task draws from, which is on the disk; "" for none."""
+        return sha256(self._seed(task)).hexdigest() if self._secret else ""
+
+    def charge(self, task: TrainAssignment) -> str | None:
+        """Why the budget lets this task not be trained; None once it is in the ledger."""
+        if self._book is None or self._budget is None:
+            return None
+        place = "/".join(filter(None, (task.run, str(task.attempt), task.model, self.seal(task))))
+        wish = ChargeRequest(task.round, _placed(self._charges, place), self._budget)
+        why = self._book.grant(wish, PrivacyLedger(self._budget.delta))[1]
+        return why and f"the site's policy has a budget of privacy: {why}"
+
+    def source(self, task: TrainAssignment) -> RandomSource | None:
+        """What this task's draws come from; None where the plan needs no secret."""
+        if not self._veiled:
+            return None
+        if self._entropy is None:
+            return keys.key(self._plan.seed)
+        return Secret(self._seed(task)).at(task.run, task.model)
+
+    @property
+    def _secret(self) -> bool:
+        return self._veiled and self._entropy is not None
+
+    def _seed(self, task: TrainAssignment) -> bytes:
+        """The secret of an assignment, on the disk when this returns."""
+        files, name = self._vault.blobs, _name(task)
+        if files.size(name) is None:
+            assert self._entropy is not None
+            files.drop(name)
+            files.append(name, 0, self._entropy(32))
+            files.finish(name)
+        return bytes(files.whole(name))
+
+    def settle(self, round: int, attempt: int) -> None:
+        """The fate of this assignment is known: its secret, and older ones, are erased."""
+        files, last = self._vault.blobs, _name((round, attempt))
+        destroyed(files, self._vault.folder, [n for n in files.names("noise-") if n <= last])
+
+
+def _name(place: TrainAssignment | tuple[int, int]) -> str:
+    """The file of an assignment's secret; later ones have names that sort behind it."""
+    round, attempt = (place.round, place.attempt) if isinstance(place, TrainAssignment) else place
+    return f"noise-{attempt:010d}-{round:010d}-key"
+
+
+def _noted(folder: Path, budget: Budget) -> None:
+    """Tell whoever looks into the study later (`muster privacy --site`)."""
+    text = json.dumps(asdict(budget))
+    part = folder / f"{NOTE}.part"
+    try:
+        part.write_text(text, "utf-8")
+        os.replace(part, folder / NOTE)
+    except OSError as error:
+        raise RunError(
+            f"{folder / NOTE} cannot be written ({error.strerror or error}); repair the disk, then "
+            f"join again"
+        ) from error
+
+
+def _placed(found: tuple[Charge, ...], place: str) -> tuple[Charge, ...]:
+    named: Any = (place if not i else f"{place}#{i + 1}" for i in range(len(found)))
+    return tuple(
+        Charge(charge.release, charge.selection, charge.rounds, run)
+        for charge, run in zip(found, named, strict=True)
+    )

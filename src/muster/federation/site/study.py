@@ -1,0 +1,366 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The record of a study at one site: which runs it joined, what it was asked and did, for ever.
+
+    studies/NAME/study.db       this record
+    studies/NAME/privacy.json   what was spent (see `service.private`)
+
+It lies beside the vaults and outlives them, the ids of runs, and servers: whoever begins again
+with an empty vault, or under another run, still knows what it trained, measured and masked. An
+assignment (run, round, attempt) is begun here before anything is done for it, and only once.
+
+The record is the one place of the site that must never be put back to an older copy, and a vault
+that has seen a newer one says so (`mark`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from muster.errors import RunError
+from muster.federation.protocol.message import Evaluate, TrainAssignment, from_json, to_json
+from muster.federation.site.state import locked
+from muster.store.blobs import NoRoom
+from muster.types import ClientId
+
+__all__ = ["Begun", "Known", "STUDIES", "JoinedSession", "StudyRecord"]
+
+STUDIES = "studies"  # in the folder of a site's identity
+FILE = "study.db"
+VERSION = 1
+TABLES = """
+CREATE TABLE facts(key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE runs(
+  run TEXT PRIMARY KEY, number INTEGER NOT NULL UNIQUE, client TEXT NOT NULL,
+  word INTEGER NOT NULL) STRICT;
+CREATE TABLE assignments(
+  run TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL, kind TEXT NOT NULL,
+  asked TEXT NOT NULL, secret TEXT NOT NULL, day TEXT NOT NULL, answer TEXT, accepted INTEGER,
+  until REAL, steps INTEGER NOT NULL DEFAULT 0, over INTEGER NOT NULL DEFAULT 0, seen TEXT,
+  PRIMARY KEY (run, round, attempt, kind)) STRICT;
+CREATE TABLE tallies(
+  run TEXT NOT NULL, what TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (run, what)) STRICT;
+"""
+ONE = "run = ? AND round = ? AND attempt = ? AND kind = ?"
+KINDS: dict[type[Any], str] = {TrainAssignment: "train", Evaluate: "measure"}
+Asked = TrainAssignment | Evaluate
+
+
+@dataclass(frozen=True)
+class JoinedSession:
+    """A secure sum that this site was in: until when its secrets live, how many steps were kept.
+
+    `until` is a time of the wall clock in seconds; an `over` one is never gone on with. `seen` is
+    what was noted of its members, "" before any were seen.
+    """
+
+    until: float
+    steps: int
+    over: bool
+    seen: str = ""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """An assignment that was begun: what was asked (its lease aside), and what became of it.
+
+    `secret` is the SHA-256 of the secret that it draws from, empty where it draws from none;
+    `answer` what was measured; `accepted` its fate, None while that is open.
+    """
+
+    asked: Asked
+    secret: str
+    answer: Mapping[str, float] | None
+    accepted: bool | None
+    session: JoinedSession | None
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a run, and of a day, when something is asked.
+
+    `attempt` is the highest that was seen, 0 before the first; `latest` and `measured` the highest
+    rounds begun in it; `settled` the highest round of the run whose fate was heard; `trainings`
+    and `measurings` all of the run; `today` the trainings and measurings of the day in any run.
+    """
+
+    attempt: int = 0
+    latest: int = 0
+    measured: int = 0
+    settled: int = 0
+    trainings: int = 0
+    measurings: int = 0
+    today: tuple[int, int] = (0, 0)
+
+
+class StudyRecord:
+    """One study's record, open in one process; what a method has written is on the disk.
+
+    May be used from several threads. Raises `RunError` for a folder that is in use, damaged or
+    newer, and `NoRoom` when the disk is full: nothing was written then.
+
+    >>> import tempfile
+    >>> record = StudyRecord(tempfile.mkdtemp(), "default")
+    >>> record.runs(), record.close()
+    ((), None)
+    """
+
+    def __init__(self, folder: str | Path, name: str) -> None:
+        self.folder, self.name = Path(folder), name
+        self._gate = threading.Lock()
+        self._lock = locked(
+            self.folder, f"another process keeps the record of the study in {self.folder}"
+        )
+        try:
+            self._db = _opened(self.folder / FILE)
+            self._mark = self._facts()
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def close(self) -> None:
+        """Let go of the folder; idempotent."""
+        with self._gate:  # another thread may be at work
+            lock, self._lock = self._lock, -1
+            if lock >= 0:
+                self._db.close()
+                os.close(lock)
+
+    @property
+    def mark(self) -> tuple[str, str, int]:
+        """The study's name, which record it is, and how often that was written."""
+        return (self.name, *self._mark)
+
+    # Runs.
+
+    def runs(self) -> tuple[str, ...]:
+        """The runs that this site has joined, in order."""
+        return tuple(run for (run,) in self._read("SELECT run FROM runs ORDER BY number"))
+
+    def unasked(self) -> int:
+        """How many runs after the first were joined by a rule, without a word of the site."""
+        ((count,),) = self._read("SELECT count(*) FROM runs WHERE number > 1 AND NOT word")
+        return int(count)
+
+    def join(self, run: str, client: ClientId, *, word: bool) -> None:
+        """Join a run as a client of it, by a word of the site or without; once, for ever.
+
+        Raises `RunError` for another client of a run that was joined: its draws would be others.
+        """
+        said = json.dumps(client)
+        with self._written() as db:
+            db.execute(
+                "INSERT OR IGNORE INTO runs SELECT ?, 1 + coalesce(max(number), 0), ?, ? FROM runs",
+                (run, said, int(word)),
+            )
+            ((held,),) = db.execute("SELECT client FROM runs WHERE run = ?", (run,)).fetchall()
+            if held != said:
+                raise RunError(
+                    f"the server calls this site {client!r} in the run {run}, in which it has "
+                    f"taken part as {json.loads(held)!r}; have the server give it that id again"
+                )
+
+    # Assignments.
+
+    def begun(self, asked: Asked) -> Begun | None:
+        """What is known of an assignment under this run, round and attempt."""
+        rows = self._read(
+            "SELECT asked, secret, answer, accepted, until, steps, over, seen FROM assignments "
+            f"WHERE {ONE}",
+            _place(asked),
+        )
+        if not rows:
+            return None
+        said, secret, answer, accepted, until, steps, over, seen = rows[0]
+        session = None if until is None else JoinedSession(until, steps, bool(over), seen or "")
+        fate = None if accepted is None else bool(accepted)
+        found = from_json(said.encode(), type(asked))
+        return Begun(found, secret, None if answer is None else json.loads(answer), fate, session)
+
+    def known(self, run: str, day: str) -> Known:
+        """What is known of a run, and of the day."""
+        ((attempt, settled, trainings, measurings),) = self._read(
+            "SELECT coalesce(max(attempt), 0), "
+            "coalesce(max(CASE WHEN accepted IS NOT NULL THEN round END), 0), "
+            "count(CASE WHEN kind = 'train' THEN 1 END), "
+            "count(CASE WHEN kind = 'measure' THEN 1 END) FROM assignments WHERE run = ?",
+            (run,),
+        )
+        highest = dict(
+            self._read(
+                "SELECT kind, max(round) FROM assignments WHERE run = ? AND attempt = ? GROUP BY "
+                "kind",
+                (run, attempt),
+            )
+        )
+        today = dict(
+            self._read("SELECT kind, count(*) FROM assignments WHERE day = ? GROUP BY kind", (day,))
+        )
+        return Known(
+            attempt,
+            highest.get("train", 0),
+            highest.get("measure", 0),
+            settled,
+            trainings,
+            measurings,
+            (today.get("train", 0), today.get("measure", 0)),
+        )
+
+    def begin(self, asked: Asked, *, day: str, secret: str = "") -> None:
+        """Begin an assignment. Raises `RunError` when it was begun before, whatever was asked."""
+        said = to_json(replace(asked, lease=0.0)).decode()
+        with self._written() as db:
+            fresh = db.execute(
+                "INSERT OR IGNORE INTO assignments(run, round, attempt, kind, asked, secret, day) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (*_place(asked), said, secret, day),
+            )
+            if not fresh.rowcount:
+                raise RunError(f"{_named(asked)} was begun before; it is done once")
+
+    def answered(self, asked: Evaluate, answer: Mapping[str, float]) -> None:
+        """What was measured: the one answer that there will ever be."""
+        self._set(asked, "answer = coalesce(answer, ?)", json.dumps(dict(answer)))
+
+    def settle(self, run: str, round: int, attempt: int, *, accepted: bool) -> None:
+        """The fate of a training; idempotent."""
+        with self._written() as db:
+            db.execute(
+                f"UPDATE assignments SET accepted = coalesce(accepted, ?) WHERE {ONE}",
+                (int(accepted), run, round, attempt, "train"),
+            )
+
+    # The secure sum of an assignment: one session, for ever.
+
+    def open(self, task: TrainAssignment, until: float) -> None:
+        """Open its session, before a word of it is said; its secrets live until that time."""
+        self._set(task, "until = coalesce(until, ?)", until)
+
+    def count(self, task: TrainAssignment, steps: int) -> None:
+        """So many steps were kept: what a vault that holds fewer has lost."""
+        self._set(task, "steps = max(steps, ?)", steps)
+
+    def saw(self, task: TrainAssignment, noted: str) -> None:
+        """Whom it is with, before anything is said to them."""
+        self._set(task, "seen = ?", noted)
+
+    def end(self, task: TrainAssignment) -> None:
+        """Its session is over, whether it was opened or not: there is no other."""
+        self._set(task, "over = 1, until = coalesce(until, ?)", 0.0)
+
+    # What happened again and again.
+
+    def tally(self, run: str, what: str) -> int:
+        """Count one more of the same; how many there were with it."""
+        with self._written() as db:
+            ((count,),) = db.execute(
+                "INSERT INTO tallies VALUES (?, ?, 1) ON CONFLICT(run, what) DO UPDATE SET "
+                "count = count + 1 RETURNING count",
+                (run, what),
+            ).fetchall()
+        return int(count)
+
+    # The database.
+
+    def _set(self, asked: Asked, change: str, value: Any) -> None:
+        with self._written() as db:
+            found = db.execute(
+                f"UPDATE assignments SET {change} WHERE {ONE}", (value, *_place(asked))
+            )
+            if not found.rowcount:
+                raise RunError(f"{_named(asked)} was never begun here; begin it first")
+
+    def _read(self, query: str, values: tuple[Any, ...] = ()) -> list[Any]:
+        with self._gate, self._said("read"):
+            return self._db.execute(query, values).fetchall()
+
+    @contextmanager
+    def _written(self) -> Iterator[sqlite3.Connection]:
+        """One transaction; on the disk when this ends, or nothing of it is."""
+        with self._gate, self._said("written"):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("UPDATE facts SET value = value + 1 WHERE key = 'position'")
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+            self._mark = (self._mark[0], self._mark[1] + 1)
+
+    def _facts(self) -> tuple[str, int]:
+        found = dict(self._read("SELECT key, value FROM facts"))
+        return str(found["id"]), int(found["position"])
+
+    @contextmanager
+    def _said(self, deed: str) -> Iterator[None]:
+        """What the database refuses, in a sentence."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            what = f"the study's record {self.folder / FILE} could not be {deed} ({error})"
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                raise NoRoom(f"{what}; make room, then try again") from error
+            raise RunError(f"{what}; {CURE}") from error
+
+
+CURE = (
+    "nothing is done without it: repair the disk, or restore the newest copy of it, or begin "
+    "another study"
+)
+
+
+def _opened(file: Path) -> sqlite3.Connection:
+    """The database, made if need be. Raises `RunError` for one that is damaged or newer."""
+    db = None
+    try:
+        fresh = not file.exists()
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        db = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        ((version,),) = db.execute("PRAGMA user_version").fetchall()
+        if version == 0:  # in one transaction: a death in between leaves an empty database
+            facts = f"INSERT INTO facts VALUES ('id', '{os.urandom(16).hex()}'), ('position', '0');"
+            made = f"PRAGMA user_version={VERSION};"
+            db.executescript(f"BEGIN IMMEDIATE; {TABLES} {facts} {made} COMMIT;")
+        elif version != VERSION:
+            raise RunError(
+                f"the study's record {file} is of version {version}, but this muster knows "
+                f"{VERSION}; use the muster that wrote it"
+            )
+        if fresh:
+            _kept(file.parent)
+    except BaseException as error:
+        if db is not None:
+            db.close()
+        if isinstance(error, sqlite3.Error | OSError):
+            raise RunError(f"the study's record {file} cannot be read ({error}); {CURE}") from error
+        raise
+    return db
+
+
+def _kept(folder: Path) -> None:
+    """A new folder, and the folders above it that are new, have their names on the disk."""
+    for one in (folder, folder.parent, folder.parent.parent):
+        file = os.open(one, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+
+def _place(asked: Asked) -> tuple[str, int, int, str]:
+    return asked.run, asked.round, asked.attempt, KINDS[type(asked)]
+
+
+def _named(asked: Asked) -> str:
+    return f"{KINDS[type(asked)]} of round {asked.round}, attempt {asked.attempt}, of {asked.run}"

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a task to an update: the round of one client, with the bits of the loop engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from muster import keys
+from muster.data.arrays import Pair, as_pair
+from muster.errors import ClientError
+from muster.federation.protocol import codec_tensors
+from muster.federation.protocol.message import TrainAssignment
+from muster.federation.protocol.template import sent_template
+from muster.federation.site.checkpointed_run import owned
+from muster.federation.site.store import TrainingResult
+from muster.keys import RandomSource
+from muster.local import Group, Memory, Outcome, Walk, train
+from muster.metrics.sums import HELD_OUT
+from muster.plan import Plan
+from muster.plan.measured import check_metrics
+from muster.types import ClientId, Sent
+from muster.vectors import tree_map
+
+__all__ = ["Training"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What one site trains: a plan, its rows and, if any, its test rows.
+
+    `acting` is the plan that is trained by, where the site's policy outranks the given one.
+    `source` gives the randomness of a task where nobody else may know it: the batches and noise of
+    `Local(examples=...)`, noise of stages, rounding under a mask (see `service.private`); None, or
+    one that gives None, is the plan's seed.
+    """
+
+    plan: Plan
+    rows: tuple[Any, Any]
+    test: tuple[Any, Any] | None = None
+    acting: Any = None
+    source: Callable[[TrainAssignment], RandomSource | None] | None = None
+
+    @cached_property
+    def blank(self) -> Memory | None:
+        """What a client that has never taken part remembers; None where nobody remembers."""
+        if not self.plan.remembers:
+            return None
+        return self.plan.fresh_memory(*self.plan.task.init(keys.key(self.plan.seed).at("init")))
+
+    @property
+    def veiled(self) -> bool:
+        """Whether what this site sends hides something of its rows."""
+        return bool((self.acting or self.plan).veiled)
+
+    @cached_property
+    def _template(self) -> Sent:
+        return sent_template(self.plan)
+
+    @cached_property
+    def largest(self) -> int:
+        """The octets of the largest body that a server may send as a model."""
+        return codec_tensors.largest(self._template)
+
+    def sent(self, body: Any) -> Sent:
+        """What the server sent, aligned as kernels like it. Raises `Refused`."""
+        decoded: Sent = tree_map(owned, codec_tensors.decode(body, self._template, finite=True))
+        return decoded
+
+    def train(
+        self, task: TrainAssignment, client: ClientId, body: Any, memory: Memory | None, walk: Walk
+    ) -> TrainingResult:
+        """The client's round. Raises `ClientError`, `Refused` for the body, what a walk raises."""
+        try:
+            x, y = self._mine
+        except Exception as fault:
+            raise ClientError(task.round, client, "data", str(fault)) from fault
+        sizes = np.array([len(x)], np.int64)
+        known = None if self.blank is None else (memory or self.blank,)
+        group = Group((client,), (task.times,), x, y, np.zeros(1, np.int64), sizes, known)
+        plan, sent = self.acting or self.plan, self.sent(body)
+        with np.errstate(all="ignore"):  # what is not finite is refused when it is reported
+            own = None if self.source is None else self.source(task)
+            return _made(train(plan, "loop", task.round, sent, group, walk, own))
+
+    @cached_property
+    def _mine(self) -> Pair:
+        """The site's rows as arrays that this plan can be trained on; raises what is wrong."""
+        pair = as_pair("the site", self.rows)
+        self.plan.task.check(*pair)
+        if self.plan.evaluate.clients != 0:
+            check_metrics(self.plan, *pair)
+        return pair
+
+    @cached_property
+    def _judged(self) -> Pair:
+        """The rows that the model is evaluated on."""
+        return (
+            as_pair("the site's test", self.test) if self.test else as_pair("the site", self.rows)
+        )
+
+    def measure(self, body: Any, memory: Memory | None) -> dict[str, float]:
+        """Metric sums of the shared model, with the private part, on the test rows if any.
+
+        "held out" counts the rows that it did not train on.
+        """
+        sent, plan = self.sent(body), self.plan
+        w, buffers = plan.whole(sent, memory or self.blank)
+        with np.errstate(all="ignore"):
+            sums = plan.task.evaluate(w, buffers, *self._judged, plan.measured)
+            return sums | {HELD_OUT: sums["rows"] if self.test else 0.0}
+
+
+def _made(outcome: Outcome) -> TrainingResult:
+    """A group of one as its update: all of it weighted, so that the server only adds."""
+    weights, buffers = outcome.weights, outcome.buffers
+    update = {
+        "payload": {name: rows[0] for name, rows in outcome.payload.items()},
+        "buffers": (buffers * weights[:, None].astype(buffers.dtype))[0],
+    }
+    metrics = {name: float(values[0]) for name, values in outcome.metrics.items()}
+    memory = outcome.memories and outcome.memories[0]
+    return TrainingResult(update, float(weights[0]), metrics, memory, spoiled=bool(outcome.spoiled))

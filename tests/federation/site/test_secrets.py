@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A site's own privacy: secrets before use and gone after, its budget whatever the server says."""
+
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from muster import (
+    Every,
+    Local,
+    Plan,
+    aggregation,
+    algorithms,
+    optimizers,
+    pipeline,
+    sampling,
+    tasks,
+)
+from muster.errors import PlanError, RunError
+from muster.federation.protocol.message import TrainAssignment
+from muster.federation.site.policy import Policy, read
+from muster.federation.site.secrets import SiteSecrets, charges
+from muster.federation.site.store import SiteStore, TrainingResult
+from muster.federation.site.study import StudyRecord
+from muster.keys import key
+from muster.pipeline import Clip, DiscreteNoise, LocalNoise, Noise, Quantize
+from muster.privacy import Charge, Selection, spent
+from muster.privacy.book import LedgerFile
+from muster.privacy.per_example import PerExample
+
+LOCAL = (Clip(1.0), LocalNoise(2.0, 1e-5))
+RULES = Policy(budget_epsilon=5.0, budget_delta=1e-5)
+
+
+def plan(*stages, **fields):
+    values = {
+        "task": tasks.numpy.SoftmaxRegression(4, 3),
+        "algorithm": algorithms.FedAvg(),
+        "local": Local(epochs=2, batch=4, optimizer=optimizers.SGD(0.1)),
+        "pipeline": stages,
+        "weighting": "equal",
+        "aggregation": aggregation.Mean("expected"),
+        "evaluate": Every(clients=0),
+    }
+    return Plan(**(values | fields))
+
+
+def task(round, run="r", model="a" * 64, attempt=1):
+    return TrainAssignment(run, round, model, 15.0, attempt=attempt)
+
+
+@pytest.fixture
+def site_store(tmp_path):
+    found = SiteStore(tmp_path / "vault")
+    found.enter("r", "a")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def study(tmp_path):
+    found = StudyRecord(tmp_path / "study", "default")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def private(site_store, study):
+    def made(given=None, policy=None, entropy=os.urandom):
+        return SiteSecrets(
+            given or plan(*LOCAL), policy or Policy(), site_store, study, 20, entropy
+        )
+
+    return made
+
+
+def entries(study, name="privacy.json"):
+    return LedgerFile(study.folder / name).read(1e-5).entries
+
+
+def test_what_a_client_draws_is_hidden_where_its_draws_are_its_privacy():
+    assert plan(*LOCAL).veiled
+    assert plan(Clip(1.0), Quantize(16), DiscreteNoise(1.0, 4), minimum=4).veiled
+    assert plan(Clip(1.0), Quantize(8), pipeline.SecureSum()).veiled
+    assert plan(local=Local(steps=1, examples=PerExample(1.0, 1.0))).veiled
+    assert not plan(Clip(1.0), Noise(1.0)).veiled
+    assert not plan(Clip(1.0), Quantize(8)).veiled
+
+
+def test_a_secret_is_kept_until_the_fate_of_its_assignment_is_known(site_store, private):
+    one = private()
+    source = one.source(task(1))
+    name = "noise-0000000001-0000000001-key"
+    assert site_store.blobs.size(name) == 32
+    assert private().source(task(1)) == source, "killed, and back"
+    assert one.source(task(2)) != source
+    assert one.source(task(1, model="b" * 64)) != source, "another model, other noise"
+    assert one.source(task(1, attempt=2)) != source, "another attempt, another secret"
+    assert os.stat(site_store.folder / name).st_mode & 0o077 == 0
+    one.settle(1, 1)
+    assert [n.split("-")[1:3] for n in site_store.blobs.names("noise-")] == [
+        ["0000000001", "0000000002"],
+        ["0000000002", "0000000001"],
+    ]
+    assert one.source(task(1)) != source
+    one.settle(9, 1)
+    assert [n.split("-")[1] for n in site_store.blobs.names("noise-")] == ["0000000002"]
+
+
+def test_secrets_outlive_what_else_happens_in_a_vault(site_store, private):
+    one = private()
+    source = one.source(task(1))
+    site_store.keep(task(1), TrainingResult({"delta": np.zeros(2)}, 1.0))
+    site_store.forget()
+    assert one.source(task(1)) == source
+
+
+def test_an_assignment_whose_secret_is_gone_or_is_another_is_lost(site_store, study, private):
+    one = private()
+    study.begin(task(1), day="", secret=one.seal(task(1)))
+    begun = study.begun(task(1))
+    assert len(begun.secret) == 64 and not one.lost(task(1), begun)
+    one.settle(1, 1)
+    assert one.lost(task(1), begun)
+    one.source(task(1))
+    assert one.lost(task(1), begun), "one that was drawn since is another"
+    assert not private(entropy=None).lost(task(1), begun), "a simulation draws from the seed"
+
+
+def test_a_plan_without_client_noise_and_a_simulation_draw_from_the_seed(site_store, private):
+    assert private(plan(Clip(1.0), Noise(1.0))).source(task(1)) is None
+    assert private(entropy=None).source(task(1)) == key(0)
+    assert private(plan(Clip(1.0), Noise(1.0))).seal(task(1)) == ""
+    assert site_store.blobs.names("noise-") == []
+
+
+def test_the_budget_of_the_site_stops_it_and_a_resumed_round_is_charged_once(study, private):
+    one = private(policy=RULES)
+    assert one.charge(task(1)) is None
+    assert private(policy=RULES).charge(task(1)) is None
+    assert len(entries(study)) == 1
+    rounds = 1
+    while one.charge(task(rounds + 1)) is None:
+        rounds += 1
+    (charge,) = charges(plan(*LOCAL), RULES, 20)
+    assert (
+        spent([charge] * rounds, 1e-5).epsilon <= 5.0 < spent([charge] * (rounds + 1), 1e-5).epsilon
+    )
+    said = one.charge(task(rounds + 1))
+    assert said.startswith("the site's policy has a budget of privacy: the next release would")
+    assert len(entries(study)) == rounds
+    assert one.charge(task(rounds)) is None, "this round is in it"
+
+
+def test_a_round_that_is_trained_again_with_another_secret_is_charged_again(study, private):
+    one = private(policy=RULES)
+    one.charge(task(1))
+    one.settle(1, 1)
+    one.charge(task(1))
+    assert len(entries(study)) == 2
+    forced = private(plan(), replace(RULES, clip=0.5, noise=9.0))
+    for _ in range(2):
+        assert forced.charge(task(2)) is None
+        forced.settle(2, 1)
+    assert len(entries(study)) == 4
+
+
+def test_the_ledger_keys_an_assignment_by_all_of_its_digests(study, private):
+    """Models that agree in their first 16 digits, and secrets alike, are two charges."""
+    one, close = private(policy=RULES), "a" * 63 + "b"
+    for given in (task(1), task(1, model=close), task(1, attempt=2)):
+        assert one.charge(given) is None
+    found = entries(study)
+    assert len(found) == 3
+    run, attempt, model, secret = found[0].charge.run.split("/")
+    assert (run, attempt, model) == ("r", "1", "a" * 64)
+    assert secret == one.seal(task(1)) and len(secret) == 64
+
+
+def test_the_ledger_is_one_for_all_runs_and_vaults_of_a_study(study, private, tmp_path):
+    private(policy=RULES).charge(task(1))
+    other = SiteStore(tmp_path / "other")
+    other.enter("r2", "a")
+    SiteSecrets(plan(*LOCAL), RULES, other, study, 20, os.urandom).charge(task(1, run="r2"))
+    other.close()
+    assert [e.charge.run.split("/")[0] for e in entries(study)] == ["r", "r2"]
+
+
+def test_the_study_says_which_budget_is_in_force(study, private):
+    private(policy=RULES)
+    note = study.folder / "budget.json"
+    assert json.loads(note.read_text()) == {"epsilon": 5.0, "delta": 1e-5}
+    private(policy=replace(RULES, budget_epsilon=7.0))
+    assert json.loads(note.read_text()) == {"epsilon": 7.0, "delta": 1e-5}
+    (study.folder / "budget.json.part").mkdir()
+    with pytest.raises(RunError, match=r"budget.json cannot be written .* then join again"):
+        private(policy=RULES)
+
+
+def test_a_budget_without_noise_of_ones_own_is_refused(private):
+    shares = plan(Clip(1.0), Quantize(16), DiscreteNoise(1.0, 4), minimum=4)
+    for given in (plan(), plan(Clip(1.0), Noise(1.0)), shares):
+        with pytest.raises(PlanError, match=r"adds noise at the site; give noise in the policy"):
+            private(given, RULES)
+    forced = replace(RULES, clip=0.5, noise=4.0)
+    assert private(plan(), forced).charge(task(1)) is None
+
+
+def test_what_is_charged():
+    (local,) = charges(plan(*LOCAL), RULES, 20)
+    assert (local.release.mechanism, local.rounds) == ("local gaussian", 1)
+    (forced,) = charges(plan(), Policy(clip=0.5, noise=4.0), 20)
+    assert (forced.release.multiplier, forced.release.sensitivity) == (2.0, 1.0)
+    rows = plan(local=Local(epochs=2, batch=4, examples=PerExample(1.0, 1.1)))
+    assert charges(rows, RULES, 20) == (
+        Charge(charges(rows, RULES, 20)[0].release, Selection("poisson", 0.2), 10),
+    )
+    dealt = replace(rows, local=replace(rows.local, examples=PerExample(1.0, 1.1, "shuffled")))
+    assert charges(dealt, RULES, 20)[0].selection == Selection()
+    masked = plan(Clip(1.0), Quantize(16), DiscreteNoise(1.0, 4), pipeline.SecureSum(), minimum=4)
+    assert charges(masked, RULES, 20)[0].release.mechanism == "skellam"
+    assert charges(plan(Clip(1.0), Noise(1.0)), RULES, 20) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("budget_epsilon = 2.0", "give both, or none"),
+        ("budget_delta = 1e-6", "give both, or none"),
+        ("budget_epsilon = -1\nbudget_delta = 1e-6", "a number above 0"),
+        ("budget_epsilon = 2.0\nbudget_delta = 1.0", r"a number in \(0, 1\)"),
+    ],
+)
+def test_a_policy_with_half_a_budget_is_refused(tmp_path, text, said):
+    path = tmp_path / "site.toml"
+    path.write_text(text)
+    with pytest.raises(PlanError, match=said):
+        read(path)
+
+
+def test_sampling_has_nothing_to_do_with_it():
+    assert (
+        charges(plan(*LOCAL, sampling=sampling.Poisson(0.1)), RULES, 20)[0].selection == Selection()
+    )

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A task becomes an update: aligned, weighted, and with the evaluation of one client."""
+
+import numpy as np
+import pytest
+from tests.federation.site.scene import PLANS, plan, rows
+
+from muster.errors import ClientError
+from muster.federation.protocol import codec_tensors
+from muster.federation.protocol.message import TrainAssignment
+from muster.federation.site.checkpointed_run import CheckpointedRun, Effort
+from muster.federation.site.store import SiteStore
+from muster.federation.site.training import Training
+from muster.local import Group, train
+from muster.rounds import start
+from muster.security.refusal import Refused
+from muster.store.blobs import Disk
+from muster.vectors import leaves
+
+
+def make_bn():
+    """A model with running statistics."""
+    nn = pytest.importorskip("torch").nn
+    return nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+
+
+TASK = TrainAssignment("r", 1, "0" * 64, 30.0, 3)
+
+
+def body_of(plan):
+    """What a server sends first."""
+    return b"".join(codec_tensors.encode(start(plan).sent()))
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_what_was_sent_is_aligned_and_ones_own(name):
+    plan = PLANS[name]
+    sent = Training(plan, rows()).sent(body_of(plan))
+    for (path, found), (_, wanted) in zip(leaves(sent), leaves(start(plan).sent()), strict=True):
+        assert np.array_equal(found, wanted) and found.dtype == wanted.dtype, path
+        assert found.flags.writeable and (found.size == 0 or found.ctypes.data % 64 == 0)
+
+
+def test_a_client_drawn_thrice_counts_thrice(tmp_path):
+    plan, site_store = PLANS["plain"], SiteStore(tmp_path, disk=Disk(sync=int))
+    training = Training(plan, rows())
+    walk = CheckpointedRun(TASK, site_store, Effort())
+    made = training.train(TASK, "a", body_of(plan), None, walk)
+    assert made.weight == 3 * 18 and made.metrics["rows"] == 18 and made.memory is None
+    site_store.close()
+
+
+def test_payload_and_buffers_are_weighted(tmp_path):
+    torch_tasks = pytest.importorskip("muster.tasks.torch")
+    given = plan(task=torch_tasks.Classifier(make_bn))
+    site_store = SiteStore(tmp_path, disk=Disk(sync=int))
+    made = Training(given, rows()).train(
+        TASK, "a", body_of(given), None, CheckpointedRun(TASK, site_store, Effort())
+    )
+    site_store.close()
+    sizes = np.array([18])
+    group = Group(("a",), (3,), *rows(), np.zeros(1, int), sizes, None)
+    outcome = train(given, "loop", 1, start(given).sent(), group)
+    assert np.array_equal(made.update["payload"]["delta"], outcome.payload["delta"][0])
+    assert np.array_equal(made.update["buffers"], outcome.buffers[0] * np.float32(54))
+    assert np.abs(outcome.buffers).max() > 0
+
+
+def test_a_model_that_is_none_of_the_plans_is_refused():
+    with pytest.raises(Refused):
+        Training(PLANS["plain"], rows()).sent(body_of(PLANS["scaffold"]))
+
+
+def test_bad_rows_are_looked_at_once_and_blamed_each_time(tmp_path):
+    x, y = rows()
+    training = Training(PLANS["plain"], (x, y - 1))
+    for _ in range(2):
+        with pytest.raises(ClientError) as caught:
+            training.train(TASK, "a", b"", None, None)
+        assert caught.value.stage == "data"
+
+
+def test_test_rows_are_measured_where_there_are_any():
+    plan = PLANS["private"]
+    body = body_of(plan)
+    assert Training(plan, rows()).measure(body, None)["rows"] == 18
+    assert Training(plan, rows(), rows(5, 1)).measure(body, None)["rows"] == 5
