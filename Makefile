@@ -23,7 +23,7 @@ EXTRAS := torch,jax,sklearn,report,postgres,privacy
 # What the ends of the ranges are tried on: all that computes, stores, speaks and prints, without slow
 # tests, those that kill processes, and those that measure privacy. RANGES='tests/cli' names others.
 RANGES ?= $(addprefix tests/,aggregation algorithms data laws local pipeline plan sampling secagg \
-	service/server store tasks web) $(filter-out %/test_house.py,$(wildcard tests/test_*.py))
+	store tasks transport web) $(filter-out %/test_house.py,$(wildcard tests/test_*.py))
 
 .PHONY: help venv run test test-lowest test-newest audit chaos check bench docs budget clean
 

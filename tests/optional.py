@@ -11,10 +11,17 @@ SOURCE = Path(__file__).parents[1] / "src" / "muster"
 NEEDS = {
     "torch": ("tasks/torch",),
     "jax": ("tasks/jax",),
-    "cryptography": ("secagg/", "service/", "runs/federation/", "cli/federation/"),
+    "cryptography": (
+        "secagg/",
+        "federation/",
+        "security/",
+        "transport/",
+        "runs/federation/",
+        "cli/federation/",
+    ),
     "sqlalchemy": ("store/ledger", "store/migrations/", "store/sql/", "runs/federation/"),
-    "uvicorn": ("service/server/", "runs/federation/"),
-    "httpx": ("service/site/", "runs/federation/", "cli/federation/"),
+    "uvicorn": ("transport/http/", "runs/federation/"),
+    "httpx": ("federation/site/", "runs/federation/", "cli/federation/"),
 }
 
 

@@ -8,32 +8,69 @@ from house import Finding, House
 
 # A floor imports from the floors below it only; a room is a file or a folder of src/muster.
 FLOORS = {
-    "errors": 0, "extras": 0, "identity": 0, "keys": 0, "layout": 0, "locks": 0, "spelling": 0,
-    "tensors": 0, "types": 0, "vectors": 0,
-    "batches": 1, "optimizers": 1, "privacy": 1, "schedules": 1, "secagg": 1,
-    "aggregation": 2, "algorithms": 2, "data": 2, "metrics": 2, "pipeline": 2, "sampling": 2,
-    "local": 3, "plan": 3, "rounds": 3, "tasks": 3,
+    "errors": 0,
+    "extras": 0,
+    "identity": 0,
+    "keys": 0,
+    "layout": 0,
+    "locks": 0,
+    "spelling": 0,
+    "tree_codec": 0,
+    "types": 0,
+    "vectors": 0,
+    "batches": 1,
+    "optimizers": 1,
+    "privacy": 1,
+    "schedules": 1,
+    "secagg": 1,
+    "aggregation": 2,
+    "algorithms": 2,
+    "data": 2,
+    "metrics": 2,
+    "pipeline": 2,
+    "sampling": 2,
+    "local": 3,
+    "plan": 3,
+    "rounds": 3,
+    "tasks": 3,
     "topology": 4,
-    "service": 5, "simulation": 5, "store": 5,
-    "runs": 6, "testing": 6,
-    "cli": 7, "web": 7, "__main__": 8,
+    "federation": 5,
+    "security": 5,
+    "simulation": 5,
+    "store": 5,
+    "transport": 5,
+    "runs": 6,
+    "testing": 6,
+    "cli": 7,
+    "web": 7,
+    "__main__": 8,
     "muster": 7,
-}  # fmt: skip
+}
 
 # The steps allowed within a floor: the rooms of the ground floor stand on each other, a plan
 # holds the values of local training, a round is made of both, and a server keeps a ledger.
 SIDEWAYS = {
-    "extras": {"errors"}, "identity": {"errors"}, "layout": {"errors", "vectors"},
-    "tensors": {"errors"}, "locks": {"errors"}, "spelling": {"errors"}, "vectors": {"errors"},
-    "keys": {"errors"}, "types": {"errors", "keys", "layout", "vectors"},
-    "plan": {"local"}, "rounds": {"local", "plan"},
-    "service": {"store"}, "testing": {"runs"}, "cli": {"web", "muster"},
-}  # fmt: skip
+    "extras": {"errors"},
+    "identity": {"errors"},
+    "layout": {"errors", "vectors"},
+    "tree_codec": {"errors"},
+    "locks": {"errors"},
+    "spelling": {"errors"},
+    "vectors": {"errors"},
+    "keys": {"errors"},
+    "types": {"errors", "keys", "layout", "vectors"},
+    "plan": {"local"},
+    "rounds": {"local", "plan"},
+    "federation": {"security", "store"},
+    "transport": {"federation", "security", "store"},
+    "testing": {"runs"},
+    "cli": {"web", "muster"},
+}
 
 # Rooms that may use less than their floor allows.
 ONLY = {
     "algorithms": {"errors", "optimizers", "spelling", "types", "vectors"},
-    "store": {"errors", "extras", "keys", "layout", "locks", "tensors", "types", "vectors"},
+    "store": {"errors", "extras", "keys", "layout", "locks", "tree_codec", "types", "vectors"},
 }
 
 # The one file of a room that its neighbours in the room may import.
@@ -41,17 +78,23 @@ SPINE = {"algorithms": "algorithm", "tasks": "task"}
 
 # Rooms known by one abstract file to the rooms that must not care which value they hold.
 ABSTRACT = {
-    "algorithms": "algorithm", "pipeline": "stage",
-    "aggregation": "sums", "sampling": "sampling",
-}  # fmt: skip
-BLIND = {"local", "rounds", "service", "topology"}
+    "algorithms": "algorithm",
+    "pipeline": "stage",
+    "aggregation": "sums",
+    "sampling": "sampling",
+}
+BLIND = {"local", "federation", "rounds", "topology", "transport"}
 
 # Optional or heavy packages, and the files that may import them at module level.
 FRAMEWORKS = {
-    "torch": "muster/tasks/torch*.py", "jax": "muster/tasks/jax*.py",
-    "sklearn": "", "pandas": "", "matplotlib": "",
-    "rich": "muster/cli/*.py", "typer": "muster/cli/*.py",
-}  # fmt: skip
+    "torch": "muster/tasks/torch*.py",
+    "jax": "muster/tasks/jax*.py",
+    "sklearn": "",
+    "pandas": "",
+    "matplotlib": "",
+    "rich": "muster/cli/*.py",
+    "typer": "muster/cli/*.py",
+}
 
 # Standard modules that a room of pure mathematics has no business with.
 IMPURE = {"asyncio", "http", "logging", "os", "pathlib", "socket", "ssl", "subprocess"}

@@ -20,7 +20,7 @@ import numpy as np
 from muster.errors import PlanError
 from muster.vectors import of
 
-__all__ = ["TensorEntry", "Layout", "Sharing"]
+__all__ = ["Layout", "Sharing", "TensorEntry"]
 
 Run = tuple[int, int, bool | None]  # from, to, and whose these coordinates are
 

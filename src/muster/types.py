@@ -19,14 +19,15 @@ from muster.layout import Layout
 __all__ = [
     "Answer",
     "Batch",
-    "GradientsByRow",
     "ClientId",
     "Clients",
     "Cohort",
     "Declined",
     "Failed",
     "Fusing",
+    "GradientsByRow",
     "Late",
+    "LocalWork",
     "PrivateStep",
     "Rejected",
     "Reply",
@@ -39,7 +40,6 @@ __all__ = [
     "Task",
     "Tree",
     "Vector",
-    "LocalWork",
 ]
 
 ClientId = int | str

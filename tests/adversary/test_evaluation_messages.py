@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every field of every message that asks a site for something, and of what it answers, may lie.
 
-To a real site by a server: `TrainAssignment`, `Evaluate`, `Settled`, `Wait`, `RunEnded`, `Welcome`. To a real
-server by a member: `Measured`, `Decline`, `TrainingFailure`, `Progress`, `Poll`, `Hello`.
+To a real site by a server: `TrainAssignment`, `Evaluate`, `Settled`, `Wait`, `RunEnded`, `Welcome`.
+To a real server by a member: `Measured`, `Decline`, `TrainingFailure`, `Progress`, `Poll`, `Hello`.
 """
 
 import json

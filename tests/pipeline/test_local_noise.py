@@ -69,7 +69,7 @@ def test_a_row_that_is_not_finite_is_refused(bad):
         (
             (LocalNoise(1.0, 1e-6),),
             CONTRACT,
-            r"^LocalNoise\(epsilon=1\.0, delta=1e-06\) needs a bounded payload to be private; put Cl",
+            r"^LocalNoise\(epsilon=1\.0, delta=1e-06\) needs a bounded payload to be private; put",
         ),
         ((AdaptiveClip(), LocalNoise(1.0, 1e-6)), CONTRACT, "needs a fixed bound; put Clip"),
         (

@@ -200,8 +200,8 @@ REFUSED = [
     (
         (Noise(0.8),),
         SMALL,
-        r"^Noise\(multiplier=0\.8\) needs a bounded payload to be private; put Clip\(bound\) before "
-        r"it\.$",
+        r"^Noise\(multiplier=0\.8\) needs a bounded payload to be private; put Clip\(bound\) "
+        r"before it\.$",
     ),
     ((Quantize(8, range=1.0), Noise(0.8)), SMALL, r"put Clip\(bound\) before Quantize, and leave"),
     ((Clip(1.0), Quantize(8, feedback=True), Noise(0.8)), SMALL, "leave its feedback off"),
@@ -213,8 +213,8 @@ REFUSED = [
     (
         (Clip(1.0), Noise(0.8), Quantize(8)),
         SMALL,
-        r"Quantize\(bits=8, .* stands after Noise\(multiplier=0\.8\), whose noise is made for exactly "
-        r"what is summed; put Quantize\(.*\) before it",
+        r"Quantize\(bits=8, .* stands after Noise\(multiplier=0\.8\), whose noise is made for "
+        r"exactly what is summed; put Quantize\(.*\) before it",
     ),
     ((Clip(1.0), Noise(0.8), Clip(0.5)), SMALL, r"Clip\(bound=0\.5\) stands after Noise"),
     ((Clip(1.0), Noise(0.8), AdaptiveClip()), SMALL, r"AdaptiveClip\(.* stands after Noise"),

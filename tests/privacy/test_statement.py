@@ -140,7 +140,7 @@ def test_every_missing_ground_is_named():
         (
             facts(replace(SKELLAM, known=2), mask=MASK),
             [
-                "the noise of 2 of 8 shares is taken to be known to others; with all shares: epsilon",
+                "the noise of 2 of 8 shares is taken to be known to others; with all shares: ",
                 "who takes part and whose replies are in the sum",
             ],
         ),

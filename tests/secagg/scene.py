@@ -38,8 +38,8 @@ SAYS = {  # the number of what a client says; an answer to a complaint is part o
     "Advert": 0,
     "Shares": 1,
     "Compared": 2,
-    "Opened": 2,
-    "Masked": 3,
+    "OpenedShares": 2,
+    "MaskedVector": 3,
     "Consent": 4,
     "Revealed": 5,
     "Quit": 6,
@@ -217,7 +217,7 @@ class Scene:
             self.clients.pop(name, None)
             return
         self.said.append((name, message))
-        if type(message).__name__ == "Masked":
+        if type(message).__name__ == "MaskedVector":
             self.masked[name] = message
         for said in self.up(name, message):
             self.queue.append(Heard(name, said.to_bytes() if self.in_bytes else said))

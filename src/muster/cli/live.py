@@ -20,7 +20,7 @@ from rich.text import Text
 
 from muster.cli import screen
 
-__all__ = ["Quiet", "LiveRounds", "lines_kept"]
+__all__ = ["LiveRounds", "Quiet", "lines_kept"]
 
 LINES = 40  # lines that a run prints at most, about
 PAUSE = 0.1  # seconds between two redrawings of the bar

@@ -20,9 +20,9 @@ from muster.runs.folder import changes
 
 __all__ = [
     "LATEST",
-    "RunProgress",
     "RUNS",
     "RunName",
+    "RunProgress",
     "active",
     "epsilon",
     "find",

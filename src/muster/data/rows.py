@@ -20,8 +20,8 @@ from muster.keys import key
 
 __all__ = [
     "ClientId",
-    "RowFormat",
     "Pair",
+    "RowFormat",
     "Rows",
     "aligned",
     "checked",
@@ -65,7 +65,8 @@ class RowFormat(NamedTuple):
     def common(cls, pairs: Iterable[Pair]) -> RowFormat:
         """The form that holds all of these rows, of one trailing shape, without loss.
 
-        >>> RowFormat.common((np.ones((1, 2), t), np.zeros(1, t)) for t in ("int32", "int64")).x.name
+        >>> pairs = [(np.ones((1, 2), t), np.zeros(1, t)) for t in ("int32", "int64")]
+        >>> RowFormat.common(pairs).x.name
         'int64'
         """
         forms = {cls.of(pair) for pair in pairs}

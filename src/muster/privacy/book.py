@@ -14,7 +14,7 @@ from muster.locks import flock
 from muster.privacy.ledger import Budget, PrivacyLedger
 from muster.privacy.release import Charge
 
-__all__ = ["LedgerFile", "ChargeRequest", "granted", "united"]
+__all__ = ["ChargeRequest", "LedgerFile", "granted", "united"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ def granted(ledger: PrivacyLedger, wish: ChargeRequest) -> tuple[PrivacyLedger, 
     A round that is in it already is charged no second time.
 
     >>> from muster.privacy.release import Release
-    >>> wish = ChargeRequest(1, (Charge(Release("gaussian", 4.0, 1.0), run="a"),), Budget(2.0, 1e-6))
+    >>> charge = Charge(Release("gaussian", 4.0, 1.0), run="a")
+    >>> wish = ChargeRequest(1, (charge,), Budget(2.0, 1e-6))
     >>> ledger, why = granted(PrivacyLedger(1e-6), wish)
     >>> granted(ledger, wish)[0] == ledger, why
     (True, None)

@@ -14,7 +14,7 @@ from muster.privacy.ledger import Budget, PrivacyLedger
 from muster.privacy.mask import Mask, described
 from muster.privacy.release import Charge, Relation, Release, Selection
 
-__all__ = ["AuditFinding", "StatementInputs", "Statement", "UNCOVERED", "rounded_up", "statement"]
+__all__ = ["AuditFinding", "Statement", "StatementInputs", "UNCOVERED", "rounded_up", "statement"]
 
 UNCOVERED = (
     "the metrics, losses, drifts and row counts that clients report",

@@ -14,7 +14,7 @@ from typing import Any
 from muster.errors import MusterError
 from muster.secagg.agreement import framed
 
-__all__ = ["FieldCodec", "Malformed", "ByteReader", "blob", "many", "number", "raw", "text"]
+__all__ = ["ByteReader", "FieldCodec", "Malformed", "blob", "many", "number", "raw", "text"]
 
 
 class Malformed(MusterError, ValueError):

@@ -34,7 +34,7 @@ from muster.secagg.messages import Complaint, PublicKeys, Shares
 from muster.secagg.session import Aborted, Liar, SessionReason, SessionTerms
 from muster.secagg.shamir import PRIME, vandermonde
 
-__all__ = ["SessionMembers", "Dealing", "Pairs", "liars", "room_for_shares"]
+__all__ = ["Dealing", "Pairs", "SessionMembers", "liars", "room_for_shares"]
 
 Pairs = NDArray[np.int64]  # numbers of pairs
 

@@ -2,9 +2,9 @@
 """The messages of the protocol as frozen records, each with one form in bytes.
 
 In order, what a client (C) and the server (S) say: C `Advert`, S `KeyRoster`, C `Shares`, S
-`Delivery`, C `Compared`, where somebody complained S `Complaints` and C `OpenedShares`, S `Members`,
-C `MaskedVector`, S `Survivors`, C `Consent`, S `Quorum`, C `Revealed`, S `SessionEnded`. A client may say
-`Quit` at any time.
+`Delivery`, C `Compared`, where somebody complained S `Complaints` and C `OpenedShares`, S
+`Members`, C `MaskedVector`, S `Survivors`, C `Consent`, S `Quorum`, C `Revealed`, S `SessionEnded`.
+A client may say `Quit` at any time.
 
 Five bytes of head (magic, version, kind), then the fields in order: those of fixed size as they
 are, all others behind their length in four bytes, big-endian. Reading is strict: a length beyond
@@ -34,18 +34,18 @@ __all__ = [
     "Complaints",
     "Consent",
     "Delivery",
-    "SessionEnded",
-    "PublicKeys",
     "KINDS",
+    "KeyRoster",
     "Malformed",
     "MaskedVector",
     "Members",
-    "SecAggMessage",
     "OpenedShares",
+    "PublicKeys",
     "Quit",
     "Quorum",
     "Revealed",
-    "KeyRoster",
+    "SecAggMessage",
+    "SessionEnded",
     "Shares",
     "Survivors",
     "read",

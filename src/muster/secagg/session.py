@@ -2,8 +2,8 @@
 """What both sides of a session hold before it begins, and the words a driver and a side exchange.
 
 A side is a generator without input or output. It yields what is to be done (`Keep`, `Say`, `Saw`,
-`Forget`; `Tell`, `MessageRefused`) and, with `Await`, asks for what came. Everything but the answer to
-`Await` is answered with None.
+`Forget`; `Tell`, `MessageRefused`) and, with `Await`, asks for what came. Everything but the
+answer to `Await` is answered with None.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ __all__ = [
     "Heard",
     "Keep",
     "Liar",
-    "Party",
-    "SessionReason",
     "MessageRefused",
+    "Party",
     "Saw",
     "Say",
+    "SessionReason",
     "SessionStep",
+    "SessionTerms",
     "Sum",
     "Tell",
-    "SessionTerms",
     "bitmap",
     "members",
 ]
@@ -129,7 +129,9 @@ class SessionTerms:
     cohort may work with the server; `losses`, how many of those who advertised may fall silent
     (what a ring is made for: the complete graph bears what its threshold leaves).
 
-    >>> SessionTerms("s", "run-1", 3, bytes(32), bytes(32), size=8, most=65535, cohort=1000).ring.bits
+    >>> nothing = bytes(32)
+    >>> terms = SessionTerms("s", "run-1", 3, nothing, nothing, size=8, most=65535, cohort=1000)
+    >>> terms.ring.bits
     26
     """
 

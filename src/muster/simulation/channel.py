@@ -3,8 +3,8 @@
 
 Both ends are this program, started by it over an inherited socket, so pickle is safe here; it
 is never used for anything that comes from a network or a file. Arrays travel as raw buffers
-behind the message. What a whole cohort receives lies on a `SharedParameters`, a piece of anonymous shared
-memory that every worker maps.
+behind the message. What a whole cohort receives lies in `SharedParameters`, a piece of anonymous
+shared memory that every worker maps.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ from muster.secagg.agreement import Pairs
 from muster.types import Answer, ClientId, Cohort, Failed, Late, Rejected, Reply, Sent
 from muster.vectors import leaves
 
-__all__ = ["SimulatedSecAgg", "OpenedSum", "session"]
+__all__ = ["OpenedSum", "SimulatedSecAgg", "session"]
 
 TALK = tuple(
     step for step in SessionStep if step not in (SessionStep.ANSWER, SessionStep.OVER)

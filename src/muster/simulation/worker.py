@@ -27,7 +27,7 @@ from muster.simulation.threads import one_thread
 from muster.simulation.work_unit import WorkUnit, measure, perform
 from muster.types import ClientId
 
-__all__ = ["Ask", "WorkerFailure", "Setup", "main"]
+__all__ = ["Ask", "Setup", "WorkerFailure", "main"]
 
 
 class Setup(NamedTuple):

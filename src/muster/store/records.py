@@ -9,7 +9,7 @@ from typing import Literal
 
 from muster.types import ClientId
 
-__all__ = ["Kind", "Member", "OpenWork", "Assignment", "Standing", "Transition", "SecAggEvent"]
+__all__ = ["Assignment", "Kind", "Member", "OpenWork", "SecAggEvent", "Standing", "Transition"]
 
 Kind = Literal["train", "evaluate"]
 Standing = Literal["invited", "arrived", "declined", "failed", "late"]

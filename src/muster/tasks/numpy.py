@@ -34,7 +34,7 @@ from muster.tasks.task import CrossEntropy, Logistic, RowLoss, Squares, check_fe
 from muster.types import Batch, Tree
 from muster.vectors import aligned
 
-__all__ = ["LinearRegression", "LogisticRegression", "MLP", "DenseNetwork", "SoftmaxRegression"]
+__all__ = ["DenseNetwork", "LinearRegression", "LogisticRegression", "MLP", "SoftmaxRegression"]
 
 BLOCK = 1 << 20  # numbers in the widest layer of one block of rows under evaluation
 

@@ -30,9 +30,9 @@ from muster.types import Batch
 from muster.vectors import aligned
 
 __all__ = [
-    "RowGradients",
     "Layers",
     "NetworkSpec",
+    "RowGradients",
     "clipped",
     "descend",
     "forward",

@@ -20,10 +20,10 @@ from muster.errors import DataError, PlanError
 
 __all__ = [
     "CrossEntropy",
+    "FunctionTask",
     "Keyed",
     "Logistic",
     "RowLoss",
-    "FunctionTask",
     "Squares",
     "check_features",
     "check_function",

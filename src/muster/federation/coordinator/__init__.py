@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A round over a network: its life, the hall where its clients wait, and the Clients seam."""
+"""The server of a federation: what is open, who is asked, what became of it, and the seam."""
 
 __all__ = ()

@@ -23,7 +23,7 @@ from muster.federation.protocol.message import RunEnded
 from muster.store.records import Assignment, Kind, Member, OpenWork, Transition
 from muster.types import ClientId
 
-__all__ = ["FederationFacts", "RoundState", "Keeper"]
+__all__ = ["FederationFacts", "Keeper", "RoundState"]
 
 RECENT = 64  # rounds whose accepted clients are kept at hand
 PRESENT = 2  # leases, or turns of all, without a word after which a member counts as away

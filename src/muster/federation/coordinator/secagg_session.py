@@ -40,7 +40,7 @@ from muster.security.refusal import Refused as WireRefused
 from muster.store.records import OpenWork, SecAggEvent
 from muster.types import ClientId
 
-__all__ = ["ADVERT", "SecAggSession", "SecAggSessions", "QUIT"]
+__all__ = ["ADVERT", "QUIT", "SecAggSession", "SecAggSessions"]
 
 QUIT, ADVERT = str(Quit.kind), str(Advert.kind)
 CERTIFICATES = "certificates"  # the kind of the event that comes before all others

@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Protocol, TypeVar, get_type_hints
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar, get_type_hints
 
 from muster.federation.protocol.limits import MESSAGE
 from muster.metrics.sums import MOST
@@ -217,10 +217,12 @@ Round = Annotated[int, Number(1, 1 << 31, whole=True)]
 class Message:
     """A record that travels; making one with a field that may not travel raises `Refused`."""
 
+    kind: ClassVar[str]  # what it is called on the wire
+
     def __post_init__(self) -> None:
         kind: Any = type(self)
         for name, rule in rules(kind).items():
-            value = rule.read(getattr(self, name), f"{_kind(kind)}.{name}")
+            value = rule.read(getattr(self, name), f"{kind.kind}.{name}")
             object.__setattr__(self, name, value)
 
 
@@ -230,14 +232,14 @@ M = TypeVar("M", bound=Message)
 def to_json(message: Message) -> bytes:
     """A message as JSON."""
     values = {part.name: getattr(message, part.name) for part in fields(message)}
-    kind = {"kind": _kind(type(message))}
+    kind = {"kind": message.kind}
     return json.dumps(kind | values, separators=(",", ":"), allow_nan=False).encode()
 
 
 def from_json(data: bytes, *kinds: type[M]) -> M:
     """A message of one of these kinds. Raises `Refused`, and nothing else, whatever the bytes."""
     value = parse(data, LIMIT, DEPTH)
-    names = {_kind(kind): kind for kind in kinds}
+    names = {kind.kind: kind for kind in kinds}
     said = value.pop("kind", None) if isinstance(value, dict) else None
     if not isinstance(said, str) or said not in names:
         malformed("kind", said, " or ".join(names))
@@ -249,10 +251,6 @@ def from_json(data: bytes, *kinds: type[M]) -> M:
         what = f"knows no field {shown(odd[0])}" if odd else f"lacks the field {missing[0]!r}"
         raise Refused(RefusalReason.MALFORMED, f"{said} {what}; it has {', '.join(wanted)}")
     return kind(**value)
-
-
-def _kind(kind: type[Message]) -> str:
-    return kind.__name__.lower()
 
 
 @functools.cache

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What server and site say to each other beside tensors.
 
-A site says `Hello` and is told `Welcome`, then polls: the answer is a `TrainAssignment`, an `Evaluate`,
-whether its last update was `Settled`, `Wait`, or `RunEnded`. It announces an `UpdateHeader`, is offered
-the place to go on from, sends the body, and hears a `Ack`; or it says `Decline`, `TrainingFailure`,
-`Progress`, `Measured`.
+A site says `Hello` and is told `Welcome`, then polls: the answer is a `TrainAssignment`, an
+`Evaluate`, whether its last update was `Settled`, `Wait`, or `RunEnded`. It announces an
+`UpdateHeader`, is told the place to `ResumeAt`, sends the body, and hears an `Ack`; or it says
+`Decline`, `TrainingFailure`, `Progress`, `Measured`. `kind` is what a message is called in JSON,
+whatever its class is called here.
 
 An assignment, what one client is asked to do for one version, is named by its run, round and
 `attempt`: 1, and one more each time that the server was put back to an older copy and said so.
@@ -13,7 +14,7 @@ An assignment, what one client is asked to do for one version, is named by its r
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from muster.federation.protocol.codec_json import (
     LIMIT,
@@ -38,23 +39,23 @@ from muster.federation.protocol.codec_json import (
 from muster.security.refusal import RefusalReason, Refused, malformed
 
 __all__ = [
+    "Ack",
     "Decline",
-    "RunEnded",
     "Evaluate",
-    "TrainingFailure",
     "Hello",
     "LIMIT",
     "Measured",
     "Message",
-    "ResumeAt",
     "Poll",
     "Progress",
+    "ResumeAt",
+    "RunEnded",
     "STUDY",
     "Settled",
     "TrainAssignment",
+    "TrainingFailure",
     "UpdateHeader",
     "VERSIONS",
-    "Ack",
     "Wait",
     "Welcome",
     "agree",
@@ -75,6 +76,8 @@ Truthful = Annotated[bool, Truth()]
 class Hello(Message):
     """The first word: what this side speaks, who it is, which plan it holds, on how many rows."""
 
+    kind: ClassVar[str] = "hello"
+
     versions: Annotated[tuple[int, ...], Versions()]
     name: Name
     fingerprint: Digest
@@ -84,6 +87,8 @@ class Hello(Message):
 @dataclass(frozen=True)
 class Welcome(Message):
     """Enrolled: the version to speak, the run and its study, the id this site has in the run."""
+
+    kind: ClassVar[str] = "welcome"
 
     version: Annotated[int, Number(1, 9999, whole=True)]
     run: RunId
@@ -100,6 +105,8 @@ class Poll(Message):
     of the pending update.
     """
 
+    kind: ClassVar[str] = "poll"
+
     run: RunId
     pending: Count
     wait: Annotated[float, Number(0, 60)]
@@ -114,6 +121,8 @@ class TrainAssignment(Message):
     are asked for a secure sum, 0 for a plan without masks: who else was drawn is nobody's business.
     """
 
+    kind: ClassVar[str] = "task"
+
     run: RunId
     round: Round
     model: Digest
@@ -127,6 +136,8 @@ class TrainAssignment(Message):
 class Evaluate(Message):
     """Measure `model` on your own rows; `counted`: with what your reply of this round left you."""
 
+    kind: ClassVar[str] = "evaluate"
+
     run: RunId
     round: Round
     model: Digest
@@ -139,6 +150,8 @@ class Evaluate(Message):
 class Settled(Message):
     """The fate of a site's reply to a round: whether it is in the model."""
 
+    kind: ClassVar[str] = "settled"
+
     run: RunId
     round: Round
     accepted: Truthful
@@ -149,12 +162,16 @@ class Settled(Message):
 class Wait(Message):
     """Nothing to do now: ask again in so many seconds."""
 
+    kind: ClassVar[str] = "wait"
+
     seconds: Seconds
 
 
 @dataclass(frozen=True)
 class RunEnded(Message):
     """The run is over, after so many rounds, and why."""
+
+    kind: ClassVar[str] = "ended"
 
     run: RunId
     rounds: Count
@@ -167,6 +184,8 @@ class UpdateHeader(Message):
 
     No metrics where the plan, or the site's policy, keeps them with the site.
     """
+
+    kind: ClassVar[str] = "update"
 
     run: RunId
     round: Round
@@ -181,12 +200,16 @@ class UpdateHeader(Message):
 class ResumeAt(Message):
     """The body is wanted from this byte on; equal to its size: all of it is held."""
 
+    kind: ClassVar[str] = "offer"
+
     offset: Count
 
 
 @dataclass(frozen=True)
 class Decline(Message):
     """A site that will not train, or not measure, and why; that is no failure."""
+
+    kind: ClassVar[str] = "decline"
 
     run: RunId
     round: Round
@@ -197,6 +220,8 @@ class Decline(Message):
 @dataclass(frozen=True)
 class TrainingFailure(Message):
     """A site's own code failed at a stage of a round: the traceback, without values of data."""
+
+    kind: ClassVar[str] = "failure"
 
     run: RunId
     round: Round
@@ -209,6 +234,8 @@ class TrainingFailure(Message):
 class Progress(Message):
     """A site at work: steps done so far in this round; renews its lease when they grow."""
 
+    kind: ClassVar[str] = "progress"
+
     run: RunId
     round: Round
     steps: Count
@@ -218,6 +245,8 @@ class Progress(Message):
 @dataclass(frozen=True)
 class Measured(Message):
     """The answer to an `Evaluate`: sums over the site's rows by metric, with "rows"."""
+
+    kind: ClassVar[str] = "measured"
 
     run: RunId
     round: Round
@@ -233,6 +262,8 @@ class Ack(Message):
     >>> to_json(Ack(False, RefusalReason.LATE, "ended 3 s ago"))
     b'{"kind":"verdict","accepted":false,"reason":"late","text":"ended 3 s ago"}'
     """
+
+    kind: ClassVar[str] = "verdict"
 
     accepted: Truthful
     reason: Annotated[RefusalReason | None, Why()] = None

@@ -40,7 +40,7 @@ from muster.security.pki.notary import Notary
 from muster.security.refusal import RefusalReason, Refused
 from muster.store.blobs import NoRoom
 
-__all__ = ["SiteAgent", "LONGEST_WAIT"]
+__all__ = ["LONGEST_WAIT", "SiteAgent"]
 
 FATAL = {RefusalReason.REVOKED, RefusalReason.WRONG_FINGERPRINT, RefusalReason.WRONG_VERSION}
 LAG = 5  # questions for which a server may lag behind what this site has seen

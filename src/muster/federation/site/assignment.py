@@ -190,7 +190,7 @@ class Assignments:
             objection.rule,
             round=asked.round,
             attempt=asked.attempt,
-            asked=type(asked).__name__.lower(),
+            asked=asked.kind,
             rule=objection.rule,
             text=objection.text,
         )

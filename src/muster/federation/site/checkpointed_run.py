@@ -24,7 +24,7 @@ from muster.store.blobs import NoRoom
 from muster.types import Tree
 from muster.vectors import aligned, tree_map
 
-__all__ = ["TrainingStopped", "Effort", "CheckpointedRun", "owned"]
+__all__ = ["CheckpointedRun", "Effort", "TrainingStopped", "owned"]
 
 MOST = 64  # steps of a piece
 FEW = {"jax": 16}  # steps of the first piece: what JAX compiles for is not cut any smaller

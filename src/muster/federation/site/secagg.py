@@ -214,9 +214,9 @@ class SecAggParticipant:
         kept, steps = site_store.sealed(task).read(), self._open(task).steps
         if len(kept) < steps:
             raise RunError(
-                f"{site_store.folder} was put back to an older copy: it holds {len(kept)} steps of the "
-                f"secure sum of round {task.round}, and the study's record counts {steps}; its "
-                f"secrets are used no second time, and the round goes on without this site"
+                f"{site_store.folder} was put back to an older copy: it holds {len(kept)} steps "
+                f"of the secure sum of round {task.round}, and the study's record counts {steps}; "
+                f"its secrets are used no second time, and the round goes on without this site"
             )
         self.work.study.count(task, len(kept))  # a kill may have come before the last was counted
         return kept

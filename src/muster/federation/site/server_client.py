@@ -30,12 +30,12 @@ else:
     httpx = require("httpx", extra="site")
 
 __all__ = [
-    "RetryLater",
+    "Backoff",
     "Event",
     "LONGEST_PAUSE",
     "LONGEST_POLL",
+    "RetryLater",
     "ServerClient",
-    "Backoff",
     "number_in",
     "quiet",
 ]
@@ -159,7 +159,7 @@ class ServerClient:
             await self.patience.sleep(seconds)
 
     def heard(self, answer: httpx.Response, *kinds: type[M]) -> M:
-        """The message in an answer. Raises `Refused` for a refusal, `RetryLater` where there is none."""
+        """The message in an answer. Raises `Refused` for a refusal, `RetryLater` for none."""
         status = answer.status_code
         try:
             said = from_json(answer.content, *kinds, Ack)

@@ -34,11 +34,11 @@ else:
     aead = require("cryptography.hazmat.primitives.ciphers.aead", extra="site")
 
 __all__ = [
-    "SealedSecrets",
     "Mark",
-    "PendingUpdate",
-    "SiteState",
     "PartialTraining",
+    "PendingUpdate",
+    "SealedSecrets",
+    "SiteState",
     "destroyed",
     "locked",
 ]

@@ -36,7 +36,7 @@ from muster.federation.site.state import (
 from muster.store.blobs import Disk, Files, NoRoom, model_name, said, update_name
 from muster.types import ClientId, Tree
 
-__all__ = ["LABELS", "TrainingResult", "SiteStore"]
+__all__ = ["LABELS", "SiteStore", "TrainingResult"]
 
 LABELS = (
     "site: before assignment is begun",

@@ -30,7 +30,7 @@ from muster.federation.site.state import locked
 from muster.store.blobs import NoRoom
 from muster.types import ClientId
 
-__all__ = ["Begun", "Known", "STUDIES", "JoinedSession", "StudyRecord"]
+__all__ = ["Begun", "JoinedSession", "Known", "STUDIES", "StudyRecord"]
 
 STUDIES = "studies"  # in the folder of a site's identity
 FILE = "study.db"

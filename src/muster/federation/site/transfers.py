@@ -147,7 +147,7 @@ class _ModelSink:
         self.gate = threading.Lock()  # a put that was cancelled may still go on
 
     def put(self, data: bytes) -> None:
-        """Take some. Raises `RetryLater` for more than the plan's model can have; nothing is kept."""
+        """Take some. Raises `RetryLater` for more than the plan's model has; nothing is kept."""
         with self.gate:
             if self.over:
                 return

@@ -52,7 +52,7 @@ class Stop(Protocol):
 class LocalClient:
     """One client of a process: its name, its rows, test rows if any, and its folder.
 
-    The folder holds the identity (see `muster pki`), the audit log, in `site_store` what must not be
+    The folder holds the identity (see `muster pki`), the audit log, in `vault` what must not be
     lost of a run, and in `studies` what must not be lost of any.
     """
 

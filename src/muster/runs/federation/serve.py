@@ -47,7 +47,7 @@ from muster.transport.http.operator import Meters, Operator
 from muster.transport.http.protocol import Trust
 from muster.types import Roster
 
-__all__ = ["ServedFederation", "ListenSettings", "serve"]
+__all__ = ["ListenSettings", "ServedFederation", "serve"]
 
 LOG = logging.getLogger("muster.server")
 ROOM = 5.0  # seconds until it is looked again whether there is room

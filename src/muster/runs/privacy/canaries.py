@@ -24,7 +24,7 @@ from muster.simulation.threads import one_thread
 from muster.store.memory import MemoryStore
 from muster.types import Answer, ClientId, Cohort, Reply, Roster, Sent
 
-__all__ = ["Canaries", "Estimate", "CanaryScores", "shown", "why_not"]
+__all__ = ["Canaries", "CanaryScores", "Estimate", "shown", "why_not"]
 
 MOST, COORDINATES = 500, 20_000_000  # canaries, and numbers that they may hold together
 FEWEST = 400  # coordinates, below which random directions are not nearly orthogonal

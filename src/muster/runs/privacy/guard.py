@@ -28,7 +28,7 @@ from muster.runs.privacy.rows import RowAccountant, afforded_rows
 from muster.types import Roster, Tree
 from muster.vectors import leaves
 
-__all__ = ["RunAccountant", "Noted", "afforded"]
+__all__ = ["Noted", "RunAccountant", "afforded"]
 
 
 class Noted(Protocol):

@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server of a federation: who checks in, what is open, and one HTTPS port."""
+"""The one HTTPS port of a server: sockets, identity on every request, limits, transfers."""
 
 __all__ = ()

@@ -77,7 +77,7 @@ FAULT = {
 
 def _schema(kind: Any) -> dict[str, Any]:
     """A message as JSON Schema."""
-    said = {"kind": {"const": kind.__name__.lower()}}
+    said = {"kind": {"const": kind.kind}}
     held = {name: rule.schema() for name, rule in rules(kind).items()}
     return {
         "type": "object",

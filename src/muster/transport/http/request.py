@@ -16,11 +16,11 @@ from muster.security.refusal import RefusalReason, Refused
 
 __all__ = [
     "BatchedWriter",
-    "Request",
     "Gone",
     "JSON",
     "PATIENCE",
     "Receive",
+    "Request",
     "STATUS",
     "Scope",
     "Send",
