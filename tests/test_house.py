@@ -48,6 +48,8 @@ PLANTED = [
     (check.mirrors, "src/muster/algorithms/fedx.py", "", "test_fedx.py"),
     (check.mirrors, "tests/pipeline/test_gone.py", "", "tests no file"),
     (check.final, "src/muster/runs.py", "class B(FedAvg): ...", "wrap it"),
+    (check.unique_names, "src/muster/runs.py", "class FedAvg: ...", "its own word"),
+    (check.formatted, "tools/a.py", "x = ( 1)  # fm" + "t: skip", "have its way"),
 ]
 
 # What every planted tree holds beside the fault, and is at peace.

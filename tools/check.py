@@ -166,6 +166,27 @@ def final(house: House) -> Iterator[Finding]:
                     yield file.finding(node.lineno, message)
 
 
+def unique_names(house: House) -> Iterator[Finding]:
+    """One word for one thing: a class name stands for one class, but for twins of frameworks."""
+    seen: dict[str, tuple[str, str]] = {}
+    for file in house.source:
+        for node in file.tree.body:
+            if not isinstance(node, ast.ClassDef):
+                continue
+            room, path = seen.setdefault(node.name, (file.room, file.path.as_posix()))
+            if path != file.path.as_posix() and not room == file.room == "tasks":
+                message = f"{node.name} is another class in {path}; give each its own word"
+                yield file.finding(node.lineno, message)
+
+
+def formatted(house: House) -> Iterator[Finding]:
+    """The formatter has the last word on every line."""
+    for file in house.files:
+        for number, line in enumerate(file.text.splitlines(), 1):
+            if re.search(r"#\s*fmt:\s*(skip|off)\b", line):
+                yield file.finding(number, "keeps the formatter away; let it have its way")
+
+
 def advice(house: House) -> Iterator[Finding]:
     """Ask of what is long whether it is still one idea: pages, files, functions, signatures."""
     for file in house.source:
@@ -205,6 +226,8 @@ RULES: tuple[Rule, ...] = (
     promises,
     mirrors,
     final,
+    unique_names,
+    formatted,
 )
 
 

@@ -14,6 +14,7 @@ FLOORS = {
     "keys": 0,
     "layout": 0,
     "locks": 0,
+    "ports": 0,
     "spelling": 0,
     "tree_codec": 0,
     "types": 0,
@@ -70,7 +71,17 @@ SIDEWAYS = {
 # Rooms that may use less than their floor allows.
 ONLY = {
     "algorithms": {"errors", "optimizers", "spelling", "types", "vectors"},
-    "store": {"errors", "extras", "keys", "layout", "locks", "tree_codec", "types", "vectors"},
+    "store": {
+        "errors",
+        "ports",
+        "extras",
+        "keys",
+        "layout",
+        "locks",
+        "tree_codec",
+        "types",
+        "vectors",
+    },
 }
 
 # The one file of a room that its neighbours in the room may import.

@@ -37,6 +37,7 @@ from muster.federation.protocol.message import (
     to_json,
 )
 from muster.plan.registry import fingerprint
+from muster.ports import Disk
 from muster.rounds import start
 from muster.runs.federation.conduct import ServerSettings, facts_of, prepare
 from muster.secagg import Aborted, Await, Forget, Heard, Keep, Party, Saw, Say, Tell, client, server
@@ -47,7 +48,6 @@ from muster.secagg.messages import Compared, Complaint, Delivery, KeyRoster, Ope
 from muster.security import pki
 from muster.security.identity import holder
 from muster.security.pki.credentials import read_credentials
-from muster.store.blobs import Disk
 from muster.store.ledger import FederationStore
 from muster.transport.http.app import HTTPApp
 from muster.transport.http.limits import Limits

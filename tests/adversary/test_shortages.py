@@ -8,6 +8,7 @@ import pytest
 from tests.adversary.liar import BODY, Server, history, in_parallel
 
 from muster.errors import NoRoom
+from muster.ports import Disk
 from muster.runs import drive
 from muster.runs.federation import serve
 from muster.security import audit
@@ -69,7 +70,7 @@ def test_an_audit_log_without_room_keeps_the_engine_waiting_and_loses_no_entry(
 
     def log(folder):
         return audit.AuditLog(
-            folder / "audit.jsonl", purpose="server", id="run", disk=audit.Disk(write=write)
+            folder / "audit.jsonl", purpose="server", id="run", disk=Disk(write=write)
         )
 
     monkeypatch.setattr(serve, "_log", log)

@@ -25,7 +25,8 @@ from muster.federation.site import transfers
 from muster.federation.site.answers import most
 from muster.federation.site.server_client import ServerClient
 from muster.federation.site.store import SiteStore
-from muster.store.blobs import Disk, model_name
+from muster.ports import Disk
+from muster.store.blobs import model_name
 
 HELLO = Hello(VERSIONS, "a", "0" * 64, 3)
 WELCOME = to_json(Welcome(2, "r1", "a", 15.0))

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from muster.cli.app import app
 from muster.errors import AuditError
-from muster.security.audit import AuditLog, Disk, entries, redacted, verify
+from muster.ports import Disk
+from muster.security.audit import AuditLog, entries, redacted, verify
 
 LOG = {"purpose": "server", "id": "run-7"}
 

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muster.errors import AuditError
+from muster.ports import Disk
 from muster.security import chain
-from muster.security.audit import AuditLog, Disk, entries, verify
+from muster.security.audit import AuditLog, entries, verify
 
 LOG = {"purpose": "server", "id": "run-7"}
 

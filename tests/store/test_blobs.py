@@ -11,7 +11,8 @@ from hashlib import sha256
 import pytest
 
 from muster.errors import RunError
-from muster.store.blobs import Disk, Files, NoRoom, model_name, update_name, update_round
+from muster.ports import Disk
+from muster.store.blobs import Files, NoRoom, model_name, update_name, update_round
 
 DATA = bytes(range(256)) * 10_000
 NAME = model_name(sha256(DATA).hexdigest())

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from muster.plan.registry import (
     to_value,
 )
 from muster.simulation import Choice
+from muster.store.facts import FactStore
 from muster.store.sqlite import SQLiteStore
 
 __all__ = [
@@ -134,7 +135,7 @@ def _refuse_other(
     store.note(overrides=[*past, {"after": done, "changed": names, "said": changed}])
 
 
-def note_versions(store: Noted, plan: Plan) -> None:
+def note_versions(store: FactStore, plan: Plan) -> None:
     """Record the releases of what a run stands on; when it goes on with others, also those."""
     now = versions(plan)
     then = store.meta("versions")
@@ -220,19 +221,7 @@ def digest(population: Population) -> str:
     return found.hexdigest()
 
 
-class Noted(Protocol):
-    """A store that keeps facts about its run (SQLiteStore, Ledger)."""
-
-    path: Path
-
-    def meta(self, key: str) -> Any:
-        """A fact, or None."""
-
-    def note(self, **facts: Any) -> None:
-        """Write facts."""
-
-
-def know(store: Noted, population: Population, *, resume: bool) -> None:
+def know(store: FactStore, population: Population, *, resume: bool) -> None:
     """Record who holds what; on resume, refuse another population with `RunError`."""
     known, found = store.meta("population"), digest(population)
     if resume and known is not None:

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -21,13 +20,13 @@ from typing import Any
 
 from muster.errors import AuditError, LogFull, short
 from muster.locks import flock
+from muster.ports import DISK, Disk
 from muster.security import chain
 from muster.security.chain import LONGEST, Anchor, Verified, entries, verify
 
 __all__ = [
     "Anchor",
     "AuditLog",
-    "Disk",
     "LONGEST",
     "Verified",
     "entries",
@@ -39,15 +38,6 @@ TEXT = 2000  # bytes of a string in the details
 NAME = 256  # characters of an actor, an action or a field
 ITEMS, DEPTH, WHOLE = 10_000, 4, 1 << 63
 START = b'{"sequence":0,"time":"'
-
-
-@dataclass(frozen=True)
-class Disk:
-    """How a log reaches the disk; a test puts faults here, and `sync=int` waits for no disk."""
-
-    write: Callable[[int, bytes, int], int] = os.pwrite
-    sync: Callable[[int], Any] = os.fsync
-    truncate: Callable[[int, int], None] = os.ftruncate
 
 
 class AuditLog:
@@ -72,7 +62,7 @@ class AuditLog:
         *,
         purpose: str,
         id: str,
-        disk: Disk = Disk(),
+        disk: Disk = DISK,
     ) -> None:
         self.path = Path(path)
         self._clock, self._disk = clock, disk

@@ -12,9 +12,8 @@ import json
 import mmap
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from errno import ENOSPC
 from hashlib import sha256
 from pathlib import Path
@@ -22,13 +21,13 @@ from typing import Any, Protocol
 
 from muster.errors import NoRoom, RunError, short
 from muster.locks import flock
+from muster.ports import DISK, Disk
 from muster.store.blob import erased
 from muster.tree_codec import CHUNK
 from muster.types import ClientId
 
 __all__ = [
     "Blobs",
-    "Disk",
     "Files",
     "NoRoom",
     "misplaced",
@@ -43,15 +42,6 @@ PART = ".part"  # ends the file of a blob that is not finished
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 UPDATE = re.compile(r"(?:update|masked)-(\d{6,})-[0-9a-f]{16}-[0-9a-f]{64}")
 NAMED = re.compile(r"(?:model|(?:update|masked)-\d{6,}-[0-9a-f]{16})-([0-9a-f]{64})")
-
-
-@dataclass(frozen=True)
-class Disk:
-    """How bytes reach the disk; a test puts faults here, and `sync=int` waits for no disk."""
-
-    write: Callable[[int, Any, int], int] = os.pwrite
-    sync: Callable[[int], Any] = os.fsync
-    replace: Callable[[Path, Path], None] = os.replace
 
 
 class Blobs(Protocol):
@@ -152,7 +142,7 @@ class Files:
     (3, b'abc')
     """
 
-    def __init__(self, folder: str | Path, disk: Disk = Disk()) -> None:
+    def __init__(self, folder: str | Path, disk: Disk = DISK) -> None:
         self.folder, self._disk = Path(folder), disk
         with said(f"the folder {folder} cannot be made"):
             if not self.folder.exists():

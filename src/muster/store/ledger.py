@@ -17,7 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from muster.errors import NoRoom, RunError
-from muster.store.blobs import Blobs, Disk, Files, model_name, update_round
+from muster.ports import DISK, Disk
+from muster.store.blobs import Blobs, Files, model_name, update_round
 from muster.store.database import taken
 from muster.store.records import Assignment, Kind, Member, OpenWork, SecAggEvent, Transition
 from muster.store.reserved import drop_all_halves
@@ -35,7 +36,7 @@ from muster.types import ClientId
 
 __all__ = ["FederationStore", "WORDS"]
 
-DISK = Disk()
+DISK = DISK
 WORDS = ("run", "pause", "drain", "stop")
 
 

@@ -15,8 +15,8 @@ from muster.federation.site.trainer import Habits
 from muster.federation.site.training import Training
 from muster.federation.site.training_thread import TrainingThread
 from muster.local import Group, train
+from muster.ports import Disk
 from muster.rounds import start
-from muster.store.blobs import Disk
 from muster.vectors import leaves
 
 MLP = tasks.numpy.MLP([5, 6, 3])

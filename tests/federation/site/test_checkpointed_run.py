@@ -11,8 +11,9 @@ from muster.federation.protocol.message import TrainAssignment
 from muster.federation.site.checkpointed_run import CheckpointedRun, Effort, TrainingStopped
 from muster.federation.site.store import SiteStore
 from muster.local import Group, train
+from muster.ports import Disk
 from muster.rounds import start
-from muster.store.blobs import Disk, NoRoom
+from muster.store.blobs import NoRoom
 from muster.vectors import leaves
 
 torch = pytest.importorskip("torch")

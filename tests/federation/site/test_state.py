@@ -10,7 +10,8 @@ import pytest
 from muster.errors import RunError
 from muster.federation.protocol.message import TrainAssignment, UpdateHeader
 from muster.federation.site.state import PartialTraining, PendingUpdate, SiteState
-from muster.store.blobs import Disk, NoRoom
+from muster.ports import Disk
+from muster.store.blobs import NoRoom
 
 TASK = TrainAssignment("r", 3, "0" * 64, 30.0, 2)
 UPDATE = UpdateHeader("r", 3, "1" * 64, 99, 4.0, {"loss": 0.5})

@@ -11,8 +11,9 @@ from tests.federation.site.scene import Killed, spoil
 from muster.errors import RunError
 from muster.federation.protocol.message import TrainAssignment
 from muster.federation.site.store import SiteStore, TrainingResult
+from muster.ports import Disk
 from muster.security.refusal import Refused
-from muster.store.blobs import Disk, NoRoom
+from muster.store.blobs import NoRoom
 
 TASK = TrainAssignment("r1", 3, "0" * 64, 30.0)
 TEMPLATE = (np.zeros(3),)

@@ -14,9 +14,9 @@ from muster import keys, optimizers, tasks
 from muster.federation.protocol.message import Ack, Measured, Progress, TrainingFailure, to_json
 from muster.federation.site.policy import Policy
 from muster.federation.site.trainer import Habits
+from muster.ports import Disk
 from muster.rounds import start
 from muster.security.refusal import RefusalReason
-from muster.store.blobs import Disk
 
 SLOW = {"go": threading.Event()}
 

@@ -12,9 +12,9 @@ from muster.federation.site.checkpointed_run import CheckpointedRun, Effort
 from muster.federation.site.store import SiteStore
 from muster.federation.site.training import Training
 from muster.local import Group, train
+from muster.ports import Disk
 from muster.rounds import start
 from muster.security.refusal import Refused
-from muster.store.blobs import Disk
 from muster.vectors import leaves
 
 

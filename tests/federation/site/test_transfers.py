@@ -15,8 +15,9 @@ from muster.federation.protocol.message import TrainAssignment
 from muster.federation.site import transfers
 from muster.federation.site.server_client import ServerClient
 from muster.federation.site.store import SiteStore, TrainingResult
+from muster.ports import Disk
 from muster.security.refusal import RefusalReason, Refused
-from muster.store.blobs import Disk, model_name
+from muster.store.blobs import model_name
 
 SIZE = 300_000
 

@@ -19,8 +19,9 @@ pytest.importorskip("sqlalchemy")
 from sqlalchemy import event
 
 from muster.errors import RunError
+from muster.ports import Disk
 from muster.store import SQLiteStore
-from muster.store.blobs import Disk, NoRoom, update_name
+from muster.store.blobs import NoRoom, update_name
 from muster.store.records import Transition
 from muster.store.sql import states
 from muster.store.sqlite import LABELS

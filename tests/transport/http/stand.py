@@ -28,10 +28,11 @@ from muster.federation.protocol.message import (
     from_json,
     to_json,
 )
+from muster.ports import Disk
 from muster.security import identity, pki
 from muster.security.identity import Grant
 from muster.security.refusal import RefusalReason, Refused
-from muster.store.blobs import Disk, Files, model_name, update_name
+from muster.store.blobs import Files, model_name, update_name
 from muster.transport.event_loop import loop_factory
 from muster.transport.http.app import HTTPApp
 from muster.transport.http.limits import Limits

@@ -33,8 +33,9 @@ from tests.transport.http.stand import (
 )
 
 from muster.federation.protocol.message import Ack, ResumeAt
+from muster.ports import Disk
 from muster.security.refusal import RefusalReason
-from muster.store.blobs import Disk, Files
+from muster.store.blobs import Files
 from muster.transport.http import transfer
 
 

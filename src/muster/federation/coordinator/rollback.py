@@ -9,32 +9,21 @@ plan's rounds, its limits and its budget. Without it no site trains them again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
+
+from muster.store.ledger import FederationStore
 
 __all__ = ["raise_attempt", "raised"]
 
 FACT = "raised"  # of a run: after which rounds its attempt was raised, in order
 
 
-class Noted(Protocol):
-    """What is needed of a ledger (see `store.ledger.Ledger`)."""
-
-    def meta(self, key: str) -> Any:
-        """A fact, or None."""
-
-    def note(self, **facts: Any) -> None:
-        """Write facts, durably."""
-
-    def latest_round(self) -> int:
-        """The last committed round."""
-
-
-def raised(ledger: Noted) -> tuple[int, ...]:
+def raised(ledger: FederationStore) -> tuple[int, ...]:
     """The rounds behind which the attempt of a run was raised, in order; none at first."""
     return tuple(ledger.meta(FACT) or ())
 
 
-def raise_attempt(ledger: Noted, note: Callable[..., Any]) -> int:
+def raise_attempt(ledger: FederationStore, note: Callable[..., Any]) -> int:
     """Raise the attempt of a run behind its last committed round; the new one, durable.
 
     No server may serve the run meanwhile. `note(actor, action, **details)` writes the server's

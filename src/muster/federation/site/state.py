@@ -24,7 +24,8 @@ from muster.federation.protocol.message import (
     to_json,
 )
 from muster.locks import flock
-from muster.store.blobs import Disk, Files, said
+from muster.ports import Disk
+from muster.store.blobs import Files, said
 
 if TYPE_CHECKING:
     from cryptography import exceptions

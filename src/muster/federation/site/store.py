@@ -33,7 +33,8 @@ from muster.federation.site.state import (
     SiteState,
     destroyed,
 )
-from muster.store.blobs import Disk, Files, NoRoom, model_name, said, update_name
+from muster.ports import DISK, Disk
+from muster.store.blobs import Files, NoRoom, model_name, said, update_name
 from muster.types import ClientId, Tree
 
 __all__ = ["LABELS", "SiteStore", "TrainingResult"]
@@ -55,7 +56,7 @@ LABELS = (
     "site: after settle",
 )
 MODELS = 2  # of the newest models that are kept
-DISK = Disk()
+DISK = DISK
 
 
 @dataclass(frozen=True)

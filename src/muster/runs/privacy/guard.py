@@ -10,10 +10,10 @@ round goes what would take noise off again; a death in between leaves that to th
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from muster import keys
 from muster.errors import PlanError, RunError
@@ -25,31 +25,11 @@ from muster.privacy.book import ChargeRequest, LedgerFile, granted, united
 from muster.privacy.ledger import usual_delta
 from muster.rounds import RunState, drawn
 from muster.runs.privacy.rows import RowAccountant, afforded_rows
+from muster.store.facts import FactStore
 from muster.types import Roster, Tree
 from muster.vectors import leaves
 
-__all__ = ["Noted", "RunAccountant", "afforded"]
-
-
-class Noted(Protocol):
-    """A store that keeps facts about its run, durable when `note` returns."""
-
-    path: Path
-
-    def meta(self, key: str) -> Any:
-        """A fact, or None."""
-
-    def note(self, **facts: Any) -> None:
-        """Write facts."""
-
-    def history(self) -> list[dict[str, Any]]:
-        """The records of the committed rounds."""
-
-    def last_record(self) -> dict[str, Any]:
-        """The newest of them."""
-
-    def amend(self, arrays: Mapping[str, Any], **facts: Any) -> None:
-        """Put another state in the place of the last, with facts, and write over what was there."""
+__all__ = ["RunAccountant", "afforded"]
 
 
 class RunAccountant:
@@ -67,7 +47,7 @@ class RunAccountant:
         self,
         plan: Plan,
         known: Callable[[], Roster],
-        store: Noted,
+        store: FactStore,
         *,
         file: Path | None = None,
         entropy: Callable[[int], bytes] | None = None,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -19,19 +19,10 @@ from muster.plan import Plan
 from muster.privacy import Budget, PerExample, Spent, check_delta, spent
 from muster.privacy.ledger import usual_delta
 from muster.privacy.rows import Charged, Held, RowFacts, Worst, affords, worst
+from muster.store.facts import FactStore
 from muster.types import ClientId, Roster
 
 __all__ = ["RowAccountant", "afforded_rows", "facts_from", "refuse_blind_budget"]
-
-
-class Noted(Protocol):
-    """A store that keeps facts about its run, durable when `note` returns."""
-
-    def note(self, **facts: Any) -> None:
-        """Write facts."""
-
-    def history(self) -> list[dict[str, Any]]:
-        """The records of the committed rounds."""
 
 
 class RowAccountant:
@@ -41,7 +32,7 @@ class RowAccountant:
     budget is about rows where no stage adds noise, and else about clients.
     """
 
-    def __init__(self, plan: Plan, store: Noted, *, away: bool) -> None:
+    def __init__(self, plan: Plan, store: FactStore, *, away: bool) -> None:
         self._plan, self._store, self.away = plan, store, away
         self._budget = None if plan.stages.releases() else plan.budget
         self._turns: Counter[ClientId] = Counter()

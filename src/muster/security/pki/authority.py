@@ -316,7 +316,7 @@ def _held_by(lines: list[CertificateEntry], name: str, now: datetime, renewal: b
 
 def _organisation(
     lines: list[CertificateEntry],
-    asked: certificates.Request,
+    asked: certificates.SigningRequest,
     grant: Grant,
     now: datetime,
     renewal: bool,
@@ -336,7 +336,7 @@ def _organisation(
 
 def _check(
     lines: list[CertificateEntry],
-    asked: certificates.Request,
+    asked: certificates.SigningRequest,
     grant: Grant,
     now: datetime,
     *,

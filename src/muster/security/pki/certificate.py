@@ -49,9 +49,9 @@ __all__ = [
     "Authority",
     "ECDSA",
     "PEM",
-    "Request",
     "SHA256",
     "SKEW",
+    "SigningRequest",
     "check_issued",
     "check_signature",
     "fingerprint",
@@ -82,7 +82,7 @@ class Authority:
 
 
 @dataclass(frozen=True)
-class Request:
+class SigningRequest:
     """A signing request that was checked.
 
     Fields: the `name` and the `organisation` asked for (the latter "" where it asks for none), and
@@ -139,7 +139,7 @@ def request(name: str, key: bytes, organisation: str = "") -> bytes:
     return bytes(builder.sign(private_key(key), SHA256).public_bytes(PEM))
 
 
-def read_request(pem: bytes) -> Request:
+def read_request(pem: bytes) -> SigningRequest:
     """Check a request: its signature, its subject, its kind of key; whatever else it asks is void.
 
     A subject has one name, at most one organisation, and nothing else.
@@ -155,10 +155,10 @@ def read_request(pem: bytes) -> Request:
             f"one name, and one organisation or none"
         )
     organisation = check_organisation(stated[0]) if stated else ""
-    return Request(check_name(names[0]), organisation, _print_of(public), _p256(public))
+    return SigningRequest(check_name(names[0]), organisation, _print_of(public), _p256(public))
 
 
-def issue(authority: Authority, asked: Request, grant: Grant, now: datetime) -> bytes:
+def issue(authority: Authority, asked: SigningRequest, grant: Grant, now: datetime) -> bytes:
     """A certificate (PEM) for whoever made a request.
 
     Its holder speaks for the organisation of the grant or, where that names none, for itself: what

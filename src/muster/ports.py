@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The world outside as values that are passed in, so that a test can put another in its place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["DISK", "Disk"]
+
+
+@dataclass(frozen=True)
+class Disk:
+    """How bytes reach the disk; a test puts faults here, and `sync=int` waits for no disk.
+
+    >>> Disk(sync=int).sync(3)
+    3
+    """
+
+    write: Callable[[int, Any, int], int] = os.pwrite
+    sync: Callable[[int], Any] = os.fsync
+    replace: Callable[[Path, Path], None] = os.replace
+    truncate: Callable[[int, int], None] = os.ftruncate
+
+
+DISK = Disk()  # the real one

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run's store keeps beside models: facts by name, and the records of its rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+__all__ = ["FactStore"]
+
+
+class FactStore(Protocol):
+    """A store that keeps facts about its run (`SQLiteStore`, `FederationStore`)."""
+
+    path: Path
+
+    def meta(self, key: str) -> Any:
+        """A fact, or None."""
+
+    def note(self, **facts: Any) -> None:
+        """Write facts, durable when it returns."""
+
+    def history(self) -> list[dict[str, Any]]:
+        """The records of the committed rounds."""
+
+    def last_record(self) -> dict[str, Any]:
+        """The record of the last round that is committed."""
+
+    def amend(self, arrays: Mapping[str, Any], **facts: Any) -> None:
+        """Put another state in the place of the last, with facts, and write over what was there."""
