@@ -35,7 +35,7 @@ from muster.federation.protocol.message import (
     to_json,
 )
 from muster.runs.federation.conduct import ServerSettings, facts_of
-from muster.transport.http.listen import loop_factory
+from muster.transport.event_loop import loop_factory
 from muster.vectors import tree_map
 
 __all__ = ["main"]

@@ -15,7 +15,7 @@
     │   └── LogFull      the same that stands under NoRoom
     ├── secagg.Aborted   a secure sum that was not opened; carries the reason
     ├── secagg.Malformed bytes that are no message of a secure sum's session
-    ├── service.Refused  a request that the server refuses; carries the reason
+    ├── security.Refused  a request that the server refuses; carries the reason
     └── MissingExtra     an optional framework that is not installed; names the extra
 
 Each message is one sentence: what was given, what is required, what to do.

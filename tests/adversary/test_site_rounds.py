@@ -140,7 +140,7 @@ def test_no_attempt_before_the_highest_is_trained(tmp_path):
     assert "has seen attempt 7" in rogue.of(Decline)[0].text
 
 
-@pytest.mark.parametrize("vault", ["vault", "another"])
+@pytest.mark.parametrize("site_store", ["vault", "another"])
 def test_who_remembers_never_goes_back(site_store, tmp_path):
     given = plan(algorithms.Scaffold(), rounds=9)
     site, rogue = Site(tmp_path, given), played(Rogue(given, []), 1, 2)

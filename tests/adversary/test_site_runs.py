@@ -35,7 +35,7 @@ def site(tmp_path):
     return found
 
 
-@pytest.mark.parametrize("vault", ["vault", "another"])
+@pytest.mark.parametrize("site_store", ["vault", "another"])
 def test_a_further_run_needs_a_word_whatever_folder_is_left(site, site_store):
     with pytest.raises(
         RunError, match=r"the run r2, .* in the run r1 .* --new-run, or by new_runs"

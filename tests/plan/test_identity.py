@@ -30,8 +30,8 @@ import numpy as np
 import muster
 import beside
 from beside import scale
-from muster.layout import Entry, Layout
-from muster.metrics.head import Head
+from muster.layout import Layout, TensorEntry
+from muster.metrics.head import OutputHead
 
 ROUNDS = 3
 WIDTH = 4

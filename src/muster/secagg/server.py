@@ -93,7 +93,7 @@ def server(terms: SessionTerms, invited: Iterable[str], verify: Verify) -> Flow:
     >>> terms = SessionTerms("s", "run-1", 1, bytes(32), bytes(32), size=4, most=255, cohort=5)
     >>> side = server(terms, ["ann", "bob", "eve"], lambda name, data, mark: True)
     >>> next(side)  # doctest: +ELLIPSIS
-    Await(step=<Step.ADVERTISE: 'advertise'>, due=frozenset({...}))
+    Await(step=<SessionStep.ADVERTISE: 'advertise'>, due=frozenset({...}))
     >>> side.send(Closed(SessionStep.ADVERTISE))
     Tell(name='ann', message=SessionEnded(reason='COHORT'))
     """

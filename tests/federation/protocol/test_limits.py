@@ -5,7 +5,7 @@ from pathlib import Path
 
 from muster.federation.protocol import limits
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
+DEPLOY = Path(__file__).parents[3] / "deploy"
 
 
 def test_what_members_claim_adds_up():

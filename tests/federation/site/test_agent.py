@@ -41,7 +41,7 @@ def test_updates_have_the_bits_of_the_loop_and_memory_follows_the_accepted(name,
         update, body = hub.bodies[round]
         template = {"payload": {k: v[0] for k, v in outcome.payload.items()}}
         template["buffers"] = outcome.buffers[0]
-        found = hubs.wire.decode(body, template)
+        found = hubs.codec_tensors.decode(body, template)
         for field, value in outcome.payload.items():
             assert np.array_equal(found["payload"][field], value[0])
         assert update.weight == outcome.weights[0]
@@ -156,7 +156,7 @@ def test_a_round_with_another_model_is_declined_and_what_is_kept_stays(tmp_path)
         attend(plan, hub, tmp_path, at=trap)
     old = hub.model
     other = start(replace(plan, seed=1)).sent()
-    hub.model = b"".join(hubs.wire.encode(other))
+    hub.model = b"".join(hubs.codec_tensors.encode(other))
     assert hub.model != old
     passed = []
     attend(plan, hub, tmp_path, at=passed.append)

@@ -136,7 +136,7 @@ def test_a_kill_loses_nothing_that_a_method_has_written(tmp_path):
     """At an instant at which nothing was closed."""
     script = (
         "import os, signal, sys\n"
-        "from muster.federation.protocol.message import Task\n"
+        "from muster.federation.protocol.message import TrainAssignment\n"
         "from muster.federation.site.study import StudyRecord\n"
         "record = StudyRecord(sys.argv[1], 'default')\n"
         "record.join('r1', 'a', word=True)\n"

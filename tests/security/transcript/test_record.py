@@ -160,6 +160,8 @@ def test_the_terms_of_a_session_are_described_without_fractions():
 
 def test_the_terms_of_a_real_session_fit():
     secagg = pytest.importorskip("muster.secagg")
-    terms = secagg.Terms("s", "run-1", 3, bytes(32), bytes(32), size=8, most=65535, cohort=1000)
+    terms = secagg.SessionTerms(
+        "s", "run-1", 3, bytes(32), bytes(32), size=8, most=65535, cohort=1000
+    )
     assert transcript(terms=described(terms)).terms["cohort"] == 1000
     assert isinstance(transcript(), Transcript) and NOW.tzinfo is UTC

@@ -72,8 +72,8 @@ def test_closing_hands_the_lead_over(shared):
 
 LEADER = """
 import sys, threading
-from muster.store.ledger import Ledger
-ledger = Ledger(*sys.argv[1:])
+from muster.store.ledger import FederationStore
+ledger = FederationStore(*sys.argv[1:])
 ledger.lead(threading.Event())
 print("leads", flush=True)
 sys.stdin.read()

@@ -108,12 +108,12 @@ def again(place):
 VICTIM = """
 import os, signal, sys
 import numpy as np
-from muster.store.ledger import Ledger
+from muster.store.ledger import FederationStore
 folder, label = sys.argv[1:]
 def at(now):
     if now == label:
         os.kill(os.getpid(), signal.SIGKILL)
-ledger = Ledger(folder, at=at)
+ledger = FederationStore(folder, at=at)
 ledger.commit(2, {"x": np.full(100_000, 2.0)}, {"round": 2}, [])
 """
 

@@ -48,7 +48,7 @@ def report(
 
 def _service(name: str) -> Any:
     """A module of `muster.federation`, once it is needed: `muster --help` works without it."""
-    return require(f"muster.federation.{name}", extra="site")
+    return require(f"muster.security.{name}", extra="site")
 
 
 def _emit(found: Examination) -> None:
