@@ -34,8 +34,8 @@ def report(
     as_json: bool,
 ) -> None:
     """Print what was found in every study's folder at a place; raise where there is a fault."""
-    looking = _service("transcript.examine")
-    revoked = None if listed is None else _service("pki.keyfile").read(listed)
+    looking = _security("transcript.examine")
+    revoked = None if listed is None else _security("pki.keyfile").read(listed)
     places = looking.stores(place)
     found = [looking.examine(folder, authority, expect, revoked) for folder in places]
     for one in found:
@@ -46,13 +46,13 @@ def report(
         raise AuditError(f"{faults[0][0]}: {screen.shown(faults[0][1])}{more}")
 
 
-def _service(name: str) -> Any:
-    """A module of `muster.federation`, once it is needed: `muster --help` works without it."""
+def _security(name: str) -> Any:
+    """A module of `muster.security`, once it is needed: `muster --help` works without it."""
     return require(f"muster.security.{name}", extra="site")
 
 
 def _emit(found: Examination) -> None:
-    to_value = _service("transcript.record").to_value
+    to_value = _security("transcript.record").to_value
     for one in found.whole:
         said = {"number": one.number, "sha256": one.file_digest, "signed_by": one.serial}
         screen.emit(said | to_value(one.transcript))
