@@ -176,7 +176,7 @@ def server_round(count: int, size: int, corrupt: float, repeat: int) -> dict[str
         for data in game.packed:
             np.add(total, ring.unpack(data, size, room), out=total)
         added = time.process_time()
-        unmask(dealing, (np.ones(count, np.bool_), game.alive), shares, total)
+        unmask(dealing, (np.ones(count, np.bool_), game.alive, game.alive), shares, total)
         done = time.process_time()
         parts = (dealt - start, added - dealt, done - added)
         seconds.append((done - start, *parts, time.perf_counter() - wall))

@@ -42,9 +42,9 @@ from muster.rounds import start
 from muster.runs.federation.conduct import ServerSettings, facts_of, prepare
 from muster.secagg import Aborted, Await, Forget, Heard, Keep, Party, Saw, Say, Tell, client, server
 from muster.secagg.agreement import Binding
-from muster.secagg.answers import PIECE
 from muster.secagg.commitments import KINDS, SHARE
 from muster.secagg.messages import Compared, Complaint, Delivery, KeyRoster, OpenedShares, Shares
+from muster.secagg.pieces import PIECE
 from muster.security import pki
 from muster.security.identity import holder
 from muster.security.pki.credentials import read_credentials

@@ -21,8 +21,8 @@ from muster.errors import MusterError
 from muster.federation.protocol.message import Ack, RunEnded
 from muster.federation.site.trainer import Habits
 from muster.secagg.agreement import Binding
-from muster.secagg.answers import PIECE
 from muster.secagg.messages import Compared, Complaint, MaskedVector, Members, Quit, Revealed, read
+from muster.secagg.pieces import PIECE
 from muster.security import pki
 from muster.security.pki.credentials import Credentials
 from muster.security.refusal import RefusalReason

@@ -162,7 +162,20 @@ def test_a_dealer_of_nonsense_is_named_left_out_and_costs_no_round(tmp_path, mon
     assert federation.round_state.refusals[RefusalReason.LEFT_OUT] >= 1
 
 
-def test_a_holder_that_opens_wrong_shares_costs_a_round_at_most_and_is_named(tmp_path, monkeypatch):
+def wrong(words):
+    """Other shares than it holds."""
+    words[words != MISSING] ^= 1
+
+
+def none(words):
+    """That no share ever came to it."""
+    words[:] = MISSING
+
+
+@pytest.mark.parametrize("change", [wrong, none])
+def test_a_holder_that_opens_wrong_shares_costs_a_round_at_most_and_is_named(
+    tmp_path, monkeypatch, change
+):
     """Five sites, one of whom may collude: the four others are enough to open the sum."""
     honest = answers.revealed
 
@@ -171,7 +184,7 @@ def test_a_holder_that_opens_wrong_shares_costs_a_round_at_most_and_is_named(tmp
         if view.index != 0 or view.terms.round != 1:
             return said
         words = np.frombuffer(said.shares, "<u2").copy()
-        words[words != MISSING] ^= 1
+        change(words)
         return replace(said, shares=words.tobytes())
 
     monkeypatch.setattr(answers, "revealed", revealed)

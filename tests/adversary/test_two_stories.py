@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from tests.secagg.scene import party, terms, vectors
 
-from muster.secagg import Await, Keep, Say, SessionTerms, client, graph
+from muster.secagg import Aborted, Await, Keep, Say, SessionReason, SessionTerms, client, graph
 from muster.secagg import messages as said
-from muster.secagg.agreement import Binding, PrivateKey
+from muster.secagg.agreement import Binding, PrivateKey, Secrets, commitment
 from muster.secagg.answers import graph_for
 from muster.secagg.commitments import ROWS
 from muster.secagg.dealing import Dealing, SessionMembers
@@ -186,3 +186,56 @@ def test_with_one_share_less_they_fit_and_the_vector_is_read(monkeypatch, count,
     graph.graph_of.cache_clear()
     assert isinstance(server.terms, SessionTerms)
     assert found.tolist() == server.vectors[server.names[VICTIM]].tolist()
+
+
+# -- whose order a ring has ------------------------------------------------------------------------
+
+
+def ended(server, name, message):
+    """Why a client ends a session where it hears this, or None where it goes on."""
+    try:
+        server.tell(name, message)
+    except Aborted as stop:
+        return stop.reason
+    return None
+
+
+def test_the_honest_neighbours_of_a_made_up_client_refuse_and_no_sum_is_left(rings):
+    """In place of the last client stands one that nobody is: so a server can try another order."""
+    server = Server(about(60, 3), 0)
+    entries = [server.tell(name, None).entry for name in server.names][:-1]
+    drawn = Secrets.drawn(np.random.default_rng(3).bytes)
+    keys = drawn.mask.public, drawn.channel.public, commitment(drawn.seed)
+    roster = said.KeyRoster(
+        server.terms.context, (*entries, said.PublicKeys("d0000", *keys, b"forged"))
+    )
+    session = roster.session(*server.terms.place)
+    ring = graph_for(server.terms, 60, session)
+    near = {server.names[i] for i in ring.neighbours(59).tolist()}
+    found = {name: ended(server, name, roster) for name in server.names[:-1]}
+    assert {name for name, reason in found.items() if reason is not None} == near
+    assert {found[name] for name in near} == {SessionReason.SIGNATURE}
+
+    # However many of them work for the server, more are gone than the ring is made for.
+    assert len(near) - server.terms.colluders > server.terms.losses
+    alive = np.array([name not in near for name in [*server.names[:-1], "d0000"]])
+    delivery = said.Delivery(session, bitmap(alive), b"")
+    others = set(server.names[:-1]) - near
+    assert {ended(server, name, delivery) for name in others} == {SessionReason.THRESHOLD}
+
+
+def test_a_client_that_draws_its_keys_again_gives_another_order_and_nobody_can_tell(rings):
+    """The cheapest way to try orders, of a server for which one client works: all go on."""
+    orders = []
+    for seed in (3, 4):
+        server = Server(about(60, 3), 0)
+        entries = [server.tell(name, None).entry for name in server.names][:-1]
+        drawn = Secrets.drawn(np.random.default_rng(seed).bytes)
+        keys = drawn.mask.public, drawn.channel.public, commitment(drawn.seed)
+        unsigned = said.PublicKeys(server.names[-1], *keys, b"")
+        mark = sign(server.names[-1], unsigned.statement(server.terms.context))
+        mine = said.PublicKeys(server.names[-1], *keys, mark)
+        roster = said.KeyRoster(server.terms.context, (*entries, mine))
+        assert {ended(server, name, roster) for name in server.names[:-1]} == {None}
+        orders.append(graph_for(server.terms, 60, roster.session(*server.terms.place)).order)
+    assert orders[0] != orders[1]

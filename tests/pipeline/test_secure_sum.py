@@ -126,6 +126,8 @@ def test_terms():
     assert (found.size, found.most, found.cohort, found.minimum) == (12, 254, 10, 4)
     assert (found.colluders, found.losses) == (2, 1)
     assert [terms(cohort=n).colluders for n in (3, 6, 9, 33)] == [1, 2, 3, 11]
+    few = [terms(SecureSum(corrupt=0.1), cohort=n).colluders for n in (3, 9, 10, 19, 20)]
+    assert few == [1, 1, 1, 1, 2] and terms(SecureSum(corrupt=0.0), cohort=40).colluders == 1
     assert terms(needed=7).minimum == 7
     assert terms(needed=2).minimum == 3
 
@@ -140,8 +142,9 @@ def test_terms():
         (
             4,
             {"secure": SecureSum(groups=2, dropout=0.3)},
-            "4 clients are in one of 2 groups.*least 5",
+            "4 clients are in one of 2 groups.*least 6",
         ),
+        (5, {"secure": SecureSum(groups=2, dropout=0.3)}, "5 clients .* of whom 1 may work"),
         (70_000, {}, "cohort ≤ 65520"),
     ],
 )
@@ -172,6 +175,7 @@ SIZES = [
     (5, 0.1, 2, 4, 1),
     (10, 0.1, 7, 9, 1),
     (10, 0.2, 5, 8, 2),
+    (4, 0.1, 1, 3, 1),
 ]
 
 
@@ -205,6 +209,15 @@ def test_as_many_groups_as_a_chance_allows(cohort, corrupt, dropout, rounds, exp
     check(most)
     with pytest.raises(PlanError, match=rf"use SecureSum\(groups={most}\), or fewer"):
         check(most + 1)
+
+
+def test_the_larger_of_two_groups_must_bear_its_losses_too():
+    """Six of whom two may be lost leave room for a liar, seven of whom three may be do not."""
+    frame = SecureSum().frame(built([*INTEGERS, SecureSum()]).contracts[2])
+    secure = SecureSum(groups=2, corrupt=0.1, dropout=0.3)
+    secure.check(frame, 12, 1)
+    with pytest.raises(PlanError, match="7 clients are in one of 2 groups"):
+        secure.check(frame, 13, 1)
 
 
 def test_the_audited_groups_are_refused():

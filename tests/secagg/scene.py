@@ -28,8 +28,8 @@ from muster.secagg import (
     server,
 )
 from muster.secagg.agreement import Binding, Pairs, Secrets
-from muster.secagg.answers import PIECE
 from muster.secagg.messages import Complaint, Delivery
+from muster.secagg.pieces import PIECE
 from muster.secagg.session import bitmap
 
 VICTIM = "c0001"

@@ -22,7 +22,7 @@ from tests.secagg.scene import (
 )
 
 from muster.secagg import Aborted, SessionReason
-from muster.secagg.answers import MISSING, PIECE, graph_for
+from muster.secagg.answers import MISSING, graph_for
 from muster.secagg.messages import (
     Advert,
     Compared,
@@ -38,6 +38,7 @@ from muster.secagg.messages import (
     Revealed,
     Survivors,
 )
+from muster.secagg.pieces import PIECE
 
 # -- split view ----------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from muster.errors import PlanError
-from muster.secagg.groups import anybody, exposed, honest_needed, largest_count, over
+from muster.secagg.groups import anybody, borne, exposed, honest_needed, largest_count, over
 
 SETTINGS = [(100, 1e-3), (1000, 1e-6), (10**4, 2.0**-40)]  # rounds, and the chance over all
 # smallest group x number of groups, for a given client / any client, with 2, 3 and 5 honest
@@ -111,6 +111,19 @@ def test_losses_ask_for_more_honest_clients():
     assert (
         largest_count(100, 10, 0.1, 100, 1e-3) == 13
     )  # of seven or eight, one of whom may be lost
+
+
+def test_the_most_groups_leave_room_for_a_liar_and_the_losses_of_each():
+    for count in range(3, 60):
+        for losses in (0.0, 0.1, 0.2, 0.3):
+            try:
+                groups = largest_count(count, 1, losses, 1, 0.5)
+            except PlanError:
+                assert count - 1 < honest_needed(borne(losses, count))
+                continue
+            sizes = (count // groups, -(-count // groups))
+            assert all(size - honest_needed(borne(losses, size)) >= 1 for size in sizes)
+    assert borne(0.1, 30) == 3 and borne(0.1, 3) == 1
 
 
 def test_where_nobody_is_hidden_no_groups_are_found():

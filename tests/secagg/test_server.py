@@ -18,6 +18,7 @@ from muster.secagg import (
     Tell,
     server,
 )
+from muster.secagg.answers import graph_for
 from muster.secagg.messages import (
     Advert,
     Compared,
@@ -280,3 +281,57 @@ def test_a_server_that_is_stopped_tells_everybody():
     assert effects == [Tell(name, SessionEnded("STOPPED")) for name in named(3)]
     with pytest.raises(Aborted, match="operator"):
         next(side)
+
+
+# -- what honest clients would refuse, an honest server ends before it tells them ------------------
+
+
+def left_of_themselves(played):
+    """Who ended the session itself, and was not told that it is over."""
+    return {name for name, end in played.ended.items() if end is not None and not end.remote}
+
+
+@pytest.mark.parametrize("count", range(4, 10))
+def test_what_no_graph_bears_is_ended_before_anybody_is_told_of_it(count):
+    """One is silent, and those who are left would hide nobody: that is no failure of theirs."""
+    own = terms(count, colluders=count - 2)
+    played = Scene(own, vectors(own, count), absent={"c0001": 0})
+    with pytest.raises(Aborted) as caught:
+        played.run()
+    assert caught.value.reason is SessionReason.COHORT and "hide nobody" in str(caught.value)
+    assert left_of_themselves(played) == set()
+    assert not any(isinstance(message, KeyRoster) for _, message in played.heard)
+
+
+@pytest.mark.parametrize("step", range(1, 5))
+def test_more_losses_than_a_ring_bears_are_ended_before_anybody_is_told_of_them(rings, step):
+    """Around everybody enough are left; over all, one more is gone than the ring is made for."""
+    own = terms(60, colluders=3, losses=6)
+    first = Scene(own, vectors(own, 60))
+    first.run()
+    roster = next(message for _, message in first.heard if isinstance(message, KeyRoster))
+    graph = graph_for(own, 60, roster.session(*own.place))
+    apart = [named(60)[i] for i in graph.order[::8]][:7]
+    for count in (6, 7):
+        played = Scene(own, vectors(own, 60), absent=dict.fromkeys(apart[:count], step))
+        if count == 6:
+            assert played.run().total.tolist() == expected(played, played_on(played, step))
+            continue
+        with pytest.raises(Aborted) as caught:
+            played.run()
+        assert caught.value.reason is SessionReason.THRESHOLD and "ring" in str(caught.value)
+        assert left_of_themselves(played) == set()
+
+
+def played_on(played, step):
+    """Whose vectors came: those who are silent afterwards alone are among them."""
+    return [name for name in played.vectors if step > 3 or name not in played.absent]
+
+
+def test_losses_after_consent_are_borne_by_a_ring_while_shares_are_enough(rings):
+    """Nobody is told of another set any more, so nobody has anything to refuse."""
+    own = terms(60, colluders=3, losses=6)
+    lost = dict.fromkeys(named(60)[::8], 5)
+    played = Scene(own, vectors(own, 60), absent=lost)
+    assert len(lost) > own.losses
+    assert played.run().total.tolist() == expected(played, named(60))

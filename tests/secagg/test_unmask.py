@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from tests.secagg.scene import Scene, expected, named, sign, terms, vectors
 
-from muster.secagg import Aborted, Heard, SessionReason
+from muster.secagg import Aborted, Heard, SessionReason, SessionStep
 from muster.secagg.agreement import Binding, Secrets
-from muster.secagg.answers import SEALED
+from muster.secagg.answers import MISSING, graph_for
 from muster.secagg.client import _parts
 from muster.secagg.commitments import ROWS, SHARE, deal, root
 from muster.secagg.messages import (
@@ -21,6 +21,7 @@ from muster.secagg.messages import (
     Revealed,
     Shares,
 )
+from muster.secagg.pieces import SEALED
 from muster.secagg.shamir import PRIME
 
 
@@ -90,28 +91,75 @@ def test_a_holder_that_ends_a_session_is_named_and_no_honest_dealer(count):
     assert {played.reason(name) for name in named(count)} == {SessionReason.SHARES}
 
 
-def test_numbers_outside_the_field_count_as_none():
+def opening(count, change, absent=(), own=None):
+    """What some say in the last step is `change(name, rows)`, shares `(dealers, 22)`, or None."""
+    own = own or terms(count)
+
     def up(name, message):
-        if name == "c0000" and isinstance(message, Revealed):
-            return [replace(message, shares=b"\xf5\xff" * (len(message.shares) // 2))]
+        if isinstance(message, Revealed):
+            rows = np.frombuffer(message.shares, "<u2").reshape(-1, ROWS).copy()
+            if change(name, rows) is not None:
+                return [replace(message, shares=rows.tobytes())]
         return [message]
 
-    own = terms(5)
-    played = Scene(own, vectors(own, 5), up=up)
+    return Scene(own, vectors(own, count), up=up, absent=dict(absent))
+
+
+def saying(number, liars, dealers=slice(None)):
+    """Some say this number in the place of shares."""
+
+    def change(name, rows):
+        if name not in liars:
+            return None
+        rows[dealers] = number
+        return rows
+
+    return change
+
+
+@pytest.mark.parametrize("number", [MISSING, PRIME])
+def test_who_opens_no_share_that_it_was_given_is_named_though_enough_others_came(number):
+    played = opening(5, saying(number, {"c0000"}))
     result = played.run()
-    assert result.total.tolist() == expected(played, named(5)) and result.liars == ()
+    assert result.total.tolist() == expected(played, named(5)) and caught(result) == {"c0000"}
 
 
-def test_missing_shares_are_too_few_and_nobodys_lie():
-    def up(name, message):
-        if name in ("c0000", "c0001", "c0002") and isinstance(message, Revealed):
-            return [replace(message, shares=b"\xff" * len(message.shares))]
-        return [message]
-
-    own = terms(5)
+@pytest.mark.parametrize("count", [3, 5, 6, 9])
+def test_who_ends_a_session_by_opening_no_share_is_named(count):
+    liars = set(named(count)[-(count // 3) - (count == 5) :])
+    played = opening(count, saying(MISSING, liars, dealers=[0]))
     with pytest.raises(Aborted) as stop:
-        Scene(own, vectors(own, 5), up=up).run()
-    assert stop.value.reason is SessionReason.SHARES and stop.value.liars == ()
+        played.run()
+    assert stop.value.reason is SessionReason.SHARES and caught(stop.value) == liars
+    assert all("'c0000'" in liar.why for liar in stop.value.liars)
+
+
+def test_no_share_and_another_share_are_lies_of_one_session():
+    def change(name, rows):
+        if name == "c0004":
+            rows[0, 3] ^= 1
+        return saying(MISSING, {"c0000", "c0001"})(name, rows) if name < "c0002" else rows
+
+    with pytest.raises(Aborted) as stop:
+        opening(5, change).run()
+    assert caught(stop.value) == {"c0000", "c0001", "c0004"}
+
+
+def test_on_a_ring_who_opens_no_share_of_a_neighbour_is_named_with_it(rings):
+    own = terms(100, colluders=10)
+    played = opening(100, saying(MISSING, {"c0010"}, dealers=[3]), own=own)
+    result = played.run()
+    session = next(m.session for _, m in played.said if isinstance(m, MaskedVector))
+    neighbour = graph_for(own, 100, session).holders(10)[3]
+    (liar,) = result.liars
+    assert liar.name == "c0010" and f"'c{neighbour:04}'" in liar.why
+
+
+def test_who_is_silent_in_the_last_step_is_not_named_where_others_end_it():
+    played = opening(7, saying(MISSING, {"c0001", "c0002"}), absent={"c0006": 5})
+    with pytest.raises(Aborted) as stop:
+        played.run()
+    assert caught(stop.value) == {"c0001", "c0002"}
 
 
 # -- dealers ---------------------------------------------------------------------------------------
@@ -188,6 +236,19 @@ def test_shares_that_were_opened_open_the_secret_of_a_client_that_fell_silent():
     result = played.run()
     assert result.survivors == ("c0000", "c0001", "c0003", "c0004", "c0005")
     assert result.total.tolist() == expected(played, result.survivors)
+
+
+@pytest.mark.parametrize("where", [None, *SessionStep])
+def test_who_complained_about_a_share_lacks_it_and_is_not_named(where):
+    """Its dealer has opened it; a liar ends the session, and the holders begin again anywhere."""
+    played = answering(dealing(some, restarts={(f"c000{i}", where) for i in (0, 1)}))
+    lie = opening(7, saying(MISSING, {"c0003", "c0005", "c0006"})).up
+    played.up, deal_ = lambda n, m: [x for y in deal_(n, m) for x in lie(n, y)], played.up
+    with pytest.raises(Aborted) as stop:
+        played.run()
+    assert caught(stop.value) == {"c0003", "c0005", "c0006"}
+    opened = {name: m for name, m in played.said if isinstance(m, Revealed)}
+    assert all(opened[name].shares[2 * SHARE :][:2] == b"\xff\xff" for name in ("c0000", "c0001"))
 
 
 def test_a_dealer_that_does_not_answer_is_late_and_no_liar():

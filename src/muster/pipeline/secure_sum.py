@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
@@ -56,15 +55,15 @@ class Bears(NamedTuple):
 class SecureSum(Stage):
     """Masks that cancel in the sum (Bonawitz et al. 2017, Bell et al. 2020); stands last.
 
-    At least `minimum` clients' sum is opened, or none; the fraction `corrupt` of a cohort may
-    work for the server, which may itself deviate from the protocol in any way; the fraction
-    `dropout` may fall silent. With `groups`, each round's cohort is divided at random, and the
-    server learns the sum of each group: so a rule such as `TrimmedMean` can bear liars, and large
-    cohorts cost less. A client whose group holds too many colluders is exposed; that a given one
-    ever is, over all rounds of the plan, has at most the chance `exposure`, or the plan is refused.
-    Training loss, steps and rows stay with the clients unless `metrics` is "public". Clients
-    encode as before it and the server decodes the exact sum: the runtime runs the session
-    (`muster.secagg`, extra `service`), so the model has the bits it would have without it.
+    At least `minimum` clients' sum is opened, or none; the fraction `corrupt` of a cohort, one
+    client at least, may lie or work for the server, which may itself deviate from the protocol in
+    any way; the fraction `dropout` may fall silent. With `groups`, each round's cohort is divided
+    at random, and the server learns the sum of each group: so a rule such as `TrimmedMean` can bear
+    liars, and large cohorts cost less. A client whose group holds too many colluders is exposed;
+    that a given one ever is, over all rounds of the plan, has at most the chance `exposure`, or the
+    plan is refused. Training loss, steps and rows stay with the clients unless `metrics` is
+    "public". Clients encode as before it and the server decodes the exact sum: the runtime runs the
+    session (`muster.secagg`, extra `service`), so the model has the bits it would have without it.
 
     >>> SecureSum().minimum
     3
@@ -192,12 +191,17 @@ class SecureSum(Stage):
 
     def _losses(self, size: int) -> int:
         """How many of a session's clients may be lost: of a small group one, rather than none."""
-        losses = self.dropout * size
-        return math.ceil(losses - SLACK) if self.groups > 1 else int(losses + SLACK)
+        if self.groups == 1:
+            return int(self.dropout * size + SLACK)
+        groups = require("muster.secagg.groups", extra="site")
+        return int(groups.borne(self.dropout, size))
 
     def _colluders(self, count: int) -> int:
-        """How many of so many clients may work with the server."""
-        return int(self.corrupt * count + SLACK)
+        """How many of so many clients may lie or work with the server: one, rather than none.
+
+        Else a client that deals nonsense could not be told from those who complain about it.
+        """
+        return max(1, int(self.corrupt * count + SLACK))
 
     def _bears(self, size: int, needed: int) -> Bears:
         """What a session of so many clients is made for."""
@@ -205,14 +209,15 @@ class SecureSum(Stage):
         if self.groups == 1:
             return Bears(self._colluders(size), losses, max(self.minimum, needed), size)
         groups = require("muster.secagg.groups", extra="site")
-        # As many as the draw of groups lets sit together but for a chance: see `chance`.
-        return Bears(max(0, size - groups.honest_needed(losses)), losses, self.minimum, size)
+        # As many as the draw of groups lets sit together but for a chance: see `chance`. A group
+        # that is too small for one has no room for its losses then, and is refused (`hides`).
+        return Bears(max(1, size - groups.honest_needed(losses)), losses, self.minimum, size)
 
     def check(self, frame: Frame, cohort: int, rounds: int, needed: int = 0) -> None:
         """Raise `PlanError`, with the remedy, for a cohort that these settings do not hide."""
         nothing = bytes(32)
-        size = cohort // self.groups
-        self.terms(frame, size, needed, study="", run="", round=0, plan=nothing, model=nothing)
+        for size in (cohort // self.groups, -(-cohort // self.groups)):  # groups differ by one
+            self.terms(frame, size, needed, study="", run="", round=0, plan=nothing, model=nothing)
         chance = self.chance(cohort, rounds)
         if chance > self.exposure:
             groups = require("muster.secagg.groups", extra="site")

@@ -25,31 +25,16 @@ from numpy.typing import NDArray
 from muster.errors import PlanError
 from muster.secagg import messages
 from muster.secagg.agreement import Binding, PrivateKey, Secrets
-from muster.secagg.commitments import (
-    KINDS,
-    LEAVES,
-    ROWS,
-    SHARE,
-    VALUES,
-    challenge,
-    deal,
-    expected,
-    leaf,
-    lies_on,
-    root,
-)
+from muster.secagg.commitments import KINDS, ROWS, deal, root
 from muster.secagg.graph import Graph, Odds, graph_of
 from muster.secagg.mask import blend
 from muster.secagg.messages import Complaint
+from muster.secagg.pieces import PIECE, Held, opened, sent
 from muster.secagg.ring import Words
 from muster.secagg.session import Aborted, Party, SessionReason, SessionTerms, bitmap, members
-from muster.secagg.shamir import PRIME, vandermonde
 
 __all__ = [
-    "Held",
     "MISSING",
-    "PIECE",
-    "SEALED",
     "Set",
     "View",
     "accused",
@@ -68,10 +53,7 @@ __all__ = [
 ]
 
 Set = NDArray[np.bool_]  # which entries of the roster, (clients,)
-Held = NDArray[np.uint16]  # shares of others' mask keys and seeds, (holders, 2, 22)
 MISSING = 65535  # no number of the field: in the place of a share that never came
-SEALED = KINDS * SHARE + 16  # bytes of the shares for one holder, on their way
-PIECE = SEALED + 32 + LEAVES + VALUES  # bytes of all that a holder is given of one dealer
 
 
 @dataclass(frozen=True)
@@ -128,9 +110,10 @@ def rostered(
 ) -> View:
     """Check the keys of those it shares with, before a share of a secret leaves.
 
-    In the complete graph these are all; in a ring, its neighbours. A server that fills a ring with
-    made-up clients gains nothing by it: that all neighbours are real, and more than x of them
-    colluders, is no likelier than without those (there are fewer ways to choose real ones).
+    In the complete graph these are all; in a ring, its neighbours. A server that adds made-up
+    clients to a ring has one more way to try its order (see `graph`), and nothing else: that all
+    neighbours are real, and more than x of them colluders, is no likelier than without those (there
+    are fewer ways to choose real ones), and who stands beside one refuses.
     """
     entries, count = roster.entries, len(roster.entries)
     if roster.context != terms.context:
@@ -223,27 +206,12 @@ def delivered(
     places = {j: place for place, j in enumerate(view.holders.tolist())}
     for i, dealer in enumerate(others):
         piece = delivery.pieces[PIECE * i : PIECE * (i + 1)]
-        share = _fitting(view, dealer, piece)
+        share = opened(view.binding, view.channels[dealer], (dealer, view.index), piece)
         if share is None:
             wrong.append((dealer, piece))
         else:
             held[places[dealer]] = share
     return sharing, held, tuple(wrong)
-
-
-def _fitting(view: View, dealer: int, piece: bytes) -> Held | None:
-    """The share in a piece, `(2, 22)`, where it is what its dealer bound itself to."""
-    sealed, rest = piece[:SEALED], piece[SEALED:]
-    top, leaves, values = rest[:32], rest[32 : 32 + LEAVES], rest[32 + LEAVES :]
-    opened = view.binding.unseal(view.channels[dealer], dealer, view.index, sealed)
-    if opened is None:
-        return None
-    share = np.frombuffer(opened, "<u2").reshape(KINDS, ROWS)
-    found = b"".join(
-        leaf(view.binding, dealer, view.index, kind, share[kind].tobytes()) for kind in range(KINDS)
-    )
-    fits = found == leaves and bool((share < PRIME).all())
-    return share if fits and lies_on(share, challenge(view.binding, dealer, top), values) else None
 
 
 def compared(view: View, party: Party, wrong: tuple[tuple[int, bytes], ...]) -> messages.Compared:
@@ -277,9 +245,10 @@ def accused(
         )
     shares = np.frombuffer(own, "<u2").reshape(-1, KINDS, ROWS)
     places = {j: place for place, j in enumerate(view.holders.tolist())}
-    opened = []
+    answer = []
     for one in complaints.complaints:
-        piece = piece_for(view, said, places[one.holder])
+        place = places[one.holder]
+        piece = sent(said, view.index, view.holders, place, view.graph.threshold)
         statement = view.binding.complaint(view.index, one.holder, sha256(piece).digest())
         name = view.entries[one.holder].name
         if one.dealer != view.index or not party.verify(name, statement, one.signature):
@@ -287,19 +256,8 @@ def accused(
                 SessionReason.COMPLAINTS,
                 f"{name!r} did not complain about what this client sent it; nothing is opened",
             )
-        opened.append(shares[places[one.holder]].tobytes())
-    return messages.OpenedShares(view.session, b"".join(opened))
-
-
-def piece_for(view: View, said: messages.Shares, place: int) -> bytes:
-    """What the holder at this place among mine is given of me, if nobody changed it."""
-    holder = int(view.holders[place])
-    order = view.others.index(holder)
-    sealed = said.sealed[SEALED * order : SEALED * (order + 1)]
-    leaves = said.leaves[LEAVES * place : LEAVES * (place + 1)]
-    powers = vandermonde(view.holders[place : place + 1] + 1, view.graph.threshold)
-    values = expected(np.frombuffer(said.proof, "<u2")[None], powers)
-    return sealed + root(said.leaves) + leaves + values.tobytes()
+        answer.append(shares[place].tobytes())
+    return messages.OpenedShares(view.session, b"".join(answer))
 
 
 def admitted(view: View, party: Party, sharing: Set, said: messages.Members) -> Set:

@@ -16,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muster.secagg.agreement import Binding
-from muster.secagg.answers import PIECE, SEALED, Held, Set
+from muster.secagg.answers import Set
 from muster.secagg.commitments import (
     KINDS,
     LEAVES,
     ROWS,
-    VALUES,
     challenge,
     expected,
     leaf,
@@ -31,6 +30,7 @@ from muster.secagg.commitments import (
 )
 from muster.secagg.graph import Graph
 from muster.secagg.messages import Complaint, PublicKeys, Shares
+from muster.secagg.pieces import SEALED, Held, assembled, values_in
 from muster.secagg.session import Aborted, Liar, SessionReason, SessionTerms
 from muster.secagg.shamir import PRIME, vandermonde
 
@@ -65,6 +65,21 @@ class SessionMembers:
         return found
 
     def check(self, sharing: Set, alive: Set) -> None:
+        """Raise `Aborted` unless the clients can be told that so many are left.
+
+        Else each of them would refuse the story and leave, as if it had failed, for what others
+        left out: it wants t holders around it, and in a ring no more gone than that is made for.
+        """
+        least = len(alive) - self.terms.losses
+        if self.graph.order and alive.sum() < least:
+            raise Aborted(
+                SessionReason.THRESHOLD,
+                f"{alive.sum()} clients are left, and the ring is made for {least} or more: invite "
+                f"more clients or bear more dropouts",
+            )
+        self.check_holders(sharing, alive)
+
+    def check_holders(self, sharing: Set, alive: Set) -> None:
         """Raise `Aborted` unless every secret that will be needed has t living holders."""
         short = (alive[self.graph.table].sum(1) < self.graph.threshold) & sharing
         if short.any():
@@ -155,9 +170,13 @@ class Dealing:
     def overdone(self) -> dict[int, str]:
         """Who complains about more than all colluders, or is complained about by more.
 
-        An honest holder complains of colluding dealers alone, and nobody but a colluding holder
-        complains of an honest dealer. Those who complain too much are out first, and their
-        complaints with them.
+        No honest client is, while at most c = `colluders` lie. What an honest dealer sent fits, and
+        an honest server hands it on unchanged, so an honest holder complains about liars alone,
+        about c at most; and liars alone complain about an honest dealer, c at most. It needs c ≥ 1
+        (`SessionTerms`): else one liar that deals nonsense makes each honest holder complain about one
+        more than may lie. Those who complain too much are out first, and their complaints with
+        them, which lowers the other counts alone. Whoever is left is complained about by c at most,
+        as many as an honest client opens shares for (`answers.accused`).
         """
         most, out = self.cohort.terms.colluders, dict[int, str]()
         by = Counter(holder for _, holder in self.wrong)
@@ -180,7 +199,7 @@ class Dealing:
         rho = challenge(self.cohort.binding, dealer, self._roots[dealer].tobytes())
         found: dict[tuple[int, int], Held] = {}
         for one, share in zip(complaints, rows, strict=True):
-            values = self.piece(dealer, one.holder)[PIECE - VALUES :]
+            values = values_in(self.piece(dealer, one.holder))
             fits = all(self.fits(dealer, one.holder, kind, share[kind]) for kind in range(KINDS))
             if not (fits and (share < PRIME).all() and lies_on(share, rho, values)):
                 return False
@@ -213,13 +232,8 @@ class Dealing:
         threshold = self.cohort.graph.threshold
         powers = vandermonde(np.array([holder + 1]), threshold)
         values = expected(self._proofs[dealers], powers)[:, 0]
-        parts = (
-            self._sealed[pairs],
-            self._roots[dealers],
-            self._leaves[pairs],
-            np.ascontiguousarray(values).view(np.uint8).reshape(len(dealers), VALUES),
-        )
-        return np.concatenate(parts, 1)
+        leaves = self._leaves[pairs]
+        return assembled(self._sealed[pairs], self._roots[dealers], leaves, values)
 
 
 def room_for_shares(cohort: SessionMembers) -> Held:

@@ -20,10 +20,15 @@ colluders that a neighbourhood has), not among all, as long as no more than the 
 clients are gone: each client checks that itself.
 
 **Who chooses the ring.** Its order is drawn from the session's hash, which covers every client's
-name and signed fresh keys, so the server alone does not choose it. It can still try: it sees all
-keys before it closes the first step and may leave clients out. Each attempt is one hash, so
-against a server that makes 2^g of them the chance grows to 2^(g − 40). The complete graph has no
-such question.
+name and fresh keys, so the server alone does not choose it. It can still try: it sees all keys
+before it closes the first step, and each other roster has another order. It may leave clients out;
+have a client that works for it draw its keys again, as often as it likes and at no price; or add
+entries that it made up, as a client verifies the signatures of its neighbours alone. Those are the
+dearest: the honest neighbours of such an entry refuse, and are gone like any others, of whom a ring
+bears `losses`; and no client has more colluders around it, or fewer honest ones in its part of the
+sum, than in a draw without them. Each try takes the hashes of one order and has the chance of one
+draw, so against a server that makes 2^g of them in each session 2^-40 grows to 2^(g - 40). The
+complete graph has no such question.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import math
 
 from muster.errors import PlanError
 
-__all__ = ["anybody", "exposed", "honest_needed", "largest_count", "over"]
+__all__ = ["anybody", "borne", "exposed", "honest_needed", "largest_count", "over"]
 
 
 def honest_needed(losses: int) -> int:
@@ -24,6 +24,15 @@ def honest_needed(losses: int) -> int:
     [2, 3, 5]
     """
     return max(2 * losses + 1, 2 + losses)
+
+
+def borne(losses: float, size: int) -> int:
+    """How many of a group may be lost, of this fraction: one of a small group, rather than none.
+
+    >>> [borne(0.1, size) for size in (3, 10, 11)]
+    [1, 1, 2]
+    """
+    return math.ceil(losses * size - 1e-9)  # a tenth of thirty is three, whatever floats say
 
 
 def exposed(count: int, colluders: int, groups: int, honest: int) -> float:
@@ -76,12 +85,15 @@ def over(chance: float, rounds: int) -> float:
 def largest_count(count: int, colluders: int, losses: float, rounds: int, chance: float) -> int:
     """The most groups in which a given client is exposed with at most this chance over the rounds.
 
-    `losses` is the fraction of a group that may fall silent; each group bears it rounded up.
+    `losses` is the fraction of a group that may fall silent; each group bears it rounded up, and
+    one colluder at least.
     """
     for groups in range(count // 2, 0, -1):
-        size = count // groups
-        honest = honest_needed(math.ceil(losses * size))
-        if honest <= size and over(exposed(count, colluders, groups, honest), rounds) <= chance:
+        needed = {size: honest_needed(borne(losses, size)) for size, _ in _sizes(count, groups)}
+        if any(honest >= size for size, honest in needed.items()):
+            continue
+        once = exposed(count, colluders, groups, max(needed.values()))
+        if over(once, rounds) <= chance:
             return groups
     raise PlanError(
         f"{count} clients, {colluders} of whom may work with the server, hide nobody in any "

@@ -111,22 +111,13 @@ def server(terms: SessionTerms, invited: Iterable[str], verify: Verify) -> Flow:
 
 def _session(book: _Conversation) -> Flow:
     """The straight line."""
-    roster = yield from _advertise(book)
-    book.session = roster.session(*book.terms.place)
-    names = tuple(entry.name for entry in roster.entries)
-    try:
-        graph = graph_for(book.terms, len(names), book.session)
-    except PlanError as error:
-        end(SessionReason.COHORT, str(error))
-    index = {name: i for i, name in enumerate(names)}
-    binding = Binding(book.session, book.terms.context)
-    cohort = SessionMembers(book.terms, roster.entries, graph, index, binding)
+    cohort = yield from _advertise(book)
     dealing = yield from _share(book, cohort)
     members = yield from _compare(book, dealing)
     alive, total = yield from _mask(book, cohort, members)
     yield from _consent(book, cohort, members, alive)
-    shares = yield from _reveal(book, cohort, members)
-    lied = unmask(dealing, (members, alive), shares, total)
+    spoke, shares = yield from _reveal(book, cohort, members)
+    lied = unmask(dealing, (members, alive, spoke), shares, total)
     return Sum(total, tuple(cohort.names(np.flatnonzero(alive))), (*_caught(book), *lied))
 
 
@@ -135,7 +126,11 @@ def _caught(book: _Conversation) -> tuple[Liar, ...]:
 
 
 def _advertise(book: _Conversation) -> Flow:
-    """Whose keys came: signed, usable, and like nobody else's."""
+    """Whose keys came: signed, usable, and like nobody else's.
+
+    Before anybody is told, it is known that so many can make a sum: else each of them would refuse
+    the roster, and have left, where another one was silent.
+    """
     entries: dict[str, messages.PublicKeys] = {}
     taken: set[bytes] = set()
 
@@ -161,9 +156,15 @@ def _advertise(book: _Conversation) -> Flow:
     if len(entries) > book.terms.cohort:
         end(SessionReason.COHORT, f"{len(entries)} clients; the terms allow {book.terms.cohort}")
     roster = KeyRoster(book.terms.context, tuple(entries[name] for name in sorted(entries)))
+    book.session = roster.session(*book.terms.place)
+    try:
+        graph = graph_for(book.terms, len(entries), book.session)
+    except PlanError as error:
+        end(SessionReason.COHORT, str(error))
     for name in sorted(entries):
         yield from _tell(book, name, roster)
-    return roster
+    binding = Binding(book.session, book.terms.context)
+    return SessionMembers(book.terms, roster.entries, graph, roster.places, binding)
 
 
 def _share(book: _Conversation, cohort: SessionMembers) -> Flow:
@@ -295,7 +296,7 @@ def _consent(book: _Conversation, cohort: SessionMembers, members: Set, alive: S
 
 
 def _reveal(book: _Conversation, cohort: SessionMembers, members: Set) -> Flow:
-    """The shares that came, `(pairs, 22)` by holder."""
+    """Who spoke, and the shares that came, `(pairs, 22)` by holder."""
     shares = room_for_shares(cohort)
     spoke = np.zeros(len(cohort.entries), np.bool_)
 
@@ -309,8 +310,8 @@ def _reveal(book: _Conversation, cohort: SessionMembers, members: Set) -> Flow:
         return None
 
     yield from _collect(book, SessionStep.UNMASK, accept)
-    cohort.check(members, spoke)
-    return shares
+    cohort.check_holders(members, spoke)
+    return spoke, shares
 
 
 def _collect(

@@ -126,8 +126,9 @@ class SessionTerms:
     bytes each (the plan's fingerprint, the hash of the model as received); `size`, coordinates of a
     vector; `most`, the largest value of one; `cohort`, the most clients that may take part;
     `minimum`, the fewest whose sum may be opened, three at least; `colluders`, how many of the
-    cohort may work with the server; `losses`, how many of those who advertised may fall silent
-    (what a ring is made for: the complete graph bears what its threshold leaves).
+    cohort may lie, or work with the server, one at least; `losses`, how many of those who
+    advertised may fall silent (what a ring is made for: the complete graph bears what its threshold
+    leaves).
 
     >>> nothing = bytes(32)
     >>> terms = SessionTerms("s", "run-1", 3, nothing, nothing, size=8, most=65535, cohort=1000)
@@ -144,7 +145,7 @@ class SessionTerms:
     most: int
     cohort: int
     minimum: int = 3
-    colluders: int = 0
+    colluders: int = 1
     losses: int = 0
     attempt: int = 1
 
@@ -159,10 +160,11 @@ class SessionTerms:
                 f"minimum={self.minimum!r} and cohort={self.cohort!r}; secure aggregation needs "
                 f"3 ≤ minimum ≤ cohort ≤ {CLIENTS}: of two, each would know the other's vector"
             )
-        if not (0 <= self.colluders < self.cohort and 0 <= self.losses < self.cohort):
+        if not (1 <= self.colluders < self.cohort and 0 <= self.losses < self.cohort):
             raise PlanError(
                 f"colluders={self.colluders!r} and losses={self.losses!r} of {self.cohort} "
-                f"clients; give two numbers from 0 up, each below the cohort"
+                f"clients; give 1 ≤ colluders < cohort (were nobody taken to lie, one liar would "
+                f"have honest clients named in its place) and 0 ≤ losses < cohort"
             )
         if self.size < 1 or self.round < 0 or self.attempt < 1:
             raise PlanError(

@@ -6,6 +6,11 @@ member that fell silent. Every secret is compared with its public half before it
 does not match, each share is compared with the leaf that its dealer published: those that do not
 fit were changed by their holders, who are named, and the secret is rebuilt from others. Where all
 fit, the dealer shared another secret than its own: it is named, and the session is lost.
+
+A holder that spoke and opened no share of a member is named as well, whether or not the share was
+needed. An honest one holds a share of each member: what it was given and found no fault with it has
+kept, and where it complained, the dealer has opened that share, or is no member. So, as t holders
+of every member have spoken when this begins, no session ends here without a name.
 """
 
 from __future__ import annotations
@@ -30,19 +35,22 @@ Shares = NDArray[np.uint16]
 
 
 def unmask(
-    dealing: Dealing, sets: tuple[Set, Set], shares: Shares, total: Words
+    dealing: Dealing, sets: tuple[Set, Set, Set], shares: Shares, total: Words
 ) -> tuple[Liar, ...]:
-    """Take all masks off the total, in place; who was caught with a wrong share.
+    """Take all masks off the total, in place; who was caught with a wrong share, or with none.
 
-    `sets` are the members and those who survived, `shares` the opened ones `(pairs, 22)`. Raises
-    `Aborted`, before anything is taken off, where a secret cannot be rebuilt.
+    `sets` are the members, those who survived, and those who spoke in the last step; `shares` the
+    opened ones `(pairs, 22)`. Raises `Aborted`, before anything is taken off, where a secret cannot
+    be rebuilt.
     """
-    cohort, (members, alive) = dealing.cohort, sets
+    cohort, (members, alive, spoke) = dealing.cohort, sets
     dealers = np.flatnonzero(members)
     for (dealer, holder), share in dealing.opened.items():  # in answer to a complaint
         place = int(np.searchsorted(cohort.graph.table[dealer], holder))
         shares[cohort.mirror(dealer)[place]] = share[int(alive[dealer])]
-    secrets, lied = _secrets(dealing, dealers, alive, shares)
+    good = np.asarray((shares < PRIME).all(1), np.bool_)
+    lied = _kept_back(cohort, good, members, spoke)
+    secrets = _secrets(dealing, dealers, alive, (shares, good), lied)
     plus: list[bytes] = []
     minus: list[bytes] = []
     for i, secret in zip(dealers.tolist(), secrets, strict=True):
@@ -58,16 +66,30 @@ def unmask(
     return liars(cohort, lied)
 
 
-def _secrets(
-    dealing: Dealing, dealers: NDArray[np.int64], alive: Set, shares: Shares
-) -> tuple[list[bytes], dict[int, str]]:
-    """The secret of every dealer, and the holders whose shares were wrong.
+def _kept_back(cohort: SessionMembers, good: Set, members: Set, spoke: Set) -> dict[int, str]:
+    """Who spoke, and opened no number of the field where it holds a share of a member."""
+    table, lied = cohort.graph.table, dict[int, str]()
+    none = ~good.reshape(table.shape) & members[table] & spoke[:, None]
+    for holder in np.flatnonzero(none.any(1)).tolist():
+        name = cohort.entries[table[holder, none[holder].argmax()]].name
+        lied[holder] = f"it opened no share of {name!r}, and did not complain about the one it got"
+    return lied
 
-    All who can be caught are caught before the session is given up: a liar is left out of the next
-    one, so liars cost no more sessions than there are of them.
+
+def _secrets(
+    dealing: Dealing,
+    dealers: NDArray[np.int64],
+    alive: Set,
+    opened: tuple[Shares, Set],
+    lied: dict[int, str],
+) -> list[bytes]:
+    """The secret of every dealer; the holders whose shares were wrong go to those who lied.
+
+    `opened` are the shares, and which of them are numbers of the field. All who can be caught are
+    caught before the session is given up: a liar is left out of the next one, so liars cost no more
+    sessions than there are of them.
     """
-    cohort, good = dealing.cohort, np.asarray((shares < PRIME).all(1), np.bool_)
-    lied: dict[int, str] = {}
+    cohort, (shares, good) = dealing.cohort, opened
     lost: dict[int, str] = {}
     found = dict(
         zip(dealers.tolist(), _rebuilt(cohort, dealers.tolist(), shares, good), strict=True)
@@ -92,7 +114,7 @@ def _secrets(
             f"the next session",
             liars=liars(cohort, lied),
         )
-    return [found[i] for i in dealers.tolist()], lied
+    return [found[i] for i in dealers.tolist()]
 
 
 def _changed(dealing: Dealing, dealer: int, kind: int, shares: Shares, good: Set) -> dict[int, str]:

@@ -33,9 +33,9 @@ from muster.secagg import (
     Tell,
     server,
 )
-from muster.secagg.answers import SEALED
 from muster.secagg.commitments import LEAVES, proof_size
 from muster.secagg.messages import Advert, KeyRoster, Quit, SecAggMessage, SessionEnded
+from muster.secagg.pieces import SEALED
 from muster.security.refusal import Refused as WireRefused
 from muster.store.records import OpenWork, SecAggEvent
 from muster.types import ClientId
