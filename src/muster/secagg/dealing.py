@@ -173,8 +173,8 @@ class Dealing:
         No honest client is, while at most c = `colluders` lie. What an honest dealer sent fits, and
         an honest server hands it on unchanged, so an honest holder complains about liars alone,
         about c at most; and liars alone complain about an honest dealer, c at most. It needs c ≥ 1
-        (`SessionTerms`): else one liar that deals nonsense makes each honest holder complain about one
-        more than may lie. Those who complain too much are out first, and their complaints with
+        (`SessionTerms`): else one liar that deals nonsense makes each honest holder complain about
+        one more than may lie. Those who complain too much are out first, and their complaints with
         them, which lowers the other counts alone. Whoever is left is complained about by c at most,
         as many as an honest client opens shares for (`answers.accused`).
         """
