@@ -291,15 +291,18 @@ class Hub:
         made.play(cohort)
         return made
 
-    def evaluation(self, lie):
+    def evaluation(self, lie, between=None):
         """Have a model measured; what came, by client. `lie(asked)` gives octets for the liar.
 
-        The liar says them one after the other; the others answer at once.
+        The liar says them one after the other; the others answer at once. `between()` is called
+        before each turn.
         """
         due = dict.fromkeys(self.names)
         self.answers = []
 
         def turn():
+            if between is not None:
+                between()
             asked = {name: self.poll(name) for name in due}
             for name, said in asked.items():
                 del due[name]

@@ -54,13 +54,21 @@ class Site:
     plan: Any
     policy: Policy = Policy()
 
-    def attend(self, rogue, *, site_store="vault", at=None, wall=lambda: NOON, **habits):
+    def attend(
+        self, rogue, *, site_store="vault", at=None, wall=lambda: NOON, patience=None, **habits
+    ):
         """One life, out of this vault."""
         log = audit.AuditLog(self.home / "audit.jsonl", purpose="site", id="a")
         habits = Habits(policy=self.policy, audit=log, wall=wall, **habits)
         try:
             return scene.attend(
-                self.plan, rogue, self.home / site_store, habits=habits, at=at, study=self.study
+                self.plan,
+                rogue,
+                self.home / site_store,
+                habits=habits,
+                at=at,
+                study=self.study,
+                patience=patience,
             )
         finally:
             log.close()

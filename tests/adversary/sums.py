@@ -11,6 +11,8 @@ import re
 import ssl
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import httpx
 from tests.adversary.rogue import Rogue
@@ -19,7 +21,7 @@ from tests.federation.site.hub import Wire, said
 
 from muster.federation.protocol.message import Ack, RunEnded, Settled, Wait, to_json
 from muster.federation.site.agent import SiteAgent
-from muster.federation.site.secagg import SAID
+from muster.federation.site.secure_line import SAID
 from muster.federation.site.server_client import Backoff, ServerClient
 from muster.federation.site.store import SiteStore
 from muster.federation.site.study import StudyRecord
@@ -34,7 +36,7 @@ from muster.security.pki.credentials import Credentials
 from muster.security.refusal import RefusalReason
 
 SECURE = re.compile(r"/v1/secure/(\d+)")
-QUICK = Backoff(first=0.001, longest=0.01)
+QUICK = Backoff(first=0.001, longest=0.01, least=0.0)
 
 
 @dataclass
@@ -83,10 +85,12 @@ class Sums:
         self.settles = {}  # before the session of that place: the fate (round, accepted) told
         self.studies = {}  # the records that are open, by site
         self.at = {}  # what is called at the labels of a site
+        self.patience = QUICK
+        self.days = {}  # by which the clock of a site is fast, when it judges certificates
 
-    def lead(self, *sessions, habits=None):
+    def lead(self, *sessions, habits=None, **more):
         """Play the sessions, each until it is over or given up; then all end."""
-        self.sessions, self.habits = list(sessions), habits or Habits(wait=0.0)
+        self.sessions, self.habits = list(sessions), habits or Habits(wait=0.0, **more)
         self.polls, self.place, self.owed, self.idle = 0, 0, set(), set()
         for session in sessions:
             if session.side is None:  # else it goes on
@@ -222,7 +226,7 @@ class Sums:
             "https://hub",
             name,
             ssl.create_default_context(),
-            patience=QUICK,
+            patience=self.patience,
             transport=Wire(lambda request: self.handle(name, request)),
         )
         await stack.enter_async_context(line)
@@ -230,8 +234,11 @@ class Sums:
         stack.callback(log.close)
         training = Training(self.plan, self.people[name])
         habits = replace(self.habits, audit=log)
-        notary = pki.Notary(self.home / name)
+        notary = pki.Notary(self.home / name, partial(self._today, name))
         return SiteAgent(name, training, line, site_store, hand, habits, study=study, notary=notary)
+
+    def _today(self, name):
+        return datetime.now(UTC) + timedelta(days=self.days.get(name, 0))
 
     def begun(self, name, session):
         """What a site's record has of the assignment of a session, while the site is at work."""

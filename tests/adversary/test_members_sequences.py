@@ -23,8 +23,10 @@ from tests.adversary.mutants import NUMBERS, object_mutants
 from tests.federation.coordinator.masked import plan_of
 
 from muster import Every, pipeline
+from muster.federation.coordinator import clients, secagg
 from muster.federation.protocol.claims import check_training
 from muster.federation.protocol.codec_json import LIMIT, Numbers
+from muster.federation.protocol.limits import STEP, WORK
 from muster.federation.protocol.message import (
     VERSIONS,
     Decline,
@@ -34,6 +36,7 @@ from muster.federation.protocol.message import (
     TrainingFailure,
     to_json,
 )
+from muster.federation.site.secagg import HOURS
 from muster.secagg.agreement import Binding
 from muster.secagg.commitments import root
 from muster.secagg.messages import (
@@ -45,13 +48,14 @@ from muster.secagg.messages import (
     Revealed,
     Shares,
 )
-from muster.secagg.session import bitmap
+from muster.secagg.session import SessionStep, bitmap
 from muster.security import pki
 from muster.security.refusal import RefusalReason, Refused, parse
 from muster.store.records import SecAggEvent
 
 STEPS = (Advert, Shares, Compared, MaskedVector, Consent, Revealed)
 PLAN = plan_of(layers=(4, 3), rounds=100_000)
+OPEN = replace(PLAN, pipeline=(), evaluate=Every(1))
 
 
 @pytest.fixture(scope="module")
@@ -353,9 +357,17 @@ def test_a_member_that_says_the_same_for_ever_holds_no_round(kind, hub):
 
 
 @pytest.mark.parametrize("kind", STEPS[:-1])
-def test_a_member_that_works_for_ever_holds_no_round_beyond_its_deadline(kind, tmp_path):
-    """It tells of progress, and never of an end: each step has the time of the plan's deadline."""
-    hub = Hub(tmp_path, plan_of(layers=(4, 3), rounds=1000, deadline=60.0))
+@pytest.mark.parametrize("deadline", [60.0, None])
+def test_a_member_that_works_for_ever_holds_no_round_beyond_its_deadline(
+    deadline, kind, tmp_path, monkeypatch
+):
+    """It tells of progress, and never of an end: each step has the time of the plan's deadline.
+
+    A plan without one has the time that `limits` say, which is short here.
+    """
+    monkeypatch.setattr(clients, "WORK", 90.0)
+    monkeypatch.setattr(secagg, "STEP", 60.0)
+    hub = Hub(tmp_path, plan_of(layers=(4, 3), rounds=1000, deadline=deadline))
     working, steps = [], iter(range(1, 10_000))
 
     def lie(message, member):
@@ -372,6 +384,41 @@ def test_a_member_that_works_for_ever_holds_no_round_beyond_its_deadline(kind, t
     hub.turns.stride = LEASE / 3
     played(hub, lie, between=between)
     hub.close()
+
+
+@pytest.mark.parametrize("deadline", [60.0, None])
+@pytest.mark.parametrize("how", ["steps", "polls"])
+def test_a_member_that_measures_for_ever_holds_no_evaluation(how, deadline, tmp_path, monkeypatch):
+    """It tells of progress, or fetches what it is to do again and again."""
+    monkeypatch.setattr(clients, "WORK", 60.0)
+    hub = Hub(tmp_path, replace(OPEN, deadline=deadline))
+    steps, told = iter(range(1, 10_000)), []
+
+    def lie(asked):
+        told.append(asked)
+        return []
+
+    def between():
+        if told and how == "steps":
+            progress = Progress("run", hub.round, next(steps))
+            hub.ask(LIAR, "POST", "/v1/answers", to_json(progress))
+        elif told:
+            hub.poll(LIAR)
+
+    hub.turns.stride = LEASE / 3
+    begun = hub.turns.now
+    found = hub.evaluation(lie, between)
+    assert set(found) == set(NAMES) - {LIAR} and hub.turns.now - begun < 90
+    assert (
+        "have passed" in hub.round_state.seats[LIAR].text
+        or "deadline" in hub.round_state.seats[LIAR].text
+    )
+    hub.close()
+
+
+def test_a_sum_that_somebody_holds_ends_before_the_secrets_of_the_others_do():
+    later = [step for step in SessionStep if step not in (SessionStep.ADVERTISE, SessionStep.OVER)]
+    assert WORK + len(later) * STEP < 3600 * HOURS
 
 
 def test_a_question_about_a_round_long_ago_reads_one_record(hub, monkeypatch):

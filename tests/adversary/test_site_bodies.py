@@ -35,6 +35,62 @@ BIG = 256 << 20
 PEAK = 24 << 20  # bytes of Python's memory, whatever is sent: a window, a piece, a read
 
 
+def test_no_cookie_of_a_server_is_kept_or_sent():
+    """Each answer could bring more of them, which all later requests would carry."""
+    cookies = [("set-cookie", f"c{n}={'x' * 1000}; Path=/") for n in range(50)]
+    rogue = Rogue(*([(cookies, Stream([to_json(Wait(1.0))]))] * 3))
+
+    async def ask(line):
+        for _ in range(3):
+            await line.say("/v1/hello", HELLO, Wait)
+        return list(line.http.cookies.jar)
+
+    assert over(rogue, ask)[0] == []
+    assert not any("cookie" in request.headers for request in rogue.heard)
+
+
+class Silent(httpx.AsyncBaseTransport):
+    """Answers the first question with `begin`, and then says nothing more of it for ever."""
+
+    def __init__(self, begin, then):
+        self.begin, self.then, self.heard = begin, then, 0
+
+    async def handle_async_request(self, request):
+        self.heard += 1
+        if self.heard > 1:
+            return httpx.Response(200, content=self.then)
+        if self.begin is None:
+            await asyncio.Event().wait()
+        return httpx.Response(200, stream=Dripping(self.begin))
+
+
+class Dripping(httpx.AsyncByteStream):
+    """Some octets, and no end."""
+
+    def __init__(self, begin):
+        self.begin = begin
+
+    async def __aiter__(self):
+        yield self.begin
+        await asyncio.Event().wait()
+
+    async def aclose(self):
+        pass
+
+
+@pytest.mark.parametrize("begin", [None, b"{"])
+def test_no_answer_is_waited_for_without_end(begin):
+    """Whoever sends an octet a minute keeps no question open, and no secret alive, for ever."""
+    silent = Silent(begin, to_json(Wait(1.0)))
+
+    async def main():
+        how = {"patience": hurried(), "transport": silent, "longest": 0.05}
+        async with asyncio.timeout(20), ServerClient("http://hub", "a", **how) as line:
+            return await line.say("/v1/hello", HELLO, Wait)
+
+    assert asyncio.run(main()) == Wait(1.0) and silent.heard == 2
+
+
 class Stream(httpx.AsyncByteStream):
     """A body in pieces; `endless` repeats the last one until nobody takes it."""
 

@@ -3,17 +3,18 @@
 
 import math
 
+import httpx
 import pytest
 from tests.adversary.rogue import Rogue, Site
 from tests.federation.site import scene
 from tests.federation.site.scene import plan
 
 from muster import Every
-from muster.federation.protocol.message import RunEnded, Settled, Wait
+from muster.federation.protocol.message import Ack, RunEnded, Settled, Wait, to_json
 from muster.federation.site import trainer
 from muster.federation.site.agent import LONGEST_WAIT, OUT
 from muster.federation.site.policy import Policy
-from muster.security.refusal import RefusalReason
+from muster.security.refusal import RefusalReason, Refused
 
 PLAN = plan(weighting="equal", rounds=2, evaluate=Every(clients=0))
 MANY = 300
@@ -62,6 +63,22 @@ def test_no_server_makes_the_log_grow_for_long(what, tmp_path):
     site.attend(rogue)
     # At most so many entries of each kind: the first, the second, the fourth …
     assert lines(site) < 8 + 3 * math.log2(MANY) + 4 * PLAN.rounds
+
+
+LONG = "\u6f22" * 1000  # three bytes each
+
+
+def test_no_text_of_a_server_is_too_long_for_the_log(tmp_path):
+    site, rogue = Site(tmp_path, PLAN), Rogue(PLAN, [RunEnded("r1", 2, LONG)])
+    assert site.attend(rogue).text == LONG
+    (ended,) = site.logged("ended")
+    assert LONG.startswith(ended["text"]) and len(ended["text"]) > 600
+    refusal = Ack(False, RefusalReason.REVOKED, LONG)
+    rogue.script = [httpx.Response(409, content=to_json(refusal))]
+    with pytest.raises(Refused, match="revoked"):
+        site.attend(rogue)
+    (said,) = site.logged("refused")
+    assert said["reason"] == "revoked" and LONG.startswith(said["text"])
 
 
 def test_a_server_that_takes_no_update_makes_no_log_grow(tmp_path):

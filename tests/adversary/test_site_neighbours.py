@@ -120,7 +120,9 @@ class World:
         study = StudyRecord(self.home / name / "study", "default")
         stack.callback(study.close)
         transport = httpx.ASGITransport(self._watched(name))
-        line = ServerClient("http://hub", name, patience=Backoff(0.01, 0.05), transport=transport)
+        line = ServerClient(
+            "http://hub", name, patience=Backoff(0.01, 0.05, 0.01), transport=transport
+        )
         await stack.enter_async_context(line)
         training, habits = Training(self.plan, rows(name)), Habits()
         return SiteAgent(name, training, line, site_store, hand, habits, study=study)

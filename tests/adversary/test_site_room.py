@@ -122,6 +122,37 @@ def test_a_member_that_was_revoked_is_in_no_sum_though_the_server_invites_it(lia
     assert ended.revoked == 1 and ended.outcome == "given up"
 
 
+@pytest.mark.parametrize("lapse", ["revoked", "ended"])
+@pytest.mark.parametrize(("step", "next_"), [("advertise", Shares), ("consent", Revealed)])
+def test_a_certificate_that_counts_no_more_costs_that_sum_and_is_no_failure(
+    step, next_, lapse, liar
+):
+    """It is revoked, or ends, between two steps; who leaves for that says so, and has not failed.
+
+    Ann alone has heard of it here. What a server makes of it:
+    `test_a_site_that_leaves_for_who_is_there_has_not_failed`.
+    """
+
+    def at(passed):
+        if passed != f"site: {step} is said":
+            return
+        if lapse == "ended":
+            liar.days["ann"] = 500
+        else:
+            (liar.home / "ann" / "revoked.pem").write_text(revoked(liar, "fay"))
+
+    liar.at = {"ann": at}
+    session = Session(NAMES, most=math.inf)
+    led(liar, session)
+    heard = said(session, "ann")
+    assert next_ not in heard and heard[-1] is Quit
+    first = next(one for one in session.heard["ann"] if isinstance(one, Quit))
+    assert first.reason == "PEERS" and isinstance(session.found, Sum)
+    if lapse == "revoked":
+        (ended,) = shown(liar, "ann")
+        assert "of 'fay' is revoked" in ended.reason
+
+
 def test_a_server_whose_list_of_the_revoked_lags_makes_no_sum(liar):
     listed = revoked(liar, "fay")
     (liar.home / "ann" / "revoked.pem").write_text(listed)
@@ -130,6 +161,82 @@ def test_a_server_whose_list_of_the_revoked_lags_makes_no_sum(liar):
     assert set(said(session, "ann")) == {Quit}
     (ended,) = shown(liar, "ann")
     assert "the server's revocation list has the number 0" in ended.reason
+
+
+def rekeyed(liar, name):
+    """The authority certifies another key under a name, and whoever has it attends so; the key."""
+    home = liar.home / name
+    asked, key = pki.renew(home)
+    grant = pki.Grant("https://hub:8443", "site")
+    done = pki.approve(
+        liar.home / "authority", asked, grant, NOW, renewal=True, out=home / "b.json"
+    )
+    pki.accept(done.bundle, home, NOW)
+    (home / "b.json").unlink()
+    return key
+
+
+def key_of(liar, name):
+    return pki.fingerprint(certificate(liar.home, name).encode())
+
+
+def test_an_authority_that_certifies_its_own_key_under_a_peers_name_is_not_that_peer(liar):
+    """By its name alone it is; by the key that the policy has for the name it is not."""
+    keyed = tuple(f"{name}={key_of(liar, name)}" for name in NAMES)
+    mine = rekeyed(liar, "bob")
+    led(liar, session := Session(NAMES), peers=keyed)
+    for name in {*NAMES} - {"bob"}:
+        assert set(said(session, name)) == {Advert, Quit}
+        assert session.heard[name][-1].reason == "PEERS"
+        (ended,) = shown(liar, name)
+        assert f"bob is in the sum with the key {mine}" in ended.reason
+
+
+def test_a_peer_of_the_policy_is_known_by_its_key(liar):
+    keyed = tuple(f"{name}={key_of(liar, name)}" for name in NAMES)
+    led(liar, session := Session(NAMES, most=math.inf), peers=keyed)
+    assert isinstance(session.found, Sum) and session.found.survivors == NAMES
+
+
+def test_a_peer_may_stand_with_the_key_before_its_renewal_and_the_one_after_it(liar):
+    keyed = [f"{name}={key_of(liar, name)}" for name in NAMES]
+    keyed.append(f"bob={rekeyed(liar, 'bob')}")
+    led(liar, session := Session(NAMES, most=math.inf), peers=tuple(keyed))
+    assert isinstance(session.found, Sum) and session.found.survivors == NAMES
+
+
+def test_a_peer_that_comes_with_another_key_is_in_the_log_before_a_share_is_said(liar):
+    """It may be a renewal: the sum goes on, and nobody has to look for what has changed."""
+    before, told, when = key_of(liar, "bob"), [], []
+    liar.settles = {1: (1, True)}
+    led(liar, Session(NAMES, most=math.inf), habits=Habits(wait=0.0, watch=told.append))
+    assert entries(liar, "ann", "peer keys changed") == []
+    key = rekeyed(liar, "bob")
+    honest = liar.handle
+
+    def handle(name, request):
+        said = request.method == "POST" and request.url.path.startswith("/v1/secure/")
+        if said and name == "ann" and request.content[4] == Shares.kind:
+            when.append(len(entries(liar, "ann", "peer keys changed")))
+        return honest(name, request)
+
+    liar.handle = handle
+    liar.settles = {}
+    again = Session(NAMES, round=2, most=math.inf)
+    led(liar, again, habits=Habits(wait=0.0, watch=told.append))
+    assert isinstance(again.found, Sum) and when == [1]
+    (changed,) = entries(liar, "ann", "peer keys changed")
+    assert changed == {
+        "round": 2,
+        "count": 1,
+        "peers": [{"name": "bob", "key": key, "before": before}],
+    }
+    assert any("bob has another key than before" in event.get("text", "") for event in told)
+    found = examine(liar.home / "ann" / "studies" / "default" / "secure")
+    assert [(one.number, one.name, one.key, one.before) for one in found.key_changes] == [
+        (2, "bob", key, before)
+    ]
+    assert entries(liar, "bob", "peer keys changed") == [], "its own it knows"
 
 
 def test_certificates_of_another_authority_make_no_sum(liar):
@@ -252,6 +359,15 @@ def test_a_session_that_is_open_when_the_run_ends_leaves_a_transcript_too(liar):
     led(liar, Session(NAMES))
     (made,) = shown(liar, "ann")
     assert (made.outcome, made.reason) == ("given up", "the run has ended")
+
+
+def test_a_server_that_says_that_a_sum_is_open_has_no_site_sign_that_it_is(liar):
+    """It tells the fate of a round in which the site has masked nothing yet."""
+    liar.late, liar.settles = Advert, {1: (1, True)}
+    led(liar, Session(NAMES))
+    (made,) = shown(liar, "ann")
+    assert made.outcome == "given up"
+    assert made.reason == "the server says that its update counts, and this site has masked none"
 
 
 def test_a_folder_of_transcripts_that_was_altered_keeps_no_secret_alive(liar):

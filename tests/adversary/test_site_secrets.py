@@ -10,14 +10,20 @@ import math
 import shutil
 
 import pytest
-from tests.adversary.sums import Session, Sums
+from tests.adversary.sums import Session, Sums, refused
 from tests.adversary.test_site_session import said
 
+from muster.errors import NoRoom, PlanError, RunError
+from muster.federation.site.policy import Policy
 from muster.federation.site.secagg import HOURS
+from muster.federation.site.store import SiteStore
+from muster.federation.site.study import StudyRecord
 from muster.federation.site.trainer import Habits
 from muster.secagg import Sum
 from muster.secagg.messages import Advert, Compared, Consent, MaskedVector, Quit, Revealed, Shares
 from muster.security import audit
+from muster.security.refusal import RefusalReason, Refused
+from muster.security.transcript import examine
 
 STEPS = ("advertise", "share", "compare", "mask", "consent", "unmask")
 SPOKEN = (Advert, Shares, Compared, MaskedVector, Consent, Revealed)
@@ -211,3 +217,180 @@ def test_secrets_end_while_a_site_cannot_reach_its_server(liar):
     liar.lead(Session(liar.names), habits=habits)
     assert left[0] and not left[-1], "gone before anybody answered"
     assert entries(liar, "ann", "secrets expired")
+
+
+# A site that stops for good keeps none for a next start that may never come.
+
+
+def secrets(liar):
+    return sorted(one.name for one in (liar.home / "ann" / "vault").glob("secure-*"))
+
+
+def stopped(liar, reason=RefusalReason.REVOKED, path="/v1/secure/"):
+    """The server refuses ann for good once she has masked; she stops."""
+    honest, there = liar.handle, []
+
+    def handle(name, request):
+        if name == "ann" and secrets(liar) and request.url.path.startswith(path):
+            there.append(secrets(liar))
+            return refused(reason)
+        return honest(name, request)
+
+    liar.handle = handle
+    with pytest.raises(Refused):
+        liar.lead(Session(liar.names))
+    assert there, "the refusal met a session that was open"
+
+
+@pytest.mark.parametrize(
+    "reason", [RefusalReason.REVOKED, RefusalReason.WRONG_FINGERPRINT, RefusalReason.WRONG_VERSION]
+)
+def test_a_site_that_is_refused_for_good_leaves_no_secret_on_its_disk(reason, liar):
+    stopped(liar, reason)
+    assert secrets(liar) == []
+    found = examine(liar.home / "ann" / "studies" / "default" / "secure")
+    assert found.faults == ()
+    (made,) = (one.transcript for one in found.whole)
+    assert (made.outcome, made.reason) == ("given up", "this site stopped with an error")
+
+
+def opened(liar):
+    """Ann is killed with a session that is open; her secrets are there for her next life."""
+    liar.late = MaskedVector
+    liar.lead(session := Session(liar.names))
+    assert secrets(liar)
+    return session
+
+
+def test_a_site_whose_policy_has_changed_leaves_no_secret_though_it_does_not_start(liar):
+    opened(liar)
+    with pytest.raises(PlanError, match="fingerprints"):
+        liar.lead(Session(liar.names), habits=Habits(policy=Policy(fingerprints=("0" * 12,))))
+    assert secrets(liar) == []
+
+
+def test_a_site_whose_record_is_gone_leaves_no_secret_though_it_does_not_start(liar):
+    opened(liar)
+    shutil.rmtree(liar.home / "ann" / "studies")
+    with pytest.raises(RunError, match="which is gone"):
+        liar.lead(Session(liar.names))
+    assert secrets(liar) == []
+
+
+def test_a_site_that_meets_another_run_leaves_no_secret(liar):
+    opened(liar)
+    liar.sites["ann"].run = "r2"
+    with pytest.raises(RunError, match="a further run"):
+        liar.lead(Session(liar.names))
+    assert secrets(liar) == []
+
+
+def test_secrets_end_while_a_model_does_not_come(liar):
+    """A site that was started again asks for the model first, and is given none, for a day."""
+    clock = Clock()
+    habits = Habits(wait=0.0, wall=clock)
+    liar.late = MaskedVector
+    liar.lead(Session(liar.names), habits=habits)
+    assert secrets(liar)
+    for model in (liar.home / "ann" / "vault").glob("model-*"):
+        model.unlink()
+    honest, left = liar.handle, []
+
+    def handle(name, request):
+        if name == "ann" and request.url.path.startswith("/v1/models/") and len(left) < 40:
+            clock.now += 3600
+            left.append(secrets(liar))
+            raise liar.nobody
+        return honest(name, request)
+
+    liar.handle = handle
+    liar.lead(Session(liar.names), habits=habits)
+    assert left[0] and not any(left[25:])
+
+
+@pytest.mark.parametrize("fails", [NoRoom("full"), RunError("broken")])
+def test_a_disk_that_takes_nothing_more_keeps_no_secret_alive(fails, liar, monkeypatch):
+    """What would say that the session is over cannot be written: the secrets go all the same."""
+    opened(liar)
+
+    def full(*_):
+        raise fails
+
+    monkeypatch.setattr(StudyRecord, "end", full)
+    monkeypatch.setattr(SiteStore, "destroy", full)
+    with pytest.raises(PlanError, match="fingerprints"):
+        liar.lead(Session(liar.names), habits=Habits(policy=Policy(fingerprints=("0" * 12,))))
+    assert secrets(liar) == []
+
+
+def test_a_full_disk_keeps_no_secret_alive_past_its_end(liar, monkeypatch):
+    clock = Clock()
+    habits = Habits(wait=0.0, wall=clock)
+    liar.late = MaskedVector
+    liar.lead(Session(liar.names), habits=habits)
+    clock.now += 3600 * HOURS
+
+    def full(*_):
+        raise NoRoom("full")
+
+    monkeypatch.setattr(StudyRecord, "end", full)
+    with pytest.raises(NoRoom):
+        liar.lead(Session(liar.names), habits=habits)
+    assert secrets(liar) == []
+
+
+@pytest.mark.parametrize("action", ["secrets expired", "transcript", "destroy"])
+def test_a_disk_that_fills_up_keeps_no_secret_alive_past_its_end(action, liar, monkeypatch):
+    """The log has no room for it, or the vault has none to say that the session is over."""
+    clock = Clock()
+    habits = Habits(wait=0.0, wall=clock)
+    liar.late = MaskedVector
+    liar.lead(Session(liar.names), habits=habits)
+    append = audit.AuditLog.append
+
+    def full(self, actor, said, /, **details):
+        if said == action and actor == "ann":
+            raise audit.LogFull("full")
+        return append(self, actor, said, **details)
+
+    destroy = SiteStore.destroy
+
+    def none(self):
+        if self.folder.parent.name == "ann":
+            raise NoRoom("full")
+        destroy(self)
+
+    monkeypatch.setattr(audit.AuditLog, "append", full)
+    if action == "destroy":
+        monkeypatch.setattr(SiteStore, "destroy", none)
+    honest = liar.handle
+
+    def handle(name, request):
+        if name == "ann" and request.url.path == "/v1/poll" and clock.now < 1.7e9 + 3600 * HOURS:
+            clock.now += 3600 * HOURS
+            raise liar.nobody
+        return honest(name, request)
+
+    def watch(event):
+        if event["event"] == "full" and event["site"] == "ann":
+            assert secrets(liar) == []
+            raise RuntimeError("seen")
+
+    liar.handle = handle
+    with pytest.raises(RuntimeError, match="seen"):
+        liar.lead(Session(liar.names), habits=Habits(wait=0.0, wall=clock, watch=watch))
+
+
+def test_a_site_that_was_only_stopped_goes_on_with_its_session(liar):
+    def at(passed):
+        if passed == "site: mask is kept":
+            raise RuntimeError("killed")
+
+    liar.at, liar.late = {"ann": at}, ()
+    session = Session(liar.names, most=math.inf)
+    with pytest.raises(RuntimeError, match="killed"):
+        liar.lead(session)
+    assert secrets(liar)
+    liar.at = {}
+    liar.lead(session)
+    assert isinstance(session.found, Sum) and "ann" in session.found.survivors

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attacks on who may take part: lists of another day, and rooms full of the operator's own."""
 
+import asyncio
 import shutil
 from datetime import UTC, datetime, timedelta
 
@@ -9,10 +10,12 @@ import pytest
 pytest.importorskip("cryptography")
 pytest.importorskip("uvicorn")
 
+import httpx
 from tests.transport.http.stand import Federation
 
 from muster.errors import IdentityError
 from muster.federation.site.peers import PeerRules
+from muster.federation.site.server_client import ServerClient, _stranger
 from muster.security import identity, pki
 from muster.security.identity import IDENTITY, Grant
 from muster.security.pki.certificate import Authority
@@ -166,6 +169,60 @@ def test_the_list_of_another_authority_of_the_same_title_is_refused_everywhere(f
                 read(home)
     with pytest.raises(IdentityError, match="not signed by this authority"):
         Trust(fed.hub)
+
+
+# A server's key was stolen: the authority revokes its certificate, and the sites have the list.
+
+
+def stolen(fed):
+    """The certificate of the server is revoked; the thief answers with it, and logs what comes."""
+    old = thrown_out(fed, "hub")
+    return old, identity.server_context(fed.hub, fed.hub / "authority.pem")
+
+
+def greeted(tls, context):
+    """A site says hello over TLS, through a socket; what the other end has heard of it."""
+    heard = []
+
+    async def serve(reader, writer):
+        heard.append(await reader.read(4))
+        writer.write(b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async def main():
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+        port = server.sockets[0].getsockname()[1]
+        async with server, ServerClient(f"https://localhost:{port}", "ann", tls) as line:
+            await line.http.post("/v1/hello", content=b"{}")
+
+    asyncio.run(main())
+    return heard
+
+
+def test_no_word_is_said_to_a_server_whose_certificate_is_revoked(fed):
+    ann = fed.folder / "ann"
+    _, thief = stolen(fed)
+    assert greeted(pki.client_context(ann), thief) == [b"POST"], "nobody has told ann"
+    shutil.copy(fed.hq / LIST, ann / LIST)
+    with pytest.raises(httpx.ConnectError, match="of 'hub' is revoked") as caught:
+        greeted(pki.client_context(ann), thief)
+    with pytest.raises(IdentityError, match="does not prove to be the federation's server"):
+        _stranger("https://hub", caught.value)
+
+
+def test_a_site_that_runs_hears_of_it_with_its_next_connection(fed):
+    ann = fed.folder / "ann"
+    tls = pki.client_context(ann)
+    old, thief = stolen(fed)
+    shutil.copy(fed.hq / LIST, ann / LIST)
+    for listed in (None, old):  # an older one put back changes nothing
+        if listed:
+            (ann / LIST).write_bytes(listed)
+        with pytest.raises(httpx.ConnectError, match="is revoked"):
+            greeted(tls, thief)
+    with pytest.raises(IdentityError, match=r"number 0.*number 1"):
+        pki.client_context(ann)
 
 
 # The operator is the authority, too, and fills a round with members of its own invention.

@@ -277,7 +277,7 @@ def attend(role, voice):
         habits=Habits(
             every=role.every, wait=role.wait, entropy=os.urandom if role.secret else None
         ),
-        patience=Backoff(first=0.02, longest=0.2),
+        patience=Backoff(first=0.02, longest=0.2, least=0.02),
         at=voice.at,
         policy=role.policy,
     )

@@ -30,7 +30,7 @@ from muster.store import SQLiteStore
 from muster.store.sqlite import LABELS as COMMIT
 
 DELTA = 1e-3
-PATIENCE = Backoff(first=0.01, longest=0.1)
+PATIENCE = Backoff(first=0.01, longest=0.1, least=0.01)
 
 
 def people():

@@ -302,6 +302,18 @@ def test_what_changes_between_two_looks(before, now, texts):
     assert [event["text"] for event in watcher.changes(before, now, 2)] == texts
 
 
+def test_nothing_that_a_site_is_told_steers_a_terminal(capsys):
+    told = Told(as_json=False, quiet=False)
+    odd = "a\x1b]0;owned\x07\x1b[2Jb"
+    told.hear({"event": "told", "text": odd})
+    told.hear({"event": "declined", "round": 1, "text": odd})
+    told.hear({"event": "refused", "reason": "late", "text": odd})
+    told.hear({"event": "waiting", "why": odd, "seconds": 1.0})
+    told.hear({"event": "enrolled", "run": odd, "client": odd})
+    said = capsys.readouterr().out
+    assert said.count("owned") == 6 and "\x1b" not in said and "\x07" not in said
+
+
 def test_a_site_tells_each_thing_once(capsys):
     told = Told(as_json=False, quiet=False)
     lost = {"event": "waiting", "why": "ConnectError", "seconds": 1.0}

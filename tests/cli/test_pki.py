@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from muster.cli.app import app
 from muster.cli.federation import pki as commands
+from muster.federation.site.peers import PeerRules
 from muster.security import pki
 from muster.security.pki import membership
 
@@ -115,6 +116,18 @@ def test_an_organisation_is_asked_for_confirmed_and_seen_everywhere(shell, hq):
     line = json.loads((hq / "ledger.jsonl").read_text())
     assert line["organisation"] == MARY
     assert pki.member(shell.folder / "lyon").who.organisation == MARY
+
+
+def test_a_member_shows_its_key_as_others_write_it_down(shell, hq):
+    join(shell, "lyon")
+    (shown,) = shell.json("pki", "show", "lyon")
+    key = pki.fingerprint((shell.folder / "lyon" / "identity.pem").read_bytes())
+    assert shown["name"] == "lyon" and shown["fingerprint"] == key
+    assert shown["peer"] == f"lyon={key}"
+    assert PeerRules(peers=(shown["peer"], "*")).peers[0] == shown["peer"]
+    told = shell("pki", "show", "lyon")
+    assert key in told and f'"lyon={key}"' in told
+    assert "holds no identity yet" in shell.fails("pki", "show", "nowhere")
 
 
 def test_the_authority_corrects_an_organisation(shell, hq):

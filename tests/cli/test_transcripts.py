@@ -91,3 +91,15 @@ def test_words_from_elsewhere_are_printed_as_they_are(shell, ann):
 def test_a_place_without_transcripts(shell, ann):
     assert "holds no transcripts of secure sums" in shell.fails("audit", "secure", ".")
     assert "holds no transcripts of secure sums" in shell.fails("audit", "secure", "nowhere")
+
+
+def test_a_peer_with_another_key_is_told_and_is_no_fault(shell, study, ann):
+    store = TranscriptStore(shell.folder / study / "secure", "heart", ann)
+    me, bob, *rest = CROWD
+    store.record(transcript(6, roster=(me, Peer("bob", bob.organisation, "9", "b" * 64), *rest)))
+    told = shell("audit", "secure", study)
+    assert f"! 6: bob has the key {'b' * 64}, and had {bob.key} before" in told
+    summary = shell.json("audit", "secure", study)[-1]
+    assert summary["key_changes"] == [
+        {"number": 6, "name": "bob", "key": "b" * 64, "before": bob.key}
+    ]

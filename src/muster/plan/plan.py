@@ -51,8 +51,9 @@ class Plan(Spelled):
 
     `weighting` is "examples" (n_k rows) or "equal"; `cap` the most rows a client counts with
     (needed by stages that sum in integers); `share` which tensors travel; `minimum` the fewest
-    accepted replies a round needs, or (below 1.0) which fraction. Over a network a round takes
-    replies for `deadline` seconds, and `overselect` invites so many times the clients it needs.
+    accepted replies a round needs, or (below 1.0) which fraction. Over a network a round, and an
+    evaluation, takes replies for `deadline` seconds (None: for as long as work goes on, and half a
+    day at the most), and `overselect` invites so many times the clients it needs.
     A run stops before its noise reveals more than the `budget`. `metrics` are measured beside the
     loss, by default the usual ones of the task; `stop` names some of them.
     Raises `PlanError`, with the remedy, for what cannot run.

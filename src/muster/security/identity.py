@@ -208,7 +208,7 @@ def _identity(data: bytes, load: Callable[[bytes], x509.Certificate]) -> Identit
     said = [re.fullmatch(rf"urn:muster:(site|server):({NAME})", uri) for uri in uris]
     if len(said) != 1 or said[0] is None or usage != [ROLES[said[0][1]]]:
         raise IdentityError(
-            f"the certificate names no one site or server of muster ({', '.join(uris)}); use one "
+            f"the certificate names no one site or server of muster ({ascii(uris)[:200]}); use one "
             f"made by muster pki"
         )
     if len(stated) > 1:

@@ -32,7 +32,7 @@ from muster.transport.http.limits import Limits
 
 NAMES = tuple(f"site-{i}" for i in range(5))
 NOW = datetime.now(UTC)
-QUICK = Backoff(first=0.01, longest=0.05)
+QUICK = Backoff(first=0.01, longest=0.05, least=0.01)
 
 
 def plan_of(*, layers=(4, 5, 3), rounds=2, secure=None, **more):

@@ -27,6 +27,7 @@ from muster.federation.protocol.message import TrainAssignment
 from muster.federation.site import transfers as site
 from muster.federation.site.transfers import PIECE
 from muster.runs.replay import replay
+from muster.secagg import SessionReason
 from muster.secagg.messages import Quit, read
 from muster.security import pki
 from muster.security.pki.credentials import read_credentials
@@ -189,19 +190,20 @@ def test_a_certificate_of_another_authority_is_seen_by_the_sites(tmp_path):
     federation.between = between
     (record,) = federation.play()
     ((name, said),) = masked(federation, Quit)
-    assert (name, said.reason) == ("site-0", "SIGNATURE")
-    assert [(one["client"], one["stage"]) for one in record["failed"]] == [("site-0", "secure")]
+    assert (name, said.reason) == ("site-0", "PEERS")
+    assert "failed" not in record
+    assert [one["client"] for one in record["declined"]] == ["site-0"]
     assert record["accepted"] == ["site-1", "site-2", "site-3", "site-4"]
     left = [
         (who, d["reason"])
         for who, action, d in federation.entries()
         if action == "left a secure sum"
     ]
-    assert left == [("site-0", "a signature that does not verify")]
+    assert left == [("site-0", SessionReason.PEERS.value)]
     ended = [
         d["reason"] for _, action, d in federation.entries("site-0") if action == "secure sum ended"
     ]
-    assert ended == ["a signature that does not verify"]
+    assert ended == [SessionReason.PEERS.value]
 
 
 class TwoFaced(FederationService):

@@ -97,7 +97,19 @@ def spoil(path):
     path.write_bytes(data)
 
 
-def attend(plan, hub, folder, *, data=None, test=None, at=None, habits=None, disk=None, study=None):
+def attend(
+    plan,
+    hub,
+    folder,
+    *,
+    data=None,
+    test=None,
+    at=None,
+    habits=None,
+    disk=None,
+    study=None,
+    patience=None,
+):
     """One life of one client at a hub; its study's record is in its vault unless told otherwise."""
     habits = habits or Habits()
 
@@ -108,10 +120,8 @@ def attend(plan, hub, folder, *, data=None, test=None, at=None, habits=None, dis
             record = StudyRecord(study or folder / "study", habits.policy.study)
             async with TrainingThread() as hand:
                 transport = hub.transport()
-                where = "http://hub"
-                async with ServerClient(
-                    where, "a", patience=hurried(), transport=transport
-                ) as line:
+                where, how = "http://hub", patience or hurried()
+                async with ServerClient(where, "a", patience=how, transport=transport) as line:
                     training = Training(plan, data or rows(), test)
                     client = SiteAgent("a", training, line, site_store, hand, habits, study=record)
                     return await client.attend()

@@ -79,6 +79,72 @@ def test_a_star_stands_for_any_characters_and_all_else_for_itself(pattern, yes, 
         assert "not among the peers" in rules.refusal(ME, [peer(name), peer("zz1"), peer("zz2")])
 
 
+KEY, OTHER = "ab" * 32, "cd" * 32
+
+
+def held(name, key):
+    return Peer(name, name, f"5{name}", key)
+
+
+def test_a_name_with_a_key_is_whoever_holds_that_key():
+    rules = PeerRules(peers=(f"lyon={KEY}", "paris-*", "*"))
+    rest = [peer("paris-1"), peer("oslo")]
+    assert rules.refusal(ME, [held("lyon", KEY), *rest]) == ""
+    assert rules.refusal(ME, [held("lyon", OTHER), *rest]) == (
+        f"lyon is in the sum with the key {OTHER}, and the site's policy has lyon with the key "
+        f"{KEY}: ask lyon itself, by telephone, which one it holds (muster pki show)"
+    )
+    assert rules.refusal(ME, [held("oslo", KEY), *rest[:1], peer("x")]) == "", "a key is no name"
+
+
+def test_a_name_may_have_several_keys_and_is_one_peer():
+    rules = PeerRules(peers=(f"lyon={KEY}", f"lyon={OTHER}", "oslo"))
+    for key in (KEY, OTHER):
+        assert rules.refusal(ME, [held("lyon", key), peer("oslo")]) == ""
+    said = rules.refusal(ME, [held("lyon", "00" * 32), peer("oslo")])
+    assert f"lyon with the key {KEY} or {OTHER}" in said
+    with pytest.raises(PlanError, match="name more peers, or ask for fewer"):
+        PeerRules(peers=(f"lyon={KEY}", f"lyon={OTHER}"))
+    assert "oslo2 (oslo2) is in the sum and not among" in rules.refusal(ME, [peer("oslo2")])
+
+
+@pytest.mark.parametrize("spelled", [KEY, KEY.upper(), ":".join(["AB"] * 32)])
+def test_a_key_is_compared_by_its_digits_alone(spelled):
+    rules = PeerRules(peers=(f"lyon={spelled}", "*"))
+    assert rules.refusal(ME, [held("lyon", KEY), peer("oslo")]) == ""
+    assert rules.peers[0] == f"lyon={KEY}"
+
+
+@pytest.mark.parametrize(
+    "peers",
+    [
+        f"lyon={KEY[:63]}",
+        f"lyon={KEY[:16]}",
+        f"lyon={KEY}0",
+        "lyon=",
+        f"paris-*={KEY}",
+        f"={KEY}",
+        f"lyon=sha256:{KEY}",
+        f"lyon ={KEY}",
+        f"lyon={KEY}\n",
+        f"lyon==={KEY}",
+        f"Lyon={KEY}",
+        "lyon=" + "g" * 64,
+    ],
+)
+def test_a_key_is_given_whole_and_for_one_name(peers):
+    """The first digits of a key are found by trying."""
+    with pytest.raises(PlanError, match="all 64 digits that muster pki show prints"):
+        PeerRules(peers=(peers, "*"))
+
+
+def test_peers_that_say_two_things_are_refused():
+    with pytest.raises(PlanError, match="lyon among its peers with a key and without one"):
+        PeerRules(peers=("lyon", f"lyon={KEY}", "oslo", "nice"))
+    with pytest.raises(PlanError, match="lyon and oslo with one key"):
+        PeerRules(peers=(f"lyon={KEY}", f"oslo={KEY.upper()}", "nice"))
+
+
 def test_many_stars_are_answered_at_once():
     rules = PeerRules(peers=("*a" * 30 + "*b",))
     assert "not among" in rules.refusal(ME, [peer("a" * 63), peer("a" * 62)])

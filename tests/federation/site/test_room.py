@@ -10,13 +10,43 @@ from muster.errors import IdentityError
 from muster.federation.protocol.message import TrainAssignment
 from muster.federation.site.peers import PeerRules
 from muster.federation.site.room import LONGEST, Room
-from muster.secagg import Saw, SessionStep
+from muster.secagg import Aborted, Saw, SessionReason, SessionStep
 from muster.security import pki
+from muster.security.audit import AuditLog, entries
 from muster.security.pki.credentials import Credentials
+from muster.security.pki.notary import Peer
 
 NAMES = ("ann", "bob", "cid")
 NOW = datetime.now(UTC)
 TASK = TrainAssignment("r1", 2, "0" * 64, 1.0, 1, 3, attempt=4)
+
+
+def test_whom_it_is_with_fits_a_log_however_many_and_whatever_they_are_called(home, tmp_path):
+    """A line of the log is bounded, and an authority gives long names."""
+    ours = room(home)
+    crowd = [Peer(f"{n:063}", "\u6f22" * 64, f"{n:x}", f"{n:064x}") for n in range(1, 300)]
+    ours.roster, ours.left = tuple(crowd), {"share": tuple(one.name for one in crowd)}
+    with AuditLog(tmp_path / "audit.jsonl", purpose="site", id="ann") as log:
+        for part in ours.told("share"):
+            log.append("ann", "secure sum with", round=1, step="share", session="a" * 64, **part)
+    found = [one["details"] for one in entries(tmp_path / "audit.jsonl")][1:]
+    assert [one["part"] for one in found] == [f"{n} of 6" for n in range(1, 7)]
+    said = [(one["name"], one["organisation"]) for each in found for one in each["peers"]]
+    assert said == [(one.name, one.organisation) for one in crowd]
+
+
+def test_what_is_told_of_a_few_stands_in_one_entry(home):
+    ours = room(home)
+    ours.roster = (Peer("bob", "Inserm", "1", "0" * 64), Peer("cid", "cid", "2", "1" * 64))
+    ours.left = {"mask": ("bob",)}
+    assert list(ours.told("mask")) == [{"peers": [{"name": "bob", "organisation": "Inserm"}]}]
+
+
+def test_no_word_of_anybody_makes_a_transcript_that_cannot_be(home):
+    ours = room(home)
+    ours.enter(terms(), came(home))
+    made = ours.transcript("s", TASK, "a\x1b[31m\nb\u202e", (1.0, 2.0))
+    assert made.reason == "a?[31m?b?"
 
 
 @pytest.fixture
@@ -45,7 +75,9 @@ def test_whom_it_does_not_know_it_does_not_vouch_for(home):
     signed = pki.Notary(home / "bob").sign(b"said")
     assert ours.signed("bob", b"said", signed)
     assert not ours.signed("bob", b"other", signed)
-    assert not ours.signed("cid", b"said", pki.Notary(home / "cid").sign(b"said"))
+    with pytest.raises(Aborted, match="handed out no certificate of cid") as stop:
+        ours.signed("cid", b"said", pki.Notary(home / "cid").sign(b"said"))
+    assert stop.value.reason is SessionReason.PEERS
     assert ours.judge(NAMES) == "the server handed out no certificate of cid; ask it why"
 
 

@@ -123,7 +123,9 @@ def test_octets_that_moved_renew_patience():
         pauses.append(seconds)
 
     async def life():
-        line = ServerClient("http://hub", "a", patience=Backoff(1.0, 99.0, sleep, lambda: 1.0))
+        line = ServerClient(
+            "http://hub", "a", patience=Backoff(1.0, 99.0, sleep=sleep, random=lambda: 1.0)
+        )
         left = 4
 
         async def deed():

@@ -8,13 +8,15 @@ import stat
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 
 from muster.errors import RunError
 from muster.federation.protocol.message import Evaluate, TrainAssignment
 from muster.federation.site import study
-from muster.federation.site.study import JoinedSession, Known, StudyRecord
+from muster.federation.site.study import JoinedSession, Known, Rekeyed, StudyRecord
+from muster.security.pki.notary import Peer
 from muster.store.blobs import NoRoom
 
 TASK = TrainAssignment("r1", 3, "a" * 64, 30.0)
@@ -211,10 +213,42 @@ def test_a_damaged_record_is_said(damage, tmp_path):
 def test_a_newer_record_is_said_with_both_versions(record):
     record.close()
     with sqlite3.connect(record.folder / "study.db") as db:
-        db.execute("PRAGMA user_version=2")
+        db.execute("PRAGMA user_version=3")
     db.close()
-    with pytest.raises(RunError, match="is of version 2, but this muster knows 1"):
+    with pytest.raises(RunError, match="is of version 3, but this muster knows 2"):
         StudyRecord(record.folder, "default")
+
+
+def test_a_record_of_before_peers_were_kept_keeps_all_that_it_has(record):
+    record.join("r1", "a", word=False)
+    record.close()
+    with sqlite3.connect(record.folder / "study.db") as db:
+        db.executescript("DROP TABLE peers; PRAGMA user_version=1;")
+    db.close()
+    for _ in range(2):
+        found = StudyRecord(record.folder, "default")
+        assert found.runs() == ("r1",) and found.mark == record.mark
+        found.close()
+    found = StudyRecord(record.folder, "default")
+    found.meet([LYON])
+    assert found.rekeyed([LYON]) == []
+    found.close()
+
+
+LYON = Peer("lyon", "Inserm", "1f", "a" * 64)
+
+
+def test_a_peer_is_met_by_its_key_and_every_other_one_is_seen(record):
+    other, third = (replace(LYON, key=key * 64, serial=key) for key in "bc")
+    assert record.rekeyed([LYON]) == []
+    record.meet([LYON])
+    assert record.rekeyed([replace(LYON, serial="2a", organisation="CNRS")]) == [], "its key counts"
+    assert record.rekeyed([other]) == [Rekeyed(other, LYON.key, LYON.key)]
+    assert record.rekeyed([other]) == [Rekeyed(other, LYON.key, LYON.key)], "until it is met"
+    record.meet([other, Peer("oslo", "oslo", "3", "d" * 64)])
+    assert record.rekeyed([other]) == []
+    assert record.rekeyed([third]) == [Rekeyed(third, other.key, LYON.key)]
+    assert record.rekeyed([LYON]) == [Rekeyed(LYON, other.key, LYON.key)], "the first one, too"
 
 
 def test_a_full_disk_is_said_and_nothing_is_written(record):

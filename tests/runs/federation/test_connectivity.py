@@ -110,7 +110,8 @@ def test_a_port_that_is_closed(homes):
 def test_another_authority(homes, tmp_path):
     shutil.copytree(homes / "lyon", tmp_path / "lyon")
     pki.init(tmp_path / "other", "Heart study", datetime.now(UTC))
-    shutil.copy(tmp_path / "other/authority.pem", tmp_path / "lyon")
+    for name in ("authority.pem", "revoked.pem", "revoked.seen"):
+        shutil.copy(tmp_path / "other" / name, tmp_path / "lyon")
     with server(homes / "hub", b"") as url:
         found = connectivity.reach(url, tmp_path / "lyon")
     assert seen(found)["tls"] == "problem" and "proxy that opens TLS" in found[-1].cure
@@ -120,6 +121,17 @@ def test_another_host_than_the_certificate_has(homes):
     with server(homes / "hub", b"") as url:
         found = connectivity.reach(url.replace("127.0.0.1", "localhost"), homes / "lyon")
     assert seen(found)["tls"] == "problem" and "--host localhost" in found[-1].cure
+
+
+def test_a_server_whose_certificate_is_revoked(homes, tmp_path):
+    for name in ("hq", "lyon"):
+        shutil.copytree(homes / name, tmp_path / name)
+    pki.revoke(tmp_path / "hq", "hub", "compromised", datetime.now(UTC))
+    shutil.copy(tmp_path / "hq/revoked.pem", tmp_path / "lyon")
+    with server(homes / "hub", OK % date()) as url:
+        found = connectivity.reach(url, tmp_path / "lyon")
+    assert seen(found)["tls"] == "problem" and "health" not in seen(found)
+    assert "of 'hub' is revoked" in found[-1].found and "ask the operator" in found[-1].cure
 
 
 def test_no_tls_at_the_other_end(homes):

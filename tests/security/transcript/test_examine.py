@@ -2,18 +2,19 @@
 """An auditor finds whatever was altered, reordered, cut or left out, by the name of its file."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
 pytest.importorskip("cryptography")
 
-from tests.security.transcript.scene import NOW, filled, identity, transcript
+from tests.security.transcript.scene import CROWD, NOW, filled, identity, transcript
 
 from muster.errors import AuditError
 from muster.security import pki
 from muster.security.chain import Anchor
 from muster.security.transcript import TranscriptStore, examine
-from muster.security.transcript.examine import stores
+from muster.security.transcript.examine import KeyChange, stores
 from muster.security.transcript.store import HEAD, named
 
 # A changed byte may make a serial negative, at which cryptography warns before it is refused.
@@ -227,3 +228,19 @@ def test_what_was_noted_may_be_in_capitals(folder):
     found = examine(folder)
     last = found.whole[-1]
     assert faults(folder, expect=Anchor(5, last.file_digest.upper())) == []
+
+
+def test_a_peer_with_another_key_than_in_an_earlier_transcript_is_named(tmp_path):
+    ann = identity(tmp_path)
+    store = filled(tmp_path / "secure", ann, 2)
+    me, bob, *rest = CROWD
+    other = replace(bob, key="b" * 64)
+    store.record(transcript(3, roster=(replace(me, key="a" * 64), other, *rest)))
+    store.record(transcript(4, roster=(me, *rest), left=()))
+    store.record(transcript(5, roster=(me, bob, *rest)))
+    found = examine(tmp_path / "secure")
+    assert found.faults == (), "a renewal is no fault"
+    assert found.key_changes == (
+        KeyChange(3, "bob", other.key, bob.key),
+        KeyChange(5, "bob", bob.key, other.key),
+    )

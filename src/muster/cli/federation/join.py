@@ -149,8 +149,7 @@ class Site:
         """Attend until the run has ended; None when a signal came first."""
         tls = None
         if self.who.identity is not None:
-            trust, home = require("muster.security.identity", extra="site"), self.who.identity
-            tls = trust.client_context(home, home / "authority.pem")
+            tls = require("muster.security.pki", extra="site").client_context(self.who.identity)
         self.told.begin(self.who, len(rows[0]), fingerprint(self.plan))
         given = {} if policy is None else {"policy": policy}
         with signals.gracefully() as stop:
@@ -217,7 +216,7 @@ class Told:
                 screen.say(Text(f"    {line}", "dim"))  # of one's own code, and stays here
         elif text:
             place = "" if round is None else f"round {round:<6} "
-            screen.say(Text.assemble(("· ", "dim"), (place, "dim"), text))
+            screen.say(Text.assemble(("· ", "dim"), (place, "dim"), screen.shown(text)))
 
     def _text(self, kind: str, event: dict[str, Any]) -> str:
         if kind == "enrolled":
@@ -237,7 +236,7 @@ class Told:
         return str(event.get("text", "")) if kind in ("declined", "full", "damaged", "told") else ""
 
     def _warn(self, text: str) -> None:
-        screen.say(Text.assemble(("! ", "bold yellow"), text))
+        screen.say(Text.assemble(("! ", "bold yellow"), screen.shown(text)))
 
     def conclude(self, ended: Any, folder: Path, again: str) -> None:
         """The end: the run's, or this site's own."""

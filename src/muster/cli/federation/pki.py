@@ -136,24 +136,50 @@ def accept(
 ) -> None:
     """At the site: check a bundle against the key here, and keep it."""
     member = _pki().accept(bundle, folder, now(), authority)
-    who = member.who
     if as_json:
-        screen.emit(
-            {
-                "name": who.name,
-                "organisation": who.organisation,
-                "role": who.role,
-                "serial": f"{who.serial:x}",
-                "ends": who.not_after.isoformat(),
-                "server": member.server,
-                "authority": member.authority,
-                "folder": str(folder),
-            }
-        )
+        screen.emit(_shown(member, folder))
         return
+    _member(member, folder)
+    _line("authority", member.authority + ("" if authority else ", to compare by phone"))
+
+
+@group.command("show")
+def show(
+    folder: Annotated[Path, typer.Argument(help="The folder of a site, or of a server.")],
+    as_json: screen.Json = False,
+) -> None:
+    """Say who a folder is, and by which key others know it: what a site.toml may hold it to."""
+    member = _pki().member(folder)
+    peer = f"{member.who.name}={member.key}"
+    if as_json:
+        screen.emit(_shown(member, folder) | {"peer": peer})
+        return
+    _member(member, folder)
+    _line("fingerprint", member.key)
+    _line("authority", member.authority)
+    if member.who.role == "site":
+        _line("to others", f'peers = ["{peer}"] in site.toml, once compared by phone')
+
+
+def _shown(member: Any, folder: Path) -> dict[str, str]:
+    who = member.who
+    return {
+        "name": who.name,
+        "organisation": who.organisation,
+        "role": who.role,
+        "serial": f"{who.serial:x}",
+        "fingerprint": member.key,
+        "ends": who.not_after.isoformat(),
+        "server": member.server,
+        "authority": member.authority,
+        "folder": str(folder),
+    }
+
+
+def _member(member: Any, folder: Path) -> None:
+    who = member.who
     _done(f"{folder}/ is the {who.role} {who.name} of {member.server} until {who.not_after:%F}")
     _line("speaks for", who.organisation)
-    _line("authority", member.authority + ("" if authority else ", to compare by phone"))
 
 
 @group.command("revoke")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,7 @@ def _emit(found: Examination) -> None:
             "head": head and f"{head.count}:{head.last}",
             "authority": found.authority,
             "faults": list(found.faults),
+            "key_changes": [asdict(one) for one in found.key_changes],
         }
     )
 
@@ -75,6 +77,14 @@ def _show(found: Examination, last: int) -> None:
     head = found.head
     if found.whole:
         screen.say(screen.table(HEADS, map(_row, found.whole[-last:]), left=6))
+    for one in found.key_changes:
+        print(
+            screen.shown(
+                f"! {one.number}: {one.name} has the key {one.key}, and had {one.before} before"
+            )
+        )
+    if found.key_changes:
+        print("  a renewal, or somebody else of that name: compare each with its holder by phone")
     for fault in found.faults:
         print(f"✗ {screen.shown(fault)}")
     if head is None:

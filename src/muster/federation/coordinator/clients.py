@@ -9,10 +9,10 @@ that were acknowledged.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from threading import Event
 from typing import Any, Protocol
@@ -28,6 +28,7 @@ from muster.federation.coordinator.status import lacking
 from muster.federation.coordinator.updates import honest, sum_of, updates
 from muster.federation.protocol.claims import agreed, possible_rows
 from muster.federation.protocol.codec_tensors import digest, encode
+from muster.federation.protocol.limits import WORK
 from muster.keys import RandomSource
 from muster.plan import Plan
 from muster.plan.outliers import Outliers
@@ -182,9 +183,9 @@ class NetworkClients:
                 f"round {round} was opened for other clients than this plan draws; restore the "
                 f"plan that it was opened with"
             )
-        call = Call(len(cohort))
+        call = Call(len(cohort), *self._until(opened.since))
         if kind == "train":
-            call = Call(self._plan.goal(len(cohort)), self._until(opened.since))
+            call = replace(call, goal=self._plan.goal(len(cohort)))
             if self._plan.secure is not None:
                 check = partial(self._check, "stop")
                 self._masking = SecAggCoordinator(
@@ -212,13 +213,20 @@ class NetworkClients:
     def _roster(self) -> tuple[tuple[ClientId, int], ...]:
         return tuple((member.client, member.rows) for member in self._hall.present())
 
-    def _until(self, since: float) -> float:
-        """The deadline on the monotonic clock; a wall clock that jumps cannot lengthen it."""
+    def _until(self, since: float) -> tuple[float, str]:
+        """The deadline on the monotonic clock, and how it is told; a wall clock lengthens it not.
+
+        That of the plan goes on while the server is down. Where the plan has none, a server that
+        was down for long still takes what its members have made meanwhile.
+        """
         deadline, round_state = self._plan.deadline, self._hall
         if deadline is None:
-            return math.inf
+            return (
+                round_state.clock() + WORK,
+                f"{WORK / 3600:g} hours have passed, without a deadline",
+            )
         spent = min(max(0.0, round_state.wall() - since), deadline)
-        return round_state.clock() + deadline - spent
+        return round_state.clock() + deadline - spent, "the deadline has passed"
 
     def replies(self) -> Iterator[Answer]:
         """Who gave no update, and why; then the sum of all, in the fixed shape, or each."""

@@ -24,10 +24,14 @@ ORDER = ("waiting", "selected", "training", "collecting", "committing", "committ
 
 @dataclass(frozen=True)
 class Call:
-    """What is asked of the invited: how many arrivals suffice, and until when (monotonic time)."""
+    """What is asked of the invited: how many arrivals suffice, and until when (monotonic time).
+
+    `passed` tells that this time has come.
+    """
 
     goal: int
     until: float = math.inf
+    passed: str = "the deadline has passed"
 
 
 def closes(call: Call, seats: Iterable[Assignment], now: float) -> str | None:
@@ -43,7 +47,7 @@ def closes(call: Call, seats: Iterable[Assignment], now: float) -> str | None:
     if standing.count("arrived") >= call.goal:
         return "enough have replied"
     if now >= call.until:
-        return "the deadline has passed"
+        return call.passed
     return None
 
 

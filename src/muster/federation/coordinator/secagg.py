@@ -22,6 +22,7 @@ from muster.errors import RunError
 from muster.federation.coordinator.lifecycle import closes
 from muster.federation.coordinator.round_state import RoundState
 from muster.federation.coordinator.secagg_session import QUIT, SecAggSession, SecAggSessions
+from muster.federation.protocol.limits import STEP
 from muster.plan import Plan
 from muster.plan.secure import refused_sum
 from muster.secagg import Aborted, MessageRefused, SessionReason, SessionStep
@@ -209,8 +210,9 @@ class SecAggCoordinator:
     def _closed(self, place: int, circle: SecAggSession, due: AbstractSet[str]) -> float:
         """Seconds until nobody who is due has a lease, or the round is to go on without them.
 
-        Where the plan has a deadline, it is that of the first step, with the training before it,
-        and as long again of each step after it: whoever makes progress without end holds nobody.
+        The plan's deadline is that of the first step, with the training before it, and as long
+        again of each step after it; without one, `limits` say how long: whoever makes progress
+        without end holds nobody, and nobody's secrets end before the sum does.
         """
         round_state, now = self.round_state, self.round_state.clock()
         until = max((round_state.leases.get(circle.clients[n], now) for n in due), default=now)
@@ -222,10 +224,11 @@ class SecAggCoordinator:
             if closes(round_state.call, seats, now) is not None:
                 return 0.0
             until = min(until, round_state.call.until)
-        elif self.plan.deadline is not None:
+        else:
             if self._since.get(place, (None, 0.0))[0] is not circle.step:
                 self._since[place] = circle.step, now
-            until = min(until, self._since[place][1] + self.plan.deadline)
+            most = STEP if self.plan.deadline is None else self.plan.deadline
+            until = min(until, self._since[place][1] + most)
         return until - now
 
     def _standing(self, name: str) -> str:
@@ -281,7 +284,9 @@ class SecAggCoordinator:
             reason, cause = self._given_up(circle)
             return Assignment(client, "late", reason.name.lower(), cause)
         step = circle.fell.get(name, SessionStep.UNMASK.value)
-        return Assignment(client, "late", "lease", f"it fell silent in the secure sum, at {step}")
+        return Assignment(
+            client, "late", "lease", f"it had not answered in the secure sum, at {step}"
+        )
 
     def _opened(self, place: int, circle: SecAggSession) -> Reply | Rejected:
         """A sum as the pipeline decodes it, where honest clients can have made it."""

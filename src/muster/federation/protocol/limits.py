@@ -25,12 +25,15 @@ __all__ = [
     "MESSAGE",
     "MODELS",
     "NAMES",
+    "PAUSE",
     "RATE",
     "ROWS",
     "SLACK",
+    "STEP",
     "UNPACKED",
     "WATCHERS",
     "WINDOW",
+    "WORK",
     "kept_of_disk",
 ]
 
@@ -39,6 +42,11 @@ ROWS = 1 << 40  # rows of one member: a hundred thousand members fit into 64 bit
 ANSWERS = 1 << 20  # answers of one row, such as the positions of a text, that a member measures
 LARGEST = 1e290  # the size of a sum: that of a million members is a finite number as well
 SLACK = 1e-3  # by which a row's value may lie outside of its range: sums are rounded
+
+# Rounds of a plan without a deadline. Whoever shows progress is waited for, and it can be shown
+# without end: only the member knows its steps, and no server can tell work from pretence.
+WORK = 43200.0  # of training, or of measuring a model
+STEP = 5400.0  # of each later step of a secure sum: all together end before its secrets do
 
 # Disks.
 DISK = 32 << 20  # kept free of uploads, beside room for models: the store's log alone takes half
@@ -65,6 +73,7 @@ RATE = 100.0  # a second, of one name
 BURST = 200.0  # at once, of one name
 NAMES = 10_000  # whose requests are counted
 DOWNLOADS = 4  # at once, of one name
+PAUSE = 0.25  # from one question of a site to the next, at least, where nothing came of it
 
 # Connections.
 CONNECTIONS = 50_000  # at once, of all sites together, where the system gives as many descriptors

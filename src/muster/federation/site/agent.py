@@ -8,10 +8,13 @@ never, and whatever was finished is in the vault before it is sent. There may be
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
 
-from muster.errors import PlanError, RunError
+from muster.errors import MusterError, PlanError, RunError
 from muster.federation.protocol.message import (
     VERSIONS,
     Evaluate,
@@ -72,34 +75,41 @@ class SiteAgent:
         self.habits, self.policy = habits, habits.policy
         rows, plan = len(training.rows[0]), training.plan
         print_ = fingerprint(plan)
-        self.policy.check(plan, print_, rows)
-        site_store.bind(lambda: study.mark)
-        self.private = SiteSecrets(plan, self.policy, site_store, study, rows, habits.entropy)
-        acting, source = self.policy.guard(plan), training.source or self.private.source
-        training = replace(training, acting=acting, source=source)
-        self.training = training
         self.work = SiteTrainer(name, training, line, site_store, hand, habits, study)
         self.masked = None if plan.secure is None else SecAggParticipant(self.work, print_, notary)
+        with self._ending():
+            self.policy.check(plan, print_, rows)
+            site_store.bind(lambda: study.mark)
+            self.private = SiteSecrets(plan, self.policy, site_store, study, rows, habits.entropy)
+        acting, source = self.policy.guard(plan), training.source or self.private.source
+        self.training = replace(training, acting=acting, source=source)
+        self.work = replace(self.work, training=self.training)  # masks are made of what it makes
         hidden = plan.secure is not None or self.policy.rows == "hidden"  # masks hide rows as well
         self.hello = Hello(VERSIONS, name, print_, 1 if hidden else rows)
         self.welcome: Welcome | None = None
         self.assignments: Assignments | None = None
         self._word = habits.new_run  # of the site for one further run
         self._idle = 0  # answers in a row that led to nothing
+        self._asked = -math.inf  # when the server was asked last what there is to do
+        self._done: set[tuple[type[Message], int, int]] = set()  # in this life, of this run
 
     async def attend(self) -> RunEnded:
         """Until the run has ended. May be cancelled anywhere: what is finished is kept.
 
         Raises `PlanError` when the server holds another plan, `Refused` when this site is not
-        wanted, `RunError` when its folder fails.
+        wanted, `RunError` when its folder fails; an error ends its secure sum, too.
         """
+        with self._ending():
+            return await self._attended()
+
+    async def _attended(self) -> RunEnded:
         await self._enrol()
         while True:
             try:
                 heard = await self._poll()
                 if isinstance(heard, RunEnded):
                     if self.masked is not None:
-                        self.masked.ended()
+                        self.masked.ended("the run has ended")
                     self.work.note("ended", run=heard.run, rounds=heard.rounds, text=heard.text)
                     return heard
                 await self._act(heard)
@@ -108,6 +118,21 @@ class SiteAgent:
             except NoRoom as full:
                 self.work.watch("full", text=str(full))
                 await self._rest()
+
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        """What ends this site, but for a kill, ends its session: it may never be started again."""
+        try:
+            yield
+        except MusterError:
+            try:
+                if self.masked is not None:
+                    self.masked.ended("this site stopped with an error")
+            except MusterError as error:  # it is the first one that is told
+                self.work.watch("told", text=f"the end of a secure sum was not recorded: {error}")
+            finally:
+                self.site_store.erase()
+            raise
 
     async def _enrol(self) -> None:
         try:
@@ -125,7 +150,7 @@ class SiteAgent:
         rules = Rules(self.training.plan, self.policy, welcome.run, welcome.client)
         self.assignments = Assignments(self.work, self.private, self.masked, rules, welcome.client)
         patience = self.line.patience  # whoever comes back must be heard within a lease
-        longest = min(patience.longest, max(welcome.lease, 0.3) / 3)
+        longest = min(patience.longest, max(welcome.lease / 3, patience.least))
         self.line.patience = replace(patience, longest=longest)
         self.work.tell(
             "enrolled", "", run=welcome.run, client=str(welcome.client), rows=self.hello.rows
@@ -178,6 +203,7 @@ class SiteAgent:
         pending, run = self.site_store.pending, self._welcome.run
         round, attempt = (pending.task.round, pending.task.attempt) if pending else (0, 1)
         kinds: Any = (TrainAssignment, Evaluate, Settled, Wait, RunEnded)
+        self._asked = self.habits.clock()
         return await self._say("/v1/poll", Poll(run, round, self.habits.wait, attempt), *kinds)
 
     async def _say(self, path: str, message: Message, *kinds: type[M]) -> M:
@@ -205,20 +231,28 @@ class SiteAgent:
         elif isinstance(heard, Settled):
             led = self._settle(heard)
         elif isinstance(heard, TrainAssignment):
-            led = await self.assignments.train(heard, waits=waits)
+            led = await self.assignments.train(heard, waits=waits) and self._first(heard)
         elif isinstance(heard, Evaluate):
-            led = await self.assignments.measure(heard, waits=waits)
+            led = await self.assignments.measure(heard, waits=waits) and self._first(heard)
         if led:
             self._idle = 0
         else:
             await self._rest()
+
+    def _first(self, asked: TrainAssignment | Evaluate) -> bool:
+        """Whether it was not done before: the same again is answered, and leads to nothing."""
+        place = (type(asked), asked.round, asked.attempt)
+        first = place not in self._done
+        self._done.add(place)
+        return first
 
     async def _pause(self, seconds: float) -> None:
         """As long as the server asks for, but not for ever."""
         if seconds > LONGEST_WAIT:
             text = f"to wait for {seconds:g} s; it waits for at most {LONGEST_WAIT:g} s"
             self.work.tell("declined", "wait", asked="wait", rule="wait", text=text)
-        await self.line.patience.sleep(min(seconds, LONGEST_WAIT))
+        spent = self.habits.clock() - self._asked
+        await self.line.patience.rest(min(seconds, LONGEST_WAIT), spent)
 
     async def _refused(self, refused: Refused) -> None:
         """What a refusal means: the end, another hello, or just another question."""
@@ -236,7 +270,8 @@ class SiteAgent:
 
     async def _rest(self) -> None:
         self._idle += 1
-        await self.line.patience.sleep(self.line.patience.pause(self._idle))
+        patience, spent = self.line.patience, self.habits.clock() - self._asked
+        await patience.rest(patience.pause(self._idle), spent)
 
     def _settle(self, settled: Settled) -> bool:
         """Take in the fate of the pending update; False when it is not of that one."""

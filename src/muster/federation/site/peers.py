@@ -2,13 +2,15 @@
 """With whom a site lets its updates be summed: its own rules, over certificates it has checked.
 
     least_peers = 4                        at least four others beside this site
-    peers = ["lyon", "paris-*"]            only these, whatever the server invites
+    peers = ["lyon=3fa9…", "paris-*"]      only these, whatever the server invites
     organisations = ["Inserm", "CNRS"]     somebody else of each of them is among them
 
 A secure sum hides a client among those who are in it, so who they are is all that the hiding is
-worth: a server that is also the authority can enrol names of its own. A site therefore asks twice:
-of the roster, before it masks anything, and of whoever is left, before it reveals what opens the
-sum. Two clients are never a sum: each would know the other's part.
+worth: a server that is also the authority can enrol names of its own, and certify keys of its own
+under the names of others. A name with a key, the fingerprint that `muster pki` shows, is held by
+whoever holds that key and by nobody else. A site asks twice: of the roster, before it masks
+anything, and of whoever is left, before it reveals what opens the sum. Two clients are never a sum:
+each would know the other's part.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from muster.errors import IdentityError, PlanError
+from muster.security.identity import NAME
 from muster.security.organisation import LONGEST_ORGANISATION, check_organisation
 from muster.security.pki.notary import Peer
 
@@ -29,6 +32,8 @@ FEWEST = 2  # others, whatever the rules say
 MOST = 100_000  # peers that can be asked for
 PATTERNS, ORGANISATIONS = 1000, 100  # of a rule
 PATTERN = r"[a-z0-9*]([a-z0-9*-]{0,61}[a-z0-9*])?"
+KEYED = rf"{NAME}=[0-9a-fA-F]{{2}}(:?[0-9a-fA-F]{{2}}){{31}}"
+PEER = rf"{PATTERN}|{KEYED}"
 SHOWN = 5  # names in a sentence
 
 
@@ -37,8 +42,10 @@ class PeerRules:
     """A site's rules about its peers; a field that is None rules nothing.
 
     Fields: `least_peers`, how many others at least (2 to 100,000); `peers`, up to 1000 names, each
-    with any number of `*` for any characters; `organisations`, up to 100 of them. Lists become
-    tuples, organisations are brought to form C. Raises `PlanError`.
+    with any number of `*` for any characters, or one name, `=` and the SHA-256 of its public key in
+    64 hexadecimal digits (as `muster pki show` has it; a name may stand with several keys, one of
+    which it must have); `organisations`, up to 100 of them. Lists become tuples, organisations are
+    brought to form C, keys to small digits without colons. Raises `PlanError`.
 
     >>> rules = PeerRules(least_peers=2, organisations=("Inserm",))
     >>> ann, bob = (Peer(name, "Inserm", name, name) for name in ("ann", "bob"))
@@ -60,6 +67,8 @@ class PeerRules:
                 raise PlanError(f"the site's policy has {name} = {_short(value)}; give {wanted}")
         if self.organisations is not None:
             object.__setattr__(self, "organisations", _spelled(self.organisations))
+        if self.peers is not None:
+            object.__setattr__(self, "peers", tuple(map(_plain, self.peers)))
         self._possible()
 
     def refusal(self, me: Peer, room: Iterable[Peer]) -> str:
@@ -90,7 +99,20 @@ class PeerRules:
     def _strangers(self, others: Sequence[Peer]) -> str:
         if self.peers is None:
             return ""
-        odd = [one for one in others if not any(fnmatchcase(one.name, p) for p in self.peers)]
+        keys, patterns = self._keys, [p for p in self.peers if "=" not in p]
+        for one in others:
+            held = keys.get(one.name)
+            if held is not None and one.key not in held:
+                return (
+                    f"{one.name} is in the sum with the key {one.key}, and the site's policy has "
+                    f"{one.name} with the key {_listed(held, ' or ')}: ask {one.name} itself, by "
+                    f"telephone, which one it holds (muster pki show)"
+                )
+        odd = [
+            one
+            for one in others
+            if one.name not in keys and not any(fnmatchcase(one.name, p) for p in patterns)
+        ]
         if not odd:
             return ""
         who = _listed([f"{one.name} ({one.organisation})" for one in odd])
@@ -107,10 +129,34 @@ class PeerRules:
             f"that; those in it speak for {_listed(sorted(here)) if here else 'nobody'}"
         )
 
+    @property
+    def _keys(self) -> dict[str, list[str]]:
+        """The keys of the names that stand with one."""
+        found: dict[str, list[str]] = {}
+        for name, _, key in (one.partition("=") for one in self.peers or ()):
+            if key:
+                found.setdefault(name, []).append(key)
+        return found
+
     def _possible(self) -> None:
-        """Refuse rules that no sum can meet."""
-        if self.peers and not any("*" in pattern for pattern in self.peers):
-            count = len(set(self.peers))
+        """Refuse rules that no sum can meet, or that say two things."""
+        keys, peers = self._keys, self.peers or ()
+        both = sorted(keys.keys() & set(peers))
+        if both:
+            raise PlanError(
+                f"the site's policy has {both[0]} among its peers with a key and without one, "
+                f"which allows any key: take {both[0]!r} out, and keep the one with its key"
+            )
+        holders: dict[str, str] = {}
+        for name, held in keys.items():
+            for key in held:
+                if holders.setdefault(key, name) != name:
+                    raise PlanError(
+                        f"the site's policy has {holders[key]} and {name} with one key among its "
+                        f"peers: each has a key of its own; ask both which one it is"
+                    )
+        if peers and not any("*" in pattern for pattern in peers):
+            count = len({one.partition("=")[0] for one in peers})
             if count < self.least:
                 raise PlanError(
                     f"the site's policy has peers = {_short(self.peers)} and asks for {self.least} "
@@ -138,7 +184,13 @@ def _count(value: Any) -> bool:
 
 def _patterns(value: Any) -> bool:
     several = isinstance(value, tuple) and 0 < len(value) <= PATTERNS
-    return several and all(isinstance(one, str) and re.fullmatch(PATTERN, one) for one in value)
+    return several and all(isinstance(one, str) and re.fullmatch(PEER, one) for one in value)
+
+
+def _plain(peer: str) -> str:
+    """A peer of the policy as it is compared: its key without colons, in small digits."""
+    name, equals, key = peer.partition("=")
+    return name + equals + key.replace(":", "").lower()
 
 
 def _names(value: Any) -> bool:
@@ -148,7 +200,11 @@ def _names(value: Any) -> bool:
 
 RULES = {
     "least_peers": (_count, f"a whole number from {FEWEST} to {MOST}: two clients are never a sum"),
-    "peers": (_patterns, f'a list of 1 to {PATTERNS} names such as "lyon" or "paris-*"'),
+    "peers": (
+        _patterns,
+        f'a list of 1 to {PATTERNS} names such as "lyon" or "paris-*", or "lyon=" and the '
+        f"fingerprint of its key, all 64 digits that muster pki show prints",
+    ),
     "organisations": (
         _names,
         f"a list of 1 to {ORGANISATIONS} names of up to {LONGEST_ORGANISATION} characters",
@@ -163,8 +219,8 @@ def _spelled(names: tuple[str, ...]) -> tuple[str, ...]:
         raise PlanError(f"in the organisations of the site's policy, {error}") from None
 
 
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:SHOWN])
+def _listed(names: Sequence[str], between: str = ", ") -> str:
+    shown = between.join(names[:SHOWN])
     more = len(names) - SHOWN
     return f"{shown} and {more} more" if more > 0 else shown
 

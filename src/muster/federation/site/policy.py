@@ -16,7 +16,7 @@
     metrics = "hidden"           tell no losses and metrics, which no noise covers ("public": tell)
     rows = "hidden"              nor how many rows there are
     least_peers = 4              in a secure sum with at least so many others
-    peers = ["lyon", "paris-*"]  and with these alone
+    peers = ["lyon=3f…", "p-*"]  and with these alone: a name with its key, names by a pattern
     organisations = ["Inserm"]   and somebody who speaks for each of these among them
 
 A forced clip and noise come first and on the unweighted payload, so that all that the plan does

@@ -10,14 +10,15 @@ are left. What was seen of all this becomes the transcript of the session.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from muster.errors import IdentityError
 from muster.federation.protocol.message import TrainAssignment
 from muster.federation.site.peers import PeerRules
-from muster.secagg import Party, Saw, SessionTerms
+from muster.secagg import Aborted, Party, Saw, SessionReason, SessionTerms
 from muster.security.pki.credentials import Credentials
 from muster.security.pki.notary import Notary, Peer
 from muster.security.transcript import Transcript, described
@@ -59,8 +60,16 @@ class Room:
         return Party(self.notary.name, self.notary.sign, self.signed, judge=self.judge)
 
     def signed(self, name: str, data: bytes, signature: bytes) -> bool:
-        """Whether a member signed these bytes, by a certificate that counts now."""
-        return self.notary.vouch(name, self.certificates.get(name, ""), data, signature)
+        """Whether a member signed these bytes, by a certificate that counts now.
+
+        Raises `Aborted` where it counts no more: it was revoked, or has ended, since the roster was
+        asked for. That ends the session because of who is there, which is nobody's failure; a
+        signature that does not fit is.
+        """
+        try:
+            return self.notary.verified(name, self._certificate(name), data, signature)
+        except IdentityError as error:
+            raise Aborted(SessionReason.PEERS, str(error)) from error
 
     def judge(self, names: tuple[str, ...]) -> str:
         """Why this site takes no part in a sum of these, in a sentence, or ""."""
@@ -71,10 +80,12 @@ class Room:
 
     def peers(self, names: tuple[str, ...]) -> tuple[Peer, ...]:
         """Who they are. Raises `IdentityError` for one whose certificate does not count now."""
-        for name in names:
-            if name not in self.certificates:
-                raise IdentityError(f"the server handed out no certificate of {name}; ask it why")
-        return self.notary.room({name: self.certificates[name] for name in names})
+        return self.notary.room({name: self._certificate(name) for name in names})
+
+    def _certificate(self, name: str) -> str:
+        if name not in self.certificates:
+            raise IdentityError(f"the server handed out no certificate of {name}; ask it why")
+        return self.certificates[name]
 
     def saw(self, seen: Saw) -> None:
         """Remember whom this site was told of."""
@@ -83,6 +94,19 @@ class Room:
             self.roster = self.peers(seen.names)
         known = {one.name for one in self.roster}
         self.left[seen.step.value] = tuple(sorted(known.intersection(seen.names)))
+
+    def told(self, step: str) -> Iterator[dict[str, Any]]:
+        """Who was there at a step, as the log holds it: so many in an entry that a line fits."""
+        here = set(self.left[step])
+        peers = [
+            {"name": peer.name, "organisation": peer.organisation}
+            for peer in self.roster
+            if peer.name in here
+        ]
+        parts = [peers[begin : begin + TOLD] for begin in range(0, len(peers), TOLD)] or [[]]
+        for number, part in enumerate(parts, 1):
+            more = {"part": f"{number} of {len(parts)}"} if len(parts) > 1 else {}
+            yield {"peers": part} | more
 
     def noted(self) -> str:
         """What was seen so far, as text for the study's record."""
@@ -116,11 +140,12 @@ class Room:
             roster=self.roster,
             left=tuple(self.left.items()),
             outcome="given up" if reason else "opened",
-            reason=reason[:LONGEST],
+            reason="".join(c if c.isprintable() else "?" for c in reason[:LONGEST]),
             began=began,
             ended=ended,
         )
 
 
 LONGEST = 1000  # characters of a reason
+TOLD = 50  # peers in an entry of the log: with the longest names a third of a line
 SEEN = ("terms", "session", "left")  # besides the roster

@@ -13,9 +13,10 @@ hours after it began.
 
 from __future__ import annotations
 
-import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -24,17 +25,17 @@ from typing import Any
 
 import numpy as np
 
-from muster.errors import AuditError, IdentityError, PlanError, RunError
+from muster.errors import AuditError, IdentityError, MusterError, PlanError, RunError
 from muster.federation.protocol import codec_tensors
-from muster.federation.protocol.message import LIMIT, Ack, TrainAssignment, Wait
+from muster.federation.protocol.message import TrainAssignment
 from muster.federation.protocol.template import update_template
 from muster.federation.site.checkpointed_run import Effort
 from muster.federation.site.room import Room
-from muster.federation.site.server_client import LONGEST_POLL, RetryLater, number_in
+from muster.federation.site.secure_line import STEPS, SecureLine
 from muster.federation.site.state import PendingUpdate
-from muster.federation.site.study import JoinedSession
+from muster.federation.site.study import JoinedSession, Rekeyed
 from muster.federation.site.trainer import SiteTrainer
-from muster.federation.site.transfers import cut, fetch, pieces
+from muster.federation.site.transfers import fetch
 from muster.secagg import (
     Aborted,
     Await,
@@ -48,8 +49,6 @@ from muster.secagg import (
     client,
 )
 from muster.secagg.client import Action
-from muster.secagg.messages import CLIENT_KINDS, Advert, Quit, SecAggMessage
-from muster.security.pki.credentials import Credentials, read_credentials
 from muster.security.pki.notary import Notary
 from muster.security.refusal import RefusalReason as Why
 from muster.security.refusal import Refused
@@ -57,7 +56,6 @@ from muster.security.transcript import TranscriptStore
 
 __all__ = ["LABELS", "SecAggParticipant"]
 
-STEPS = tuple(step for step in SessionStep if step is not SessionStep.OVER)
 STOPS = tuple(step for step in STEPS if step is not SessionStep.ANSWER)  # an answer is rarely due
 LABELS = (
     *(f"site: before {step.value} is kept" for step in STOPS),
@@ -71,8 +69,8 @@ LABELS = (
     "site: secrets are destroyed",
 )
 HOURS = 24.0  # that the secrets of a session live, at most
-SAID = dict(zip(sorted(CLIENT_KINDS - {Quit.kind}), STEPS, strict=True))  # the step of a kind
 EXPIRED = f"its secrets have lived for {HOURS:g} hours"
+SHOWN = 20  # peers with other keys that an entry of the log names
 SECURE = "secure"  # the folder of transcripts, in that of the study
 
 
@@ -88,6 +86,10 @@ class SecAggParticipant:
     notary: Notary | None
 
     _room: Room | None = field(default=None, init=False)  # of the session at hand
+    _line: SecureLine = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._line = SecureLine(self.work, self.expire, self._live)
 
     async def deliver(self, task: TrainAssignment, pending: PendingUpdate) -> bool:
         """Take part, or go on with it; whether the server has its sum.
@@ -116,28 +118,37 @@ class SecAggParticipant:
         return begun is not None and begun.session is not None
 
     def settle(self, task: TrainAssignment, *, accepted: bool) -> None:
-        """The fate of the assignment came, which ends its session if that has not ended."""
+        """The fate of the assignment came, which ends its session if that has not ended.
+
+        What a server says of it is signed as true only where it can be: a sum that this site has
+        masked nothing for does not hold its update.
+        """
         begun = self.work.study.begun(task)
-        if begun is not None and begun.session is not None and not begun.session.over:
-            self._over(task, "" if accepted else "the round went on without this site")
+        if begun is None or begun.session is None or begun.session.over:
+            return
+        why = "" if accepted else "the round went on without this site"
+        if accepted and SessionStep.MASK.value not in self.work.site_store.sealed(task):
+            why = "the server says that its update counts, and this site has masked none"
+        self._over(task, why)
 
     async def leave(self, task: TrainAssignment) -> None:
         """Have no further session for this assignment, and say so."""
         self._over(task, "its update, or what was kept of it, is gone")
-        await self._quit(task, SessionReason.STOPPED)
+        await self._line.quit(task, SessionReason.STOPPED)
 
     def expire(self) -> None:
         """Destroy the secrets of a session that has gone on for too long."""
         task = self._at_hand()
         if task is not None and self.work.habits.wall() >= self._open(task).until:
-            self.work.note("secrets expired", round=task.round, hours=HOURS)
+            with self._erasing():
+                self.work.note("secrets expired", round=task.round, hours=HOURS)
             self._over(task, EXPIRED)
 
-    def ended(self) -> None:
-        """The run is over, and with it a session that is not."""
+    def ended(self, why: str) -> None:
+        """Nothing more is done here, and so a session that is not over is: `why`, in words."""
         task = self._at_hand()
         if task is not None:
-            self._over(task, "the run has ended")
+            self._over(task, why)
 
     def _at_hand(self) -> TrainAssignment | None:
         """The task whose session is open."""
@@ -172,14 +183,24 @@ class SecAggParticipant:
         """
         site_store, begun = self.work.site_store, self.work.study.begun(task)
         site_store.at("site: before secrets are destroyed")
-        if begun is not None and begun.session is not None and not begun.session.over:
-            self._written(task, begun.session, why)
-            site_store.at("site: transcript is written")
-        self.work.study.end(task)
-        self._room = None
-        site_store.at("site: session is over")
-        site_store.destroy()
+        with self._erasing():
+            if begun is not None and begun.session is not None and not begun.session.over:
+                self._written(task, begun.session, why)
+                site_store.at("site: transcript is written")
+            self._room = None
+            self.work.study.end(task)
+            site_store.at("site: session is over")
+            site_store.destroy()
         site_store.at("site: secrets are destroyed")
+
+    @contextmanager
+    def _erasing(self) -> Iterator[None]:
+        """Where something cannot be written, secrets that are to go need no room for that."""
+        try:
+            yield
+        except MusterError:
+            self.work.site_store.erase()
+            raise
 
     def _written(self, task: TrainAssignment, session: JoinedSession, why: str) -> None:
         """The transcript, and where the audit log finds it; without room for it secrets go too."""
@@ -225,7 +246,9 @@ class SecAggParticipant:
         """Until the server has its sum. Raises `Aborted`."""
         side = await self._side(task, pending)
         number, came, stop = 0, None, None
+        asked, clock = -math.inf, self.work.habits.clock
         while True:
+            heard = came is not None
             deed = partial(self._next, task, side, came, stop)
             action = await self.work.working(task, Effort(), deed)
             came = stop = None
@@ -233,9 +256,12 @@ class SecAggParticipant:
                 return
             try:
                 if isinstance(action, Await):
-                    number, came = await self._told(task, number)
+                    if heard:  # and nothing came of it: it was heard before
+                        await self.work.line.patience.rest(0.0, clock() - asked)
+                    asked = clock()
+                    number, came = await self._line.told(task, number)
                 else:
-                    await self._say(task, action.message, pending.update.metrics)
+                    await self._line.say(task, action.message, pending.update.metrics)
             except Aborted as expired:
                 stop = expired
             except Refused as refused:
@@ -251,14 +277,15 @@ class SecAggParticipant:
         if notary is None:
             raise RunError("a secure sum needs an identity to sign with; join over https")
         self._room = room = self._entered(notary, self._open(task))
-        body = await fetch(self.work.line, site_store, task, self.work.training.largest)
+        live = partial(self._live, task)  # however long no model comes
+        body = await fetch(self.work.line, site_store, task, self.work.training.largest, live)
         try:
             terms, kept = self._terms(task, body), self._kept(task)
-            room.enter(terms, await self._credentials(task))
+            room.enter(terms, await self._line.credentials(task))
         except (PlanError, RunError, IdentityError) as error:
             reasons = {PlanError: SessionReason.COHORT, IdentityError: SessionReason.PEERS}
             reason = reasons.get(type(error), SessionReason.STOPPED)
-            await self._quit(task, reason)
+            await self._line.quit(task, reason)
             raise Aborted(reason, str(error)) from error
         return client(terms, room.party, partial(self._vector, pending), os.urandom, kept)
 
@@ -309,109 +336,37 @@ class SecAggParticipant:
             else:
                 return action
 
-    def _saw(self, task: TrainAssignment, seen: Saw) -> None:
-        """Whom it is with stands in the log before anything is said to them."""
-        room = self._room
-        assert room is not None
-        room.saw(seen)
-        self.work.study.saw(task, room.noted())
-        here = set(room.left[seen.step.value])
+    def _rekeyed(self, task: TrainAssignment, changed: list[Rekeyed]) -> None:
+        """Peers have other keys than before: nothing ends for it, and it does not go unseen."""
+        one = changed[0]
+        more = f" and {len(changed) - 1} more have" if len(changed) > 1 else " has"
         self.work.log(
-            "secure sum with",
+            "peer keys changed",
             round=task.round,
-            step=seen.step.value,
-            session=room.session,
+            count=len(changed),
             peers=[
-                {"name": peer.name, "organisation": peer.organisation}
-                for peer in room.roster
-                if peer.name in here
+                {"name": each.peer.name, "key": each.peer.key, "before": each.before}
+                for each in changed[:SHOWN]
             ],
         )
+        self.work.watch(
+            "told",
+            f"{one.peer.name}{more} another key than before, by a renewal or because somebody else "
+            f"has that name: compare {one.peer.key} with {one.peer.name} itself, by telephone; "
+            f"peers in site.toml may hold it to its key",
+            round=task.round,
+        )
 
-    # What goes over the line.
-
-    async def _say(
-        self, task: TrainAssignment, message: SecAggMessage, metrics: Mapping[str, float]
-    ) -> None:
-        """Say it until it is acknowledged. Raises `Refused`."""
-        line, data = self.work.line, message.to_bytes()
-        path, headers = _path(task), dict[str, str]()
-        secure = self.work.training.plan.secure
-        told = metrics and secure is not None and secure.metrics == "public"
-        if isinstance(message, Advert) and told:
-            headers["muster-metrics"] = json.dumps(dict(metrics))
-
-        async def once() -> None:
-            if isinstance(message, Quit):
-                self.expire()  # however long nobody takes it
-            else:
-                self._live(task)
-            if len(data) > LIMIT:
-                await self._sent(path, memoryview(data))
-                return
-            line.heard(await line.http.post(path, content=data, headers=headers), Ack)
-            line.moved += len(data)
-
-        try:
-            await line.persist(once)
-        except Refused:
-            if not isinstance(message, Quit):
-                raise
-            return  # nobody waits for this site any more
-        if message.kind in SAID:
-            self.work.site_store.at(f"site: {SAID[message.kind].value} is said")
-
-    async def _sent(self, path: str, data: memoryview) -> None:
-        """A large message, in pieces from where the server says. Raises `Refused`."""
-        line, site_store = self.work.line, self.work.site_store
-        path = f"{path}&digest={sha256(data).hexdigest()}&size={len(data)}"
-
-        async def send(place: int, piece: memoryview) -> Any:
-            headers = {"content-length": str(len(piece))}
-            where = f"{path}&offset={place}"
-            return await line.http.post(where, content=cut(piece), headers=headers)
-
-        await pieces(line, site_store, data, send, 0)
-
-    async def _quit(self, task: TrainAssignment, reason: SessionReason) -> None:
-        await self._say(task, Quit(reason.name), {})
-
-    async def _told(self, task: TrainAssignment, number: int) -> tuple[int, bytes]:
-        """What the server says next, and its number. Raises `Refused`."""
-        line = self.work.line
-        wait = self.work.habits.wait
-        path = f"{_path(task)}&after={number}&wait={wait}"
-
-        async def once() -> tuple[int, bytes] | Wait:
-            self._live(task)
-            answer = await line.http.get(path)
-            told = answer.headers.get("muster-told", "")
-            if answer.status_code == 200 and (number := number_in(told)) is not None:
-                return number, answer.content
-            return line.heard(answer, Wait)
-
-        while True:
-            found = await line.persist(once)
-            if not isinstance(found, Wait):
-                return found
-            await line.patience.sleep(min(found.seconds, LONGEST_POLL))  # secrets have an end
-
-    async def _credentials(self, task: TrainAssignment) -> Credentials:
-        """What the server hands out of the members; it is checked where it is used."""
-        line = self.work.line
-
-        async def once() -> Credentials:
-            answer = await line.http.get(f"/v1/members?round={task.round}")
-            if answer.status_code != 200:
-                line.heard(answer)
-            try:
-                return read_credentials(answer.content)
-            except Refused as refused:
-                raise RetryLater(f"it answered no certificates ({refused.text})") from None
-
-        return await line.persist(once)
-
-
-def _path(task: TrainAssignment) -> str:
-    """Where the session of an assignment is spoken in."""
-    return f"/v1/secure/{task.round}?attempt={task.attempt}"
+    def _saw(self, task: TrainAssignment, seen: Saw) -> None:
+        """Whom it is with stands in the log before anything is said to them."""
+        room, study = self._room, self.work.study
+        assert room is not None
+        room.saw(seen)
+        others = [peer for peer in room.roster if peer.name != room.notary.name]
+        if changed := study.rekeyed(others):
+            self._rekeyed(task, changed)
+        study.meet(others)  # a kill in between has it logged twice, and never unlogged
+        study.saw(task, room.noted())
+        place = {"round": task.round, "step": seen.step.value, "session": room.session}
+        for part in room.told(seen.step.value):
+            self.work.log("secure sum with", **place, **part)

@@ -15,11 +15,13 @@ import re
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from muster.errors import IdentityError, RunError
 from muster.extras import require
+from muster.federation.protocol.limits import PAUSE
 from muster.federation.protocol.message import Ack, Message, from_json, to_json
 from muster.federation.site.answers import bound
 from muster.security.refusal import RefusalReason, Refused, parse
@@ -46,6 +48,7 @@ Event = dict[str, Any]
 
 LONGEST_POLL = 30.0  # seconds that the server may keep a question
 CONNECT, READ = 10.0, 3 * LONGEST_POLL  # seconds without a connection, without an octet
+LONGEST_TRY = 600.0  # seconds until it is broken off: octets that drip hold nobody
 LONGEST_PAUSE = 600.0  # seconds that a server may have a site wait before it asks again
 PASSING = {RefusalReason.TOO_OFTEN, RefusalReason.NO_ROOM}
 PLAN = (1 << 22, 32)  # bytes and levels of a plan's value
@@ -53,10 +56,14 @@ PLAN = (1 << 22, 32)  # bytes and levels of a plan's value
 
 @dataclass(frozen=True)
 class Backoff:
-    """How long to wait before trying again: up to `first` · 2^tries seconds, at most `longest`."""
+    """How long to wait before trying again: up to `first` · 2^tries seconds, at most `longest`.
+
+    After an answer that has nothing to do, a question follows the one before it by `least` seconds.
+    """
 
     first: float = 0.25
     longest: float = 5.0  # well within a lease: a server that is back is found in time
+    least: float = PAUSE
     sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep
     random: Callable[[], float] = random.random
 
@@ -67,6 +74,14 @@ class Backoff:
         0.0
         """
         return self.random() * min(self.longest, self.first * 2.0 ** min(tries, 30))
+
+    async def rest(self, seconds: float, spent: float) -> None:
+        """Wait as a server asks, which has answered after `spent` seconds.
+
+        One that is honest keeps a question until there is something to do, and then has it asked
+        again at once; one that answers at once is not asked without end.
+        """
+        await self.sleep(max(seconds, self.least - spent))
 
 
 class RetryLater(Exception):
@@ -84,8 +99,8 @@ def quiet(event: Event) -> None:
 class ServerClient:
     """One site's connection to one server, kept alive; `name` is told where there is no TLS.
 
-    Proxies are those of the environment. Raises `RunError` for an address that is none, and
-    `IdentityError` for a server whose certificate is not the federation's.
+    Proxies are those of the environment; no cookie is kept. Raises `RunError` for an address that
+    is none, and `IdentityError` for a server whose certificate is not the federation's.
     """
 
     def __init__(
@@ -97,10 +112,11 @@ class ServerClient:
         patience: Backoff = Backoff(),
         watch: Callable[[Event], None] = quiet,
         transport: httpx.AsyncBaseTransport | None = None,
+        longest: float = LONGEST_TRY,
     ) -> None:
         self.address, self.patience, self.watch = _address(address, tls), patience, watch
         self.moved = 0  # octets of bodies, either way; whoever moves some counts them
-        self._met = False
+        self._met, self._longest = False, longest
         headers = {"accept-encoding": "identity", "user-agent": "muster"}
         if tls is None:
             headers["muster-site"] = name
@@ -112,6 +128,7 @@ class ServerClient:
             timeout=httpx.Timeout(READ, connect=CONNECT, pool=None),
             event_hooks={"response": [bound]},
         )
+        self.http.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))  # of nobody
 
     async def __aenter__(self) -> ServerClient:
         return self
@@ -142,12 +159,19 @@ class ServerClient:
         return await self.persist(once)
 
     async def persist(self, deed: Callable[[], Awaitable[T]]) -> T:
-        """Do it again until it is done; where octets moved meanwhile, patience begins anew."""
+        """Do it again until it is done; where octets moved meanwhile, patience begins anew.
+
+        No try takes longer than `longest` seconds, however slowly octets come: what whoever waits
+        must do meanwhile is done between two of them. A transfer goes on where it stood.
+        """
         tries = 0
         while True:
             moved = self.moved
             try:
-                return await deed()
+                async with asyncio.timeout(self._longest):
+                    return await deed()
+            except TimeoutError:
+                why, least = f"no whole answer within {self._longest:g} s", 0.0
             except RetryLater as again:
                 why, least = again.why, again.seconds
             except httpx.RequestError as error:

@@ -203,6 +203,9 @@ class SealedSecrets:
     def __len__(self) -> int:
         return len(self._names())
 
+    def __contains__(self, name: str) -> bool:
+        return self._files.size(self._prefix + name) is not None
+
     def _names(self) -> list[str]:
         names = [n for n in self._files.names(self._prefix) if n != self._key]
         return [name for name in names if self._files.size(name) is not None]

@@ -252,6 +252,10 @@ class SiteStore:
         self._state.write(over=True)
         self._sweep()
 
+    def erase(self) -> None:
+        """All secrets of secure sums go, whatever can be written down of it."""
+        destroyed(self.blobs, self.folder, self.blobs.names("secure-"))
+
     # Half-trained.
 
     @property

@@ -5,7 +5,8 @@
     studies/NAME/privacy.json   what was spent (see `service.private`)
 
 It lies beside the vaults and outlives them, the ids of runs, and servers: whoever begins again
-with an empty vault, or under another run, still knows what it trained, measured and masked. An
+with an empty vault, or under another run, still knows what it trained, measured and masked, and
+with which keys it has met its peers. An
 assignment (run, round, attempt) is begun here before anything is done for it, and only once.
 
 The record is the one place of the site that must never be put back to an older copy, and a vault
@@ -18,7 +19,7 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,15 +28,20 @@ from typing import Any
 from muster.errors import RunError
 from muster.federation.protocol.message import Evaluate, TrainAssignment, from_json, to_json
 from muster.federation.site.state import locked
+from muster.security.pki.notary import Peer
 from muster.store.blobs import NoRoom
 from muster.types import ClientId
 
-__all__ = ["Begun", "JoinedSession", "Known", "STUDIES", "StudyRecord"]
+__all__ = ["Begun", "JoinedSession", "Known", "Rekeyed", "STUDIES", "StudyRecord"]
 
 STUDIES = "studies"  # in the folder of a site's identity
 FILE = "study.db"
-VERSION = 1
-TABLES = """
+VERSION = 2
+PEERS = """
+CREATE TABLE peers(
+  name TEXT PRIMARY KEY, first TEXT NOT NULL, key TEXT NOT NULL) STRICT;
+"""
+TABLES = f"""{PEERS}
 CREATE TABLE facts(key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE runs(
   run TEXT PRIMARY KEY, number INTEGER NOT NULL UNIQUE, client TEXT NOT NULL,
@@ -98,6 +104,18 @@ class Known:
     trainings: int = 0
     measurings: int = 0
     today: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class Rekeyed:
+    """A peer with another key than it was met with last (`before`); `first` is its first one.
+
+    Fingerprints all, as a `Peer` has them.
+    """
+
+    peer: Peer
+    before: str
+    first: str
 
 
 class StudyRecord:
@@ -255,6 +273,23 @@ class StudyRecord:
         """Its session is over, whether it was opened or not: there is no other."""
         self._set(task, "over = 1, until = coalesce(until, ?)", 0.0)
 
+    # Whom it was summed with.
+
+    def rekeyed(self, peers: Iterable[Peer]) -> list[Rekeyed]:
+        """Which of these were met with another key: a renewal, or somebody else of their name."""
+        held = {name: row for name, *row in self._read("SELECT name, key, first FROM peers")}
+        known = ((one, *held[one.name]) for one in peers if one.name in held)
+        return [Rekeyed(one, key, first) for one, key, first in known if key != one.key]
+
+    def meet(self, peers: Iterable[Peer]) -> None:
+        """Keep the keys of these, for the next time."""
+        with self._written() as db:
+            db.executemany(
+                "INSERT INTO peers VALUES (?, ?, ?) ON CONFLICT(name) DO UPDATE SET key = "
+                "excluded.key",
+                [(one.name, one.key, one.key) for one in peers],
+            )
+
     # What happened again and again.
 
     def tally(self, run: str, what: str) -> int:
@@ -332,6 +367,8 @@ def _opened(file: Path) -> sqlite3.Connection:
             facts = f"INSERT INTO facts VALUES ('id', '{os.urandom(16).hex()}'), ('position', '0');"
             made = f"PRAGMA user_version={VERSION};"
             db.executescript(f"BEGIN IMMEDIATE; {TABLES} {facts} {made} COMMIT;")
+        elif version == 1:  # the peers were not kept then; what was spent is
+            db.executescript(f"BEGIN IMMEDIATE; {PEERS} PRAGMA user_version={VERSION}; COMMIT;")
         elif version != VERSION:
             raise RunError(
                 f"the study's record {file} is of version {version}, but this muster knows "

@@ -20,7 +20,7 @@ from muster.federation.site.store import SiteStore, TrainingResult
 from muster.federation.site.study import StudyRecord
 from muster.federation.site.training import Training
 from muster.federation.site.training_thread import TrainingThread
-from muster.security.audit import AuditLog
+from muster.security.audit import TEXT, AuditLog
 from muster.security.refusal import RefusalReason, Refused
 from muster.store.blobs import NoRoom
 from muster.types import ClientId
@@ -184,11 +184,16 @@ class SiteTrainer:
         self.watch(action, **details, **(more or {}))
 
     def log(self, action: str, **details: Any) -> None:
-        """Into the audit log."""
+        """Into the audit log; of what others have said, as much as it may hold."""
         if self.habits.audit is not None:
-            self.habits.audit.append(self.name, action, **details)
+            fits = {k: _fitting(v) if isinstance(v, str) else v for k, v in details.items()}
+            self.habits.audit.append(self.name, action, **fits)
 
     def watch(self, event: str, text: str = "", **details: Any) -> None:
         """To whoever watches."""
         more = {"text": text} if text else {}
         self.habits.watch({"event": event, "site": self.name} | details | more)
+
+
+def _fitting(text: str) -> str:
+    return text.encode("utf-8", "replace")[:TEXT].decode("utf-8", "ignore")

@@ -44,15 +44,25 @@ SPOILED = 3  # times that a body may be damaged on its way
 
 
 async def fetch(
-    line: ServerClient, site_store: SiteStore, asked: TrainAssignment | Evaluate, size: int
+    line: ServerClient,
+    site_store: SiteStore,
+    asked: TrainAssignment | Evaluate,
+    size: int,
+    live: Callable[[], Any] = bool,
 ) -> Any:
     """The octets of the model asked about: those held, or downloaded from where it broke off.
 
-    `size` is how many a model of the plan has: no more are taken. Raises `Refused`.
+    `size` is how many a model of the plan has: no more are taken. `live()` is called before each
+    try, and may raise. Raises `Refused`.
     """
+
+    async def once() -> Any:
+        live()
+        return await _download(line, site_store, asked, size)
+
     found = await asyncio.to_thread(site_store.model, asked.model)
     if found is None:
-        found = await line.persist(partial(_download, line, site_store, asked, size))
+        found = await line.persist(once)
     site_store.trim()
     site_store.at("site: after download")
     return found

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from muster.errors import IdentityError, MusterError
 from muster.runs.federation.doctor import PATIENCE, USUAL, Effects, Finding, Level
-from muster.security import identity
+from muster.security import pki
 
 __all__ = ["clock", "proxies", "reach"]
 
@@ -64,7 +64,7 @@ def _talk(raw: socket.socket, host: str, home: Path | None, effects: Effects) ->
     found, sock = [], raw
     if home is not None:
         try:
-            context = identity.client_context(home, home / "authority.pem")
+            context = pki.client_context(home)
             sock = context.wrap_socket(raw, server_hostname=host)
         except (OSError, MusterError) as error:
             return [Finding("tls", "problem", _why(error), _remedy(error, host))]

@@ -29,8 +29,7 @@ from muster.federation.site.training_thread import TrainingThread
 from muster.plan import Plan
 from muster.runs.planfile import PlanFile, module_name
 from muster.security.audit import AuditLog
-from muster.security.identity import client_context
-from muster.security.pki import Notary
+from muster.security.pki import Notary, client_context
 from muster.simulation import origins
 from muster.simulation.threads import one_thread
 from muster.transport.event_loop import loop_factory
@@ -38,7 +37,6 @@ from muster.transport.event_loop import loop_factory
 __all__ = ["Joining", "LocalClient", "Stop", "attend_many", "join", "site_rows"]
 
 TICK = 0.1  # seconds between two looks at whether to stop
-AUTHORITY = "authority.pem"
 
 
 class Stop(Protocol):
@@ -142,7 +140,7 @@ def attend_many(
 def _placed(seat: LocalClient, address: str) -> _ClientFolder:
     folder = seat.folder
     secure = address.startswith("https:")
-    tls = client_context(folder, folder / AUTHORITY) if secure else None
+    tls = client_context(folder) if secure else None
     identity = folder if secure else None
     return _ClientFolder(folder / "vault", folder / STUDIES, folder / "audit.jsonl", tls, identity)
 

@@ -10,6 +10,7 @@ credentials.py   what a server hands a member about its peers
 authority.py     the authority's folder: init, approve, revoke, entries
 membership.py    the site's folder: ask, accept, renew, member
 notary.py        signatures with a member's key, who made one, and who a peer is
+server_trust.py  TLS for a site, with no server that is revoked
 """
 
 from muster.security.identity import Grant
@@ -28,6 +29,7 @@ from muster.security.pki.highwater import Revocations
 from muster.security.pki.membership import Membership, accept, ask, member, renew
 from muster.security.pki.notary import Notary
 from muster.security.pki.revocation import REASONS
+from muster.security.pki.server_trust import client_context
 
 __all__ = [
     "Approval",
@@ -40,6 +42,7 @@ __all__ = [
     "accept",
     "approve",
     "ask",
+    "client_context",
     "entries",
     "fingerprint",
     "init",

@@ -34,11 +34,15 @@ END = b"-----END PRIVATE KEY-----\n"
 
 @dataclass(frozen=True)
 class Membership:
-    """Who a folder is in which federation; `authority` is its authority's fingerprint."""
+    """Who a folder is in which federation.
+
+    `authority` is its authority's fingerprint, `key` that of its own key.
+    """
 
     who: Identity
     server: str
     authority: str
+    key: str
 
 
 def ask(folder: Path, name: str, organisation: str = "") -> tuple[Path, str]:
@@ -86,7 +90,7 @@ def accept(bundle: Path, folder: Path, now: datetime, authority: str = "") -> Me
     write(folder / IDENTITY, key + held.certificate.encode(), 0o600)
     if pending:
         (folder / PENDING).unlink(missing_ok=True)
-    return Membership(who, held.server, above)
+    return Membership(who, held.server, above, certificates.fingerprint(key))
 
 
 def member(folder: Path) -> Membership:
@@ -96,7 +100,8 @@ def member(folder: Path) -> Membership:
         server = str(json.loads(read(folder / FEDERATION))["server"])
     except (ValueError, TypeError, KeyError):
         raise IdentityError(f"{folder / FEDERATION} is damaged; accept the bundle again") from None
-    return Membership(who, server, certificates.fingerprint(read(folder / AUTHORITY)))
+    above = certificates.fingerprint(read(folder / AUTHORITY))
+    return Membership(who, server, above, certificates.fingerprint(_own(folder)))
 
 
 def _ask(folder: Path, name: str, organisation: str, kind: str) -> tuple[Path, str]:

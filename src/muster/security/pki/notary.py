@@ -105,8 +105,16 @@ class Notary:
     def vouch(self, name: str, pem: str, data: bytes, signature: bytes) -> bool:
         """Whether the site of this name, with this certificate, signed these bytes."""
         try:
-            self._counts(name, pem)[1].verify(signature, data, ECDSA)
-        except (IdentityError, exceptions.InvalidSignature):
+            return self.verified(name, pem, data, signature)
+        except IdentityError:
+            return False
+
+    def verified(self, name: str, pem: str, data: bytes, signature: bytes) -> bool:
+        """The same; raises `IdentityError` where the certificate is none that counts now."""
+        _, key = self._counts(name, pem)
+        try:
+            key.verify(signature, data, ECDSA)
+        except exceptions.InvalidSignature:
             return False
         return True
 

@@ -8,7 +8,7 @@ those after it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
@@ -30,19 +30,37 @@ from muster.security.transcript.store import (
     root,
 )
 
-__all__ = ["Examination", "Whole", "examine", "stores"]
+__all__ = ["Examination", "KeyChange", "Whole", "examine", "stores"]
 
 SECURE = "secure"  # the folder of transcripts in that of a study
 
 
 @dataclass(frozen=True)
 class Whole:
-    """A transcript in which no fault was found; `file_digest` is the SHA-256 of its file."""
+    """A transcript in which no fault was found.
+
+    `site` has signed it, by the certificate of this `serial`; `file_digest` is the SHA-256 of its
+    file.
+    """
 
     number: int
     transcript: Transcript
+    site: str
     serial: str
     file_digest: str
+
+
+@dataclass(frozen=True)
+class KeyChange:
+    """A peer of the transcript of this `number`, whose `key` was another one `before`.
+
+    That is a renewal, or somebody else whom the authority gave its name: no fault of the folder.
+    """
+
+    number: int
+    name: str
+    key: str
+    before: str
 
 
 @dataclass(frozen=True)
@@ -50,7 +68,8 @@ class Examination:
     """What was found in a `folder`.
 
     Fields: the `head` (None where it is missing or altered); the transcripts that are `whole`; the
-    `faults`, each in a sentence that names its file; the fingerprint of the `authority`.
+    `faults`, each in a sentence that names its file; the fingerprint of the `authority`; the
+    `key_changes` of peers from one whole transcript to a later one, in order.
     """
 
     folder: Path
@@ -58,6 +77,7 @@ class Examination:
     whole: tuple[Whole, ...]
     faults: tuple[str, ...]
     authority: str
+    key_changes: tuple[KeyChange, ...] = ()
 
 
 @dataclass
@@ -131,7 +151,19 @@ def examine(
     _missing(look, due, last)
     _ends(look, head, whole, [number for number in there if number > last])
     _expected(look, expect, whole, last)
-    return Examination(folder, head, tuple(whole), tuple(look.faults), look.authority)
+    changes = tuple(_key_changes(whole))
+    return Examination(folder, head, tuple(whole), tuple(look.faults), look.authority, changes)
+
+
+def _key_changes(whole: Sequence[Whole]) -> Iterator[KeyChange]:
+    """The peers of each transcript, but for the site itself, that had another key before."""
+    keys: dict[str, str] = {}
+    for one in whole:
+        for peer in one.transcript.roster:
+            before = keys.setdefault(peer.name, peer.key)
+            if before != peer.key and peer.name != one.site:
+                yield KeyChange(one.number, peer.name, peer.key, before)
+            keys[peer.name] = peer.key
 
 
 def _head(look: _Look) -> TranscriptHead | None:
@@ -175,7 +207,8 @@ def _one(
     except AuditError as error:
         look.faults.append(f"{name}: {error}")
         return None, digest
-    return Whole(number, transcript, f"{sealed.who.serial:x}", digest), digest
+    who = sealed.who
+    return Whole(number, transcript, who.name, f"{who.serial:x}", digest), digest
 
 
 def _missing(look: _Look, first: int, last: int) -> None:
