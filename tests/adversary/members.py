@@ -37,6 +37,7 @@ from muster.federation.protocol.message import (
     to_json,
 )
 from muster.plan.registry import fingerprint
+from muster.plan.secure import session_terms
 from muster.ports import Disk
 from muster.rounds import start
 from muster.runs.federation.conduct import ServerSettings, facts_of, prepare
@@ -240,7 +241,9 @@ class Hub:
         }
 
         async def receive():
-            return next(feed, {"type": "http.disconnect"})
+            for message in feed:
+                return message
+            await asyncio.Event().wait()  # it stays until it is answered
 
         async def send(message):
             told.append(message)
@@ -369,10 +372,9 @@ class Sum:
         told = hub.ask(name, "GET", f"/v1/members?round={hub.round}")
         certificates = read_credentials(told.body).certificates
         plan = hub.plan
-        terms = plan.secure.terms(
-            plan.frame,
+        terms = session_terms(
+            plan,
             task.peers,
-            plan.needed(task.peers),
             study="default",
             run=task.run,
             round=task.round,
@@ -463,7 +465,7 @@ def elsewhere(hub, **changes):
         "plan": bytes.fromhex(fingerprint(hub.plan)),
         "model": bytes(32),
     }
-    terms = plan.secure.terms(plan.frame, count, plan.needed(count), **about | changes)
+    terms = session_terms(plan, count, **about | changes)
     vector = plan.frame.flatten({"delta": np.zeros(plan.frame.spans[0].size, np.int64)}, 5)
     notaries = {name: pki.Notary(hub.home / name) for name in hub.names}
     certificates = {name: certificate(hub.home, name) for name in hub.names}

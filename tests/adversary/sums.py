@@ -29,6 +29,7 @@ from muster.federation.site.trainer import Habits
 from muster.federation.site.training import Training
 from muster.federation.site.training_thread import TrainingThread
 from muster.plan.registry import fingerprint
+from muster.plan.secure import session_terms
 from muster.secagg import Aborted, Await, Closed, Heard, Tell, server
 from muster.secagg.messages import Revealed, read
 from muster.security import audit, pki
@@ -81,6 +82,7 @@ class Sums:
         self.ends = True  # the run, behind the sessions; else all sites are killed there
         self.deaf = Revealed, frozenset()
         self.executor = lambda name, found: found
+        self.terms = lambda terms: terms  # those that the server's own side goes by
         self.nobody = httpx.ConnectError("planned")
         self.settles = {}  # before the session of that place: the fate (round, accepted) told
         self.studies = {}  # the records that are open, by site
@@ -100,18 +102,17 @@ class Sums:
         return self
 
     def _side(self, session):
-        count, sent = len(session.names), self.sites[self.names[0]]
-        terms = self.plan.secure.terms(
-            self.plan.frame,
+        count, sent = session.asked.get("peers", len(session.names)), self.sites[self.names[0]]
+        terms = session_terms(
+            self.plan,
             count,
-            self.plan.needed(count),
             study="default",
             run="r1",
             round=session.round,
             plan=bytes.fromhex(fingerprint(self.plan)),
             model=bytes.fromhex(sent.model),
         )
-        return server(terms, session.names, self._vouch)
+        return server(self.terms(terms), session.names, self._vouch)
 
     def _vouch(self, name, data, signature):
         return self.notary.vouch(name, certificate(self.home, name), data, signature)

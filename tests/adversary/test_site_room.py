@@ -15,9 +15,10 @@ import pytest
 from tests.adversary.sums import Session, Sums
 from tests.adversary.test_site_secrets import Clock, entries
 from tests.adversary.test_site_session import said
-from tests.federation.coordinator.masked import certificate, identities
+from tests.federation.coordinator.masked import certificate, identities, plan_of
 from tests.federation.site.scene import Killed
 
+from muster import aggregation, pipeline
 from muster.federation.protocol.message import Decline
 from muster.federation.site.policy import Policy
 from muster.federation.site.secagg import HOURS
@@ -82,6 +83,54 @@ def test_a_sum_of_too_few_is_declined_before_anything_is_begun_for_it(liar):
         assert "4 clients would be in the secure sum of round 1" in decline.text
         assert "asks for 4 beside this one" in decline.text
         assert entries(liar, name, "task") == []
+
+
+def floors():
+    """Plans of everybody that open no sum of fewer than five, each for another reason."""
+    masked = pipeline.SecureSum(dropout=0.0)
+    noise = pipeline.DiscreteNoise(4.0, clients=5)
+    plain = {"weighting": "equal", "cap": None, "rounds": 5}
+    shares = plan_of(secure=masked, minimum=5, aggregation=aggregation.Mean("expected"), **plain)
+    return {
+        "SecureSum(minimum)": plan_of(secure=pipeline.SecureSum(minimum=5, dropout=0.0), **plain),
+        "Plan(minimum)": plan_of(secure=masked, minimum=5, **plain),
+        "noise in shares": replace(shares, pipeline=(*shares.pipeline[:2], noise, shares.secure)),
+    }
+
+
+@pytest.mark.parametrize("why", floors())
+def test_a_plan_of_everybody_states_the_fewest_that_a_site_is_summed_with(why, tmp_path):
+    """The server invites four, three of them its own: no site begins anything for it."""
+    liar = Sums(tmp_path, names=NAMES, plan=floors()[why])
+    session = Session(NAMES[:4], side=iter(()))
+    liar.lead(session)
+    for name in session.names:
+        assert said(session, name) == []
+        assert entries(liar, name, "task") == []
+        decline = liar.sites[name].of(Decline)[0]
+        assert "4 clients were invited and at least 5 are required" in decline.text
+        assert list((liar.home / name / "vault").glob("*secure*")) == []
+
+
+@pytest.mark.parametrize("why", floors())
+def test_a_server_that_says_five_and_shows_four_gets_no_share(why, tmp_path):
+    """It tells each site that five take part, and hands out a roster of four."""
+    liar = Sums(tmp_path, names=NAMES, plan=floors()[why])
+
+    def terms(real):
+        lied = replace(real, minimum=3, colluders=1)
+        vars(lied)["context"] = real.context  # what is signed is what the sites sign
+        return lied
+
+    liar.terms = terms
+    session = Session(NAMES[:4], most=math.inf, asked={"peers": 5})
+    liar.lead(session)
+    for name in session.names:
+        assert said(session, name) == [Advert, Quit]
+        assert session.heard[name][-1].reason == "COHORT"
+        (ended,) = shown(liar, name)
+        assert "4 clients take part; 5 to 5 are required" in ended.reason
+        assert ended.terms["colluders"] == 1, "by the plan, of five"
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,11 @@ def test_masks_show_who_is_drawn_and_turns_are_kept_apart():
 
 @pytest.mark.parametrize(
     ("mask", "known"),
-    [((), 1), ((pipeline.SecureSum(minimum=36),), 12), ((pipeline.SecureSum(36, corrupt=0.0),), 1)],
+    [
+        ((), 1),
+        ((pipeline.SecureSum(minimum=36, dropout=0.075),), 12),
+        ((pipeline.SecureSum(36, corrupt=0.0),), 1),
+    ],
 )
 def test_noise_in_shares_is_charged_without_those_that_others_know(mask, known):
     """Of 36 survivors a third work together, or one looks on: ε 6.25 becomes 8.12."""

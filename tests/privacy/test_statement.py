@@ -95,6 +95,10 @@ MISSING = [
     (facts(GAUSSIAN, selection=Selection("poisson", 0.1)), "nothing says who tossed them"),
     (facts(SKELLAM), r"without a secure sum the server sees each reply under one 8th"),
     (
+        facts(replace(SKELLAM, known=2), mask=MASK, honest=5),
+        r"sure to hold 5 honest shares of noise.* and epsilon is for 6; .* begin another run",
+    ),
+    (
         facts(SKELLAM, accepted=7, mask=MASK),
         r"released with 7 replies, and the noise needs 8; set Plan\(minimum=8\)",
     ),
@@ -138,8 +142,9 @@ def test_every_missing_ground_is_named():
             ],
         ),
         (
-            facts(replace(SKELLAM, known=2), mask=MASK),
+            facts(replace(SKELLAM, known=2), mask=MASK, honest=6),
             [
+                "fewest replies: 10; in any sum 6 are surely honest",
                 "the noise of 2 of 8 shares is taken to be known to others; with all shares: ",
                 "who takes part and whose replies are in the sum",
             ],

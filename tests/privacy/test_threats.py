@@ -17,8 +17,8 @@ NONE = Statement(False, "No privacy is claimed.", ("the noise is drawn from the 
 SUMS = (None, Sums(9, 6, 3, 3), Sums(500, 90, 20, 166, ring=True))
 PEERS = (None, Peers(), Peers(4), Peers(4, organisations=True), Peers(4, True, True))
 SETTINGS = [
-    Setting(carrier, sums, made, frozenset(trust), rows, public, peers)
-    for carrier, sums, made, trust, rows, public, peers in product(
+    Setting(carrier, sums, made, frozenset(trust), rows, public, peers, own)
+    for carrier, sums, made, trust, rows, public, peers, own in product(
         ("one machine", "TLS", "plain"),
         SUMS,
         ((), (CLAIM,), (NONE,)),
@@ -26,6 +26,7 @@ SETTINGS = [
         (False, True),
         (False, True),
         PEERS,
+        (None, 8),
     )
 ]
 
@@ -75,6 +76,27 @@ def line(reader, **setting):
             "the server with k clients",
             {"carrier": "TLS", "sums": SUMS[2]},
             "in a ring it may choose",
+        ),
+        (
+            "the server with k clients",
+            {"carrier": "TLS", "sums": SUMS[1], "own": 8},
+            "chooses whom it invites needs k = 8 of its own beside one other",
+        ),
+        (
+            "the server with k clients",
+            {"carrier": "TLS", "sums": SUMS[1], "own": 8, "peers": PEERS[4]},
+            "k = 8 of the peers that site.toml names",
+        ),
+        (
+            "the server with k clients",
+            {"carrier": "TLS", "sums": SUMS[1], "peers": PEERS[3]},
+            "least_peers = 4 and organisations, somebody of each of whom is among them in "
+            "its site.toml",
+        ),
+        (
+            "the server with k clients",
+            {"carrier": "TLS", "sums": SUMS[1], "peers": PEERS[1]},
+            "no rule of its site.toml",
         ),
         ("the authority", {"carrier": "TLS", "sums": SUMS[1]}, "make up all other members"),
         (

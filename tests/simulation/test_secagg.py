@@ -3,14 +3,16 @@
 
 from collections import Counter
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
 from tests.laws.setting import FEATURES, people, planned, same_bits
 
 from muster import Every, Population, algorithms, sampling
+from muster.aggregation import Mean
 from muster.errors import ClientError
-from muster.pipeline import Clip, Quantize, SecureSum
+from muster.pipeline import Clip, DiscreteNoise, Quantize, SecureSum
 from muster.rounds import play, start
 from muster.secagg import Aborted, SessionReason, SessionStep, SessionTerms
 from muster.secagg.agreement import PrivateKey
@@ -198,6 +200,46 @@ def test_a_sum_that_would_not_count_is_not_opened():
         _, record = record_of(plan, masks=SimulatedSecAgg(lost={1: lost}))
         assert len(record["accepted"]) == accepted
     assert "2 clients" not in str(record) and "5 are required" in str(record["failed"])
+
+
+def in_shares(clients, survivors, corrupt):
+    """A plan whose noise is made for so many survivors of all clients."""
+    noise = DiscreteNoise(2.0, clients=survivors)
+    secure = SecureSum(corrupt=corrupt, dropout=0.0)
+    return planned(
+        pipeline=[Clip(1.0), Quantize(12), noise, secure],
+        weighting="equal",
+        rounds=1,
+        aggregation=Mean("expected"),
+        minimum=survivors,
+        evaluate=Every(clients=0),
+    )
+
+
+@pytest.mark.parametrize("step", ["advertise", "mask"])
+@pytest.mark.parametrize(
+    ("clients", "survivors", "corrupt"),
+    [(6, 5, 1 / 3), (7, 5, 1 / 3), (8, 6, 0.3), (6, 4, 0.0), (9, 8, 0.45)],
+)
+def test_an_opened_sum_has_the_honest_shares_that_are_charged_for(
+    clients, survivors, corrupt, step
+):
+    """Whoever falls silent, and whichever clients work together: counted out, set by set."""
+    plan = in_shares(clients, survivors, corrupt)
+    (release,) = plan.stages.releases()
+    charged = release.survivors - release.known
+    known = max(1, int(corrupt * clients + 1e-9))
+    fewest = clients
+    for gone in range(clients - survivors + 1):
+        lost = dict.fromkeys(range(gone), step)
+        _, record = record_of(
+            plan, population=people(clients), masks=SimulatedSecAgg(lost={1: lost})
+        )
+        for liars in combinations(range(clients), known):
+            honest = set(record["accepted"]) - set(liars)
+            assert record["abandoned"] or len(honest) >= charged, (gone, liars)
+        fewest = fewest if record["abandoned"] else len(record["accepted"])
+    assert fewest - known == charged, "and no sum is given up that would do"
 
 
 def test_an_update_that_is_not_finite_counts_as_zeros_under_a_mask():

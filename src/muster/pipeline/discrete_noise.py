@@ -33,8 +33,9 @@ class DiscreteNoise(Stage):
     the noise of the rest suffices, and a round with fewer must be given up (`Plan(minimum=...)`).
     Put a mask after it: whoever sees one reply sees it under one share of the noise. What it hides
     is whether a client's update is what it is, or zero; a client that left would take its share
-    along. Shares of those who work together hide nothing of others. Deviations: no random
-    rotation; levels longer than rounding makes them once in 10⁶ are cut back.
+    along. Shares of those who work together hide nothing of others, so a mask opens a sum only
+    where enough honest ones are surely in it. Deviations: no random rotation; levels longer than
+    rounding makes them once in 10⁶ are cut back.
 
     >>> DiscreteNoise(1.0, clients=100, dropout=0.1).survivors
     90

@@ -13,6 +13,7 @@ from muster.errors import PlanError
 from muster.extras import require
 from muster.keys import RandomSource
 from muster.pipeline.stage import Contract, Stage
+from muster.privacy.distributed import known_shares
 from muster.types import ClientId
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ class SecureSum(Stage):
         frame: Frame,
         size: int,
         needed: int = 0,
+        honest: int = 0,
         *,
         study: str,
         run: str,
@@ -152,10 +154,18 @@ class SecureSum(Stage):
 
         `needed`: the fewest replies that make the round count (`Plan.needed`), where that is more
         than the minimum and the cohort is one group: a sum that would not count is not opened.
+        `honest`: the honest clients whose shares of noise are charged for (`Pipeline.
+        honest_shares`): a sum is opened only where so many are surely in it, whoever survives.
         `plan` and `model` are digests of 32 bytes. Raises `PlanError` for too few clients to bear
         what the plan says, or too many for the ring.
         """
-        bears = self._bears(size, needed)
+        bears = self.bears(size, needed, honest)
+        if honest and size > (full := require("muster.secagg.graph", extra="site").FULL):
+            raise PlanError(
+                f"SecureSum: {size} clients were invited, and a sum of more than {full} may be "
+                f"opened in parts, each with fewer shares of noise than are charged for: invite "
+                f"at most {full} a round, or use LocalNoise"
+            )
         if not bears.hides:
             whom = (
                 "clients were invited"
@@ -163,14 +173,14 @@ class SecureSum(Stage):
                 else f"clients are in one of {self.groups} groups"
             )
             enough = next(
-                (n for n in range(size, 9 * size + 99) if self._bears(n, needed).hides), 0
+                (n for n in range(size, 9 * size + 99) if self.bears(n, needed, honest).hides), 0
             )
             more = f"at least {enough} are required" if enough else "no number would do"
             raise PlanError(
                 f"SecureSum: {size} {whom} and {more}, of whom {bears.colluders} may work with "
                 f"the server and {bears.losses} be lost, since a sum of fewer than {bears.least} "
                 f"is never opened: invite more, use fewer groups, or lower minimum, corrupt or "
-                f"dropout"
+                f"dropout{self._quieter(bears, honest)}"
             )
         secagg = require("muster.secagg", extra="site")
         terms: SessionTerms = secagg.SessionTerms(
@@ -203,21 +213,40 @@ class SecureSum(Stage):
         """
         return max(1, int(self.corrupt * count + SLACK))
 
-    def _bears(self, size: int, needed: int) -> Bears:
-        """What a session of so many clients is made for."""
+    def bears(self, size: int, needed: int = 0, honest: int = 0) -> Bears:
+        """What a session of so many clients is made for.
+
+        All its colluders may be among those who are left, and know their shares of the noise.
+        """
         losses = self._losses(size)
+        least = honest and honest + known_shares(size, self.corrupt)
         if self.groups == 1:
-            return Bears(self._colluders(size), losses, max(self.minimum, needed), size)
+            return Bears(self._colluders(size), losses, max(self.minimum, needed, least), size)
         groups = require("muster.secagg.groups", extra="site")
         # As many as the draw of groups lets sit together but for a chance: see `chance`. A group
         # that is too small for one has no room for its losses then, and is refused (`hides`).
-        return Bears(max(1, size - groups.honest_needed(losses)), losses, self.minimum, size)
+        colluders = max(1, size - groups.honest_needed(losses))
+        least = honest and honest + max(colluders, known_shares(size, self.corrupt))
+        return Bears(colluders, losses, max(self.minimum, least), size)
 
-    def check(self, frame: Frame, cohort: int, rounds: int, needed: int = 0) -> None:
+    def _quieter(self, bears: Bears, honest: int) -> str:
+        """For how many survivors noise could be made instead; "" where it does not bind."""
+        room = bears.size - bears.losses - known_shares(bears.size, self.corrupt)
+        if not 1 <= room < honest:
+            return ""
+        fewer = next(
+            n for n in range(bears.size, 0, -1) if n - known_shares(n, self.corrupt) <= room
+        )
+        return f", or make the noise for fewer survivors: DiscreteNoise(clients={fewer})"
+
+    def check(
+        self, frame: Frame, cohort: int, rounds: int, needed: int = 0, honest: int = 0
+    ) -> None:
         """Raise `PlanError`, with the remedy, for a cohort that these settings do not hide."""
         nothing = bytes(32)
+        about: Any = {"study": "", "run": "", "round": 0, "plan": nothing, "model": nothing}
         for size in (cohort // self.groups, -(-cohort // self.groups)):  # groups differ by one
-            self.terms(frame, size, needed, study="", run="", round=0, plan=nothing, model=nothing)
+            self.terms(frame, size, needed, honest, **about)
         chance = self.chance(cohort, rounds)
         if chance > self.exposure:
             groups = require("muster.secagg.groups", extra="site")

@@ -218,6 +218,14 @@ class Pipeline:
             if one is not None
         )
 
+    def honest_shares(self) -> int:
+        """How many honest clients' shares of noise are charged for; 0 without noise in shares.
+
+        No sum may be opened that does not surely hold so many.
+        """
+        shared = (one for one in self.releases() if one.discrete)
+        return max((one.survivors - one.known for one in shared), default=0)
+
     def ended(self, states: tuple[State, ...]) -> tuple[State, ...]:
         """The states as they may outlive the run; the same object where nothing must go."""
         after = tuple(stage.ended(state) for stage, state in zip(self.stages, states, strict=True))

@@ -28,9 +28,9 @@ from muster.pipeline.stage import Pipeline, Stage, contract_of
 from muster.plan.kinds import refuse_kinds
 from muster.plan.measured import refuse_unmeasured
 from muster.plan.private import refuse_budget, refuse_exposed
-from muster.plan.quorum import refuse_unreachable
+from muster.plan.quorum import goal, needed, refuse_unreachable
 from muster.plan.robust import refuse_outvoted
-from muster.plan.secure import refuse_leaks
+from muster.plan.secure import check_cohort, refuse_leaks
 from muster.plan.stopping import EarlyStopping, Every, Target
 from muster.privacy.ledger import Budget
 from muster.sampling.everybody import All
@@ -193,9 +193,7 @@ class Plan(Spelled):
 
     def needed(self, invited: int) -> int:
         """The fewest replies that make a round of so many invited count."""
-        if isinstance(self.minimum, int):
-            return self.minimum
-        return max(1, math.ceil(self.minimum * self.goal(invited)))
+        return needed(self.minimum, self.goal(invited))
 
     def enough(self, replies: int, parts: int, invited: int) -> bool:
         """Whether a round of so many invited counts, with replies in so many separate sums."""
@@ -203,7 +201,7 @@ class Plan(Spelled):
 
     def goal(self, invited: int) -> int:
         """How many replies of so many invited are enough; a network round then takes no more."""
-        return math.ceil(round(invited / self.overselect, 9))
+        return goal(invited, self.overselect)
 
     @cached_property
     def sharing(self) -> Sharing:
@@ -266,8 +264,7 @@ class Plan(Spelled):
         """
         if self.secure is None:
             return (tuple(cohort),)
-        count = len(cohort)
-        self.secure.check(self.frame, count, self.rounds, self.needed(count))
+        check_cohort(self, len(cohort))
         return self.secure.split(cohort, draw)
 
     @cached_property

@@ -3,17 +3,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
 from muster.errors import PlanError
+from muster.plan.secure import check_cohort
 from muster.types import ClientId
 
-__all__ = ["fewest", "refuse_few", "refuse_unreachable", "shortage"]
+__all__ = ["fewest", "goal", "needed", "refuse_few", "refuse_unreachable", "shortage"]
 
 SHOWN = 5  # clients that a sentence names
 MOST = 1 << 20  # clients beyond which a plan is for nobody
+
+
+def needed(minimum: float, goal: int) -> int:
+    """The fewest replies that make a round count that is done with `goal` of them.
+
+    >>> needed(5, 40), needed(0.5, 9)
+    (5, 5)
+    """
+    return minimum if isinstance(minimum, int) else max(1, math.ceil(minimum * goal))
+
+
+def goal(invited: int, overselect: float) -> int:
+    """How many replies of so many invited are enough.
+
+    >>> goal(13, 1.3)
+    10
+    """
+    return math.ceil(round(invited / overselect, 9))
 
 
 def refuse_unreachable(plan: Any) -> None:
@@ -39,18 +59,18 @@ def shortage(plan: Any, clients: int) -> str:
 
 def _unmet(plan: Any, invited: int) -> str:
     """Why so many invited are too few, if they all reply; "" where they are not."""
-    replies, needed = plan.goal(invited), plan.needed(invited)
-    if replies < needed:
+    replies, least = plan.goal(invited), plan.needed(invited)
+    if replies < least:
         taken = "" if replies == invited else f", of which the first {replies} replies are taken"
         return (
-            f"Plan(minimum={plan.minimum!r}) needs {needed} replies, and {plan.inviting} invites "
+            f"Plan(minimum={plan.minimum!r}) needs {least} replies, and {plan.inviting} invites "
             f"at most {invited}{taken}"
         )
     if plan.secure is None:
         least = plan.aggregation.least
         return f"{plan.aggregation} needs {least} replies" if replies < least else ""
     try:
-        plan.secure.check(plan.frame, invited, plan.rounds, needed)
+        check_cohort(plan, invited)
     except PlanError as error:
         return str(error)
     return ""

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from muster.errors import PlanError
 from muster.pipeline.sum_bounds import SumBounds
 from muster.types import Sent
 
-__all__ = ["refuse_leaks", "refused_sum"]
+if TYPE_CHECKING:
+    from muster.secagg import SessionTerms
+
+__all__ = ["check_cohort", "refuse_leaks", "refused_session", "refused_sum", "session_terms"]
 
 
 def refuse_leaks(plan: Any) -> None:
@@ -39,7 +42,38 @@ def refuse_leaks(plan: Any) -> None:
     count = getattr(plan.inviting, "count", None)
     _ = plan.frame
     if count is not None:  # else it is known when clients are: see `Plan.groups`
-        secure.check(plan.frame, count, plan.rounds, plan.needed(count))
+        check_cohort(plan, count)
+
+
+def session_terms(plan: Any, size: int, /, **about: Any) -> SessionTerms:
+    """What a session of so many of a plan's clients is about, one group of a cohort or all of it.
+
+    `about` is what it is of, by name, as in `SecureSum.terms`. Both sides make their terms here,
+    each from its own plan; a plan asks for as many survivors as make its round count, and as its
+    noise in shares is charged for. Raises `PlanError` where so many do not hide one another.
+    """
+    terms: SessionTerms = plan.secure.terms(plan.frame, size, *_floors(plan, size), **about)
+    return terms
+
+
+def refused_session(plan: Any, size: int) -> str:
+    """Why there is no session of so many of a plan's clients, with the remedy, or ""."""
+    nothing = bytes(32)
+    try:
+        session_terms(plan, size, study="", run="", round=0, plan=nothing, model=nothing)
+    except PlanError as error:
+        return str(error)
+    return ""
+
+
+def check_cohort(plan: Any, count: int) -> None:
+    """Raise `PlanError`, with the remedy, for a cohort that the plan's settings do not hide."""
+    plan.secure.check(plan.frame, count, plan.rounds, *_floors(plan, count))
+
+
+def _floors(plan: Any, size: int) -> tuple[int, int]:
+    """The fewest replies that count, and the honest ones that noise in shares is charged for."""
+    return plan.needed(size), plan.stages.honest_shares()
 
 
 def refused_sum(plan: Any, sent: Sent, sums: Mapping[str, Any], weight: int, count: int) -> str:

@@ -76,7 +76,9 @@ class StatementInputs:
 
     `enforced` says how the sampling rate was made true, `randomness` whether the noise came from a
     secret of the operating system or from the plan's seed, `mask` the secure sums,
-    None without; `erased` whether the rows of correlated noise are gone that no round took back.
+    None without; `honest` the fewest honest shares of noise that an opened sum is sure to hold,
+    None where that is not known; `erased` whether the rows of correlated noise are gone that no
+    round took back.
     """
 
     releases: tuple[Release, ...]
@@ -90,6 +92,7 @@ class StatementInputs:
     enforced: str = ""
     erased: bool = False
     mask: Mask | None = None
+    honest: int | None = None
     audits: tuple[AuditFinding, ...] = ()
     uncovered: tuple[str, ...] = UNCOVERED
 
@@ -207,6 +210,13 @@ def _missing(facts: StatementInputs, release: Release) -> Iterator[str]:
         yield (
             f"a round was released with {least} replies, and the noise needs {release.survivors}; "
             f"set Plan(minimum={release.survivors})"
+        )
+    charged = release.survivors - release.known
+    if release.discrete and facts.honest is not None and facts.honest < charged:
+        yield (
+            f"a sum was opened that is sure to hold {facts.honest} honest shares of noise, as all "
+            f"who may work together may be in it, and epsilon is for {charged}; such a sum is not "
+            f"opened any more: begin another run"
         )
     kept = facts.selection.separation
     if release.mechanism == "matrix" and kept < release.separation:
@@ -346,7 +356,8 @@ def _dropouts(facts: StatementInputs) -> str:
     came = "not recorded" if least is None else str(least)
     if needed is None:
         return f"they do not change the noise; fewest replies: {came}"
-    return f"the noise was made for {needed} survivors; fewest replies: {came}"
+    sure = "" if facts.honest is None else f"; in any sum {facts.honest} are surely honest"
+    return f"the noise was made for {needed} survivors; fewest replies: {came}{sure}"
 
 
 def _noise(facts: StatementInputs) -> str:

@@ -58,7 +58,9 @@ class Setting:
     sees each reply; `public` whether losses, steps and rows are told beside them. `statements`:
     what noise covers, of clients and of rows. `trust`: where that noise is added, "central",
     "distributed" or "local", none without. `rows`: whether each client's own steps add noise for
-    its rows. `peers`: a site's rules, None where nothing is known of them.
+    its rows. `peers`: a site's rules, None where nothing is known of them. `own`: how many clients
+    of its own a server needs beside one other that chooses whom it invites, None where none are
+    enough, or nothing is masked.
     """
 
     carrier: Carrier
@@ -68,6 +70,7 @@ class Setting:
     rows: bool = False
     public: bool = False
     peers: Peers | None = None
+    own: int | None = None
 
     @property
     def claims(self) -> str:
@@ -81,7 +84,7 @@ def threats(setting: Setting) -> tuple[Threat, ...]:
     >>> for line in threats(Setting("TLS")):
     ...     print(f"{line.reader}: {line.learns}")  # doctest: +ELLIPSIS
     the network: who talks with the server, when and how much; no content
-    another client: the models of the rounds it is invited to; no update by itself, but of a ...
+    another client: the models of the rounds it is invited to; no update, row count, metric or ...
     the server: each client's update by itself, its row count, and the losses and metrics it ...
     the server with k clients: what the server learns alone
     the authority: what the server learns, where it also takes the server's place
@@ -120,18 +123,16 @@ def _network(setting: Setting) -> Line:
 
 def _client(setting: Setting) -> Line:
     learns = (
-        "the models of the rounds it is invited to; no update by itself, but of a round of two "
-        "the other's, from the next model and its own"
+        "the models of the rounds it is invited to; no update, row count, metric or secret of "
+        "another, but of a round of two the other's update, from the next model and its own"
     )
     rests = "the server hands out models alone"
-    test = (
-        "tests/transport/http/test_protocol.py::"
-        "test_a_site_is_known_by_its_certificate_and_by_nothing_else"
-    )
+    fetched = "tests/adversary/test_what_a_member_fetches.py::"
+    test = fetched + "test_of_others_it_gets_no_update_rows_record_or_secret"
     if setting.sums is not None:
         learns += "; who else is in its sums: names, organisations, keys"
         rests = f"fewer than {setting.sums.threshold} shares tell nothing of a mask"
-        test = "tests/secagg/test_shamir.py::test_fewer_shares_fit_every_secret_equally"
+        test = fetched + "test_of_a_masked_round_it_gets_its_own_part_and_what_all_are_told"
     return learns, f"{rests}; {_of_models(setting)}", test
 
 
@@ -190,11 +191,37 @@ def _colluding(setting: Setting) -> Line:
     return (
         f"up to k = {sums.colluders}: sums of at least {sums.honest} clients who are honest{ring}"
         f"{covered}. From k = {2 * sums.threshold - sums.clients} on two stories about who was "
-        f"left can be told, and single updates be opened",
-        f"the plan's corrupt, which sets k for {sums.clients} clients",
+        f"left can be told, and single updates be opened.{_chosen(setting)}",
+        f"the plan's corrupt, which sets k for {sums.clients} clients; who chooses whom it invites "
+        f"is bound by what a site asks of each sum: SecureSum(minimum=...) of the plan, and "
+        f"{_rules(setting.peers)}",
         "tests/adversary/test_two_stories.py::"
         "test_with_one_share_less_they_fit_and_the_vector_is_read",
     )
+
+
+def _chosen(setting: Setting) -> str:
+    """What a server needs that invites whom it likes, and says how many."""
+    if setting.own is None:
+        return ""
+    named = setting.peers is not None and setting.peers.named
+    whose = "of the peers that site.toml names" if named else "of its own"
+    return (
+        f" A server that chooses whom it invites needs k = {setting.own} {whose} beside one other"
+    )
+
+
+def _rules(peers: Peers | None) -> str:
+    """A site's rules, in words."""
+    if peers is None:
+        return "least_peers, peers and organisations in its site.toml, which are not known here"
+    found = [
+        f"least_peers = {peers.least}" if peers.least else "",
+        "peers" if peers.named else "",
+        "organisations, somebody of each of whom is among them" if peers.organisations else "",
+    ]
+    given = " and ".join(filter(None, found))
+    return f"{given} in its site.toml" if given else "no rule of its site.toml"
 
 
 def _authority(setting: Setting) -> Line:
@@ -238,7 +265,7 @@ def _reader(setting: Setting) -> Line:
     if setting.claims:
         return (
             setting.claims,
-            "the accounting in the statement above",
+            "the accounting above",
             "tests/privacy/test_relations.py::"
             "test_what_is_claimed_holds_for_the_neighbours_that_are_named",
         )

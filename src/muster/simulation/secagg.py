@@ -22,7 +22,7 @@ from muster import keys
 from muster.aggregation.sums import add
 from muster.errors import PlanError
 from muster.plan import Plan
-from muster.plan.secure import refused_sum
+from muster.plan.secure import refused_sum, session_terms
 from muster.secagg import (
     Aborted,
     Await,
@@ -177,12 +177,9 @@ class SimulatedSecAgg:
         gone: Set[ClientId],
     ) -> Iterator[Answer]:
         """One session."""
-        secure, size = plan.secure, len(cohort.clients)
-        assert secure is not None
-        terms = secure.terms(
-            plan.frame,
-            size,
-            plan.needed(size),
+        terms = session_terms(
+            plan,
+            len(cohort.clients),
             study="simulation",
             run="simulation",
             round=round,

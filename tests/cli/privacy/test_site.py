@@ -4,7 +4,11 @@
 import json
 
 import pytest
-from tests.runs.privacy.test_site import RULES, trained
+from tests.runs.privacy.test_site import ROWS, RULES, plan, trained
+
+from muster.federation.site import joined
+from muster.federation.site.policy import Policy
+from muster.privacy.threats import READERS
 
 
 @pytest.fixture
@@ -61,3 +65,28 @@ def test_what_is_asked_wrongly_is_refused(site):
     assert "nowhere is no folder" in site.fails("privacy", "--site", "nowhere")
     assert "a site keeps one when its policy" in site.fails("privacy", "--site", ".")
     assert "give one of them" in site.fails("privacy", "last", "--site", "lyon")
+
+
+def test_who_learns_what_of_a_site_stands_below_its_ledger(site, tmp_path):
+    assert "is known once it has joined a run" in site("privacy", "--site", "lyon")
+    assert site.json("privacy", "--site", "lyon")[0]["threats"] is None
+    kept = tmp_path / "lyon/studies/default"
+    joined.write(kept, joined.Joined.of(plan(), RULES, ROWS, plain=False))
+    text = site("privacy", "--site", "lyon")
+    assert text.index("more like the last") < text.index("Who learns what of a client")
+    (found,) = site.json("privacy", "--site", "lyon")
+    assert [line["reader"] for line in found["threats"]] == list(READERS)
+    assert found["faults"] == [] and found["study"].endswith("studies/default")
+    shown = " ".join(text.split())
+    for line in found["threats"]:
+        assert line["reader"] in shown and line["learns"][:20] in shown
+
+
+def test_without_a_ledger_the_table_is_there_all_the_same(shell, tmp_path):
+    kept = tmp_path / "nice/studies/default"
+    kept.mkdir(parents=True)
+    joined.write(kept, joined.Joined.of(plan(), Policy(), ROWS, plain=False))
+    text = shell("privacy", "--site", "nice")
+    assert "No ledger is kept: the policy has no budget_epsilon" in text
+    assert "its ledger holds none; give budget_epsilon in site.toml" in " ".join(text.split())
+    assert shell.json("privacy", "--site", "nice")[0]["ledger"] is None

@@ -26,11 +26,15 @@ from muster.federation.coordinator.service import FederationService
 from muster.federation.protocol.message import TrainAssignment
 from muster.federation.site import transfers as site
 from muster.federation.site.transfers import PIECE
+from muster.rounds import play, start
 from muster.runs.replay import replay
 from muster.secagg import SessionReason
 from muster.secagg.messages import Quit, read
 from muster.security import pki
 from muster.security.pki.credentials import read_credentials
+from muster.simulation import Choice, LocalExecutor, Simulation
+from muster.simulation.secagg import SimulatedSecAgg
+from muster.store import MemoryStore
 from muster.store.blobs import model_name
 
 SIX = tuple(f"site-{i}" for i in range(6))
@@ -80,6 +84,48 @@ def test_bits_are_those_of_the_simulation(tmp_path, plan):
     counts = [5] * 2 if plan.secure.groups == 1 else [3, 3] * 2
     found = [(d["reason"], d["survivors"], d["refused"], d["liars"]) for d in ended]
     assert found == [("done", count, "", []) for count in counts]
+
+
+def in_shares():
+    """A plan whose noise is made for five of six, of whom two of all six may know their shares."""
+    noise = pipeline.DiscreteNoise(2.0, clients=6, dropout=1 / 6)
+    plan = plan_of(
+        weighting="equal",
+        cap=None,
+        minimum=5,
+        aggregation=aggregation.Mean("expected"),
+        secure=pipeline.SecureSum(dropout=0.0),
+    )
+    return replace(plan, pipeline=(*plan.pipeline[:2], noise, plan.secure))
+
+
+def test_noise_in_shares_has_the_bits_of_the_simulation(tmp_path):
+    federation = Federation(tmp_path / "net", in_shares(), names=SIX)
+    records = federation.play()
+    assert [len(record["accepted"]) for record in records] == [6, 6]
+    same(federation, records, tmp_path / "sim")
+
+
+def test_a_sum_with_fewer_honest_shares_than_are_charged_for_is_opened_nowhere(tmp_path):
+    """Five of six are as many as the noise is made for; three of them may be honest, not four."""
+    federation = Federation(tmp_path / "net", in_shares(), lease=1.0, names=SIX)
+    federation.away = {SIX[2]}
+    records = federation.play()
+    assert [(record["abandoned"], record["accepted"]) for record in records] == [(True, [])] * 2
+    lost = {round: {SIX[2]: "advertise"} for round in (1, 2)}
+    state, history = played(federation.plan, federation.people, SimulatedSecAgg(lost=lost))
+    assert [record["abandoned"] for record in history] == [True, True]
+    assert federation.state() == np.asarray(state.sent().algorithm.x).tobytes()
+
+
+def played(plan, population, masks):
+    """The state and records of the simulation, in which some fall silent."""
+    store, state = MemoryStore(), start(plan)
+    executor = LocalExecutor(plan, "loop", population)
+    made = Simulation(plan, population, store, Choice("loop", 2, True, ""), executor, masks=masks)
+    for round in range(1, plan.rounds + 1):
+        state = play(plan, state, made, store, round, lambda *_: {})
+    return state, store.history()
 
 
 def drawn(plan, names=SIX):

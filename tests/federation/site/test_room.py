@@ -10,6 +10,7 @@ from muster.errors import IdentityError
 from muster.federation.protocol.message import TrainAssignment
 from muster.federation.site.peers import PeerRules
 from muster.federation.site.room import LONGEST, Room
+from muster.plan.secure import session_terms
 from muster.secagg import Aborted, Saw, SessionReason, SessionStep
 from muster.security import pki
 from muster.security.audit import AuditLog, entries
@@ -64,8 +65,8 @@ def came(home, names=NAMES):
 
 
 def terms():
-    return plan_of(rounds=2).secure.terms(
-        plan_of(rounds=2).frame, 3, 3, study="s", run="r1", round=2, plan=bytes(32), model=bytes(32)
+    return session_terms(
+        plan_of(rounds=2), 3, study="s", run="r1", round=2, plan=bytes(32), model=bytes(32)
     )
 
 

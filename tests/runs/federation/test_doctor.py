@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The doctor finds every fault that is put before it, and nothing where there is none."""
 
+import re
 import shutil
 from collections import namedtuple
 from dataclasses import replace
@@ -12,8 +13,10 @@ import pytest
 
 pytest.importorskip("cryptography")
 
+from tests.federation.coordinator.masked import plan_of
+
 import muster
-from muster import algorithms, optimizers, sampling, tasks
+from muster import algorithms, optimizers, pipeline, sampling, tasks
 from muster.errors import DataError
 from muster.runs.federation import doctor
 from muster.runs.federation.doctor import USUAL
@@ -252,3 +255,26 @@ def test_an_audit_log_that_was_changed(tmp_path):
 
 def test_which_plan_it_is(plan):
     assert "8 parameters" in doctor.plan(plan).found
+
+
+FLOORS = [
+    ({}, "warning", "a session of 3 is taken part in, whatever All() draws.*needs 2 clients"),
+    ({"secure": {"minimum": 20}}, "ok", "fewer than 22 is declined.*needs 8 clients"),
+    ({"minimum": 20}, "ok", "fewer than 22 is declined.*needs 8 clients"),
+    ({"minimum": 0.5}, "warning", "a session of 3 is taken part in"),
+    ({"sampling": sampling.Uniform(count=40)}, "ok", "fewer than 40 is declined.*needs 14 clients"),
+    ({"sampling": sampling.Poisson(0.1)}, "warning", "whatever Poisson"),
+]
+
+
+@pytest.mark.parametrize(("changed", "level", "words"), FLOORS)
+def test_a_plan_that_states_no_floor_of_its_sums_is_warned_of(changed, level, words):
+    more = {name: value for name, value in changed.items() if name != "secure"}
+    secure = pipeline.SecureSum(**changed.get("secure", {}))
+    (found,) = doctor.sums(plan_of(secure=secure, **more))
+    assert found.level == level and re.search(words.replace("()", r"\(\)"), found.found), found
+    assert ("SecureSum(minimum=20)" in found.cure) == (level == "warning")
+
+
+def test_of_a_plan_without_masks_nothing_is_said_of_its_sums(plan):
+    assert doctor.sums(plan) == []

@@ -104,3 +104,35 @@ def test_the_chance_that_groups_expose_somebody_is_stated(train):
     count = sum(note["members"] for note in run.history[0]["secure"])
     said = stated(run).items["secure sum"]
     assert f"with a chance of {secure.chance(count, 2):.2g}" in said
+
+
+SHARES = {
+    "pipeline": (
+        pipeline.Clip(0.5),
+        pipeline.Quantize(12),
+        pipeline.DiscreteNoise(40.0, 8),
+        pipeline.SecureSum(dropout=0.0),
+    ),
+    "sampling": sampling.All(),
+    "minimum": 8,
+    "evaluate": Every(clients=0),
+}
+
+
+def test_a_sum_that_was_opened_with_fewer_honest_shares_than_are_charged_for_is_no_claim(made):
+    """Ten were invited, three of whom may work together; eight replied, in a run of long ago."""
+    run = made(entropy=lambda n: bytes(n), **SHARES)
+    assert stated(run).private
+    assert "in any sum 7 are surely honest" in stated(run).items["dropouts"]
+    run.history[1]["accepted"].pop()
+    assert stated(run).private
+    run.history[1]["accepted"].pop()
+    (reason,) = stated(run).reasons
+    assert "sure to hold 5 honest shares" in reason and "epsilon is for 6" in reason
+
+
+def test_a_part_of_a_ring_that_may_have_been_opened_counts(made):
+    run = made(entropy=lambda n: bytes(n), **SHARES)
+    run.history[0]["secure"][0] |= {"degree": 6, "honest": 4}
+    (reason,) = stated(run).reasons
+    assert "sure to hold 4 honest shares" in reason

@@ -2,19 +2,28 @@
 """A site's ledger read back is what was charged, and what it affords is what the budget grants."""
 
 import json
+import math
+import shutil
 from dataclasses import replace
 
 import pytest
+from tests.adversary.sums import Session, Sums
+from tests.federation.coordinator.masked import plan_of
 
 from muster import Every, Local, PerExample, Plan, algorithms, pipeline, tasks
+from muster.aggregation import Mean
 from muster.errors import MusterError, RunError
 from muster.federation.protocol.message import TrainAssignment
+from muster.federation.site import joined
 from muster.federation.site.policy import Policy
 from muster.federation.site.secrets import SiteSecrets
 from muster.federation.site.store import SiteStore
 from muster.federation.site.study import STUDIES, StudyRecord
+from muster.federation.site.trainer import Habits
 from muster.privacy import Charge, Release, promise, spent
-from muster.runs.privacy.site import accounts
+from muster.privacy.statement import rounded_up
+from muster.runs.privacy.site import accounts, studies
+from muster.secagg import messages
 
 LOCAL = Local(epochs=2, batch=4, examples=PerExample(1.0, 2.0))
 RULES = Policy(budget_epsilon=6.0, budget_delta=1e-4)
@@ -156,3 +165,91 @@ def test_charges_are_of_the_field(tmp_path):
     (found,) = accounts(tmp_path)
     (part,) = found.parts
     assert (part.run, part.trainings, part.first, part.last) == ("r", 1, 7, 7)
+
+
+MASKED = plan_of(rounds=5, secure=pipeline.SecureSum(minimum=4))
+
+
+@pytest.fixture(scope="module")
+def joined_home(tmp_path_factory):
+    """Five real sites that were in one secure sum, of four, as the fifth fell silent."""
+    liar = Sums(tmp_path_factory.mktemp("fed") / "fed", plan=MASKED)
+    liar.late, liar.deaf = (), (messages.MaskedVector, frozenset({"eve"}))
+    habits = Habits(wait=0.0, policy=Policy(least_peers=3))
+    liar.lead(Session(liar.names, most=math.inf), habits=habits)
+    return liar.home
+
+
+def said(study, reader):
+    (line,) = [one for one in study.threats if one.reader == reader]
+    return f"{line.learns} | {line.rests_on}"
+
+
+def test_who_learns_what_of_a_site_is_made_of_what_it_saw_itself(joined_home):
+    """Of five, one of whom may collude, four open a sum: three of them are honest."""
+    (study,) = studies(joined_home / "ann")
+    assert (study.account, study.faults) == (None, ())
+    assert "no content" in said(study, "the network")
+    assert "sums of at least 3 honest clients" in said(study, "the server")
+    assert "at most 1 of 5 clients work with it" in said(study, "the server")
+    colluding = said(study, "the server with k clients")
+    assert "needs k = 3 of its own" in colluding and "least_peers = 3 in its site.toml" in colluding
+    assert "at least 3 of them in a sum" in said(study, "the authority")
+    assert "neither plan nor policy has this site add any" in said(study, "a reader of the model")
+
+
+def test_a_policy_is_asked_instead_of_that_it_joined_with(joined_home):
+    rules = Policy(least_peers=20, peers=["bob", "cid"] + [f"p{i}" for i in range(20)])
+    (study,) = studies(joined_home / "ann", rules)
+    assert "needs k = 8 of the peers that site.toml names" in said(
+        study, "the server with k clients"
+    )
+    with pytest.raises(RunError, match="the study 'other' in"):
+        studies(joined_home / "ann", Policy(study="other"))
+
+
+def test_transcripts_that_were_altered_are_said(joined_home, tmp_path):
+    home = tmp_path / "ann"
+    shutil.copytree(joined_home / "ann", home)
+    (transcript,) = (home / STUDIES / "default" / "secure").glob("0*.json")
+    transcript.write_bytes(transcript.read_bytes().replace(b'"cohort":5', b'"cohort":9'))
+    (study,) = studies(home)
+    assert study.threats == () and len(study.faults) == 1
+
+
+def test_before_it_has_joined_and_before_the_first_sum_nothing_is_said(tmp_path):
+    trained(tmp_path / "lyon", 1)
+    (study,) = studies(tmp_path / "lyon")
+    assert study.threats is None and study.account is not None
+    joined.write(study.path, joined.Joined.of(MASKED, RULES, ROWS, plain=False))
+    (study,) = studies(tmp_path / "lyon")
+    assert study.threats == ()
+
+
+NOISED = (pipeline.Clip(1.0), pipeline.Noise(1.0))
+
+
+@pytest.mark.parametrize(
+    ("given", "rounds", "words"),
+    [
+        (plan(), 3, "by its own ledger, this site's noise hides one row of this site"),
+        (plan(), 0, "its ledger holds none"),
+        (
+            replace(plan(Local(epochs=1)), pipeline=NOISED, aggregation=Mean("expected")),
+            0,
+            "what the server adds is its word",
+        ),
+    ],
+)
+def test_what_a_site_can_claim_is_its_own_ledgers(given, rounds, words, tmp_path):
+    home = tmp_path / "lyon"
+    trained(home, rounds)
+    kept = home / STUDIES / "default"
+    joined.write(kept, joined.Joined.of(given, Policy(), ROWS, plain=True))
+    (study,) = studies(home)
+    assert words in said(study, "a reader of the model")
+    assert "all that is sent" in said(study, "the network")
+    if rounds:
+        epsilon = rounded_up(study.account.ledger.epsilon)
+        assert f"With epsilon {epsilon} at delta 0.0001" in said(study, "a reader of the model")
+        assert "in which noise hides single rows" in said(study, "the server")

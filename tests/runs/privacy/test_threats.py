@@ -6,9 +6,11 @@ from muster.privacy.mask import Sums
 from muster.privacy.threats import Peers
 from muster.runs import Run
 from muster.runs.privacy.threats import setting_of, table
+from muster.sampling import All, Uniform
 
 MASKED = (pipeline.Clip(1.0), pipeline.Quantize(12), pipeline.SecureSum())
 SHARES = (*MASKED[:2], pipeline.DiscreteNoise(2.0, 4), pipeline.SecureSum())
+EVERYBODY = All()
 HIDDEN = {"weighting": "equal", "evaluate": Every(clients=0), "rounds": 2}
 
 
@@ -54,3 +56,27 @@ def test_a_policy_has_its_say(train):
     unknown, named = table(run)[4], table(run, Peers(3, named=True))[4]
     assert "rules of sites are not known here" in unknown.rests_on
     assert "keys of its own under the names that this site gives" in named.learns
+
+
+def test_a_server_that_chooses_needs_more_where_plan_or_site_name_a_floor(train):
+    """Ten clients, a third of whom may collude; a server that is bound by nothing invites three."""
+
+    def own(name, peers=None, draw=EVERYBODY, **settings):
+        stages = (*MASKED[:2], pipeline.SecureSum(dropout=0.0, **settings))
+        run = train(name, pipeline=stages, sampling=draw, **HIDDEN)
+        return setting_of(run, peers).own
+
+    assert own("free") == 2
+    assert own("floor", minimum=9) == 4
+    ten = Uniform(count=10)
+    assert own("drawn", draw=ten) == 4
+    assert own("allowed", Peers(2), ten) == 2, "a site with a rule takes part in less than is drawn"
+    assert own("asked", Peers(8), ten) == 4
+
+
+def test_the_floor_of_noise_in_shares_and_of_the_plan_counts(train):
+    mean = aggregation.Mean("expected")
+    run = train("shares", pipeline=SHARES, minimum=4, aggregation=mean, **HIDDEN)
+    assert setting_of(run).own == 3
+    run = train("counted", pipeline=MASKED, minimum=9, sampling=All(), **HIDDEN)
+    assert setting_of(run).own == 4

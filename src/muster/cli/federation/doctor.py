@@ -95,6 +95,7 @@ def _findings(
             yield doctor.Finding("plan", "problem", str(error), "mend the plan file")
     if file is not None:
         yield doctor.plan(file.plan)
+        yield from doctor.sums(file.plan)
     if role == "server" or address is not None:
         yield from doctor.port(address or "0.0.0.0:8443", ours=path)
     if path is not None and role != "site":

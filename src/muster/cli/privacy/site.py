@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`muster privacy --site`: a site's own ledger, as its operator reads it."""
+"""`muster privacy --site`: what a site knows of its own privacy, as its operator reads it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from muster.cli import screen
+from muster.cli.privacy.threats import tell
 from muster.extras import require
 from muster.privacy.statement import THEOREMS
 from muster.privacy.threats import Peers
@@ -20,25 +22,48 @@ Text = require("rich.text", extra="site").Text
 def peers(policy: Path) -> Peers:
     """A site's rules about those it sums with."""
     rules = require("muster.federation.site.policy", extra="service").read(policy).room
-    named = rules.peers is not None and not any("*" in pattern for pattern in rules.peers)
-    return Peers(rules.least_peers or 0, named, rules.organisations is not None)
+    found: Peers = require("muster.runs.privacy.site", extra="service").peers_of(rules)
+    return found
 
 
 def show(folder: Path, policy: Path | None, *, as_json: bool) -> None:
-    """Print every ledger of a site: the budget, what is spent and left, the charges by run."""
+    """Print what a site knows of each study: its ledger, and who learns what of it."""
     reading = require("muster.runs.privacy.site", extra="site")
     rules = require("muster.federation.site.policy", extra="site")
-    for account in reading.accounts(folder, rules.read(policy) if policy else None):
+    for study in reading.studies(folder, rules.read(policy) if policy else None):
         if as_json:
-            screen.emit(_facts(account))
+            screen.emit(_all(study))
             continue
-        screen.say(Text(screen.path(account.path), "bold"))
-        screen.say(screen.table(("", ""), _lines(account), left=2))
-        if account.parts:
-            screen.say()
-            screen.say(
-                screen.table(("run", "trainings", "rounds", "epsilon alone"), _runs(account))
-            )
+        _ledger(study)
+        for fault in study.faults:
+            screen.say(Text(f"transcripts: {fault}; look with muster audit secure", "yellow"))
+        if study.threats is None:
+            screen.say("Who learns what of it is known once it has joined a run.")
+        else:
+            tell(study.threats)
+
+
+def _ledger(study: Any) -> None:
+    account = study.account
+    if account is None:
+        screen.say(Text(screen.path(study.path), "bold"))
+        screen.say("No ledger is kept: the policy has no budget_epsilon.")
+        return
+    screen.say(Text(screen.path(account.path), "bold"))
+    screen.say(screen.table(("", ""), _lines(account), left=2))
+    if account.parts:
+        screen.say()
+        screen.say(screen.table(("run", "trainings", "rounds", "epsilon alone"), _runs(account)))
+
+
+def _all(study: Any) -> dict[str, Any]:
+    known = study.threats
+    return {
+        **({"ledger": None} if study.account is None else _facts(study.account)),
+        "study": str(study.path),
+        "threats": None if known is None else [asdict(line) for line in known],
+        "faults": list(study.faults),
+    }
 
 
 def _facts(account: Any) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`muster privacy`: what may be claimed of a run, or what a site's own ledger says."""
+"""`muster privacy`: what may be claimed of a run, or what a site knows of its own."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from muster.cli import locate, screen
 from muster.cli.privacy import site
+from muster.cli.privacy.threats import tell
 from muster.errors import RunError
 from muster.extras import require
 from muster.privacy import Statement
-from muster.privacy.threats import Threat
 from muster.runs import Run
 from muster.runs.privacy.facts import statements
 from muster.runs.privacy.threats import table
@@ -28,7 +28,7 @@ __all__ = ["command"]
 
 Folder = Annotated[
     Path | None,
-    typer.Option("--site", "--identity", help="A site's identity, or a study: its own ledger."),
+    typer.Option("--site", "--identity", help="A site's identity, or a study: what it knows."),
 ]
 Rules = Annotated[
     Path | None,
@@ -46,7 +46,7 @@ def command(
 
     All of it is made of what the run recorded and charged, never written by hand; each line of who
     learns what names the test that fails if it is false. At a site, muster privacy --site lyon
-    prints what its own ledger was charged, and what is left.
+    prints what its own ledger was charged, what is left, and who learns what of it.
     """
     if folder is not None:
         if run != locate.LATEST:
@@ -74,24 +74,7 @@ def command(
             screen.say()
         _print(made)
     if not as_json:
-        _tell(lines)
-
-
-def _tell(lines: tuple[Threat, ...]) -> None:
-    """Who learns what."""
-    screen.say()
-    if not lines:
-        screen.say("Who learns what of a client is known after the first masked sum.")
-        return
-    screen.say(Text("Who learns what of a client", "bold"))
-    rows: list[tuple[str, str, str]] = []
-    for line in lines:
-        rows += [
-            (line.reader, "learns", line.learns),
-            ("", "rests on", line.rests_on),
-            ("", "test", line.test),
-        ]
-    screen.say(screen.table(("", "", ""), rows, left=3))
+        tell(lines)
 
 
 def _print(made: Statement) -> None:

@@ -20,6 +20,7 @@ from muster.federation.coordinator.secagg_progress import SecAggProgress
 from muster.federation.protocol.claims import check_training
 from muster.federation.protocol.codec_json import Numbers
 from muster.plan import Plan
+from muster.plan.secure import session_terms
 from muster.secagg import (
     Aborted,
     Await,
@@ -237,11 +238,9 @@ class SecAggSessions:
 
 
 def _terms(plan: Plan, round_state: RoundState, opened: OpenWork, size: int) -> SessionTerms:
-    assert plan.secure is not None
-    return plan.secure.terms(
-        plan.frame,
+    return session_terms(
+        plan,
         size,
-        plan.needed(size),
         study=round_state.facts.study,
         run=round_state.facts.run,
         round=opened.round,

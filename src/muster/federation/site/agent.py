@@ -28,7 +28,9 @@ from muster.federation.protocol.message import (
     Welcome,
     to_json,
 )
+from muster.federation.site import joined
 from muster.federation.site.assignment import Assignments
+from muster.federation.site.joined import Joined
 from muster.federation.site.objection import Rules
 from muster.federation.site.secagg import SecAggParticipant
 from muster.federation.site.secrets import SiteSecrets
@@ -81,6 +83,8 @@ class SiteAgent:
             self.policy.check(plan, print_, rows)
             site_store.bind(lambda: study.mark)
             self.private = SiteSecrets(plan, self.policy, site_store, study, rows, habits.entropy)
+        plain = line.address.startswith("http:")
+        joined.write(study.folder, Joined.of(plan, self.policy, rows, plain=plain))
         acting, source = self.policy.guard(plan), training.source or self.private.source
         self.training = replace(training, acting=acting, source=source)
         self.work = replace(self.work, training=self.training)  # masks are made of what it makes

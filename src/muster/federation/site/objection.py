@@ -14,6 +14,7 @@ from muster.federation.protocol.message import Evaluate, TrainAssignment
 from muster.federation.site.policy import Policy
 from muster.federation.site.study import Begun, Known
 from muster.plan import Plan
+from muster.plan.secure import refused_session
 from muster.types import ClientId, Turns
 
 __all__ = ["Objection", "Rules", "planned", "to_measuring", "to_training"]
@@ -124,6 +125,8 @@ def to_training(
             f"{task.peers} clients would be in the secure sum of {_named(task)}, and the site's "
             f"policy asks for {least} beside this one",
         )
+    if rules.plan.secure is not None and (few := refused_session(rules.plan, task.peers)):
+        return Objection("peers", f"there is no secure sum of {_named(task)} by this plan: {few}")
     return _unwanted(rules.policy, known.today[0], rules.policy.rounds_per_day, "rounds", now)
 
 

@@ -36,6 +36,7 @@ from muster.federation.site.state import PendingUpdate
 from muster.federation.site.study import JoinedSession, Rekeyed
 from muster.federation.site.trainer import SiteTrainer
 from muster.federation.site.transfers import fetch
+from muster.plan.secure import session_terms
 from muster.secagg import (
     Aborted,
     Await,
@@ -291,12 +292,9 @@ class SecAggParticipant:
 
     def _terms(self, task: TrainAssignment, body: Any) -> SessionTerms:
         """What it is about, by this site's own plan and the model that it was sent."""
-        plan, size = self.work.training.plan, task.peers
-        assert plan.secure is not None
-        return plan.secure.terms(
-            plan.frame,
-            size,
-            plan.needed(size),
+        return session_terms(
+            self.work.training.plan,
+            task.peers,
             study=self.work.study.name,
             run=task.run,
             round=task.round,

@@ -3,6 +3,7 @@
 
     studies/NAME/study.db       this record
     studies/NAME/privacy.json   what was spent (see `service.private`)
+    studies/NAME/joined.json    the plan and policy that it joined with last (see `joined`)
 
 It lies beside the vaults and outlives them, the ids of runs, and servers: whoever begins again
 with an empty vault, or under another run, still knows what it trained, measured and masked, and

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,8 +35,10 @@ from muster.federation.protocol.limits import kept_of_disk
 from muster.local import Group, train
 from muster.plan import Plan
 from muster.plan.measured import check_metrics
-from muster.plan.registry import fingerprint
+from muster.plan.registry import fingerprint, to_value
+from muster.plan.secure import refused_session
 from muster.rounds import start
+from muster.runs.privacy.masked import own_needed
 from muster.security import audit, identity, pki
 
 __all__ = [
@@ -51,6 +54,7 @@ __all__ = [
     "log",
     "plan",
     "port",
+    "sums",
     "versions",
 ]
 
@@ -58,6 +62,7 @@ Level = Literal["ok", "warning", "problem"]
 PATIENCE = 10.0  # seconds for a connection, and for each answer on it
 SOON = 30  # days until the end of a certificate, from which that is a warning
 SLOW = 0.1  # seconds of an fsync from which a disk is slow
+FEW = 4  # clients of a session: what a plan that states no floor takes, bearing a loss or none
 COPIES = 6  # models that a site's or a server's folder may hold at once, about
 SITE = ("numpy", "cryptography", "httpx", "zstandard")  # what a site cannot be without
 SERVER = ("sqlalchemy", "uvicorn")  # and a server besides
@@ -261,6 +266,23 @@ def plan(given: Plan) -> Finding:
     """Which plan it is: both sides must have the same."""
     size = given.task.layout.size
     return Finding("plan", "ok", f"{fingerprint(given)[:12]}…, {size} parameters")
+
+
+def sums(given: Plan) -> list[Finding]:
+    """With how few others a site is summed by this plan; nothing for one that masks no sums."""
+    secure = given.secure
+    own = own_needed(to_value(given), given.stages.releases(), None)
+    if secure is None or own is None:
+        return []
+    said = f"a server that chooses whom it invites needs {own} clients of its own beside one other"
+    drawn = getattr(given.inviting, "count", None)
+    few = next(size for size in count(3) if not refused_session(given, size))
+    if drawn is not None or few > FEW:
+        size = few if drawn is None else max(few, drawn // secure.groups)
+        return [Finding("sums", "ok", f"a session of fewer than {size} is declined: {said}")]
+    text = f"a session of {few} is taken part in, whatever {given.sampling} draws: {said}"
+    cure = "state a floor, SecureSum(minimum=20), or least_peers in each site.toml"
+    return [Finding("sums", "warning", text, cure)]
 
 
 def port(address: str, ours: Path | None = None, effects: Effects = USUAL) -> list[Finding]:

@@ -19,7 +19,7 @@ from muster.privacy import (
 from muster.privacy.ledger import usual_delta
 from muster.privacy.rows import row_statement
 from muster.privacy.statement import UNCOVERED
-from muster.runs.privacy.masked import mask_of
+from muster.runs.privacy.masked import honest_shares, mask_of
 from muster.runs.privacy.rows import facts_from
 from muster.runs.privacy.unprotected import unprotected
 from muster.runs.run import Run
@@ -62,7 +62,7 @@ def ledger_of(run: Run) -> PrivacyLedger | None:
 def facts_of(run: Run, audits: tuple[AuditFinding, ...] = ()) -> StatementInputs:
     """The facts of a run with noise, of which `muster.privacy.statement` makes eleven items."""
     kept: dict[str, Any] = run.facts["privacy"]
-    people = kept["population"]
+    people, mask = kept["population"], mask_of(run)
     ledger = ledger_of(run) or PrivacyLedger(usual_delta(people))
     budget = kept["budget"] and Budget(**kept["budget"])
     return StatementInputs(
@@ -76,7 +76,8 @@ def facts_of(run: Run, audits: tuple[AuditFinding, ...] = ()) -> StatementInputs
         budget=budget,
         enforced=kept["enforced"],
         erased=run.facts.get("sealed") is not None,
-        mask=mask_of(run),
+        mask=mask,
+        honest=None if mask is None else honest_shares(run, mask),
         audits=audits,
         uncovered=UNCOVERED,
     )

@@ -3,22 +3,28 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping
 from itertools import chain
+from typing import Any
 
 from muster.pipeline import SecureSum
+from muster.plan.quorum import goal, needed
+from muster.privacy.distributed import known_shares
+from muster.privacy.invited import Invited, fewest_own
 from muster.privacy.mask import Mask, Sums
+from muster.privacy.release import Release
+from muster.privacy.threats import Peers
 from muster.runs.run import Run
 
-__all__ = ["mask_of"]
+__all__ = ["honest_shares", "mask_of", "own_needed", "settings_of"]
 
 
 def mask_of(run: Run) -> Mask | None:
     """The secure sums of a run as they were made, at the worst of them; None without."""
-    stages = run.facts.get("plan", {}).get("pipeline", ())
-    found = [stage for stage in stages if stage["class"] == SecureSum.__name__]
-    if not found:
+    settings = settings_of(run.facts.get("plan", {}))
+    if settings is None:
         return None
-    settings = {name: value for name, value in found[0].items() if name != "class"}
     rounds = [notes for record in run.history if (notes := record.get("secure"))]
     if not rounds:
         return Mask(settings)
@@ -32,7 +38,63 @@ def mask_of(run: Run) -> Mask | None:
             worst["honest"],
             worst["colluders"],
             worst["losses"],
-            ring=worst["degree"] + 1 < worst["members"],
+            ring=_ring(worst),
         ),
         SecureSum(**settings).chance(most, run.facts["plan"]["rounds"]),
     )
+
+
+def settings_of(plan: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The settings of the SecureSum of a recorded plan (`registry.to_value`); None without."""
+    found = [one for one in plan.get("pipeline", ()) if one["class"] == SecureSum.__name__]
+    return {name: value for name, value in found[0].items() if name != "class"} if found else None
+
+
+def own_needed(
+    plan: Mapping[str, Any], releases: Iterable[Release], peers: Peers | None
+) -> int | None:
+    """How many clients of its own a server needs that chooses whom it invites, beside one other.
+
+    By a recorded plan, what its stages release, and a site's rules, None where those are not known.
+    None where masks hide nothing, or no number would do.
+    """
+    settings = settings_of(plan)
+    if settings is None:
+        return None
+    secure, least = SecureSum(**settings), 0 if peers is None else peers.least
+    honest = max((one.survivors - one.known for one in releases if one.discrete), default=0)
+    drawn = 0 if least else _drawn(plan) // secure.groups  # a site with a rule takes fewer
+
+    def session(size: int) -> Invited | None:
+        made = secure.bears(size, needed(plan["minimum"], goal(size, plan["overselect"])), honest)
+        return Invited(made.minimum, made.colluders) if made.hides else None
+
+    return fewest_own(session, max(drawn, 1 + least))
+
+
+def _drawn(plan: Mapping[str, Any]) -> int:
+    """How many clients a recorded plan draws; 0 where it does not say."""
+    count = int(plan["sampling"].get("count") or 0)
+    return math.ceil(count * float(plan["overselect"]))
+
+
+def honest_shares(run: Run, mask: Mask) -> int | None:
+    """The fewest honest clients that a sum is sure to hold; None before the first.
+
+    All who may work together of those who were invited may be among those whose sum was opened; of
+    a ring, a part may have been opened.
+    """
+    corrupt = float(mask.settings["corrupt"])
+    counted = (record for record in run.history if record["accepted"] and not record["abandoned"])
+    return min((_sure(record, corrupt) for record in counted), default=None)
+
+
+def _sure(record: Mapping[str, Any], corrupt: float) -> int:
+    """How many honest clients whatever was opened in one round is sure to hold."""
+    parts = [int(note["honest"]) for note in record.get("secure", ()) if _ring(note)]
+    return min([len(record["accepted"]) - known_shares(len(record["invited"]), corrupt), *parts])
+
+
+def _ring(note: Mapping[str, Any]) -> bool:
+    """Whether the clients of a recorded sum shared with some of the others only."""
+    return bool(note["degree"] + 1 < note["members"])

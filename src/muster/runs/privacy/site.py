@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A site's own ledger, read back: what was charged by whom, what is spent, and what is left.
+"""A site's own privacy, read back: its ledger, and who learns what of it.
 
-There is one for each of its studies, beside the study's record.
+There is one ledger for each of its studies, beside the study's record: what was charged by whom,
+what is spent, and what is left. The table is made of the plan and policy that the site joined with,
+of the sums that its transcripts show, and of the ledger; nothing in it is a server's word.
 """
 
 from __future__ import annotations
@@ -12,14 +14,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from muster.errors import RunError
+from muster.errors import PlanError, RunError
+from muster.federation.site import joined
+from muster.federation.site.joined import Joined
+from muster.federation.site.peers import PeerRules
 from muster.federation.site.secrets import LEDGER, NOTE
 from muster.federation.site.study import STUDIES
-from muster.privacy import Budget, Charge, PrivacyLedger, spent
+from muster.privacy import Budget, Charge, PrivacyLedger, Statement, spent
 from muster.privacy.accounting import most_rounds
 from muster.privacy.book import LedgerFile
+from muster.privacy.mask import Sums
+from muster.privacy.statement import rounded_up
+from muster.privacy.threats import Peers, Setting, Threat, threats
+from muster.runs.privacy.masked import own_needed, settings_of
+from muster.secagg.graph import FULL, Odds, graph_of
+from muster.security.transcript import Transcript, examine
+from muster.security.transcript.examine import SECURE
 
-__all__ = ["Account", "Part", "accounts"]
+__all__ = ["Account", "Part", "SiteStudy", "accounts", "peers_of", "studies"]
 
 ROW = "one row of this site: it adds to the gradients, or adds nothing (zero-out)"
 SITE = "all rows of this site together: its update is this one, or any other"
@@ -98,29 +110,134 @@ class Account:
         return most_rounds(fits)
 
 
-def accounts(folder: str | Path, policy: Any = None) -> list[Account]:
-    """The ledger of each study of a site, by the folder of its identity, or of its studies, or one.
+@dataclass(frozen=True)
+class SiteStudy:
+    """A study of a site: its ledger, None where it keeps none, and who learns what of it.
 
-    `policy`, a `Policy`, says which budget rules and which study is meant, instead of what the
-    site itself noted when it last joined. Raises `RunError` where there is none.
+    `threats` is empty before the first sum of a plan that masks its sums, and None where nothing is
+    known of the plan; `faults` are those of the transcripts, which then say too little.
     """
+
+    path: Path
+    account: Account | None
+    threats: tuple[Threat, ...] | None
+    faults: tuple[str, ...] = ()
+
+
+def studies(folder: str | Path, policy: Any = None) -> list[SiteStudy]:
+    """Each study of a site, by the folder of its identity, or of its studies, or one.
+
+    `policy`, a `Policy`, says which budget and which rules count and which study is meant, instead
+    of what the site itself noted when it last joined. Raises `RunError` where there is none.
+    """
+    return [_study(one, policy) for one in _found(folder, policy, (NOTE, LEDGER, joined.JOINED))]
+
+
+def accounts(folder: str | Path, policy: Any = None) -> list[Account]:
+    """The ledger of each study of a site, as `studies` finds them. Raises `RunError` for none."""
+    found = _found(folder, policy, (NOTE, LEDGER))
+    return [_account(one / LEDGER, _budget(policy) or _noted(one)) for one in found]
+
+
+def peers_of(rules: PeerRules) -> Peers:
+    """A site's rules about those it sums with, as a table needs them."""
+    named = rules.peers is not None and not any("*" in pattern for pattern in rules.peers)
+    return Peers(rules.least_peers or 0, named, rules.organisations is not None)
+
+
+def _study(path: Path, policy: Any) -> SiteStudy:
+    account = None
+    if (path / NOTE).exists() or (path / LEDGER).exists():
+        account = _account(path / LEDGER, _budget(policy) or _noted(path))
+    came = joined.read(path)
+    if came is None:
+        return SiteStudy(path, account, None)
+    if policy is not None:
+        came = replace(came, rules=policy.room)
+    place = path / SECURE
+    seen = examine(place) if place.is_dir() else None
+    shown = () if seen is None else tuple(one.transcript for one in seen.whole)
+    setting = _setting(came, account, _worst(shown))
+    faults = () if seen is None else seen.faults
+    return SiteStudy(path, account, () if setting is None else threats(setting), faults)
+
+
+def _setting(came: Joined, account: Account | None, worst: Sums | None) -> Setting | None:
+    """What a site's table is made of; None where masked sums were planned and none made."""
+    if worst is None and settings_of(came.plan) is not None:
+        return None
+    peers = peers_of(came.rules)
+    return Setting(
+        came.carrier,
+        worst,
+        (_stated(came, account),),
+        frozenset() if came.rows else frozenset(release.trust for release in came.own),
+        rows=came.rows,
+        public=came.public,
+        peers=peers,
+        own=own_needed(came.plan, came.releases, peers),
+    )
+
+
+def _stated(came: Joined, account: Account | None) -> Statement:
+    """What this site's own noise hides, by its own ledger; else why nothing can be said."""
+    if account is not None and account.ledger.entries:
+        ledger = account.ledger
+        claim = (
+            f"With epsilon {rounded_up(ledger.epsilon)} at delta {ledger.delta:g}, by its own "
+            f"ledger, this site's noise hides {account.unit}."
+        )
+        return Statement(True, claim, (), {})
+    reason = "neither plan nor policy has this site add any"
+    if came.own:
+        reason = "this site adds noise and its ledger holds none; give budget_epsilon in site.toml"
+    elif any(release.trust == "central" for release in came.releases):
+        reason = "what the server adds is its word: ask for muster privacy of the run there"
+    return Statement(False, "", (reason,), {})
+
+
+def _worst(shown: tuple[Transcript, ...]) -> Sums | None:
+    """The worst sum that this site's masked vector may be in, by its transcripts; None for none."""
+    sums = [made for one in shown if (made := _sums(one)) is not None]
+    return min(sums, key=lambda made: (made.honest, made.threshold), default=None)
+
+
+def _sums(shown: Transcript) -> Sums | None:
+    """What one session was safe from; None where nothing was masked in it."""
+    if "mask" not in dict(shown.left):
+        return None
+    cohort, colluders, losses = (
+        int(shown.terms[name]) for name in ("cohort", "colluders", "losses")
+    )
+    count = len(shown.roster) if cohort <= FULL else cohort  # in a ring it saw its neighbours
+    try:
+        graph = graph_of(count, Odds(colluders, losses), bytes(32))
+    except PlanError:
+        return None  # this site took no part in such a one
+    ring = bool(graph.order)
+    borne = losses if ring else count - graph.threshold
+    return Sums(count, graph.threshold, graph.honest, colluders, borne, ring)
+
+
+def _found(folder: str | Path, policy: Any, kept: tuple[str, ...]) -> list[Path]:
+    """The studies at a place that hold one of these files. Raises `RunError` for none."""
     folder = Path(folder)
     if not folder.is_dir():
         raise RunError(f"{folder} is no folder; give a site's identity, or the folder of a study")
-    found = [one for one in _studies(folder) if policy is None or one.name == policy.study]
+    found = [one for one in _studies(folder, kept) if policy is None or one.name == policy.study]
     if not found:
         named = "" if policy is None else f" the study {policy.study!r} in"
         raise RunError(
             f"no ledger of privacy is in{named} {folder} or its studies; a site keeps one when its "
             f"policy has budget_epsilon and budget_delta: muster join ... --policy site.toml"
         )
-    return [_account(one / LEDGER, _budget(policy) or _noted(one)) for one in found]
+    return found
 
 
-def _studies(folder: Path) -> Iterator[Path]:
+def _studies(folder: Path, kept: tuple[str, ...]) -> Iterator[Path]:
     inside = (path for place in (folder / STUDIES, folder) if place.is_dir() for path in _in(place))
     for one in (folder, *inside):
-        if (one / NOTE).exists() or (one / LEDGER).exists():
+        if any((one / name).exists() for name in kept):
             yield one.resolve()
 
 

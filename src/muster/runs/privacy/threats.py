@@ -8,7 +8,7 @@ from typing import Any
 from muster.privacy import Release
 from muster.privacy.threats import Peers, Setting, Threat, threats
 from muster.runs.privacy.facts import statements
-from muster.runs.privacy.masked import mask_of
+from muster.runs.privacy.masked import mask_of, own_needed
 from muster.runs.run import Run
 
 __all__ = ["setting_of", "table"]
@@ -32,12 +32,14 @@ def setting_of(run: Run, peers: Peers | None = None) -> Setting | None:
     if mask is not None and mask.worst is None:
         return None
     kept: dict[str, Any] = run.facts.get("privacy") or {}
+    releases = [Release(**release) for release in kept.get("releases", ())]
     return Setting(
         run.facts.get("carrier", "one machine"),
         None if mask is None else mask.worst,
         statements(run),
-        frozenset(Release(**release).trust for release in kept.get("releases", ())),
+        frozenset(release.trust for release in releases),
         rows=bool(run.facts.get("examples")),
         public=mask is not None and mask.public,
         peers=peers,
+        own=own_needed(run.facts.get("plan", {}), releases, peers),
     )
