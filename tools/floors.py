@@ -8,8 +8,8 @@ from house import Finding, House
 
 # A floor imports from the floors below it only; a room is a file or a folder of src/muster.
 FLOORS = {
-    "errors": 0, "extras": 0, "identity": 0, "keys": 0, "layout": 0, "locks": 0, "spelling": 0,
-    "tensors": 0, "types": 0, "vectors": 0,
+    "errors": 0, "extras": 0, "identity": 0, "keys": 0, "layout": 0, "locks": 0, "mapped": 0,
+    "spelling": 0, "tensors": 0, "types": 0, "vectors": 0,
     "batches": 1, "optimizers": 1, "privacy": 1, "schedules": 1, "secagg": 1,
     "aggregation": 2, "algorithms": 2, "data": 2, "metrics": 2, "pipeline": 2, "sampling": 2,
     "local": 3, "plan": 3, "rounds": 3, "tasks": 3,
@@ -25,6 +25,7 @@ FLOORS = {
 SIDEWAYS = {
     "extras": {"errors"}, "identity": {"errors"}, "layout": {"errors", "vectors"},
     "tensors": {"errors"}, "locks": {"errors"}, "spelling": {"errors"}, "vectors": {"errors"},
+    "mapped": {"vectors"},
     "keys": {"errors"}, "types": {"errors", "keys", "layout", "vectors"},
     "plan": {"local"}, "rounds": {"local", "plan"},
     "service": {"store"}, "testing": {"runs"}, "cli": {"web", "muster"},
@@ -33,7 +34,17 @@ SIDEWAYS = {
 # Rooms that may use less than their floor allows.
 ONLY = {
     "algorithms": {"errors", "optimizers", "spelling", "types", "vectors"},
-    "store": {"errors", "extras", "keys", "layout", "locks", "tensors", "types", "vectors"},
+    "store": {
+        "errors",
+        "extras",
+        "keys",
+        "layout",
+        "locks",
+        "mapped",
+        "tensors",
+        "types",
+        "vectors",
+    },
 }
 
 # The one file of a room that its neighbours in the room may import.
