@@ -182,3 +182,42 @@ def test_rates_and_tau_must_be_finite_and_positive(kind, name, bad):
 def test_betas_must_be_fractions(kind, name, bad):
     with pytest.raises(PlanError, match=rf"{kind.__name__}.{name}=.*\[0, 1\), such as 0.9"):
         kind(**{name: bad})
+
+
+LARGE = (1 << 20) + 3  # numbers: more than one part of a vector that is moved where it lies
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [SGD(0.1), Momentum(0.1), Adagrad(0.1), Adagrad(0.1, beta1=0.9), Adam(0.1), Yogi(0.1)],
+    ids=repr,
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_large_vector_is_moved_where_it_lies_with_the_bits_of_a_step(optimizer, dtype):
+    draw = np.random.default_rng(0)
+    x, d = (draw.standard_normal(LARGE).astype(dtype) for _ in range(2))
+    state = optimizer.step(x, d, optimizer.init(x))[1]
+    wanted, kept = optimizer.step(x, -d, state, rate=-0.3)
+    mine = x.copy(), tuple(np.array(vector) for vector in state)
+    moved, after = optimizer.move(mine[0], -d, mine[1], rate=-0.3)
+    assert moved is mine[0] and moved.tobytes() == wanted.tobytes()
+    assert [vector.tobytes() for vector in after] == [vector.tobytes() for vector in kept]
+
+
+class Normed(SGD):
+    """A step that looks at all coordinates: a part of them is not enough."""
+
+    def step(self, x, direction, state, rate=None):
+        return super().step(x, direction / np.linalg.norm(direction), state, rate)
+
+
+def test_an_optimizer_of_a_user_is_never_given_a_part():
+    x, d = np.zeros(LARGE, "float32"), np.ones(LARGE, "float32")
+    moved, _ = Normed(1.0).move(x, d, ())
+    assert moved is not x and moved.tobytes() == Normed(1.0).step(x, d, ())[0].tobytes()
+
+
+def test_what_a_step_would_make_wider_is_not_squeezed_where_it_lay():
+    x, d = np.zeros(LARGE, "float32"), np.ones(LARGE, "float32")
+    moved, _ = SGD(1.0).move(x, d, (), rate=np.float64(0.5))
+    assert moved.dtype == np.float64 and not x.any()

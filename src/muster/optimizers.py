@@ -15,7 +15,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from muster.errors import PlanError
+from muster.mapped import PART, parts
 from muster.spelling import Spelled, absent
 from muster.vectors import along, sign, sqrt, zeros
 
@@ -36,6 +39,32 @@ class Optimizer(Spelled):
     ) -> tuple[Any, Any]:
         """Move `x` along `direction`; returns the new `(x, state)`."""
         raise NotImplementedError
+
+    def move(
+        self, x: Any, direction: Any, state: Any, rate: float | None = None
+    ) -> tuple[Any, Any]:
+        """The same step for whoever owns `x` and the state, and needs neither any more.
+
+        A large NumPy vector is moved where it lies, part by part, with the same bits.
+        """
+        if type(self) not in BY_COORDINATE or not self._movable(x, direction, state, rate):
+            return self.step(x, direction, state, rate)
+        for cut in parts(x):
+            old = x[cut], tuple(vector[cut] for vector in state)
+            new = self.step(old[0], direction[cut], old[1], rate)
+            for mine, fresh in zip((old[0], *old[1]), (new[0], *new[1]), strict=True):
+                mine[...] = fresh
+        return x, state
+
+    def _movable(self, x: Any, direction: Any, state: Any, rate: float | None) -> bool:
+        """Whether these are large vectors whose steps fit where they lie."""
+        vectors = (x, direction, *state)
+        if any(not isinstance(v, np.ndarray) or v.shape != x.shape for v in vectors):
+            return False
+        if x.ndim != 1 or x.nbytes <= PART or not all(v.flags.writeable for v in (x, *state)):
+            return False
+        first, rest = self.step(x[:1], direction[:1], tuple(v[:1] for v in state), rate)
+        return [v.dtype for v in (first, *rest)] == [v.dtype for v in (x, *state)]
 
     def weights(self, steps: Any) -> Any:
         """L1 norm of the step weights after so many steps, in units of the rate (FedNova's a_k).
@@ -200,6 +229,10 @@ class Yogi(Moments):
     def second(self, v: Any, square: Any) -> Any:
         """The additive rule: v − (1 − beta2) d² sign(v − d²)."""
         return v - (1 - self.beta2) * square * sign(v - square)
+
+
+# Of these no coordinate's step reads another coordinate; of a user's own nobody knows.
+BY_COORDINATE = frozenset({SGD, Momentum, Adagrad, Adam, Yogi})
 
 
 def _root(v: Any) -> Any:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,15 +102,23 @@ def play(
     if total is None:
         state = state._replace(sampler=sampler)
     else:
-        denominator, share = _weights(plan, roster, total)
-        mean, stages = decoded(plan, total, denominator, state.stages, key.at("decode", round))
-        algorithm = plan.algorithm.step(state.algorithm, mean.payload, share)
-        state = RunState(algorithm, stages, sampler, mean.buffers, state.frozen)
+        state = _stepped(plan, state, roster, total, key.at("decode", round), sampler)
+        total = replace(total, payload={}, buffers=None, parts=())  # large, and done with
     accepted = _among(cohort, total)
     record = tally.record(plan, state, round, cohort, total, accepted)
     store.commit(round, dict(leaves(state)), record | measure(round, state), accepted)
     clients.settle(round, accepted)
     return state
+
+
+def _stepped(
+    plan: Plan, state: RunState, roster: Roster, total: Reply, key: keys.RandomSource, sampler: Tree
+) -> RunState:
+    """What the sum leads to: decode it, divide it, and step."""
+    denominator, share = _weights(plan, roster, total)
+    mean, stages = decoded(plan, total, denominator, state.stages, key)
+    algorithm = plan.algorithm.step(state.algorithm, mean.payload, share)
+    return RunState(algorithm, stages, sampler, mean.buffers, state.frozen)
 
 
 def _counted(plan: Plan, total: Reply | None, invited: int) -> Reply | None:

@@ -41,12 +41,14 @@ def pieces(
     arrays: Mapping[str, Any],
     metadata: Mapping[str, str] | None = None,
     separators: tuple[str, str] = COMPACT,
+    begin: int = 8,
 ) -> Iterator[bytes | memoryview]:
     """The arrays in pieces of at most 1 MiB; the first is the header, however long.
 
-    `separators` are those of the header's JSON. A contiguous array is not copied, any other when
-    its turn comes. The arrays must not change until the last piece. Raises `DataError`, before
-    the first, for a dtype that the format does not have.
+    `separators` are those of the header's JSON; the arrays begin at a multiple of `begin`, itself
+    one of 8, so that where the file is mapped they lie as kernels like it. A contiguous array is
+    not copied, any other when its turn comes. The arrays must not change until the last piece.
+    Raises `DataError`, before the first, for a dtype that the format does not have.
 
     >>> [len(piece) for piece in pieces({"w": np.ones(2, "float32")})]
     [64, 8]
@@ -57,11 +59,11 @@ def pieces(
     header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
     end = 0
     for name in order:
-        begin, end = end, end + found[name].nbytes
+        first, end = end, end + found[name].nbytes
         entry = {"dtype": CODES[types[name].str], "shape": [*found[name].shape]}
-        header[name] = entry | {"data_offsets": [begin, end]}
+        header[name] = entry | {"data_offsets": [first, end]}
     head = json.dumps(header, separators=separators).encode()
-    head += b" " * (-len(head) % 8)
+    head += b" " * (-(8 + len(head)) % begin)
     return _cut(head, [(found[name], types[name]) for name in order])
 
 

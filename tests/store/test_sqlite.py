@@ -211,7 +211,7 @@ def test_a_state_that_is_replaced_while_it_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(sqlite, "LARGE", 1)
     writer = committed(tmp_path)
     reader = SQLiteStore(tmp_path, readonly=True)
-    read, rounds = sqlite.load_file, iter((3, 4))
+    read, rounds = sqlite.read_file, iter((3, 4))
 
     def late(path):
         for round in (next(rounds, None),):
@@ -219,7 +219,7 @@ def test_a_state_that_is_replaced_while_it_is_read(tmp_path, monkeypatch):
                 writer.commit(round, state(round), {"round": round}, [])
         return read(path)
 
-    monkeypatch.setattr(sqlite, "load_file", late)
+    monkeypatch.setattr(sqlite, "read_file", late)
     _, history, (round, arrays) = reader.snapshot()
     assert (round, len(history)) == (4, 4)
     assert np.array_equal(arrays["x"], state(4)["x"])

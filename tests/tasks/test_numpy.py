@@ -303,3 +303,10 @@ def test_unfit_rows_are_refused(task):
 def test_impossible_models_are_refused(make, message):
     with pytest.raises(PlanError, match=message):
         make()
+
+
+def test_a_large_layer_is_drawn_in_parts_and_starts_as_one_drawn_whole(monkeypatch):
+    task = MLP([30, 40, 20, 3])
+    whole, _ = task.init(keys.key(3))
+    monkeypatch.setattr("muster.tasks.numpy.DRAWN", 70)
+    assert task.init(keys.key(3))[0].tobytes() == whole.tobytes()

@@ -13,8 +13,10 @@ from functools import reduce
 from itertools import groupby
 from typing import Any
 
+from muster.mapped import add as added
+from muster.mapped import own
 from muster.types import Reply
-from muster.vectors import aligned, tree_map
+from muster.vectors import tree_map
 
 __all__ = ["add", "block_size", "fold_blocks", "summed"]
 
@@ -87,18 +89,9 @@ def summed(
 
 
 def _owned(reply: Reply) -> Reply:
-    def copied(leaf: Any) -> Any:
-        copy = aligned(leaf.shape, leaf.dtype)
-        copy[...] = leaf
-        return copy
-
-    payload, buffers = tree_map(copied, (reply.payload, reply.buffers))
+    payload, buffers = tree_map(own, (reply.payload, reply.buffers))
     return replace(reply, payload=payload, buffers=buffers)
 
 
 def _into(total: Reply, reply: Reply) -> Reply:
-    def plus(p: Any, q: Any) -> Any:
-        p += q
-        return p
-
-    return _merged(total, reply, plus)
+    return _merged(total, reply, added)

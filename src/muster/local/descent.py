@@ -69,7 +69,7 @@ class Descent:
         else:
             g, now = self._private(self.examples, w, buffers, batch)
         g = self._bend(g, w, shared, memory)
-        w, s = self.optimizer.step(w, g, s, -rate)  # down the gradient
+        w, s = self.optimizer.move(w, g, s, -rate)  # down the gradient
         return Carry(w, buffers, s, memory, loss + now)
 
     def _private(self, rule: PerExample, w: Any, buffers: Any, batch: Batch) -> tuple[Any, Any]:

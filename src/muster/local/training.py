@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muster import keys
+from muster.algorithms.algorithm import Update
 from muster.batches import cut, drawn, step_counts
 from muster.errors import ClientError
 from muster.keys import RandomSource
@@ -116,12 +117,22 @@ def train(
     turn = rank if (rank[1:] < rank[:-1]).any() else None
     root = source or keys.key(plan.seed)
     own = root.at("examples", round)
-    w, buffers, loss = _descend(plan, engine, round, sent, group, counts, memories, turn, walk, own)
+    trained = _descend(plan, engine, round, sent, group, counts, memories, turn, walk, own)
     if turn is not None:
         back = np.argsort(turn)
-        w, buffers, loss = w[back], buffers[back], loss[back]
+        w, buffers, loss = (rows[back] for rows in trained[:3])
+        trained = Trained(w, buffers, loss, mine=True)
     draws = keys.Keys(root.at("encode", round), group.clients)
-    return _reply(plan, round, sent, group, counts, memories, w, buffers, loss, draws)
+    return _reply(plan, round, sent, group, counts, memories, trained, draws)
+
+
+class Trained(NamedTuple):
+    """What local training came to, a row for each client; `mine`: nobody else looks at `w`."""
+
+    w: Any
+    buffers: Any
+    loss: Any
+    mine: bool
 
 
 def _stack(plan: Any, sent: Sent, group: Group) -> Memory:
@@ -143,7 +154,7 @@ def _descend(
     rank: NDArray[np.int64] | None,
     walk: Walk | None,
     source: RandomSource,
-) -> tuple[Any, Any, Any]:
+) -> Trained:
     task, k = plan.task, len(group.clients)
     starts, sizes, numbers = group.starts, group.sizes, keys.numbers(group.clients)
     if rank is not None:
@@ -169,7 +180,7 @@ def _descend(
         sources = [source.at(group.clients[i]) for i in order]
         poisson = plan.local.examples.batches == "poisson"
         batches = drawn(batches, starts, sizes, plan.local.batch, sources, poisson)
-    w = _start(plan, sent, memories, k)
+    w = begun = _start(plan, sent, memories, k)
     buffers = _start_buffers(plan, sent, memories, k)
     memory = memories.algorithm
     if alone:
@@ -183,7 +194,8 @@ def _descend(
     w, buffers, loss = task.numpy((carry.w, carry.buffers, carry.loss))
     if alone:
         w, buffers, loss = w[None], buffers[None], np.reshape(loss, (1,))
-    return w, buffers, loss / counts
+    mine = bool(w.flags.writeable and np.may_share_memory(w, begun))
+    return Trained(w, buffers, loss / counts, mine)
 
 
 def _start(plan: Any, sent: Sent, memories: Memory, k: int) -> Any:
@@ -213,18 +225,17 @@ def _reply(
     group: Group,
     counts: NDArray[np.int64],
     memories: Memory,
-    w: Any,
-    buffers: Any,
-    loss: Any,
+    trained: Trained,
     draws: keys.Keys,
 ) -> Outcome:
     """Report, check, weight and encode; the payload leaves as NumPy rows."""
+    w, buffers, loss, _ = trained
     rate = plan.local.optimizer.rate * plan.local.schedule.factor(round)
     steps = counts[:, None].astype(w.dtype)
     work = LocalWork(steps, steps * w.dtype.type(rate), plan.local.optimizer.weights(steps))
     take = plan.sharing.take
     shared = take(w)
-    payload, mine = plan.algorithm.report(shared, sent.algorithm, memories.algorithm, work)
+    payload, mine = _reported(plan, shared, sent, memories, work, trained.mine)
     odd = _odd(payload)
     if odd.any() and not plan.veiled:
         _refuse(round, group.clients, payload, loss)
@@ -238,9 +249,7 @@ def _reply(
         )
         shared = take(w)
     gap = shared - sent.algorithm.x if not plan.algorithm.plain else payload[0]
-    weights = plan.weights(group.sizes, group.times)
-    payload, stages = plan.encode(payload, sent.stages, memories.stages, draws, weights)
-    metrics = {}
+    weights, metrics = plan.weights(group.sizes, group.times), {}
     if plan.local.reports:
         metrics = {
             "rows": group.sizes.astype(float),
@@ -248,6 +257,9 @@ def _reply(
             "steps": counts.astype(float),
             "drift": weights * np.vecdot(gap, gap),
         }
+    payload, stages = plan.encode(
+        payload, sent.stages, memories.stages, draws, weights, own=plan.algorithm.plain
+    )
     kept = None
     if plan.remembers:
         own = plan.sharing.private
@@ -258,6 +270,20 @@ def _reply(
     averaged = take(buffers, buffers=True)
     spoiled = tuple(group.clients[i] for i in np.flatnonzero(odd))
     return Outcome(group.clients, payload, averaged, weights, metrics, new, spoiled)
+
+
+def _reported(
+    plan: Any, shared: Any, sent: Sent, memories: Memory, work: LocalWork, mine: bool
+) -> tuple[Tree, Tree]:
+    """What the algorithm has clients send, and keep.
+
+    Where that is w − x and nothing else it takes the place of w, if that is nobody else's: so a
+    large model is in memory once.
+    """
+    algorithm, x, memory = plan.algorithm, sent.algorithm.x, memories.algorithm
+    if mine and algorithm.plain and shared.dtype == x.dtype:
+        return Update(np.subtract(shared, x, out=shared)), memory
+    return algorithm.report(shared, sent.algorithm, memory, work)  # type: ignore[no-any-return]
 
 
 def _odd(payload: Tree) -> NDArray[np.bool_]:

@@ -258,19 +258,29 @@ class Pipeline:
         return tuple(contracts)
 
     def encode(
-        self, payload: dict[str, Any], sent: tuple[Tree, ...], memory: Tree, key: Keys, weights: Any
+        self,
+        payload: dict[str, Any],
+        sent: tuple[Tree, ...],
+        memory: Tree,
+        key: Keys,
+        weights: Any,
+        *,
+        own: bool = False,
     ) -> tuple[dict[str, Any], tuple[Tree, ...]]:
-        """Rows `(clients, size)` through all stages, weighted with `weights` `(clients,)`."""
+        """Rows `(clients, size)` through all stages, weighted with `weights` `(clients,)`.
+
+        `own`: the rows' memory may be written to.
+        """
         kept: list[Tree] = []
         contracts = self.now(sent)
         mine = memory or (None,) * len(self.stages)
         for i, stage in enumerate(self.stages):
             if i == self.weigh:
-                payload = _weighted(payload, weights)
+                payload = _weighted(payload, weights, own=own and i == 0)
             payload, fresh = stage.encode(payload, contracts[i], sent[i], mine[i], key.at(i))
             kept.append(fresh)
         if self.weigh == len(self.stages):
-            payload = _weighted(payload, weights)
+            payload = _weighted(payload, weights, own=own and not self.stages)
         return payload, tuple(kept)
 
     def decode(
@@ -283,5 +293,13 @@ class Pipeline:
         return total, tuple(fresh)
 
 
-def _weighted(payload: dict[str, Any], weights: Any) -> dict[str, Any]:
-    return {k: v * weights[:, None].astype(v.dtype) for k, v in payload.items()}
+def _weighted(payload: dict[str, Any], weights: Any, *, own: bool) -> dict[str, Any]:
+    """Each row times its weight: where it lies, if that may be written to."""
+
+    def weighted(rows: Any) -> Any:
+        by = weights[:, None].astype(rows.dtype)
+        if own and isinstance(rows, np.ndarray) and rows.flags.writeable:
+            return np.multiply(rows, by, out=rows)
+        return rows * by
+
+    return {name: weighted(rows) for name, rows in payload.items()}

@@ -307,10 +307,20 @@ class Plan(Spelled):
         return rows * np.asarray(times, float)
 
     def encode(
-        self, payload: Tree, sent: tuple[Tree, ...], memory: Tree, key: Keys, weights: Any
+        self,
+        payload: Tree,
+        sent: tuple[Tree, ...],
+        memory: Tree,
+        key: Keys,
+        weights: Any,
+        *,
+        own: bool = False,
     ) -> tuple[dict[str, Any], tuple[Tree, ...]]:
-        """The algorithm's payload rows through the pipeline."""
-        return self.stages.encode(payload._asdict(), sent, memory, key, weights)
+        """The algorithm's payload rows through the pipeline.
+
+        `own`: nobody needs the rows any more, so their memory may be written to.
+        """
+        return self.stages.encode(payload._asdict(), sent, memory, key, weights, own=own)
 
     def fresh_memory(self, x: Any, buffers: Any) -> Memory:
         """What a client that never took part remembers; `x`, `buffers` are the full start."""

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from muster.errors import RunError
+from muster.mapped import own
 from muster.plan import Plan
 from muster.rounds import RunState, play, start
 from muster.runs.folder import append, following, publish
 from muster.runs.privacy.guard import RunAccountant
 from muster.runs.suspicion import Suspicion
 from muster.types import Clients, Roster, Store
-from muster.vectors import aligned, rebuild, tree_map
+from muster.vectors import rebuild, tree_map
 
 __all__ = ["Examines", "Options", "Recorder", "Watch", "drive"]
 
@@ -154,9 +155,10 @@ class _Stopwatch:
 
 def _resumed(plan: Plan, store: Recorder) -> tuple[int, RunState]:
     """The last committed round and its state, or zero and the start."""
-    template, latest = start(plan), store.latest()
+    latest = store.latest()
     if latest is None:
-        return 0, template
+        return 0, start(plan)
+    template = tree_map(lambda _: 0, start(plan))  # its form alone: it would be a model more
     try:
         state = rebuild(template, latest[1])
     except KeyError as error:
@@ -168,9 +170,8 @@ def _resumed(plan: Plan, store: Recorder) -> tuple[int, RunState]:
 
 
 def _aligned(array: Any) -> Any:
-    copy = aligned(array.shape, array.dtype)
-    copy[...] = array
-    return copy
+    fits = array.ctypes.data % 64 == 0 and array.flags.writeable
+    return array if fits else own(array)
 
 
 def _met(plan: Plan, seen: list[dict[str, float]]) -> Any:

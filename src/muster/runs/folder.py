@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -295,11 +295,12 @@ def append(file: BinaryIO, line: str) -> None:
         raise _unwritten(Path(file.name), error) from error
 
 
-def write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes | Iterable[bytes | memoryview]) -> None:
     """Replace a file as a whole, or leave it as it was and raise `RunError`."""
     part = path.with_name(f"{path.name}.part")
     try:
-        part.write_bytes(data)
+        with open(part, "wb") as file:
+            file.writelines([data] if isinstance(data, bytes) else data)
         os.replace(part, path)
     except OSError as error:
         with suppress(OSError):

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save
 
 from muster import keys
 from muster.errors import RunError
@@ -16,6 +15,7 @@ from muster.plan import Plan
 from muster.runs.doubt import warned
 from muster.runs.folder import publish, write
 from muster.store.sqlite import SQLiteStore
+from muster.tree_codec import pieces
 from muster.types import ClientId
 from muster.vectors import rebuild
 
@@ -142,6 +142,19 @@ class Run:
         start = self.plan.task.init(keys.key(self.plan.seed).at("init"))[int(buffers)]
         return self.plan.sharing.take(start, shared=False, buffers=buffers)
 
+    def _travels(self, kind: str) -> Any:
+        """Of each coordinate of a full vector, whether it leaves the clients."""
+        assert self.plan is not None
+        layout, sharing, arrays = self.plan.task.layout, self.plan.sharing, self._arrays()
+        buffers = kind == "buffer"
+        whole, shared = layout.size, arrays["algorithm.shared.x"]
+        if buffers:
+            whole, shared = layout.buffers, arrays["buffers"]
+        apart = sharing.take(np.zeros(whole, bool), shared=False, buffers=buffers)
+        frozen = None if buffers else arrays.get("frozen")
+        still = None if frozen is None else np.ones(len(frozen), bool)
+        return sharing.merge(np.ones(len(shared), bool), apart, still, buffers=buffers)
+
     def export(self) -> None:
         """Rewrite `history.jsonl` and `model.safetensors` from what is committed.
 
@@ -152,19 +165,12 @@ class Run:
         publish(self.path, self.history)
         if self.plan is None or self._state is None:
             return
-        layout, sharing = self.plan.task.layout, self.plan.sharing
-        merge, take = sharing.merge, sharing.take
-        arrays, tensors = self._arrays(), dict[str, Any]()
-        for kind, shared in (("parameter", "algorithm.shared.x"), ("buffer", "buffers")):
-            buffers = kind == "buffer"
-            whole = layout.buffers if buffers else layout.size
-            apart = take(np.zeros(whole, bool), shared=False, buffers=buffers)
-            frozen = None if buffers else arrays.get("frozen")
-            still = None if frozen is None else np.ones(len(frozen), bool)
-            mine = merge(np.ones(len(arrays[shared]), bool), apart, still, buffers=buffers)
-            values = self.buffers if buffers else self.parameters
-            travels = layout.named(mine, kind)
+        layout, tensors = self.plan.task.layout, dict[str, Any]()
+        for kind, values in (("parameter", self.parameters), ("buffer", self.buffers)):
             named = layout.named(values, kind)
-            tensors |= {name: value for name, value in named.items() if travels[name].all()}
+            if not self.plan.sharing.everything:
+                travels = layout.named(self._travels(kind), kind)
+                named = {name: value for name, value in named.items() if travels[name].all()}
+            tensors |= named
         facts = {"run": f"{self.id}, round {self._state[0]}"}  # one, so that bytes are the same
-        write(self.path / "model.safetensors", save(tensors, facts))
+        write(self.path / "model.safetensors", pieces(tensors, facts))

@@ -133,15 +133,18 @@ class AuditLog:
 
     def _set_aside(self, torn: bytes) -> None:
         place = self.path.with_name(f"{self.path.name}.torn")
-        file = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        file = -1
         try:
+            file = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._write(file, torn + b"\n", os.fstat(file).st_size)
             self._disk.sync(file)
             _sync_folder(place)
         except OSError as error:
-            raise AuditError(f"the torn end of {self.path} could not be kept: {error}") from error
+            kind = LogFull if short(error) else AuditError
+            raise kind(f"the torn end of {self.path} could not be kept: {error}") from error
         finally:
-            os.close(file)
+            if file >= 0:
+                os.close(file)
 
     def _put(self, added: list[tuple[str, str, dict[str, Any]]]) -> None:
         """Write entries at the end, over whatever is there, and wait for the disk."""
@@ -214,12 +217,15 @@ def _locked(path: Path) -> int:
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise AuditError(f"the audit log {path} cannot be opened: {error.strerror}") from error
+        kind = LogFull if short(error) else AuditError
+        raise kind(f"the audit log {path} cannot be opened: {error.strerror}") from error
     try:
         flock(file, wait=False)
         _sync_folder(path)
     except OSError as error:
         os.close(file)
+        if short(error):
+            raise LogFull(f"the audit log {path} cannot be kept: {error}") from error
         held = isinstance(error, BlockingIOError)
         why = "is in use by another process; stop that one" if held else f"cannot be kept: {error}"
         raise AuditError(f"the audit log {path} {why}") from error

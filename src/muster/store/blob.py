@@ -10,15 +10,17 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Mapping
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from muster import tree_codec
+from muster.mapped import own
 from muster.tree_codec import CHUNK, octets
 
-__all__ = ["checksum", "erased", "plain", "write_file"]
+__all__ = ["checksum", "erased", "plain", "read_file", "write_file"]
 
 SPACED = (", ", ": ")  # of the JSON header
 
@@ -36,6 +38,16 @@ def write_file(arrays: Mapping[str, Any], path: Path) -> None:
     """Arrays as a safetensors file, the widest dtypes first, so that all are aligned."""
     with open(path, "wb") as file:
         file.writelines(tree_codec.pieces(arrays, separators=SPACED))
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The arrays of a file as `write_file` writes it, each copied once and aligned.
+
+    Raises `DataError` for a file that is none, and `OSError`.
+    """
+    with open(path, "rb") as file:
+        data = mmap(file.fileno(), 0, access=ACCESS_READ)
+    return {name: own(array) for name, array in tree_codec.read(data).items()}
 
 
 def checksum(arrays: Mapping[str, Any]) -> str:

@@ -214,14 +214,18 @@ class Files:
                 begin += len(piece)
                 yield piece
 
-    def whole(self, name: str, *, known: bool = False) -> mmap.mmap | bytes:
-        """A finished blob as a map of its file, checked unless its digest is `known`."""
+    def whole(self, name: str, *, known: bool = False, private: bool = False) -> mmap.mmap | bytes:
+        """A finished blob as a map of its file, checked unless its digest is `known`.
+
+        What is written to a `private` one is seen by nobody else, and is not kept.
+        """
         with (
             said(f"the blob {name} could not be read"),
             _opened(self._path(name), os.O_RDONLY) as file,
         ):
             size = os.fstat(file).st_size
-            data = mmap.mmap(file, 0, access=mmap.ACCESS_READ) if size else b""
+            access = mmap.ACCESS_COPY if private else mmap.ACCESS_READ
+            data = mmap.mmap(file, 0, access=access) if size else b""
         if not known:
             sound(name, data, str(self.folder))
         return data

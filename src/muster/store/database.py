@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from sqlite3 import SQLITE_CANTOPEN, SQLITE_FULL, SQLITE_IOERR, SQLITE_NOMEM
+from typing import IO, Any
 
-from muster.errors import RunError
+from muster.errors import NoRoom, RunError, short
 from muster.locks import flock
 
-__all__ = ["SCHEMA", "opened", "taken"]
+__all__ = ["SCHEMA", "lacking", "opened", "taken", "wanting"]
 
 SCHEMA = 1
+LEAST = 1 << 20  # bytes that the files of a database that is opened may need
 PAGE = 16384  # bytes; vectors go in twice as fast as with SQLite's 4096
 
 TABLES = """
@@ -30,12 +33,15 @@ CREATE TABLE memory(
 def taken(folder: Path) -> IO[str]:
     """The lock of a folder, made if need be; held until it is closed or the process dies.
 
-    Raises `RunError` when another process holds it, or the folder cannot be written.
+    Raises `RunError` when another process holds it, or the folder cannot be written; `NoRoom`
+    where it can be once there is room.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / "lock", "a")  # noqa: SIM115 (held as long as the store)
     except OSError as error:
+        if short(error):
+            raise NoRoom(f"{folder} has no room for a run ({error}); make room") from error
         raise RunError(f"{folder} cannot hold a run ({error}); name another folder") from error
     try:
         flock(lock, wait=False)
@@ -50,7 +56,8 @@ def taken(folder: Path) -> IO[str]:
 def opened(folder: Path, *, readonly: bool) -> sqlite3.Connection:
     """The folder's `run.db`, made if need be unless `readonly`.
 
-    Raises `RunError` for one that is missing, damaged, or from a newer version.
+    Raises `RunError` for one that is missing, damaged, or from a newer version, and `NoRoom` where
+    it could not be opened for want of room: nothing of it is damaged.
     """
     file = folder / "run.db"
     if readonly and not file.exists():
@@ -66,6 +73,8 @@ def opened(folder: Path, *, readonly: bool) -> sqlite3.Connection:
     except (sqlite3.Error, TypeError, ValueError) as error:
         if db is not None:
             db.close()
+        if lacking(error, folder):
+            raise NoRoom(f"{file} cannot be opened ({error}); make room") from error
         raise RunError(
             f"{file} cannot be read ({error}); restore it from a copy, or start a new run"
         ) from error
@@ -76,6 +85,44 @@ def opened(folder: Path, *, readonly: bool) -> sqlite3.Connection:
             f"reads {SCHEMA}); upgrade muster to go on with it"
         )
     return db
+
+
+def wanting(error: Any) -> bool:
+    """Whether SQLite says that it lacks room on a disk, memory, or a descriptor."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    if code == sqlite3.SQLITE_IOERR_SHMSIZE or code & 0xFF in (SQLITE_FULL, SQLITE_NOMEM):
+        return True
+    return code & 0xFF == SQLITE_CANTOPEN and not _descriptors()
+
+
+def lacking(error: Any, folder: Path) -> bool:
+    """The same of a database that could not be opened; what SQLite does not say is tried.
+
+    It calls a quota, or a directory without room for a name, an error of the disk.
+    """
+    if wanting(error):
+        return True
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (SQLITE_CANTOPEN, SQLITE_IOERR):
+        return False
+    trial = folder / "room.part"
+    try:
+        with open(trial, "wb", buffering=0) as file:
+            written = file.write(bytes(LEAST))
+            return written < LEAST
+    except OSError as fault:
+        return short(fault)
+    finally:
+        with suppress(OSError):  # whoever opens the run sweeps it away
+            trial.unlink(missing_ok=True)
+
+
+def _descriptors() -> bool:
+    """Whether this process may open one more file."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return not short(error)
+    return True
 
 
 def _schema(db: sqlite3.Connection) -> int:

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from safetensors import SafetensorError
-from safetensors.numpy import load, load_file, save
+from safetensors.numpy import load, save
 
 from muster.errors import RunError
-from muster.store.blob import checksum, erased, plain, write_file
+from muster.store.blob import checksum, erased, plain, read_file, write_file
 from muster.store.database import opened, taken
 from muster.types import ClientId
 
@@ -152,10 +152,10 @@ class SQLiteStore:
             return None
         round, file, blob = row
         try:
-            arrays = load_file(self.path / file) if file else load(blob)
+            arrays = read_file(self.path / file) if file else load(blob)
             if file and checksum(arrays) not in file:
                 raise SafetensorError(f"the checksum of {file} is wrong")
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, ValueError) as error:
             raise RunError(
                 f"the state of round {round} in {self.path} is damaged ({error}); "
                 f"restore the folder from a copy, or start a new run"

@@ -36,6 +36,7 @@ from muster.vectors import aligned
 
 __all__ = ["DenseNetwork", "LinearRegression", "LogisticRegression", "MLP", "SoftmaxRegression"]
 
+DRAWN = 1 << 20  # numbers of a layer that are drawn at once
 BLOCK = 1 << 20  # numbers in the widest layer of one block of rows under evaluation
 
 
@@ -290,6 +291,8 @@ class MLP(DenseNetwork):
         draw = key.generator()
         for weight, bias in layers.views(x[None], self.widths):
             bound = weight.shape[-1] ** -0.5
-            weight[...] = draw.uniform(-bound, bound, weight.shape)
+            few = max(1, DRAWN // weight.shape[-1])  # a whole layer in float64 is twice the layer
+            for rows in (weight[0, i : i + few] for i in range(0, weight.shape[1], few)):
+                rows[...] = draw.uniform(-bound, bound, rows.shape)
             bias[...] = draw.uniform(-bound, bound, bias.shape)
         return x, buffers

@@ -292,3 +292,11 @@ def test_a_byte_that_is_no_truth_value_is_refused():
     sent = bytearray(body(tree))
     sent[-1] = 2
     assert reason(decode, sent, tree) is RefusalReason.MALFORMED
+
+
+def test_the_first_array_begins_where_kernels_like_it():
+    for count in range(1, 40):
+        tree = {"a" * count: np.ones(3, "float32"), "b": np.ones(count, "float32")}
+        sent = body(tree)
+        assert codec_tensors.check_header(sent, tree).places["a" * count][0] % 64 == 0
+        assert np.array_equal(decode(sent, tree)["b"], tree["b"])

@@ -8,6 +8,7 @@ from tests.federation.site.scene import PLANS, plan, rows
 from muster.errors import ClientError
 from muster.federation.protocol import codec_tensors
 from muster.federation.protocol.message import TrainAssignment
+from muster.federation.protocol.template import sent_template
 from muster.federation.site.checkpointed_run import CheckpointedRun, Effort
 from muster.federation.site.store import SiteStore
 from muster.federation.site.training import Training
@@ -15,6 +16,7 @@ from muster.local import Group, train
 from muster.ports import Disk
 from muster.rounds import start
 from muster.security.refusal import Refused
+from muster.store.blobs import model_name
 from muster.vectors import leaves
 
 
@@ -39,6 +41,34 @@ def test_what_was_sent_is_aligned_and_ones_own(name):
     for (path, found), (_, wanted) in zip(leaves(sent), leaves(start(plan).sent()), strict=True):
         assert np.array_equal(found, wanted) and found.dtype == wanted.dtype, path
         assert found.flags.writeable and (found.size == 0 or found.ctypes.data % 64 == 0)
+
+
+def held(site_store, body):
+    """The map of a model that was downloaded."""
+    digest = codec_tensors.digest([body])
+    site_store.models.append(model_name(digest), 0, body)
+    site_store.models.finish(model_name(digest))
+    return site_store.model(digest)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_model_in_a_map_of_its_file_is_not_copied_and_gives_the_same_update(name, tmp_path):
+    plan, site_store = PLANS[name], SiteStore(tmp_path, disk=Disk(sync=int))
+    training, body = Training(plan, rows()), body_of(plan)
+    found = held(site_store, body)
+    x = training.sent(found).algorithm.x
+    where = np.frombuffer(found, np.uint8, 1).ctypes.data
+    if codec_tensors.check_header(body, sent_template(plan)).places["algorithm.x"][0] % 64 == 0:
+        assert where < x.ctypes.data < where + len(found)
+    made, wanted = (
+        training.train(TASK, "a", given, None, CheckpointedRun(TASK, site_store, Effort()))
+        for given in (found, body)
+    )
+    assert codec_tensors.digest(codec_tensors.encode(made.update)) == codec_tensors.digest(
+        codec_tensors.encode(wanted.update)
+    )
+    assert bytes(found) == body  # nothing of it was written to
+    site_store.close()
 
 
 def test_a_client_drawn_thrice_counts_thrice(tmp_path):

@@ -3,8 +3,10 @@
 
 Eight bytes of length, a JSON header, then the raw buffers, widest dtypes first and by name within
 a dtype, with no gap: every buffer is aligned to its dtype, and equal trees are equal bytes, so
-that a digest names them. A receiver knows from its plan what must come (the template) and reads
-nothing else: names, dtypes, shapes and places are checked against it before a byte is kept.
+that a digest names them. The first begins at a multiple of 64, so that a model on the disk is
+mapped as kernels like it, and needs no copy. A receiver knows from its plan what must come (the
+template) and reads nothing else: names, dtypes, shapes and places are checked against it before a
+byte is kept.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from muster.mapped import forget
 from muster.security.refusal import RefusalReason, Refused, malformed, parse, shown
 from muster.tree_codec import CHUNK, CODES, pieces
 from muster.types import Tree
@@ -37,6 +40,7 @@ __all__ = [
 
 FORMAT = {"muster": "1"}  # what the body's metadata says: the version of this format
 LIMIT = 1 << 20  # bytes of a header
+ALIGNED = 64  # of what a multiple the first array's place in a body is
 DEPTH = 3  # the header, an entry, its list
 
 
@@ -83,7 +87,7 @@ def encode(tree: Tree) -> Iterator[bytes | memoryview]:
         _fresh(name, arrays)
         arrays[name] = np.asarray(leaf)
         _spec(name, arrays[name])
-    return pieces(arrays, FORMAT)
+    return pieces(arrays, FORMAT, begin=ALIGNED)
 
 
 def digest(chunks: Iterable[bytes | memoryview]) -> str:
@@ -154,14 +158,18 @@ def decode(
     template: Tree,
     *,
     finite: bool = False,
+    writable: bool = False,
     limit: int = LIMIT,
 ) -> Tree:
-    """The tree in a body, as read-only arrays that lie in `data`: nothing is copied.
+    """The tree in a body, as arrays that lie in `data`: nothing is copied.
 
-    With `finite`, NaN and infinity are refused. Raises `Refused`, and nothing else, whatever
-    the bytes. A kernel wants its vectors aligned to 64 bytes: copy into `vectors.aligned`.
+    They are read-only, unless `writable` is asked for and `data` may be written to. With `finite`,
+    NaN and infinity are refused. Raises `Refused`, and nothing else, whatever the bytes. A kernel
+    wants its vectors aligned to 64 bytes, as the first one of a body of ours is in a map of its
+    file: `mapped.own` copies any other.
     """
-    view = memoryview(data).toreadonly().cast("B")
+    view = memoryview(data).cast("B")
+    view = view if writable else view.toreadonly()
     header = check_header(view, template, limit, len(view))
     arrays = {}
     for name, spec in _template(template).items():
@@ -252,5 +260,8 @@ def _sound(name: str, array: Any, finite: bool) -> None:
         )
     if finite and array.dtype.kind in "fc":
         for begin in range(0, array.size, CHUNK):
-            if not np.isfinite(array[begin : begin + CHUNK]).all():
+            part = array[begin : begin + CHUNK]
+            sound = bool(np.isfinite(part).all())
+            forget(part)
+            if not sound:
                 raise Refused(RefusalReason.NOT_FINITE, f"{shown(name)} holds NaN or infinity")

@@ -19,12 +19,13 @@ from muster.errors import RunError
 from muster.federation.protocol.message import TrainAssignment
 from muster.federation.site.store import SiteStore
 from muster.local import Carry, Descent, Given
+from muster.mapped import own
 from muster.security.refusal import Refused
 from muster.store.blobs import NoRoom
 from muster.types import Tree
-from muster.vectors import aligned, tree_map
+from muster.vectors import tree_map
 
-__all__ = ["CheckpointedRun", "Effort", "TrainingStopped", "owned"]
+__all__ = ["CheckpointedRun", "Effort", "TrainingStopped"]
 
 MOST = 64  # steps of a piece
 FEW = {"jax": 16}  # steps of the first piece: what JAX compiles for is not cut any smaller
@@ -89,7 +90,7 @@ class CheckpointedRun:
             return 0, carry
         template = _bare(task.numpy(carry), np.dtype(step.loss))
         try:
-            found = tree_map(owned, self.site_store.carry(step, template))
+            found = tree_map(own, self.site_store.carry(step, template))
         except NoRoom:
             raise
         except (RunError, Refused) as error:
@@ -109,13 +110,6 @@ class CheckpointedRun:
 def _bare(carry: Carry, loss: Any) -> Tree:
     """What a checkpoint holds: all but the memory, which no step changes."""
     return carry._replace(memory=None, loss=np.asarray(carry.loss, loss))
-
-
-def owned(leaf: Any) -> Any:
-    """A copy that starts where kernels like it, and may be written to."""
-    copy = aligned(leaf.shape, leaf.dtype)
-    copy[...] = leaf
-    return copy
 
 
 def _size(size: int, seconds: float) -> int:

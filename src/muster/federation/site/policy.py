@@ -219,7 +219,14 @@ class Guarded:
         return self.policy.noise is not None or self.plan.veiled
 
     def encode(
-        self, payload: Any, sent: tuple[Any, ...], memory: Any, key: Any, weights: Any
+        self,
+        payload: Any,
+        sent: tuple[Any, ...],
+        memory: Any,
+        key: Any,
+        weights: Any,
+        *,
+        own: bool = False,
     ) -> tuple[dict[str, Any], tuple[Any, ...]]:
         """Clip, add noise, then the plan's own encoding.
 
@@ -233,7 +240,7 @@ class Guarded:
                 sources = clients_of(key, "forced", name)
                 drawn = np.stack([normal(source, v.shape[-1]) for source in sources])
                 forced[name] = (v + noise * clip * drawn).astype(v.dtype)
-        return self.plan.encode(payload._replace(**forced), sent, memory, key, weights)
+        return self.plan.encode(payload._replace(**forced), sent, memory, key, weights, own=own)
 
 
 def read(path: str | Path) -> Policy:

@@ -278,7 +278,7 @@ class SiteStore:
     # What was downloaded.
 
     def model(self, digest: str) -> Any:
-        """The octets of a model that is held whole; a damaged one is removed, to be fetched anew.
+        """A map of a model that is held whole; a damaged one is removed, to be fetched anew.
 
         None when it is not held.
         """
@@ -286,7 +286,7 @@ class SiteStore:
         if self.models.size(name) is None:
             return None
         try:
-            found = self.models.whole(name)
+            found = self.models.whole(name, private=True)
         except NoRoom:
             raise
         except RunError:

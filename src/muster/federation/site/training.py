@@ -16,10 +16,10 @@ from muster.errors import ClientError
 from muster.federation.protocol import codec_tensors
 from muster.federation.protocol.message import TrainAssignment
 from muster.federation.protocol.template import sent_template
-from muster.federation.site.checkpointed_run import owned
 from muster.federation.site.store import TrainingResult
 from muster.keys import RandomSource
-from muster.local import Group, Memory, Outcome, Walk, train
+from muster.local import Carry, Descent, Given, Group, Memory, Outcome, Walk, train
+from muster.mapped import forget, own
 from muster.metrics.sums import HELD_OUT
 from muster.plan import Plan
 from muster.plan.measured import check_metrics
@@ -67,8 +67,13 @@ class Training:
         return codec_tensors.largest(self._template)
 
     def sent(self, body: Any) -> Sent:
-        """What the server sent, aligned as kernels like it. Raises `Refused`."""
-        decoded: Sent = tree_map(owned, codec_tensors.decode(body, self._template, finite=True))
+        """What the server sent, aligned as kernels like it. Raises `Refused`.
+
+        The model itself is not copied, where it lies so in a map of its file (see `mapped`).
+        """
+        decoded: Sent = tree_map(
+            _placed, codec_tensors.decode(body, self._template, finite=True, writable=True)
+        )
         return decoded
 
     def train(
@@ -83,9 +88,14 @@ class Training:
         known = None if self.blank is None else (memory or self.blank,)
         group = Group((client,), (task.times,), x, y, np.zeros(1, np.int64), sizes, known)
         plan, sent = self.acting or self.plan, self.sent(body)
+
+        def walked(descent: Descent, given: Given, carry: Carry, batches: Any) -> Carry:
+            tree_map(forget, sent)  # it was copied to begin from, and is looked at again at the end
+            return walk(descent, given, carry, batches)
+
         with np.errstate(all="ignore"):  # what is not finite is refused when it is reported
-            own = None if self.source is None else self.source(task)
-            return _made(train(plan, "loop", task.round, sent, group, walk, own))
+            source = None if self.source is None else self.source(task)
+            return _made(train(plan, "loop", task.round, sent, group, walked, source))
 
     @cached_property
     def _mine(self) -> Pair:
@@ -113,6 +123,12 @@ class Training:
         with np.errstate(all="ignore"):
             sums = plan.task.evaluate(w, buffers, *self._judged, plan.measured)
             return sums | {HELD_OUT: sums["rows"] if self.test else 0.0}
+
+
+def _placed(leaf: Any) -> Any:
+    """An array that starts where kernels like it, and may be written to."""
+    fits = leaf.ctypes.data % codec_tensors.ALIGNED == 0 and leaf.flags.writeable
+    return leaf if fits else own(leaf)
 
 
 def _made(outcome: Outcome) -> TrainingResult:

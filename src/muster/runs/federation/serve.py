@@ -16,14 +16,16 @@ import os
 import re
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from muster.data import Population
-from muster.errors import LogFull, RunError
+from muster.errors import LogFull, NoRoom, RunError
+from muster.federation.coordinator.clients import MINUTE, Stopped
 from muster.federation.coordinator.replica import mirror
 from muster.federation.coordinator.rollback import raised
 from muster.federation.coordinator.round_state import RoundState
@@ -33,11 +35,12 @@ from muster.federation.protocol.limits import kept_of_disk
 from muster.federation.protocol.message import STUDY
 from muster.plan import Plan
 from muster.plan.quorum import fewest, refuse_few
-from muster.runs.drive import Options
+from muster.runs.drive import Options, Watch
 from muster.runs.federation.conduct import ServerSettings, check_study, conduct, facts_of, prepare
 from muster.runs.folder import know
 from muster.runs.privacy.rows import refuse_blind_budget
 from muster.security import audit, pki
+from muster.store.blobs import said
 from muster.store.ledger import FederationStore
 from muster.store.reserved import Reserved
 from muster.transport.event_loop import loop_factory
@@ -55,6 +58,7 @@ TICK = 0.25  # seconds between two looks at a ledger that several servers share
 CONTROL = "control.sock"
 
 Rows = tuple[Any, Any] | None
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -126,9 +130,60 @@ def serve(
     fewest(federation.plan)  # else it would wait for ever, whoever joins
     if federation.population is not None:
         refuse_few(federation.plan, federation.population.clients)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # updates of single sites lie here
     trust = Trust(where.identity) if where.identity else None
     notary = _notary(federation.plan, where)
+    opened = partial(_opened, federation, options, stop, notary, plain=trust is None)
+    try:
+        one, stack = patient(opened, stop, options.tell)
+    except Stopped:
+        return "closing"
+    with stack:
+        one.forewarn()
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            return runner.run(one.run(where.listening(folder), trust, ready or _unheard))
+
+
+def patient(deed: Callable[[], T], stop: threading.Event, tell: Watch) -> T:
+    """What a deed returns, once there is room for it. Raises `Stopped` when told to stop first."""
+    shortage = Shortage(tell)
+    while True:
+        try:
+            return deed()
+        except NoRoom as full:
+            shortage.met(full)
+            if stop.wait(ROOM):
+                raise Stopped("closing") from full
+
+
+@dataclass
+class Shortage:
+    """What a server that starts has no room for: told at once, and again each minute."""
+
+    tell: Watch
+    text: str = ""
+    due: float = 0.0
+
+    def met(self, full: NoRoom) -> None:
+        """It is lacking now."""
+        now = time.monotonic()
+        if str(full) == self.text and now < self.due:
+            return
+        self.text, self.due = str(full), now + MINUTE
+        self.tell({"event": "full", "text": f"{full}; the server starts once there is room"})
+
+
+def _opened(
+    federation: ServedFederation,
+    options: Options,
+    stop: threading.Event,
+    notary: pki.Notary | None,
+    *,
+    plain: bool,
+) -> tuple[_Server, contextlib.ExitStack]:
+    """A server whose run is opened and is this plan's, and what closes it again."""
+    folder = federation.folder
+    with said(f"the folder {folder} cannot be made"):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # updates of single sites lie here
     with contextlib.ExitStack() as stack:
         ledger = FederationStore(
             folder, federation.url, at=options.at, keep_updates=federation.keep_updates
@@ -139,9 +194,8 @@ def serve(
         check_study(ledger, federation.study)
         if not ledger.shared:
             prepare(federation.plan, ledger, federation.study)  # refused before anybody connects
-        one = _Server(federation, ledger, log, options, stop, notary, plain=trust is None)
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            return runner.run(one.run(where.listening(folder), trust, ready or _unheard))
+        one = _Server(federation, ledger, log, options, stop, notary, plain=plain)
+        return one, stack.pop_all()
 
 
 def _notary(plan: Plan, where: ListenSettings) -> pki.Notary | None:
@@ -192,20 +246,26 @@ class _Server:
         self.round_state = RoundState(ledger, facts)
         self.service = FederationService(self.round_state, ledger, log.append)
         self.leads = asyncio.Event()
+        self._late: list[asyncio.Future[None]] = []  # entries that wait for room
         self.why = "closing"
+
+    def forewarn(self) -> None:
+        """Tell whoever starts it that it can take no update, where there is no room for one."""
+        if self.ledger.shared:
+            return
+        need, free = kept_of_disk(self.service.facts.size), self.ledger.blobs.room()
+        if free < need:
+            text = (
+                f"{free >> 20} MB are free in {self.ledger.path}, and {need >> 20} MB are kept for "
+                f"commits: no update is taken before there is more"
+            )
+            self.options.tell({"event": "full", "text": text})
 
     async def run(
         self, where: listen.ListenAddress, trust: Trust | None, ready: Callable[[int], None]
     ) -> str:
         """Listen and play, until one of both ends."""
-        meters, closed = Meters(self.service), asyncio.Event()
-        edge = HTTPApp(
-            self.service,
-            Reserved(self.ledger.blobs, kept_of_disk(self.service.facts.size)),
-            trust.revoked if trust else frozenset,
-            meters=meters,
-            plain=trust is None,
-        )
+        closed = asyncio.Event()
         engine = asyncio.create_task(self._play(closed))
         watch = asyncio.create_task(self._stopped(closed))
         tasks = [engine, watch]
@@ -213,10 +273,8 @@ class _Server:
             plan, at = self.federation.plan, self.options.at
             looking = mirror(plan, self.ledger, self.round_state, self.leads, TICK, at=at)
             tasks.append(asyncio.create_task(looking))
-        told = partial(self._ready, ready)
-        operator = Operator(self.service, meters)
         try:
-            await listen.serve(edge, operator, where, closed, trust=trust, told=told)
+            await self._listen(where, trust, partial(self._ready, ready), closed)
         finally:
             self.stop.set()
             self.round_state.close()
@@ -224,16 +282,47 @@ class _Server:
                 task.cancel()
         await engine
         await watch
+        await asyncio.gather(*self._late, return_exceptions=True)
         try:
             self.log.append("server", "closed", why=self.why, committed=self.round_state.committed)
         except LogFull as full:  # the end is known by what is committed
             LOG.error("the end is not in the audit log: %s", full)
         return self.why
 
+    async def _listen(
+        self,
+        where: listen.ListenAddress,
+        trust: Trust | None,
+        told: Callable[[int], None],
+        closed: asyncio.Event,
+    ) -> None:
+        """Listen until the end, once there is room for the sockets."""
+        shortage = Shortage(self.options.tell)
+        while not closed.is_set():
+            meters = Meters(self.service)
+            edge = HTTPApp(
+                self.service,
+                Reserved(self.ledger.blobs, kept_of_disk(self.service.facts.size)),
+                trust.revoked if trust else frozenset,
+                meters=meters,
+                plain=trust is None,
+            )
+            operator = Operator(self.service, meters)
+            try:
+                return await listen.serve(edge, operator, where, closed, trust=trust, told=told)
+            except NoRoom as full:
+                shortage.met(full)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(closed.wait(), ROOM)
+
     def _ready(self, ready: Callable[[int], None], port: int) -> None:
         facts, committed = self.round_state.facts, self.round_state.committed
         said = {"committed": committed, "study": facts.study, "attempt": facts.attempt}
-        self.log.append("server", "serving", port=port, **said)
+        try:
+            self.log.append("server", "serving", port=port, **said)
+        except LogFull:
+            late = asyncio.to_thread(self._noted, "server", "serving", port=port, **said)
+            self._late.append(asyncio.ensure_future(late))
         ready(port)
 
     async def _stopped(self, closed: asyncio.Event) -> None:
@@ -260,6 +349,23 @@ class _Server:
         if not self.ledger.lead(self.stop):
             return "closing"
         loop.call_soon_threadsafe(self.leads.set)
+        try:
+            options = patient(self._begin, self.stop, self.options.tell)
+        except Stopped:
+            return "closing"
+        federation = self.federation
+        return conduct(
+            federation.plan,
+            self.ledger,
+            self.round_state,
+            federation.rows,
+            federation.terms,
+            self.stop,
+            options,
+        )
+
+    def _begin(self) -> Options:
+        """What this life writes down before it plays; how it plays."""
         federation = self.federation
         if federation.population is None and self.ledger.meta("carrier") != "plain":
             self.ledger.note(
@@ -278,15 +384,7 @@ class _Server:
             people = federation.population
             know(self.ledger, people, resume=self.round_state.committed > 0)
             options = replace(options, held=Roster(people.clients, lambda: people.sizes))
-        return conduct(
-            federation.plan,
-            self.ledger,
-            self.round_state,
-            federation.rows,
-            federation.terms,
-            self.stop,
-            options,
-        )
+        return options
 
     def _noted(self, actor: str, action: str, /, **details: Any) -> None:
         """Into the audit log, of what the engine does: it waits until there is room."""

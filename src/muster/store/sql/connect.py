@@ -12,9 +12,10 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from muster.errors import RunError
+from muster.errors import NoRoom, RunError
 from muster.extras import require
 from muster.store import database
+from muster.store.sql.transact import full
 from muster.store.sql.upgrade import upgrade
 
 __all__ = ["connected", "lock_key", "run_name"]
@@ -54,7 +55,10 @@ def connected(folder: Path, url: str | None, name: str) -> Engine:
                 upgrade(connection, name)
     except SQLAlchemyError as error:
         engine.dispose()
-        why = " ".join(str(getattr(error, "orig", None) or error).split())
+        cause = getattr(error, "orig", None) or error
+        why = " ".join(str(cause).split())
+        if full(cause) or (url is None and database.lacking(cause, folder)):
+            raise NoRoom(f"the database of {name} cannot be opened ({why}); make room") from error
         raise RunError(
             f"the database of {name} cannot be used ({why}); check that it runs, its address and "
             f"its rights, then start again"

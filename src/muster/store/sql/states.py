@@ -20,6 +20,7 @@ from sqlalchemy import Connection, delete, insert, select
 
 from muster import tree_codec
 from muster.errors import DataError, RunError
+from muster.mapped import own
 from muster.store.blob import checksum, plain
 from muster.store.blobs import Blobs
 from muster.store.sql.tables import memory, meta, name_of, opened, rounds, seats, state, words
@@ -193,4 +194,4 @@ def amend(turn: Turn, drawn: Drawn) -> str | None:
 
 def _own(array: Any) -> Any:
     """An array that its reader may change, outside of any file."""
-    return array if array.flags.writeable else array.copy()
+    return array if array.flags.writeable else own(array)

@@ -9,20 +9,19 @@ tried again, so that nothing is done twice.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from sqlite3 import SQLITE_CANTOPEN, SQLITE_FULL, SQLITE_NOMEM
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, select, text, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
-from muster.errors import NoRoom, RunError, short
+from muster.errors import NoRoom, RunError
+from muster.store.database import wanting
 from muster.store.sql.tables import control
 
-__all__ = ["Transactions", "Turn"]
+__all__ = ["Transactions", "Turn", "full"]
 
 T = TypeVar("T")
 HELD = select(control.c.epoch, text("pg_current_xact_id()::text")).with_for_update()
@@ -138,7 +137,7 @@ class Transactions:
         cause = getattr(error, "orig", None) or error
         why = " ".join(str(cause).split())
         text = f"{self.name} could not {deed} ({why}); "
-        if _full(cause):
+        if full(cause):
             return NoRoom(f"{text}what was committed before is safe: make room, then try again")
         if isinstance(error, DataError | IntegrityError):
             return RunError(f"{text}nothing was changed: give it another value")
@@ -163,21 +162,9 @@ def _dropped(error: SQLAlchemyError) -> bool:
     return isinstance(error, DBAPIError) and error.connection_invalidated
 
 
-def _full(cause: Any) -> bool:
+def full(cause: Any) -> bool:
     """Whether SQLite or PostgreSQL says that there is no room, or cannot open a file for want.
 
     53 are the shortages of PostgreSQL: of disk, memory, connections.
     """
-    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
-    if code in (SQLITE_FULL, SQLITE_NOMEM) or (code == SQLITE_CANTOPEN and not _descriptors()):
-        return True
-    return str(getattr(cause, "sqlstate", "")).startswith("53")
-
-
-def _descriptors() -> bool:
-    """Whether this process may open one more file."""
-    try:
-        os.close(os.open(os.devnull, os.O_RDONLY))
-    except OSError as error:
-        return not short(error)
-    return True
+    return wanting(cause) or str(getattr(cause, "sqlstate", "")).startswith("53")

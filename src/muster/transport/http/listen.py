@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from muster.errors import RunError
+from muster.errors import NoRoom, RunError, short
 from muster.extras import require
 from muster.federation.protocol.limits import CONNECTIONS, EACH, WATCHERS
 from muster.transport.http.accept import Entrance, affordable, more_descriptors
@@ -230,6 +230,8 @@ def _tcp(host: str, port: int) -> socket.socket:
     try:
         sock = socket.create_server((host, port), family=family)
     except OSError as error:
+        if short(error):
+            raise NoRoom(f"there is no room for a socket on {host} port {port} ({error})") from None
         raise RunError(
             f"the server cannot listen on {host} port {port} ({error.strerror}); name another "
             f"address or a port that is free"
@@ -250,6 +252,8 @@ def _unix(path: Path) -> Iterator[socket.socket]:
         os.chmod(path, 0o600)
     except OSError as error:
         sock.close()
+        if short(error):
+            raise NoRoom(f"there is no room for the control socket {path} ({error})") from None
         raise RunError(
             f"the control socket {path} cannot be made ({error}); use a folder whose path has "
             f"less than 90 characters"
