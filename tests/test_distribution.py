@@ -5,7 +5,7 @@ import ast
 import os
 import re
 import tomllib
-from importlib.metadata import packages_distributions
+from importlib.metadata import packages_distributions, requires, version
 from pathlib import Path
 
 import pytest
@@ -163,8 +163,39 @@ def test_the_dated_list_has_the_pinned_releases():
         for name, pin in re.findall(r"^\| ([\w-]+) \| ([\d.]+) \|", text, re.MULTILINE)
     }
     needed = {canonicalize_name(one.name) for one in ranges.of(PROJECT, "postgres")}
-    assert needed | {"h11", "httpcore"} == set(listed)
+    assert needed | {"h11", "httpcore", "idna", "mako"} == set(listed)
     assert {name: PINS[name] for name in listed} == listed
+
+
+def installed_for(*roots):
+    """The distributions that these bring, and those that they bring, as they are installed."""
+    found, left = set(), [canonicalize_name(one.name) for one in roots]
+    while left:
+        name = left.pop()
+        if name in found:
+            continue
+        found.add(name)
+        brought = map(Requirement, requires(name) or ())
+        left += [
+            canonicalize_name(one.name)
+            for one in brought
+            if one.marker is None or one.marker.evaluate({"extra": "binary"})
+        ]
+    return found
+
+
+def test_all_that_is_installed_for_a_server_stands_in_the_dated_list():
+    needed = installed_for(*ranges.of(PROJECT, "postgres"))
+    if any(Version(version(name)) != PINS[name] for name in needed):
+        pytest.skip("other releases are installed than those pinned, and bring others")
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    beneath = text[text.index("Beneath these are installed") :].split("(", maxsplit=1)[0]
+    named = dict(re.findall(r"([\w-]+) (\d[\d.]*\d)", beneath))
+    listed = set(re.findall(r"^\| ([\w-]+) \| [\d.]+ \|", text, re.MULTILINE))
+    assert needed == {canonicalize_name(name) for name in listed | named.keys()}
+    assert {name: PINS[canonicalize_name(name)] for name in named} == {
+        name: Version(pin) for name, pin in named.items()
+    }
 
 
 def test_no_range_begins_before_a_hole_that_is_known_to_be_closed():

@@ -23,6 +23,7 @@ from muster.store.ledger import FederationStore
 
 NAMES = ("ann", "bob", "eve")  # the last one lies
 ROWS = 12
+HANGS = 200.0  # seconds, after which a server or an answer is taken to hang
 PLAN = muster.Plan(
     task=tasks.numpy.MLP([4, 5, 3]),
     algorithm=algorithms.FedAvg(),
@@ -66,7 +67,7 @@ class Server:
 
     def __enter__(self):
         self.thread.start()
-        assert self.heard.wait(60) and self.address, self.error
+        assert self.heard.wait(HANGS) and self.address, self.error
         return self
 
     def __exit__(self, *_):
@@ -75,7 +76,7 @@ class Server:
 
     def ended(self):
         """Wait until the run is over; why it ended."""
-        self.thread.join(60)
+        self.thread.join(HANGS)
         assert not self.thread.is_alive() and self.error is None, self.error
         return self.why
 
@@ -101,7 +102,7 @@ class Member:
     def __init__(self, server, name):
         self.plan, self.name = server.plan, name
         headers = {"Muster-Site": name, "content-type": "application/json"}
-        self.http = httpx.Client(base_url=server.address, headers=headers, timeout=60)
+        self.http = httpx.Client(base_url=server.address, headers=headers, timeout=HANGS)
         self.run = ""
 
     def __enter__(self):

@@ -58,7 +58,7 @@ NAMES = ("ann", "bob", "cid", "dot")
 LIAR = "dot"
 LEASE = 15.0
 TURNS = 400  # of the members in one round, after which it is taken to hang
-HEARD = {200, 400, 401, 403, 404, 405, 409, 413, 422, 429, 507}
+HEARD = {200, 206, 304, 400, 401, 403, 404, 405, 409, 413, 416, 422, 429, 507}
 
 
 class Turns(threading.Condition):
@@ -79,6 +79,10 @@ class Turns(threading.Condition):
             assert timeout is not None, "nobody would ever wake it"
             self.now += min(timeout, self.stride) + 0.001
         return True
+
+
+HANGS = 120.0  # seconds, after which a request is taken to hang
+GONE = 499  # no answer: whoever asked has hung up
 
 
 @dataclass
@@ -174,8 +178,9 @@ def sums_of(plan):
 class Hub:
     """A server of masked rounds and evaluations, one after the other, over one ledger."""
 
-    def __init__(self, home, plan, *, names=NAMES, limits=None):
+    def __init__(self, home, plan, *, names=NAMES, limits=None, run="run"):
         self.home, self.plan, self.names = identities(home, names), plan, names
+        self.run, self.asked = run, []  # every request: name, method, target, body, headers
         self.notaries = {name: pki.Notary(home / name) for name in names}
         self.hub = pki.Notary(home / "hub")
         self.certificates = {name: certificate(home, name) for name in names}
@@ -192,11 +197,11 @@ class Hub:
             self.ledger.close()
         self.ledger = FederationStore(self.home / "run", disk=Disk(sync=int))
         prepare(self.plan, self.ledger)
-        facts = facts_of(self.plan, "run", self.terms)
+        facts = facts_of(self.plan, self.run, self.terms)
         facts = replace(facts, vouch=self.hub.attest, listed=self.hub.listed, note=self._note)
         self.round_state = RoundState(self.ledger, facts, clock=lambda: self.turns.now)
         self.round_state.changed = self.turns
-        self.service = FederationService(self.round_state, self.ledger)
+        self.service = FederationService(self.round_state, self.ledger, self._note)
         limits = self.limits or Limits(1e9, 1e9)
         self.edge = HTTPApp(self.service, self.ledger.blobs, frozenset, limits=limits)
         stop = SimpleNamespace(is_set=lambda: False)
@@ -227,16 +232,19 @@ class Hub:
     def ask(self, name, method, path, body=b"", headers=(), pem=None):
         """One request of a member through the edge; a fault of the server's is an error here."""
         pem = pem or self.certificates[name]
+        self.asked.append((name, method, path, body, tuple(headers)))
         path, _, query = path.partition("?")
         told, feed = [], iter([{"type": "http.request", "body": body, "more_body": False}])
-        size = (b"content-length", b"%d" % len(body))
+        size = [(b"content-length", b"%d" % len(body))]
+        if any(name == b"content-length" for name, _ in headers):
+            size = []
         scope = {
             "type": "http",
             "method": method,
             "path": path,
             "scheme": "https",
             "query_string": query.encode("latin-1", "replace"),
-            "headers": [size, *headers],
+            "headers": [*size, *headers],
             "state": {"identity": holder(pem.encode()), "certificate": pem},
         }
 
@@ -249,9 +257,11 @@ class Hub:
             told.append(message)
 
         async def main():
-            await asyncio.wait_for(self.edge(scope, receive, send), 20)
+            await asyncio.wait_for(self.edge(scope, receive, send), HANGS)
 
         asyncio.run(main())
+        if not told:  # it was kept waiting, as it asked, and hung up
+            return Answer(GONE, {}, b"")
         status, head = told[0]["status"], dict(told[0]["headers"])
         found = Answer(status, head, b"".join(part.get("body", b"") for part in told[1:]))
         assert status in HEARD, f"{method} {path} {body[:60]!r}: {status} {found.body!r}"
@@ -264,7 +274,7 @@ class Hub:
     def poll(self, name, pending=0, attempt=1):
         """What a member is to do."""
         kinds = (TrainAssignment, Evaluate, Settled, Wait, RunEnded, Ack)
-        told = self.ask(name, "POST", "/v1/poll", to_json(Poll("run", pending, 0.0, attempt)))
+        told = self.ask(name, "POST", "/v1/poll", to_json(Poll(self.run, pending, 0.0, attempt)))
         return from_json(told.body, *kinds)
 
     def _turn(self):
@@ -309,7 +319,7 @@ class Hub:
             asked = {name: self.poll(name) for name in due}
             for name, said in asked.items():
                 del due[name]
-                told = Measured("run", said.round, said.model, sums_of(self.plan))
+                told = Measured(self.run, said.round, said.model, sums_of(self.plan))
                 for data in lie(said) if name == LIAR else [to_json(told)]:
                     self.answers.append(self.ask(name, "POST", "/v1/answers", data))
             return bool(asked)

@@ -7,14 +7,15 @@ without a word here.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import groupby
 from typing import Any, get_args, get_type_hints
 
 from muster.federation.protocol.codec_json import rules
-from muster.federation.protocol.message import to_json
+from muster.federation.protocol.message import Ack, from_json, to_json
 from muster.secagg.messages import HEAD, Malformed, read
+from muster.security.refusal import RefusalReason, Refused
 
 KINDS = ("absent", "extreme", "type", "repeated", "cut", "trailing")
 WHOLE = ""  # the field of a mutant of the message as a whole
@@ -137,6 +138,26 @@ def wellformed(data: bytes) -> bool:
     except Malformed:
         return False
     return True
+
+
+def readable(data: bytes, kind: Any) -> bool:
+    """Whether octets are a message of a kind, in JSON."""
+    try:
+        from_json(data, kind)
+    except Refused:
+        return False
+    return True
+
+
+def refusal(data: bytes) -> RefusalReason | None:
+    """The reason for which octets refuse, or None."""
+    return from_json(data, Ack).reason if readable(data, Ack) else None
+
+
+def uncovered(found: Iterable[Any], message: str, names: Iterable[str]) -> set[Any]:
+    """Which of these fields of a message lack mutants of which kind."""
+    wanted = {(message, name, kind) for name in names for kind in KINDS[:4]}
+    return wanted - {mutant.place for mutant in found}
 
 
 def chosen(data: bytes, most: int = 2) -> Iterator[Mutant]:

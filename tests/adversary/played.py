@@ -13,7 +13,8 @@ from dataclasses import replace
 from hashlib import sha256
 
 import httpx
-from tests.adversary.sums import SECURE, Session, Sums, refused
+from tests.adversary.rogue import answer, refused
+from tests.adversary.sums import SECURE, Session, Sums
 from tests.federation.coordinator.masked import certificate, plan_of
 from tests.federation.site.hub import said
 
@@ -125,7 +126,7 @@ class Life(Sums):
             return asked if isinstance(asked, httpx.Response) else said(asked)
         if path == "/v1/members":
             right = self.played.handed.to_json()
-            return _answer(self.handing.pop(0) if self.handing else right)
+            return _whole(self.handing.pop(0) if self.handing else right)
         if not SECURE.fullmatch(path):
             return self.sites[SITE].handle(request)
         if request.method == "POST":
@@ -134,7 +135,7 @@ class Life(Sums):
         self.telling += 1
         if self.telling > len(self.script):
             return refused(RefusalReason.STALE)
-        return _answer(self.script[self.telling - 1], {"muster-told": str(self.telling)})
+        return _whole(self.script[self.telling - 1], {"muster-told": str(self.telling)})
 
     async def _site(self, stack, hand, name):
         made = await super()._site(stack, hand, name)
@@ -174,7 +175,6 @@ class Life(Sums):
         )
 
 
-def _answer(content, headers=()):
-    if isinstance(content, httpx.Response):
-        return content
-    return httpx.Response(200, content=content, headers=dict(headers))
+def _whole(content, headers=None):
+    """Octets as an answer, unless they are one."""
+    return content if isinstance(content, httpx.Response) else answer(content, headers)

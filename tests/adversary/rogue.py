@@ -163,10 +163,6 @@ class Rogue:
         """How many requests were for such an address."""
         return sum(path.startswith(prefix) for path in self.asked)
 
-    def refused(self, reason):
-        """A refusal."""
-        return httpx.Response(409, content=to_json(Ack(False, reason, "says a liar")))
-
     def handle(self, request):
         """One request of the site."""
         self.asked.append(request.url.path)
@@ -189,7 +185,7 @@ class Rogue:
         if path.startswith("/v1/models/"):
             body = self.models.get(path.rpartition("/")[2])
             return (
-                self.refused(RefusalReason.UNKNOWN)
+                refused(RefusalReason.UNKNOWN)
                 if body is None
                 else httpx.Response(200, content=body)
             )
@@ -218,3 +214,17 @@ class Rogue:
         if request.headers.get("content-encoding") == "zstd":
             return zstandard.ZstdDecompressor().decompress(request.content)
         return request.content
+
+
+def refused(reason):
+    """A refusal."""
+    return httpx.Response(409, content=to_json(Ack(False, reason, "says a liar")))
+
+
+def answer(content, headers=None, status=200):
+    """An answer with these headers, as bytes in latin-1."""
+    told = dict(headers or {})
+    coding = told.pop("content-encoding", None)
+    fields = [(name.encode(), odd.encode("latin-1")) for name, odd in told.items()]
+    more = {"coding": coding} if coding else {}
+    return httpx.Response(status, content=content, headers=fields, extensions=more)

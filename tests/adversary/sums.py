@@ -15,11 +15,11 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import httpx
-from tests.adversary.rogue import Rogue
+from tests.adversary.rogue import Rogue, refused
 from tests.federation.coordinator.masked import certificate, identities, plan_of, population
 from tests.federation.site.hub import Wire, said
 
-from muster.federation.protocol.message import Ack, RunEnded, Settled, Wait, to_json
+from muster.federation.protocol.message import Ack, RunEnded, Settled, Wait
 from muster.federation.site.agent import SiteAgent
 from muster.federation.site.secure_line import SAID
 from muster.federation.site.server_client import Backoff, ServerClient
@@ -38,6 +38,7 @@ from muster.security.refusal import RefusalReason
 
 SECURE = re.compile(r"/v1/secure/(\d+)")
 QUICK = Backoff(first=0.001, longest=0.01, least=0.0)
+HANGS = 200.0  # seconds, after which the sites are taken to hang
 
 
 @dataclass
@@ -207,7 +208,7 @@ class Sums:
             lives = [asyncio.ensure_future(site.attend()) for site in sites]
             ended, left = asyncio.gather(*lives), asyncio.ensure_future(self.left.wait())
             try:
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(HANGS):
                     await asyncio.wait([ended, left], return_when=asyncio.FIRST_COMPLETED)
                     if ended.done():
                         ended.result()
@@ -244,8 +245,3 @@ class Sums:
     def begun(self, name, session):
         """What a site's record has of the assignment of a session, while the site is at work."""
         return self.studies[name].begun(self.sites[name].task(session.round))
-
-
-def refused(reason):
-    """A refusal."""
-    return httpx.Response(409, content=to_json(Ack(False, reason, "says a liar")))

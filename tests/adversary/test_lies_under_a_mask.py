@@ -115,7 +115,7 @@ def test_over_the_network_three_in_a_row_pause_the_run_until_somebody_has_looked
         """As an operator does: it sees the pause, and lets the run go on."""
         round_state = federation.round_state
         with round_state.changed:
-            assert round_state.changed.wait_for(lambda: round_state.wanted == "pause", timeout=60)
+            assert round_state.changed.wait_for(lambda: round_state.wanted == "pause", timeout=200)
             looked.append((round_state.committed, federation.ledger.wanted()))
         federation.ledger.want("run")
         round_state.want("run")

@@ -5,7 +5,6 @@ Whatever it says, the server refuses it with a reason or takes it in; the round 
 in its sum, which is right to the bit, and nobody but the liar is named.
 """
 
-from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -14,25 +13,17 @@ import pytest
 pytest.importorskip("sqlalchemy")
 pytest.importorskip("cryptography")
 
-from tests.adversary.members import LIAR, Hub, honest
+from tests.adversary.lies import Lie
+from tests.adversary.members import LIAR, Hub
 from tests.adversary.mutants import KINDS, WHOLE, chosen, mutants, places, wellformed
 from tests.federation.coordinator.masked import plan_of
 
 from muster.secagg import messages
-from muster.secagg.messages import (
-    CLIENT_KINDS,
-    Compared,
-    MaskedVector,
-    OpenedShares,
-    Quit,
-    Shares,
-    read,
-)
+from muster.secagg.messages import CLIENT_KINDS, MaskedVector, read
 from muster.security.refusal import RefusalReason
 
 SAID = {messages.KINDS[number] for number in CLIENT_KINDS}
 PLAN = plan_of(layers=(4, 3), rounds=100_000)
-ANN, DOT = 0, 3  # places in a roster
 
 
 @pytest.fixture(scope="module")
@@ -40,36 +31,6 @@ def hub(tmp_path_factory):
     made = Hub(tmp_path_factory.mktemp("hub"), PLAN)
     yield made
     made.close()
-
-
-class Lie:
-    """Says in the place of one kind of message what `change` makes of it; and what it was."""
-
-    def __init__(self, kind, change):
-        self.kind, self.change, self.meant = kind, change, None
-
-    def __call__(self, message, member):
-        """What is sent in the place of a message."""
-        if self.kind is OpenedShares:
-            return self._accused(message, member)
-        if isinstance(message, Compared) and self.kind is Compared:
-            message = member.complaint(ANN)  # a false one; ann answers it
-        if self.kind is Quit and isinstance(message, MaskedVector):
-            message = Quit("STOPPED")
-        if not isinstance(message, self.kind):
-            return honest(message)
-        self.meant = message
-        return [(data, {}, {}) for data in self.change(message.to_bytes())]
-
-    def _accused(self, message, member):
-        """It deals ann what cannot be unsealed, ann complains, and it opens what it dealt."""
-        if isinstance(message, Shares):
-            sealed = bytes([message.sealed[0] ^ 1]) + message.sealed[1:]
-            return honest(replace(message, sealed=sealed))
-        if not isinstance(message, Quit):
-            return honest(message)
-        self.meant = member.opened(ANN)  # its own part takes what ann says for a lie of the server
-        return [(data, {}, {}) for data in self.change(self.meant.to_bytes())]
 
 
 @cache

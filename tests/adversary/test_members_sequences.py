@@ -18,6 +18,8 @@ import pytest
 pytest.importorskip("sqlalchemy")
 pytest.importorskip("cryptography")
 
+from tests.adversary import certificates
+from tests.adversary.lies import at
 from tests.adversary.members import LEASE, LIAR, NAMES, Hub, elsewhere, honest
 from tests.adversary.mutants import NUMBERS, object_mutants
 from tests.federation.coordinator.masked import plan_of
@@ -73,17 +75,6 @@ def played(hub, lie, **more):
     finally:
         hub.commit(made.found.survivors if made.found else ())
     return made
-
-
-def at(kind, says):
-    """Says `says(message, member)`, octets, in the place of a kind of message."""
-
-    def lie(message, member):
-        if not isinstance(message, kind):
-            return honest(message)
-        return [(data, {}, {}) for data in says(message, member)]
-
-    return lie
 
 
 @pytest.mark.parametrize("kind", STEPS)
@@ -286,13 +277,7 @@ def test_a_member_begins_one_large_message_at_a_time(hub):
 @pytest.fixture(scope="module")
 def renewed(hub):
     """The liar's other identity: renewed, and the first one is still valid."""
-    home = hub.home / "renewed"
-    shutil.copytree(hub.home / LIAR, home)
-    asked, _ = pki.renew(home)
-    grant, now = pki.Grant("https://hub:8443", "site"), datetime.now(UTC)
-    bundle = pki.approve(hub.home / "authority", asked, grant, now, renewal=True).bundle
-    pki.accept(bundle, home, now)
-    return pki.Notary(home)
+    return pki.Notary(certificates.renewed(hub.home, LIAR))
 
 
 @pytest.mark.parametrize("kind", [Advert, Shares, Compared, Consent])

@@ -36,7 +36,16 @@ def test_an_odd_word_costs_the_run_nothing(tmp_path, name):
         if label == "secure: advertise begins" and not told:
             told.append(federation.ledger.hear(1, WORDS[name]).result())
 
-    federation = Federation(tmp_path, plan_of(), lease=3.0, at=at)
+    def rested(name, method, path, body):
+        """Whoever seems to have declined need not rest for a lease."""
+        if path == "/v1/poll" and b'"settled"' in body:
+            with federation.round_state.changed:
+                federation.round_state.resting.clear()
+                federation.round_state.changed.notify_all()
+        return body
+
+    federation = Federation(tmp_path, plan_of(), at=at)
+    federation.between = rested
     federation.mute = federation.away | {LIAR}
     records = federation.play()
     assert told and [record["abandoned"] for record in records] == [False, False]

@@ -16,7 +16,7 @@ from tests.adversary.liar import BODY, Server, history, in_parallel
 from muster.errors import NoRoom
 from muster.ports import Disk
 from muster.runs import drive
-from muster.runs.federation import serve
+from muster.runs.federation import conduct, serve
 from muster.security import audit
 from muster.store import database
 from muster.store.sql import seats
@@ -48,8 +48,8 @@ class Full:
         return self.file.write(data[:7])
 
 
-def play(folder, lease=30.0):
-    with Server(folder, lease=lease) as server, server.members() as members:
+def play(folder):
+    with Server(folder) as server, server.members() as members:
         in_parallel(*(one.trains for one in members))
         in_parallel(*(one.measures for one in members))
         in_parallel(*(one.poll for one in members))
@@ -61,7 +61,8 @@ def play(folder, lease=30.0):
 def test_a_history_that_cannot_be_written_is_written_later(tmp_path, monkeypatch, number):
     times, honest = Times(1, number), drive.append
     monkeypatch.setattr(drive, "append", lambda file, line: honest(Full(file, times), line))
-    records = play(tmp_path / "run", lease=4.0)
+    monkeypatch.setattr(conduct, "ROOM", 0.01)
+    records = play(tmp_path / "run")
     assert times.met == 1 and [one["accepted"] for one in records] == [["ann", "bob", "eve"]]
     assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) == 1
 

@@ -38,7 +38,7 @@ PEAK = 24 << 20  # bytes of Python's memory, whatever is sent: a window, a piece
 def test_no_cookie_of_a_server_is_kept_or_sent():
     """Each answer could bring more of them, which all later requests would carry."""
     cookies = [("set-cookie", f"c{n}={'x' * 1000}; Path=/") for n in range(50)]
-    rogue = Rogue(*([(cookies, Stream([to_json(Wait(1.0))]))] * 3))
+    rogue = Streams(*([(cookies, Stream([to_json(Wait(1.0))]))] * 3))
 
     async def ask(line):
         for _ in range(3):
@@ -109,7 +109,7 @@ class Stream(httpx.AsyncByteStream):
         self.closed = True
 
 
-class Rogue(httpx.AsyncBaseTransport):
+class Streams(httpx.AsyncBaseTransport):
     """Gives these answers, one after the other: (headers, stream)."""
 
     def __init__(self, *answers):
@@ -164,7 +164,7 @@ def hello(line):
 @pytest.mark.parametrize("coding", CODED)
 def test_an_answer_in_a_coding_that_was_not_asked_for_is_not_unpacked(coding):
     bomb = Stream([CODED[coding]()])
-    rogue = Rogue(({"content-encoding": coding}, bomb), ({}, Stream([WELCOME])))
+    rogue = Streams(({"content-encoding": coding}, bomb), ({}, Stream([WELCOME])))
     welcome, peak = over(rogue, hello)
     assert welcome.run == "r1" and len(rogue.heard) == 2
     assert bomb.sent == 0 and bomb.closed and peak < PEAK
@@ -173,7 +173,7 @@ def test_an_answer_in_a_coding_that_was_not_asked_for_is_not_unpacked(coding):
 @pytest.mark.parametrize("path", ["/v1/hello", *(start for start, _ in LONG_ANSWERS)])
 def test_an_endless_answer_is_read_up_to_its_bound(path):
     endless = Stream([b" " * (1 << 16)], endless=True)
-    rogue = Rogue(({}, endless), ({}, Stream([WELCOME])))
+    rogue = Streams(({}, endless), ({}, Stream([WELCOME])))
 
     async def ask(line):
         async def once():
@@ -195,9 +195,9 @@ def test_an_answer_at_its_bound_is_heard():
     async def ask(line):
         return line.heard(await line.http.get("/v1/poll"), Wait)
 
-    assert over(Rogue(({}, Stream([whole]))), ask)[0] == Wait(1.0)
+    assert over(Streams(({}, Stream([whole]))), ask)[0] == Wait(1.0)
     with pytest.raises(httpx.RemoteProtocolError, match=f"more than {ANSWER} bytes"):
-        over(Rogue(({}, Stream([whole, b" "]))), ask)
+        over(Streams(({}, Stream([whole, b" "]))), ask)
 
 
 @pytest.fixture
@@ -241,7 +241,7 @@ def wide():
 def test_a_model_takes_no_more_than_a_model(site_store, name):
     make, headers = BODIES[name]
     stream = make()
-    rogue = Rogue((headers, stream), ({}, Stream([MODEL])))
+    rogue = Streams((headers, stream), ({}, Stream([MODEL])))
     found, peak = over(rogue, fetch(site_store))
     assert bytes(found) == MODEL and stream.closed and peak < PEAK
     assert sum(file.stat().st_size for file in site_store.folder.glob("model-*")) == len(MODEL)
@@ -249,12 +249,12 @@ def test_a_model_takes_no_more_than_a_model(site_store, name):
 
 def test_a_packed_model_at_its_bound_is_taken(site_store):
     pieces = [zstandard.compress(MODEL)]
-    rogue = Rogue(({"content-encoding": "zstd"}, Stream(pieces)))
+    rogue = Streams(({"content-encoding": "zstd"}, Stream(pieces)))
     assert bytes(over(rogue, fetch(site_store))[0]) == MODEL
 
 
 def test_ever_new_models_of_which_none_ends_take_the_room_of_one(site_store):
     for number in range(5):
         site_store.models.append(model_name(f"{number:064x}"), 0, b"half")
-    over(Rogue(({}, Stream([MODEL]))), fetch(site_store))
+    over(Streams(({}, Stream([MODEL]))), fetch(site_store))
     assert len(list(site_store.folder.glob("model-*"))) == 1

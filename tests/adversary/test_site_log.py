@@ -5,7 +5,7 @@ import math
 
 import httpx
 import pytest
-from tests.adversary.rogue import Rogue, Site
+from tests.adversary.rogue import Rogue, Site, refused
 from tests.federation.site import scene
 from tests.federation.site.scene import plan
 
@@ -83,7 +83,7 @@ def test_no_text_of_a_server_is_too_long_for_the_log(tmp_path):
 
 def test_a_server_that_takes_no_update_makes_no_log_grow(tmp_path):
     site, rogue = Site(tmp_path, PLAN), Rogue(PLAN, [])
-    rogue.takes = lambda update: rogue.refused(RefusalReason.LATE)
+    rogue.takes = lambda update: refused(RefusalReason.LATE)
     rogue.script = [rogue.task(1) for _ in range(MANY)]
     site.attend(rogue)
     assert lines(site) < 8 + 2 * math.log2(MANY)
@@ -93,7 +93,7 @@ def test_a_server_that_takes_no_update_makes_no_log_grow(tmp_path):
 
 def test_a_server_that_forgets_the_site_makes_no_log_grow(tmp_path):
     site, rogue = Site(tmp_path, PLAN), Rogue(PLAN, [])
-    rogue.script = [lambda poll: rogue.refused(RefusalReason.UNENROLLED) for _ in range(MANY)]
+    rogue.script = [lambda poll: refused(RefusalReason.UNENROLLED) for _ in range(MANY)]
     site.attend(rogue)
     assert len(rogue.hellos) == MANY + 1 and lines(site) < 6 + math.log2(MANY)
 
@@ -126,10 +126,10 @@ def test_no_site_is_deaf_for_as_long_as_a_server_likes(tmp_path, monkeypatch):
 
 def test_a_long_lease_keeps_no_site_out_that_was_left_out(tmp_path, monkeypatch):
     rogue = Rogue(PLAN, [], lease=1e7)
-    rogue.script = [lambda poll: rogue.refused(RefusalReason.LEFT_OUT)]
+    rogue.script = [lambda poll: refused(RefusalReason.LEFT_OUT)]
     assert slept(rogue, Site(tmp_path, PLAN), monkeypatch) == [LONGEST_WAIT]
     short = Rogue(PLAN, [], lease=20.0)
-    short.script = [lambda poll: short.refused(RefusalReason.LEFT_OUT)]
+    short.script = [lambda poll: refused(RefusalReason.LEFT_OUT)]
     (tmp_path / "b").mkdir()
     assert slept(short, Site(tmp_path / "b", PLAN), monkeypatch) == [20.0 * OUT]
 

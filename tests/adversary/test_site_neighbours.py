@@ -100,9 +100,9 @@ class World:
             sites = [await self._site(stack, hand, name) for name in self.names]
             lives = [asyncio.ensure_future(site.attend()) for site in sites]
             try:
-                await asyncio.wait_for(engine, 60)
+                await asyncio.wait_for(engine, 200)
                 round_state.end("all rounds are done")
-                await asyncio.wait_for(asyncio.gather(*lives), 60)
+                await asyncio.wait_for(asyncio.gather(*lives), 200)
                 for site in sites:
                     for path in OUR_OWN:
                         await site.line.http.get(path)

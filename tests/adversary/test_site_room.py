@@ -7,11 +7,11 @@ in a signed transcript before its secrets go.
 """
 
 import math
-import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from tests.adversary.certificates import renewed
 from tests.adversary.sums import Session, Sums
 from tests.adversary.test_site_secrets import Clock, entries
 from tests.adversary.test_site_session import said
@@ -301,13 +301,7 @@ def test_certificates_of_another_authority_make_no_sum(liar):
 
 def test_no_certificate_that_is_handed_out_stands_for_this_site(liar):
     """A site knows its own; the server hands it another one of its name."""
-    again = liar.home / "again"
-    shutil.copytree(liar.home / "ann", again)
-    asked, _ = pki.renew(again)
-    grant = pki.Grant("https://hub:8443", "site")
-    done = pki.approve(liar.home / "authority", asked, grant, NOW, renewal=True)
-    pki.accept(done.bundle, again, NOW)
-    other = certificate(liar.home, "again")
+    other = certificate(liar.home, renewed(liar.home, "ann").name)
     liar.executor = lambda name, found: (
         replace(found, certificates={**found.certificates, "ann": other})
         if name == "ann"

@@ -14,43 +14,21 @@ import pytest
 pytest.importorskip("sqlalchemy")
 pytest.importorskip("cryptography")
 
-from tests.adversary.mutants import NUMBERS, json_mutants, object_mutants
-from tests.adversary.played import SITE, Life, Played, refused
+from tests.adversary.mutants import NUMBERS, json_mutants, object_mutants, refusal
+from tests.adversary.played import SITE
+from tests.adversary.rogue import answer, refused
 from tests.federation.site.hub import said
 
-from muster.federation.protocol.message import Ack, ResumeAt, Wait, from_json, to_json
+from muster.federation.protocol.message import Ack, ResumeAt, Wait, to_json
 from muster.federation.site.agent import LONGEST_WAIT
 from muster.secagg.messages import SessionEnded
-from muster.security.refusal import RefusalReason, Refused
-
-
-@pytest.fixture(scope="module")
-def played(tmp_path_factory):
-    return Played(tmp_path_factory.mktemp("played"))
-
-
-@pytest.fixture
-def lives(played, tmp_path):
-    """Lives from before a message, not yet lived."""
-    count = iter(range(10_000))
-
-    def born(place, script, **more):
-        return Life(played, place, tmp_path / str(next(count)), script, **more)
-
-    return born
-
-
-def answer(content, status=200, coding=None, **headers):
-    """An answer with odd headers, as bytes in latin-1."""
-    fields = [(k.replace("_", "-").encode(), v.encode("latin-1")) for k, v in headers.items()]
-    more = {"coding": coding} if coding else {}
-    return httpx.Response(status, content=content, headers=fields, extensions=more)
+from muster.security.refusal import RefusalReason
 
 
 def test_whatever_number_a_message_is_told_under_a_site_goes_on(played, lives):
     first = played.told[0]
     for odd in NUMBERS:
-        made = lives(0, [answer(first, muster_told=odd), *played.told[1:]])
+        made = lives(0, [answer(first, {"muster-told": odd}), *played.told[1:]])
         made.play().check()
         assert made.ended is None, (odd, made.ended)
 
@@ -64,10 +42,11 @@ def test_whatever_it_is_to_wait_a_site_is_back_before_its_secrets_end(played, li
 
     for odd in (to_json(Wait(1e7)), b'{"kind":"wait","seconds":1e999}', b"x"):
         for header in ("", "\u00b2", "9" * 5000, "1e9", "-1", "Fri, 31 Dec 2199 23:59:59 GMT"):
-            lie = answer(odd, retry_after=header)
+            lie = answer(odd, {"retry-after": header})
             made = lives(3, [lie, lie], sleep=sleep).play()
             assert made.ended is None
-    lie = answer(to_json(Ack(False, RefusalReason.TOO_OFTEN, "wait")), 429, retry_after="999999")
+    said = to_json(Ack(False, RefusalReason.TOO_OFTEN, "wait"))
+    lie = answer(said, {"retry-after": "999999"}, 429)
     lives(3, [lie, *played.told[3:]], sleep=sleep).play().check()
     assert max(slept) <= LONGEST_WAIT
 
@@ -75,7 +54,13 @@ def test_whatever_it_is_to_wait_a_site_is_back_before_its_secrets_end(played, li
 def test_an_answer_in_any_coding_is_an_answer_or_asked_for_again(played, lives):
     for coding in ("gzip", "zstd", "br", "deflate", "x", "gzip, gzip"):
         for content in (b"", b"no such coding", b"\x1f\x8b\x08", played.told[3]):
-            made = lives(3, [answer(content, coding=coding, muster_told="1"), *played.told[3:]])
+            made = lives(
+                3,
+                [
+                    answer(content, {"content-encoding": coding, "muster-told": "1"}),
+                    *played.told[3:],
+                ],
+            )
             made.play()
             made.check()
             assert made.ended is None, (coding, made.ended)
@@ -94,14 +79,6 @@ def test_every_field_of_an_acknowledgement_may_lie(played, lives):
         made = lives(3, played.told[3:], acks=lambda request, acks=acks: next(acks))
         made.play().check()
         assert made.ended is None, made.ended
-
-
-def refusal(data):
-    """Whether octets are a verdict that refuses."""
-    try:
-        return not from_json(data, Ack).accepted
-    except Refused:
-        return False
 
 
 @pytest.mark.parametrize("reason", RefusalReason)
@@ -128,6 +105,11 @@ def test_every_field_of_what_is_handed_out_about_members_may_lie(played, lives):
     handed = json.loads(played.handed.to_json())
     lies = [m.data for m in object_mutants("Credentials", handed, {"format": "Number"})]
     lists = [handed["certificates"]["bob"], "x", "-----BEGIN X509 CRL-----", handed["revoked"] * 2]
+    begin, end = handed["revoked"].index("\n") + 1, handed["revoked"].rindex("\n-----END")
+    for at in range(begin, end, 37):  # a list that its authority has not signed so
+        other = "A" if handed["revoked"][at] != "A" else "B"
+        lists.append(handed["revoked"][:at] + other + handed["revoked"][at + 1 :])
+    lists += [handed["revoked"][:end], "", handed["revoked"].replace("X509 CRL", "CERTIFICATE")]
     lies += [json.dumps(handed | {"revoked": odd}).encode() for odd in lists]
     other = handed["certificates"]["cid"]
     odd = [(name, other) for name in ("bob", "../x", SITE)]

@@ -14,7 +14,7 @@ pytest.importorskip("cryptography")
 
 from tests.adversary.members import elsewhere
 from tests.adversary.mutants import KINDS, WHOLE, chosen, places, wellformed
-from tests.adversary.played import NAMES, SITE, Life, Played
+from tests.adversary.played import NAMES, SITE
 from tests.adversary.test_site_session import vector
 
 from muster.secagg import messages
@@ -23,18 +23,12 @@ from muster.secagg.messages import CLIENT_KINDS, KeyRoster, Quit, SessionEnded, 
 TOLD = {kind for number, kind in messages.KINDS.items() if number not in CLIENT_KINDS}
 
 
-@pytest.fixture(scope="module")
-def played(tmp_path_factory):
-    return Played(tmp_path_factory.mktemp("played"))
-
-
 @pytest.fixture
-def life(played, tmp_path):
+def life(lives):
     """One life from before a message, checked."""
-    count = iter(range(10_000))
 
     def lived(place, script, **more):
-        made = Life(played, place, tmp_path / str(next(count)), script, **more).play()
+        made = lives(place, script, **more).play()
         made.check()
         return made
 

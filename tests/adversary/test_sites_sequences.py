@@ -11,7 +11,7 @@ pytest.importorskip("sqlalchemy")
 pytest.importorskip("cryptography")
 
 from tests.adversary.mutants import json_mutants
-from tests.adversary.played import NAMES, SITE, Life, Played
+from tests.adversary.played import NAMES, SITE
 from tests.federation.site.hub import said
 
 from muster.federation.protocol.message import Ack, Decline, TrainAssignment, from_json
@@ -20,22 +20,6 @@ from muster.secagg.messages import Advert, Quit, read
 from muster.security.refusal import Refused
 
 FULL = httpx.Response(503, content=b"later")
-
-
-@pytest.fixture(scope="module")
-def played(tmp_path_factory):
-    return Played(tmp_path_factory.mktemp("played"))
-
-
-@pytest.fixture
-def lives(played, tmp_path):
-    """Lives from before a message, not yet lived."""
-    count = iter(range(10_000))
-
-    def born(place, script, **more):
-        return Life(played, place, tmp_path / str(next(count)), script, **more)
-
-    return born
 
 
 async def at_once(seconds):

@@ -37,12 +37,12 @@ def test_who_connects_and_says_nothing_keeps_nobody_out(tmp_path, server):
         for _ in range(STRANGERS):
             with contextlib.suppress(OSError):  # it may be cut at once
                 stack.enter_context(socket.create_connection(("127.0.0.1", port), 10))
-        with httpx.Client(verify=tls, base_url=f"https://localhost:{port}", timeout=20) as site:
+        with httpx.Client(verify=tls, base_url=f"https://localhost:{port}", timeout=120) as site:
             assert site.post("/v1/hello", content=to_json(HELLO)).status_code == 200
             assert site.post("/v1/updates", content=to_json(SAID)).json()["kind"] == "offer"
             assert site.put(place(SAID), content=DATA).json()["accepted"]  # it has a file
         control = httpx.HTTPTransport(uds=str(tmp_path / "c"))
-        with httpx.Client(transport=control, base_url="http://control", timeout=20) as operator:
+        with httpx.Client(transport=control, base_url="http://control", timeout=120) as operator:
             assert operator.get("/status").json()["seats"]
             assert operator.post("/want/stop").json()["wanted"] == "stop"
         assert child.poll() is None

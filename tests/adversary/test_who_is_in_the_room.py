@@ -11,13 +11,15 @@ pytest.importorskip("cryptography")
 pytest.importorskip("uvicorn")
 
 import httpx
+from tests.adversary.certificates import joined, renewal
+from tests.federation.coordinator.masked import certificate
 from tests.transport.http.stand import Federation
 
 from muster.errors import IdentityError
 from muster.federation.site.peers import PeerRules
 from muster.federation.site.server_client import ServerClient, _stranger
 from muster.security import identity, pki
-from muster.security.identity import IDENTITY, Grant
+from muster.security.identity import Grant
 from muster.security.pki.certificate import Authority
 from muster.security.pki.credentials import Credentials, read_credentials
 from muster.security.pki.revocation import sign_list
@@ -39,11 +41,6 @@ def fed(tmp_path):
     return made
 
 
-def shown(home):
-    pem = (home / IDENTITY).read_text()
-    return pem[pem.index("-----BEGIN CERTIFICATE") :]
-
-
 def signed(fed, name):
     """A statement and its signature by a member, whatever else has become of it."""
     return b"words", pki.Notary(fed.folder / name).sign(b"words")
@@ -59,7 +56,7 @@ def thrown_out(fed, name, *homes):
 
 
 def test_an_older_list_put_back_at_a_stopped_server_does_not_bring_a_revoked_member_back(fed):
-    who = identity.holder(shown(fed.folder / "eve").encode())
+    who = identity.holder(certificate(fed.folder, "eve").encode())
     old = thrown_out(fed, "eve", fed.hub)
     with pytest.raises(IdentityError, match="is revoked"):
         identity.admit(who, "site", Trust(fed.hub).revoked(), now())
@@ -84,29 +81,28 @@ def test_an_older_list_put_back_at_a_running_server_changes_nothing_and_is_named
 
 def test_a_server_that_runs_hears_of_a_revocation_before_it_vouches_for_a_signature(fed):
     hub, (data, mark) = pki.Notary(fed.hub), signed(fed, "eve")
-    assert hub.vouch("eve", shown(fed.folder / "eve"), data, mark)
+    assert hub.vouch("eve", certificate(fed.folder, "eve"), data, mark)
     thrown_out(fed, "eve", fed.hub)
-    assert not hub.vouch("eve", shown(fed.folder / "eve"), data, mark)
+    assert not hub.vouch("eve", certificate(fed.folder, "eve"), data, mark)
 
 
 def test_an_older_list_put_back_at_a_site_does_not_make_it_vouch_for_a_revoked_member(fed):
     home, (data, mark) = fed.folder / "ann", signed(fed, "eve")
     ann, old = pki.Notary(home), thrown_out(fed, "eve", home)
     ann.look()
-    assert not ann.vouch("eve", shown(fed.folder / "eve"), data, mark)
+    assert not ann.vouch("eve", certificate(fed.folder, "eve"), data, mark)
     (home / LIST).write_bytes(old)
     with pytest.raises(IdentityError, match=r"number 0.*number 1"):
         ann.look()
-    assert not ann.vouch("eve", shown(fed.folder / "eve"), data, mark)
+    assert not ann.vouch("eve", certificate(fed.folder, "eve"), data, mark)
     with pytest.raises(IdentityError, match=r"number 0.*number 1"):  # after a restart, too
         pki.Notary(home)
 
 
 @pytest.mark.parametrize("harm", ["gone", "cut", "empty"])
 def test_an_old_bundle_does_not_bring_an_older_list_where_the_newer_one_was_destroyed(fed, harm):
-    asked, _ = pki.renew(fed.hub)
     grant = Grant("https://localhost:8443", "server", 365, ("localhost",))
-    bundle = pki.approve(fed.hq, asked, grant, now(), renewal=True).bundle
+    bundle = renewal(fed.hq, fed.hub, grant)
     thrown_out(fed, "eve", fed.hub)
     assert len(pki.revoked(fed.hub)) == 1
     whole = (fed.hub / LIST).read_bytes()
@@ -239,15 +235,14 @@ def room(tmp_path):
         ("sock-2", ""),
         ("sock-3", "Inserm"),
     ):
-        asked, _ = pki.ask(made.folder / name, name)
         grant = Grant("https://localhost:8443", organisation=organisation)
-        pki.accept(pki.approve(made.hq, asked, grant, now()).bundle, made.folder / name, now())
+        joined(made.hq, made.folder / name, name, grant)
     return made
 
 
 def told(room, *names):
     """What the server hands ann about some members, as ann knows them once it has looked."""
-    certificates = {name: shown(room.folder / name) for name in names}
+    certificates = {name: certificate(room.folder, name) for name in names}
     sent = Credentials(certificates, (room.hub / LIST).read_text()).to_json()
     came, ann = read_credentials(sent), pki.Notary(room.folder / "ann")
     ann.heard(came.revoked)
@@ -289,4 +284,4 @@ def test_a_peer_that_was_revoked_is_not_in_the_room_whatever_the_server_hands_ou
         told(room, "ann", "bob", "sock-1")
     ann = pki.Notary(room.folder / "ann")
     with pytest.raises(IdentityError, match="is that of 'sock-2', not of 'bob'"):
-        ann.room({"bob": shown(room.folder / "sock-2")})
+        ann.room({"bob": certificate(room.folder, "sock-2")})

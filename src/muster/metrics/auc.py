@@ -47,11 +47,10 @@ class AUC(Metric):
                 f"{self} is of two classes, and the model has {outputs.shape[-1]}; use "
                 f"F1('macro'), or a metric of your own"
             )
-        score = np.nan_to_num(outputs[:, 1], nan=0.0)
-        place = np.minimum((score * self.bins).astype(np.intp), self.bins - 1)
-        right = np.asarray(y) > 0
-        counts = {"zeros": place[~right], "ones": place[right]}
-        return {name: np.bincount(a, minlength=self.bins) for name, a in counts.items()}
+        place = np.fmin(np.fmax(outputs[:, 1] * self.bins, 0), self.bins - 1).astype(np.intp)
+        place += self.bins * (np.asarray(y) > 0)  # the rows of class 1 behind those of class 0
+        counts = np.bincount(place, minlength=2 * self.bins)
+        return {"zeros": counts[: self.bins], "ones": counts[self.bins :]}
 
     def value(self, sums: Sums) -> float:
         """Σ over bins of ones · (zeros below + half the zeros beside), by pair."""

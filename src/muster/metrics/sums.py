@@ -66,7 +66,7 @@ class MetricTally:
         """All sums, flat by name."""
         found: dict[str, float] = {}
         for name, sums in self._sums.items():
-            found.update(flat(name, sums))
+            found |= flat(name, sums)
         return found
 
 
@@ -89,8 +89,7 @@ def sums_of(metric: Metric, outputs: Any, y: Any) -> dict[str, Any]:
     made = {}
     for name, value in found.items():
         array = np.asarray(value)
-        word = isinstance(name, str) and name.isprintable() and 0 < len(name) <= LONGEST
-        if not word or "/" in name or name != name.strip():
+        if not (isinstance(name, str) and _word(name)):
             raise PlanError(
                 f"the metric {metric.name!r} has a sum {name!r:.60}; name it by a word of at most "
                 f"{LONGEST} letters, without a slash"
@@ -104,6 +103,13 @@ def sums_of(metric: Metric, outputs: Any, y: Any) -> dict[str, Any]:
     return made
 
 
+@lru_cache(256)
+def _word(name: str) -> bool:
+    """Whether a sum may be called so."""
+    fits = name.isprintable() and 0 < len(name) <= LONGEST
+    return fits and "/" not in name and name == name.strip()
+
+
 def flat(metric: str, sums: Sums) -> dict[str, float]:
     """The sums of one metric, flat by name.
 
@@ -114,7 +120,7 @@ def flat(metric: str, sums: Sums) -> dict[str, float]:
     for name, value in sums.items():
         array = np.asarray(value, np.float64)
         if array.ndim:
-            found.update(zip(_places(metric, name, len(array)), array.tolist(), strict=True))
+            found |= dict(zip(_places(metric, name, len(array)), array.tolist(), strict=True))
         else:
             found[f"{metric}/{name}"] = float(array)
     return found
@@ -146,15 +152,16 @@ def values(metrics: Iterable[Metric], sums: Mapping[str, float]) -> dict[str, fl
     >>> values((Loss(), Accuracy()), sums)
     {'loss': 0.5, 'accuracy': 0.5}
     """
-    found, apart = {}, _apart(sums)
+    apart, plain = _apart(sums)
+    found = {}
     for metric in metrics:
         own = apart.get(metric.name, {})
         if isinstance(metric, (Loss, TaskMean)):
             own = _of_task(metric, sums)
         if own:
             found[metric.name] = value_of(metric, own)
-    for name in sums:  # means of a task that declares none of them: of no known direction
-        if "/" not in name and name not in found and called(name):
+    for name in plain:  # means of a task that declares none of them: of no known direction
+        if name not in found and called(name):
             found[name] = value_of(Loss(), {"sum": np.float64(sums[name]), "rows": sums["rows"]})
     return found
 
@@ -165,18 +172,22 @@ def _of_task(metric: Metric, sums: Mapping[str, float]) -> dict[str, Any]:
     return {"sum": np.float64(sums[metric.name]), "rows": np.float64(sums["rows"])}
 
 
-def _apart(sums: Mapping[str, float]) -> dict[str, dict[str, Any]]:
-    """The sums of each metric as it gave them: numbers, and arrays."""
+def _apart(sums: Mapping[str, float]) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
+    """The sums of each metric as it gave them, numbers and arrays; and the names of all others."""
+    structure, plain = _structure(tuple(sums))
     numbers = np.array(list(sums.values()), np.float64)
     made: dict[str, dict[str, Any]] = {}
-    for metric, key, places in _structure(tuple(sums)):
+    for metric, key, places in structure:
         made.setdefault(metric, {})[key] = numbers[places]
-    return made
+    return made, plain
 
 
 @lru_cache(16)
-def _structure(names: tuple[str, ...]) -> tuple[tuple[str, str, Any], ...]:
-    """By metric and sum, where among flat sums it stands: one place, or the places of an array."""
+def _structure(names: tuple[str, ...]) -> tuple[tuple[tuple[str, str, Any], ...], tuple[str, ...]]:
+    """By metric and sum, where among flat sums it stands: one place, or the places of an array.
+
+    And which names are of no metric's sums.
+    """
     found: dict[tuple[str, str], Any] = {}
     for place, name in enumerate(names):
         metric, _, rest = name.partition("/")
@@ -187,10 +198,17 @@ def _structure(names: tuple[str, ...]) -> tuple[tuple[str, str, Any], ...]:
             found[metric, key].append(place)
         elif key:
             found[metric, key] = place
-    return tuple(
-        (metric, key, np.array(at) if isinstance(at, list) else at)
+    placed = tuple(
+        (metric, key, _run(at) if isinstance(at, list) else at)
         for (metric, key), at in found.items()
     )
+    return placed, tuple(name for name in names if "/" not in name)
+
+
+def _run(places: list[int]) -> Any:
+    """Places as a slice where they follow one another, as those of one array do."""
+    begin, end = places[0], places[-1] + 1
+    return slice(begin, end) if places == [*range(begin, end)] else np.array(places)
 
 
 def value_of(metric: Metric, sums: Sums) -> float:

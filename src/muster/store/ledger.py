@@ -188,8 +188,9 @@ class FederationStore(RoundTables):
         return self._transactions.read(lambda c: seating.written(c, last))
 
     def wanted(self) -> str:
-        """What operators want of the run: one of `WORDS`."""
-        return self._transactions.read(seating.wanted)
+        """What operators want of the run: one of `WORDS`; an odd one that is stored is none."""
+        word = self._transactions.read(seating.wanted)
+        return word if word in WORDS else WORDS[0]
 
     def want(self, word: str) -> None:
         """Say what is wanted of the run. Raises `RunError` for a word not in `WORDS`."""

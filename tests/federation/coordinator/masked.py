@@ -3,10 +3,13 @@
 
 import asyncio
 import contextlib
+import math
 import ssl
 import threading
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 
 import httpx
 import numpy as np
@@ -33,6 +36,7 @@ from muster.transport.http.limits import Limits
 NAMES = tuple(f"site-{i}" for i in range(5))
 NOW = datetime.now(UTC)
 QUICK = Backoff(first=0.01, longest=0.05, least=0.01)
+HANGS = 200.0  # seconds, after which a run is taken to hang
 
 
 def plan_of(*, layers=(4, 5, 3), rounds=2, secure=None, **more):
@@ -79,10 +83,11 @@ class Federation:
 
     `notaries` are other signers of some sites, `between(name, method, path, body)` may replace an
     answer's body on its way to a site, `desk_of` may be another class; those who are `away` say
-    hello, and fetch tasks, and never answer.
+    hello, and fetch tasks, and never answer. Nobody waits for a lease to end: that of who is away,
+    or is `hurried` and said what was refused, is over at once.
     """
 
-    def __init__(self, home, plan=None, *, lease=20.0, names=NAMES, at=None):
+    def __init__(self, home, plan=None, *, lease=60.0, names=NAMES, at=None, clock=time.monotonic):
         self.home, self.plan, self.names = identities(home, names), plan or plan_of(), names
         self.people, self.at = population(names), at
         self.terms = ServerSettings(enough=len(names), lease=lease)
@@ -96,6 +101,7 @@ class Federation:
         self.ledger = FederationStore(home / "run")
         self.log = audit.AuditLog(home / "run" / "audit.jsonl", purpose="server", id="run")
         self.began = lambda: None  # called when the hall is there
+        self.clock, self.hurried = clock, set()
         self.mute = set()  # who does not hear the end, since it was left out
         self.entropy = None  # of the server: the plan's seed
         self.captured = []  # (name, method, path, body) of every request
@@ -111,8 +117,8 @@ class Federation:
     async def _play(self):
         notary = pki.Notary(self.home / "hub")
         facts = facts_of(self.plan, "run", self.terms)
-        facts = replace(facts, vouch=notary.attest, listed=notary.listed, note=self.log.append)
-        self.round_state = RoundState(self.ledger, facts)
+        facts = replace(facts, vouch=notary.attest, listed=notary.listed, note=self._note)
+        self.round_state = RoundState(self.ledger, facts, clock=self.clock)
         self.began()
         self.service = self.desk_of(self.round_state, self.ledger, self.log.append)
         models = self.ledger.blobs
@@ -128,11 +134,11 @@ class Federation:
             sites = [await self._site(stack, hand, name) for name in self.names]
             for site in sites:
                 if site.name in self.away:
-                    site.masked = Away()
+                    site.masked = Away(partial(self.over, site.name))
             attending = [asyncio.ensure_future(site.attend()) for site in sites]
             try:
                 first = asyncio.FIRST_COMPLETED
-                done, _ = await asyncio.wait({engine, *attending}, return_when=first, timeout=30)
+                done, _ = await asyncio.wait({engine, *attending}, return_when=first, timeout=HANGS)
                 for one in done:
                     one.result()
                 assert engine.done(), (self.round_state.seats, self.entries())
@@ -168,6 +174,17 @@ class Federation:
         habits = replace(self.habits, audit=log)
         notary = self.notaries[name]
         return SiteAgent(name, training, line, site_store, hand, habits, study=study, notary=notary)
+
+    def over(self, name):
+        """The lease of a member ends."""
+        with self.round_state.changed:
+            self.round_state.leases[name] = -math.inf
+            self.round_state.changed.notify_all()
+
+    def _note(self, actor, action, **details):
+        self.log.append(actor, action, **details)
+        if action == "secure message refused" and actor in self.hurried:
+            self.over(actor)
 
     def _app(self, name):
         """The edge as this site sees it, behind what TLS does."""
@@ -205,7 +222,10 @@ class Federation:
 
 
 class Away:
-    """Says nothing in a secure sum, until it is asked to end."""
+    """Says nothing in a secure sum, until it is asked to end; `silent()` is called once."""
+
+    def __init__(self, silent):
+        self.silent = silent
 
     def stands(self, task):
         return False
@@ -214,6 +234,7 @@ class Away:
         """It has no secrets."""
 
     async def deliver(self, task, pending):
+        self.silent()
         await asyncio.Event().wait()
 
 

@@ -151,7 +151,7 @@ def test_groups_are_drawn_afresh_and_read_from_the_record(tmp_path):
 
 def test_a_group_that_loses_too_many_is_given_up_and_the_other_counts(tmp_path):
     plan = plan_of(secure=TWO, rounds=1)
-    federation = Federation(tmp_path / "net", plan, lease=1.0, names=SIX)
+    federation = Federation(tmp_path / "net", plan, names=SIX)
     first, second = drawn(plan)
     federation.away = set(second[:1])
     (record,) = federation.play()
@@ -209,7 +209,8 @@ def test_neither_rows_nor_metrics_nor_weights_are_told(tmp_path):
 
 
 def test_keys_that_another_key_signed_are_refused(tmp_path):
-    federation = Federation(tmp_path / "net", plan_of(rounds=1), lease=1.0)
+    federation = Federation(tmp_path / "net", plan_of(rounds=1))
+    federation.hurried = {"site-2"}
     strange = pki.Notary(identities(tmp_path / "other") / "site-2")
     federation.notaries["site-2"].sign = strange.sign
     (record,) = federation.play()
@@ -273,8 +274,8 @@ class TwoFaced(FederationService):
 
 
 def test_a_site_that_was_shown_another_model_is_in_no_sum(tmp_path):
-    federation = Federation(tmp_path, plan_of(rounds=1), lease=1.0)
-    federation.desk_of = TwoFaced
+    federation = Federation(tmp_path, plan_of(rounds=1))
+    federation.desk_of, federation.hurried = TwoFaced, {"site-3"}
     (record,) = federation.play()
     assert record["accepted"] == ["site-0", "site-1", "site-2", "site-4"]
     assert [one["client"] for one in record["late"]] == ["site-3"]
@@ -298,9 +299,24 @@ def test_a_failure_in_training_is_waited_for_by_nobody(tmp_path):
 
 
 def test_a_deadline_goes_on_without_whoever_is_not_ready(tmp_path):
-    federation = Federation(tmp_path, plan_of(rounds=1, deadline=1.0), lease=20.0)
+    """It passes once all others have spoken, and not before: the clock is the test's."""
+    now, spoken = [0.0], set()
+    federation = Federation(tmp_path, plan_of(rounds=1, deadline=1.0), clock=lambda: now[0])
     federation.away = {"site-1"}
+    federation.over = lambda name: None  # its lease is none of the deadline's business
+
+    def between(name, method, path, body):
+        if method == "POST" and path.startswith("/v1/secure/"):
+            spoken.add(name)
+            if len(spoken) == 4:
+                with federation.round_state.changed:
+                    now[0] = 1.5
+                    federation.round_state.changed.notify_all()
+        return body
+
+    federation.between = between
     (record,) = federation.play()
+    assert now == [1.5]
     assert record["accepted"] == ["site-0", "site-2", "site-3", "site-4"]
 
 

@@ -359,7 +359,7 @@ def test_a_poll_is_woken_by_news_and_ends_with_the_run(scene):
         polled = asyncio.create_task(scene.service.poll("a", Poll(RUN, 0, 60.0)))
         await asyncio.sleep(0)
         await asyncio.to_thread(scene.open)
-        task = await asyncio.wait_for(polled, 5)
+        task = await asyncio.wait_for(polled, 120)
         polled = asyncio.create_task(scene.service.poll("b", Poll(RUN, 0, 60.0)))
         await asyncio.sleep(0)
         return task, await polled

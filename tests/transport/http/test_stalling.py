@@ -69,7 +69,7 @@ def test_what_is_no_http_or_has_a_huge_head_is_refused_in_words(tmp_path, sent, 
 )
 def test_whoever_sends_too_slowly_is_cut(tmp_path, sent):
     async def talk(port, edge):
-        code, _ = await asyncio.wait_for(answered(port, sent), 5)
+        code, _ = await asyncio.wait_for(answered(port, sent), 120)
         assert code in (0, 400)
 
     in_the_clear(tmp_path, talk, patience=0.1)
@@ -93,7 +93,7 @@ def test_whoever_does_not_read_is_cut_and_whoever_waits_is_not(tmp_path, monkeyp
         async with plain(port) as client:
             long = to_json(Poll(RUN, 0, 60.0))
             poll = asyncio.ensure_future(client.post("/v1/poll", content=long))
-            await asyncio.wait_for(cut.wait(), 10)
+            await asyncio.wait_for(cut.wait(), 120)
             with pytest.raises((OSError, asyncio.IncompleteReadError)):
                 await reader.readexactly(64 << 20)
             assert not poll.done()
@@ -101,4 +101,4 @@ def test_whoever_does_not_read_is_cut_and_whoever_waits_is_not(tmp_path, monkeyp
             assert (await poll).json()["kind"] == "wait"
         writer.close()
 
-    in_the_clear(tmp_path, talk, patience=0.2)
+    in_the_clear(tmp_path, talk, patience=1.0)

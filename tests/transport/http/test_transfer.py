@@ -233,7 +233,7 @@ def test_the_lease_does_not_end_while_the_server_looks_at_a_body(tmp_path):
             seen, whole = threading.Event(), blobs.whole
 
             def slow(name, **how):
-                assert seen.wait(10)
+                assert seen.wait(120)
                 return whole(name, **how)
 
             blobs.whole = slow

@@ -73,7 +73,7 @@ def missing(seat: Assignment) -> Declined | Failed | Late:
     Declined(client='a', reason='not at night')
     """
     if seat.standing == "declined":
-        return Declined(seat.client, seat.text)
+        return Declined(seat.client, seat.text or "it gave no reason")
     if seat.standing == "failed":
         return Failed(seat.client, seat.reason, seat.text)
     return Late(seat.client, seat.text)

@@ -21,6 +21,7 @@ from muster.federation.protocol.claims import (
     check_measured,
     check_training,
     check_weight,
+    possible_rows,
 )
 from muster.federation.protocol.limits import ENROLMENTS, MEMBERS, kept_of_disk
 from muster.federation.protocol.message import (
@@ -247,10 +248,12 @@ class FederationService:
     def _check(self, update: UpdateHeader, member: Member, opened: OpenWork) -> None:
         """What an update says of itself, against the plan, the draw and the enrolment."""
         facts, client = self.facts, member.client
-        drawn = (rows for one, rows in opened.roster if one == client)
-        check_training(update.metrics, {member.rows, *drawn}, facts.claims)
+        drawn: Any = next((rows for one, rows in opened.roster if one == client), None)
+        if possible_rows(drawn) != drawn:  # an odd record
+            drawn = member.rows
+        check_training(update.metrics, {member.rows, drawn}, facts.claims)
         times = opened.times[opened.cohort.index(client)]
-        check_weight(update.weight, member.rows, times, facts.weigh)
+        check_weight(update.weight, drawn, times, facts.weigh)  # however it has enrolled since
 
     def _undecided(self, seat: Assignment, round: int) -> None:
         if seat.standing == "late":

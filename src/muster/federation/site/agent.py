@@ -51,6 +51,8 @@ FATAL = {RefusalReason.REVOKED, RefusalReason.WRONG_FINGERPRINT, RefusalReason.W
 LAG = 5  # questions for which a server may lag behind what this site has seen
 LONGEST_WAIT = LONGEST_PAUSE  # a crowd of a million needs 500 s
 OUT = 4  # leases to wait before a site that was left out says hello again
+SHOWN = 400  # characters of one difference between two plans
+TOLD = 20  # of them that a sentence names
 STRANGE = {RefusalReason.UNENROLLED, RefusalReason.UNKNOWN_RUN}  # say hello again
 M = TypeVar("M", bound=Message)
 
@@ -192,10 +194,10 @@ class SiteAgent:
         ours = json.loads(json.dumps(to_value(self.training.plan)))
         found = [d for d in differences(ours, theirs) if d[0].split(".")[0] not in OUTSIDE]
         if found:
-            said = "; ".join(
-                f"{n} is {spelled(a)} here and {spelled(b)} there" for n, a, b in found
-            )
-            what = f"the server holds another plan: {said}"
+            said = [f"{n} is {spelled(a)} here and {spelled(b)} there" for n, a, b in found]
+            more = f"; and {len(said) - TOLD} more" if len(said) > TOLD else ""
+            told = "; ".join(_shown(one) for one in said[:TOLD])
+            what = f"the server holds another plan: {told}{more}"
         else:
             what = (
                 "the server's plan reads the same here and has another fingerprint there, so its "
@@ -295,3 +297,8 @@ class SiteAgent:
         """A fate is in the vault: so it is in the study's record, and its secret goes."""
         self.study.settle(run, round, attempt, accepted=accepted)
         self.private.settle(round, attempt)
+
+
+def _shown(text: str) -> str:
+    """What another side's plan says, as a screen may show it: short and printable."""
+    return "".join(c if c.isprintable() else "?" for c in text[:SHOWN]) + "…" * (len(text) > SHOWN)

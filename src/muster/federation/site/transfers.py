@@ -91,6 +91,8 @@ async def _download(
             if begin not in (0, held):
                 raise RetryLater("it sent another part of the model than was asked for")
             await _store(line, site_store, name, (begin, size), answer)
+    if not site_store.models.held(name):
+        raise RetryLater(f"it answered {answer.status_code} and nothing of the model")
     await asyncio.to_thread(site_store.models.finish, name)
     found = await asyncio.to_thread(site_store.model, digest)
     if found is None:

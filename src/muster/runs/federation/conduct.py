@@ -35,6 +35,7 @@ from muster.types import ClientId
 
 __all__ = ["ServerSettings", "check_study", "conduct", "facts_of", "prepare"]
 
+ROOM = 10.0  # seconds at the most until it is looked again whether there is room
 ENGINE = "loop"  # a site trains one client at a time, so its bits are those of this engine
 
 
@@ -157,7 +158,7 @@ def conduct(
             except NoRoom as error:
                 with round_state.changed:
                     round_state.move("no room", str(error)[:500])
-                    round_state.changed.wait_for(stop.is_set, round_state.facts.lease)
+                    round_state.changed.wait_for(stop.is_set, min(ROOM, round_state.facts.lease))
 
 
 def _pause(ledger: FederationStore, round_state: RoundState, why: str) -> None:

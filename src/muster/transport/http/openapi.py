@@ -110,9 +110,10 @@ def _paths() -> dict[str, Any]:
 
 def _model() -> dict[str, Any]:
     found = _got("A model's octets, or a range of them", OCTETS, *GATES)
-    found["parameters"] = [_place("digest", HEX)] + [
-        {"name": name, "in": "header", "schema": {"type": "string"}}
-        for name in ("Range", "If-Range", "If-None-Match")
+    found["parameters"] = [
+        _place("digest", HEX),
+        _query("round", WHOLE | {"minimum": 1}) | {"required": False},
+        *map(_header, ("Range", "If-Range", "If-None-Match", "Accept-Encoding")),
     ]
     found["responses"] |= {
         "206": {"description": "The range", "content": OCTETS},
@@ -132,6 +133,7 @@ def _upload() -> dict[str, Any]:
             {"name": name, "in": "query", "required": True, "schema": WHOLE}
             for name in ("offset", "size")
         ),
+        _header("Content-Encoding"),
     ]
     found["requestBody"] = {"required": True, "content": OCTETS}
     return found
@@ -151,7 +153,7 @@ def _masked_up() -> dict[str, Any]:
         _query("digest", HEX) | {"required": False},
         *(_query(name, WHOLE) | {"required": False} for name in ("offset", "size")),
         ATTEMPT,
-        {"name": "Muster-Metrics", "in": "header", "schema": {"type": "string"}},
+        _header("Muster-Metrics"),
     ]
     found["requestBody"] = {"required": True, "content": OCTETS}
     return found
@@ -173,6 +175,10 @@ def _masked_down() -> dict[str, Any]:
 
 def _query(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "in": "query", "required": True, "schema": schema}
+
+
+def _header(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "header", "schema": {"type": "string"}}
 
 
 ATTEMPT = _query("attempt", WHOLE | {"minimum": 1}) | {"required": False}
