@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-__all__ = ["raise_attempt", "raised"]
+from muster.federation.coordinator.facts import RAISED
 
-FACT = "raised"  # of a run: after which rounds its attempt was raised, in order
+__all__ = ["raise_attempt", "raised"]
 
 
 class Noted(Protocol):
@@ -31,7 +31,7 @@ class Noted(Protocol):
 
 def raised(ledger: Noted) -> tuple[int, ...]:
     """The rounds behind which the attempt of a run was raised, in order; none at first."""
-    return tuple(ledger.meta(FACT) or ())
+    return tuple(ledger.meta(RAISED) or ())
 
 
 def raise_attempt(ledger: Noted, note: Callable[..., Any]) -> int:
@@ -43,5 +43,5 @@ def raise_attempt(ledger: Noted, note: Callable[..., Any]) -> int:
     before, last = raised(ledger), ledger.latest_round()
     attempt = len(before) + 2
     note("operator", "attempt raised", attempt=attempt, committed=last)
-    ledger.note(**{FACT: [*before, last]})
+    ledger.note(**{RAISED: [*before, last]})
     return attempt

@@ -7,7 +7,7 @@ the place to go on from, sends the body, and hears a `Ack`; or it says `Decline`
 `Progress`, `Measured`.
 
 An assignment, what one client is asked to do for one version, is named by its run, round and
-`attempt`: 1, and one more each time that the server was put back to an older copy and said so.
+`attempt`: 1, and one more each time that the run went back to an older round and said so.
 """
 
 from __future__ import annotations

@@ -33,6 +33,9 @@ class Noted(Protocol):
     def history(self) -> list[dict[str, Any]]:
         """The records of the committed rounds."""
 
+    def superseded(self) -> list[tuple[int, dict[str, Any]]]:
+        """The records that rollbacks went back before, each with the rollback's number."""
+
 
 class RowAccountant:
     """Answers for single rows, where the plan keeps them private; the fact "examples" is its word.
@@ -47,6 +50,8 @@ class RowAccountant:
         self._turns: Counter[ClientId] = Counter()
         self._counted = 0
         self._charged: Charged | None = None
+        for _, record in store.superseded():  # what was revealed stays so
+            self._turns.update(dict.fromkeys(record["invited"], 1))
         for record in store.history():
             self.count(record)
         if away:
