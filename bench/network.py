@@ -82,9 +82,9 @@ def _timed(name: str, parameters: int, sites: int, rounds: int, goal: float) -> 
         )
         if run.parameters.tobytes() != loop.parameters.tobytes():
             sys.exit(f"{name}: the federation's model is not the simulated loop's")
-        if any(len(record["accepted"]) != sites for record in run.history):
+        if any(len(record["accepted"]) != sites for record in run.trained):
             sys.exit(f"{name}: not every site was in every round")
-        seconds = [record["seconds"] for record in run.history[2:]]
+        seconds = [record["seconds"] for record in run.trained[2:]]
     low, _, high = quantiles(seconds, n=4)
     size = "10 kB" if parameters == SMALL else "100 MB"
     return Line(

@@ -128,9 +128,9 @@ def masks(given: Any, make: Any, seeds: Sequence[int]) -> Iterator[str]:
             with tempfile.TemporaryDirectory() as folder:
                 run = muster.simulate(plan, *given, path=Path(folder) / "run", workers=1)
             models[masked].append(run.parameters.tobytes())
-            accuracy.append(run.history[-1]["metrics"]["accuracy"])
-            seconds += [record["seconds"] for record in run.history]
-        first = run.history[0]
+            accuracy.append(run.trained[-1]["metrics"]["accuracy"])
+            seconds += [record["seconds"] for record in run.trained]
+        first = run.trained[0]
         up = first["bytes_up"] / len(first["accepted"])
         same = "–" if not masked else "no" if models[True] != models[False] else "yes"
         spread = f"{np.mean(accuracy):.3f} ± {np.std(accuracy, ddof=1):.3f}"
@@ -147,7 +147,7 @@ def measured(plan: Any, given: Any, seeds: Sequence[int]) -> list[float]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "run"
             run = muster.simulate(plan(seed), population, test, path=path, workers=1)
-        found.append(run.history[-1]["metrics"]["accuracy"])
+        found.append(run.trained[-1]["metrics"]["accuracy"])
     return found
 
 

@@ -23,7 +23,7 @@ def test_the_metric_is_sound_and_stops_the_run(tmp_path):
     check_metric(made["Within"]())
     run = muster.simulate(made["plan"], data.digits(clients=10, alpha=0.5), path=tmp_path / "run")
     assert run.metrics["within 3"] >= 0.95 and run.round < 40
-    assert run.history[-2]["metrics"]["within 3"] < 0.95
+    assert run.trained[-2]["metrics"]["within 3"] < 0.95
     assert run.facts["stopped"] == "Target(metric='within 3', value=0.95)"
     with pytest.raises(PlanError, match="'within 3'"):
         replace(made["plan"], stop=[muster.Target("withn 3", 0.95)])

@@ -18,14 +18,14 @@ from private_hospitals import population as wards
 def test_an_example_learns_within_its_budget(plan, population, least, tmp_path):
     people, test = population()
     run = muster.simulate(plan, people, test, path=tmp_path / "run", workers=1)
-    assert (len(run.history), run.facts["spent"]) == (plan.rounds, False)
+    assert (len(run.trained), run.facts["spent"]) == (plan.rounds, False)
     assert run.metrics["accuracy"] > least
-    assert run.history[-1]["privacy"]["epsilon"] <= plan.budget.epsilon
+    assert run.trained[-1]["privacy"]["epsilon"] <= plan.budget.epsilon
 
 
 def test_a_smaller_budget_stops_it(tmp_path):
     people, test = wards()
     tight = replace(hospitals, budget=replace(hospitals.budget, epsilon=5.0))
     run = muster.simulate(tight, people, test, path=tmp_path / "run", workers=1)
-    assert 0 < len(run.history) < hospitals.rounds
+    assert 0 < len(run.trained) < hospitals.rounds
     assert run.facts["spent"]

@@ -23,7 +23,7 @@ from muster import (
 )
 from muster.data import Population
 from muster.local import Local
-from muster.plan import EarlyStopping, Every, Plan, Target
+from muster.plan import EarlyStopping, Every, Keep, Plan, Target
 from muster.privacy.per_example import PerExample
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ __version__ = "0.1.0"
 __all__ = [
     "EarlyStopping",
     "Every",
+    "Keep",
     "Local",
     "Options",
     "PerExample",

@@ -11,7 +11,7 @@ framework, algorithm or privacy stage is in use.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -26,16 +26,26 @@ from muster.types import (
     ClientId,
     Clients,
     Cohort,
+    Commits,
     Reply,
     Roster,
     Sent,
     State,
-    Store,
     Tree,
 )
 from muster.vectors import leaves
 
-__all__ = ["RunState", "drawn", "play", "start"]
+__all__ = ["BEGINNING", "RunState", "drawn", "play", "start"]
+
+# The record of version 0, before what is measured of it: nobody was asked for it.
+BEGINNING: Mapping[str, Any] = {
+    "round": 0,
+    "invited": [],
+    "accepted": [],
+    "abandoned": False,
+    "bytes_down": 0,
+    "bytes_up": 0,
+}
 
 
 class RunState(NamedTuple):
@@ -84,7 +94,7 @@ def play(
     plan: Plan,
     state: RunState,
     clients: Clients,
-    store: Store,
+    store: Commits,
     round: int,
     measure: Measure,
     source: keys.RandomSource | None = None,
@@ -153,11 +163,13 @@ class ReplyTally:
     """Sorts answers as they stream by: replies go on to the sum, the rest is written down."""
 
     missing: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    norms: dict[ClientId, float] = field(default_factory=dict)
 
     def replies(self, answers: Iterator[Answer]) -> Iterator[Reply]:
         """The replies alone, in order."""
         for answer in answers:
             if isinstance(answer, Reply):
+                self.norms.update(answer.norms)
                 yield answer
             else:
                 kind = type(answer).__name__.lower()
@@ -186,6 +198,9 @@ class ReplyTally:
             record["times"] = list(cohort.times)
         if total is not None and total.secure:
             record["secure"] = [dict(note) for note in total.secure]
+        norms = [[client, self.norms[client]] for client in accepted if client in self.norms]
+        if norms:
+            record["norms"] = norms
         if total is not None and total.metrics:
             sums = total.metrics
             record["train"] = {

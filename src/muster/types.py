@@ -9,7 +9,7 @@ which (a Clip bounds vectors, never scalars).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -22,6 +22,7 @@ __all__ = [
     "ClientId",
     "Clients",
     "Cohort",
+    "Commits",
     "Declined",
     "Failed",
     "Fusing",
@@ -130,7 +131,8 @@ class Reply:
 
     `payload` and `buffers` are already multiplied by the weights and summed; `weight` is the
     sum of the weights; `metrics` are sums over the clients, empty where they keep them; `secure`
-    is what each secure sum notes of itself; `parts`, for a rule, are the replies kept apart.
+    is what each secure sum notes of itself; `parts`, for a rule, are the replies kept apart;
+    `norms` is how long the update of each client was, of those where that may be said.
     """
 
     clients: tuple[ClientId, ...]
@@ -140,6 +142,7 @@ class Reply:
     buffers: Any = None
     secure: tuple[Mapping[str, Any], ...] = ()
     parts: tuple[Reply, ...] = ()
+    norms: tuple[tuple[ClientId, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -307,14 +310,38 @@ class Turns(Protocol):
         """Whether a client has its turn in a round; `root` is the key of the plan's seed."""
 
 
+class Commits(Protocol):
+    """Where a round is committed."""
+
+    def commit(
+        self,
+        round: int,
+        arrays: Mapping[str, Any],
+        record: Mapping[str, Any],
+        accepted: Sequence[ClientId],
+    ) -> None:
+        """Make a round durable in one transaction: all of it or nothing."""
+
+
 class Store(Protocol):
     """What makes a run durable."""
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
         """The last committed round and its state's arrays by name, or None before the first."""
 
-    def memory(self, clients: Iterable[ClientId]) -> dict[ClientId, dict[str, Any]]:
-        """The committed memory of these clients; those without one are left out."""
+    def versions(self) -> list[int]:
+        """The committed versions whose states are kept, in order; the last is always one."""
+
+    def state(self, round: int) -> dict[str, Any] | None:
+        """The arrays of a version that is kept, or None."""
+
+    def memory(
+        self, clients: Iterable[ClientId], version: int | None = None
+    ) -> dict[ClientId, dict[str, Any]]:
+        """The committed memory of these clients; those without one are left out.
+
+        With a `version` that is kept, as it was when that was committed.
+        """
 
     def remember(self, round: int, client: ClientId, arrays: Mapping[str, Any]) -> None:
         """Stage a client's new memory; it counts only once its reply is in a commit."""
@@ -328,8 +355,13 @@ class Store(Protocol):
         arrays: Mapping[str, Any],
         record: Mapping[str, Any],
         accepted: Sequence[ClientId],
+        stays: Collection[int] = (),
     ) -> None:
-        """Make a round durable in one transaction: all of it or nothing."""
+        """Make a round durable in one transaction: all of it or nothing.
+
+        Version 0 is what training started from. Of the versions that are kept, those in `stays`
+        stay beside this one, with the memories of their time; all others go, after this is durable.
+        """
 
     def history(self) -> list[dict[str, Any]]:
         """The records of the committed rounds in order, each round once."""

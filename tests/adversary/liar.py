@@ -197,7 +197,7 @@ def history(folder):
     """The records of a run whose server has ended."""
     ledger = FederationStore(folder)
     try:
-        return ledger.history()
+        return [record for record in ledger.history() if record["round"]]
     finally:
         ledger.close()
 

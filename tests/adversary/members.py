@@ -41,7 +41,19 @@ from muster.plan.secure import session_terms
 from muster.ports import Disk
 from muster.rounds import start
 from muster.runs.federation.conduct import ServerSettings, facts_of, prepare
-from muster.secagg import Aborted, Await, Forget, Heard, Keep, Party, Saw, Say, Tell, client, server
+from muster.secagg import (
+    Aborted,
+    Await,
+    Forget,
+    Heard,
+    Party,
+    Persist,
+    Saw,
+    Say,
+    Tell,
+    client,
+    server,
+)
 from muster.secagg.agreement import Binding
 from muster.secagg.commitments import KINDS, SHARE
 from muster.secagg.messages import Compared, Complaint, Delivery, KeyRoster, OpenedShares, Shares
@@ -150,7 +162,7 @@ class Member:
         try:
             action = self.side.send(data)
             while not isinstance(action, Await):
-                if isinstance(action, Keep):
+                if isinstance(action, Persist):
                     self.kept[action.name] = action.data
                 elif isinstance(action, Say):
                     says.append(action.message)

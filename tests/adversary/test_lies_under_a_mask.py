@@ -76,12 +76,12 @@ def test_a_lie_in_one_round_costs_that_round_alone(tmp_path, lie, name):
     lie(LIES[name], rounds=(2,))
     plan = plan_of(rounds=3, layers=(4, 40, 3), **EQUAL)
     run = simulated(tmp_path, plan)
-    assert [record["abandoned"] for record in run.history] == [False, True, False]
-    (rejected,) = run.history[1]["rejected"]
+    assert [record["abandoned"] for record in run.trained] == [False, True, False]
+    (rejected,) = run.trained[1]["rejected"]
     assert rejected["clients"] == list(NAMES)
     what = {"weight": "its weight is", "coordinates": "a number of delta", "norm": "its norm is"}
     assert rejected["reason"].startswith(what[name])
-    assert "failed" not in run.history[1]
+    assert "failed" not in run.trained[1]
     assert np.isfinite(run.parameters).all()
     assert replay(tmp_path / "run", plan, population()).identical
 
@@ -89,7 +89,7 @@ def test_a_lie_in_one_round_costs_that_round_alone(tmp_path, lie, name):
 def test_a_member_can_stop_rounds_and_nothing_is_poisoned_in_silence(tmp_path, lie):
     lie(weight_zero, rounds=range(1, 99))
     run = simulated(tmp_path, plan_of(rounds=8, **EQUAL))
-    assert [record["abandoned"] for record in run.history] == [True] * 3
+    assert [record["abandoned"] for record in run.trained] == [True] * 3
     assert run.facts["halted"] and "3 rounds in a row were given up" in run.facts["stopped"]
 
 

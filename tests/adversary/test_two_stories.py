@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tests.secagg.scene import party, terms, vectors
 
-from muster.secagg import Aborted, Await, Keep, Say, SessionReason, SessionTerms, client, graph
+from muster.secagg import Aborted, Await, Persist, Say, SessionReason, SessionTerms, client, graph
 from muster.secagg import messages as said
 from muster.secagg.agreement import Binding, PrivateKey, Secrets, commitment
 from muster.secagg.answers import graph_for
@@ -55,7 +55,7 @@ class Server:
         out, generator = [], side or self.sides[name]
         action = generator.send(message)
         while not isinstance(action, Await):
-            if isinstance(action, Keep) and side is None:
+            if isinstance(action, Persist) and side is None:
                 self.kept[name][action.name] = action.data
             if isinstance(action, Say):
                 out.append(action.message)

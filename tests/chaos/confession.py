@@ -99,7 +99,7 @@ def reading(federation):
 def look(federation):
     """Whatever a death of a server leaves can be gone on with: charged first, with its secret."""
     with reading(federation) as store:
-        facts, records = store.facts(), store.history()
+        facts, records = store.facts(), [r for r in store.history() if r["round"]]
         begun = _begun(federation, store)
     entries = PrivacyLedger.from_json(facts["ledger"]).entries if "ledger" in facts else ()
     assert [entry.round for entry in entries] == list(range(1, len(entries) + 1))
@@ -124,6 +124,7 @@ def sound(federation):
     said = confessed(federation)
     with reading(federation) as store:
         facts, records, latest = store.snapshot()
+    records = [record for record in records if record["round"]]
     plan, people = actor.PLANS[federation.role.plan], actor.population(federation.role.plan)
     history.once(plan, people, records)
     history.audited(federation, records)

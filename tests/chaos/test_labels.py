@@ -3,18 +3,28 @@
 
 import ast
 
-from tests.chaos import scene, seams, test_kill, test_network_kill, test_secure_kill, victim
+from tests.chaos import (
+    scene,
+    seams,
+    test_kill,
+    test_network_kill,
+    test_rollback_kill,
+    test_secure_kill,
+    victim,
+)
 
 from muster.federation.coordinator.clients import LABELS as ROUND
 from muster.federation.site.store import LABELS as VAULT
+from muster.store.sqlite import BACK
 from muster.store.sqlite import LABELS as COMMIT
 
 
 def test_every_label_is_killed_at():
     masked = [*test_secure_kill.SERVER, *test_secure_kill.SITE]
-    listed = [*COMMIT, *ROUND, *VAULT, *masked]
+    listed = [*COMMIT, *BACK, *ROUND, *VAULT, *masked]
     assert len(set(listed)) == len(listed)
     assert called() | set(masked) == set(listed)  # the masked steps make theirs of their names
+    assert set(BACK) < set(test_rollback_kill.POINTS)
     simulated = {label for label, *_ in test_kill.DEATHS}
     assert simulated == {*COMMIT, *victim.SEAMS}
     server = {label for label, *_ in test_network_kill.SERVER}

@@ -130,7 +130,7 @@ class Scene:
         """Whatever was released so far is in the ledger, with the secret of what is open."""
         store = SQLiteStore(self.home / "run", readonly=True)
         try:
-            facts, history = store.facts(), store.history()
+            facts, history = store.facts(), [r for r in store.history() if r["round"]]
         finally:
             store.close()
         charged = len(PrivacyLedger.from_json(facts["ledger"]).entries) if "ledger" in facts else 0
@@ -162,7 +162,7 @@ def calm(tmp_path_factory):
 def test_a_server_that_died_releases_the_same_noise_and_charges_once(calm, tmp_path, label):
     run = Scene(tmp_path, plan()).play(once(label, 2))
     assert run.parameters.tobytes() == calm.parameters.tobytes()
-    assert [r["privacy"] for r in run.history] == [r["privacy"] for r in calm.history]
+    assert [r["privacy"] for r in run.trained] == [r["privacy"] for r in calm.trained]
     ledger = PrivacyLedger.from_json(run.facts["ledger"])
     assert [e.round for e in ledger.entries] == [1, 2, 3]
     store = SQLiteStore(run.path, readonly=True)
@@ -188,13 +188,13 @@ def test_the_budget_ends_a_federation_and_its_sites_hear_why(tmp_path):
     two = Budget(spent([charge] * 2, DELTA).epsilon, DELTA)
     scene = Scene(tmp_path, plan(budget=two))
     run = scene.play()
-    assert (len(run.history), run.facts["spent"]) == (2, True)
+    assert (len(run.trained), run.facts["spent"]) == (2, True)
     ends = {event["text"] for event in scene.seen if event["event"] == "ended"}
     assert ends == {run.facts["stopped"]}
     more = Scene(tmp_path, plan())
     for name in people():
         (tmp_path / name / "audit.jsonl").unlink(missing_ok=True)
-    assert len(more.play().history) == 3
+    assert len(more.play().trained) == 3
 
 
 LOCAL = (pipeline.Clip(1.0), pipeline.LocalNoise(4.0, DELTA))
@@ -225,7 +225,7 @@ def test_a_site_whose_budget_is_spent_declines(tmp_path):
     most = spent([Charge(release)] * 2, DELTA).epsilon
     scene = Scene(tmp_path, local(), policy=Policy(budget_epsilon=most, budget_delta=DELTA))
     run = scene.play()
-    assert [len(r["accepted"]) for r in run.history] == [3, 3, 0]
-    why = run.history[2]["declined"][0]["reason"]
+    assert [len(r["accepted"]) for r in run.trained] == [3, 3, 0]
+    why = run.trained[2]["declined"][0]["reason"]
     assert why.startswith("the site's policy has a budget of privacy")
-    assert run.history[2]["abandoned"]
+    assert run.trained[2]["abandoned"]

@@ -79,6 +79,7 @@ def alike(federation):
 def sound(federation, found=None, dead=()):
     """The model is that of a replay of who was accepted; all secrets are gone but of the dead."""
     _, records, _ = found or history.outcome(federation)
+    records = [record for record in records if record["round"]]
     plan = actor.PLANS[federation.role.plan]
     people = actor.population(federation.role.plan)
     history.once(plan, people, records)

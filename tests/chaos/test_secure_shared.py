@@ -25,7 +25,7 @@ def same(federation):
     """The simulation's state and history, each round once, and no secret is left."""
     found = alike(federation)
     plan = actor.PLANS[federation.role.plan]
-    history.once(plan, actor.population(federation.role.plan), found[1])
+    history.once(plan, actor.population(federation.role.plan), found[1][1:])
     forgotten(federation, found[1])
 
 

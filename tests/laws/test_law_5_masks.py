@@ -121,10 +121,10 @@ def test_a_run_on_disk_by_any_engine(engine, workers, tmp_path):
     run = muster.simulate(plan, population, path=tmp_path / "masked", **chosen)
     plain = muster.simulate(PLANS["Scaffold"], population, path=tmp_path / "plain", **chosen)
     assert run.parameters.tobytes() == plain.parameters.tobytes()
-    assert [record["accepted"] for record in run.history] == [list(range(7))] * 10
-    (note,) = run.history[0]["secure"]
+    assert [record["accepted"] for record in run.trained] == [list(range(7))] * 10
+    (note,) = run.trained[0]["secure"]
     assert note["clients"] == list(range(7)) and (note["threshold"], note["bits"]) == (5, 13)
-    assert all("train" not in record for record in run.history)
+    assert all("train" not in record for record in run.trained)
     assert replay(tmp_path / "masked", plan, population).identical
 
 
@@ -146,7 +146,7 @@ def test_a_run_that_died_and_went_on(tmp_path):
         muster.simulate(plan, people(5), path=tmp_path / "died", at=at)
     run = muster.simulate(plan, people(5), path=tmp_path / "died", resume=True)
     assert run.parameters.tobytes() == whole.parameters.tobytes()
-    assert [record["round"] for record in run.history] == list(range(1, 11))
+    assert [record["round"] for record in run.trained] == list(range(1, 11))
 
 
 def test_a_ring(monkeypatch):

@@ -46,7 +46,7 @@ def test_any_run(name, tmp_path):
     run = muster.simulate(PLANS[name], people(9), path=tmp_path)
     found = replay(tmp_path, PLANS[name], people(9))
     assert (found.rounds, found.identical, found.differs) == (ROUNDS, True, None)
-    assert [record["round"] for record in run.history] == list(range(1, ROUNDS + 1))
+    assert [record["round"] for record in run.trained] == list(range(1, ROUNDS + 1))
 
 
 @pytest.mark.parametrize("engine", ["loop", "matrix"])
@@ -56,9 +56,9 @@ def test_a_run_without_those_who_failed(engine, workers, tmp_path):
     run = muster.simulate(
         plan, population, path=tmp_path, lenient=True, engine=engine, workers=workers
     )
-    failed = [r["round"] for r in run.history if r.get("failed")]
+    failed = [r["round"] for r in run.trained if r.get("failed")]
     assert failed
-    assert all(ILL not in r["accepted"] for r in run.history)
+    assert all(ILL not in r["accepted"] for r in run.trained)
     assert np.isfinite(run.parameters).all()
     assert replay(tmp_path, plan, population).identical
 
@@ -69,7 +69,7 @@ def test_a_run_with_abandoned_rounds(tmp_path):
     )
     population = with_an_ill_client(6)
     run = muster.simulate(plan, population, path=tmp_path, lenient=True)
-    abandoned = [r["round"] for r in run.history if r["abandoned"]]
+    abandoned = [r["round"] for r in run.trained if r["abandoned"]]
     assert 0 < len(abandoned) < ROUNDS
     assert replay(tmp_path, plan, population).identical
 
@@ -117,7 +117,7 @@ def test_a_run_that_died_and_went_on(label, tmp_path):
         muster.simulate(plan, people(9), path=tmp_path / "died", at=at)
     run = muster.simulate(plan, people(9), path=tmp_path / "died", resume=True)
     assert run.parameters.tobytes() == whole.parameters.tobytes()
-    assert [record["round"] for record in run.history] == list(range(1, ROUNDS + 1))
+    assert [record["round"] for record in run.trained] == list(range(1, ROUNDS + 1))
     assert replay(tmp_path / "died", plan, people(9)).identical
     states = [SQLiteStore(tmp_path / name, readonly=True) for name in ("whole", "died")]
     arrays = [store.latest()[1] for store in states]

@@ -201,7 +201,7 @@ def test_workers_and_a_resume_change_no_bit(tmp_path):
     found.append(simulate(whole, people, path=tmp_path / "cut", workers=1, resume=True))
     for run in found[1:]:
         np.testing.assert_array_equal(run.parameters, found[0].parameters)
-    assert not any("train" in record for run in found for record in run.history)
+    assert not any("train" in record for run in found for record in run.trained)
 
 
 def test_no_engine_fuses_and_the_reason_is_told():

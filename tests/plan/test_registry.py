@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from muster import (
     Every,
+    Keep,
     Local,
     Plan,
     Target,
@@ -133,14 +134,20 @@ def test_the_fingerprint_changes_with_a_field(name):
     assert fingerprint(replace(plan(), **{name: CHANGES[name]})) != fingerprint(plan())
 
 
-@pytest.mark.parametrize("change", [{"rounds": 99}, {"stop": ()}, {"evaluate": Every(5)}], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [{"rounds": 99}, {"stop": ()}, {"evaluate": Every(5)}, {"keep": Keep("loss", 2)}],
+    ids=str,
+)
 def test_what_may_change_on_resume_stays_outside(change):
     assert fingerprint(replace(plan(), **change)) == fingerprint(plan())
 
 
 def test_every_field_is_inside_or_outside():
     inside = set(CHANGES) | {"aggregation", "overselect"}
-    assert inside | {"rounds", "stop", "evaluate", "budget"} == {f.name for f in fields(Plan)}
+    assert inside | {"rounds", "stop", "evaluate", "budget", "keep"} == {
+        f.name for f in fields(Plan)
+    }
 
 
 def test_the_fingerprint_changes_with_the_source_of_its_functions(tmp_path, monkeypatch):

@@ -100,7 +100,7 @@ def test_no_file_of_a_run_that_has_ended_takes_its_noise_off(tmp_path, people, r
     given, folder = plan(hidden, **ENDS[end]), tmp_path / "run"
     run = train(folder, given, people)
     last = rows[-1]
-    assert len(run.history) == len(rows) <= ROUNDS
+    assert len(run.trained) == len(rows) <= ROUNDS
     assert len(last) == given.task.layout.size
     assert not taken_off(folder, last)
     assert [holds(folder, row) for row in rows] == [[]] * len(rows)
@@ -147,13 +147,13 @@ def test_a_run_that_is_not_over_keeps_its_rows_and_goes_on_with_the_same_bits(tm
     assert "sealed" not in facts
     whole = train(folder, given, people, resume=True)
     assert whole.parameters.tobytes() == calm.parameters.tobytes()
-    assert len(whole.history) == ROUNDS
+    assert len(whole.trained) == ROUNDS
 
 
 @pytest.mark.parametrize("end", ["rounds", "budget"])
 def test_a_run_whose_rows_are_erased_is_not_extended(tmp_path, people, end):
     folder = tmp_path / "run"
-    done = len(train(folder, plan(**ENDS[end]), people).history)
+    done = len(train(folder, plan(**ENDS[end]), people).trained)
     before = PrivacyLedger.from_json(arrays(folder)[1]["ledger"])
     with pytest.raises(
         RunError,
@@ -163,7 +163,7 @@ def test_a_run_whose_rows_are_erased_is_not_extended(tmp_path, people, end):
         train(folder, plan(rounds=ROUNDS + 3), people, resume=True)
     assert PrivacyLedger.from_json(arrays(folder)[1]["ledger"]) == before
     same = train(folder, plan(**ENDS[end]), people, resume=True)
-    assert len(same.history) == done
+    assert len(same.trained) == done
 
 
 def test_a_simulation_keeps_its_rows_and_is_extended_and_replayed(tmp_path, people):
@@ -185,7 +185,7 @@ def test_noise_without_memory_leaves_nothing_to_erase(tmp_path, people):
         assert "sealed" not in run.facts
         assert (
             len(
-                train(folder, plan(pipeline=stages, rounds=ROUNDS + 1), people, resume=True).history
+                train(folder, plan(pipeline=stages, rounds=ROUNDS + 1), people, resume=True).trained
             )
             == ROUNDS + 1
         )

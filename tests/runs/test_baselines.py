@@ -28,7 +28,7 @@ def test_centralized_is_the_pooled_loop(tmp_path, plan, people):
     for _ in range(full.rounds * 3):
         w = w - np.float32(0.2) * task.gradient(w, buffers, batch)[0]
     np.testing.assert_allclose(run.parameters, w, rtol=1e-4, atol=1e-6)
-    assert run.history[-1]["clients"]["count"] == len(people)
+    assert run.trained[-1]["clients"]["count"] == len(people)
     sums = task.evaluate(run.parameters, buffers, *people.pooled())
     assert run.metrics["loss"] == sums["loss"] / sums["rows"]
 
@@ -76,7 +76,7 @@ def test_baselines_resume(tmp_path, plan, people):
     parts = baselines(plan, people, None, tmp_path / "parts")
     straight = baselines(plan, people, None, tmp_path / "straight")
     for name in ("centralized", "local"):
-        assert parts[name].history[-1]["model"] == straight[name].history[-1]["model"]
-        assert len(parts[name].history) == plan.rounds
+        assert parts[name].trained[-1]["model"] == straight[name].trained[-1]["model"]
+        assert len(parts[name].trained) == plan.rounds
     one, two = (private(r["local"], people) for r in (parts, straight))
     assert {c: v.tobytes() for c, v in one.items()} == {c: v.tobytes() for c, v in two.items()}

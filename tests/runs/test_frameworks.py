@@ -53,7 +53,7 @@ def test_resumed_and_replayed(tmp_path, people, framework, workers):
     parts = muster.simulate(
         plan, people, rows, path=tmp_path / "parts", resume=True, workers=workers
     )
-    for one, other in zip(parts.history[2:], straight.history[2:], strict=True):
+    for one, other in zip(parts.trained[2:], straight.trained[2:], strict=True):
         assert one["model"] == other["model"]
         assert one["metrics"] == other["metrics"]
     assert parts.buffers.tobytes() == straight.buffers.tobytes()

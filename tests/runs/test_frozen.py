@@ -188,7 +188,7 @@ def test_the_record_s_digest_of_the_model_covers_what_is_frozen(tmp_path):
     )
     heads = [r.plan.task.layout.named(r.parameters)["head.weight"] for r in (run, other)]
     assert np.array_equal(*heads)
-    assert run.history[-1]["model"] != other.history[-1]["model"]
+    assert run.trained[-1]["model"] != other.trained[-1]["model"]
 
 
 def test_a_model_of_which_nothing_is_trained_is_refused():

@@ -31,7 +31,7 @@ def sums_by_hand(plan, run, people, client):
 
 def test_central_and_per_client_numbers(train, plan, people):
     run = train()
-    last = run.history[-1]
+    last = run.trained[-1]
     found = [sums_by_hand(plan, run, people, client) for client in people.clients]
     losses, hits, rows = (np.array(column) for column in zip(*found, strict=True))
     close = {"rel": 1e-5}
@@ -77,7 +77,7 @@ def test_private_parts_are_evaluated_as_the_round_leaves_them(train, plan, peopl
     store.close()
     sharing = plan.task.layout.sharing("layers.0.*")
     start = sharing.take(plan.task.init(_key(plan))[0], shared=False)
-    each = dict(run.history[-1]["clients"]["each"])
+    each = dict(run.trained[-1]["clients"]["each"])
     for client in people.clients:
         private = memories[client]["private"] if client in memories else start
         w = sharing.merge(latest["algorithm.shared.x"], private)
@@ -103,14 +103,14 @@ def test_without_central_rows_all_test_rows_of_clients_are_one(plan, people, tmp
     assert run.metrics == pytest.approx(central.metrics, rel=1e-6)
     assert (run.measured, central.measured) == ("the clients' own test rows", "central test rows")
     on = "their own test rows (5 clients), or the rows they trained on (5)"
-    assert run.history[-1]["clients"]["on"] == on
+    assert run.trained[-1]["clients"]["on"] == on
 
 
 def test_training_rows_give_no_metrics_and_are_named(train):
     run = train(judged=False, rounds=1)
     assert run.metrics == {} and run.measured == ""
-    assert run.history[-1]["clients"]["on"] == "the rows they trained on"
-    assert 0 <= run.history[-1]["clients"]["accuracy"]["mean"] <= 1
+    assert run.trained[-1]["clients"]["on"] == "the rows they trained on"
+    assert 0 <= run.trained[-1]["clients"]["accuracy"]["mean"] <= 1
 
 
 @pytest.mark.parametrize("share", ["layers.0.*", "!layers.0.*"])

@@ -45,7 +45,7 @@ def test_another_set_another_model(train, plan, people):
     run = train()
     with sqlite3.connect(run.path / "run.db") as db:
         (text,) = db.execute("SELECT record FROM rounds WHERE round=2").fetchone()
-        accepted = run.history[1]["accepted"]
+        accepted = run.trained[1]["accepted"]
         shorter = text.replace(
             f'"accepted": {_json(accepted)}', f'"accepted": {_json(accepted[1:])}'
         )

@@ -72,7 +72,7 @@ def kinds():
 
 def trained(plan, people, test, path):
     run = muster.simulate(plan, people, test, path=path)
-    return run.parameters, run.metrics, run.history[-1]["clients"]
+    return run.parameters, run.metrics, run.trained[-1]["clients"]
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -57,7 +57,7 @@ def test_an_export_that_cannot_be_written_leaves_the_old_one(train, monkeypatch)
 
 def test_without_its_plan_a_run_has_a_history_but_no_model(train):
     run = Run(train().path)
-    assert run.metrics == run.history[-1]["metrics"]
+    assert run.metrics == run.trained[-1]["metrics"]
     run.export()
     with pytest.raises(RunError, match=r"use Run\(path, plan\)"):
         run.model()
@@ -80,7 +80,7 @@ def test_a_model_that_nobody_has_is_not_given_out(train, plan, people):
     with pytest.raises(RunError, match=r"there is no one model; .* run.model\(client\)"):
         run.model()
     client, absent = (
-        next(c for c in people.clients if (c in run.history[0]["accepted"]) == there)
+        next(c for c in people.clients if (c in run.trained[0]["accepted"]) == there)
         for there in (True, False)
     )
     model = run.model(client)

@@ -36,7 +36,7 @@ def arrays(run):
 
 
 def core(run):
-    return [{key: record.get(key) for key in KEPT} for record in run.history]
+    return [{key: record.get(key) for key in KEPT} for record in run.trained]
 
 
 @pytest.mark.parametrize("every", [1, 2, 3])
@@ -53,28 +53,28 @@ def test_five_rounds_and_then_ten_are_ten(train, every):
 
 def test_the_rounds_that_are_evaluated(train):
     run = train(rounds=7, evaluate=Every(3, clients=4))
-    assert [r["round"] for r in run.history if "metrics" in r] == [3, 6, 7]
-    assert [r["clients"]["count"] for r in run.history if "clients" in r] == [4, 4, 4]
-    assert [len(r["clients"].get("each", ())) for r in run.history if "clients" in r] == [0, 0, 4]
-    chosen = {c for c, _ in run.history[-1]["clients"]["each"]}
+    assert [r["round"] for r in run.trained if "metrics" in r] == [3, 6, 7]
+    assert [r["clients"]["count"] for r in run.trained if "clients" in r] == [4, 4, 4]
+    assert [len(r["clients"].get("each", ())) for r in run.trained if "clients" in r] == [0, 0, 4]
+    chosen = {c for c, _ in run.trained[-1]["clients"]["each"]}
     assert len(chosen) == 4
     none = train("none", rounds=2, evaluate=Every(1, clients=0))
-    assert "clients" not in none.history[-1]
-    assert "metrics" in none.history[-1]
+    assert "clients" not in none.trained[-1]
+    assert "metrics" in none.trained[-1]
 
 
 def test_a_target_stops_and_still_stops_after_resume(train):
     free = train("free", rounds=8)
-    value = free.history[3]["metrics"]["loss"]
-    assert min(r["metrics"]["loss"] for r in free.history[:3]) > value
+    value = free.trained[3]["metrics"]["loss"]
+    assert min(r["metrics"]["loss"] for r in free.trained[:3]) > value
     stop = (Target("loss", value),)
     run = train("stopped", rounds=8, stop=stop)
-    assert len(run.history) == 4
+    assert len(run.trained) == 4
     assert "Target" in run.facts["stopped"]
-    assert len(run.history[-1]["clients"]["each"]) == 10
+    assert len(run.trained[-1]["clients"]["each"]) == 10
     again = train("stopped", rounds=8, stop=stop, resume=True)
     assert arrays(again) == arrays(run)
-    assert len(again.history) == 4
+    assert len(again.trained) == 4
     on = train("stopped", rounds=8, resume=True)
     assert arrays(on) == arrays(free)
     assert on.facts["stopped"] is None
@@ -83,27 +83,27 @@ def test_a_target_stops_and_still_stops_after_resume(train):
 def test_early_stopping_counts_over_a_resume(train):
     stop = (EarlyStopping("accuracy", 3),)
     run = train("straight", rounds=30, stop=stop)
-    assert 4 <= len(run.history) < 30
-    for rounds in range(1, len(run.history)):
+    assert 4 <= len(run.trained) < 30
+    for rounds in range(1, len(run.trained)):
         train("parts", rounds=rounds, stop=stop, resume=rounds > 1)
     parts = train("parts", rounds=30, stop=stop, resume=True)
-    assert len(parts.history) == len(run.history)
+    assert len(parts.trained) == len(run.trained)
     assert arrays(parts) == arrays(run)
 
 
 def test_early_stopping_does_not_count_the_extra_evaluation_of_a_last_round(train):
     chosen = {"stop": (EarlyStopping("accuracy", 2),), "evaluate": Every(3)}
     run = train("straight", rounds=60, **chosen)
-    for rounds in range(1, len(run.history)):
+    for rounds in range(1, len(run.trained)):
         train("parts", rounds=rounds, resume=rounds > 1, **chosen)
     parts = train("parts", rounds=60, resume=True, **chosen)
-    assert len(parts.history) == len(run.history)
+    assert len(parts.trained) == len(run.trained)
 
 
 def test_bytes_up_and_down(train, plan):
     run = train(rounds=1)
     d = plan.task.layout.size
-    (record,) = run.history
+    (record,) = run.trained
     assert record["bytes_down"] == 4 * 2 * 4 * d  # four clients, x and c, float32
     assert record["bytes_up"] == 4 * 2 * 4 * d
 
@@ -120,7 +120,7 @@ def test_history_can_be_followed(train, tmp_path):
         seen.append(len(lines))
 
     train(options={"watch": watch})
-    assert seen == [1, 2, 3, 4, 5]
+    assert seen == [1, 2, 3, 4, 5, 6], "what training started from, and five rounds"
 
 
 def test_who_holds_what_is_recorded(train, people, tmp_path):
@@ -164,7 +164,7 @@ def test_a_resume_with_another_plan_names_the_fields(train):
     with pytest.raises(RunError, match=r"engine \('matrix' then, 'loop' now\)"):
         train(resume=True, options={"engine": "loop"})
     run = train(resume=True, rounds=6, stop=(Target("loss", 0.0),), evaluate=Every(2, clients=1))
-    assert len(run.history) == 6
+    assert len(run.trained) == 6
 
 
 def test_a_resume_keeps_the_engine_it_was_begun_with(train):
@@ -219,12 +219,12 @@ def test_an_error_in_a_round_leaves_the_rounds_before(train):
         train("parts", options={"watch": watch})
     parts = train("parts", resume=True)
     assert arrays(parts) == arrays(train("straight"))
-    assert [record["round"] for record in parts.history] == [1, 2, 3, 4, 5]
+    assert [record["round"] for record in parts.trained] == [1, 2, 3, 4, 5]
 
 
 def test_a_full_disk_stops_the_run_and_a_resume_ends_it(train, monkeypatch):
     monkeypatch.setattr(sqlite, "LARGE", 1)
-    save, left = sqlite.write_file, iter(range(3))
+    save, left = sqlite.write_file, iter(range(4))
 
     def full(arrays, path):
         if next(left, None) is None:
@@ -257,7 +257,7 @@ def test_what_cannot_be_trained_on(tmp_path, plan, people):
 
 def test_an_abandoned_round_moves_neither_model_nor_memory(train, plan, people):
     run = train(rounds=2, minimum=5, sampling=sampling.Poisson(0.3))  # three, then four of ten
-    assert [record["abandoned"] for record in run.history] == [True, True]
+    assert [record["abandoned"] for record in run.trained] == [True, True]
     store = SQLiteStore(run.path, readonly=True)
     assert store.memory(people.clients) == {}
     store.close()
@@ -298,7 +298,7 @@ def test_a_resume_sees_what_an_object_of_the_plan_holds(train):
         train(rounds=4, resume=True, **other)
     run = train(rounds=4, resume=True, options={"override": True}, **other)
     (said,) = run.facts["overrides"]
-    assert (said["after"], len(run.history)) == (2, 4)
+    assert (said["after"], len(run.trained)) == (2, 4)
     assert said["changed"] == ["task.start.closure.weights.numbers.values"]
     assert "[9.0, 1.0] now" in said["said"]
     train(rounds=5, resume=True, **other)  # the plan is this one from now on

@@ -16,9 +16,9 @@ from muster.secagg import (
     Closed,
     Forget,
     Heard,
-    Keep,
     MessageRefused,
     Party,
+    Persist,
     Saw,
     Say,
     SessionStep,
@@ -98,7 +98,9 @@ class Scene:
     shuffle: np.random.Generator | None = None
     in_bytes: bool = False
     restarts: set = field(default_factory=set)  # (name or "server", Step): begun again there
-    crashes: set = field(default_factory=set)  # (name, Step): dies after the Keep, before the Say
+    crashes: set = field(
+        default_factory=set
+    )  # (name, Step): dies after the Persist, before the Say
     seed: int = 0
 
     def __post_init__(self):
@@ -189,7 +191,7 @@ class Scene:
         try:
             action = side.send(message)
             while not isinstance(action, Await):
-                if isinstance(action, Keep):
+                if isinstance(action, Persist):
                     self.kept[name] = self.kept[name] | {action.name: action.data}
                     if (name, SessionStep(action.name)) in self.crashes:
                         self.crashes.remove((name, SessionStep(action.name)))

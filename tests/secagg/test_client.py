@@ -18,7 +18,7 @@ from tests.secagg.scene import (
     terms,
 )
 
-from muster.secagg import Aborted, Await, Forget, Keep, Say, SessionReason, SessionStep, client
+from muster.secagg import Aborted, Await, Forget, Persist, Say, SessionReason, SessionStep, client
 from muster.secagg.agreement import Secrets
 from muster.secagg.commitments import ROWS
 from muster.secagg.messages import (
@@ -154,7 +154,7 @@ def test_steps_out_of_order_end_it():
 
 def test_bytes_that_are_no_message_end_it():
     side = client(terms(3), party("c0000"), list, np.random.default_rng(0).bytes)
-    assert [type(next(side)) for _ in range(3)] == [Keep, Say, Await]
+    assert [type(next(side)) for _ in range(3)] == [Persist, Say, Await]
     assert side.send(b"noise") == Say(Quit("MALFORMED"))
     assert isinstance(next(side), Forget)
     with pytest.raises(Aborted) as caught:
@@ -164,7 +164,7 @@ def test_bytes_that_are_no_message_end_it():
 
 def test_nothing_that_came_is_waited_for():
     side = client(terms(3), party("c0000"), list, np.random.default_rng(0).bytes)
-    assert [type(next(side)) for _ in range(3)] == [Keep, Say, Await]
+    assert [type(next(side)) for _ in range(3)] == [Persist, Say, Await]
     assert side.send(None) == Await(SessionStep.SHARE)
 
 
@@ -220,7 +220,7 @@ def test_everything_is_kept_before_it_is_said():
     for name in named(COUNT):
         pump = client(played.terms, party(name), list, np.random.default_rng(1).bytes)
         order.append([type(next(pump)) for _ in range(3)])
-    assert order == [[Keep, Say, Await]] * COUNT
+    assert order == [[Persist, Say, Await]] * COUNT
     played.run()
     assert all(kept == {} for kept in played.kept.values())  # forgotten when done
 

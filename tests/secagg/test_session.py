@@ -14,7 +14,15 @@ from tests.secagg.scene import Scene, believe, expected, named, terms, vectors
 from muster.errors import PlanError
 from muster.secagg.answers import graph_for
 from muster.secagg.messages import PublicKeys
-from muster.secagg.session import Aborted, Keep, Liar, SessionReason, SessionTerms, bitmap, members
+from muster.secagg.session import (
+    Aborted,
+    Liar,
+    Persist,
+    SessionReason,
+    SessionTerms,
+    bitmap,
+    members,
+)
 
 TERMS = SessionTerms("study", "run", 1, bytes(32), bytes(32), size=8, most=255, cohort=10)
 
@@ -72,7 +80,7 @@ def test_an_end_travels_between_processes():
 
 
 def test_what_is_kept_does_not_print():
-    assert "secret" not in repr(Keep("advertise", b"secret"))
+    assert "secret" not in repr(Persist("advertise", b"secret"))
 
 
 # -- whole sessions --------------------------------------------------------------------------------

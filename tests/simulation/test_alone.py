@@ -63,8 +63,8 @@ def test_everybody_counts_and_it_is_said_once(algorithm, engine, lenient, tmp_pa
             plan, PEOPLE, rows(99), engine=engine, lenient=lenient, path=tmp_path / "run"
         )
     assert len(said) == 1
-    assert [record["accepted"] for record in run.history] == [[*CLIENTS]] * 2
-    assert not any("failed" in record for record in run.history)
+    assert [record["accepted"] for record in run.trained] == [[*CLIENTS]] * 2
+    assert not any("failed" in record for record in run.trained)
     assert np.array_equal(run.parameters, loop.parameters)
     assert run.facts["alone"] == "RuntimeError: no rule for this"
     assert "alone" not in loop.facts
@@ -92,8 +92,8 @@ def test_who_fails_alone_is_blamed_and_nobody_else(tmp_path):
     assert caught.value.client == 7
     with pytest.warns(RuntimeWarning, match="one client at a time"):
         run = muster.simulate(plan, given, engine="matrix", lenient=True, path=tmp_path / "b")
-    assert [record["accepted"] for record in run.history] == [[c for c in CLIENTS if c != 7]] * 2
-    assert {answer["client"] for record in run.history for answer in record["failed"]} == {7}
+    assert [record["accepted"] for record in run.trained] == [[c for c in CLIENTS if c != 7]] * 2
+    assert {answer["client"] for record in run.trained for answer in record["failed"]} == {7}
 
 
 def checking():
@@ -170,7 +170,7 @@ def test_a_model_is_tried_as_it_will_be_run(model, tmp_path):
     assert task.engines == ("fused", "loop")
     for lenient in (True, False):
         run = muster.simulate(planned(task), PEOPLE, lenient=lenient, path=tmp_path / str(lenient))
-        assert [record["accepted"] for record in run.history] == [[*CLIENTS]] * 2
+        assert [record["accepted"] for record in run.trained] == [[*CLIENTS]] * 2
 
 
 def test_a_slip_in_a_user_s_model_is_shown_as_what_it_is(tmp_path):

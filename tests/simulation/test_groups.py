@@ -155,7 +155,7 @@ def test_a_run_on_disk_replays(tmp_path, workers):
         evaluate=Every(clients=0),
     )
     run = muster.simulate(plan, people(COUNT), path=tmp_path / "run", workers=workers)
-    assert all(len(record["secure"]) == GROUPS for record in run.history)
+    assert all(len(record["secure"]) == GROUPS for record in run.trained)
     assert replay(tmp_path / "run", plan, people(COUNT)).identical
 
 

@@ -204,7 +204,7 @@ def test_any_number_of_workers_gives_one_model(tmp_path, plan):
     digests = set()
     for workers in (1, 2, 3):
         run = victim.train(tmp_path / str(workers), plan, workers=workers)
-        digests.add((run.history[-1]["model"], str(run.metrics)))
+        digests.add((run.trained[-1]["model"], str(run.metrics)))
     assert len(digests) == 1
 
 

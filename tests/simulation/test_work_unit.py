@@ -58,7 +58,7 @@ def test_the_others_are_as_if_it_had_never_been_there(tmp_path, engine, load, wo
     population, chosen = people(load), {"engine": engine, "lenient": True, "workers": workers}
     run = muster.simulate(plan(engine), population, path=tmp_path / "run", **chosen)
     stages = set()
-    for record in run.history:
+    for record in run.trained:
         failed = {answer["client"] for answer in record.get("failed", ())}
         stages |= {answer["stage"] for answer in record.get("failed", ())}
         assert failed == set(BAD) & set(record["invited"])
@@ -115,4 +115,4 @@ def test_an_evaluation_that_fails_is_blamed(tmp_path, monkeypatch):
     with pytest.raises(ClientError, match=r"client 'c4' failed in round 1 at stage 'evaluate'"):
         muster.simulate(few, population, path=tmp_path / "strict")
     run = muster.simulate(few, population, path=tmp_path / "lenient", lenient=True)
-    assert run.history[-1]["clients"]["count"] == 2
+    assert run.trained[-1]["clients"]["count"] == 2

@@ -193,7 +193,7 @@ def test_readers_and_the_simulation_read_what_it_writes(alone):
     for round in (2, 3):
         facts, history, latest = reader.snapshot()
         assert (facts, len(history), latest[0]) == (
-            {"schema": 1, "plan": {"rounds": 3}},
+            {"schema": 2, "plan": {"rounds": 3}},
             round - 1,
             round - 1,
         )

@@ -48,7 +48,7 @@ class Twins(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.mkdtemp()
         self.stores = [MemoryStore(), SQLiteStore(self.folder)]
-        self.round = 0
+        self.round = self.number = 0
         self.ahead = 0
 
     @rule(client=st.sampled_from(CLIENTS), value=st.integers(0, 9), ahead=st.integers(-1, 2))
@@ -56,12 +56,27 @@ class Twins(RuleBasedStateMachine):
         for store in self.stores:
             store.remember(self.round + ahead, client, {"m": np.full(3, value), "n": np.array(1.5)})
 
-    @rule(value=st.floats(width=32, allow_nan=False), accepted=some, skip=st.integers(1, 2))
-    def commit(self, value, accepted, skip):
+    @rule(
+        value=st.floats(width=32, allow_nan=False),
+        accepted=some,
+        skip=st.integers(1, 2),
+        every=st.integers(1, 4),
+    )
+    def commit(self, value, accepted, skip, every):
         self.round += skip
         arrays = {"x": np.full(3, value, "float32"), "empty": np.zeros(0), "one": np.array(7)}
         for store in self.stores:
-            store.commit(self.round, arrays, {"round": self.round, "value": value}, accepted)
+            stays = {version for version in store.versions() if version % every == 0}
+            record = {"round": self.round, "value": value}
+            store.commit(self.round, arrays, record, accepted, stays)
+
+    @precondition(lambda self: self.stores[0].versions())
+    @rule(draw=st.randoms(use_true_random=False))
+    def go_back(self, draw):
+        self.round = draw.choice(self.stores[0].versions())
+        self.number += 1
+        for store in self.stores:
+            store.go_back(self.round, self.number)
 
     @precondition(lambda self: self.round)
     @rule(back=st.integers(0, 1))
@@ -88,6 +103,15 @@ class Twins(RuleBasedStateMachine):
         assert one.history() == other.history()
         a, b = one.latest(), other.latest()
         assert (a and (a[0], bits(a[1]))) == (b and (b[0], bits(b[1])))
+        assert one.versions() == other.versions()
+        assert one.superseded() == other.superseded()
+        for version in one.versions():
+            assert bits(one.state(version)) == bits(other.state(version))
+            a, b = (
+                {c: bits(m) for c, m in store.memory(CLIENTS, version).items()}
+                for store in self.stores
+            )
+            assert a == b
         for ask in (lambda s: s.memory(CLIENTS), lambda s: s.staged(self.round + 1, CLIENTS)):
             a, b = ({c: bits(m) for c, m in ask(store).items()} for store in self.stores)
             assert a == b

@@ -153,7 +153,7 @@ def test_a_newer_schema_is_left_alone(tmp_path):
     db.close()
     before = (tmp_path / "run.db").read_bytes()
     for readonly in (False, True):
-        with pytest.raises(RunError, match=r"newer muster \(schema 9, this one reads 1\)"):
+        with pytest.raises(RunError, match=r"newer muster \(schema 9, this one reads 2\)"):
             SQLiteStore(tmp_path, readonly=readonly)
     assert (tmp_path / "run.db").read_bytes() == before
 
@@ -202,7 +202,7 @@ def test_reading_while_it_is_written(tmp_path, large):
         stands(reader, round - 1)
         writer.commit(round, state(round), {"round": round}, ["a"])
         facts, history, latest = reader.snapshot()
-        assert (facts["schema"], len(history), latest[0]) == (1, round, round)
+        assert (facts["schema"], len(history), latest[0]) == (2, round, round)
         reader.close()
     writer.close()
 
@@ -239,7 +239,7 @@ def test_facts_are_written_together(tmp_path):
     store = SQLiteStore(tmp_path)
     store.note(a=1, b=[None, "x"])
     store.note(b=2)
-    assert store.facts() == {"schema": 1, "a": 1, "b": 2}
+    assert store.facts() == {"schema": 2, "a": 1, "b": 2}
     assert store.meta("c") is None
     with pytest.raises(TypeError):
         store.note(a=5, c={1, 2})

@@ -113,7 +113,11 @@ class Forgetful(MemoryStore):
         super().__init__()
         self.fault = fault
 
-    def commit(self, round, arrays, record, accepted):
+    def commit(self, round, arrays, record, accepted, stays=()):
+        if self.fault == "stays":
+            stays = ()
+        if self.fault == "hoards":
+            stays = self.versions()
         if self.fault == "twice" and self._state and round <= self._state[0]:
             self._records.append(dict(record))
             return
@@ -125,12 +129,15 @@ class Forgetful(MemoryStore):
             accepted = [client for _, client in self._staged]
         if self.fault == "half":
             self._records.append(dict(record))
-            super().commit(round, arrays, record, accepted)
+            super().commit(round, arrays, record, accepted, stays)
             self._records.pop()
         else:
-            super().commit(round, arrays, record, accepted)
+            super().commit(round, arrays, record, accepted, stays)
         if self.fault == "lost":
             self._memory.clear()
+
+    def memory(self, clients, version=None):
+        return super().memory(clients, None if self.fault == "newest" else version)
 
     def remember(self, round, client, arrays):
         super().remember(round, client, arrays)
@@ -139,7 +146,8 @@ class Forgetful(MemoryStore):
 
 
 @pytest.mark.parametrize(
-    "fault", ["state", "record", "everybody", "half", "lost", "early", "twice"]
+    "fault",
+    ["state", "record", "everybody", "half", "lost", "early", "twice", "stays", "hoards", "newest"],
 )
 def test_a_broken_store_is_caught(fault):
     kept = Forgetful(fault)

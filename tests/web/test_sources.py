@@ -41,6 +41,7 @@ class Recorded:
         return self.path.name
 
     directions, measured, warning = Run.directions, Run.measured, Run.warning
+    trained, round = Run.trained, Run.round
 
 
 def made(folder, seed, name="run"):

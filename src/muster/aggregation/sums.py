@@ -62,6 +62,7 @@ def _merged(a: Reply, b: Reply, plus: Callable[[Any, Any], Any]) -> Reply:
         {name: a.metrics[name] + b.metrics[name] for name in told},
         tree_map(plus, a.buffers, b.buffers),
         a.secure + b.secure,
+        norms=a.norms + b.norms,
     )
 
 

@@ -20,7 +20,19 @@ __all__ = ["COMMANDS", "app", "main"]
 
 ORDERS = ("pause", "drain", "resume", "stop")  # the functions of one file
 NETWORK = ("pki", "serve", "join", "status", *ORDERS, "doctor", "audit")
-COMMANDS = ("new", "run", "ls", "show", "report", "compare", "replay", "data", "privacy", *NETWORK)
+COMMANDS = (
+    "new",
+    "run",
+    "ls",
+    "show",
+    "report",
+    "compare",
+    "replay",
+    "rollback",
+    "data",
+    "privacy",
+    *NETWORK,
+)
 PLACES = (
     {name: f"federation.{name}" for name in NETWORK}
     | dict.fromkeys(ORDERS, "federation.order")

@@ -83,6 +83,7 @@ class LiveRounds:
         self._series: list[float] = []
         self._metric: str | None = None
         self._intro, self._head = intro, ""
+        self._begun: dict[str, Any] | None = None  # version 0, until the first round
         self._clock, self._shown = clock, 0.0
         self._bar = _bar(self._console) if self._console.is_terminal else None
         if self._bar:
@@ -129,25 +130,35 @@ class LiveRounds:
         self._bar.update(self._task, completed=round, note=note, refresh=True)
 
     def _line(self, record: dict[str, Any]) -> None:
-        metrics = record.get("metrics") or {}
+        """A line; that of version 0 with the first round's, which knows which columns there are."""
+        if record["round"] == 0:
+            self._begun = record
+            return
+        lines = [self._cells(one) for one in (self._begun, record) if one is not None]
+        self._begun = None
+        shown = {n: c for n, c in COLUMNS.items() if n != RARE or lines[-1][n]}
+        self._heading(shown, _rows(record))
+        for cells in lines:
+            text = Text()
+            for name, (width, style) in shown.items():
+                text.append(" " + cells[name].rjust(width - 1), style)  # two never touch
+            self._console.print(text)
+
+    def _cells(self, record: dict[str, Any]) -> dict[str, str]:
+        metrics, played = record.get("metrics") or {}, record["round"] > 0
         spread = (record.get("clients") or {}).get(self._metric) or {}
-        cells = {
+        train = record.get("train") or {}
+        return {
             "round": f"{record['round']}/{self._rounds}",
-            "train loss": screen.number((record.get("train") or {}).get("loss")),
+            "train loss": screen.number(train.get("loss")) if played else "",
             "metric": _figure(metrics.get(self._metric or "")),
             "clients' mean": _figure(spread.get("mean")),
             "worst": _figure(spread.get("worst")),
             "ε": _figure((record.get("privacy") or {}).get("epsilon")),
-            "replies": f"{len(record['accepted'])}/{len(record['invited'])}",
-            "up": screen.size(record.get("bytes_up")),
+            "replies": f"{len(record['accepted'])}/{len(record['invited'])}" if played else "",
+            "up": screen.size(record.get("bytes_up")) if played else "",
             "time": screen.span(record.get("seconds")),
         }
-        shown = {n: c for n, c in COLUMNS.items() if n != RARE or cells[n]}
-        self._heading(shown, _rows(record))
-        text = Text()
-        for name, (width, style) in shown.items():
-            text.append(" " + cells[name].rjust(width - 1), style)  # two never touch
-        self._console.print(text)
 
     def _heading(self, columns: dict[str, tuple[int, str]], on: str) -> None:
         """The names of the columns, again when the metric is first known."""
@@ -175,11 +186,13 @@ class LiveRounds:
 def lines_kept(rounds: int) -> frozenset[int]:
     """The rounds that get a line: all of a short run, about forty at even steps of a long one.
 
+    0 is what training starts from.
+
     >>> sorted(lines_kept(3)), len(lines_kept(1000))
-    ([1, 2, 3], 41)
+    ([0, 1, 2, 3], 42)
     """
     step = max(1, -(-rounds // LINES))
-    return frozenset({1, rounds, *range(step, rounds + 1, step)})
+    return frozenset({0, 1, rounds, *range(step, rounds + 1, step)})
 
 
 def _bar(console: Console) -> Progress:

@@ -99,7 +99,7 @@ class RunProgress:
 def progress(run: Run) -> RunProgress:
     """How far a run is, from what it recorded."""
     plan: dict[str, Any] = run.facts.get("plan") or {}
-    done, planned = len(run.history), int(plan.get("rounds", 0))
+    done, planned = run.round, int(plan.get("rounds", 0))
     if _held(run.path):
         state = "training"
     elif done >= planned or _stopped(run, plan):
@@ -140,7 +140,7 @@ def metric(run: Run) -> str:
 
 
 def _stopped(run: Run, plan: dict[str, Any]) -> bool:
-    seen = [record["metrics"] for record in run.history if record.get("metrics")]
+    seen = [record["metrics"] for record in run.trained if record.get("metrics")]
     rules = list(plan.get("stop") or ())
     if not all(isinstance(rule, dict) and rule.get("class") in RULES for rule in rules):
         return bool(run.facts.get("stopped"))  # a rule of the user's own: what the run itself said

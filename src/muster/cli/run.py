@@ -254,7 +254,7 @@ class Order:
     def _done(self, *, always: bool = False) -> int:
         """The rounds committed so far."""
         with contextlib.suppress(RunError):
-            return len(Run(self.folder).history) if self.resume or always else 0
+            return Run(self.folder).round if self.resume or always else 0
         return 0
 
     def _intro(self) -> str:
@@ -285,7 +285,7 @@ def summary(run: Run, compared: dict[str, Run] | None = None) -> dict[str, Any]:
     found: dict[str, Any] = {
         "id": run.id,
         "path": str(run.path),
-        "rounds": len(run.history),
+        "rounds": run.round,
         "metrics": run.metrics,
         "clients": {k: v for k, v in locate.spread(run).items() if k != "each"},
         "bytes_up": sum(r.get("bytes_up", 0) for r in run.history),
@@ -317,9 +317,9 @@ def _comparison(runs: dict[str, Run]) -> Any:
 def _verdict(run: Run, plan: Plan) -> Text:
     facts = summary(run)
     metric = locate.metric(run)
-    early = f" of {plan.rounds}" if len(run.history) < plan.rounds else ""
-    plural = "" if len(run.history) == 1 and not early else "s"
-    parts = [f"{len(run.history)}{early} round{plural} in {screen.span(facts['seconds'])}"]
+    early = f" of {plan.rounds}" if run.round < plan.rounds else ""
+    plural = "" if run.round == 1 and not early else "s"
+    parts = [f"{run.round}{early} round{plural} in {screen.span(facts['seconds'])}"]
     if metric in run.metrics:
         parts.append(f"{metric} {screen.number(run.metrics[metric])} on {run.measured}")
     spread = locate.spread(run).get(metric)

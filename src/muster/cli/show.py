@@ -33,13 +33,17 @@ def command(run: locate.RunName = locate.LATEST, as_json: screen.Json = False) -
                 "phase": phase,
             }
             | found.facts
-            | {"rounds": len(found.history), "history": found.history}
+            | {"rounds": found.round, "history": found.history}
+            | {"kept": found.rounds_kept}
+            | {"superseded": [r | {"rollback": n} for n, r in found.superseded]}
         )
         return
     screen.say(
         f"[bold]{escape(found.id)}[/]  {far.done}/{far.planned} rounds, {phase or far.state}"
     )
     screen.say(f"[dim]{escape(screen.path(found.path))}[/]")
+    for line in _back(found):
+        screen.say(Text(line, "yellow"))
     parts = (("plan", _plan(found)), ("trained", _trained(found)), ("privacy", _privacy(found)))
     for title, made in parts:
         lines = list(made)
@@ -57,6 +61,18 @@ def command(run: locate.RunName = locate.LATEST, as_json: screen.Json = False) -
             screen.say(shown)
     if found.warning:
         screen.say(Text(f"\n! {found.warning}", "bold yellow"))
+
+
+def _back(run: Run) -> Iterator[str]:
+    """What the run went back to, and which rounds are superseded by that."""
+    for one in run.rollbacks:
+        gone = [record["round"] for number, record in run.superseded if number == one["number"]]
+        rounds = f"{gone[0]} to {gone[-1]}" if len(gone) > 1 else ", ".join(map(str, gone))
+        why = f": {one['reason']}" if one["reason"] else ""
+        yield (
+            f"rolled back to round {one['to']} by {one['by']}, {one['at']}{why} "
+            f"(superseded: round {rounds})"
+        )
 
 
 def _plan(run: Run) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ from muster.errors import PlanError
 from muster.local import Local
 from muster.metrics.head import OutputHead
 from muster.optimizers import Optimizer
+from muster.plan.keep import Keep
 from muster.plan.stopping import Every
 from muster.spelling import alien
 
@@ -27,7 +28,7 @@ def _has(value: Any, name: str) -> bool:
 
 def refuse_kinds(plan: Any) -> None:
     """Raise `PlanError`, with the remedy, for a field of another kind than is needed."""
-    kinds = {"algorithm": Algorithm, "local": Local, "evaluate": Every}
+    kinds = {"algorithm": Algorithm, "local": Local, "evaluate": Every, "keep": Keep}
     seams = {"task": "layout", "sampling": "sample", "aggregation": "least"}
     for name in (*kinds, *seams):
         value, kind = getattr(plan, name), kinds.get(name)

@@ -31,9 +31,13 @@ def refuse_unmeasured(plan: Any) -> None:
             f"the metrics of this plan are {len(sums)} sums of up to {size} bytes, and a client "
             f"tells {ROOM} at most; take metrics with fewer bins or classes, or Every(clients=0)"
         )
-    for rule in plan.stop:
-        if isinstance(rule, Target | EarlyStopping) and rule.metric not in known:
-            near = difflib.get_close_matches(rule.metric, known, n=1)
+    rules = [rule for rule in plan.stop if isinstance(rule, Target | EarlyStopping)]
+    named = [(rule, rule.metric) for rule in rules]
+    if plan.keep.best is not None:
+        named.append((plan.keep, plan.keep.best))
+    for rule, name in named:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "name one, or add it to metrics"
             raise PlanError(
                 f"{rule} reads a metric that this plan does not measure; it measures "

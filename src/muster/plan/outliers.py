@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from muster.mapped import forget
 from muster.pipeline.sum_bounds import SumBounds
+from muster.plan.norms import norms_of, shows_norms
 from muster.plan.plan import Plan
 from muster.types import Reply, Sent
 
@@ -50,6 +51,17 @@ class Outliers:
         return next(
             filter(None, map(_unbounded, (*reply.payload.values(), reply.buffers))), ""
         ) or self._long(vectors, reply.weight)
+
+    def measured(self, reply: Reply) -> Reply:
+        """The reply of one client with how long its update is, where nothing is to hide that.
+
+        A client whose site keeps its metrics keeps this, too.
+        """
+        if len(reply.clients) != 1 or not reply.metrics or not shows_norms(self.plan):
+            return reply
+        rows = {name: np.asarray(value)[None] for name, value in dict(reply.payload).items()}
+        (norm,) = norms_of(self._contract, rows, np.array([reply.weight]))
+        return replace(reply, norms=((reply.clients[0], norm),))
 
     @cached_property
     def _contract(self) -> Any:

@@ -25,6 +25,7 @@ from muster.metrics.trial import tried
 from muster.optimizers import SGD
 from muster.pipeline.secure_sum import SecureSum
 from muster.pipeline.stage import Pipeline, Stage, contract_of
+from muster.plan.keep import Keep
 from muster.plan.kinds import refuse_kinds
 from muster.plan.measured import refuse_unmeasured
 from muster.plan.private import refuse_budget, refuse_exposed
@@ -55,7 +56,8 @@ class Plan(Spelled):
     evaluation, takes replies for `deadline` seconds (None: for as long as work goes on, and half a
     day at the most), and `overselect` invites so many times the clients it needs.
     A run stops before its noise reveals more than the `budget`. `metrics` are measured beside the
-    loss, by default the usual ones of the task; `stop` names some of them.
+    loss, by default the usual ones of the task; `stop` and `keep` name some of them, and `keep`
+    says which models stay on the disk.
     Raises `PlanError`, with the remedy, for what cannot run.
     """
 
@@ -78,6 +80,7 @@ class Plan(Spelled):
     overselect: float = 1.0
     cap: int | None = None
     budget: Budget | None = None
+    keep: Keep = Keep()
 
     def __post_init__(self) -> None:
         refuse_kinds(self)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from muster.errors import PlanError
+from muster.pipeline.stage import Stage
+from muster.plan.keep import Keep
 from muster.privacy.ledger import Budget
 from muster.privacy.release import Charge, Release, Selection
 from muster.types import Reply, Roster
@@ -43,6 +45,7 @@ def refuse_exposed(plan: Any) -> None:
         )
     for release in releases:
         _refuse_release(plan, release)
+    _refuse_kept(plan)
 
 
 def _refuse_told(plan: Any) -> None:
@@ -95,6 +98,19 @@ def _refuse_release(plan: Any, release: Release) -> None:
             f"{plan.sampling} keeps {kept}; use BandedNoise(separation={kept}), or a sampling "
             f"that keeps turns apart, such as Rotation(slots={release.separation})"
         )
+
+
+def _refuse_kept(plan: Any) -> None:
+    """A state of correlated noise holds the rows that take it off its model again."""
+    if plan.keep == Keep():
+        return
+    for stage in plan.stages.stages:
+        if type(stage).ended is not Stage.ended:
+            raise PlanError(
+                f"{plan.keep} would keep older models, and with each the last rows of its noise, "
+                f"which take that noise off again: {stage} is correlated over rounds; leave keep "
+                f"out, or use Noise(multiplier)"
+            )
 
 
 def refuse_budget(budget: Any) -> None:

@@ -22,7 +22,7 @@ from muster import aggregation, algorithms, metrics, optimizers, pipeline, sampl
 from muster.errors import PlanError
 from muster.identity import Contents
 from muster.local import Local
-from muster.plan import EarlyStopping, Every, Plan, Target
+from muster.plan import EarlyStopping, Every, Keep, Plan, Target
 from muster.privacy.ledger import Budget
 from muster.privacy.per_example import PerExample
 from muster.spelling import meant
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 # What may change on resume, and so is not part of the fingerprint.
-OUTSIDE = ("rounds", "stop", "evaluate", "budget")
+OUTSIDE = ("rounds", "stop", "evaluate", "budget", "keep")
 
 CATALOGUE: dict[str, Callable[..., Any]] = {
     name: getattr(room, name)
@@ -48,7 +48,18 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
     for name in room.__all__
     if (is_dataclass(getattr(room, name)) or isfunction(getattr(room, name)))
     and name not in ("Contract", "Pipeline")
-} | {kind.__name__: kind for kind in (Budget, EarlyStopping, Every, Local, PerExample, Target)}
+} | {
+    kind.__name__: kind
+    for kind in (
+        Budget,
+        EarlyStopping,
+        Every,
+        Keep,
+        Local,
+        PerExample,
+        Target,
+    )
+}
 
 
 def to_value(thing: Any) -> Any:
@@ -129,8 +140,8 @@ def short(text: str) -> str:
 def fingerprint(plan: Plan) -> str:
     """SHA-256 over the plan's value, which has the state of its objects and its code.
 
-    `rounds`, `stop`, `evaluate` and `budget` stay outside, as they may change on resume. The same
-    on every machine that holds the same code (see docs/design.md, "What a plan is").
+    `rounds`, `stop`, `evaluate`, `budget` and `keep` stay outside, as they may change on resume.
+    The same on every machine that holds the same code (see docs/design.md, "What a plan is").
     """
     value = {k: v for k, v in to_value(plan).items() if k not in OUTSIDE}
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -41,16 +41,17 @@ def doubt(plan: Plan, found: Mapping[str, Any], least: Mapping[str, float], what
 
 
 def _unread(plan: Plan, found: Mapping[str, Any]) -> str:
-    """A stop rule whose metric was not measured, or has no value."""
+    """What names a metric, to stop or to keep by, that was not measured, or has no value."""
     metrics = found.get("metrics") or {}
-    for rule in (one for one in plan.stop if isinstance(one, Target | EarlyStopping)):
-        if rule.metric not in metrics:
+    rules = [(one, one.metric) for one in plan.stop if isinstance(one, Target | EarlyStopping)]
+    for rule, name in [*rules, *([(plan.keep, plan.keep.best)] if plan.keep.best else [])]:
+        if name not in metrics:
             return (
-                f"{rule} read nothing: {rule.metric} was measured neither on central test rows nor "
+                f"{rule} read nothing: {name} was measured neither on central test rows nor "
                 f"on test rows of clients"
             )
-        if math.isnan(metrics[rule.metric]):
-            return f"{rule} read nothing: {rule.metric} has no value on these rows"
+        if math.isnan(metrics[name]):
+            return f"{rule} read nothing: {name} has no value on these rows"
     return ""
 
 

@@ -12,12 +12,13 @@ from typing import Any, Protocol
 from muster.errors import RunError
 from muster.mapped import own
 from muster.plan import Plan
-from muster.rounds import RunState, play, start
+from muster.rounds import BEGINNING, RunState, play, start
 from muster.runs.folder import append, following, publish
+from muster.runs.keeping import Keeping
 from muster.runs.privacy.guard import RunAccountant
 from muster.runs.suspicion import Suspicion
 from muster.types import Clients, Roster, Store
-from muster.vectors import rebuild, tree_map
+from muster.vectors import leaves, rebuild, tree_map
 
 __all__ = ["Examines", "Options", "Recorder", "Watch", "drive"]
 
@@ -77,6 +78,9 @@ class Recorder(Store, Protocol):
     def last_record(self) -> dict[str, Any]:
         """The same as a dict."""
 
+    def superseded(self) -> list[tuple[int, dict[str, Any]]]:
+        """The records that rollbacks went back before, each with the rollback's number."""
+
     def note(self, **facts: Any) -> None:
         """Write facts about the run."""
 
@@ -94,8 +98,18 @@ class Examines(Protocol):
 def drive(
     plan: Plan, clients: Clients, store: Recorder, examiner: Examines, options: Options
 ) -> None:
-    """Round after round until the plan, or the budget of privacy, says stop."""
-    done, state = _resumed(plan, store)
+    """Round after round until the plan, or the budget of privacy, says stop.
+
+    Before the first comes version 0, what training starts from: a commit and a record like any
+    other. Stop rules read rounds alone.
+    """
+    (done, state), watch = _resumed(plan, store), _Stopwatch(options.clock)
+    keeping = Keeping(plan, store)
+    begins = done < 0
+    if begins:
+        done = 0
+        found = examiner.examine(0, state) | {"seconds": watch.lap()}
+        keeping.commit(0, dict(leaves(state)), {**BEGINNING, **found}, ())
     guard = RunAccountant(
         plan,
         clients.known,
@@ -108,8 +122,11 @@ def drive(
     history, spent, halted = store.history(), None, ""
     publish(store.path, history)
     due = [r for r in history if r.get("metrics") and plan.evaluate.due(r["round"], 0)]
-    seen = [record["metrics"] for record in due]  # without the extra one after a last round
-    watch, suspicion = _Stopwatch(options.clock), Suspicion(history)
+    seen = [r["metrics"] for r in due if r["round"]]  # without the extra one after a last round
+    suspicion = Suspicion(history)
+    if begins and options.watch is not _unwatched:
+        options.watch(store.last_record())
+    watch.lap()
 
     def measure(round: int, state: RunState) -> dict[str, Any]:
         found = examiner.examine(round, state)
@@ -125,7 +142,7 @@ def drive(
             if spent:
                 break
             done += 1
-            state = play(plan, state, clients, store, done, measure, guard.source())
+            state = play(plan, state, clients, keeping, done, measure, guard.source())
             guard.close(done)
             append(lines, store.last_line())
             if options.watch is not _unwatched:
@@ -154,10 +171,10 @@ class _Stopwatch:
 
 
 def _resumed(plan: Plan, store: Recorder) -> tuple[int, RunState]:
-    """The last committed round and its state, or zero and the start."""
+    """The last committed round and its state, or -1 and the start."""
     latest = store.latest()
     if latest is None:
-        return 0, start(plan)
+        return -1, start(plan)
     template = tree_map(lambda _: 0, start(plan))  # its form alone: it would be a model more
     try:
         state = rebuild(template, latest[1])

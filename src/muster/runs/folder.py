@@ -73,8 +73,8 @@ def open_folder(
     """A store for a new run, or for one to go on with.
 
     Raises `RunError` when a new run meets a folder that holds one, or a resumed one another
-    plan (its differing fields are named; `rounds`, `stop`, `evaluate` and `budget` may). With
-    `override` the task and the code may differ too, which is recorded.
+    plan (its differing fields are named; `rounds`, `stop`, `evaluate`, `budget` and `keep` may).
+    With `override` the task and the code may differ too, which is recorded.
     """
     exists = (folder / "run.db").exists()
     if exists and not resume:

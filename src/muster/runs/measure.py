@@ -71,7 +71,8 @@ class Examiner:
         """The record's "metrics" and "measured" (on what), "clients", "model", and a "warning".
 
         "model" is a digest of the parameters. Asked after the replies of a round and before its
-        commit: private parts are those that the commit will make count.
+        commit: private parts are those that the commit will make count. Of version 0 nobody is
+        asked, it has the metrics of the central rows alone, and there is nothing to warn of.
         """
         plan = self._plan
         if not plan.evaluate.due(round, plan.rounds):
@@ -81,7 +82,7 @@ class Examiner:
         if state.frozen is not None:
             digest.update(np.ascontiguousarray(state.frozen).data)
         found: dict[str, Any] = {"model": digest.hexdigest()}
-        chosen = self._chosen(round)
+        chosen = self._chosen(round) if round else ()
         memories = self._memories.held(chosen) or {}
         if self._rows is not None and not plan.sharing.private:
             whole = plan.whole(state.sent(), None)
@@ -95,7 +96,7 @@ class Examiner:
             each = dict(self._measures.measure(state.sent(), asked, round))
             if each:
                 found |= self._of_clients(each, known="metrics" in found)
-        why = self._doubt(found)
+        why = self._doubt(found) if round else ""
         return found | ({"warning": why} if why else {})
 
     def _doubt(self, found: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +40,7 @@ class Replayed(NamedTuple):
 class Recorded:
     """Sampling by the record: in each round exactly those who were invited then."""
 
-    cohorts: tuple[Cohort, ...]
+    cohorts: Mapping[int, Cohort]
     before: Sampling
 
     @property
@@ -57,7 +57,7 @@ class Recorded:
         self, roster: Roster, state: Tree, round: int, key: RandomSource, probe: Any
     ) -> tuple[Cohort, Tree]:
         """The recorded cohort."""
-        return self.cohorts[round - 1], state
+        return self.cohorts[round], state
 
     def share(self, roster: Roster) -> float:
         """The inclusion probability under the plan's own sampling."""
@@ -98,10 +98,11 @@ def replay(path: str | Path, plan: Plan, population: Population) -> Replayed:
             f"the run in {path} drew its noise from secrets that are erased, so nobody can train "
             f"it again; `muster audit verify` shows that its log was not changed"
         )
-    found = {name: np.asarray(a) for name, a in leaves(_played(plan, population, history, facts))}
+    trained = [record for record in history if record["round"] > 0]
+    found = {name: np.asarray(a) for name, a in leaves(_played(plan, population, trained, facts))}
     names = sorted(found.keys() | latest[1].keys())
     differs = next((n for n in names if not _same(found.get(n), latest[1].get(n))), None)
-    return Replayed(len(history), differs is None, differs)
+    return Replayed(len(trained), differs is None, differs)
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -115,9 +116,10 @@ def _played(
     plan: Plan, population: Population, history: Sequence[dict[str, Any]], facts: dict[str, Any]
 ) -> RunState:
     """Every recorded round again, with the recorded cohorts and accepted sets."""
-    cohorts = tuple(
-        Cohort(tuple(r["invited"]), tuple(r["times"]) if "times" in r else None) for r in history
-    )
+    cohorts = {
+        r["round"]: Cohort(tuple(r["invited"]), tuple(r["times"]) if "times" in r else None)
+        for r in history
+    }
     absent = {r["round"]: frozenset(r["invited"]) - frozenset(r["accepted"]) for r in history}
     least = plan.minimum if plan.overselect == 1 else 1  # what counts as nobody's sum is as it was
     again = replace(plan, sampling=Recorded(cohorts, plan.sampling), overselect=1.0, minimum=least)

@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from muster import keys
 from muster.errors import RunError
-from muster.local import Memory
 from muster.plan import Plan
+from muster.plan.keep import best_of
 from muster.runs.doubt import warned
 from muster.runs.folder import publish, write
-from muster.store.sqlite import SQLiteStore
+from muster.runs.keeping import measured
+from muster.runs.rollback import FACT
+from muster.runs.version import Version
+from muster.store.sqlite import SQLiteStore, not_kept
 from muster.tree_codec import pieces
 from muster.types import ClientId
-from muster.vectors import rebuild
 
 __all__ = ["Run"]
 
@@ -25,6 +26,8 @@ __all__ = ["Run"]
 class Run:
     """A run's folder, read back: history, parameters, model.
 
+    `history` are the records that lead to the model, from version 0 on, what training started
+    from; `superseded` those that rollbacks went back before, each with the rollback's number.
     Raises `RunError` when the folder holds no run, or a damaged one.
     """
 
@@ -34,12 +37,13 @@ class Run:
         store = SQLiteStore(self.path, readonly=True)
         try:
             self.facts, self.history, self._state = store.snapshot()
+            self._kept, self.superseded = store.versions(), store.superseded()
         finally:
             store.close()
         self.facts.pop("secret", None)  # of an open round: nobody's to read
 
     def __repr__(self) -> str:
-        return f"Run({str(self.path)!r}, rounds={len(self.history)}, {self.metrics})"
+        return f"Run({str(self.path)!r}, rounds={self.round}, {self.metrics})"
 
     @property
     def id(self) -> str:
@@ -50,6 +54,16 @@ class Run:
     def round(self) -> int:
         """The last committed round; 0 before the first."""
         return int(self.history[-1]["round"]) if self.history else 0
+
+    @property
+    def rollbacks(self) -> list[dict[str, Any]]:
+        """What the run went back to, from where, when, by whom and why, in order."""
+        return list(self.facts.get(FACT) or ())
+
+    @property
+    def trained(self) -> list[dict[str, Any]]:
+        """The records of the rounds: `history` without version 0, what training started from."""
+        return [record for record in self.history if record["round"] > 0]
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -78,74 +92,74 @@ class Run:
         return warned(self.history)
 
     @property
+    def last(self) -> Version:
+        """The version that was committed last. Raises `RunError` where none is."""
+        if self._state is None:
+            raise RunError(f"the run in {self.path} has no committed round yet; resume it")
+        return Version(self.path, self.plan, self.history[-1], self._state[1])
+
+    @property
+    def best(self) -> Version:
+        """The best of the versions that are kept, by the metric that the plan's `keep` names.
+
+        The earliest of equals; a NaN is no value. Raises `RunError` where `keep` names none, and
+        where no version that is kept has a value of it.
+        """
+        keep = (self.facts.get("plan") or {}).get("keep") or {}
+        name = keep.get("best")
+        if name is None:
+            raise RunError(
+                f"the run in {self.path} was not told what its best model is; give its plan "
+                f"keep=muster.Keep(best='accuracy'), or another metric, and go on with it"
+            )
+        top = best_of(self.rounds_kept, measured(self.history, name), lower=self.directions[name])
+        if top is None:
+            raise RunError(
+                f"no model that the run in {self.path} keeps has a value of {name!r}: it was not "
+                f"measured, or is none (NaN); give test rows, evaluate_on=(x, y)"
+            )
+        return self.at(top)
+
+    @property
+    def rounds_kept(self) -> list[int]:
+        """The versions whose models are on the disk, in order: what `at` gives."""
+        return list(self._kept)
+
+    def at(self, version: int) -> Version:
+        """The model as it was committed in a round; 0 is what training started from.
+
+        Raises `RunError` for one that is not kept, with those that are.
+        """
+        if self._state is not None and version == self._state[0]:
+            return self.last
+        store = SQLiteStore(self.path, readonly=True)
+        try:
+            arrays, kept = store.state(version), store.versions()
+        finally:
+            store.close()
+        record = next((one for one in self.history if one["round"] == version), None)
+        if arrays is None or record is None:
+            raise RunError(not_kept(f"the run in {self.path}", version, kept))
+        return Version(self.path, self.plan, record, arrays)
+
+    @property
     def parameters(self) -> Any:
         """The global model as one flat vector `(d,)`; private parts at their initial values."""
-        shared = self._arrays()["algorithm.shared.x"]
-        if self.plan is None or self.plan.sharing.everything:
-            return shared
-        frozen = self._arrays().get("frozen")
-        return self.plan.sharing.merge(shared, self._private(buffers=False), frozen)
+        return self.last.parameters
 
     @property
     def buffers(self) -> Any:
         """The averaged buffers `(b,)`."""
-        shared = self._arrays()["buffers"]
-        if self.plan is None or self.plan.sharing.everything:
-            return shared
-        return self.plan.sharing.merge(shared, self._private(buffers=True), buffers=True)
+        return self.last.buffers
 
     def model(self, client: ClientId | None = None) -> Any:
-        """The framework's own model: the shared one, or that of a client with tensors of its own.
-
-        Raises `RunError` without the plan; without a client, where the plan leaves tensors with
-        the clients, so that nobody has the one model; and for a client whose tensors are not in
-        this folder (in a federation they stay at the site).
-        """
-        if self.plan is None:
-            raise RunError(f"{self!r} was opened without its plan; use Run(path, plan)")
-        plan = self.plan
-        if not plan.sharing.private:
-            return plan.task.model(self.parameters, self.buffers)
-        if client is None:
-            raise RunError(
-                f"Plan(share={plan.share!r}) leaves tensors with the clients, so there is no one "
-                f"model; name whose you want: run.model(client)"
-            )
-        memory, merge, arrays = self._memory(client), plan.sharing.merge, self._arrays()
-        w = merge(arrays["algorithm.shared.x"], memory.private, arrays.get("frozen"))
-        return plan.task.model(w, merge(arrays["buffers"], memory.buffers, buffers=True))
-
-    def _memory(self, client: ClientId) -> Memory:
-        """What a client keeps, as of the last round."""
-        assert self.plan is not None
-        store = SQLiteStore(self.path, readonly=True)
-        try:
-            found = store.memory([client])
-        finally:
-            store.close()
-        if client not in found:
-            raise RunError(
-                f"the tensors of client {client!r} are not in {self.path}: it never took part, or "
-                f"keeps them at its site; name a client of a simulation that did"
-            )
-        blank = self.plan.fresh_memory(*self.plan.task.init(keys.key(self.plan.seed).at("init")))
-        memory: Memory = rebuild(blank, found[client])
-        return memory
-
-    def _arrays(self) -> dict[str, Any]:
-        if self._state is None:
-            raise RunError(f"the run in {self.path} has no committed round yet; resume it")
-        return self._state[1]
-
-    def _private(self, *, buffers: bool) -> Any:
-        assert self.plan is not None
-        start = self.plan.task.init(keys.key(self.plan.seed).at("init"))[int(buffers)]
-        return self.plan.sharing.take(start, shared=False, buffers=buffers)
+        """The framework's own model of the last round (see `Version.model`)."""
+        return self.last.model(client)
 
     def _travels(self, kind: str) -> Any:
         """Of each coordinate of a full vector, whether it leaves the clients."""
         assert self.plan is not None
-        layout, sharing, arrays = self.plan.task.layout, self.plan.sharing, self._arrays()
+        layout, sharing, arrays = self.plan.task.layout, self.plan.sharing, self.last.arrays
         buffers = kind == "buffer"
         whole, shared = layout.size, arrays["algorithm.shared.x"]
         if buffers:

@@ -122,6 +122,11 @@ def check(plan: Plan, given: Any, evaluate_on: Any) -> tuple[Population, Rows | 
             f"Plan(stop={list(plan.stop)!r}) reads metrics of test rows, and there are none, "
             f"central or of clients; give evaluate_on=(x, y), or leave stop out"
         )
+    if plan.keep.best and evaluate_on is None and not (population.has_test and _asks(plan)):
+        raise PlanError(
+            f"Plan(keep={plan.keep}) reads metrics of test rows, and there are none, central or of "
+            f"clients; give evaluate_on=(x, y), or leave best out"
+        )
     if evaluate_on is not None:
         evaluate_on = check_rows(plan, evaluate_on)
     if not population.is_lazy:

@@ -3,7 +3,7 @@
 
 Bonawitz et al. 2017, figure 4, with Bell et al. 2020's neighbourhoods, and a step in which shares
 are compared with their commitments. In each step the client hears a message, checks it, keeps the
-message together with its own answer (`Keep`), and only then says the answer (`Say`): a client that
+message together with its own answer (`Persist`), and only then says the answer (`Say`): a client that
 dies at any instant and is started again with what it kept says the same bytes again and never
 makes a second answer. So nobody, by asking twice or in two ways, gets both secrets of one client
 from it.
@@ -28,8 +28,8 @@ from muster.secagg.session import (
     Aborted,
     Await,
     Forget,
-    Keep,
     Party,
+    Persist,
     Saw,
     Say,
     SessionReason,
@@ -39,7 +39,7 @@ from muster.secagg.session import (
 
 __all__ = ["Action", "client"]
 
-Action = Keep | Say | Saw | Forget | Await
+Action = Persist | Say | Saw | Forget | Await
 Flow = Generator[Action, SecAggMessage | bytes | None, Any]
 
 
@@ -76,7 +76,7 @@ def client(
     >>> party = Party("ann", sign=lambda data: b"", verify=lambda name, data, mark: True)
     >>> side = client(terms, party, lambda: np.zeros(4, "uint32"), secrets.token_bytes)
     >>> [type(next(side)).__name__ for _ in range(3)]
-    ['Keep', 'Say', 'Await']
+    ['Persist', 'Say', 'Await']
     """
     me = _Me(terms, party, vector, entropy, dict(kept or {}))
     try:
@@ -123,7 +123,7 @@ def _advertise(me: _Me) -> Flow:
         advert = messages.Advert(
             me.terms.context, messages.PublicKeys(me.party.name, *keys, signature)
         )
-        yield Keep(SessionStep.ADVERTISE.value, secrets.data + advert.to_bytes())
+        yield Persist(SessionStep.ADVERTISE.value, secrets.data + advert.to_bytes())
     if me.last(SessionStep.ADVERTISE):
         yield Say(advert)
     return secrets, advert
@@ -223,7 +223,7 @@ def _turn(
     if seen is not None:
         yield seen(found)
     reply, extra = answer(found)
-    yield Keep(step.value, framed(message.to_bytes(), reply.to_bytes(), extra))
+    yield Persist(step.value, framed(message.to_bytes(), reply.to_bytes(), extra))
     yield Say(reply)
     return found, reply, extra
 

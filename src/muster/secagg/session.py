@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What both sides of a session hold before it begins, and the words a driver and a side exchange.
 
-A side is a generator without input or output. It yields what is to be done (`Keep`, `Say`, `Saw`,
+A side is a generator without input or output. It yields what is to be done (`Persist`, `Say`, `Saw`,
 `Forget`; `Tell`, `MessageRefused`) and, with `Await`, asks for what came. Everything but the
 answer to `Await` is answered with None.
 """
@@ -29,10 +29,10 @@ __all__ = [
     "Closed",
     "Forget",
     "Heard",
-    "Keep",
     "Liar",
     "MessageRefused",
     "Party",
+    "Persist",
     "Saw",
     "Say",
     "SessionReason",
@@ -215,7 +215,7 @@ class Party:
 
 
 @dataclass(frozen=True, repr=False)
-class Keep:
+class Persist:
     """Make these bytes durable under this name before going on: what follows relies on it.
 
     They hold secrets: keep them from other users, and leave them out of logs and backups.

@@ -16,6 +16,7 @@ from muster.errors import ClientError, MusterError
 from muster.local import Group, Memory, Outcome, train
 from muster.metrics.sums import HELD_OUT
 from muster.plan import Plan
+from muster.plan.norms import norms_of, shows_norms
 from muster.simulation.engine import grouped
 from muster.types import ClientId, Failed, Reply, Sent
 from muster.vectors import in_order, tree_map
@@ -81,7 +82,8 @@ def perform(
         whole = outcome.clients == piece.clients
         places = piece.places if whole else [place[client] for client in outcome.clients]
         edges = list(range(len(places))) if apart else _edges(places, block)
-        replies += _blocks(outcome, edges, fold=places[0] == 0 and not apart)
+        norms = _norms(plan, sent, outcome)
+        replies += _blocks(outcome, edges, norms, fold=places[0] == 0 and not apart)
     if apart:
         return WorkResult(tuple(replies), memories, tuple(failed), alone)
     replies = list(fold_blocks(replies, lambda reply: place[reply.clients[0]] // block))
@@ -200,7 +202,18 @@ def _edges(places: Sequence[int], block: int) -> list[int]:
     return [i for i in range(len(at)) if i == 0 or at[i] != at[i - 1]]
 
 
-def _blocks(outcome: Outcome, edges: list[int], *, fold: bool) -> list[Reply]:
+def _norms(plan: Plan, sent: Sent, outcome: Outcome) -> tuple[tuple[ClientId, float], ...]:
+    """How long each client's update is; nobody's where that is to be hidden."""
+    if not shows_norms(plan):
+        return ()
+    contract = plan.stages.now(sent.stages)[-1]
+    found = norms_of(contract, outcome.payload, outcome.weights)
+    return tuple(zip(outcome.clients, found, strict=True))
+
+
+def _blocks(
+    outcome: Outcome, edges: list[int], norms: tuple[tuple[ClientId, float], ...], *, fold: bool
+) -> list[Reply]:
     """The weighted sum of each run of clients that share a block, or (`fold`) of all of them."""
     weighted = outcome.buffers * outcome.weights[:, None].astype(outcome.buffers.dtype)
     names = tuple(outcome.metrics)
@@ -218,6 +231,7 @@ def _blocks(outcome: Outcome, edges: list[int], *, fold: bool) -> list[Reply]:
             float(table[i, 0]),
             dict(zip(names, table[i, 1:].tolist(), strict=True)),
             buffers[i],
+            norms=norms[first:end],
         )
         for i, (first, end) in enumerate(zip(edges, ends, strict=True))
     ]

@@ -15,7 +15,7 @@ from muster.locks import flock
 
 __all__ = ["SCHEMA", "lacking", "opened", "taken", "wanting"]
 
-SCHEMA = 1
+SCHEMA = 2
 LEAST = 1 << 20  # bytes that the files of a database that is opened may need
 PAGE = 16384  # bytes; vectors go in twice as fast as with SQLite's 4096
 
@@ -27,6 +27,12 @@ CREATE TABLE state(
 CREATE TABLE memory(
   client TEXT NOT NULL, round INTEGER NOT NULL, arrays BLOB NOT NULL,
   PRIMARY KEY (client, round)) STRICT;
+"""
+KEPT = """
+CREATE {temp} TABLE versions(round INTEGER PRIMARY KEY, file TEXT, arrays BLOB) STRICT;
+CREATE {temp} TABLE superseded(
+  number INTEGER NOT NULL, round INTEGER NOT NULL, record TEXT NOT NULL,
+  PRIMARY KEY (number, round)) STRICT;
 """
 
 
@@ -69,7 +75,7 @@ def opened(folder: Path, *, readonly: bool) -> sqlite3.Connection:
         db = sqlite3.connect(uri, uri=True, isolation_level=None)
         found = _schema(db)
         if found <= SCHEMA:
-            _prepare(db, readonly=readonly, fresh=found == 0)
+            _prepare(db, found, readonly=readonly)
     except (sqlite3.Error, TypeError, ValueError) as error:
         if db is not None:
             db.close()
@@ -132,15 +138,18 @@ def _schema(db: sqlite3.Connection) -> int:
     return int(db.execute("SELECT value FROM meta WHERE key='schema'").fetchone()[0])
 
 
-def _prepare(db: sqlite3.Connection, *, readonly: bool, fresh: bool) -> None:
+def _prepare(db: sqlite3.Connection, found: int, *, readonly: bool) -> None:
     if readonly:
-        db.execute("PRAGMA query_only=ON")
-        if fresh:
+        if found == 0:
             raise ValueError("its run was never begun")
+        if found == 1:  # a run from before models were kept reads as one that keeps none
+            db.executescript(KEPT.format(temp="TEMP"))
+        db.execute("PRAGMA query_only=ON")
         return
     db.execute(f"PRAGMA page_size={PAGE}")
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("PRAGMA synchronous=NORMAL")
-    if fresh:  # in one transaction: a death in between leaves an empty database
-        schema = f"INSERT INTO meta VALUES ('schema', '{SCHEMA}');"
-        db.executescript(f"BEGIN IMMEDIATE; {TABLES} {schema} COMMIT;")
+    if found < SCHEMA:  # in one transaction: a death in between leaves what was there
+        schema = f"INSERT OR REPLACE INTO meta VALUES ('schema', '{SCHEMA}');"
+        tables = ("" if found else TABLES) + KEPT.format(temp="")
+        db.executescript(f"BEGIN IMMEDIATE; {tables} {schema} COMMIT;")

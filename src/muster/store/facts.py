@@ -24,6 +24,9 @@ class FactStore(Protocol):
     def history(self) -> list[dict[str, Any]]:
         """The records of the committed rounds."""
 
+    def superseded(self) -> list[tuple[int, dict[str, Any]]]:
+        """The records that rollbacks went back before, each with the rollback's number."""
+
     def last_record(self) -> dict[str, Any]:
         """The record of the last round that is committed."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -242,29 +242,30 @@ class FederationStore(RoundTables):
         if not job.cancelled():
             self._failed = job.exception() or self._failed
 
-    def _tidy(self, state: str | None) -> None:
-        """Remove what a commit has made needless."""
+    def _tidy(self, gone: Collection[str], *, everything: bool = False) -> None:
+        """Remove what a commit has made needless; `everything` also what was open, as nobody's."""
         with suppress(RunError):  # it would be swept away later
-            if state:
+            for state in gone:
                 self._states.blobs.drop(state)
             for name in self.blobs.names("update-"):
                 round = update_round(name)
-                done = round is not None and round <= self._round
-                if done and not (self._keep_updates and self.blobs.size(name) is not None):
+                if round is None or (round > self._round and not everything):
+                    continue
+                old = self._keep_updates and round <= self._round
+                if not (old and self.blobs.size(name) is not None):
                     self.blobs.drop(name)
             for name in self.blobs.names("masked-"):  # these no audit needs
-                if (update_round(name) or 0) <= self._round:
+                if everything or (update_round(name) or 0) <= self._round:
                     self.blobs.drop(name)
 
     def _sweep(self) -> None:
         """Remove what a death left over; updates of what is open stay, also half of them."""
-        row, found = self._transactions.read(lambda c: (states.row(c), seating.all_open(c)))
-        state = row[1] if row else None
+        kept, found = self._transactions.read(lambda c: (states.files(c), seating.all_open(c)))
         for torn in () if self.shared else self.path.glob("*.part"):
             with suppress(OSError):  # it does no harm
                 torn.unlink(missing_ok=True)
-        self._states.sweep(state)
-        named = {state, *(model_name(one.model) for one in found)}
+        self._states.sweep(kept)
+        named = {*kept, *(model_name(one.model) for one in found)}
         rounds = {one.round for one in found}
         for name in self.blobs.names(""):
             round, whole = update_round(name), self.blobs.size(name) is not None

@@ -5,7 +5,8 @@ Here an update becomes durable: `commit` writes state, record, memories and acce
 together or not at all. WAL with synchronous=NORMAL survives the death of the process; a state
 too large for a row lies beside the database as a safetensors file, its checksum in its name. It
 is complete under that name before the row that points to it is committed, and is removed after
-its successor is; what a death in between leaves over is swept away when the folder is opened.
+its successor is, unless it is to stay (`commit(stays=…)`); what a death in between leaves over is
+swept away when the folder is opened.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -26,7 +27,7 @@ from muster.store.blob import checksum, erased, plain, read_file, write_file
 from muster.store.database import opened, taken
 from muster.types import ClientId
 
-__all__ = ["LABELS", "SQLiteStore", "Snapshot"]
+__all__ = ["BACK", "LABELS", "SQLiteStore", "Snapshot", "not_kept"]
 
 LARGE = 1 << 16  # bytes from which a state lies beside the database, where it is faster
 LABELS = (
@@ -36,6 +37,18 @@ LABELS = (
     "commit: after the transaction",
     "commit: end",
 )
+BACK = ("going back: before the transaction ends", "going back: after the transaction")
+# The files of all states.
+FILES = "SELECT file FROM versions UNION SELECT file FROM state"
+# Memories that no version needs, given who: neither the newest of its client, nor the one that was
+# the newest when a version that is kept was committed.
+NEEDLESS = """
+DELETE FROM memory WHERE {whose} EXISTS (
+  SELECT 1 FROM memory n WHERE n.client = memory.client AND n.round > memory.round
+) AND NOT EXISTS (
+  SELECT 1 FROM versions v WHERE v.round >= memory.round AND v.round < (
+    SELECT min(n.round) FROM memory n WHERE n.client = memory.client AND n.round > memory.round))
+"""
 BROKEN = (sqlite3.Error, SafetensorError)
 
 
@@ -76,11 +89,10 @@ class SQLiteStore:
             if self._lock is not None:
                 self._lock.close()
             raise
-        self._round = 1 << 62  # the last committed round; a reader looks each time
-        self._file: str | None = None
+        self._round = 1 << 62  # the last committed round, -1 before any; a reader looks each time
         if not readonly:
             row = self._row()
-            self._round, self._file = row[:2] if row else (0, None)
+            self._round = row[0] if row else -1
             self._sweep()
 
     def close(self) -> None:
@@ -162,10 +174,34 @@ class SQLiteStore:
             ) from error
         return round, arrays
 
-    def memory(self, clients: Iterable[ClientId]) -> dict[ClientId, dict[str, Any]]:
-        """The committed memory of these clients; those without one are left out."""
+    def versions(self) -> list[int]:
+        """The committed versions whose states are kept, in order; the last is always one."""
+        with self._guarded("be read"):
+            rows = self._db.execute(
+                "SELECT round FROM versions UNION SELECT round FROM state ORDER BY round"
+            )
+            return [row[0] for row in rows]
+
+    def state(self, round: int) -> dict[str, Any] | None:
+        """The arrays of a version that is kept, or None."""
+        with self._guarded("be read"):
+            row = self._db.execute(
+                "SELECT round, file, arrays FROM versions WHERE round=?1 UNION ALL "
+                "SELECT round, file, arrays FROM state WHERE round=?1",
+                (round,),
+            ).fetchone()
+        found = self._loaded(row)
+        return None if found is None else found[1]
+
+    def memory(
+        self, clients: Iterable[ClientId], version: int | None = None
+    ) -> dict[ClientId, dict[str, Any]]:
+        """The committed memory of these clients; those without one are left out.
+
+        With a `version` that is kept, as it was when that was committed.
+        """
         query = "SELECT arrays FROM memory WHERE client=? AND round<=? ORDER BY round DESC LIMIT 1"
-        return self._memories(query, clients, self._round)
+        return self._memories(query, clients, self._round if version is None else version)
 
     def staged(self, round: int, clients: Iterable[ClientId]) -> dict[ClientId, dict[str, Any]]:
         """The memory of these clients that waits for this round's commit."""
@@ -202,8 +238,12 @@ class SQLiteStore:
         arrays: Mapping[str, Any],
         record: Mapping[str, Any],
         accepted: Sequence[ClientId],
+        stays: Collection[int] = (),
     ) -> None:
-        """Make a round durable: all of it, in one transaction, or nothing."""
+        """Make a round durable: all of it, in one transaction, or nothing.
+
+        Of the versions that are kept, those in `stays` stay beside it; the others go.
+        """
         if round <= self._round:
             raise RunError(
                 f"round {round} was given to the run in {self.path}, which has committed round "
@@ -214,20 +254,80 @@ class SQLiteStore:
             self._begin()
             state = (round, *self._blob(round, plain(arrays)))
             self._at("commit: between blob and row")
-            self._db.execute("INSERT OR REPLACE INTO state VALUES (1, ?, ?, ?)", state)
+            before = {row[0] for row in self._db.execute(FILES)}
+            fewer = self._put(state, stays)
             line = json.dumps(record)
             self._db.execute("INSERT INTO rounds VALUES (?, ?)", (round, line))
             self._advance(round, accepted)
+            if fewer:  # some of the memories were theirs alone
+                self._db.execute(NEEDLESS.format(whose=""))
+            gone = before - {row[0] for row in self._db.execute(FILES)}
             self._at("commit: before the transaction ends")
             self._db.execute("COMMIT")
-            old, self._round, self._file = self._file, round, state[1]
-            self._line, self._record = line, dict(record)
+            self._round, self._line, self._record = round, line, dict(record)
             self._staged.clear()
             self._at("commit: after the transaction")
-            if old and old != self._file:
-                with suppress(OSError):  # it would be swept away later
-                    (self.path / old).unlink(missing_ok=True)
+            self._unlink(gone)
             self._at("commit: end")
+
+    def _put(self, state: tuple[int, str | None, bytes | None], stays: Collection[int]) -> bool:
+        """The rows of a state in the place of the last; whether older versions go with it."""
+        last = [round for (round,) in self._db.execute("SELECT round FROM state")]
+        known = [round for (round,) in self._db.execute("SELECT round FROM versions")]
+        if not set(last).isdisjoint(stays):
+            self._db.execute("INSERT INTO versions SELECT round, file, arrays FROM state")
+        self._db.execute("INSERT OR REPLACE INTO state VALUES (1, ?, ?, ?)", state)
+        gone = [(round,) for round in known if round not in stays]
+        self._db.executemany("DELETE FROM versions WHERE round=?", gone)
+        return bool(gone)
+
+    def _unlink(self, files: Iterable[str | None]) -> None:
+        for name in files:
+            if name is not None:
+                with suppress(OSError):  # it would be swept away later
+                    (self.path / name).unlink(missing_ok=True)
+
+    def superseded(self) -> list[tuple[int, dict[str, Any]]]:
+        """The records of rounds that a rollback went back before, each with the rollback's number.
+
+        In the order in which they were committed; the first rollback is number 1.
+        """
+        with self._guarded("be read"):
+            query = "SELECT number, record FROM superseded ORDER BY number, round"
+            rows = self._db.execute(query).fetchall()
+        return [(number, json.loads(record)) for number, record in rows]
+
+    def go_back(self, round: int, number: int, **facts: Any) -> None:
+        """Make a version that is kept the last, with these facts: all of it, or nothing.
+
+        What was committed after it goes: versions, memories, what was staged. The records stay, as
+        `superseded` by the rollback of this `number`. Raises `RunError` for one that is not kept.
+        """
+        if self.state(round) is None:
+            raise RunError(not_kept(f"the run in {self.path}", round, self.versions()))
+        rows = [(key, json.dumps(value)) for key, value in facts.items()]
+        self.rollback()
+        with self._guarded(f"go back to round {round}"):
+            self._begin()
+            files = {row[0] for row in self._db.execute(FILES)}
+            self._db.execute(
+                "INSERT OR REPLACE INTO state SELECT 1, round, file, arrays FROM versions "
+                "WHERE round=?",
+                (round,),
+            )
+            self._db.execute("DELETE FROM versions WHERE round>=?", (round,))
+            self._db.execute("DELETE FROM memory WHERE round>?", (round,))
+            self._db.execute(
+                "INSERT INTO superseded SELECT ?, round, record FROM rounds WHERE round>?",
+                (number, round),
+            )
+            self._db.execute("DELETE FROM rounds WHERE round>?", (round,))
+            self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+            self._at("going back: before the transaction ends")
+            self._db.execute("COMMIT")
+            self._round, self._line, self._record = round, "", {}
+            self._at("going back: after the transaction")
+            self._unlink(files - {row[0] for row in self._db.execute(FILES)})
 
     def amend(self, arrays: Mapping[str, Any], **facts: Any) -> None:
         """Put another state in the place of the last round's, with these facts: both, or nothing.
@@ -238,13 +338,13 @@ class SQLiteStore:
         with self._guarded("amend its state"):
             self._db.execute("PRAGMA secure_delete=ON")
             self._begin()
+            old = self._row()[1]
             state = (self._round, *self._blob(self._round, plain(arrays)))
             self._db.execute("INSERT OR REPLACE INTO state VALUES (1, ?, ?, ?)", state)
             self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
             self._db.execute("COMMIT")
-            old, self._file = self._file, state[1]
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            if old and old != self._file:
+            if old and old != state[1]:
                 try:
                     erased(self.path / old)
                 except OSError as error:
@@ -269,7 +369,11 @@ class SQLiteStore:
     def _advance(self, round: int, accepted: Sequence[ClientId]) -> None:
         """The new memory of accepted clients replaces the old; that of all others goes."""
         counted = {(round, json.dumps(client)) for client in accepted} if self._staged else set()
+        alone = self._db.execute("SELECT 1 FROM versions LIMIT 1").fetchone() is None
         for given, client in self._staged:
+            if (given, client) in counted and not alone:
+                self._db.execute(NEEDLESS.format(whose="client=? AND"), (client,))
+                continue
             query = "<" if (given, client) in counted else "="
             self._db.execute(
                 f"DELETE FROM memory WHERE client=? AND round{query}?", (client, given)
@@ -277,9 +381,13 @@ class SQLiteStore:
 
     def _sweep(self) -> None:
         """Remove what a death in the middle of a commit or an export left over."""
+        try:
+            named = {row[0] for row in self._db.execute(FILES)}
+        except sqlite3.Error:  # nobody knows then what is left over
+            return
         for pattern in ("*.part", "state-*.safetensors"):
             for path in self.path.glob(pattern):
-                if path.name != self._file:
+                if path.name not in named:
                     with suppress(OSError):  # it does no harm
                         erased(path)  # as an amended one would have been
 
@@ -307,6 +415,15 @@ class SQLiteStore:
         with self._guarded("be read"):
             rows = self._db.execute("SELECT record FROM rounds ORDER BY round").fetchall()
         return [json.loads(row[0]) for row in rows]
+
+
+def not_kept(where: str, round: int, versions: Sequence[int]) -> str:
+    """Why there is no such version, and which there are, in a sentence."""
+    kept = ", ".join(map(str, versions)) or "none"
+    return (
+        f"{where} keeps no model of round {round}; it keeps those of: {kept}; a plan says with "
+        f"keep=muster.Keep(best=..., every=...) which stay"
+    )
 
 
 def _nothing(label: str) -> None:

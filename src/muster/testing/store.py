@@ -47,6 +47,7 @@ def check_store(make: Callable[[], Store]) -> None:
         _memories(place)
         _failed_commit(place)
         _twice(place)
+        _versions(place)
     finally:
         place.close()
 
@@ -94,13 +95,13 @@ def _holds(store: Store, round: int, when: str) -> None:
     claim(latest is not None and latest[0] == round, f"{when}: the last round is not {round}")
     assert latest is not None
     claim(same(dict(latest[1]), _arrays(round)), f"{when}: the state of round {round} is another")
-    wanted = [_record(r) for r in range(1, round + 1)]
-    claim(store.history() == wanted, f"{when}: the history is not rounds 1 to {round}, each once")
+    wanted = [_record(r) for r in range(round + 1)]
+    claim(store.history() == wanted, f"{when}: the history is not rounds 0 to {round}, each once")
 
 
 def _state_and_history(place: OpenStore) -> None:
     store = place.store
-    for round in (1, 2):
+    for round in (0, 1, 2):
         store.commit(round, _arrays(round), _record(round), ())
         _holds(store, round, f"after the commit of round {round}")
     store = place.again()
@@ -157,3 +158,35 @@ def _twice(place: OpenStore) -> None:
         _holds(store, 5, f"after a second commit of round 4 was refused ({error})")
         return
     raise AssertionError("a second commit of round 4 was not refused")
+
+
+def _versions(place: OpenStore) -> None:
+    """What stays is there with the memories of its time, and nothing else is."""
+    store = place.store
+    kept: dict[int, dict[Any, float]] = {5: {"a": 5.0, 3: 3.0}}
+    _keeps(store, kept, "of a store that was told to keep none")
+    for round, client, stays in ((6, "a", (5,)), (7, "b", (5, 6)), (8, "a", (6,)), (9, 3, ())):
+        store.remember(round, client, {"c": np.full(2, float(round))})
+        store.commit(round, _arrays(round), _record(round), (client,), stays)
+        now = {**kept[round - 1], client: float(round)}
+        kept = {version: kept[version] for version in kept if version in stays} | {round: now}
+        when = f"after the commit of round {round}, beside which {list(stays)} stay"
+        _keeps(store, kept, when)
+        store = place.again()
+        _keeps(store, kept, f"opened again {when}")
+        _holds(store, round, when)
+
+
+def _keeps(store: Store, kept: dict[int, dict[Any, float]], when: str) -> None:
+    found = store.versions()
+    claim(list(found) == sorted(kept), f"{when}: the versions are {found}, not {sorted(kept)}")
+    for version, wanted in kept.items():
+        arrays = store.state(version)
+        claim(
+            arrays is not None and same(dict(arrays), _arrays(version)),
+            f"{when}: the state of round {version} is another",
+        )
+        then = {c: float(m["c"][0]) for c, m in store.memory(CLIENTS, version).items()}
+        claim(then == wanted, f"{when}: in round {version} clients remembered {then}, not {wanted}")
+    _remembered(store, kept[max(kept)], when)
+    claim(store.state(1) is None, f"{when}: it gives a state of round 1, which does not stay")

@@ -50,13 +50,15 @@ def table(runs: Sequence[Run], metric: str | None = None) -> list[dict[str, Any]
     found = []
     for id, run, points, top, fields in zip(_ids(runs), runs, curves, tops, differs, strict=True):
         reached = next((round for round, v in points if _reaches(v, goal, lower)), None)
-        way = [record for record in run.history if reached and record["round"] <= reached]
+        way = [
+            record for record in run.trained if reached is not None and record["round"] <= reached
+        ]
         found.append(
             {
                 "id": id,
                 "algorithm": (_plan(run).get("algorithm") or {}).get("class"),
                 "differs": fields,
-                "rounds": len(run.history),
+                "rounds": run.round,
                 "metric": name,
                 "lower": lower,
                 "last": _last(run, points, name),

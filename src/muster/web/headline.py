@@ -43,8 +43,8 @@ def header(run: Run, baselines: Mapping[str, Run]) -> Markup:
 def _sentence(run: Run, baselines: Mapping[str, Run]) -> str:
     """The main finding in words; over clients where there was no central evaluation."""
     name = primary(run.history)
-    if not run.history or name is None:
-        return ending(run) + (" The model was never evaluated." if run.history else "")
+    if not run.trained or name is None:
+        return ending(run) + (" The model was never evaluated." if run.trained else "")
     over = "metrics" if latest(run.history, name) is not None else "mean"
     value = latest(run.history, name, over)
     if value is None or not math.isfinite(value):
@@ -87,7 +87,7 @@ def result(run: Run, baselines: Mapping[str, Run]) -> Iterator[Markup]:
     count, enrolled = clients(run)
     name = primary(run.history)
     pairs = [
-        ("rounds", f"{len(run.history):,}"),
+        ("rounds", f"{run.round:,}"),
         ("clients" if enrolled else "clients invited so far", f"{count:,}"),
     ]
     if name and (top := best(series(run.history, name), run.directions.get(name))):

@@ -133,14 +133,14 @@ def troubles(history: Iterable[dict[str, Any]]) -> list[tuple[int, Any, str, str
 
 def ending(run: Run) -> str:
     """One sentence: how far the run came, and why it ended there."""
-    done, planned = len(run.history), (run.facts.get("plan") or {}).get("rounds")
+    done, planned = run.round, (run.facts.get("plan") or {}).get("rounds")
     if not done:
         return "No round has been committed yet."
     if run.facts.get("stopped"):
         return f"Stopped after {done} of {planned or '?'} rounds: {run.facts['stopped']}."
     if planned is None or done >= planned:
         return f"{_all(done)} completed." if planned else f"{plural(done, 'round')} committed."
-    seen = [record["metrics"] for record in run.history if record.get("metrics")]
+    seen = [record["metrics"] for record in run.trained if record.get("metrics")]
     lower = run.directions
     for rule in run.facts["plan"].get("stop", ()):
         fields = {key: value for key, value in rule.items() if key != "class"}

@@ -47,6 +47,9 @@ TOLD = (
     "privacy",
     "ledger",
     "examples",
+    "rollbacks",
+    "raised",
+    "remembers",
 )
 TITLES = {"local": "local-only"}  # of baselines, where the folder's name says too little
 DIRECTIONS = (("bytes_up", "sent up"), ("bytes_down", "sent down"))
@@ -71,18 +74,18 @@ def write(run: Run, path: Path | None = None, baselines: Mapping[str, Run] | Non
 
 def _sections(run: Run, baselines: Mapping[str, Run]) -> Iterator[Markup]:
     yield page.section("Result", *result(run, baselines))
-    if run.history:
+    if run.trained:
         yield page.section("Metric by round", *_metrics(run, baselines))
         yield page.section("How it differs between clients", *_spread(run))
     yield page.section("Who holds what", *_holdings(run))
-    if run.history:
+    if run.trained:
         yield page.section("Local training", *_training(run))
         yield page.section("Bytes and time", *_cost(run))
     if run.facts.get("privacy") or run.facts.get("examples"):
         yield page.section("Privacy", *_privacy(run))
     yield page.section("Clients that did not deliver", *_troubles(run))
     yield page.section("Plan and environment", *_plan(run))
-    if run.history:
+    if run.trained:
         yield page.section("Rounds", _rounds(run))
 
 
@@ -169,12 +172,12 @@ def _training(run: Run) -> Iterator[Markup]:
     lost = [r["round"] for r in run.history if r.get("train") and not _finite(r["train"])]
     if lost:
         yield page.paragraph(f"The training loss or drift was not finite in {_listed(lost)}.")
-    abandoned = [record["round"] for record in run.history if record.get("abandoned")]
+    abandoned = [record["round"] for record in run.trained if record.get("abandoned")]
     if abandoned:
         yield page.paragraph(
             f"Too few clients replied, and the model was left as it was, in {_listed(abandoned)}."
         )
-    empty = [record["round"] for record in run.history if not record.get("invited")]
+    empty = [record["round"] for record in run.trained if not record.get("invited")]
     if empty:
         yield page.paragraph(f"No client was drawn in {_listed(empty)}.")
     if not parts and not (lost or abandoned or empty):
@@ -192,12 +195,12 @@ def _listed(found: list[int]) -> str:
 
 def _cost(run: Run) -> Iterator[Markup]:
     parts = {
-        title: [(r["round"], float(r[name])) for r in run.history if r.get(name) is not None]
+        title: [(r["round"], float(r[name])) for r in run.trained if r.get(name) is not None]
         for name, title in DIRECTIONS
     }
     parts = {title: points for title, points in parts.items() if points}
     drawn = [page.figure(plots.traffic(parts))] if parts else []
-    seconds = [(r["round"], r["seconds"]) for r in run.history if r.get("seconds") is not None]
+    seconds = [(r["round"], r["seconds"]) for r in run.trained if r.get("seconds") is not None]
     if seconds:
         drawn.append(page.figure(plots.pace(seconds), "Training and evaluation together."))
     yield page.figures(*drawn, instead="No bytes or times were recorded.")
@@ -233,7 +236,7 @@ def _troubles(run: Run) -> Iterator[Markup]:
 
 def _delivered(run: Run) -> str:
     """In a sentence, how invitations and accepted replies compare when no reason is recorded."""
-    if not run.history:
+    if not run.trained:
         return "No client was invited yet."
     invited, accepted = (
         sum(len(record.get(name, ())) for record in run.history) for name in ("invited", "accepted")
@@ -245,6 +248,12 @@ def _delivered(run: Run) -> str:
 
 def _plan(run: Run) -> Iterator[Markup]:
     plan = run.facts.get("plan")
+    for one in run.facts.get("rollbacks") or ():
+        yield page.paragraph(
+            f"The run went back from round {one['from']} to round {one['to']} on {one['at']}, by "
+            f"{one['by']}{': ' if one['reason'] else ''}{one['reason']}. What came after is "
+            f"superseded."
+        )
     if plan:
         yield page.details(
             "The plan, field by field",
@@ -268,14 +277,14 @@ def _plan(run: Run) -> Iterator[Markup]:
 
 
 def _rounds(run: Run) -> Markup:
-    step = -(-len(run.history) // ROWS)
-    shown = run.history[::-1][::step][::-1]
+    step = -(-len(run.trained) // ROWS)
+    shown = run.trained[::-1][::step][::-1]
     name = primary(run.history)
     head = ["round", "invited", "accepted", "training loss", "drift", "sent up", "time"]
     cells = [_line(record, name) for record in shown]
     caption = "Every round." if step == 1 else f"Every {step} rounds, up to the last."
     inner = page.table([*head, *([name, f"{name}, worst client"] if name else [])], cells, caption)
-    return page.details(f"Show {len(shown)} of {len(run.history)} rounds", inner)
+    return page.details(f"Show {len(shown)} of {len(run.trained)} rounds", inner)
 
 
 def _line(record: Mapping[str, Any], name: str | None) -> list[str]:

@@ -153,7 +153,7 @@ class Federation:
                 for one in attending:
                     one.cancel()
                 await asyncio.gather(engine, *attending, return_exceptions=True)
-        return self.ledger.history()
+        return [record for record in self.ledger.history() if record["round"]]
 
     async def _site(self, stack, hand, name):
         site_store = SiteStore(self.home / name / "vault")

@@ -122,7 +122,7 @@ def test_the_bits_of_the_loop(tmp_path, name, count):
         models = federation.ledger.blobs.names("model-")
     finally:
         federation.close()
-    assert bits(found) == bits(dict(run._arrays()))
+    assert bits(found) == bits(dict(run.last.arrays))
     for ours, theirs in zip(history, run.history, strict=True):
         assert {k: v for k, v in ours.items() if k != "seconds"} == {
             k: v for k, v in theirs.items() if k != "seconds"

@@ -53,7 +53,7 @@ def masked(federation, kind=None):
 
 def same(federation, records, folder):
     run = simulated(federation.plan, federation.people, folder)
-    assert list(map(timeless, records)) == list(map(timeless, run.history))
+    assert list(map(timeless, records)) == list(map(timeless, run.trained))
     assert federation.state() == run.parameters.tobytes()
 
 

@@ -103,9 +103,9 @@ def test_sums_of_metrics_at_sites_are_those_of_the_simulation(tmp_path):
     assert served.metrics == alone.metrics and set(alone.metrics) == {"loss", "f1 macro", "top 2"}
     assert served.measured == alone.measured == "the clients' own test rows"
     assert served.directions == alone.directions
-    assert served.history[-1]["clients"] == alone.history[-1]["clients"]
+    assert served.trained[-1]["clients"] == alone.trained[-1]["clients"]
     on = "their own test rows (2 clients), or the rows they trained on (1)"
-    assert served.history[-1]["clients"]["on"] == on
+    assert served.trained[-1]["clients"]["on"] == on
 
 
 def test_a_site_declines_metrics_that_are_no_sums(tmp_path):
@@ -115,7 +115,7 @@ def test_a_site_declines_metrics_that_are_no_sums(tmp_path):
             plan, [LocalClient(n, people()[n], tmp_path / n) for n in NAMES], server.address
         )
         server.thread.join(60)
-    (record,) = Run(tmp_path / "served", plan).history
+    (record,) = Run(tmp_path / "served", plan).trained
     assert record["accepted"] == [] and "one number for each row" in record["failed"][0]["error"]
 
 

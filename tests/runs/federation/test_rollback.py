@@ -64,7 +64,7 @@ def played(home, plan=PLAN, policies=None):
     for thread in (server, *sites):
         thread.join(60)
         assert not thread.is_alive()
-    return Run(home / "run", plan).history
+    return Run(home / "run", plan).trained
 
 
 @pytest.fixture
@@ -122,6 +122,8 @@ def test_a_site_that_keeps_its_metrics_counts_all_the_same(tmp_path):
     assert all(record["accepted"] == ["a", "b"] for record in history)
     assert not any("train" in record for record in history), "a mean of some is none of all"
     assert {record["clients"]["count"] for record in history} == {1}
+    shown = [[client for client, _ in record["norms"]] for record in history]
+    assert shown == [["b"]] * 4, "how long its update was is a function of the very same rows"
     (tmp_path / "open").mkdir()
     told = played(tmp_path / "open")
     assert all("train" in record and record["clients"]["count"] == 2 for record in told)

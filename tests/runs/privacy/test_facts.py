@@ -65,7 +65,7 @@ def test_the_ledger_has_the_replies_of_each_round(made):
     run = made()
     ledger = ledger_of(run)
     assert ledger == PrivacyLedger.from_json(run.facts["ledger"]).witnessed(
-        {(run.facts["privacy"]["run"], r["round"]): len(r["accepted"]) for r in run.history}
+        {(run.facts["privacy"]["run"], r["round"]): len(r["accepted"]) for r in run.trained}
     )
     assert None not in [entry.accepted for entry in ledger.entries]
 
@@ -90,7 +90,7 @@ def test_an_audit_that_finds_more_takes_the_claim_away(made):
 def test_masked_sums_are_stated_without_noise_too(train):
     stages = (pipeline.Clip(1.0), pipeline.Quantize(12), pipeline.SecureSum())
     run = train("masked", pipeline=stages, weighting="equal", evaluate=Every(clients=0), rounds=1)
-    (note,) = run.history[0]["secure"]
+    (note,) = run.trained[0]["secure"]
     said = stated(Run(run.path)).items["secure sum"]
     assert f"at least {note['honest']} honest clients in each sum" in said
     assert f"and {note['losses']} be lost" in said
@@ -101,7 +101,7 @@ def test_the_chance_that_groups_expose_somebody_is_stated(train):
     stages = (pipeline.Clip(1.0), pipeline.Quantize(12), secure)
     hidden = {"weighting": "equal", "evaluate": Every(clients=0), "sampling": sampling.All()}
     run = train("groups", pipeline=stages, rounds=2, **hidden)
-    count = sum(note["members"] for note in run.history[0]["secure"])
+    count = sum(note["members"] for note in run.trained[0]["secure"])
     said = stated(run).items["secure sum"]
     assert f"with a chance of {secure.chance(count, 2):.2g}" in said
 

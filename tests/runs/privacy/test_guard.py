@@ -62,7 +62,7 @@ def test_the_history_has_epsilon_so_far(train, plan):
     fields = {name: getattr(plan, name) for name in plan.__dataclass_fields__}
     run = train(**fields)
     charge = Charge(plan.stages.releases()[0], Selection("poisson", 0.5))
-    for count, record in enumerate(run.history, 1):
+    for count, record in enumerate(run.trained, 1):
         wanted = spent([charge] * count, DELTA)
         assert record["privacy"] == {
             "epsilon": wanted.epsilon,
@@ -71,7 +71,7 @@ def test_the_history_has_epsilon_so_far(train, plan):
             "multiplier": 1.0,
         }
     ledger = ledger_of(run)
-    assert [e.accepted for e in ledger.entries] == [len(r["accepted"]) for r in run.history]
+    assert [e.accepted for e in ledger.entries] == [len(r["accepted"]) for r in run.trained]
 
 
 def test_the_budget_stops_the_run_and_a_larger_one_goes_on(train, plan, tmp_path, people):
@@ -80,13 +80,13 @@ def test_the_budget_stops_the_run_and_a_larger_one_goes_on(train, plan, tmp_path
     fields = {name: getattr(plan, name) for name in plan.__dataclass_fields__}
     calm = train("calm", **fields)
     run = train(**fields | {"budget": three})
-    assert len(run.history) == 3
+    assert len(run.trained) == 3
     assert run.facts["spent"]
     assert "past the budget of" in run.facts["stopped"]
     again = train(resume=True, **fields | {"budget": three})
-    assert (len(again.history), again.facts["stopped"]) == (3, run.facts["stopped"])
+    assert (len(again.trained), again.facts["stopped"]) == (3, run.facts["stopped"])
     whole = train(resume=True, **fields)
-    assert (len(whole.history), whole.facts["spent"], whole.facts["stopped"]) == (5, False, None)
+    assert (len(whole.trained), whole.facts["spent"], whole.facts["stopped"]) == (5, False, None)
     assert parameters(whole) == parameters(calm)
     assert replay(tmp_path / "run", plan, people).identical
 
@@ -96,20 +96,20 @@ def test_runs_over_the_same_people_share_a_ledger(train, plan, tmp_path):
     file = tmp_path / "people.json"
     first = train("first", options={"ledger": file}, **fields)
     second = train("second", options={"ledger": file}, **fields | {"seed": 1})
-    alone = [r["privacy"]["epsilon"] for r in first.history]
-    assert second.history[0]["privacy"]["epsilon"] > alone[-1]
+    alone = [r["privacy"]["epsilon"] for r in first.trained]
+    assert second.trained[0]["privacy"]["epsilon"] > alone[-1]
     ledger = LedgerFile(file).read(DELTA)
     assert len(ledger.entries) == 2 * ROUNDS
-    assert ledger.epsilon == second.history[-1]["privacy"]["epsilon"]
+    assert ledger.epsilon == second.trained[-1]["privacy"]["epsilon"]
     tight = Budget(ledger.epsilon, DELTA)
     third = train("third", options={"ledger": file}, **fields | {"seed": 2, "budget": tight})
-    assert (len(third.history), third.facts["spent"]) == (0, True)
+    assert (len(third.trained), third.facts["spent"]) == (0, True)
     assert LedgerFile(file).read(DELTA).entries == ledger.entries
     with pytest.raises(RunError, match=r"is charged in the ledger .*people\.json, not in"):
         train("first", resume=True, options={"ledger": tmp_path / "other.json"}, **fields)
     more = train("first", resume=True, **fields | {"rounds": ROUNDS + 1})
     assert len(LedgerFile(file).read(DELTA).entries) == 2 * ROUNDS + 1, "it knows its ledger"
-    assert more.history[-1]["privacy"]["epsilon"] > ledger.epsilon
+    assert more.trained[-1]["privacy"]["epsilon"] > ledger.epsilon
 
 
 def test_a_ledger_that_is_named_later_gets_what_was_released_before(train, plan, tmp_path):
@@ -138,7 +138,7 @@ def test_delta_must_lie_below_one_over_the_clients(train, plan):
     with pytest.raises(PlanError, match=r"delta=0\.1 with 10 clients: it must lie below 1/10"):
         train(**fields | {"budget": Budget(9.0, 0.1)})
     run = train("other", **fields | {"budget": None})
-    assert run.history[0]["privacy"]["delta"] == usual_delta(10)
+    assert run.trained[0]["privacy"]["delta"] == usual_delta(10)
     with pytest.raises(PlanError, match=r"the ledger counts at delta 1e-05 and Plan"):
         train("other", resume=True, **fields | {"rounds": 9})
 
@@ -147,7 +147,7 @@ def test_an_empty_round_is_a_release_like_any_other(train, plan):
     rare = replace(plan, sampling=sampling.Poisson(1e-6))
     fields = {name: getattr(rare, name) for name in rare.__dataclass_fields__}
     run = train(**fields | {"rounds": 2})
-    assert [(r["invited"], r["accepted"], r["abandoned"]) for r in run.history] == [
+    assert [(r["invited"], r["accepted"], r["abandoned"]) for r in run.trained] == [
         ([], [], False)
     ] * 2
     assert len(entries(run.path)) == 2
@@ -161,7 +161,7 @@ def test_without_noise_an_empty_round_changes_nothing_and_is_not_charged(train, 
     run = train(**{name: getattr(plain, name) for name in plain.__dataclass_fields__})
     assert (run.parameters == start(plain).algorithm.shared.x).all()
     assert entries(run.path) == ()
-    assert "privacy" not in run.history[0]
+    assert "privacy" not in run.trained[0]
     assert "privacy" not in run.facts
 
 
@@ -299,8 +299,8 @@ def test_what_no_clip_can_bound_is_refused_before_it(train, plan, rate):
             train("strict", options={"engine": "loop", "workers": 1}, **fields)
         run = train("lenient", options={"engine": "loop", "workers": 1, "lenient": True}, **fields)
     assert np.isfinite(run.parameters).all()
-    assert len(run.history[0]["failed"]) == 10
-    assert run.history[0]["accepted"] == []
+    assert len(run.trained[0]["failed"]) == 10
+    assert run.trained[0]["accepted"] == []
     assert len(entries(run.path)) == 1, "a round that nobody's update entered is released, too"
 
 

@@ -50,8 +50,8 @@ def library(rows, turns):
 def test_the_history_has_the_worst_client_so_far(train, plan, people):
     run = train(**fields(plan))
     sizes, turns = dict(zip(people.clients, people.sizes.tolist(), strict=True)), Counter()
-    assert len(run.history) == 5
-    for record in run.history:
+    assert len(run.trained) == 5
+    for record in run.trained:
         turns.update(record["invited"])
         each = {client: library(sizes[client], count) for client, count in turns.items()}
         found = record["privacy"]
@@ -59,43 +59,43 @@ def test_the_history_has_the_worst_client_so_far(train, plan, people):
         assert each[found["client"]] == pytest.approx(max(each.values()), rel=1e-3)
         assert (found["delta"], found["multiplier"], found["unit"]) == (DELTA, 2.0, "example")
     kept = facts_from(Run(run.path).facts["examples"]).charged
-    assert (kept.worst.client, kept.rounds) == (run.history[-1]["privacy"]["client"], 5)
-    assert kept.all.epsilon == run.history[-1]["privacy"]["epsilon"]
+    assert (kept.worst.client, kept.rounds) == (run.trained[-1]["privacy"]["client"], 5)
+    assert kept.all.epsilon == run.trained[-1]["privacy"]["epsilon"]
     assert kept.worst.turns == turns[kept.worst.client]
 
 
 def test_what_is_private_does_not_report_how_training_went(train, plan):
     run = train(**fields(plan))
-    assert not any("train" in record or "clients" in record for record in run.history)
+    assert not any("train" in record or "clients" in record for record in run.trained)
     told = replace(plan, local=replace(LOCAL, examples=PerExample(1.0, 2.0, metrics="public")))
     open_ = train("open", **fields(replace(told, evaluate=Every())))
-    assert all("train" in record and "clients" in record for record in open_.history)
+    assert all("train" in record and "clients" in record for record in open_.trained)
     assert open_.parameters.tobytes() == run.parameters.tobytes()
 
 
 def test_the_budget_stops_the_run_and_a_larger_one_goes_on(train, plan):
     calm = train("calm", **fields(plan))
-    three = Budget(calm.history[2]["privacy"]["epsilon"], DELTA)
-    fit = sum(r["privacy"]["epsilon"] <= three.epsilon for r in calm.history)
+    three = Budget(calm.trained[2]["privacy"]["epsilon"], DELTA)
+    fit = sum(r["privacy"]["epsilon"] <= three.epsilon for r in calm.trained)
     assert 3 <= fit < 5
     run = train(**fields(replace(plan, budget=three)))
-    assert len(run.history) == fit
+    assert len(run.trained) == fit
     assert run.facts["spent"]
     assert "epsilon for a row of client " in run.facts["stopped"]
     assert "past the budget of" in run.facts["stopped"]
     kept = facts_from(run.facts["examples"])
     assert (kept.charged.rounds, kept.charged.all.epsilon) == (fit, three.epsilon)
     again = train(resume=True, **fields(replace(plan, budget=three)))
-    assert len(again.history) == fit
+    assert len(again.trained) == fit
     whole = train(resume=True, **fields(plan))
-    assert (len(whole.history), whole.facts["spent"]) == (5, False)
+    assert (len(whole.trained), whole.facts["spent"]) == (5, False)
     assert whole.parameters.tobytes() == calm.parameters.tobytes()
-    assert whole.history[-1]["privacy"] == calm.history[-1]["privacy"]
+    assert whole.trained[-1]["privacy"] == calm.trained[-1]["privacy"]
 
 
 def test_a_budget_too_small_for_a_round_plays_none(train, plan):
     run = train(**fields(replace(plan, budget=Budget(0.1, DELTA))))
-    assert run.history == []
+    assert run.trained == []
     assert "(so far, the worst client: 0)" in run.facts["stopped"]
     (made,) = statements(Run(run.path))
     assert "no client was invited yet" in made.reasons[1]
@@ -103,7 +103,7 @@ def test_a_budget_too_small_for_a_round_plays_none(train, plan):
 
 def test_without_a_budget_delta_lies_below_one_over_all_rows(train, plan):
     run = train(**fields(replace(plan, budget=None)))
-    assert run.history[0]["privacy"]["delta"] == 1e-5
+    assert run.trained[0]["privacy"]["delta"] == 1e-5
     with pytest.raises(PlanError, match=r"delta=0.1 with 140 rows: it must lie below 1/140"):
         train("other", **fields(replace(plan, budget=Budget(60.0, 0.1))))
 
@@ -113,7 +113,7 @@ def test_engines_and_workers_say_the_same(train, plan):
         train(f"{engine}{workers}", options={"engine": engine, "workers": workers}, **fields(plan))
         for engine, workers in (("loop", 1), ("matrix", 1), ("matrix", 2))
     ]
-    assert len({json.dumps([r["privacy"] for r in run.history]) for run in found}) == 1
+    assert len({json.dumps([r["privacy"] for r in run.trained]) for run in found}) == 1
 
 
 def test_noise_for_clients_and_for_rows_are_two_statements(train, plan):
@@ -128,12 +128,12 @@ def test_noise_for_clients_and_for_rows_are_two_statements(train, plan):
     run = train(**fields(both))
     clients, rows = statements(Run(run.path))
     assert (clients.unit, rows.unit) == ("client", "example")
-    last = run.history[-1]["privacy"]
+    last = run.trained[-1]["privacy"]
     assert "unit" not in last
     assert last["examples"]["unit"] == "example"
     assert "no budget was set" in rows.items["privacy"]
     tight = replace(both, budget=Budget(last["epsilon"], 1e-5))
-    assert len(train("tight", **fields(tight)).history) == 5, "the budget is about clients"
+    assert len(train("tight", **fields(tight)).trained) == 5, "the budget is about clients"
 
 
 def test_one_statement_of_rows_where_no_stage_adds_noise(train, plan):

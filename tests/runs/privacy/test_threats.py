@@ -23,7 +23,7 @@ def test_without_masks_the_table_is_there_from_the_start(train):
 
 def test_the_mask_is_that_of_the_sums_as_they_were_made(train):
     run = train("masked", pipeline=MASKED, **HIDDEN)
-    (note,) = run.history[0]["secure"]
+    (note,) = run.trained[0]["secure"]
     count = len(note["clients"])
     found = setting_of(Run(run.path))
     lost = note["losses"]
@@ -33,7 +33,7 @@ def test_the_mask_is_that_of_the_sums_as_they_were_made(train):
 
 def test_the_worst_sum_counts(train):
     run = train("masked", pipeline=MASKED, **HIDDEN)
-    run.history[1]["secure"][0]["honest"] = 2
+    run.trained[1]["secure"][0]["honest"] = 2
     assert setting_of(run).sums.honest == 2
     assert "sums of at least 2 honest clients" in table(run)[2].learns
 

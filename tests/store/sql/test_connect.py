@@ -83,5 +83,5 @@ def test_a_newer_run_is_left_alone(tmp_path):
     with sqlite3.connect(tmp_path / "run.db") as connection:
         connection.execute("UPDATE meta SET value='9' WHERE key='schema'")
     connection.close()
-    with pytest.raises(RunError, match=r"newer muster \(schema 9, this one reads 1\)"):
+    with pytest.raises(RunError, match=r"newer muster \(schema 9, this one reads 2\)"):
         FederationStore(tmp_path)

@@ -162,7 +162,7 @@ def test_facts_are_written_together(place):
     ledger.note()
     ledger.note(a=1, b=[None, "x"])
     ledger.note(b=2)
-    assert ledger.facts() == {"schema": 1, "a": 1, "b": 2}
+    assert ledger.facts() == {"schema": 2, "a": 1, "b": 2}
     assert ledger.meta("c") is None
     with pytest.raises(TypeError):
         ledger.note(a=5, c={1, 2})

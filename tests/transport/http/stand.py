@@ -141,6 +141,10 @@ class Desk:
         seats = [{"standing": "arrived", "client": name} for name in self.seats]
         return {"run": RUN, "committed": 2, "round": 3, "seats": seats, "wanted": self.word}
 
+    async def go_back(self, round, by, reason):
+        """No engine plays behind this one."""
+        raise Refused(RefusalReason.CLOSED, "this server does not play the run")
+
     async def want(self, word):
         if word not in ("run", "pause", "drain", "stop"):
             raise Refused(RefusalReason.MALFORMED, "no order")

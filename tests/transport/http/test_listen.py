@@ -77,12 +77,19 @@ def test_the_control_socket_is_its_owners_and_the_only_one_with_verbs(tmp_path):
             assert (await client.get("/status")).json()["round"] == 3
             assert (await client.post("/want/pause")).json()["wanted"] == "pause"
             assert (await client.post("/want/sleep")).status_code == 400
+            order = {"round": 0, "by": "ann", "reason": "why"}
+            refused = await client.post("/rollback", json=order)
+            assert refused.status_code == 409 and "does not play the run" in refused.text
+            for odd in ({"round": -1}, {"round": True}, {"by": 1}, {"reason": None}, {"more": 1}):
+                assert (await client.post("/rollback", json=order | odd)).status_code == 400, odd
+            assert (await client.post("/rollback", content=b"[" * 5000)).status_code in (400, 413)
             assert (await client.get("/healthz")).json() == {"healthy": True}
             assert "muster_round_open 3.0" in (await client.get("/metrics")).text
             assert (await client.post("/v1/poll", content=to_json(POLL))).status_code == 404
         async with plain(port) as client:
             assert (await client.get("/status")).status_code == 404
             assert (await client.post("/want/stop")).status_code == 404
+            assert (await client.post("/rollback", json={"round": 0})).status_code == 404
         assert edge.service.word == "pause"
 
     over(tmp_path, talk, ListenAddress(port=0, control=path))
@@ -99,6 +106,7 @@ def test_the_port_of_the_meters_has_neither_verbs_nor_sites(tmp_path):
             assert (await client.get("/metrics")).status_code == 200
             assert (await client.get("/status")).status_code == 404
             assert (await client.post("/want/stop")).status_code == 404
+            assert (await client.post("/rollback", json={"round": 0})).status_code == 404
             assert (await client.get("/v1/plan")).status_code == 404
         assert edge.service.word == "run"
 

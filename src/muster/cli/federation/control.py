@@ -51,16 +51,26 @@ def running() -> list[Path]:
     return sorted(socket.parent for socket in sockets if ask(socket.parent, "GET", "/healthz"))
 
 
-def ask(folder: Path, method: str, path: str) -> dict[str, Any] | None:
-    """What the server in a folder answers; None when none runs there. Raises `RunError`."""
+def ask(
+    folder: Path,
+    method: str,
+    path: str,
+    order: dict[str, Any] | None = None,
+    *,
+    patience: float = PATIENCE,
+) -> dict[str, Any] | None:
+    """What the server in a folder answers; None when none runs there. Raises `RunError`.
+
+    `order` is what it is told, `patience` the seconds in which it must have answered.
+    """
     httpx = require("httpx", extra="site")
     place = _short(folder.resolve() / CONTROL)
     if not place.exists():
         return None
     transport = httpx.HTTPTransport(uds=str(place))
     try:
-        with httpx.Client(transport=transport, timeout=PATIENCE, trust_env=False) as client:
-            answer = client.request(method, f"http://server{path}")
+        with httpx.Client(transport=transport, timeout=patience, trust_env=False) as client:
+            answer = client.request(method, f"http://server{path}", json=order)
             said: dict[str, Any] = answer.json()
     except httpx.ConnectError as error:
         if isinstance(_cause(error), PermissionError):

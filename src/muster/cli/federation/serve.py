@@ -289,7 +289,7 @@ class ServerScreen:
     def _done(self) -> int:
         """The rounds committed so far."""
         with contextlib.suppress(RunError):
-            return len(Run(self.folder).history)
+            return Run(self.folder).round
         return 0
 
 

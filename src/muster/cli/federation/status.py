@@ -66,7 +66,7 @@ def told(folder: Path) -> dict[str, Any]:
         "phase": None,
         "round": None,
         "asked": None,
-        "committed": len(history),
+        "committed": history[-1]["round"] if history else 0,
         "lease": None,
         "seats": [],
         "refusals": {},

@@ -37,7 +37,7 @@ from muster.store.blobs import model_name
 from muster.store.records import Assignment, Kind, OpenWork, Transition
 from muster.types import Answer, ClientId, Cohort, Failed, Reply, Roster, Sent
 
-__all__ = ["LABELS", "NetworkClients", "Stopped"]
+__all__ = ["GoBack", "LABELS", "NetworkClients", "Stopped"]
 
 LABELS = (
     "round: before it is opened",
@@ -59,6 +59,10 @@ def _untold(event: dict[str, Any]) -> None:
 
 class Stopped(Exception):
     """The engine was told to stop: by its process ("closing") or an operator ("drain", "stop")."""
+
+
+class GoBack(Exception):
+    """The engine was told to go back to an older round: what it was doing is void."""
 
 
 class Ledger(Keeper, Speech, Protocol):
@@ -123,6 +127,11 @@ class NetworkClients:
         rows = np.array([possible_rows(count) for _, count in roster], np.int64)
         return Roster(tuple(client for client, _ in roster), lambda: rows)
 
+    def forget(self) -> None:
+        """Whatever was open is void: the run has gone back."""
+        self._asked = self._outliers = self._masking = self._published = None
+        self._drawn = self._counted = ()
+
     def _recorded(self) -> OpenWork | None:
         found = self._ledger.opened()
         return found[0] if found and found[0].round > self._hall.committed else None
@@ -148,6 +157,8 @@ class NetworkClients:
     def _check(self, *words: str) -> None:
         if self._stop.is_set() or self._hall.closing:
             raise Stopped("closing")
+        if self._hall.back is not None:
+            raise GoBack
         if self._hall.wanted in words:
             raise Stopped(self._hall.wanted)
 
@@ -245,7 +256,7 @@ class NetworkClients:
         came, template = [seats[client] for client in arrived], self._hall.facts.template
         assert self._outliers is not None
         stored = updates(self._ledger.blobs, round, came, template)
-        replies = honest(stored, lost, self._outliers.refusal)
+        replies = map(self._outliers.measured, honest(stored, lost, self._outliers.refusal))
         found = replies if plan.apart else sum_of(replies, cohort.clients)
         summed, parts = list[ClientId](), 0
         for reply in found:

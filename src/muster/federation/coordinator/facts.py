@@ -11,7 +11,9 @@ from muster.federation.protocol.claims import Claims
 from muster.federation.protocol.message import STUDY
 from muster.types import ClientId, Tree
 
-__all__ = ["FederationFacts"]
+__all__ = ["FederationFacts", "RAISED"]
+
+RAISED = "raised"  # a fact of a run: after which rounds its attempt was raised, in order
 
 
 def _nobody(name: str, certificate: str, data: bytes, signature: bytes) -> bool:

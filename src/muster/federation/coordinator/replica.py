@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from muster.federation.coordinator.facts import RAISED
 from muster.federation.coordinator.round_state import RoundState
 from muster.federation.coordinator.secagg_session import SecAggSessions
 from muster.federation.protocol.claims import odd_member
@@ -42,6 +43,9 @@ class Shared(Protocol):
 
     def latest_round(self) -> int:
         """The last committed round."""
+
+    def meta(self, key: str) -> Any:
+        """A fact about the run."""
 
     def beat(self, progress: Mapping[ClientId, int]) -> None:
         """Tell the other servers what moved here."""
@@ -93,12 +97,16 @@ def _look(ledger: Shared, fresh: Mapping[ClientId, int]) -> tuple[int, dict[Clie
     return ledger.version(), ledger.progress()
 
 
-def _read(ledger: Shared) -> tuple[Any, dict[str, Member], str, int]:
-    return ledger.opened(), ledger.members(), ledger.wanted(), ledger.latest_round()
+Found = tuple[Any, dict[str, Member], str, int, tuple[int, ...]]
 
 
-def _know(round_state: RoundState, found: tuple[Any, dict[str, Member], str, int]) -> None:
-    _, members, wanted, _ = found
+def _read(ledger: Shared) -> Found:
+    raised = tuple(ledger.meta(RAISED) or ())  # first: what follows is of this attempt or a later
+    return ledger.opened(), ledger.members(), ledger.wanted(), ledger.latest_round(), raised
+
+
+def _know(round_state: RoundState, found: Found) -> None:
+    _, members, wanted, *_ = found
     for member in members.values():
         if round_state.members.get(member.name) != member and not odd_member(member):
             round_state.enter(member)
@@ -106,14 +114,14 @@ def _know(round_state: RoundState, found: tuple[Any, dict[str, Member], str, int
         round_state.want(wanted)
 
 
-def _take(
-    round_state: RoundState, found: tuple[Any, dict[str, Member], str, int], *, leads: bool
-) -> None:
-    opened, _, _, committed = found
+def _take(round_state: RoundState, found: Found, *, leads: bool) -> None:
+    opened, _, _, committed, raised = found
     if leads:
         if opened:
             round_state.sit(opened[0].round, opened[0].kind, opened[1])
         return
+    if raised != round_state.facts.raised:  # the run has gone back
+        round_state.gone_back(committed, raised)
     round_state.follow(opened, committed)
 
 

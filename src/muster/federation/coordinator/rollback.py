@@ -11,16 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from muster.federation.coordinator.facts import RAISED
 from muster.store.ledger import FederationStore
 
 __all__ = ["raise_attempt", "raised"]
 
-FACT = "raised"  # of a run: after which rounds its attempt was raised, in order
-
 
 def raised(ledger: FederationStore) -> tuple[int, ...]:
     """The rounds behind which the attempt of a run was raised, in order; none at first."""
-    return tuple(ledger.meta(FACT) or ())
+    return tuple(ledger.meta(RAISED) or ())
 
 
 def raise_attempt(ledger: FederationStore, note: Callable[..., Any]) -> int:
@@ -32,5 +31,5 @@ def raise_attempt(ledger: FederationStore, note: Callable[..., Any]) -> int:
     before, last = raised(ledger), ledger.latest_round()
     attempt = len(before) + 2
     note("operator", "attempt raised", attempt=attempt, committed=last)
-    ledger.note(**{FACT: [*before, last]})
+    ledger.note(**{RAISED: [*before, last]})
     return attempt

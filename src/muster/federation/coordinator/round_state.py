@@ -12,6 +12,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from muster.federation.coordinator.facts import FederationFacts
@@ -20,14 +22,25 @@ from muster.federation.coordinator.notifier import Notifier
 from muster.federation.coordinator.secagg_progress import SecAggProgress
 from muster.federation.protocol.claims import odd_member, sound
 from muster.federation.protocol.message import RunEnded
+from muster.security.refusal import RefusalReason, Refused
 from muster.store.records import Assignment, Kind, Member, OpenWork, Transition
 from muster.types import ClientId
 
-__all__ = ["FederationFacts", "Keeper", "RoundState"]
+__all__ = ["Back", "FederationFacts", "Keeper", "RoundState"]
 
 RECENT = 64  # rounds whose accepted clients are kept at hand
 PRESENT = 2  # leases, or turns of all, without a word after which a member counts as away
 FAILURES = 3  # in a row, after which a member is left out until it says hello again
+
+
+@dataclass(frozen=True)
+class Back:
+    """An operator's order to go back to a round: by whom, why, and where the answer goes."""
+
+    round: int
+    by: str
+    reason: str
+    done: Future[dict[str, Any]] = field(default_factory=Future)
 
 
 class Keeper(Protocol):
@@ -88,6 +101,8 @@ class RoundState:
         self.told: set[ClientId] = set()  # who has heard that it ended
         self.wanted = ledger.wanted()
         self.closing = False
+        self.back: Back | None = None  # what an operator wants the run to go back to
+        self.plays = False  # whether this server leads, and plays rounds
         self.phase = "waiting"
         self.committed = 0
         self._taken: set[ClientId] = set()
@@ -304,6 +319,34 @@ class RoundState:
                 self.session = None
             self.committed = max(self.committed, committed)
             self._hold()
+        self.notifier.ring(None)
+
+    def ask_back(self, back: Back) -> None:
+        """An operator wants the run to go back: the engine sees to it before it does more.
+
+        Raises `Refused` where no engine plays here, or another such order waits.
+        """
+        with self.changed:
+            if not self.plays:
+                raise Refused(
+                    RefusalReason.CLOSED,
+                    "this server does not play the run: ask the one that leads, or wait until it "
+                    "has ended and roll its folder back",
+                )
+            if self.back is not None:
+                raise Refused(RefusalReason.DUPLICATE, "it is going back already; wait for that")
+            self.back = back
+            self.changed.notify_all()
+
+    def gone_back(self, committed: int, raised: tuple[int, ...]) -> None:
+        """The run stands after an older round: what was open, and fates beyond it, are void."""
+        with self.changed:
+            self.facts = replace(self.facts, raised=raised)
+            self.opened, self.seats, self.leases, self.session = None, {}, {}, None
+            self.counted, self.held, self.phase = frozenset(), {}, "waiting"
+            self.committed = committed
+            self._fates = {r: fate for r, fate in self._fates.items() if r <= committed}
+            self.changed.notify_all()
         self.notifier.ring(None)
 
     def echo(self, client: ClientId) -> None:

@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from muster.errors import RunError
 from muster.federation.coordinator.admission import AdmissionLimits, admit
-from muster.federation.coordinator.round_state import FederationFacts, Keeper, RoundState
+from muster.federation.coordinator.round_state import Back, FederationFacts, Keeper, RoundState
 from muster.federation.coordinator.status import status
 from muster.federation.protocol.claims import (
     check_hello,
@@ -360,6 +361,18 @@ class FederationService:
         await asyncio.to_thread(self._ledger.want, word)
         self.round_state.want(word)
         return self.status()
+
+    async def go_back(self, round: int, by: str, reason: str) -> dict[str, Any]:
+        """Have the run go back to a round that it keeps; what was done, once it is durable.
+
+        Raises `Refused` where it cannot be done, and nothing has changed then.
+        """
+        back = Back(round, by, reason)
+        self.round_state.ask_back(back)
+        try:
+            return await asyncio.wrap_future(back.done)
+        except RunError as error:
+            raise Refused(RefusalReason.CLOSED, str(error)) from error
 
     def status(self) -> dict[str, Any]:
         """What an operator sees."""

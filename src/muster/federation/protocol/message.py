@@ -8,7 +8,7 @@ A site says `Hello` and is told `Welcome`, then polls: the answer is a `TrainAss
 whatever its class is called here.
 
 An assignment, what one client is asked to do for one version, is named by its run, round and
-`attempt`: 1, and one more each time that the server was put back to an older copy and said so.
+`attempt`: 1, and one more each time that the run went back to an older round and said so.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ from muster.secagg import (
     Aborted,
     Await,
     Forget,
-    Keep,
+    Persist,
     Saw,
     Say,
     SessionReason,
@@ -321,7 +321,7 @@ class SecAggParticipant:
             except StopIteration:
                 return None
             came = stop = None
-            if isinstance(action, Keep):
+            if isinstance(action, Persist):
                 site_store.at(f"site: before {action.name} is kept")
                 sealed = site_store.sealed(task)
                 sealed.keep(action.name, action.data)

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from muster.errors import RunError
-from muster.federation.coordinator.clients import NetworkClients, Stopped
+from muster.errors import MusterError, RunError
+from muster.federation.coordinator.clients import GoBack, NetworkClients, Stopped
+from muster.federation.coordinator.rollback import raised
 from muster.federation.coordinator.round_state import FederationFacts, RoundState
 from muster.federation.protocol.claims import claims_of
 from muster.federation.protocol.codec_tensors import encode
@@ -26,6 +27,7 @@ from muster.rounds import RunState
 from muster.runs.drive import Options, drive
 from muster.runs.folder import note_versions, unlike, write
 from muster.runs.measure import Examiner
+from muster.runs.rollback import roll_back
 from muster.runs.run import Run
 from muster.security.refusal import RefusalReason, Refused
 from muster.simulation.threads import one_thread
@@ -104,6 +106,7 @@ def prepare(plan: Plan, ledger: FederationStore, study: str = STUDY) -> None:
         federation=True,
         study=study,
         metrics=plan.directions,
+        remembers=plan.remembers or plan.secure is not None,
     )
     note_versions(ledger, plan)
     write(ledger.path / "plan.toml", to_toml(plan).encode())
@@ -147,18 +150,65 @@ def conduct(
     )
     options = replace(options, pause=partial(_pause, ledger, round_state))
     witness = _Witness(Examiner(plan, network, network, network.enrolled, rows), network)
-    with one_thread(plan.task):
-        while True:
-            try:
-                drive(plan, network, ledger, witness, replace(options, engine=ENGINE))
-                _export(ledger.path, plan, ledger.shared)
-                return "done"
-            except Stopped as why:
-                return str(why)
-            except NoRoom as error:
-                with round_state.changed:
-                    round_state.move("no room", str(error)[:500])
-                    round_state.changed.wait_for(stop.is_set, min(ROOM, round_state.facts.lease))
+    round_state.plays = True
+    try:
+        with one_thread(plan.task):
+            while True:
+                try:
+                    drive(plan, network, ledger, witness, replace(options, engine=ENGINE))
+                    _export(ledger.path, plan, ledger.shared)
+                    if _ends(round_state):
+                        return "done"
+                except GoBack:
+                    pass
+                except Stopped as why:
+                    return str(why)
+                except NoRoom as error:
+                    with round_state.changed:
+                        round_state.move("no room", str(error)[:500])
+                        round_state.changed.wait_for(
+                            lambda: stop.is_set() or round_state.back,
+                            min(ROOM, round_state.facts.lease),
+                        )
+                _go_back(ledger, round_state, network)
+    finally:
+        _ends(round_state, "the server has ended; roll its folder back")
+
+
+def _ends(round_state: RoundState, text: str = "") -> bool:
+    """Whether no order to go back waits: then none is taken any more. With `text` it is refused."""
+    with round_state.changed:
+        back = round_state.back
+        if back is None or text:
+            round_state.plays, round_state.back = False, None
+    if back is not None and text and not back.done.done():
+        back.done.set_exception(Refused(RefusalReason.CLOSED, text))
+    return back is None
+
+
+def _go_back(ledger: FederationStore, round_state: RoundState, network: NetworkClients) -> None:
+    """Do what an operator ordered, if anything; what cannot be done is told, and changes nothing.
+
+    The order stands until it is answered, so that a server which dies here has told nobody that it
+    was done; whether it was is in the ledger.
+    """
+    back = round_state.back
+    if back is None:
+        return
+    try:
+        note = round_state.facts.note
+        found = roll_back(ledger, back.round, by=back.by, reason=back.reason, note=note)
+        round_state.gone_back(found["to"], raised(ledger))
+        network.forget()
+    except Exception as error:
+        told = error if isinstance(error, MusterError) else RunError(f"it failed: {error}")
+        round_state.back = None
+        back.done.set_exception(told)
+        if not isinstance(error, MusterError):
+            raise
+        return
+    round_state.back = None
+    back.done.set_result(found)
 
 
 def _pause(ledger: FederationStore, round_state: RoundState, why: str) -> None:
@@ -176,8 +226,9 @@ class _Witness:
     network: NetworkClients
 
     def examine(self, round: int, state: RunState) -> dict[str, Any]:
-        """What a round's record has beside who replied."""
-        return self.examiner.examine(round, state) | self.network.population()
+        """What a round's record has beside who replied; for version 0 nobody was asked."""
+        who = self.network.population() if round else {}
+        return self.examiner.examine(round, state) | who
 
 
 def _export(folder: Path, plan: Plan, shared: bool) -> None:

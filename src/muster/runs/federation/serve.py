@@ -241,8 +241,9 @@ class _Server:
             study=federation.study,
             raised=raised(ledger),
         )
+        facts = replace(facts, note=self._noted)
         if notary is not None:
-            facts = replace(facts, vouch=notary.attest, listed=notary.listed, note=self._noted)
+            facts = replace(facts, vouch=notary.attest, listed=notary.listed)
         self.round_state = RoundState(ledger, facts)
         self.service = FederationService(self.round_state, ledger, log.append)
         self.leads = asyncio.Event()
@@ -375,6 +376,8 @@ class _Server:
             self.ledger.want("run")
             self.round_state.want("run")
         self.round_state.excluded.update(self.ledger.excluded())
+        if self.round_state.facts.raised != raised(self.ledger):  # by a leader that is gone
+            self.round_state.gone_back(self.ledger.latest_round(), raised(self.ledger))
         for record in self.ledger.history()[-1:]:  # of a leader that is gone
             self.round_state.settled(record["round"], record["accepted"])
         watch = partial(self._committed, self.options.watch)

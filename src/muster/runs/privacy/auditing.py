@@ -62,7 +62,7 @@ def audited(
     delta = ledger.delta if ledger else usual_delta(len(population))
     epsilon = ledger.epsilon if ledger else math.inf
     promised = f"ε {epsilon:.4g} at δ {delta:g}" if ledger else "nothing: no stage adds noise"
-    rounds = max(1, len(run.history))
+    rounds = max(1, run.round)
     return [
         *_canaries(plan, population, rounds, (epsilon, delta, promised)),
         *_membership(run, plan, population, rows, _of_rows(run) or (epsilon, delta, promised)),

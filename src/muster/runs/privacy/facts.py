@@ -22,6 +22,7 @@ from muster.privacy.statement import UNCOVERED
 from muster.runs.privacy.masked import honest_shares, mask_of
 from muster.runs.privacy.rows import facts_from
 from muster.runs.privacy.unprotected import unprotected
+from muster.runs.rollback import FACT, charged_as
 from muster.runs.run import Run
 
 __all__ = ["facts_of", "ledger_of", "stated", "statements"]
@@ -51,10 +52,12 @@ def ledger_of(run: Run) -> PrivacyLedger | None:
     text, kept = run.facts.get("ledger"), run.facts.get("privacy") or {}
     if text is None:
         return None
+    back = run.facts.get(FACT) or ()
+    played = [*((None, record) for record in run.history), *run.superseded]
     counts = {
-        (kept["run"], record["round"]): len(record["accepted"])
-        for record in run.history
-        if not record["abandoned"]
+        (charged_as(kept["run"], back, r["round"], before), r["round"]): len(r["accepted"])
+        for before, r in played
+        if not r["abandoned"]
     }
     return PrivacyLedger.from_json(text).witnessed(counts)
 

@@ -25,6 +25,7 @@ from muster.privacy.book import ChargeRequest, LedgerFile, granted, united
 from muster.privacy.ledger import usual_delta
 from muster.rounds import RunState, drawn
 from muster.runs.privacy.rows import RowAccountant, afforded_rows
+from muster.runs.rollback import FACT, charged_as
 from muster.store.facts import FactStore
 from muster.types import Roster, Tree
 from muster.vectors import leaves
@@ -72,7 +73,9 @@ class RunAccountant:
         self._book = self._opened(facts.get("file"), file)
         text = store.meta("ledger")
         self._ledger = None if text is None else PrivacyLedger.from_json(text)
+        self._back = store.meta(FACT) or []
         self._counts = dict(map(self._counted, store.history()))
+        self._counts |= (self._counted(record, n) for n, record in store.superseded())
 
     def _refuse_file(self, file: Path | None) -> None:
         if self._rows is not None and file is not None:
@@ -81,9 +84,15 @@ class RunAccountant:
                 f"adds noise for single rows, which are charged in the run alone; leave it out"
             )
 
-    def _counted(self, record: dict[str, Any]) -> tuple[tuple[str, int], int | None]:
+    def _counted(
+        self, record: dict[str, Any], before: int | None = None
+    ) -> tuple[tuple[str, int], int | None]:
         accepted = None if record["abandoned"] else len(record["accepted"])
-        return (self._run, record["round"]), accepted
+        return (self._named(record["round"], before), record["round"]), accepted
+
+    def _named(self, round: int, before: int | None = None) -> str:
+        """What a round is charged as: one that is played again is another release."""
+        return charged_as(self._run, self._back, round, before)
 
     def _opened(self, before: str | None, file: Path | None) -> LedgerFile | None:
         if before is not None and file is not None and Path(before) != file.resolve():
@@ -115,7 +124,7 @@ class RunAccountant:
         ledger = self._so_far(roster)
         before = ledger if self._book is None else united(self._book.read(ledger.delta), ledger)
         self._check(before, roster)
-        wish = ChargeRequest(round, charges(plan, roster, self._run), plan.budget)
+        wish = ChargeRequest(round, charges(plan, roster, self._named(round)), plan.budget)
         after, why = granted(before, wish)
         if why is None:
             self._refuse_sealed()
@@ -156,7 +165,7 @@ class RunAccountant:
             return
         kept = self._store.meta("secret")
         if kept is None or kept["round"] != round:
-            if known.holds(self._run, round):
+            if known.holds(self._named(round), round):
                 raise RunError(
                     f"round {round} of the run in {self._store.path} was released before, and the "
                     f"secret of its noise is gone: the folder was put back to an older copy; start "
@@ -169,7 +178,8 @@ class RunAccountant:
     def _refuse_sealed(self) -> None:
         if self._store.meta("sealed") is not None:
             raise RunError(
-                f"the run in {self._store.path} ended after round {len(self._store.history())}, "
+                f"the run in {self._store.path} ended after round "
+                f"{self._store.last_record()['round']}, "
                 f"and the rows of noise that further rounds would take back were erased with its "
                 f"end; start a new run"
             )

@@ -38,6 +38,8 @@ class RowAccountant:
         self._turns: Counter[ClientId] = Counter()
         self._counted = 0
         self._charged: Charged | None = None
+        for _, record in store.superseded():  # what was revealed stays so
+            self._turns.update(dict.fromkeys(record["invited"], 1))
         for record in store.history():
             self.count(record)
         if away:

@@ -32,7 +32,7 @@ def unprotected(run: Run, audits: tuple[AuditFinding, ...] = ()) -> Statement:
     """
     plan: dict[str, Any] = run.facts.get("plan") or {}
     secure = next((s for s in plan.get("pipeline") or () if s["class"] == "SecureSum"), None)
-    replies = [len(r["accepted"]) for r in run.history if not r.get("abandoned")]
+    replies = [len(r["accepted"]) for r in run.trained if not r.get("abandoned")]
     found = "; ".join(
         f"{a.name}: epsilon is at least {a.epsilon:.4g} at confidence {a.confidence:g}"
         for a in audits

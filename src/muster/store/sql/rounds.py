@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,7 +17,7 @@ from muster.store.records import Transition
 from muster.store.sql import seats, states
 from muster.store.sql.states import States
 from muster.store.sql.transact import Transactions, Turn
-from muster.store.sqlite import Snapshot
+from muster.store.sqlite import Snapshot, not_kept
 from muster.types import ClientId
 
 __all__ = ["RoundTables"]
@@ -102,9 +102,37 @@ class RoundTables(ABC):
         """The record of the last committed round."""
         return dict(json.loads(self.last_line()))
 
-    def memory(self, clients: Iterable[ClientId]) -> dict[ClientId, dict[str, Any]]:
-        """The committed memory of these clients; those without one are left out."""
-        return self._transactions.read(lambda c: states.remembered(c, clients))
+    def versions(self) -> list[int]:
+        """The committed versions whose states are kept, in order; the last is always one."""
+        return self._transactions.read(states.kept)
+
+    def state(self, round: int) -> dict[str, Any] | None:
+        """The arrays of a version that is kept, or None."""
+        while True:
+            row = self._transactions.read(lambda c: states.version(c, round))
+            try:
+                found = self._states.loaded(row)
+            except RunError:
+                if self._transactions.read(lambda c: states.version(c, round)) == row:
+                    raise  # else: it went just now
+            else:
+                return None if found is None else found[1]
+
+    def superseded(self) -> list[tuple[int, dict[str, Any]]]:
+        """The records of rounds that a rollback went back before, each with the rollback's number.
+
+        In the order in which they were committed; the first rollback is number 1.
+        """
+        return self._transactions.read(states.set_aside)
+
+    def memory(
+        self, clients: Iterable[ClientId], version: int | None = None
+    ) -> dict[ClientId, dict[str, Any]]:
+        """The committed memory of these clients; those without one are left out.
+
+        With a `version` that is kept, as it was when that was committed.
+        """
+        return self._transactions.read(lambda c: states.remembered(c, clients, version))
 
     def remember(self, round: int, client: ClientId, arrays: Mapping[str, Any]) -> None:
         """Stage a client's new memory, in this process; too late for a round that is committed."""
@@ -126,8 +154,12 @@ class RoundTables(ABC):
         arrays: Mapping[str, Any],
         record: Mapping[str, Any],
         accepted: Sequence[ClientId],
+        stays: Collection[int] = (),
     ) -> None:
-        """Make a round durable: all of it, in one transaction, or nothing."""
+        """Make a round durable: all of it, in one transaction, or nothing.
+
+        Of the versions that are kept, those in `stays` stay beside it; the others go.
+        """
         self._at("commit: begin")
         old = self._transactions.write("be written", lambda turn: self._may(turn, round))
         line = json.dumps(record)
@@ -138,7 +170,7 @@ class RoundTables(ABC):
 
         def body(turn: Turn) -> None:
             self._may(turn, round)
-            states.advance(turn, drawn, line, kept)
+            states.advance(turn, drawn, line, kept, stays)
             seats.recorded(turn, [step])
             self._at("commit: before the transaction ends")
 
@@ -151,8 +183,35 @@ class RoundTables(ABC):
         self._round = round
         self._staged.clear()
         self._at("commit: after the transaction")
-        self._tidy(old if old != drawn.file else None)
+        self._tidy(old - self._transactions.read(states.files))
         self._at("commit: end")
+
+    def go_back(self, round: int, number: int, **facts: Any) -> None:
+        """Make a version that is kept the last, with these facts: all of it, or nothing.
+
+        What was committed after it goes: versions, memories, what is open. The records stay, as
+        `superseded` by the rollback of this `number`. Raises `RunError` for one that is not kept.
+        """
+        if self.state(round) is None:
+            raise RunError(not_kept(self._transactions.name, round, self.versions()))
+        rows = [(key, json.dumps(value)) for key, value in facts.items()]
+        step = Transition(self._clock(), round, "waiting", "rolled back", f"to round {round}")
+
+        def body(turn: Turn) -> set[str]:
+            turn.fence(self._epoch)
+            before = states.files(turn.connection)
+            states.go_back(turn, round, number)
+            if rows:
+                states.note(turn, rows)
+            seats.recorded(turn, [step])
+            self._at("going back: before the transaction ends")
+            return before
+
+        old = self._transactions.write(f"go back to round {round}", body)
+        self._round = round
+        self._staged.clear()
+        self._at("going back: after the transaction")
+        self._tidy(old - self._transactions.read(states.files), everything=True)
 
     def amend(self, arrays: Mapping[str, Any], **facts: Any) -> None:
         """Put another state in the place of the last round's, with these facts: both, or nothing.
@@ -176,20 +235,20 @@ class RoundTables(ABC):
             self._states.blobs.erase(old)
 
     @abstractmethod
-    def _tidy(self, state: str | None) -> None:
-        """Remove what a commit has made needless: the blob of the state before, and updates."""
+    def _tidy(self, gone: Collection[str], *, everything: bool = False) -> None:
+        """Remove what a commit has made needless: these blobs of states, and updates."""
 
-    def _may(self, turn: Turn, round: int) -> str | None:
-        """Refuse a round that may not be committed now; the blob of the last state."""
+    def _may(self, turn: Turn, round: int) -> set[str]:
+        """Refuse a round that may not be committed now; the blobs of the states that are kept."""
         turn.fence(self._epoch)
-        last = seats.last_round(turn.connection)
+        row = states.row(turn.connection)
+        last = -1 if row is None else row[0]
         if round <= last:
             raise RunError(
                 f"round {round} was given to {turn.name}, which has committed round {last}; go "
                 f"on with round {last + 1}"
             )
-        row = states.row(turn.connection)
-        return None if row is None else row[1]
+        return states.files(turn.connection)
 
     def _undo_state(self, file: str | None) -> None:
         """Drop the blob of a commit that failed, once it is sure that nothing points to it."""
@@ -197,8 +256,7 @@ class RoundTables(ABC):
             return
 
         def body(turn: Turn) -> None:
-            row = states.row(turn.connection)
-            if row is None or row[1] != file:
+            if file not in states.files(turn.connection):
                 self._states.blobs.drop(file)
 
         with suppress(RunError):  # it would be swept away later

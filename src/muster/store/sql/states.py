@@ -9,21 +9,32 @@ written in pieces that lie in the arrays, so that a state is in memory once.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, exists, func, insert, literal, select, union
 
 from muster import tree_codec
 from muster.errors import DataError, RunError
 from muster.mapped import own
 from muster.store.blob import checksum, plain
 from muster.store.blobs import Blobs
-from muster.store.sql.tables import memory, meta, name_of, opened, rounds, seats, state, words
+from muster.store.sql.tables import (
+    memory,
+    meta,
+    name_of,
+    opened,
+    rounds,
+    seats,
+    state,
+    superseded,
+    versions,
+    words,
+)
 from muster.store.sql.transact import Turn
 from muster.types import ClientId
 
@@ -33,15 +44,34 @@ __all__ = [
     "advance",
     "amend",
     "facts",
+    "files",
+    "go_back",
     "history",
+    "kept",
     "last_line",
     "note",
     "recorded",
     "remembered",
     "row",
+    "set_aside",
+    "version",
 ]
 
 LARGE = 1 << 16  # bytes from which a state is a blob
+LAST = select(state.c.round, state.c.file, state.c.arrays)
+FILES = union(select(versions.c.file), select(state.c.file))
+NEWER = memory.alias("newer")
+NEXT = (
+    select(func.min(NEWER.c.round))
+    .where(NEWER.c.client == memory.c.client, NEWER.c.round > memory.c.round)
+    .correlate(memory)
+    .scalar_subquery()
+)
+# Neither the newest memory of its client, nor the one that was when a kept version was committed.
+NEEDLESS = delete(memory).where(
+    NEXT.is_not(None),
+    ~exists().where(versions.c.round >= memory.c.round, versions.c.round < NEXT).correlate(memory),
+)
 Row = tuple[int, str | None, bytes | None]  # round, the blob's name, or the arrays themselves
 
 
@@ -95,10 +125,10 @@ class States:
             ) from error
         return round, {name: _own(array) for name, array in arrays.items()}
 
-    def sweep(self, keep: str | None) -> None:
+    def sweep(self, keep: Collection[str]) -> None:
         """Remove what a death in the middle of a commit left over."""
         for name in self.blobs.names("state-"):
-            if name != keep:
+            if name not in keep:
                 with suppress(RunError):  # it does no harm
                     self.blobs.erase(name)  # as an amended one would have been
 
@@ -145,10 +175,12 @@ def last_line(connection: Connection) -> str | None:
 
 
 def remembered(
-    connection: Connection, clients: Iterable[ClientId]
+    connection: Connection, clients: Iterable[ClientId], version: int | None = None
 ) -> dict[ClientId, dict[str, Any]]:
-    """The committed memory of these clients."""
+    """The committed memory of these clients, now or when a version was committed."""
     query = select(memory.c.arrays).order_by(memory.c.round.desc()).limit(1)
+    if version is not None:
+        query = query.where(memory.c.round <= version)
     found: dict[ClientId, dict[str, Any]] = {}
     for client in clients:
         data = connection.execute(query.where(memory.c.client == name_of(client))).scalar()
@@ -164,23 +196,89 @@ def remembered(
 
 def row(connection: Connection) -> Row | None:
     """The row of the last state."""
-    found = connection.execute(select(state.c.round, state.c.file, state.c.arrays)).one_or_none()
+    found = connection.execute(LAST).one_or_none()
     return None if found is None else (found.round, found.file, found.arrays)
 
 
-def advance(turn: Turn, drawn: Drawn, line: str, staged: Mapping[ClientId, bytes]) -> None:
-    """The rows of a commit: state, record, memories; what was open of this round is over."""
+def kept(connection: Connection) -> list[int]:
+    """The versions that are kept, in order; the last is one."""
+    both = union(select(versions.c.round), select(state.c.round)).subquery()
+    return list(connection.execute(select(both.c.round).order_by(both.c.round)).scalars())
+
+
+def version(connection: Connection, round: int) -> Row | None:
+    """The row of a version that is kept."""
+    last = row(connection)
+    if last is not None and last[0] == round:
+        return last
+    found = connection.execute(select(versions).where(versions.c.round == round)).one_or_none()
+    return None if found is None else (found.round, found.file, found.arrays)
+
+
+def files(connection: Connection) -> set[str]:
+    """The blobs of all versions that are kept."""
+    return {name for name in connection.execute(FILES).scalars() if name}
+
+
+def set_aside(connection: Connection) -> list[tuple[int, dict[str, Any]]]:
+    """The records that rollbacks went back before, each with the rollback's number."""
+    query = select(superseded).order_by(superseded.c.number, superseded.c.round)
+    return [(row.number, json.loads(row.record)) for row in connection.execute(query)]
+
+
+def advance(
+    turn: Turn,
+    drawn: Drawn,
+    line: str,
+    staged: Mapping[ClientId, bytes],
+    stays: Collection[int] = (),
+) -> None:
+    """The rows of a commit: state, record, memories; what was open of this round is over.
+
+    Of the versions that are kept, those in `stays` stay beside it; the others go.
+    """
     connection, round = turn.connection, drawn.round
+    before = list(connection.execute(select(versions.c.round)).scalars())
+    gone = [one for one in before if one not in stays]
+    if gone:
+        connection.execute(delete(versions).where(versions.c.round.in_(gone)))
+    if not set(connection.execute(select(state.c.round)).scalars()).isdisjoint(stays):
+        connection.execute(insert(versions).from_select(["round", "file", "arrays"], LAST))
     connection.execute(delete(state))
     connection.execute(insert(state), vars(drawn) | {"one": 1})
     connection.execute(insert(rounds), {"round": round, "record": line})
-    kept = {name_of(client): data for client, data in staged.items()}
-    for client, data in kept.items():
-        connection.execute(delete(memory).where(memory.c.client == client))
-        row = {"client": client, "round": round, "arrays": data}
-        connection.execute(insert(memory), row)
+    alone = connection.execute(select(versions.c.round).limit(1)).one_or_none() is None
+    for client, data in {name_of(client): data for client, data in staged.items()}.items():
+        if alone:
+            connection.execute(delete(memory).where(memory.c.client == client))
+        connection.execute(insert(memory), {"client": client, "round": round, "arrays": data})
+        if not alone:
+            connection.execute(NEEDLESS.where(memory.c.client == client))
+    if gone:  # some of the memories were theirs alone
+        connection.execute(NEEDLESS)
     for table in (seats, opened, words):
         connection.execute(delete(table).where(table.c.round <= round))
+    turn.touched = True
+
+
+def go_back(turn: Turn, round: int, number: int) -> None:
+    """The rows of a rollback: a kept version is the last; nothing is open; records are set aside.
+
+    What was committed after it goes: versions, memories. `number` is that of the rollback.
+    """
+    connection = turn.connection
+    found = version(connection, round)
+    assert found is not None
+    drawn = {"one": 1, "round": found[0], "file": found[1], "arrays": found[2]}
+    connection.execute(delete(state))
+    connection.execute(insert(state), drawn)
+    connection.execute(delete(versions).where(versions.c.round >= round))
+    connection.execute(delete(memory).where(memory.c.round > round))
+    later = select(literal(number), rounds.c.round, rounds.c.record).where(rounds.c.round > round)
+    connection.execute(insert(superseded).from_select(["number", "round", "record"], later))
+    connection.execute(delete(rounds).where(rounds.c.round > round))
+    for table in (seats, opened, words):
+        connection.execute(delete(table))
     turn.touched = True
 
 

@@ -47,9 +47,11 @@ __all__ = [
     "seat_row",
     "seats",
     "state",
+    "superseded",
     "transition",
     "transition_row",
     "transitions",
+    "versions",
     "word",
     "word_row",
     "words",
@@ -66,6 +68,20 @@ state = Table(
     Column("round", Integer),
     Column("file", Text),
     Column("arrays", LargeBinary),
+)
+versions = Table(
+    "versions",
+    _all,
+    Column("round", Integer, primary_key=True),
+    Column("file", Text),
+    Column("arrays", LargeBinary),
+)
+superseded = Table(
+    "superseded",
+    _all,
+    Column("number", Integer, primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("record", Text),
 )
 memory = Table(
     "memory",

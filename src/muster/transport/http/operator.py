@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from muster.extras import require
 from muster.federation.coordinator.service import FederationService
 from muster.federation.protocol.message import Ack
-from muster.security.refusal import RefusalReason, Refused
+from muster.security.refusal import RefusalReason, Refused, parse
 from muster.transport.http.request import Gone, Receive, Request, Scope, Send
 
 if TYPE_CHECKING:
@@ -168,8 +168,26 @@ class Operator:
         elif asked.startswith("POST /want/") and verbs:
             word = exchange.path.removeprefix("/want/")
             await exchange.answer(200, _json(await self.service.want(word)))
+        elif asked == "POST /rollback" and verbs:
+            round, by, reason = _order(await exchange.body())
+            await exchange.answer(200, _json(await self.service.go_back(round, by, reason)))
         else:
             raise Refused(RefusalReason.UNKNOWN, "there is nothing at this address")
+
+
+def _order(data: bytes) -> tuple[int, str, str]:
+    """What an operator wants to go back to, who that is, and why."""
+    said = parse(data, 4096, 1)
+    if not isinstance(said, dict) or said.keys() != {"round", "by", "reason"}:
+        raise Refused(
+            RefusalReason.MALFORMED, "an order to go back has a round, by whom and a reason"
+        )
+    round, by, reason = said["round"], said["by"], said["reason"]
+    if type(round) is not int or round < 0 or not (type(by) is type(reason) is str):
+        raise Refused(
+            RefusalReason.MALFORMED, "the round is a whole number, by and reason are text"
+        )
+    return round, by[:64], reason
 
 
 def _json(value: Any) -> bytes:

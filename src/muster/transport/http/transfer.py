@@ -59,6 +59,11 @@ class _Arrival:
     def size(self) -> int:
         return self.wanted.update.size
 
+    def is_of(self, wanted: Upload) -> bool:
+        """Whether it is this very update: that of another attempt may have the same bits."""
+        ours, theirs = self.wanted, wanted
+        return (ours.blob, ours.update.attempt) == (theirs.blob, theirs.update.attempt)
+
 
 class Uploads:
     """The updates that are on their way to one server, by the name of the site: one each.
@@ -80,7 +85,7 @@ class Uploads:
         if wanted.held:
             return ResumeAt(update.size)
         before = self._known.get(name)
-        if before is not None and before.wanted.blob == wanted.blob:
+        if before is not None and before.is_of(wanted):
             upload, upload.wanted = before, wanted
         else:
             upload = self._known[name] = _Arrival(wanted)

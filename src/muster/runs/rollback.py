@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run goes back to a version that it keeps, and says so for ever.
+
+What was committed after it is superseded: its models go, its records stay, with the number of the
+rollback. Rounds that follow are played anew, in a federation under a higher attempt (see
+`service.server.rollback`). What noise has revealed stays charged: a round that is played again is
+another release (`charged_as`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from muster.errors import RunError
+from muster.runs.folder import publish
+from muster.store.sqlite import not_kept
+
+__all__ = ["FACT", "Reverts", "charged_as", "refuse_return", "roll_back"]
+
+FACT = "rollbacks"  # of a run: what it went back to, from where, when, by whom and why, in order
+LONGEST = 500  # characters of a reason
+
+
+class Reverts(Protocol):
+    """What is needed of a store (SQLiteStore, Ledger)."""
+
+    path: Path
+
+    def facts(self) -> dict[str, Any]:
+        """All facts about the run."""
+
+    def versions(self) -> list[int]:
+        """The versions that are kept; the last is the newest."""
+
+    def history(self) -> list[dict[str, Any]]:
+        """The records of the committed rounds."""
+
+    def go_back(self, round: int, number: int, **facts: Any) -> None:
+        """Make a version the last, with these facts, in one transaction."""
+
+
+def refuse_return(store: Reverts, round: int, reason: str = "") -> dict[str, Any]:
+    """The facts of a run that may go back to this round. Raises `RunError` for one that may not."""
+    kept, facts = store.versions(), store.facts()
+    if not kept:
+        raise RunError(f"the run in {store.path} has no committed round to go back to; resume it")
+    if round == kept[-1]:
+        raise RunError(f"the run in {store.path} stands after round {round} already; name another")
+    if round not in kept:
+        raise RunError(not_kept(f"the run in {store.path}", round, kept))
+    if facts.get("remembers"):
+        raise RunError(
+            f"the run in {store.path} cannot go back: what its sites remember, or the secure sums "
+            f"that they took part in, are of later rounds, and they take part in none again; begin "
+            f"a new run"
+        )
+    if len(reason) > LONGEST:
+        raise RunError(f"a reason of {len(reason)} characters is too long; give {LONGEST} at most")
+    return facts
+
+
+def roll_back(
+    store: Reverts,
+    round: int,
+    *,
+    by: str,
+    reason: str = "",
+    note: Callable[..., Any] | None = None,
+    clock: Callable[[], float] = time.time,
+) -> dict[str, Any]:
+    """Go back to a version that is kept; what was done, as it is recorded.
+
+    `by` is who asked for it, `reason` why. `note(actor, action, **details)` writes the audit log,
+    and has written when it returns: the log knows of it before the run does, and a death in
+    between leaves the run as it was. Raises `RunError` for a version that is not kept.
+    """
+    facts = refuse_return(store, round, reason)
+    before, last = list(facts.get(FACT) or ()), store.versions()[-1]
+    found: dict[str, Any] = {
+        "number": len(before) + 1,
+        "to": round,
+        "from": last,
+        "by": by,
+        "reason": reason,
+        "at": datetime.fromtimestamp(clock(), UTC).isoformat(timespec="seconds"),
+    }
+    more: dict[str, Any] = {}
+    if facts.get("federation"):
+        raised = [*(facts.get("raised") or ()), round]
+        found["attempt"], more["raised"] = 1 + len(raised), raised
+    if note is not None:
+        note("operator", "rolled back", **{name: value for name, value in found.items() if value})
+    with suppress(FileNotFoundError):  # written again by whoever goes on; none is better than one
+        (store.path / "model.safetensors").unlink()  # that is superseded
+    ended = {"stopped": None, "spent": False, "halted": False, "secret": None}
+    store.go_back(round, len(before) + 1, **{FACT: [*before, found]}, **ended, **more)
+    with suppress(RunError):  # it is done, and whoever goes on writes the lines again
+        publish(store.path, store.history())
+    return found
+
+
+def charged_as(
+    run: str, rollbacks: Sequence[Mapping[str, Any]], round: int, before: int | None = None
+) -> str:
+    """The name under which a ledger of privacy has a round of a run.
+
+    Rounds after a rollback are charged beside those that it superseded, never in their place.
+    `before` is the number of the rollback that superseded the round; None where it stands.
+
+    >>> back = [{"to": 4}, {"to": 2}]
+    >>> charged_as("r", back, 3), charged_as("r", back, 2), charged_as("r", back, 5, before=2)
+    ('r/3', 'r', 'r/2')
+    """
+    held = rollbacks if before is None else rollbacks[: before - 1]
+    later = [number for number, one in enumerate(held, 2) if round > one["to"]]
+    return f"{run}/{later[-1]}" if later else run
