@@ -3,8 +3,8 @@
 
 Bonawitz et al. 2017, figure 4, with Bell et al. 2020's neighbourhoods, and a step in which shares
 are compared with their commitments. In each step the client hears a message, checks it, keeps the
-message together with its own answer (`Persist`), and only then says the answer (`Say`): a client that
-dies at any instant and is started again with what it kept says the same bytes again and never
+message together with its own answer (`Persist`), and only then says the answer (`Say`): a client
+that dies at any instant and is started again with what it kept says the same bytes again and never
 makes a second answer. So nobody, by asking twice or in two ways, gets both secrets of one client
 from it.
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What both sides of a session hold before it begins, and the words a driver and a side exchange.
 
-A side is a generator without input or output. It yields what is to be done (`Persist`, `Say`, `Saw`,
-`Forget`; `Tell`, `MessageRefused`) and, with `Await`, asks for what came. Everything but the
+A side is a generator without input or output. It yields what is to be done (`Persist`, `Say`,
+`Saw`, `Forget`; `Tell`, `MessageRefused`) and, with `Await`, asks for what came. Everything but the
 answer to `Await` is answered with None.
 """
 
