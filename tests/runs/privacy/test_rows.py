@@ -172,6 +172,9 @@ class Served:
     def history(self):
         return []
 
+    def superseded(self):
+        return []
+
 
 def test_a_server_says_what_it_cannot_know(plan, tmp_path):
     store, asked = Served(tmp_path), []
