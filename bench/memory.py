@@ -133,6 +133,7 @@ def _events(folder: Path, words: Sequence[str]) -> Iterator[tuple[Any, Iterator[
         stdout=subprocess.PIPE,
         text=True,
         cwd=folder,
+        env=dict(os.environ),
     ) as process:
         assert process.stdout is not None
         try:

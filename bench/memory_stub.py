@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -92,7 +93,11 @@ def site(address: str, name: str, plan: Plan, body: Body, rows: int, rounds: int
 
     Until the run has ended, or the fate of so many updates was heard.
     """
-    line = _Line(address, name)
+    with closing(_Line(address, name)) as line:
+        return _rounds(line, name, plan, body, rows, rounds)
+
+
+def _rounds(line: _Line, name: str, plan: Plan, body: Body, rows: int, rounds: int) -> int:
     welcome = line.say("/v1/hello", Hello(VERSIONS, name, fingerprint(plan), rows))
     assert isinstance(welcome, Welcome), welcome
     run, pending, counted = welcome.run, 0, 0
@@ -131,6 +136,10 @@ class _Line:
     def __init__(self, address: str, name: str) -> None:
         self.http = http.client.HTTPConnection(address.removeprefix("http://"), timeout=300)
         self.headers = {"muster-site": name}
+
+    def close(self) -> None:
+        """End it."""
+        self.http.close()
 
     def say(self, path: str, message: Message) -> Any:
         """Say something, and hear the answer."""
