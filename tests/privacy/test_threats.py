@@ -15,7 +15,14 @@ ROOT = Path(__file__).parents[2]
 CLAIM = Statement(True, "With epsilon 1 the models hide a client.", (), {})
 NONE = Statement(False, "No privacy is claimed.", ("the noise is drawn from the seed",), {})
 SUMS = (None, Sums(9, 6, 3, 3), Sums(500, 90, 20, 166, ring=True))
-PEERS = (None, Peers(), Peers(4), Peers(4, organisations=True), Peers(4, True, True))
+PEERS = (
+    None,
+    Peers(),
+    Peers(4),
+    Peers(4, organisations=True),
+    Peers(4, True, True),
+    Peers(4, True, False, True),
+)
 SETTINGS = [
     Setting(carrier, sums, made, frozenset(trust), rows, public, peers, own)
     for carrier, sums, made, trust, rows, public, peers, own in product(
@@ -103,6 +110,11 @@ def line(reader, **setting):
             "the authority",
             {"carrier": "TLS", "sums": SUMS[1], "peers": PEERS[4]},
             "keys of its own",
+        ),
+        (
+            "the authority",
+            {"carrier": "TLS", "sums": SUMS[1], "peers": PEERS[5]},
+            "cannot put keys",
         ),
         ("the authority", {"carrier": "TLS", "sums": SUMS[1], "peers": PEERS[2]}, "can invent"),
         ("a reader of the model", {"carrier": "TLS", "statements": (CLAIM,)}, "epsilon 1"),

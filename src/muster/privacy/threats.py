@@ -43,11 +43,15 @@ class Threat:
 
 @dataclass(frozen=True)
 class Peers:
-    """What a site asks of those it sums with (`site.toml`)."""
+    """What a site asks of those it sums with (`site.toml`).
+
+    `named`: each of them stands there by name; `keyed`: and with its public key.
+    """
 
     least: int = 0
     named: bool = False
     organisations: bool = False
+    keyed: bool = False
 
 
 @dataclass(frozen=True)
@@ -233,12 +237,21 @@ def _authority(setting: Setting) -> Line:
             "tests/security/test_identity.py::test_a_foreign_certificate_does_not_get_in",
         )
     room = "tests/adversary/test_who_is_in_the_room.py::"
+    if peers is not None and peers.named and peers.keyed:
+        return (
+            "with the server: nothing beside what the server learns, as it cannot put keys of its "
+            "own in the place of those that this site gives",
+            f"peers in site.toml{_least(peers)}, each with the fingerprint of its public key, as "
+            f"its holder said it",
+            "tests/adversary/test_site_room.py::"
+            "test_an_authority_that_certifies_its_own_key_under_a_peers_name_is_not_that_peer",
+        )
     if peers is not None and peers.named:
         return (
             "with the server: single updates, if it certifies keys of its own under the names that "
             "this site gives",
-            f"peers in site.toml{_least(peers)} keep new names out; no peer's key is pinned, so "
-            f"compare fingerprints (muster audit secure shows them)",
+            f"peers in site.toml{_least(peers)} keep new names out; not each stands with its "
+            f"key, so give them as NAME=FINGERPRINT (muster pki show prints it)",
             room + "test_an_authority_that_invents_organisations_gets_by_the_rule_for_them_but_"
             "not_by_names",
         )

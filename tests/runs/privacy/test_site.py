@@ -15,6 +15,7 @@ from muster.aggregation import Mean
 from muster.errors import MusterError, RunError
 from muster.federation.protocol.message import TrainAssignment
 from muster.federation.site import joined
+from muster.federation.site.peers import PeerRules
 from muster.federation.site.policy import Policy
 from muster.federation.site.secrets import SiteSecrets
 from muster.federation.site.store import SiteStore
@@ -22,7 +23,7 @@ from muster.federation.site.study import STUDIES, StudyRecord
 from muster.federation.site.trainer import Habits
 from muster.privacy import Charge, Release, promise, spent
 from muster.privacy.statement import rounded_up
-from muster.runs.privacy.site import accounts, studies
+from muster.runs.privacy.site import accounts, peers_of, studies
 from muster.secagg import messages
 
 LOCAL = Local(epochs=2, batch=4, examples=PerExample(1.0, 2.0))
@@ -253,3 +254,18 @@ def test_what_a_site_can_claim_is_its_own_ledgers(given, rounds, words, tmp_path
         epsilon = rounded_up(study.account.ledger.epsilon)
         assert f"With epsilon {epsilon} at delta 0.0001" in said(study, "a reader of the model")
         assert "in which noise hides single rows" in said(study, "the server")
+
+
+@pytest.mark.parametrize(
+    ("peers", "named", "keyed"),
+    [
+        (None, False, False),
+        (("lyon-*",), False, False),
+        (("lyon", "bonn"), True, False),
+        (("lyon=" + "ab" * 32, "bonn"), True, False),
+        (("lyon=" + "ab" * 32, "bonn=" + "cd" * 32), True, True),
+    ],
+)
+def test_a_table_knows_whether_every_peer_stands_with_its_key(peers, named, keyed):
+    found = peers_of(PeerRules(peers=peers))
+    assert (found.named, found.keyed) == (named, keyed)

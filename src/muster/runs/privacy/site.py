@@ -142,7 +142,8 @@ def accounts(folder: str | Path, policy: Any = None) -> list[Account]:
 def peers_of(rules: PeerRules) -> Peers:
     """A site's rules about those it sums with, as a table needs them."""
     named = rules.peers is not None and not any("*" in pattern for pattern in rules.peers)
-    return Peers(rules.least_peers or 0, named, rules.organisations is not None)
+    keyed = named and all("=" in peer for peer in rules.peers or ())
+    return Peers(rules.least_peers or 0, named, rules.organisations is not None, keyed)
 
 
 def _study(path: Path, policy: Any) -> SiteStudy:
