@@ -369,8 +369,8 @@ class Sum:
         hub.network.send(cohort, hub.state.sent(), hub.round)
         self.masking = hub.network._masking
         self.replies = tuple(hub.network.replies())
-        self.circle = self.masking.circles.each[0] if self.masking.circles.each else None
-        self.found = self.circle.found if self.circle else None
+        self.group = self.masking.sessions.each[0] if self.masking.sessions.each else None
+        self.found = self.group.found if self.group else None
         self.seats = dict(hub.round_state.seats)
         self.excluded = set(hub.round_state.excluded)
 
@@ -454,12 +454,12 @@ class Sum:
             said = {message.to_bytes() for message in self.members[name].said}
             assert len(said) == len({data[4] for data in said}), "each kind once, for ever"
             assert all(answer.status == 200 for answer in self.answers[name])
-        assert self.found is not None, self.circle and self.circle.stop
+        assert self.found is not None, self.group and self.group.stop
         assert set(honest) <= set(self.found.survivors)
         total = sum(self.members[n].vector.astype(np.int64) for n in self.found.survivors)
         if changed is not None and LIAR in self.found.survivors:
             total = total + changed
-        ring = self.circle.terms.ring
+        ring = self.group.terms.ring
         assert (self.found.total.astype(np.int64) == total % (1 << ring.bits)).all()
 
 

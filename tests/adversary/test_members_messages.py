@@ -49,7 +49,7 @@ def samples(hub):
 
 def differs(made, data):
     """What a masked message adds to the sum that the one that was meant does not."""
-    ring, size = made.circle.terms.ring, made.hub.plan.frame.size
+    ring, size = made.group.terms.ring, made.hub.plan.frame.size
     vectors = [read(one).vector for one in (data, made.lie.meant.to_bytes())]
     told, meant = (ring.unpack(one, size).astype(np.int64) for one in vectors)
     return told - meant

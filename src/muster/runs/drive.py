@@ -65,7 +65,7 @@ class Options:
 
 
 class Recorder(Store, Protocol):
-    """A store in a folder, with its newest record at hand (SQLiteStore, Ledger)."""
+    """A store in a folder, with its newest record at hand (SQLiteStore, FederationStore)."""
 
     path: Path
 

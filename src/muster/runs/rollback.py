@@ -27,7 +27,7 @@ LONGEST = 500  # characters of a reason
 
 
 class Reverts(Protocol):
-    """What is needed of a store (SQLiteStore, Ledger)."""
+    """What is needed of a store (SQLiteStore, FederationStore)."""
 
     path: Path
 

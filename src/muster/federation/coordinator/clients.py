@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Network: the Clients seam over the sites of a federation.
 
-`play` calls it in the engine's thread; it opens what is asked, waits in the hall until that is
-closed, and sums the updates from the disk, in client order. A server that comes back finds the
-round that was open, and goes on with it: the same roster, so the same cohort, and the updates
+`play` calls it in the engine's thread; it opens what is asked, waits on the round's state until
+that is closed, and sums the updates from the disk, in client order. A server that comes back finds
+the round that was open, and goes on with it: the same roster, so the same cohort, and the updates
 that were acknowledged.
 """
 
@@ -66,7 +66,7 @@ class GoBack(Exception):
 
 
 class Ledger(Keeper, Speech, Protocol):
-    """What the network needs of a ledger (see `store.ledger.Ledger`)."""
+    """What the network needs of a ledger (see `store.ledger.FederationStore`)."""
 
     models: Any
 
@@ -84,11 +84,11 @@ class Ledger(Keeper, Speech, Protocol):
 
 
 class NetworkClients:
-    """Clients at the other end of a hall.
+    """Clients of a federation, behind the state of its rounds.
 
     `enough` members must be present before a round begins, fewer by those who were left out for
     good, and `least` in any case; `at` is called at each of `LABELS`. While too few are there,
-    `tell` hears every minute who is missing, by the hall's clock.
+    `tell` hears every minute who is missing, by the clock of the round's state.
     Groups are drawn from `entropy(n)`, n secret bytes; None takes the plan's seed, as a simulation.
     """
 
@@ -210,7 +210,7 @@ class NetworkClients:
     ) -> tuple[tuple[ClientId, ...], ...]:
         """Whose vectors are summed together: drawn afresh, from what nobody knew before.
 
-        Nobody's, where so few hide nobody: see `Circles.fault`.
+        Nobody's, where so few hide nobody: see `SecAggSessions.fault`.
         """
         if self._plan.secure is None or kind != "train":
             return ()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bell: clients wait for news in the event loop, and any thread may ring."""
+"""The notifier: clients wait for news in the event loop, and any thread may ring."""
 
 from __future__ import annotations
 

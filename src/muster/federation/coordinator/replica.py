@@ -27,7 +27,7 @@ __all__ = ["Shared", "mirror"]
 
 
 class Shared(Protocol):
-    """What a mirror reads and writes of a ledger (see `store.ledger.Ledger`)."""
+    """What a mirror reads and writes of a ledger (see `store.ledger.FederationStore`)."""
 
     def version(self) -> int:
         """Grows with every write."""
@@ -68,7 +68,7 @@ async def mirror(
     *,
     at: Callable[[str], None],
 ) -> None:
-    """Keep a hall and the ledger together, until cancelled; `tick` in seconds.
+    """Keep a round's state and the ledger together, until cancelled; `tick` in seconds.
 
     `at` is called at the labels of `round.secure` that a server passes which does not lead.
     """
@@ -132,7 +132,7 @@ class _Overheard:
         self, plan: Plan, ledger: Shared, round_state: RoundState, at: Callable[[str], None]
     ) -> None:
         self.plan, self.ledger, self.round_state, self.at = plan, ledger, round_state, at
-        self.circles: SecAggSessions | None = None
+        self.sessions: SecAggSessions | None = None
 
     def look(self, found: tuple[OpenWork, Any] | None, leads: asyncio.Event) -> None:
         """Take in what was recorded; where this server leads, only say that there is more."""
@@ -142,15 +142,15 @@ class _Overheard:
         if leads.is_set():
             self._stir(opened.round)
             return
-        if self.circles is None or self.circles.round != opened.round:
+        if self.sessions is None or self.sessions.round != opened.round:
             read = self.ledger.blobs.whole
-            self.circles = SecAggSessions(
+            self.sessions = SecAggSessions(
                 self.plan, self.round_state, opened, read, at=self.at, refused=_unnoted
             )
-            self.round_state.join(self.circles.session)
-        while words := self.ledger.heard(opened.round, self.circles.number):
+            self.round_state.join(self.sessions.session)
+        while words := self.ledger.heard(opened.round, self.sessions.number):
             for word in words:
-                self.circles.feed(word)
+                self.sessions.feed(word)
 
     def _stir(self, round: int) -> None:
         """What was said at another server is news for the engine's thread."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hall: who is here, what is open, and who sits where; one state under one lock.
+"""The state of a run's rounds: who is here, what is open, who is asked; under one lock.
 
 The engine's thread opens and closes rounds, requests come in the event loop; both see the same.
-Whatever must survive is in the ledger before anybody is told: after a restart the hall is built
-anew from there, and all leases begin again.
+Whatever must survive is in the ledger before anybody is told: after a restart the state is
+built anew from there, and all leases begin again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Back:
 
 
 class Keeper(Protocol):
-    """What a hall needs of a ledger (see `store.ledger.Ledger`)."""
+    """What the state needs of a ledger (see `store.ledger.FederationStore`)."""
 
     blobs: Any
 
@@ -68,7 +68,7 @@ class Keeper(Protocol):
 
 
 class RoundState:
-    """One run's hall; `clock` is monotonic, `wall` is not."""
+    """The state of one run's rounds; `clock` is monotonic, `wall` is not."""
 
     def __init__(
         self,

@@ -46,7 +46,7 @@ LABELS = (
 
 
 class Speech(Protocol):
-    """What a masked round needs of a ledger (see `store.ledger.Ledger`)."""
+    """What a masked round needs of a ledger (see `store.ledger.FederationStore`)."""
 
     blobs: Any
 
@@ -85,86 +85,86 @@ class SecAggCoordinator:
             sent,
         )
         self.check, self.at = check, at
-        self.circles = SecAggSessions(
+        self.sessions = SecAggSessions(
             plan, round_state, opened, ledger.blobs.whole, at=at, refused=self._refused
         )
-        self.session = self.circles.session
+        self.session = self.sessions.session
         self._names = {client: name for name, client in self.session.clients.items()}
         self._since: dict[
             int, tuple[SessionStep | None, float]
-        ] = {}  # the step of a circle, and its begin
+        ] = {}  # the step of a session, and its begin
         self.left: dict[
             str, Assignment
         ] = {}  # who said that it left, and its seat unless it counts
         self.refused: dict[int, str] = {}  # the groups whose sums honest clients cannot have made
-        self.circles.know(self._hear(self.circles.certificates()))
+        self.sessions.know(self._hear(self.sessions.certificates()))
 
     def outcome(self) -> tuple[list[Reply | Rejected], str]:
         """What became of each group's sum, and why it took nothing more. Seats are decided."""
-        facts, round, circles = self.round_state.facts, self.opened.round, self.circles
+        facts, round, sessions = self.round_state.facts, self.opened.round, self.sessions
         facts.note("server", "secure sum begun", round=round, invited=len(self.opened.cohort))
         self._play()
         self.at("secure: opened")
-        found = [self._opened(i, circle) for i, circle in enumerate(circles.each) if circle.found]
+        found = [self._opened(i, group) for i, group in enumerate(sessions.each) if group.found]
         self._exclude()
         self._decide([self._seat(client) for client in self.opened.cohort])
         self.at("secure: seats are decided")
-        for place, circle in enumerate(circles.each):
+        for place, group in enumerate(sessions.each):
             facts.note(
                 "server",
                 "secure sum ended",
                 round=round,
                 group=place,
-                reason=(circle.stop.reason if circle.stop else SessionReason.DONE).value,
-                survivors=len(circle.found.survivors) if circle.found else 0,
+                reason=(group.stop.reason if group.stop else SessionReason.DONE).value,
+                survivors=len(group.found.survivors) if group.found else 0,
                 refused=self.refused.get(place, ""),
-                liars=[liar.name for liar in circle.liars],
+                liars=[liar.name for liar in group.liars],
             )
         return found, self._cause()
 
     def _exclude(self) -> None:
         """Who is known to have lied takes part no more: that costs no more sums than liars."""
-        for circle in self.circles.each:
-            for liar in circle.liars:
-                self.ledger.exclude(circle.clients[liar.name], liar.why)
-                self.round_state.exclude(circle.clients[liar.name], liar.why)
+        for group in self.sessions.each:
+            for liar in group.liars:
+                self.ledger.exclude(group.clients[liar.name], liar.why)
+                self.round_state.exclude(group.clients[liar.name], liar.why)
                 self.round_state.facts.note(
                     liar.name, "left out", round=self.opened.round, reason=liar.why
                 )
 
     def _cause(self) -> str:
         """How it ended, in words."""
-        circles = self.circles.each
+        sessions = self.sessions.each
         counts = [
-            len(circle.found.survivors)
-            for place, circle in enumerate(circles)
-            if circle.found and place not in self.refused
+            len(group.found.survivors)
+            for place, group in enumerate(sessions)
+            if group.found and place not in self.refused
         ]
         if counts:
-            several = f" in {len(counts)} of {len(circles)} groups" if len(circles) > 1 else ""
+            several = f" in {len(counts)} of {len(sessions)} groups" if len(sessions) > 1 else ""
             return f"the sum of {sum(counts)} clients is open{several}"
         if self.refused:
             return f"the sum is none that honest clients make: {next(iter(self.refused.values()))}"
-        return self._given_up(circles[0] if circles else None)[1]
+        return self._given_up(sessions[0] if sessions else None)[1]
 
-    def _given_up(self, circle: SecAggSession | None) -> tuple[SessionReason, str]:
-        stop = circle.stop if circle else Aborted(SessionReason.COHORT, self.circles.fault)
+    def _given_up(self, group: SecAggSession | None) -> tuple[SessionReason, str]:
+        stop = group.stop if group else Aborted(SessionReason.COHORT, self.sessions.fault)
         assert stop is not None
         return stop.reason, f"the secure sum was given up ({stop.reason.value}): {stop}"
 
     def _play(self) -> None:
-        """All events, those that are recorded and those that come, until every circle has ended."""
-        circles, queue = self.circles, deque[SecAggEvent]()
-        while not all(circle.over for circle in circles.each):
+        """All events, recorded ones and those that come, until every session has ended."""
+        sessions, queue = self.sessions, deque[SecAggEvent]()
+        while not all(group.over for group in sessions.each):
             if not queue:
-                queue.extend(self.ledger.heard(self.opened.round, circles.number))
+                queue.extend(self.ledger.heard(self.opened.round, sessions.number))
             if not queue:
                 self._wait()
                 continue
             word = queue.popleft()
             if word.kind == QUIT:
-                self._quit(word.name, circles.said(word))
-            circles.feed(word)
+                self._quit(word.name, sessions.said(word))
+            sessions.feed(word)
 
     def _refused(self, step: SessionStep | None, refused: MessageRefused) -> None:
         """A message had no effect."""
@@ -182,17 +182,17 @@ class SecAggCoordinator:
         round_state, gone, closed = self.round_state, list[str](), list[tuple[int, SecAggSession]]()
         with round_state.changed:
             self.check()
-            if self.session.last > self.circles.number:
+            if self.session.last > self.sessions.number:
                 return
             soonest = round_state.facts.lease
-            for place, circle in enumerate(self.circles.each):
-                if circle.over:
+            for place, group in enumerate(self.sessions.each):
+                if group.over:
                     continue
-                due = circle.due - self.left.keys()
+                due = group.due - self.left.keys()
                 gone += [name for name in due if self._standing(name) in ("declined", "failed")]
-                left = self._closed(place, circle, due)
+                left = self._closed(place, group, due)
                 soonest = min(soonest, left)
-                closed += [(place, circle)] if left <= 0 else []
+                closed += [(place, group)] if left <= 0 else []
             if not gone and not closed:
                 round_state.changed.wait(soonest)
                 return
@@ -201,13 +201,13 @@ class SecAggCoordinator:
             for name in gone:
                 self._hear(SecAggEvent(name, QUIT, quit_))
             return
-        for place, circle in closed:
-            assert circle.step is not None
+        for place, group in closed:
+            assert group.step is not None
             self.at("secure: before a step is closed")
-            self._hear(SecAggEvent("", f"{place} {circle.step.value}"))
+            self._hear(SecAggEvent("", f"{place} {group.step.value}"))
             self.at("secure: a step is closed")
 
-    def _closed(self, place: int, circle: SecAggSession, due: AbstractSet[str]) -> float:
+    def _closed(self, place: int, group: SecAggSession, due: AbstractSet[str]) -> float:
         """Seconds until nobody who is due has a lease, or the round is to go on without them.
 
         The plan's deadline is that of the first step, with the training before it, and as long
@@ -215,9 +215,9 @@ class SecAggCoordinator:
         without end holds nobody, and nobody's secrets end before the sum does.
         """
         round_state, now = self.round_state, self.round_state.clock()
-        until = max((round_state.leases.get(circle.clients[n], now) for n in due), default=now)
-        if circle.step is SessionStep.ADVERTISE:
-            here = {c.clients[name] for c in self.circles.each for name in _advertised(c)}
+        until = max((round_state.leases.get(group.clients[n], now) for n in due), default=now)
+        if group.step is SessionStep.ADVERTISE:
+            here = {c.clients[name] for c in self.sessions.each for name in _advertised(c)}
             seats = [
                 Assignment(c, "arrived") if c in here else s for c, s in round_state.seats.items()
             ]
@@ -225,8 +225,8 @@ class SecAggCoordinator:
                 return 0.0
             until = min(until, round_state.call.until)
         else:
-            if self._since.get(place, (None, 0.0))[0] is not circle.step:
-                self._since[place] = circle.step, now
+            if self._since.get(place, (None, 0.0))[0] is not group.step:
+                self._since[place] = group.step, now
             most = STEP if self.plan.deadline is None else self.plan.deadline
             until = min(until, self._since[place][1] + most)
         return until - now
@@ -252,8 +252,8 @@ class SecAggCoordinator:
             reason = SessionReason.__members__.get(Quit.from_bytes(data).reason, reason)
         standing: Any = "declined" if reason in CHOSEN else "failed"
         self.left[name] = seat = Assignment(client, standing, "secure", f"it left: {reason.value}")
-        circle = self.circles.of(name)
-        if name not in circle.spoken and circle.step in STEPS[: STEPS.index(SessionStep.MASK) + 1]:
+        group = self.sessions.of(name)
+        if name not in group.spoken and group.step in STEPS[: STEPS.index(SessionStep.MASK) + 1]:
             self._decide([seat])
         self.round_state.facts.note(
             name, "left a secure sum", round=self.opened.round, reason=reason.value
@@ -270,29 +270,29 @@ class SecAggCoordinator:
     def _seat(self, client: ClientId) -> Assignment:
         """What became of a client that is not decided yet."""
         name = self._names[client]
-        circle = self.circles.of(name) if self.circles.each else None
-        if circle and circle.found and name in circle.found.survivors:
-            why = self.refused.get(self.circles.each.index(circle))
+        group = self.sessions.of(name) if self.sessions.each else None
+        if group and group.found and name in group.found.survivors:
+            why = self.refused.get(self.sessions.each.index(group))
             if why:  # somebody in it lied, and nobody knows who: no failure of this one's
                 return Assignment(
                     client, "late", "sum", f"the sum that it is in was given up: {why}"
                 )
-            return Assignment(client, "arrived", metrics=self.circles.metrics.get(client, {}))
+            return Assignment(client, "arrived", metrics=self.sessions.metrics.get(client, {}))
         if name in self.left:
             return self.left[name]
-        if circle is None or circle.found is None:
-            reason, cause = self._given_up(circle)
+        if group is None or group.found is None:
+            reason, cause = self._given_up(group)
             return Assignment(client, "late", reason.name.lower(), cause)
-        step = circle.fell.get(name, SessionStep.UNMASK.value)
+        step = group.fell.get(name, SessionStep.UNMASK.value)
         return Assignment(
             client, "late", "lease", f"it had not answered in the secure sum, at {step}"
         )
 
-    def _opened(self, place: int, circle: SecAggSession) -> Reply | Rejected:
+    def _opened(self, place: int, group: SecAggSession) -> Reply | Rejected:
         """A sum as the pipeline decodes it, where honest clients can have made it."""
-        plan, found = self.plan, circle.found
+        plan, found = self.plan, group.found
         assert plan.secure is not None and found is not None
-        alive = {circle.clients[name] for name in found.survivors}
+        alive = {group.clients[name] for name in found.survivors}
         clients = tuple(client for client in self.opened.cohort if client in alive)
         sums, weight = plan.frame.restore(found.total, len(alive))
         refusal = refused_sum(plan, self.sent, sums, weight, len(alive))
@@ -300,7 +300,7 @@ class SecAggCoordinator:
             self.refused[place] = refusal
             return Rejected(clients, refusal)
         like = self.round_state.facts.template["buffers"]
-        facts = plan.secure.facts(circle.terms, circle.advertised, clients)
+        facts = plan.secure.facts(group.terms, group.advertised, clients)
         return Reply(
             clients,
             sums,
@@ -315,10 +315,10 @@ class SecAggCoordinator:
         assert self.plan.secure is not None
         if self.plan.secure.metrics == "hidden":
             return {}
-        metrics = self.circles.metrics
+        metrics = self.sessions.metrics
         return add([Reply((c,), {}, 0.0, metrics[c], {}) for c in clients]).metrics
 
 
-def _advertised(circle: SecAggSession) -> set[str]:
+def _advertised(group: SecAggSession) -> set[str]:
     """Who has said its keys: in the first step those who have spoken, later those who are live."""
-    return circle.spoken if circle.step is SessionStep.ADVERTISE else circle.live
+    return group.spoken if group.step is SessionStep.ADVERTISE else group.live

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The secure sums of one round, played from what is recorded and from nothing else.
 
-Each group of the cohort is a circle with a session of its own. The server that leads and those
-that follow feed their circles the same events in the same order, so all know what each member
+Each group of the cohort has a session of its own. The server that leads and those that follow
+feed their sessions the same events in the same order, so all know what each member
 was told; the one that leads also writes events down (see `round.secure`).
 """
 
@@ -123,7 +123,7 @@ class SecAggSession:
 
 
 class SecAggSessions:
-    """All of a round's circles (`each`), and its `session`, which requests see.
+    """All of a round's sessions (`each`), and its `session`, which requests see.
 
     None where the terms cannot be met: `fault` then says why. `number` is that of the newest
     event taken in, `metrics` those that the plan makes public.
@@ -164,10 +164,10 @@ class SecAggSessions:
             members = {name: clients[name] for name in group}
             side = server(one, members, self._vouched)
             self.each.append(SecAggSession(members, one, side, self._tell, refused, at))
-        self._of = {name: circle for circle in self.each for name in circle.clients}
+        self._of = {name: group for group in self.each for name in group.clients}
 
     def of(self, name: str) -> SecAggSession:
-        """The circle of a member."""
+        """The session of a member."""
         return self._of[name]
 
     def certificates(self) -> SecAggEvent:

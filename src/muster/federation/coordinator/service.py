@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The front desk: what a site says, checked, made durable, and answered.
+"""What a site says, checked, made durable, and answered.
 
 All of it runs in the event loop; a name is the one in a certificate that was admitted. What is
 refused changes nothing, and raises `Refused` with the reason that the site is told.
@@ -65,7 +65,7 @@ class Upload:
 
 
 class Writer(Keeper, Protocol):
-    """What a desk needs of a ledger (see `store.ledger.Ledger`): futures resolve when durable."""
+    """What the service needs of a ledger (see `FederationStore`): futures resolve when durable."""
 
     def enrol(self, member: Member) -> Any:
         """Enrol a member."""
@@ -78,7 +78,7 @@ class Writer(Keeper, Protocol):
 
 
 class FederationService:
-    """Where requests of sites and operators are answered, over one hall.
+    """Where requests of sites and operators are answered, over the state of one run's rounds.
 
     `note(actor, action, **details)` writes an audit log, on the disk when it returns.
     """

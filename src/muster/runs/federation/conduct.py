@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A federation's engine: the rounds of a plan over a hall of sites, from a ledger to its end."""
+"""A federation's engine: the rounds of a plan over its sites, from a ledger to its end."""
 
 from __future__ import annotations
 

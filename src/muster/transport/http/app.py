@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The edge: raw ASGI 3 between a connection and the desk, one function per endpoint.
+"""The server's port: raw ASGI 3 between a connection and the service, a function per endpoint.
 
 Every request passes the same gates in the same order: who is it, does it ask too often, is it of
-a size and shape that may be read; then the desk. Whatever is refused is a `Ack` with a reason,
+a size and shape that may be read; then the service. Whatever is refused is an `Ack` with a reason,
 and is counted. What nobody foresaw is a 500 without a word of what is inside, and a traceback in
 the log.
 """

@@ -41,7 +41,7 @@ SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0)
 class Meters:
     """What one server counts, in a registry of its own.
 
-    Rounds, seats and refusals are read from the desk when somebody looks; requests, octets and
+    Rounds, seats and refusals are read from the service when somebody looks; requests, octets and
     times are counted as they pass (`seen`).
     """
 
@@ -110,7 +110,7 @@ class _Rounds(registry.Collector):
 
 
 class _Desk(registry.Collector):
-    """What the desk knows, when it is asked."""
+    """What the service knows, when it is asked."""
 
     def __init__(self, service: FederationService) -> None:
         self.service = service
