@@ -19,7 +19,14 @@ NEEDS = {
         "runs/federation/",
         "cli/federation/",
     ),
-    "sqlalchemy": ("store/ledger", "store/migrations/", "store/sql/", "runs/federation/"),
+    "sqlalchemy": (
+        "federation/coordinator/",
+        "transport/http/",
+        "store/ledger",
+        "store/migrations/",
+        "store/sql/",
+        "runs/federation/",
+    ),
     "uvicorn": ("transport/http/", "runs/federation/"),
     "httpx": ("federation/site/", "runs/federation/", "cli/federation/"),
 }

@@ -15,15 +15,15 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from threading import Event
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from muster import keys
 from muster.errors import PlanError, RunError
 from muster.federation.coordinator.lifecycle import Call, closes, late, missing, next_event, out
-from muster.federation.coordinator.round_state import Keeper, RoundState
-from muster.federation.coordinator.secagg import SecAggCoordinator, Speech
+from muster.federation.coordinator.round_state import RoundState
+from muster.federation.coordinator.secagg import SecAggCoordinator
 from muster.federation.coordinator.status import lacking
 from muster.federation.coordinator.updates import honest, sum_of, updates
 from muster.federation.protocol.claims import agreed, possible_rows
@@ -34,6 +34,7 @@ from muster.plan import Plan
 from muster.plan.outliers import Outliers
 from muster.privacy import Secret
 from muster.store.blobs import model_name
+from muster.store.ledger import FederationStore
 from muster.store.records import Assignment, Kind, OpenWork, Transition
 from muster.types import Answer, ClientId, Cohort, Failed, Reply, Roster, Sent
 
@@ -65,24 +66,6 @@ class GoBack(Exception):
     """The engine was told to go back to an older round: what it was doing is void."""
 
 
-class Ledger(Keeper, Speech, Protocol):
-    """What the network needs of a ledger (see `store.ledger.FederationStore`)."""
-
-    models: Any
-
-    def open(self, opened: OpenWork) -> None:
-        """Open a piece of a round, with a seat for everybody invited."""
-
-    def opened(self) -> tuple[OpenWork, dict[ClientId, Assignment]] | None:
-        """What is open."""
-
-    def seats(self, round: int, kind: Kind) -> dict[ClientId, Assignment]:
-        """Who sits where."""
-
-    def invited(self, round: int, kind: Kind) -> set[ClientId]:
-        """Whom it was opened for."""
-
-
 class NetworkClients:
     """Clients of a federation, behind the state of its rounds.
 
@@ -95,7 +78,7 @@ class NetworkClients:
     def __init__(
         self,
         plan: Plan,
-        ledger: Ledger,
+        ledger: FederationStore,
         round_state: RoundState,
         *,
         enough: int = 1,

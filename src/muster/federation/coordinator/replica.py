@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from muster.federation.coordinator.facts import RAISED
 from muster.federation.coordinator.round_state import RoundState
@@ -20,48 +20,16 @@ from muster.federation.coordinator.secagg_session import SecAggSessions
 from muster.federation.protocol.claims import odd_member
 from muster.plan import Plan
 from muster.secagg import MessageRefused, SessionStep
-from muster.store.records import Assignment, Member, OpenWork, SecAggEvent
+from muster.store.ledger import FederationStore
+from muster.store.records import Member, OpenWork
 from muster.types import ClientId
 
-__all__ = ["Shared", "mirror"]
-
-
-class Shared(Protocol):
-    """What a mirror reads and writes of a ledger (see `store.ledger.FederationStore`)."""
-
-    def version(self) -> int:
-        """Grows with every write."""
-
-    def members(self) -> dict[str, Member]:
-        """Who is enrolled."""
-
-    def opened(self) -> tuple[OpenWork, dict[ClientId, Assignment]] | None:
-        """What is open."""
-
-    def wanted(self) -> str:
-        """What the operator wants."""
-
-    def latest_round(self) -> int:
-        """The last committed round."""
-
-    def meta(self, key: str) -> Any:
-        """A fact about the run."""
-
-    def beat(self, progress: Mapping[ClientId, int]) -> None:
-        """Tell the other servers what moved here."""
-
-    blobs: Any
-
-    def heard(self, round: int, after: int = 0) -> list[SecAggEvent]:
-        """The next events of a secure sum."""
-
-    def progress(self) -> dict[ClientId, int]:
-        """What moved anywhere."""
+__all__ = ["mirror"]
 
 
 async def mirror(
     plan: Plan,
-    ledger: Shared,
+    ledger: FederationStore,
     round_state: RoundState,
     leads: asyncio.Event,
     tick: float,
@@ -91,7 +59,9 @@ async def mirror(
         await asyncio.sleep(tick)
 
 
-def _look(ledger: Shared, fresh: Mapping[ClientId, int]) -> tuple[int, dict[ClientId, int]]:
+def _look(
+    ledger: FederationStore, fresh: Mapping[ClientId, int]
+) -> tuple[int, dict[ClientId, int]]:
     if fresh:
         ledger.beat(fresh)
     return ledger.version(), ledger.progress()
@@ -100,7 +70,7 @@ def _look(ledger: Shared, fresh: Mapping[ClientId, int]) -> tuple[int, dict[Clie
 Found = tuple[Any, dict[str, Member], str, int, tuple[int, ...]]
 
 
-def _read(ledger: Shared) -> Found:
+def _read(ledger: FederationStore) -> Found:
     raised = tuple(ledger.meta(RAISED) or ())  # first: what follows is of this attempt or a later
     return ledger.opened(), ledger.members(), ledger.wanted(), ledger.latest_round(), raised
 
@@ -129,7 +99,11 @@ class _Overheard:
     """The secure sums that another server leads, played here so that its members can be told."""
 
     def __init__(
-        self, plan: Plan, ledger: Shared, round_state: RoundState, at: Callable[[str], None]
+        self,
+        plan: Plan,
+        ledger: FederationStore,
+        round_state: RoundState,
+        at: Callable[[str], None],
     ) -> None:
         self.plan, self.ledger, self.round_state, self.at = plan, ledger, round_state, at
         self.sessions: SecAggSessions | None = None

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 from muster.federation.coordinator.facts import FederationFacts
 from muster.federation.coordinator.lifecycle import Call, phase
@@ -23,10 +23,11 @@ from muster.federation.coordinator.secagg_progress import SecAggProgress
 from muster.federation.protocol.claims import odd_member, sound
 from muster.federation.protocol.message import RunEnded
 from muster.security.refusal import RefusalReason, Refused
+from muster.store.ledger import FederationStore
 from muster.store.records import Assignment, Kind, Member, OpenWork, Transition
 from muster.types import ClientId
 
-__all__ = ["Back", "FederationFacts", "Keeper", "RoundState"]
+__all__ = ["Back", "FederationFacts", "RoundState"]
 
 RECENT = 64  # rounds whose accepted clients are kept at hand
 PRESENT = 2  # leases, or turns of all, without a word after which a member counts as away
@@ -43,36 +44,12 @@ class Back:
     done: Future[dict[str, Any]] = field(default_factory=Future)
 
 
-class Keeper(Protocol):
-    """What the state needs of a ledger (see `store.ledger.FederationStore`)."""
-
-    blobs: Any
-
-    def members(self) -> dict[str, Member]:
-        """Who is enrolled, by name."""
-
-    def record(self, *transitions: Transition) -> None:
-        """Write steps of the lifecycle down, soon."""
-
-    def history(self) -> list[dict[str, Any]]:
-        """The records of the committed rounds."""
-
-    def round_record(self, round: int) -> dict[str, Any] | None:
-        """The record of one committed round."""
-
-    def wanted(self) -> str:
-        """What the operator wants."""
-
-    def excluded(self) -> dict[ClientId, str]:
-        """Who takes part no more, and why."""
-
-
 class RoundState:
     """The state of one run's rounds; `clock` is monotonic, `wall` is not."""
 
     def __init__(
         self,
-        ledger: Keeper,
+        ledger: FederationStore,
         facts: FederationFacts,
         *,
         clock: Callable[[], float] = time.monotonic,

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -27,10 +27,11 @@ from muster.plan import Plan
 from muster.plan.secure import refused_sum
 from muster.secagg import Aborted, MessageRefused, SessionReason, SessionStep
 from muster.secagg.messages import Malformed, Quit
+from muster.store.ledger import FederationStore
 from muster.store.records import Assignment, OpenWork, SecAggEvent
 from muster.types import ClientId, Rejected, Reply, Sent
 
-__all__ = ["LABELS", "SecAggCoordinator", "Speech"]
+__all__ = ["LABELS", "SecAggCoordinator"]
 
 STEPS = tuple(step for step in SessionStep if step is not SessionStep.OVER)
 CHOSEN = {SessionReason.STOPPED, SessionReason.PEERS}  # why a client leaves that has not failed
@@ -45,31 +46,13 @@ LABELS = (
 )
 
 
-class Speech(Protocol):
-    """What a masked round needs of a ledger (see `store.ledger.FederationStore`)."""
-
-    blobs: Any
-
-    def hear(self, round: int, word: SecAggEvent) -> Any:
-        """Write an event down."""
-
-    def heard(self, round: int, after: int = 0) -> list[SecAggEvent]:
-        """The next events."""
-
-    def decide(self, round: int, kind: Any, seats: Any) -> Any:
-        """Decide seats that are open."""
-
-    def exclude(self, client: ClientId, why: str) -> None:
-        """Write down who takes part no more."""
-
-
 class SecAggCoordinator:
     """One round's sessions, made before the round is shown; `check` raises when it is to stop."""
 
     def __init__(
         self,
         plan: Plan,
-        ledger: Speech,
+        ledger: FederationStore,
         round_state: RoundState,
         opened: OpenWork,
         sent: Sent,

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from muster.errors import RunError
 from muster.federation.coordinator.admission import AdmissionLimits, admit
-from muster.federation.coordinator.round_state import Back, FederationFacts, Keeper, RoundState
+from muster.federation.coordinator.round_state import Back, FederationFacts, RoundState
 from muster.federation.coordinator.status import status
 from muster.federation.protocol.claims import (
     check_hello,
@@ -45,6 +45,7 @@ from muster.federation.protocol.message import (
 )
 from muster.security.refusal import RefusalReason, Refused
 from muster.store.blobs import model_name, update_name
+from muster.store.ledger import FederationStore
 from muster.store.records import Assignment, Kind, Member, OpenWork
 from muster.types import ClientId, Tree
 
@@ -64,19 +65,6 @@ class Upload:
     held: bool
 
 
-class Writer(Keeper, Protocol):
-    """What the service needs of a ledger (see `FederationStore`): futures resolve when durable."""
-
-    def enrol(self, member: Member) -> Any:
-        """Enrol a member."""
-
-    def decide(self, round: int, kind: Kind, seats: Sequence[Assignment]) -> Any:
-        """Decide seats that are open; the seats that hold now."""
-
-    def want(self, word: str) -> None:
-        """Write down what the operator wants."""
-
-
 class FederationService:
     """Where requests of sites and operators are answered, over the state of one run's rounds.
 
@@ -84,7 +72,10 @@ class FederationService:
     """
 
     def __init__(
-        self, round_state: RoundState, ledger: Writer, note: Callable[..., Any] | None = None
+        self,
+        round_state: RoundState,
+        ledger: FederationStore,
+        note: Callable[..., Any] | None = None,
     ) -> None:
         self.round_state, self._ledger, self._note = round_state, ledger, note or _unnoted
         self.counts = round_state.refusals
