@@ -20,7 +20,7 @@ import numpy as np
 from muster import keys
 from muster.plan import Plan
 from muster.plan.decoding import decoded
-from muster.plan.private import noises_sum, silence
+from muster.plan.private import empty_reply, noises_sum
 from muster.types import (
     Answer,
     ClientId,
@@ -85,9 +85,9 @@ def drawn(
 
     A sampling that is `public` draws from the plan's seed, whatever the source is.
     """
-    if getattr(plan.inviting, "public", False):
+    if getattr(plan.selection, "public", False):
         source = keys.key(plan.seed)
-    return plan.inviting.sample(roster, sampler, round, source.at("sample", round), None)
+    return plan.selection.sample(roster, sampler, round, source.at("sample", round), None)
 
 
 def play(
@@ -134,8 +134,8 @@ def _stepped(
 def _counted(plan: Plan, total: Reply | None, invited: int) -> Reply | None:
     """The sum, where it has enough replies; a sum of nobody, where noise hides that it is one."""
     if total is None:
-        return silence(plan) if plan.needed(invited) <= 1 and noises_sum(plan) else None
-    enough = plan.enough(len(total.clients), len(total.parts) or 1, invited)
+        return empty_reply(plan) if plan.needed(invited) <= 1 and noises_sum(plan) else None
+    enough = plan.has_quorum(len(total.clients), len(total.parts) or 1, invited)
     return total if enough else None
 
 

@@ -28,7 +28,7 @@ def rows_of(draw, least=1):
 
 def moved(rule, rows):
     """R(x + c) = R(x) + c, R(−x) = −R(x), R(a·x) = a·R(x), and the order of rows is nothing."""
-    found, shift = rule.combine(rows), np.arange(rows.shape[1])
+    found, shift = rule.aggregate(rows), np.arange(rows.shape[1])
     for other, wanted in (
         (rows + shift, found + shift),
         (-rows, -found),
@@ -36,7 +36,7 @@ def moved(rule, rows):
         (rows[::-1], found),
         (np.repeat(rows[:1], 5, axis=0), rows[0]),
     ):
-        np.testing.assert_allclose(rule.combine(other), wanted, atol=1e-9)
+        np.testing.assert_allclose(rule.aggregate(other), wanted, atol=1e-9)
 
 
 def within(rule, rows, count):
@@ -44,6 +44,6 @@ def within(rule, rows, count):
     for lie in (1e30, -1e30):
         told = rows.copy()
         told[:count] = lie
-        found, honest = rule.combine(told), rows[count:]
+        found, honest = rule.aggregate(told), rows[count:]
         assert (found >= honest.min(0) - 1e-12).all()
         assert (found <= honest.max(0) + 1e-12).all()

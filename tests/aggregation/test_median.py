@@ -9,12 +9,12 @@ from muster.aggregation import Median
 
 
 def test_the_reference_vector():
-    assert Median().combine(REFERENCE).tolist() == [1, 2, 0.05]  # ByzFL 0.0.11
+    assert Median().aggregate(REFERENCE).tolist() == [1, 2, 0.05]  # ByzFL 0.0.11
 
 
 @given(rows_of())
 def test_it_is_numpys(rows):
-    np.testing.assert_allclose(Median().combine(rows), np.median(rows, axis=0), rtol=1e-12)
+    np.testing.assert_allclose(Median().aggregate(rows), np.median(rows, axis=0), rtol=1e-12)
 
 
 @given(rows_of())
@@ -28,6 +28,6 @@ def test_fewer_than_half_cannot_leave_the_honest_hull(rows):
 
 
 def test_every_field_by_itself():
-    found = Median().combine({"delta": HONEST, "c": (HONEST * 2, None)})
+    found = Median().aggregate({"delta": HONEST, "c": (HONEST * 2, None)})
     assert (found["c"][0] == 2 * found["delta"]).all()
     assert found["c"][1] is None

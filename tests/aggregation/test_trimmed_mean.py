@@ -11,13 +11,13 @@ from muster.errors import PlanError
 
 
 def test_the_reference_vector():
-    found = TrimmedMean(2).combine(REFERENCE)
+    found = TrimmedMean(2).aggregate(REFERENCE)
     np.testing.assert_allclose(found, [1.016667, 2, 0.05], atol=5e-7)  # ByzFL 0.0.11
 
 
 @given(rows_of())
 def test_without_lies_it_is_the_mean(rows):
-    np.testing.assert_allclose(TrimmedMean(0).combine(rows), rows.mean(0), atol=1e-12)
+    np.testing.assert_allclose(TrimmedMean(0).aggregate(rows), rows.mean(0), atol=1e-12)
 
 
 @given(rows_of(least=3))
@@ -37,4 +37,4 @@ def test_f_is_a_number_of_replies(f):
 
 
 def test_it_needs_more_than_twice_f():
-    assert TrimmedMean(2).least == 5
+    assert TrimmedMean(2).min_replies == 5

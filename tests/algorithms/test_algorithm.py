@@ -35,7 +35,7 @@ def test_the_defaults_are_plain_averaging():
     payload, memory = plain.report(x + 3, state.shared, None, LocalWork(1, 1, 1))
     assert (payload.delta.tolist(), memory) == ([3, 3], None)
     assert plain.payload is Update
-    assert not plain.bends
+    assert not plain.modifies_gradient
     assert not plain.remembers
 
 
@@ -49,7 +49,7 @@ def test_the_default_step_hands_the_mean_to_the_server_optimizer():
 @shipped
 def test_properties_say_what_the_hooks_do(algorithm):
     name = type(algorithm).__name__
-    assert algorithm.bends == (name in BENDING)
+    assert algorithm.modifies_gradient == (name in BENDING)
     assert algorithm.remembers == (name in REMEMBERING)
     assert (algorithm.memory(np.zeros(2)) is not None) == algorithm.remembers
 

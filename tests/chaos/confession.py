@@ -179,7 +179,7 @@ def replayed(plan, people, records, said, run):
 def _sum(plan, people, record, sent, given):
     """The plain sum of the updates of who was accepted: those that they made, of their secrets."""
     (said, run), round = given, record["round"]
-    total = plan.stages.silence(plan.dtype)
+    total = plan.stages.empty_reply(plan.dtype)
     for client in record["accepted"]:
         own = None
         if (client, round) in said.own:

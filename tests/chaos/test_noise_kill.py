@@ -58,7 +58,7 @@ def trap(label, count):
 
 
 SEAMS = {
-    "guard: before the charge": (guards, "granted", True),
+    "guard: before the charge": (guards, "try_charge", True),
     "guard: charged": (RunAccountant, "admit", False),
     "guard: before the note": (SQLiteStore, "note", True),
     "round: before": (driving, "play", True),

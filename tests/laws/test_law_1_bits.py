@@ -37,7 +37,7 @@ PIPED = planned(
         (kind, engine)
         for kind in ALGORITHMS
         for engine in ("loop", "matrix", "fused")
-        if engine != "fused" or not kind().bends
+        if engine != "fused" or not kind().modifies_gradient
     ],
 )
 def test_a_rerun(kind, engine):

@@ -19,7 +19,7 @@ from muster import (
 )
 from muster.errors import PlanError
 from muster.pipeline import BandedNoise, Clip, DiscreteNoise, LocalNoise, Noise, Quantize
-from muster.plan.private import charges, noises_sum, selection, silence
+from muster.plan.private import charges, empty_reply, noises_sum, selection
 from muster.plan.registry import assign, fingerprint, to_value
 from muster.privacy import Budget, Charge, PrivacyLedger, Selection, StatementInputs, statement
 from muster.privacy.mask import Mask
@@ -192,13 +192,13 @@ def test_a_sum_of_nobody_is_a_release_under_noise_on_the_sum_alone():
     assert noises_sum(plan(*NOISY))
     assert noises_sum(plan(Clip(1.0), Quantize(8), Noise(1.0)))
     assert not noises_sum(plan(*SHARES, minimum=8))
-    total = silence(plan(pipeline.AdaptiveClip(), Noise(1.0)))
+    total = empty_reply(plan(pipeline.AdaptiveClip(), Noise(1.0)))
     assert (total.clients, total.weight, total.buffers.size) == ((), 0.0, 0)
     assert {k: (v.dtype.str, v.shape) for k, v in total.payload.items()} == {
         "delta": ("<f4", (15,)),
         "inside": ("<f4", (1,)),
     }
-    whole = silence(plan(Clip(1.0), Quantize(8), Noise(1.0)))
+    whole = empty_reply(plan(Clip(1.0), Quantize(8), Noise(1.0)))
     assert whole.payload["delta"].dtype == np.int64
 
 

@@ -75,11 +75,11 @@ ALLOWED = [
 
 @pytest.mark.parametrize("fields", ALLOWED)
 def test_a_plan_may(fields):
-    assert plan(**fields).apart
+    assert plan(**fields).needs_individual_replies
 
 
 def test_a_mean_of_plain_replies_needs_none_apart():
-    assert not plan(aggregation=Mean()).apart
+    assert not plan(aggregation=Mean()).needs_individual_replies
 
 
 def test_it_is_recorded_and_set_from_a_shell():
@@ -90,6 +90,6 @@ def test_it_is_recorded_and_set_from_a_shell():
 
 def test_enough_are_replies_and_parts():
     found = plan(minimum=4)
-    assert found.enough(4, 3, 9)
-    assert not found.enough(3, 3, 9)
-    assert not found.enough(4, 2, 9)
+    assert found.has_quorum(4, 3, 9)
+    assert not found.has_quorum(3, 3, 9)
+    assert not found.has_quorum(4, 2, 9)

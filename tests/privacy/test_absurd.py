@@ -65,7 +65,7 @@ def plan(*stages, **fields):
 
 def used(made):
     """All that a number is used for, from its stage to the statement."""
-    states, nothing = made.stages.init(), made.stages.silence(made.dtype)
+    states, nothing = made.stages.init(), made.stages.empty_reply(made.dtype)
     with np.errstate(all="raise", under="ignore"):
         for round in range(3):
             out, states = made.stages.decode(Reply((), nothing, 10.0), states, keys.key(round))
@@ -234,7 +234,7 @@ def test_the_bound_that_moves_never_leaves_the_floats():
     made = plan(AdaptiveClip(rate=5.0), Noise(1.0))
     states = made.stages.init()
     for inside in (-0.5, 0.5):
-        payload = made.stages.silence(made.dtype)
+        payload = made.stages.empty_reply(made.dtype)
         payload["inside"] = payload["inside"] + np.float32(inside * 1000)
         with np.errstate(all="raise", under="ignore"):
             for round in range(200):

@@ -21,7 +21,7 @@ from muster.privacy import (
     statement,
 )
 from muster.privacy.accounting import FILTER
-from muster.privacy.book import ChargeRequest, granted
+from muster.privacy.book import ChargeRequest, try_charge
 
 DELTA = 1e-5
 FIRST = Charge(Release("gaussian", 2.0, 1.0), run="a")
@@ -140,16 +140,16 @@ def test_integer_noise_of_several_runs_is_counted_by_the_filter():
 
 
 def test_a_budget_and_a_claim_use_the_filter():
-    ledger, why = granted(PrivacyLedger(DELTA), ChargeRequest(1, (replace(COINS, run="a"),)))
-    ledger, why = granted(ledger, ChargeRequest(1, (COINS,), Budget(30.0, DELTA)))
+    ledger, why = try_charge(PrivacyLedger(DELTA), ChargeRequest(1, (replace(COINS, run="a"),)))
+    ledger, why = try_charge(ledger, ChargeRequest(1, (COINS,), Budget(30.0, DELTA)))
     assert why is None
     assert ledger.epsilon == spent([replace(COINS, run="a"), COINS], DELTA).epsilon
     assert ledger.theorem == "Rényi filter"
     fixed = spent([replace(COINS, run="a")] * 2, DELTA).epsilon
-    _, why = granted(PrivacyLedger(DELTA), ChargeRequest(1, (replace(COINS, run="a"),)))
+    _, why = try_charge(PrivacyLedger(DELTA), ChargeRequest(1, (replace(COINS, run="a"),)))
     refused = Budget((fixed + ledger.epsilon) / 2, DELTA)
-    one, _ = granted(PrivacyLedger(DELTA), ChargeRequest(1, (replace(COINS, run="a"),), refused))
-    assert "past the budget" in granted(one, ChargeRequest(1, (COINS,), refused))[1]
+    one, _ = try_charge(PrivacyLedger(DELTA), ChargeRequest(1, (replace(COINS, run="a"),), refused))
+    assert "past the budget" in try_charge(one, ChargeRequest(1, (COINS,), refused))[1]
     facts = StatementInputs(
         (COINS.release,), COINS.selection, 1000, ledger, "secret", enforced="coins"
     )

@@ -9,7 +9,7 @@ import pytest
 
 from muster.errors import MusterError, RunError
 from muster.privacy import Budget, Charge, PrivacyLedger, Release, spent
-from muster.privacy.book import ChargeRequest, LedgerFile, granted, united
+from muster.privacy.book import ChargeRequest, LedgerFile, try_charge, united
 
 RELEASE = Release("gaussian", 8.0, 1.0)
 
@@ -20,21 +20,21 @@ def wish(round, run="a", budget=None, count=1):
 
 
 def test_a_round_is_granted_once():
-    ledger, why = granted(PrivacyLedger(1e-5), wish(1))
+    ledger, why = try_charge(PrivacyLedger(1e-5), wish(1))
     assert why is None
-    again, why = granted(ledger, wish(1))
+    again, why = try_charge(ledger, wish(1))
     assert (again, why) == (ledger, None)
-    assert len(granted(ledger, wish(2))[0].entries) == 2
+    assert len(try_charge(ledger, wish(2))[0].entries) == 2
 
 
 def test_what_the_budget_refuses_changes_nothing():
     budget = Budget(spent([Charge(RELEASE)] * 2, 1e-5).epsilon, 1e-5)
-    ledger, why = granted(PrivacyLedger(1e-5), wish(1, budget=budget, count=2))
+    ledger, why = try_charge(PrivacyLedger(1e-5), wish(1, budget=budget, count=2))
     assert (len(ledger.entries), why) == (2, None)
-    after, why = granted(ledger, wish(2, budget=budget, count=2))
+    after, why = try_charge(ledger, wish(2, budget=budget, count=2))
     assert after == ledger
     assert "past the budget of" in why
-    held, why = granted(ledger, wish(1, budget=Budget(1e-3, 1e-5), count=2))
+    held, why = try_charge(ledger, wish(1, budget=Budget(1e-3, 1e-5), count=2))
     assert (held, why) == (ledger, None), "a round that is in it is asked no second time"
 
 
@@ -53,7 +53,7 @@ def test_runs_over_the_same_people_compose_in_a_file(tmp_path):
 
 
 def test_what_only_a_run_knows_is_entered_with_it(tmp_path):
-    known, _ = granted(granted(PrivacyLedger(1e-5), wish(1))[0], wish(2))
+    known, _ = try_charge(try_charge(PrivacyLedger(1e-5), wish(1))[0], wish(2))
     book = LedgerFile(tmp_path / "ledger.json")
     ledger, _ = book.grant(wish(3), known)
     assert [e.round for e in ledger.entries] == [1, 2, 3]

@@ -114,7 +114,7 @@ def test_the_rule_judges_the_groups_means(rule):
         total = bare.aggregation.reduce(here.replies(), group)
         mean, _ = decoded(bare, total, total.weight, begin.stages, muster.keys.key(0))
         means.append(mean.payload.delta)
-    wanted = rule.combine(np.stack(means))
+    wanted = rule.aggregate(np.stack(means))
     moved = state.algorithm.shared.x - begin.algorithm.shared.x
     np.testing.assert_allclose(moved, wanted, rtol=1e-9, atol=1e-12)
 

@@ -72,7 +72,7 @@ def by_hand(task, given, carry, batches, algorithm, optimizer):
     w, _, s, memory, loss = carry
     for _, batch in batches:
         g, now = closed_form(w, batch.x, batch.y, 4)
-        if algorithm.bends:
+        if algorithm.modifies_gradient:
             g = algorithm.correct(g, w, given.shared, memory)
         w, s = optimizer.step(w, -g, s, given.rate)
         loss = loss + now
@@ -142,7 +142,7 @@ def test_a_cohort_is_each_client_alone(task, sizes, lockstep, monkeypatch):
 )
 @pytest.mark.parametrize("sizes", [(12, 12), (11, 7, 2)], ids=["equal", "ragged"])
 def test_algorithms_traced_are_the_numpy_steps(algorithm, optimizer, sizes):
-    way = descent(SOFTMAX, algorithm, optimizer, "*" if algorithm.bends else "!bias")
+    way = descent(SOFTMAX, algorithm, optimizer, "*" if algorithm.modifies_gradient else "!bias")
     carry, shared = start(SOFTMAX, len(sizes), algorithm, optimizer)
     given = Given(shared, 0.07, 3)
     done = SOFTMAX.run(way, given, carry, cohort(sizes))

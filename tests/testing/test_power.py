@@ -264,10 +264,10 @@ class Believes(RobustAggregator):
     fault: str = ""
 
     @property
-    def least(self):
+    def min_replies(self):
         return 0 if self.fault == "least" else 1
 
-    def combine(self, rows):
+    def aggregate(self, rows):
         if self.fault == "in place":
             rows[0]["delta"] *= 2
         if self.fault == "first":

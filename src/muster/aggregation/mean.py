@@ -27,7 +27,7 @@ class Mean(Spelled):
     """
 
     denominator: Literal["replies", "expected"] = "replies"
-    least: ClassVar[int] = 1
+    min_replies: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if self.denominator not in ("replies", "expected"):

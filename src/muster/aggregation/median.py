@@ -22,10 +22,10 @@ class Median(RobustAggregator):
     definition 1.
 
     >>> import numpy as np
-    >>> Median().combine({"delta": np.array([[1.0], [2.0], [90.0]])})
+    >>> Median().aggregate({"delta": np.array([[1.0], [2.0], [90.0]])})
     {'delta': array([2.])}
     """
 
-    def combine(self, rows: Tree) -> Any:
+    def aggregate(self, rows: Tree) -> Any:
         """The median along the first axis."""
         return tree_map(lambda x: middle(x, (len(x) - 1) // 2), rows)

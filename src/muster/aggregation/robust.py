@@ -24,11 +24,11 @@ class RobustAggregator(Spelled):
     denominator: ClassVar[Literal["replies"]] = "replies"
 
     @property
-    def least(self) -> int:
+    def min_replies(self) -> int:
         """The fewest replies that it can judge."""
         return 1
 
-    def combine(self, rows: Tree) -> Any:
+    def aggregate(self, rows: Tree) -> Any:
         """The mean that is believed, of rows `(replies, size)` in every leaf; changes no row."""
         raise NotImplementedError
 

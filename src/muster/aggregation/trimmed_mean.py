@@ -23,7 +23,7 @@ class TrimmedMean(RobustAggregator):
     with f in place of their fraction β.
 
     >>> import numpy as np
-    >>> TrimmedMean(1).combine({"delta": np.array([[1.0], [2.0], [90.0]])})
+    >>> TrimmedMean(1).aggregate({"delta": np.array([[1.0], [2.0], [90.0]])})
     {'delta': array([2.])}
     """
 
@@ -34,10 +34,10 @@ class TrimmedMean(RobustAggregator):
             raise PlanError(f"TrimmedMean(f={self.f!r}): a whole number from 0 up is needed")
 
     @property
-    def least(self) -> int:
+    def min_replies(self) -> int:
         """One more than is left out."""
         return 2 * self.f + 1
 
-    def combine(self, rows: Tree) -> Any:
+    def aggregate(self, rows: Tree) -> Any:
         """The mean of the middle along the first axis."""
         return tree_map(lambda x: middle(x, self.f), rows)

@@ -68,12 +68,12 @@ class Algorithm(Spelled):
         return State(ModelState(x), s)
 
     @property
-    def bends(self) -> bool:
+    def modifies_gradient(self) -> bool:
         """Whether `correct` changes gradients (if not, they need no buffer of their own)."""
         return type(self).correct is not Algorithm.correct
 
     @property
-    def plain(self) -> bool:
+    def plain_delta(self) -> bool:
         """Whether clients report w − x and nothing else."""
         return type(self).report is Algorithm.report
 

@@ -87,7 +87,7 @@ class Descent:
         return g, loss
 
     def _bend(self, g: Any, w: Any, shared: Tree, memory: Tree) -> Any:
-        if self.algorithm.bends:
+        if self.algorithm.modifies_gradient:
             take = self.sharing.take
             bent = self.algorithm.correct(take(g), take(w), shared, memory)
             if self.sharing.everything:

@@ -248,7 +248,7 @@ def _reply(
             (nothing, *start, memories.algorithm, np.zeros_like(loss)),
         )
         shared = take(w)
-    gap = shared - sent.algorithm.x if not plan.algorithm.plain else payload[0]
+    gap = shared - sent.algorithm.x if not plan.algorithm.plain_delta else payload[0]
     weights, metrics = plan.weights(group.sizes, group.times), {}
     if plan.local.reports:
         metrics = {
@@ -258,7 +258,7 @@ def _reply(
             "drift": weights * np.vecdot(gap, gap),
         }
     payload, stages = plan.encode(
-        payload, sent.stages, memories.stages, draws, weights, own=plan.algorithm.plain
+        payload, sent.stages, memories.stages, draws, weights, own=plan.algorithm.plain_delta
     )
     kept = None
     if plan.remembers:
@@ -281,7 +281,7 @@ def _reported(
     large model is in memory once.
     """
     algorithm, x, memory = plan.algorithm, sent.algorithm.x, memories.algorithm
-    if mine and algorithm.plain and shared.dtype == x.dtype:
+    if mine and algorithm.plain_delta and shared.dtype == x.dtype:
         return Update(np.subtract(shared, x, out=shared)), memory
     return algorithm.report(shared, sent.algorithm, memory, work)  # type: ignore[no-any-return]
 

@@ -65,7 +65,7 @@ class AdaptiveClip(Stage):
         """The moving bound C is shared."""
         return State(shared=np.array([self.start]))
 
-    def reach(self, contract: Contract, sent: Tree) -> float:
+    def bound_for_round(self, contract: Contract, sent: Tree) -> float:
         """The bound that was sent, or a lower one that holds already."""
         return min(float(sent[0]), math.inf if contract.bound is None else contract.bound)
 

@@ -128,7 +128,7 @@ class Stage(Spelled):
         """State between rounds: the shared part is sent with the model."""
         return State()
 
-    def reach(self, contract: Contract, sent: Tree) -> float | None:
+    def bound_for_round(self, contract: Contract, sent: Tree) -> float | None:
         """The bound of what this stage hands on in a round in which `sent` was sent."""
         return self.accept(contract).bound
 
@@ -236,7 +236,7 @@ class Pipeline:
         """The variance, in levels squared, of the noise that each client adds to the sum."""
         return sum(s.share_variance(c) for s, c in zip(self.stages, self.contracts, strict=False))
 
-    def silence(self, dtype: str) -> dict[str, Any]:
+    def empty_reply(self, dtype: str) -> dict[str, Any]:
         """The sum of no replies, as it would travel."""
         fields = self.contracts[-1].fields
         return {f.name: np.zeros(f.size, np.int64 if f.integer else dtype) for f in fields}
@@ -254,7 +254,7 @@ class Pipeline:
             contracts.append(contract)
             unrounded = contract.bound if contract.step is None else unrounded
             if i < len(self.stages):
-                bound = self.stages[i].reach(contract, sent[i])
+                bound = self.stages[i].bound_for_round(contract, sent[i])
         return tuple(contracts)
 
     def encode(

@@ -41,5 +41,5 @@ def decoded(
     for i, part in enumerate(total.parts):
         one, _ = plan.stages.decode(part, states, key.at(i))
         rows.append(tree_map(lambda x, by=one.weight: x / by, (one.payload, one.buffers)))
-    payload, buffers = rule.combine(tree_map(lambda *each: np.stack(each), *rows))
+    payload, buffers = rule.aggregate(tree_map(lambda *each: np.stack(each), *rows))
     return Decoded(plan.algorithm.payload(**payload), buffers), states

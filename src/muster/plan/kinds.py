@@ -29,7 +29,7 @@ def _has(value: Any, name: str) -> bool:
 def refuse_kinds(plan: Any) -> None:
     """Raise `PlanError`, with the remedy, for a field of another kind than is needed."""
     kinds = {"algorithm": Algorithm, "local": Local, "evaluate": Every, "keep": Keep}
-    seams = {"task": "layout", "sampling": "sample", "aggregation": "least"}
+    seams = {"task": "layout", "sampling": "sample", "aggregation": "min_replies"}
     for name in (*kinds, *seams):
         value, kind = getattr(plan, name), kinds.get(name)
         fits = isinstance(value, kind) if kind else _has(value, seams[name])

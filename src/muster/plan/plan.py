@@ -29,7 +29,7 @@ from muster.plan.keep import Keep
 from muster.plan.kinds import refuse_kinds
 from muster.plan.measured import refuse_unmeasured
 from muster.plan.private import refuse_budget, refuse_exposed
-from muster.plan.quorum import goal, needed, refuse_unreachable
+from muster.plan.quorum import needed, refuse_unreachable, target_replies
 from muster.plan.robust import refuse_outvoted
 from muster.plan.secure import check_cohort, refuse_leaks
 from muster.plan.stopping import EarlyStopping, Every, Target
@@ -133,7 +133,7 @@ class Plan(Spelled):
                 f"Plan(overselect={more}): Mean(denominator='expected') expects everybody who is "
                 f"drawn to count; use Mean(denominator='replies'), or overselect=1.0"
             )
-        _ = self.inviting
+        _ = self.selection
 
     def _check_combination(self) -> None:
         if self.local.examples is not None:
@@ -167,7 +167,7 @@ class Plan(Spelled):
                 f"{self.algorithm} multiplies means of what clients send, which "
                 f"Mean(denominator='expected') would scale twice; use Mean(denominator='replies')"
             )
-        if self.task.framework == "custom" and self.algorithm.bends:
+        if self.task.framework == "custom" and self.algorithm.modifies_gradient:
             raise PlanError(
                 f"{self.algorithm} bends every local gradient, which a task with its own fit() "
                 f"does not show; use FedAvg or FedNova, or a numpy, torch or jax task"
@@ -177,7 +177,7 @@ class Plan(Spelled):
         return any(field.scalar for field in self.stages.contracts[0].fields)
 
     @cached_property
-    def inviting(self) -> Sampling:
+    def selection(self) -> Sampling:
         """The sampling, drawing `overselect` times as many."""
         if self.overselect == 1:
             return self.sampling
@@ -196,15 +196,15 @@ class Plan(Spelled):
 
     def needed(self, invited: int) -> int:
         """The fewest replies that make a round of so many invited count."""
-        return needed(self.minimum, self.goal(invited))
+        return needed(self.minimum, self.target_replies(invited))
 
-    def enough(self, replies: int, parts: int, invited: int) -> bool:
+    def has_quorum(self, replies: int, parts: int, invited: int) -> bool:
         """Whether a round of so many invited counts, with replies in so many separate sums."""
-        return replies >= self.needed(invited) and parts >= self.aggregation.least
+        return replies >= self.needed(invited) and parts >= self.aggregation.min_replies
 
-    def goal(self, invited: int) -> int:
+    def target_replies(self, invited: int) -> int:
         """How many replies of so many invited are enough; a network round then takes no more."""
-        return goal(invited, self.overselect)
+        return target_replies(invited, self.overselect)
 
     @cached_property
     def sharing(self) -> Sharing:
@@ -254,7 +254,7 @@ class Plan(Spelled):
         return self.secure.frame(self.stages.contracts[len(self.pipeline) - 1])
 
     @cached_property
-    def apart(self) -> bool:
+    def needs_individual_replies(self) -> bool:
         """Whether replies are not added up as they come: masked first, or judged by a rule."""
         return self.secure is not None or isinstance(self.aggregation, RobustAggregator)
 
@@ -299,7 +299,7 @@ class Plan(Spelled):
     @property
     def fusible(self) -> bool:
         """Whether gradients are left alone, so that a task may update in place."""
-        alone = not self.algorithm.bends and self.local.examples is None
+        alone = not self.algorithm.modifies_gradient and self.local.examples is None
         return alone and type(self.local.optimizer) is SGD
 
     def weights(self, sizes: Any, times: Sequence[int]) -> Any:

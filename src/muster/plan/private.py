@@ -14,7 +14,7 @@ from muster.privacy.ledger import Budget
 from muster.privacy.release import Charge, Release, Selection
 from muster.types import Reply, Roster
 
-__all__ = ["charges", "noises_sum", "refuse_budget", "refuse_exposed", "selection", "silence"]
+__all__ = ["charges", "empty_reply", "noises_sum", "refuse_budget", "refuse_exposed", "selection"]
 
 
 def refuse_exposed(plan: Any) -> None:
@@ -127,9 +127,9 @@ def noises_sum(plan: Any) -> bool:
     return any(release.trust == "central" for release in plan.stages.releases())
 
 
-def silence(plan: Any) -> Reply:
+def empty_reply(plan: Any) -> Reply:
     """The sum of no replies; noise then hides that there were none."""
-    return Reply((), plan.stages.silence(plan.dtype), 0.0, {}, np.zeros(0, plan.dtype))
+    return Reply((), plan.stages.empty_reply(plan.dtype), 0.0, {}, np.zeros(0, plan.dtype))
 
 
 def selection(plan: Any, roster: Roster) -> Selection:

@@ -12,7 +12,7 @@ from muster.errors import PlanError
 from muster.plan.secure import check_cohort
 from muster.types import ClientId
 
-__all__ = ["fewest", "goal", "needed", "refuse_few", "refuse_unreachable", "shortage"]
+__all__ = ["fewest", "needed", "refuse_few", "refuse_unreachable", "shortage", "target_replies"]
 
 SHOWN = 5  # clients that a sentence names
 MOST = 1 << 20  # clients beyond which a plan is for nobody
@@ -27,10 +27,10 @@ def needed(minimum: float, goal: int) -> int:
     return minimum if isinstance(minimum, int) else max(1, math.ceil(minimum * goal))
 
 
-def goal(invited: int, overselect: float) -> int:
+def target_replies(invited: int, overselect: float) -> int:
     """How many replies of so many invited are enough.
 
-    >>> goal(13, 1.3)
+    >>> target_replies(13, 1.3)
     10
     """
     return math.ceil(round(invited / overselect, 9))
@@ -41,14 +41,14 @@ def refuse_unreachable(plan: Any) -> None:
 
     Where its sampling says how many it draws; else it is known when clients are.
     """
-    drawn = getattr(plan.inviting, "count", None)
+    drawn = getattr(plan.selection, "count", None)
     if drawn is not None and (why := _unmet(plan, drawn)):
         raise PlanError(f"{why}; lower minimum, or invite more")
 
 
 def shortage(plan: Any, clients: int) -> str:
     """Why no round over so many enrolled clients can ever count; "" where one can."""
-    size, drawn = (getattr(plan.inviting, name, None) for name in ("size", "count"))
+    size, drawn = (getattr(plan.selection, name, None) for name in ("size", "count"))
     if size is not None:
         try:
             return _unmet(plan, size(clients))
@@ -59,15 +59,15 @@ def shortage(plan: Any, clients: int) -> str:
 
 def _unmet(plan: Any, invited: int) -> str:
     """Why so many invited are too few, if they all reply; "" where they are not."""
-    replies, least = plan.goal(invited), plan.needed(invited)
+    replies, least = plan.target_replies(invited), plan.needed(invited)
     if replies < least:
         taken = "" if replies == invited else f", of which the first {replies} replies are taken"
         return (
-            f"Plan(minimum={plan.minimum!r}) needs {least} replies, and {plan.inviting} invites "
+            f"Plan(minimum={plan.minimum!r}) needs {least} replies, and {plan.selection} invites "
             f"at most {invited}{taken}"
         )
     if plan.secure is None:
-        least = plan.aggregation.least
+        least = plan.aggregation.min_replies
         return f"{plan.aggregation} needs {least} replies" if replies < least else ""
     try:
         check_cohort(plan, invited)

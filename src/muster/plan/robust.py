@@ -15,10 +15,10 @@ def refuse_outvoted(plan: Any) -> None:
     """Raise `PlanError`, with the remedy, for a plan whose rule would judge too little or amiss."""
     rule, secure = plan.aggregation, plan.secure
     groups = 1 if secure is None else secure.groups
-    if secure is not None and groups < max(2, rule.least):
+    if secure is not None and groups < max(2, rule.min_replies):
         raise PlanError(
             f"{rule} looks at every reply, and SecureSum(groups={groups}) shows {groups}; give "
-            f"SecureSum(groups=...) of at least {max(2, rule.least)}, or use Mean()"
+            f"SecureSum(groups=...) of at least {max(2, rule.min_replies)}, or use Mean()"
         )
     if getattr(plan.sampling, "with_replacement", False):
         raise PlanError(
@@ -41,8 +41,8 @@ def refuse_outvoted(plan: Any) -> None:
 def _refuse_few(plan: Any) -> None:
     """A cohort that is smaller than what the rule needs."""
     count = getattr(plan.sampling, "count", None)
-    if plan.secure is None and count is not None and count < plan.aggregation.least:
+    if plan.secure is None and count is not None and count < plan.aggregation.min_replies:
         raise PlanError(
-            f"{plan.aggregation} needs {plan.aggregation.least} replies, and {plan.sampling} "
+            f"{plan.aggregation} needs {plan.aggregation.min_replies} replies, and {plan.sampling} "
             f"invites fewer; invite more, or expect fewer liars"
         )

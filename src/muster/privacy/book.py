@@ -14,7 +14,7 @@ from muster.locks import flock
 from muster.privacy.ledger import Budget, PrivacyLedger
 from muster.privacy.release import Charge
 
-__all__ = ["ChargeRequest", "LedgerFile", "granted", "united"]
+__all__ = ["ChargeRequest", "LedgerFile", "try_charge", "united"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class ChargeRequest:
     budget: Budget | None = None
 
 
-def granted(ledger: PrivacyLedger, wish: ChargeRequest) -> tuple[PrivacyLedger, str | None]:
+def try_charge(ledger: PrivacyLedger, wish: ChargeRequest) -> tuple[PrivacyLedger, str | None]:
     """The ledger with the round in it, or unchanged with the reason why the budget refuses it.
 
     A round that is in it already is charged no second time.
@@ -34,8 +34,8 @@ def granted(ledger: PrivacyLedger, wish: ChargeRequest) -> tuple[PrivacyLedger, 
     >>> from muster.privacy.release import Release
     >>> charge = Charge(Release("gaussian", 4.0, 1.0), run="a")
     >>> wish = ChargeRequest(1, (charge,), Budget(2.0, 1e-6))
-    >>> ledger, why = granted(PrivacyLedger(1e-6), wish)
-    >>> granted(ledger, wish)[0] == ledger, why
+    >>> ledger, why = try_charge(PrivacyLedger(1e-6), wish)
+    >>> try_charge(ledger, wish)[0] == ledger, why
     (True, None)
     """
     after = ledger
@@ -75,13 +75,13 @@ class LedgerFile:
         return PrivacyLedger(delta) if text is None else PrivacyLedger.from_json(text)
 
     def grant(self, wish: ChargeRequest, known: PrivacyLedger) -> tuple[PrivacyLedger, str | None]:
-        """`granted`, on the disk when this returns; what `known` holds beside it is entered, too.
+        """`try_charge`, on the disk when this returns; what `known` holds beside is entered, too.
 
         The least number of replies that `known` has of a round is put where it was not recorded.
         """
         with self._locked():
             ledger = united(self.read(known.delta), known)
-            ledger, why = granted(_counted(ledger, known), wish)
+            ledger, why = try_charge(_counted(ledger, known), wish)
             self._replace(ledger.to_json())
         return ledger, why
 

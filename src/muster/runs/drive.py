@@ -138,7 +138,7 @@ def drive(
 
     with following(store.path) as lines:
         while done < plan.rounds and not _met(plan, seen) and not halted:
-            spent = guard.admit(done + 1, state.sampler)
+            spent = guard.charge_round(done + 1, state.sampler)
             if spent:
                 break
             done += 1

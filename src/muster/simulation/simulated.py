@@ -189,7 +189,7 @@ class Simulation:
         if self._blank is None:
             return None
         found = self._store.memory(clients)
-        if self._plan.enough(len(self._heard), self._parts, self._invited):
+        if self._plan.has_quorum(len(self._heard), self._parts, self._invited):
             heard = [client for client in clients if client in self._heard]
             found = found | self._store.staged(self._round, heard)
         return self._rebuilt(clients, found)

@@ -51,8 +51,8 @@ class WorkUnit:
 class WorkResult(NamedTuple):
     """What became of a piece: block sums in order, new memories, and who failed.
 
-    Where replies are kept apart (`Plan.apart`), one reply a client instead. `alone` says why its
-    clients could not train as one group although each of them could by itself; empty if they did.
+    Where `Plan.needs_individual_replies`, one reply a client instead. `alone` says why its clients
+    could not train as one group although each of them could by itself; empty if they did.
     """
 
     replies: tuple[Reply, ...]
@@ -71,7 +71,7 @@ def perform(
     alone = ""
     place = dict(zip(piece.clients, piece.places, strict=True))
     block = block_size(piece.invited)
-    apart = plan.apart
+    apart = plan.needs_individual_replies
     sink = failed if lenient else None
     for group in _groups(plan, engine, population, piece, sink):
         attempt = _attempt(plan, engine, sent, piece.round, group, sink)

@@ -165,7 +165,7 @@ class Custom(_Own):
         Raises `MusterError` with the traceback when `fit` raises, `DataError` when it returns
         other names or shapes than it was given.
         """
-        if descent.algorithm.bends or descent.trained is not None or not batches.alone:
+        if descent.algorithm.modifies_gradient or descent.trained is not None or not batches.alone:
             self.gradient(carry.w, carry.buffers, Batch(None, None))
         data, steps = (batches.x, batches.y), len(batches)
         width = min(batches.index.shape[-1], len(batches.x))

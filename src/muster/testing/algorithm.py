@@ -52,7 +52,7 @@ def check_algorithm(algorithm: Algorithm) -> None:
             close(found, matrix, 1e-10, f"a cohort (clients, d), in {framework}")
             found = _play(algorithm, place, alone=True)
             close(found, matrix, 1e-10, f"one client (d,), in {framework}")
-    if algorithm.bends:
+    if algorithm.modifies_gradient:
         _traced(algorithm)
 
 
@@ -141,7 +141,7 @@ def _one_by_one(
 
 
 def _flags(algorithm: Algorithm) -> None:
-    """`bends` and `remembers` say what the hooks do."""
+    """`modifies_gradient` and `remembers` say what the hooks do."""
     x = np.ones(SIZE)
     memory = algorithm.memory(x)
     claim(
@@ -149,9 +149,12 @@ def _flags(algorithm: Algorithm) -> None:
         f"{algorithm}.remembers is {algorithm.remembers}, but memory(x) is {memory!r}",
     )
     g = np.arange(SIZE, dtype=float)
-    if not algorithm.bends:
+    if not algorithm.modifies_gradient:
         bent = algorithm.correct(g, 2 * x, algorithm.init(x).shared, memory)
-        claim(same(bent, g), f"{algorithm}.bends is False, but correct changes the gradient")
+        claim(
+            same(bent, g),
+            f"{algorithm}.modifies_gradient is False, but correct changes the gradient",
+        )
 
 
 def _shapes(algorithm: Algorithm, dtype: str) -> None:

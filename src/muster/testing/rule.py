@@ -26,7 +26,7 @@ def check_rule(rule: RobustAggregator, tolerance: float = 1e-6) -> None:
     >>> check_rule(Median())
     """
     check_value(rule)
-    least = rule.least
+    least = rule.min_replies
     claim(isinstance(least, int) and least >= 1, f"{rule}.least is {least!r}, no number above 0")
     for count in (least, max(least, REPLIES), least + EXTRA):
         for dtype in ("float32", "float64"):
@@ -44,16 +44,16 @@ def _rows(count: int, dtype: str) -> Any:
 
 def _believes(rule: RobustAggregator, rows: Any, tolerance: float) -> None:
     before, count = copied(rows), len(rows[1])
-    found = rule.combine(rows)
+    found = rule.aggregate(rows)
     claim(same(rows, before), f"{rule}.combine changes the rows that it is given")
     shapes = [(name, leaf.shape, leaf.dtype) for name, leaf in leaves(found)]
     wanted = [(name, leaf.shape[1:], leaf.dtype) for name, leaf in leaves(rows)]
     claim(shapes == wanted, f"{rule}.combine of {count} rows gives {shapes}, expected {wanted}")
-    claim(same(rule.combine(before), found), f"{rule}.combine of the same rows gives other bits")
+    claim(same(rule.aggregate(before), found), f"{rule}.combine of the same rows gives other bits")
     order = np.random.default_rng(1).permutation(count)
-    turned = rule.combine(tree_map(lambda x: x[order], rows))
+    turned = rule.aggregate(tree_map(lambda x: x[order], rows))
     close(turned, found, tolerance, f"{rule}.combine of {count} rows in another order")
-    alike = rule.combine(tree_map(lambda x: np.repeat(x[:1], count, 0), rows))
+    alike = rule.aggregate(tree_map(lambda x: np.repeat(x[:1], count, 0), rows))
     close(alike, tree_map(lambda x: x[0], rows), tolerance, f"{rule}.combine of {count} like rows")
 
 

@@ -248,7 +248,7 @@ def test_late_is_told_to_the_one_who_is_late(scene):
     scene.open()
     upload = scene.service.announce("a", UPDATE)
     gone = Assignment("a", "late", "lease", "no progress")
-    scene.round_state.sit(1, "train", scene.ledger.decide(1, "train", [gone]).result())
+    scene.round_state.record_status(1, "train", scene.ledger.decide(1, "train", [gone]).result())
     assert reason(scene.service.announce, "a", UPDATE) is RefusalReason.LATE
     assert reason(scene.service.arrived, "a", upload) is RefusalReason.LATE
     scene.commit(1, [])
@@ -278,7 +278,9 @@ def test_a_lease_is_renewed_by_progress_in_this_round_alone(scene):
     scene.service.stepped("b", Progress(RUN, 1, 7))  # the same again is no progress
     assert scene.round_state.leases["b"] == 125.0
     assert reason(scene.service.stepped, "b", Progress(RUN, 2, 1)) is RefusalReason.STALE
-    scene.round_state.sit(1, "train", {"b": Assignment("b", "late", "lease", "no progress")})
+    scene.round_state.record_status(
+        1, "train", {"b": Assignment("b", "late", "lease", "no progress")}
+    )
     assert reason(scene.service.stepped, "b", Progress(RUN, 1, 8)) is RefusalReason.LATE
 
 

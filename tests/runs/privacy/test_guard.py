@@ -125,7 +125,7 @@ def test_no_two_runs_have_one_name_in_a_ledger(plan, tmp_path):
     names = set()
     for _ in range(50):
         store = Kept(tmp_path / "same#2")
-        guard(plan, store).admit(1)
+        guard(plan, store).charge_round(1)
         (entry,) = PrivacyLedger.from_json(store.facts["ledger"]).entries
         assert entry.charge.origin == entry.charge.run == store.facts["privacy"]["run"]
         names.add(entry.charge.run)
@@ -224,24 +224,24 @@ def guard(plan, store, **more):
 def test_a_secret_is_durable_before_the_charge_and_gone_after_the_commit(plan, tmp_path):
     store = Kept(tmp_path)
     one = guard(plan, store)
-    assert one.admit(1) is None
+    assert one.charge_round(1) is None
     assert store.log == [{"secret": True}, {"ledger": True, "privacy": True}]
     assert one.source() == Secret(bytes([1]) * 32)
     again = guard(plan, store)  # killed, and back
-    assert again.admit(1) is None
+    assert again.charge_round(1) is None
     assert again.source() == one.source()
     assert len(PrivacyLedger.from_json(store.facts["ledger"]).entries) == 1
     store.commit(1)
     again.close(1)
     assert (store.facts["secret"], again.source()) == (None, None)
-    assert again.admit(2) is None
+    assert again.charge_round(2) is None
     assert again.source() != one.source()
     assert [e.accepted for e in PrivacyLedger.from_json(store.facts["ledger"]).entries] == [1, None]
 
 
 def test_a_death_between_commit_and_erasure_is_made_good(plan, tmp_path):
     store = Kept(tmp_path)
-    guard(plan, store).admit(1)
+    guard(plan, store).charge_round(1)
     store.commit(1)
     guard(plan, store).close(1)  # as `drive` does when it begins
     assert store.facts["secret"] is None
@@ -250,22 +250,22 @@ def test_a_death_between_commit_and_erasure_is_made_good(plan, tmp_path):
 def test_a_folder_that_was_put_back_is_refused(plan, tmp_path):
     store, file = Kept(tmp_path), tmp_path / "people.json"
     one = guard(plan, store, file=file)
-    one.admit(1)
+    one.charge_round(1)
     old = dict(store.facts), list(store.records)
     store.commit(1)
     one.close(1)
-    one.admit(2)
+    one.charge_round(2)
     store.commit(2)
     one.close(2)
     store.facts, store.records = old[0] | {"secret": None}, old[1]
     with pytest.raises(RunError, match=r"round 1 .*was released before.*start a new run"):
-        guard(plan, store).admit(1)
+        guard(plan, store).charge_round(1)
 
 
 def test_a_simulation_needs_no_secret(plan, tmp_path):
     store = Kept(tmp_path)
     one = guard(plan, store, entropy=None)
-    assert (one.admit(1), one.source()) == (None, None)
+    assert (one.charge_round(1), one.source()) == (None, None)
     assert "secret" not in store.facts
     assert store.facts["privacy"]["randomness"] == "seed"
 

@@ -180,7 +180,7 @@ def test_a_server_says_what_it_cannot_know(plan, tmp_path):
     store, asked = Served(tmp_path), []
     bare = replace(plan, budget=None)
     guard = RunAccountant(bare, lambda: asked.append(1), store, entropy=lambda n: bytes(n))
-    assert guard.admit(1) is None
+    assert guard.charge_round(1) is None
     assert guard.record() == {}
     assert not asked, "nobody need be there to say so"
     kept = facts_from(store.facts["examples"])
@@ -192,7 +192,7 @@ def test_a_server_says_what_it_cannot_know(plan, tmp_path):
 def test_sites_of_one_machine_are_a_simulation(plan, tmp_path):
     store = Served(tmp_path)
     guard = RunAccountant(plan, lambda: Roster(("a", "b", "c"), lambda: np.full(3, 20)), store)
-    assert guard.admit(1) is None
+    assert guard.charge_round(1) is None
     assert guard.record()["privacy"]["epsilon"] == pytest.approx(library(20, 1), rel=1e-3)
 
 
@@ -201,7 +201,7 @@ def test_a_client_that_is_gone_cannot_be_charged(plan, tmp_path):
     store.history = lambda: [{"round": 1, "invited": ["z"]}]
     guard = RunAccountant(plan, lambda: Roster(("a", "b", "c"), lambda: np.full(3, 20)), store)
     with pytest.raises(RunError, match=r"client 'z' was charged .* enrol it again"):
-        guard.admit(2)
+        guard.charge_round(2)
 
 
 def test_a_blind_budget_is_none_where_the_server_adds_noise(plan):
@@ -240,7 +240,7 @@ def test_masked_sites_of_one_machine_are_charged_by_what_it_holds(plan, tmp_path
     guard = RunAccountant(
         masked, lambda: Roster(clients, lambda: np.ones(3, int)), store, held=held
     )
-    assert guard.admit(1) is None
+    assert guard.charge_round(1) is None
     assert guard.record()["privacy"]["epsilon"] == pytest.approx(library(20, 1), rel=1e-3)
     assert facts_from(store.facts["examples"]).metrics == "hidden"
     with pytest.raises(PlanError, match="let each site set budget_epsilon"):

@@ -179,7 +179,7 @@ class NetworkClients:
             )
         call = Call(len(cohort), *self._until(opened.since))
         if kind == "train":
-            call = replace(call, goal=self._plan.goal(len(cohort)))
+            call = replace(call, goal=self._plan.target_replies(len(cohort)))
             if self._plan.secure is not None:
                 check = partial(self._check, "stop")
                 self._masking = SecAggCoordinator(
@@ -240,14 +240,14 @@ class NetworkClients:
         assert self._outliers is not None
         stored = updates(self._ledger.blobs, round, came, template)
         replies = map(self._outliers.measured, honest(stored, lost, self._outliers.refusal))
-        found = replies if plan.apart else sum_of(replies, cohort.clients)
+        found = replies if plan.needs_individual_replies else sum_of(replies, cohort.clients)
         summed, parts = list[ClientId](), 0
         for reply in found:
             summed.extend(reply.clients)
             parts += 1
             yield reply
         yield from lost
-        self._counted = tuple(summed) if plan.enough(len(summed), parts, len(seats)) else ()
+        self._counted = tuple(summed) if plan.has_quorum(len(summed), parts, len(seats)) else ()
         self._at("round: summed")
 
     def _masked(self, masking: SecAggCoordinator, cohort: Cohort) -> Iterator[Answer]:
@@ -257,7 +257,7 @@ class NetworkClients:
         self._at("round: closed")
         sums = [one for one in found if isinstance(one, Reply)]
         heard = tuple(client for total in sums for client in total.clients)
-        self._counted = heard if self._plan.enough(len(heard), len(sums), len(seats)) else ()
+        self._counted = heard if self._plan.has_quorum(len(heard), len(sums), len(seats)) else ()
         for client in cohort.clients:
             if client not in heard:
                 yield missing(seats[client])
@@ -287,7 +287,7 @@ class NetworkClients:
                 gone = [out(seat, cause) for seat in seats.values() if seat.standing == "invited"]
             if gone:
                 found = self._ledger.decide(opened.round, opened.kind, gone).result()
-                round_state.sit(opened.round, opened.kind, found)
+                round_state.record_status(opened.round, opened.kind, found)
             if cause is not None:
                 return self._close(opened, cause)
 

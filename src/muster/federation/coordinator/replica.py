@@ -49,7 +49,7 @@ async def mirror(
         for client, count in heard.items():
             if count > moved[client]:
                 moved[client] = count
-                round_state.echo(client)
+                round_state.heard_elsewhere(client)
         if version != seen:
             seen = version
             found = await asyncio.to_thread(_read, ledger)
@@ -88,11 +88,11 @@ def _take(round_state: RoundState, found: Found, *, leads: bool) -> None:
     opened, _, _, committed, raised = found
     if leads:
         if opened:
-            round_state.sit(opened[0].round, opened[0].kind, opened[1])
+            round_state.record_status(opened[0].round, opened[0].kind, opened[1])
         return
     if raised != round_state.facts.raised:  # the run has gone back
         round_state.gone_back(committed, raised)
-    round_state.follow(opened, committed)
+    round_state.apply_remote(opened, committed)
 
 
 class _Overheard:

@@ -212,7 +212,7 @@ class RoundState:
             self.changed.notify_all()
         self.notifier.ring(seats)
 
-    def sit(self, round: int, kind: Kind, seats: Mapping[ClientId, Assignment]) -> None:
+    def record_status(self, round: int, kind: Kind, seats: Mapping[ClientId, Assignment]) -> None:
         """Seats as the ledger has them now."""
         with self.changed:
             if self.opened and (self.opened.round, self.opened.kind) == (round, kind):
@@ -283,7 +283,7 @@ class RoundState:
             if self.session is None or self.session.round != session.round:
                 self.session = session
 
-    def follow(
+    def apply_remote(
         self, opened: tuple[OpenWork, dict[ClientId, Assignment]] | None, committed: int
     ) -> None:
         """What the server that leads has opened and committed."""
@@ -326,7 +326,7 @@ class RoundState:
             self.changed.notify_all()
         self.notifier.ring(None)
 
-    def echo(self, client: ClientId) -> None:
+    def heard_elsewhere(self, client: ClientId) -> None:
         """A client was heard at another server."""
         now = self.clock()
         with self.changed:

@@ -248,7 +248,7 @@ class SecAggCoordinator:
             waiting = [s for s in seats if held[s.client].standing == "invited"]
         if waiting:
             found = self.ledger.decide(self.opened.round, "train", waiting).result()
-            self.round_state.sit(self.opened.round, "train", found)
+            self.round_state.record_status(self.opened.round, "train", found)
 
     def _seat(self, client: ClientId) -> Assignment:
         """What became of a client that is not decided yet."""

@@ -302,7 +302,7 @@ class FederationService:
         found = await asyncio.wrap_future(self._ledger.decide(round, kind, [seat]))
         if seat.client not in found:
             raise Refused(RefusalReason.STALE, f"round {round} is over")
-        self.round_state.sit(round, kind, found)
+        self.round_state.record_status(round, kind, found)
         held: Assignment = found[seat.client]
         return held
 

@@ -21,7 +21,7 @@ from muster.keys import RandomSource
 from muster.plan import Plan
 from muster.plan.private import charges, selection
 from muster.privacy import Budget, PrivacyLedger, Secret, check_delta
-from muster.privacy.book import ChargeRequest, LedgerFile, granted, united
+from muster.privacy.book import ChargeRequest, LedgerFile, try_charge, united
 from muster.privacy.ledger import usual_delta
 from muster.rounds import RunState, drawn
 from muster.runs.privacy.rows import RowAccountant, afforded_rows
@@ -103,7 +103,7 @@ class RunAccountant:
         path = Path(before) if before is not None else file
         return None if path is None else LedgerFile(path.resolve())
 
-    def admit(self, round: int, sampler: Tree = None) -> str | None:
+    def charge_round(self, round: int, sampler: Tree = None) -> str | None:
         """Why this round may not be played, or None: then it is in the ledger.
 
         `sampler` is the state that its cohort is drawn from. Raises `PlanError` for a δ that would
@@ -114,10 +114,10 @@ class RunAccountant:
         if why is not None or self._rows is None:
             return why
         if self._rows.away:
-            return self._rows.admit(round, None, ())
+            return self._rows.charge_round(round, None, ())
         roster, source = self._known(), self.source() or keys.key(self._plan.seed)
         cohort, _ = drawn(self._plan, roster, sampler, round, source)
-        return self._rows.admit(round, self._held or roster, cohort.clients)
+        return self._rows.charge_round(round, self._held or roster, cohort.clients)
 
     def _admit(self, round: int) -> str | None:
         plan, roster = self._plan, self._known()
@@ -125,7 +125,7 @@ class RunAccountant:
         before = ledger if self._book is None else united(self._book.read(ledger.delta), ledger)
         self._check(before, roster)
         wish = ChargeRequest(round, charges(plan, roster, self._named(round)), plan.budget)
-        after, why = granted(before, wish)
+        after, why = try_charge(before, wish)
         if why is None:
             self._refuse_sealed()
             self._keep_secret(round, before)

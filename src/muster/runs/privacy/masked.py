@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 from muster.pipeline import SecureSum
-from muster.plan.quorum import goal, needed
+from muster.plan.quorum import needed, target_replies
 from muster.privacy.distributed import known_shares
 from muster.privacy.invited import Invited, fewest_own
 from muster.privacy.mask import Mask, Sums
@@ -66,7 +66,9 @@ def own_needed(
     drawn = 0 if least else _drawn(plan) // secure.groups  # a site with a rule takes fewer
 
     def session(size: int) -> Invited | None:
-        made = secure.bears(size, needed(plan["minimum"], goal(size, plan["overselect"])), honest)
+        made = secure.bears(
+            size, needed(plan["minimum"], target_replies(size, plan["overselect"])), honest
+        )
         return Invited(made.minimum, made.colluders) if made.hides else None
 
     return fewest_own(session, max(drawn, 1 + least))

@@ -51,7 +51,9 @@ class RowAccountant:
             self._counted = record["round"]
             self._turns.update(dict.fromkeys(record["invited"], 1))
 
-    def admit(self, round: int, roster: Roster | None, cohort: Iterable[ClientId]) -> str | None:
+    def charge_round(
+        self, round: int, roster: Roster | None, cohort: Iterable[ClientId]
+    ) -> str | None:
         """Why this round may not be played, or None: then it is charged, and that is on the disk.
 
         Raises `PlanError` for a δ that would let a row be published whole.
