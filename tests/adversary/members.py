@@ -241,8 +241,11 @@ class Hub:
 
     # One request.
 
-    def ask(self, name, method, path, body=b"", headers=(), pem=None):
-        """One request of a member through the edge; a fault of the server's is an error here."""
+    def ask(self, name, method, path, body=b"", headers=(), pem=None, stays=True):
+        """One request of a member through the edge; a fault of the server's is an error here.
+
+        It stays until it is answered, or hangs up as soon as it is heard.
+        """
         pem = pem or self.certificates[name]
         self.asked.append((name, method, path, body, tuple(headers)))
         path, _, query = path.partition("?")
@@ -263,7 +266,9 @@ class Hub:
         async def receive():
             for message in feed:
                 return message
-            await asyncio.Event().wait()  # it stays until it is answered
+            if stays:
+                await asyncio.Event().wait()
+            return {"type": "http.disconnect"}
 
         async def send(message):
             told.append(message)

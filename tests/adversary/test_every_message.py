@@ -151,15 +151,15 @@ def test_every_request_and_route_is_lied_about():
         for method in methods
     }
     assert set(test_requests.SAMPLES) == paths
-    source = Path(muster.__file__).parent / "service" / "server" / "operator.py"
+    source = Path(muster.__file__).parent / "transport" / "http" / "operator.py"
     routes = set(re.findall(r'"((?:GET|POST) /[a-z/]+)"', source.read_text(encoding="utf-8")))
     known = {route.name.partition("{")[0] for route in test_operators_door.ROUTES}
-    assert routes == known and len(routes) == 4
+    assert routes == known and len(routes) == 5
 
 
 def test_every_header_and_query_that_is_read_stands_in_the_document():
     """Else a field of a request would be without lies: see `requests.FIELDS`."""
-    source = Path(muster.__file__).parent / "service" / "server"
+    source = Path(muster.__file__).parent / "transport" / "http"
     text = "".join(path.read_text(encoding="utf-8") for path in source.glob("*.py"))
     read = {name.title() for name in re.findall(r'headers?(?:\.get)?\(b"([a-z-]+)"', text)}
     read |= set(re.findall(r'b"(muster-metrics)"', text)) and {"Muster-Metrics"}

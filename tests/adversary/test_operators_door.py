@@ -31,9 +31,11 @@ ROUTES = (
     Request("GET", "/metrics"),
     Request("GET", "/status"),
     Request("POST", "/want/{word}", {"word": "pause"}),
+    Request("POST", "/rollback"),
 )
 WATCHED = {"/healthz", "/metrics"}  # without the control socket
 BODIES = (b"", b"x", b"{}", b'{"word":"stop"}', b"[" * 1000, bytes(100_000))
+BACK = {"round": 0, "by": "eve", "reason": "a faulty scanner"}
 
 
 @pytest.fixture
@@ -91,6 +93,26 @@ def test_every_part_of_an_order_may_lie(route, control, hub):
         answer = ask(hub, route.method, path, body=body, control=control)
         assert (answer.status == 200) == (path in WATCHED or (control and path == "/status"))
     assert orders(hub) == before
+
+
+@pytest.mark.parametrize("name", BACK)
+@pytest.mark.parametrize(
+    "odd",
+    [None, -1, 1.0, True, 10**30, [], {}, "x" * 5000, "\u2028", "\x00", ...],
+    ids=repr,
+)
+def test_every_field_of_an_order_to_go_back_may_lie(name, odd, hub):
+    """One more, one fewer or another kind: it is no order, and nothing is gone back to."""
+    before = orders(hub)
+    said = {key: value for key, value in BACK.items() if key != name or odd is not ...}
+    said |= {} if odd is ... else {name: odd}
+    for order in (said, BACK | {"more": odd if odd is not ... else 1}):
+        body = json.dumps(order).encode()
+        for control in (True, False):
+            answer = ask(hub, "POST", "/rollback", body=body, control=control)
+            assert answer.status != 200 and answer.reason is not None, order
+    assert orders(hub) == before
+    assert hub.round_state.back is None
 
 
 @pytest.mark.parametrize("word", WORDS)

@@ -11,7 +11,7 @@ from itertools import pairwise
 import httpx
 import pytest
 from tests.adversary.played import Life, Played
-from tests.adversary.rogue import Rogue, Site
+from tests.adversary.rogue import Rogue, Site, refused
 from tests.adversary.sums import Session, Sums
 from tests.federation.site.scene import plan
 
@@ -83,7 +83,7 @@ def test_a_server_that_asks_for_the_same_again_cannot_have_a_site_answer_without
 
 
 def test_a_server_that_leaves_a_site_out_for_no_time_cannot_have_it_say_hello_without_end(tmp_path):
-    out = Rogue(PLAN, []).refused(RefusalReason.LEFT_OUT)
+    out = refused(RefusalReason.LEFT_OUT)
     seconds, _ = polled(tmp_path, [out] * ASKED, lease=1e-9)
     assert seconds >= ASKED * PAUSE
 
@@ -91,7 +91,7 @@ def test_a_server_that_leaves_a_site_out_for_no_time_cannot_have_it_say_hello_wi
 @pytest.mark.parametrize("status", [409, 500])
 def test_a_server_that_refuses_and_fails_cannot_have_a_site_ask_without_end(status, tmp_path):
     """A lease of nothing bounds how long a site is patient, and it is patient all the same."""
-    out = Rogue(PLAN, []).refused(RefusalReason.CLOSED)
+    out = refused(RefusalReason.CLOSED)
     fails = httpx.Response(status, content=out.content)
     seconds, _ = polled(tmp_path, [fails] * ASKED, lease=1e-9)
     assert seconds >= ASKED * PAUSE / (1 if status < 500 else 2)

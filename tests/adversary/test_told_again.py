@@ -61,7 +61,7 @@ def test_all_that_a_site_may_be_told_is_told(site):
 
 
 @pytest.mark.parametrize("backwards", [False, True])
-@pytest.mark.parametrize("vault", ["vault", "another"])
+@pytest.mark.parametrize("site_store", ["vault", "another"])
 def test_after_a_restart_nothing_is_done_a_second_time(site_store, backwards, site):
     """But what was kept and is not settled is sent again, with the same octets."""
     charged, before = len(site.charged), site.first.bodies(3)

@@ -53,7 +53,7 @@ SERVER = {
 GUARD = {  # passed only by a plan with noise
     "guard: before the secret": (RunAccountant, "_keep_secret", "before", ""),
     "guard: the secret is kept": (RunAccountant, "_keep_secret", "after", ""),
-    "guard: charged": (RunAccountant, "admit", "after", ""),
+    "guard: charged": (RunAccountant, "charge_round", "after", ""),
     "guard: before the secret goes": (RunAccountant, "close", "before", ""),
     "guard: the secret is gone": (RunAccountant, "close", "after", ""),
 }

@@ -59,7 +59,7 @@ def trap(label, count):
 
 SEAMS = {
     "guard: before the charge": (guards, "try_charge", True),
-    "guard: charged": (RunAccountant, "admit", False),
+    "guard: charged": (RunAccountant, "charge_round", False),
     "guard: before the note": (SQLiteStore, "note", True),
     "round: before": (driving, "play", True),
     "round: after": (driving, "play", False),
