@@ -85,7 +85,7 @@ def opens(lost, clients=FEW, minimum=3):
     """Whether the sum may be opened, and the survivors: everybody's secrets have t holders left."""
     first = {c: STEPS.index(word) for c, word in lost.items()}
     left = [{c for c in range(clients) if first.get(c, 9) > step} for step in range(6)]
-    threshold = (len(left[0]) + clients // 3) // 2 + 1
+    threshold = (clients + clients // 3) // 2 + 1  # of those invited
     enough = len(left[4]) >= minimum and len(left[5]) >= threshold
     return enough, left[3]
 

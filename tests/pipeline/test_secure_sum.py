@@ -159,11 +159,11 @@ def test_what_a_record_notes():
         "clients": list("abcdefg"),
         "survivors": 7,
         "members": 8,
-        "threshold": 6,
+        "threshold": 7,  # of the ten that were invited
         "degree": 7,
         "colluders": 3,
-        "losses": 2,
-        "honest": 3,
+        "losses": 1,
+        "honest": 4,
         "bits": 12,
     }
 

@@ -125,6 +125,11 @@ def test_what_a_line_says_is_of_its_setting(reader, setting, words):
     assert words in line(reader, **setting)
 
 
+def test_a_ring_says_how_many_neighbours_may_collude():
+    said = line("the server with k clients", carrier="TLS", sums=SUMS[2])
+    assert "From k" not in said and "more than 71 of them stand beside one client" in said
+
+
 def test_two_stories_need_as_many_colluders_as_two_quorums_share():
     """Two sets of t of n holders meet in 2t - n: so many who answer to both open both."""
     for t, n in ((6, 9), (5, 7), (96, 142)):

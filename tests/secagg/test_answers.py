@@ -150,6 +150,19 @@ def test_a_false_roster_gets_no_share(change, reason):
     assert played.kept[VICTIM] == {}  # forgotten
 
 
+@pytest.mark.parametrize(("cohort", "shown"), [(100, 13), (100, 55), (400, 45), (9, 5)])
+def test_a_roster_far_shorter_than_the_cohort_gets_no_share(cohort, shown):
+    """All who may collude of those invited may be in it: twelve of a hundred hide two."""
+
+    def short(message):
+        return [replace(message, entries=message.entries[:shown])]
+
+    own = terms(cohort, size=2, colluders=cohort // 10 or 1)
+    played, reason, said = attacked(KeyRoster, short, count=cohort, terms=own)
+    assert reason is SessionReason.COHORT
+    assert kinds(said) == [Advert, Quit] and played.kept[VICTIM] == {}
+
+
 @pytest.mark.parametrize("field", ["mask_key", "channel_key"])
 def test_a_point_of_low_order_gets_no_secret(field):
     change = entry(2, **{field: bytes(32)})

@@ -92,7 +92,7 @@ def foreseen(pattern):
     """What a complete graph must give: the survivors, or the reason why there is no sum."""
     left = [sum(absent > step for absent in pattern) for step in range(6)]
     colluders = len(pattern) // 3
-    threshold = (left[0] + colluders) // 2 + 1
+    threshold = (len(pattern) + colluders) // 2 + 1  # of those invited
     if threshold > left[0] or threshold - colluders < 2:
         return SessionReason.COHORT  # whoever is there hides nobody
     for step, count in enumerate(left):
@@ -119,6 +119,20 @@ def check(pattern, **more):
     assert not played.refused
     assert all(kept == {} for name, kept in played.kept.items() if name in played.ended)
     return played
+
+
+@pytest.mark.parametrize(("came", "sum_of"), [(13, None), (55, None), (56, 56), (60, 56)])
+def test_any_sum_holds_the_honest_of_the_whole_cohort(came, sum_of):
+    """Of 100 invited ten may collude, and be among those who came: below 56 nothing is opened."""
+    own = terms(100, size=2, colluders=10)
+    names = named(100)
+    absent = dict.fromkeys(names[came:], 0) | dict.fromkeys(names[sum_of or came : came], 3)
+    played = Scene(own, vectors(own, 100), absent=absent)
+    if sum_of is None:
+        with pytest.raises(Aborted, match=f"{came} clients of 100 that were invited"):
+            played.run()
+    else:
+        assert len(played.run().survivors) == sum_of
 
 
 @pytest.mark.parametrize("count", [3, 4])

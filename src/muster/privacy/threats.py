@@ -189,13 +189,17 @@ def _colluding(setting: Setting) -> Line:
             "tests/privacy/audits/test_inversion.py::test_a_plain_update_of_one_row_is_that_row",
         )
     ring = "; in a ring it may choose the parts, by who drops out" if sums.ring else ""
+    stories = f"From k = {2 * sums.threshold - sums.clients} on"
+    if sums.ring:  # made so that no neighbourhood holds more, but for a chance
+        most = sums.threshold - sums.honest + 1
+        stories = f"Where more than {most} of them stand beside one client, which 2^-40 bounds,"
     covered = ""
     if "distributed" in setting.trust:
         covered = "; the noise of those k is counted as known in the claim"
     return (
         f"up to k = {sums.colluders}: sums of at least {sums.honest} clients who are honest{ring}"
-        f"{covered}. From k = {2 * sums.threshold - sums.clients} on two stories about who was "
-        f"left can be told, and single updates be opened.{_chosen(setting)}",
+        f"{covered}. {stories} two stories about who was left can be told, and single updates be "
+        f"opened.{_chosen(setting)}",
         f"the plan's corrupt, which sets k for {sums.clients} clients; who chooses whom it invites "
         f"is bound by what a site asks of each sum: SecureSum(minimum=...) of the plan, and "
         f"{_rules(setting.peers)}",

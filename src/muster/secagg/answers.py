@@ -98,7 +98,7 @@ def graph_for(terms: SessionTerms, count: int, session: bytes) -> Graph:
 
     Raises `PlanError` where so few hide nobody.
     """
-    return graph_of(count, Odds(terms.colluders, terms.losses), session)
+    return graph_of(count, Odds(terms.colluders, terms.losses), session, terms.cohort)
 
 
 def rostered(

@@ -144,10 +144,13 @@ def full_threshold(count: int, colluders: int) -> int:
 
 
 @lru_cache(maxsize=8)
-def graph_of(count: int, odds: Odds, seed: bytes) -> Graph:
+def graph_of(count: int, odds: Odds, seed: bytes, cohort: int = 0) -> Graph:
     """The graph of the clients whose keys came, drawn from the session's id.
 
-    Raises `PlanError` where no threshold is safe from so many colluders.
+    `cohort`: how many were invited, if more. All colluders of these may be among those who came, so
+    the threshold of the complete graph is that of the cohort: whoever sends no keys counts as lost,
+    and a server gains nothing by a roster that is short. Raises `PlanError` where too few came, or
+    no threshold is safe from so many colluders.
 
     >>> graph_of(10, Odds(colluders=3, losses=1), bytes(32))
     Graph(count=10, degree=9, threshold=7, order=(), honest=4)
@@ -156,11 +159,12 @@ def graph_of(count: int, odds: Odds, seed: bytes) -> Graph:
     if ring is not None and 2 * ring.degree <= count:  # denser, it costs as much and hides less
         ranks = sorted(range(count), key=lambda i: sha256(seed + i.to_bytes(4, "big")).digest())
         return Graph(count, ring.degree, ring.threshold, tuple(ranks), ring.honest)
-    threshold = full_threshold(count, odds.colluders)
+    threshold = full_threshold(max(count, cohort), odds.colluders)
     if threshold > count or threshold - odds.colluders < 2:
+        came = f" of {cohort} that were invited" if cohort > count else ""
         raise PlanError(
-            f"{count} clients, {odds.colluders} of whom may work with the server, hide nobody; "
-            f"invite more clients, or trust more of them"
+            f"{count} clients{came}, {odds.colluders} of whom may work with the server, hide "
+            f"nobody; invite more clients, or trust more of them"
         )
     return Graph(count, count - 1, threshold, honest=threshold - odds.colluders)
 

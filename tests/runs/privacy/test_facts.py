@@ -133,6 +133,6 @@ def test_a_sum_that_was_opened_with_fewer_honest_shares_than_are_charged_for_is_
 
 def test_a_part_of_a_ring_that_may_have_been_opened_counts(made):
     run = made(entropy=lambda n: bytes(n), **SHARES)
-    run.history[0]["secure"][0] |= {"degree": 6, "honest": 4}
+    run.trained[0]["secure"][0] |= {"degree": 6, "honest": 4}
     (reason,) = stated(run).reasons
     assert "sure to hold 4 honest shares" in reason
