@@ -62,7 +62,7 @@ def test_the_library_says_the_same(train, plan, engine, tmp_path):
     run = muster.simulate(plan, population, population.pooled(), path=tmp_path, engine=engine)
     w, losses = train(20)
     np.testing.assert_allclose(run.parameters, w, rtol=0, atol=1e-12)
-    found = [record["metrics"]["loss"] for record in run.history]
+    found = [record["metrics"]["loss"] for record in run.trained]
     np.testing.assert_allclose(found, losses, rtol=0, atol=1e-12)
 
 

@@ -7,6 +7,7 @@ assignment, leaves nothing behind, and goes on in words.
 """
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import httpx
@@ -160,16 +161,13 @@ def test_every_part_of_a_model_may_lie(asks, tmp_path):
     last = len(lies) + 1
     rogue.script.append(rogue.task(last))
     # What is longer than a model is asked for again, and so it is until the server thinks better.
-    most = len(rogue.models[rogue.model]) * 2 + 4096
-    honest, again = rogue.handle, []
+    honest, asked_for = rogue.handle, Counter()
 
     def handle(request):
-        body = rogue.models.get(request.url.path.rpartition("/")[2], b"")
-        if request.url.path.startswith("/v1/models/") and not body:
-            return refused(RefusalReason.UNKNOWN)
-        if len(body) > most or again.count(request.url.path) > 2:
-            again.append(request.url.path)
-            if again.count(request.url.path) > 2:
+        path = request.url.path
+        if path.startswith("/v1/models/"):
+            asked_for[path] += 1
+            if asked_for[path] > 3 or not rogue.models.get(path.rpartition("/")[2]):
                 return refused(RefusalReason.UNKNOWN)
         return honest(request)
 

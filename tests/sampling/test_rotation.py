@@ -154,9 +154,9 @@ def test_a_run_in_turns_is_charged_its_turns_resumed_and_replayed(tmp_path, stag
     run = muster.simulate(given, people, path=tmp_path / "run", workers=1, resume=True)
     assert run.parameters.tobytes() == whole.parameters.tobytes()
     assert replay(tmp_path / "run", given, people).identical
-    turns = Counter(c for record in run.history for c in record["invited"])
+    turns = Counter(c for record in run.trained for c in record["invited"])
     assert turns == Counter(dict.fromkeys(people.clients, 2))
-    found = [record["privacy"]["epsilon"] for record in run.history]
+    found = [record["privacy"]["epsilon"] for record in run.trained]
     exact = [gaussian_epsilon(1e-3, 2.0 / math.sqrt(k)) for k in (1, 1, 1, 2, 2, 2)]
     if stage == "noise":
         assert found == pytest.approx(exact, rel=1e-9)
