@@ -140,7 +140,12 @@ class Uploads:
         with contextlib.suppress(Refused):
             async with self._turn(upload):
                 if upload.verdict is None:
-                    await self._run(self.blobs.drop, upload.wanted.blob)
+                    await self._run(self._drop_half, upload.wanted.blob)
+
+    def _drop_half(self, blob: str) -> None:
+        """Remove what is not whole; a whole one may count, as it came through another server."""
+        if self.blobs.size(blob) is None:
+            self.blobs.drop(blob)
 
     @contextlib.asynccontextmanager
     async def _turn(self, upload: _Arrival) -> AsyncIterator[None]:
