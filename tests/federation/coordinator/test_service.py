@@ -130,6 +130,21 @@ def test_an_update_counts_once_however_often_it_is_said(scene):
     assert scene.poll("b", pending=1) == Settled(RUN, 1, False)
 
 
+def test_the_ledger_disposes_of_what_is_counted_and_of_rounds_that_are_over(scene):
+    """Also where another server has decided or committed, of which this one has not heard."""
+    scene.open()
+    other = replace(UPDATE, digest="d" * 64)
+    assert not scene.service.disposed("a", UPDATE)
+    seat = Assignment("a", "arrived", digest=UPDATE.digest, size=UPDATE.size, weight=9.0)
+    scene.ledger.decide(1, "train", [seat]).result()
+    assert scene.round_state.seats["a"].standing == "invited"
+    assert scene.service.disposed("a", UPDATE) and not scene.service.disposed("a", other)
+    record = {"round": 1, "accepted": ["a"], "invited": ["a", "b"]}
+    scene.ledger.commit(1, {"x": np.zeros(1)}, record, ["a"])
+    assert scene.service.disposed("a", UPDATE) and scene.service.disposed("a", other)
+    assert not scene.service.disposed("a", replace(UPDATE, round=2))
+
+
 def test_a_held_update_is_known_while_the_round_is_evaluated(scene):
     scene.open()
     scene.arrive("a", UPDATE)

@@ -71,6 +71,7 @@ class Desk:
         self.template, self.members, self.keeps = template, set(members), keeps
         self.counts, self.moved = Counter(), Counter()
         self.seats: dict[str, Any] = {}  # name -> the digest that arrived, or why it failed
+        self.elsewhere: set[str] = set()  # the digests that another server has taken
         self.word, self.next = "run", Wait(0.0)
         self.models: set[str] = set()
         self.kept = asyncio.Event()  # somebody's poll is kept waiting
@@ -93,6 +94,9 @@ class Desk:
             finally:
                 self.left.set()
         return self.next
+
+    def disposed(self, name, update):
+        return update.digest in self.elsewhere
 
     def announce(self, name, update):
         self.known(name)

@@ -128,6 +128,23 @@ def test_another_update_of_the_same_client_takes_the_place_of_the_first(tmp_path
     over(tmp_path, talk)
 
 
+def test_one_that_another_server_has_taken_is_not_removed_for_the_next(tmp_path):
+    """Half of it came here, all of it there: its client's next update leaves it alone."""
+    data = body(TREE | {"b": np.zeros(8, "float32")})
+
+    async def talk(client, service, blobs):
+        await announce(client)
+        await put(client, DATA[:100])
+        (name,) = blobs.names("update")
+        blobs.append(name, 100, DATA[100:])
+        blobs.finish(name)
+        service.elsewhere.add(update(DATA).digest)
+        assert await announce(client, update(data)) == (200, ResumeAt(0))
+        assert blobs.size(name) == len(DATA)
+
+    over(tmp_path, talk)
+
+
 def test_a_decision_of_the_desk_is_told_and_the_body_removed(tmp_path):
     class Late(Desk):
         async def arrived(self, name, upload):

@@ -270,6 +270,17 @@ class FederationService:
         self._undecided(held, update.round)
         raise Refused(RefusalReason.DUPLICATE, f"another update for round {update.round} is held")
 
+    def disposed(self, name: str, update: UpdateHeader) -> bool:
+        """Whether the ledger disposes of an update: it is counted, or its round is over.
+
+        Asks the database, as another server may have taken it; the seat first, which is there until
+        its round is the latest.
+        """
+        seats = self._ledger.seats(update.round, "train")
+        seat = seats.get(self._member(name).client)
+        counted = seat is not None and seat.digest == update.digest
+        return counted or self._ledger.latest_round() >= update.round
+
     async def refuse(self, name: str, update: UpdateHeader, refused: Refused) -> None:
         """A whole update was no good: its client has failed in this round."""
         seat = Assignment(self._member(name).client, "failed", str(refused.reason), refused.text)

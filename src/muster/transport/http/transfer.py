@@ -90,7 +90,7 @@ class Uploads:
         else:
             upload = self._known[name] = _Arrival(wanted)
             if before is not None:
-                await self._displace(before)
+                await self._displace(name, before)
             else:  # halves of another life of this server
                 await self._run(drop_halves, self.blobs, wanted.blob)
         async with self._turn(upload):
@@ -135,17 +135,19 @@ class Uploads:
                 return await self._complete(name, upload)
             return ResumeAt(upload.held)
 
-    async def _displace(self, upload: _Arrival) -> None:
-        """An update that another has replaced: whoever writes it stops, and it is removed."""
+    async def _displace(self, name: str, upload: _Arrival) -> None:
+        """An update that another has replaced: whoever writes it stops, and it is removed.
+
+        No verdict was given here, and yet it may count: it came whole through another server.
+        """
         with contextlib.suppress(Refused):
             async with self._turn(upload):
                 if upload.verdict is None:
-                    await self._run(self._drop_half, upload.wanted.blob)
+                    await self._run(self._drop_unless_disposed, name, upload.wanted)
 
-    def _drop_half(self, blob: str) -> None:
-        """Remove what is not whole; a whole one may count, as it came through another server."""
-        if self.blobs.size(blob) is None:
-            self.blobs.drop(blob)
+    def _drop_unless_disposed(self, name: str, wanted: Upload) -> None:
+        if not self.service.disposed(name, wanted.update):
+            self.blobs.drop(wanted.blob)
 
     @contextlib.asynccontextmanager
     async def _turn(self, upload: _Arrival) -> AsyncIterator[None]:
