@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A server under load, on one core: `python -m bench.network_server FOLDER --members 100000`.
 
-The ledger, hall, desk and edge of `muster serve`, twice: one edge in the clear, where the header
+The ledger, state, service and port of `muster serve`, twice: one in the clear, where the header
 `Muster-Site` is the name (one certificate is one name, and 100,000 are needed), and one over TLS,
 both before the same desk. Its engine waits for one member more than there are, so that no round
 is open. It ends with its standard input.

@@ -70,7 +70,7 @@ def pieces(
 def read(data: Any) -> dict[str, Any]:
     """The arrays that `pieces` wrote, lying in `data` (bytes, or a map of a file).
 
-    Raises `DataError` for bytes that are something else; what travelled is for `service.wire`.
+    Raises `DataError` for bytes that are something else; what travelled is for `codec_tensors`.
 
     >>> read(b"".join(pieces({"w": np.ones(2, "float32")})))
     {'w': array([1., 1.], dtype=float32)}

@@ -3,7 +3,7 @@
 
 What was committed after it is superseded: its models go, its records stay, with the number of the
 rollback. Rounds that follow are played anew, in a federation under a higher attempt (see
-`service.server.rollback`). What noise has revealed stays charged: a round that is played again is
+`coordinator.rollback`). What noise has revealed stays charged: a round that is played again is
 another release (`charged_as`).
 """
 

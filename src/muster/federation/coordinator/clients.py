@@ -88,7 +88,7 @@ class NetworkClients:
         entropy: Callable[[int], bytes] | None = os.urandom,
         tell: Callable[[dict[str, Any]], None] = _untold,
     ) -> None:
-        self._plan, self._ledger, self._hall = plan, ledger, round_state
+        self._plan, self._ledger, self._round_state = plan, ledger, round_state
         self._tell = tell
         self._entropy = entropy
         self._enough, self._least, self._stop, self._at = enough, least, stop, at
@@ -117,10 +117,10 @@ class NetworkClients:
 
     def _recorded(self) -> OpenWork | None:
         found = self._ledger.opened()
-        return found[0] if found and found[0].round > self._hall.committed else None
+        return found[0] if found and found[0].round > self._round_state.committed else None
 
     def _gathered(self) -> tuple[tuple[ClientId, int], ...]:
-        round_state = self._hall
+        round_state = self._round_state
         said = round_state.clock()
         while True:
             with round_state.changed:
@@ -138,12 +138,12 @@ class NetworkClients:
                     self._tell(lacking(round_state, enough))
 
     def _check(self, *words: str) -> None:
-        if self._stop.is_set() or self._hall.closing:
+        if self._stop.is_set() or self._round_state.closing:
             raise Stopped("closing")
-        if self._hall.back is not None:
+        if self._round_state.back is not None:
             raise GoBack
-        if self._hall.wanted in words:
-            raise Stopped(self._hall.wanted)
+        if self._round_state.wanted in words:
+            raise Stopped(self._round_state.wanted)
 
     def send(self, cohort: Cohort, sent: Sent, round: int) -> None:
         """Open the round, or go on with it where this very one was open."""
@@ -163,7 +163,7 @@ class NetworkClients:
     ) -> None:
         cohort, times = invited
         model, seats = self._publish(sent), self._ledger.seats(round, kind)
-        round_state, recorded = self._hall, self._recorded()
+        round_state, recorded = self._round_state, self._recorded()
         roster = recorded.roster if recorded else self._drawn or self._roster()
         before = recorded if recorded and kind in ("train", recorded.kind) else None
         since = before.since if before else round_state.wall()
@@ -205,7 +205,7 @@ class NetworkClients:
         return ()
 
     def _roster(self) -> tuple[tuple[ClientId, int], ...]:
-        return tuple((member.client, member.rows) for member in self._hall.present())
+        return tuple((member.client, member.rows) for member in self._round_state.present())
 
     def _until(self, since: float) -> tuple[float, str]:
         """The deadline on the monotonic clock, and how it is told; a wall clock lengthens it not.
@@ -213,7 +213,7 @@ class NetworkClients:
         That of the plan goes on while the server is down. Where the plan has none, a server that
         was down for long still takes what its members have made meanwhile.
         """
-        deadline, round_state = self._plan.deadline, self._hall
+        deadline, round_state = self._plan.deadline, self._round_state
         if deadline is None:
             return (
                 round_state.clock() + WORK,
@@ -236,7 +236,7 @@ class NetworkClients:
                 yield missing(seats[client])
         arrived = [c for c in cohort.clients if seats[c].standing == "arrived"]
         plan, lost = self._plan, list[Failed]()
-        came, template = [seats[client] for client in arrived], self._hall.facts.template
+        came, template = [seats[client] for client in arrived], self._round_state.facts.template
         assert self._outliers is not None
         stored = updates(self._ledger.blobs, round, came, template)
         replies = map(self._outliers.measured, honest(stored, lost, self._outliers.refusal))
@@ -267,7 +267,7 @@ class NetworkClients:
 
     def _closed(self) -> Books:
         """Wait until what is open is closed; whoever has not answered by then is late."""
-        round_state = self._hall
+        round_state = self._round_state
         while True:
             with round_state.changed:
                 self._check("stop")
@@ -292,7 +292,7 @@ class NetworkClients:
                 return self._close(opened, cause)
 
     def _close(self, opened: OpenWork, cause: str) -> Books:
-        round_state = self._hall
+        round_state = self._round_state
         with round_state.changed:
             seats = dict(round_state.seats)
             if opened.kind == "train":
@@ -317,14 +317,14 @@ class NetworkClients:
     ) -> Iterator[tuple[ClientId, dict[str, float]]]:
         """Metric sums of a model on each client's own rows, of those that answer."""
         recorded = self._recorded()
-        round = recorded.round if recorded else self._hall.committed + 1
+        round = recorded.round if recorded else self._round_state.committed + 1
         return self.measure(sent, [(client, None) for client in cohort], round)
 
     def measure(
         self, sent: Sent, clients: Sequence[tuple[ClientId, Any]], round: int
     ) -> Iterator[tuple[ClientId, dict[str, float]]]:
         """The same, within a round; a private part is added by the client that holds it."""
-        recorded, left_out = self._recorded(), self._hall.quarantined
+        recorded, left_out = self._recorded(), self._round_state.quarantined
         cohort = tuple(client for client, _ in clients if not left_out(client))
         if recorded and recorded.kind == "evaluate":
             cohort = recorded.cohort
@@ -356,7 +356,7 @@ class NetworkClients:
     def settle(self, round: int, accepted: Sequence[ClientId]) -> None:
         """A round is committed: its clients may ask what became of them."""
         self._counted = self._drawn = ()
-        self._hall.settled(round, accepted)
+        self._round_state.settled(round, accepted)
 
     def _publish(self, sent: Sent) -> str:
         """The model as a blob under its digest, for as long as somebody may need it."""

@@ -139,7 +139,7 @@ class SecAggSessions:
         at: Callable[[str], None],
         refused: Callable[[SessionStep | None, MessageRefused], None],
     ) -> None:
-        self.plan, self.round, self._hall, self._read = plan, opened.round, round_state, read
+        self.plan, self.round, self._round_state, self._read = plan, opened.round, round_state, read
         self.number, self.metrics = 0, dict[ClientId, Mapping[str, float]]()
         self._written: tuple[SecAggMessage | None, bytes] = (None, b"")
         names = {member.client: member.name for member in round_state.members.values()}
@@ -172,7 +172,7 @@ class SecAggSessions:
 
     def certificates(self) -> SecAggEvent:
         """The event that says by which certificates the members know each other, as of now."""
-        members = self._hall.members
+        members = self._round_state.members
         found = {name: members[name].certificate for name in self.session.clients}
         return SecAggEvent("", CERTIFICATES, json.dumps(found).encode())
 
@@ -213,18 +213,18 @@ class SecAggSessions:
         """The metrics that came with it, or none where those that were stored are odd."""
         try:
             metrics = Numbers().read(word.metrics, "its metrics")
-            check_training(metrics, (), self._hall.facts.claims)
+            check_training(metrics, (), self._round_state.facts.claims)
         except WireRefused:
             return {}
         return metrics
 
     def _vouched(self, name: str, data: bytes, signature: bytes) -> bool:
         certificate = self.session.certificates.get(name, "")
-        return self._hall.facts.vouch(name, certificate, data, signature)
+        return self._round_state.facts.vouch(name, certificate, data, signature)
 
     def _tell(self, name: str, message: SecAggMessage) -> None:
         """Put it where the client finds it; its lease begins."""
-        client, round_state = self.session.clients[name], self._hall
+        client, round_state = self.session.clients[name], self._round_state
         if self._written[0] is not message:
             self._written = message, message.to_bytes()
         with round_state.changed:

@@ -2,7 +2,7 @@
 """The record of a study at one site: which runs it joined, what it was asked and did, for ever.
 
     studies/NAME/study.db       this record
-    studies/NAME/privacy.json   what was spent (see `service.private`)
+    studies/NAME/privacy.json   what was spent (see `federation.site.secrets`)
     studies/NAME/joined.json    the plan and policy that it joined with last (see `joined`)
 
 It lies beside the vaults and outlives them, the ids of runs, and servers: whoever begins again

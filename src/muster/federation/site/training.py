@@ -35,7 +35,7 @@ class Training:
 
     `acting` is the plan that is trained by, where the site's policy outranks the given one.
     `source` gives the randomness of a task where nobody else may know it: the batches and noise of
-    `Local(examples=...)`, noise of stages, rounding under a mask (see `service.private`); None, or
+    `Local(examples=...)`, noise of stages, rounding under a mask (see `site.secrets`); None, or
     one that gives None, is the plan's seed.
     """
 
