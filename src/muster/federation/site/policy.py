@@ -230,7 +230,7 @@ class Guarded:
     ) -> tuple[dict[str, Any], tuple[Any, ...]]:
         """Clip, add noise, then the plan's own encoding.
 
-        The noise comes from where all draws of the assignment come from (`federation.site.secrets`).
+        The noise comes from where all draws of the assignment come from (`site.secrets`).
         """
         contract, clip, noise = self.plan.stages.contracts[0], self.policy.clip, self.policy.noise
         assert clip is not None, "a policy without a bound guards nothing"
