@@ -21,6 +21,7 @@ from muster import keys
 from muster.plan import Plan
 from muster.plan.decoding import decoded
 from muster.plan.private import empty_reply, noises_sum
+from muster.privacy.noise_source import noise_source
 from muster.types import (
     Answer,
     ClientId,
@@ -101,7 +102,8 @@ def play(
 ) -> RunState:
     """One round, from the draw of the cohort to clients that know whether they counted.
 
-    Cohort and noise are drawn from `source`: the plan's seed, or a secret of this round alone.
+    Cohort and noise are drawn from `source`: the plan's seed, or a secret of this round alone,
+    whose noise is bound to the sum that it hides (see `noise_source`).
     """
     roster, key = clients.known(), source or keys.key(plan.seed)
     cohort, sampler = drawn(plan, roster, state.sampler, round, key)
@@ -112,7 +114,9 @@ def play(
     if total is None:
         state = state._replace(sampler=sampler)
     else:
-        state = _stepped(plan, state, roster, total, key.at("decode", round), sampler)
+        draws = key.at("decode", round)
+        draws = draws if source is None else noise_source(draws, total)
+        state = _stepped(plan, state, roster, total, draws, sampler)
         total = replace(total, payload={}, buffers=None, parts=())  # large, and done with
     accepted = _among(cohort, total)
     record = tally.record(plan, state, round, cohort, total, accepted)

@@ -20,6 +20,7 @@ from muster.federation.site.secrets import SiteSecrets
 from muster.federation.site.store import SiteStore
 from muster.local import Group, train
 from muster.privacy import PrivacyLedger, Secret
+from muster.privacy.noise_source import noise_source
 from muster.rounds import RunState, start
 from muster.runs.privacy.guard import RunAccountant
 from muster.store.ledger import FederationStore as Store
@@ -171,7 +172,8 @@ def replayed(plan, people, records, said, run):
         if record["abandoned"]:
             continue
         total = _sum(plan, people, record, state.sent(), (said, run))
-        state = _stepped(plan, state, total, roster, secret.at("decode", round))
+        noise = noise_source(secret.at("decode", round), _received(plan, total, record))
+        state = _stepped(plan, state, total, roster, noise)
         assert said.shown.get((round, "evaluate")) in (None, digest(encode(state.sent())))
     return state
 
@@ -179,7 +181,7 @@ def replayed(plan, people, records, said, run):
 def _sum(plan, people, record, sent, given):
     """The plain sum of the updates of who was accepted: those that they made, of their secrets."""
     (said, run), round = given, record["round"]
-    total = plan.stages.empty_reply(plan.dtype)
+    total = None if record["accepted"] else plan.stages.empty_reply(plan.dtype)
     for client in record["accepted"]:
         own = None
         if (client, round) in said.own:
@@ -191,8 +193,14 @@ def _sum(plan, people, record, sent, given):
         update = {name: rows[0] for name, rows in found.payload.items()}
         whole = {"payload": update, "buffers": np.zeros(0, plan.dtype)}
         assert b"".join(map(bytes, encode(whole))) == said.made[client, round]
-        total = tree_map(np.add, total, update)
+        total = update if total is None else tree_map(np.add, total, update)
     return total
+
+
+def _received(plan, total, record):
+    """The sum as the server had it before it decoded it: noise belongs to all of it."""
+    clients, buffers = tuple(record["accepted"]), np.zeros(0, plan.dtype)
+    return muster.types.Reply(clients, total, float(len(clients)), {}, buffers)
 
 
 def _stepped(plan, state, total, roster, draw):

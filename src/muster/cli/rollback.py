@@ -30,6 +30,14 @@ Named = Annotated[str, typer.Argument(metavar="RUN", help="A run's id or path.")
 Round = Annotated[
     int, typer.Argument(metavar="ROUND", min=0, help="The round to go back to; 0 is the start.")
 ]
+Lost = Annotated[
+    int | None,
+    typer.Option(
+        metavar="LAST",
+        help="The folder of a federation was put back to an older copy, and rounds up to LAST that "
+        "were played are lost by it; ROUND is then the round that it stands after.",
+    ),
+]
 Reason = Annotated[str, typer.Option(help="Why: it is recorded with who and when.")]
 Database = Annotated[
     str | None,
@@ -46,6 +54,7 @@ def command(
     run: Named,
     round: Round,
     reason: Reason = "",
+    lost: Lost = None,
     store: Database = None,
     as_json: screen.Json = False,
 ) -> None:
@@ -55,18 +64,20 @@ def command(
     """
     folder, by = control.find(run), _user()
     order = {"round": round, "by": by, "reason": reason}
-    found = control.ask(folder, "POST", "/rollback", order, patience=PATIENCE)
+    found = None
+    if lost is None:
+        found = control.ask(folder, "POST", "/rollback", order, patience=PATIENCE)
     running = found is not None
     if found is None:
-        found = _stopped(folder, round, store, by, reason)
+        found = _stopped(folder, store, order | {"lost": lost})
     if as_json:
         screen.emit({"path": str(folder), "running": running} | found)
         return
     name = screen.path(folder)
-    screen.say(
-        f"[bold green]✓[/] {escape(name)} is back at round {found['to']}, from {found['from']}; "
-        f"what came after is superseded"
-    )
+    what = f", from {found['from']}; what came after is superseded"
+    if lost is not None:
+        what = f"; rounds {round + 1} to {lost} are lost, and played again under another attempt"
+    screen.say(f"[bold green]✓[/] {escape(name)} is back at round {found['to']}{what}")
     if not running:
         federation = "attempt" in found
         how = (
@@ -75,24 +86,24 @@ def command(
         screen.say(f"[dim]go on with[/] {escape(how)}")
 
 
-def _stopped(folder: Path, round: int, url: str | None, by: str, reason: str) -> dict[str, Any]:
+def _stopped(folder: Path, url: str | None, order: dict[str, Any]) -> dict[str, Any]:
     """Of a run that no process has open. Raises `RunError` for one that some process has."""
     if (folder / "run.db").exists() and not Run(folder).facts.get("federation"):
         with contextlib.closing(SQLiteStore(folder)) as store:
-            return roll_back(store, round, by=by, reason=reason)
+            return roll_back(store, **order)
     with contextlib.ExitStack() as stack:
         ledger = require("muster.store.ledger", extra="service").FederationStore(
             folder, None if (folder / "run.db").exists() else url
         )
         stack.callback(ledger.close)
         _lead(ledger, folder)
-        refuse_return(ledger, round, reason)
+        refuse_return(ledger, order["round"], order["reason"], order["lost"])
         audit = require("muster.security.audit", extra="service")
         path = folder / "audit.jsonl"
         if path.exists() and path.stat().st_size:
             audit.verify(path)
         log = stack.enter_context(audit.AuditLog(path, purpose="server", id=folder.resolve().name))
-        return roll_back(ledger, round, by=by, reason=reason, note=log.append)
+        return roll_back(ledger, **order, note=log.append)
 
 
 def _lead(ledger: Any, folder: Path) -> None:

@@ -66,12 +66,16 @@ def command(run: locate.RunName = locate.LATEST, as_json: screen.Json = False) -
 def _back(run: Run) -> Iterator[str]:
     """What the run went back to, and which rounds are superseded by that."""
     for one in run.rollbacks:
-        gone = [record["round"] for number, record in run.superseded if number == one["number"]]
+        later = [record for number, record in run.superseded if number == one["number"]]
+        gone: list[int] = [record["round"] for record in later]
+        what = "superseded"
+        if "lost" in one:
+            what, gone = "lost by an older copy", [*range(one["to"] + 1, one["lost"] + 1)]
         rounds = f"{gone[0]} to {gone[-1]}" if len(gone) > 1 else ", ".join(map(str, gone))
         why = f": {one['reason']}" if one["reason"] else ""
         yield (
             f"rolled back to round {one['to']} by {one['by']}, {one['at']}{why} "
-            f"(superseded: round {rounds})"
+            f"({what}: round {rounds})"
         )
 
 

@@ -85,6 +85,17 @@ class LedgerFile:
             self._replace(ledger.to_json())
         return ledger, why
 
+    def witness(self, known: PrivacyLedger) -> None:
+        """Write down which rounds were released with how many replies, as far as `known` has it.
+
+        A round with a count has been given out: a folder that does not know so is an older copy.
+        """
+        with self._locked():
+            before = united(self.read(known.delta), known)
+            after = _counted(before, known)
+            if after != before:
+                self._replace(after.to_json())
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
         try:

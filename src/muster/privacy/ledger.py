@@ -89,6 +89,11 @@ class PrivacyLedger:
         """Whether this round of a run was entered already."""
         return any(e.round == round and e.charge.run == run for e in reversed(self.entries))
 
+    def released(self, run: str, round: int) -> bool:
+        """Whether this round was committed with replies, and so given out."""
+        found = (e for e in reversed(self.entries) if e.round == round and e.charge.run == run)
+        return any(entry.accepted is not None for entry in found)
+
     @property
     def charges(self) -> tuple[Charge, ...]:
         """What every entry was charged."""

@@ -78,7 +78,7 @@ class StatementInputs:
     secret of the operating system or from the plan's seed, `mask` the secure sums,
     None without; `honest` the fewest honest shares of noise that an opened sum is sure to hold,
     None where that is not known; `erased` whether the rows of correlated noise are gone that no
-    round took back.
+    round took back; `lost` how many releases an operator entered of which no record is left.
     """
 
     releases: tuple[Release, ...]
@@ -91,6 +91,7 @@ class StatementInputs:
     budget: Budget | None = None
     enforced: str = ""
     erased: bool = False
+    lost: int = 0
     mask: Mask | None = None
     honest: int | None = None
     audits: tuple[AuditFinding, ...] = ()
@@ -343,9 +344,10 @@ def _accountant(facts: StatementInputs) -> str:
     after = spent(facts.ledger.charges, facts.ledger.delta)
     runs = {charge.origin for charge in facts.ledger.charges}
     count = len(facts.ledger.entries)
+    lost = f" ({facts.lost} by an operator's word: no record is left of them)" if facts.lost else ""
     return (
         f"{after.accountant} {rounded_up(after.epsilon)}, RDP {rounded_up(after.rdp)}, "
-        f"dp-accounting {after.version}, composed over {count} releases of {len(runs)} runs; "
+        f"dp-accounting {after.version}, composed over {count} releases{lost} of {len(runs)} runs; "
         f"{THEOREMS[after.theorem]}"
     )
 

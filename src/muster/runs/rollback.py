@@ -2,9 +2,12 @@
 """A run goes back to a version that it keeps, and says so for ever.
 
 What was committed after it is superseded: its models go, its records stay, with the number of the
-rollback. Rounds that follow are played anew, in a federation under a higher attempt (see
-`coordinator.rollback`). What noise has revealed stays charged: a round that is played again is
-another release (`charged_as`).
+rollback. Rounds that follow are played anew, in a federation under a higher attempt: a site trains
+an assignment once, for ever, and rounds that are played again are other assignments. What noise has
+revealed stays charged: a round that is played again is another release (`charged_as`).
+
+A federation whose folder was put back to an older copy has gone back without saying so. It says so
+by a rollback to the round that it stands after, with the last round that was `lost` by it.
 """
 
 from __future__ import annotations
@@ -20,10 +23,11 @@ from muster.errors import RunError
 from muster.runs.folder import publish
 from muster.store.sqlite import not_kept
 
-__all__ = ["FACT", "Reverts", "charged_as", "refuse_return", "roll_back"]
+__all__ = ["FACT", "Reverts", "charged_as", "lost_rounds", "refuse_return", "roll_back"]
 
 FACT = "rollbacks"  # of a run: what it went back to, from where, when, by whom and why, in order
 LONGEST = 500  # characters of a reason
+MOST_LOST = 10_000  # rounds, each of which is charged
 
 
 class Reverts(Protocol):
@@ -44,13 +48,20 @@ class Reverts(Protocol):
         """Make a version the last, with these facts, in one transaction."""
 
 
-def refuse_return(store: Reverts, round: int, reason: str = "") -> dict[str, Any]:
+def refuse_return(
+    store: Reverts, round: int, reason: str = "", lost: int | None = None
+) -> dict[str, Any]:
     """The facts of a run that may go back to this round. Raises `RunError` for one that may not."""
     kept, facts = store.versions(), store.facts()
     if not kept:
         raise RunError(f"the run in {store.path} has no committed round to go back to; resume it")
-    if round == kept[-1]:
-        raise RunError(f"the run in {store.path} stands after round {round} already; name another")
+    if lost is not None:
+        _refuse_lost(store, facts, round, kept[-1], lost)
+    elif round == kept[-1]:
+        raise RunError(
+            f"the run in {store.path} stands after round {round} already; name another, or say "
+            f"which rounds were lost (--lost LAST) if the folder was put back to an older copy"
+        )
     if round not in kept:
         raise RunError(not_kept(f"the run in {store.path}", round, kept))
     if facts.get("remembers"):
@@ -70,16 +81,19 @@ def roll_back(
     *,
     by: str,
     reason: str = "",
+    lost: int | None = None,
     note: Callable[..., Any] | None = None,
     clock: Callable[[], float] = time.time,
 ) -> dict[str, Any]:
     """Go back to a version that is kept; what was done, as it is recorded.
 
-    `by` is who asked for it, `reason` why. `note(actor, action, **details)` writes the audit log,
-    and has written when it returns: the log knows of it before the run does, and a death in
-    between leaves the run as it was. Raises `RunError` for a version that is not kept.
+    `by` is who asked for it, `reason` why; `lost` is the last round that was played of those which
+    this folder, put back to an older copy, does not know: all up to it are charged.
+    `note(actor, action, **details)` writes the audit log, and has written when it returns: the log
+    knows of it before the run does, and a death in between leaves the run as it was. Raises
+    `RunError` for a version that is not kept, or rounds that cannot have been lost.
     """
-    facts = refuse_return(store, round, reason)
+    facts = refuse_return(store, round, reason, lost)
     before, last = list(facts.get(FACT) or ()), store.versions()[-1]
     found: dict[str, Any] = {
         "number": len(before) + 1,
@@ -89,6 +103,8 @@ def roll_back(
         "reason": reason,
         "at": datetime.fromtimestamp(clock(), UTC).isoformat(timespec="seconds"),
     }
+    if lost is not None:
+        found["lost"] = lost
     more: dict[str, Any] = {}
     if facts.get("federation"):
         raised = [*(facts.get("raised") or ()), round]
@@ -102,6 +118,39 @@ def roll_back(
     with suppress(RunError):  # it is done, and whoever goes on writes the lines again
         publish(store.path, store.history())
     return found
+
+
+def _refuse_lost(
+    store: Reverts, facts: Mapping[str, Any], round: int, last: int, lost: int
+) -> None:
+    if not facts.get("federation"):
+        raise RunError(
+            f"the run in {store.path} is a simulation, which plays lost rounds again as they were; "
+            f"leave --lost out and resume it"
+        )
+    if round != last:
+        raise RunError(
+            f"the run in {store.path} stands after round {last}, so that rounds after {last} are "
+            f"lost; give {last} in place of {round}"
+        )
+    if not last < lost <= last + MOST_LOST:
+        raise RunError(
+            f"--lost {lost}: the run in {store.path} stands after round {last}; give the last "
+            f"round that was played, from {last + 1} to {last + MOST_LOST}"
+        )
+
+
+def lost_rounds(run: str, rollbacks: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, int], ...]:
+    """The rounds that no record is left of, each with the name that a ledger has it under.
+
+    >>> lost_rounds("r", [{"to": 4, "lost": 6}, {"to": 5, "lost": 6}])
+    (('r', 5), ('r', 6), ('r/2', 6))
+    """
+    return tuple(
+        (charged_as(run, rollbacks, round, before=number), round)
+        for number, one in enumerate(rollbacks, 1)
+        for round in range(one["to"] + 1, one.get("lost", one["to"]) + 1)
+    )
 
 
 def charged_as(

@@ -249,10 +249,17 @@ def _delivered(run: Run) -> str:
 def _plan(run: Run) -> Iterator[Markup]:
     plan = run.facts.get("plan")
     for one in run.facts.get("rollbacks") or ():
+        why = f"{': ' if one['reason'] else ''}{one['reason']}"
+        if "lost" in one:
+            yield page.paragraph(
+                f"The folder was put back to a copy that ended after round {one['to']}, as "
+                f"{one['by']} said on {one['at']}{why}. Rounds up to {one['lost']} are lost, and "
+                f"stay charged."
+            )
+            continue
         yield page.paragraph(
             f"The run went back from round {one['from']} to round {one['to']} on {one['at']}, by "
-            f"{one['by']}{': ' if one['reason'] else ''}{one['reason']}. What came after is "
-            f"superseded."
+            f"{one['by']}{why}. What came after is superseded."
         )
     if plan:
         yield page.details(

@@ -10,9 +10,8 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
-from muster.federation.coordinator.facts import FederationFacts
+from muster.federation.coordinator.facts import FederationFacts, raised
 from muster.federation.coordinator.replica import mirror
-from muster.federation.coordinator.rollback import raised
 from muster.federation.coordinator.round_state import Back, RoundState
 from muster.runs.rollback import roll_back
 from muster.security.refusal import RefusalReason, Refused

@@ -6,20 +6,23 @@ import shutil
 import numpy as np
 import pytest
 
-from muster.federation.coordinator.facts import FederationFacts
-from muster.federation.coordinator.rollback import raise_attempt, raised
+from muster.errors import RunError
+from muster.federation.coordinator.facts import FederationFacts, raised
+from muster.runs.rollback import roll_back
 from muster.security import audit
 from muster.store.ledger import FederationStore
 
 
 def committed(ledger, *rounds):
+    ledger.note(federation=True)
     for round in rounds:
         record = {"round": round, "accepted": [], "invited": []}
         ledger.commit(round, {"x": np.zeros(1)}, record, [])
 
 
-def unnoted(actor, action, **details):
-    """Nobody keeps a log."""
+def put_back(ledger, last, lost, **more):
+    """Say that this folder is an older copy; the new attempt."""
+    return roll_back(ledger, last, by="ann", lost=lost, **more)["attempt"]
 
 
 def test_an_attempt_is_raised_behind_the_last_round_and_survives(tmp_path):
@@ -29,9 +32,9 @@ def test_an_attempt_is_raised_behind_the_last_round_and_survives(tmp_path):
     ledger.close()
     shutil.copytree(tmp_path / "run", tmp_path / "copy")
     copy = FederationStore(tmp_path / "copy")
-    assert raise_attempt(copy, unnoted) == 2 and raised(copy) == (3,)
+    assert put_back(copy, 3, 5) == 2 and raised(copy) == (3,)
     committed(copy, 4)
-    assert raise_attempt(copy, unnoted) == 3
+    assert put_back(copy, 4, 5) == 3
     copy.close()
     again = FederationStore(tmp_path / "copy")
     assert raised(again) == (3, 4)
@@ -48,10 +51,38 @@ def test_the_log_has_it_before_the_run_does(tmp_path):
             seen.append(raised(ledger))
             log.append(*given, **details)
 
-        raise_attempt(ledger, note)
+        put_back(ledger, 1, 2, note=note, clock=lambda: 0.0)
     (entry,) = [e for e in audit.entries(tmp_path / "audit.jsonl") if e["actor"] == "operator"]
-    assert seen == [()] and entry["action"] == "attempt raised"
-    assert entry["details"] == {"attempt": 2, "committed": 1}
+    assert seen == [()] and entry["action"] == "rolled back"
+    assert entry["details"] == {
+        "number": 1,
+        "to": 1,
+        "from": 1,
+        "by": "ann",
+        "at": "1970-01-01T00:00:00+00:00",
+        "lost": 2,
+        "attempt": 2,
+    }
+    ledger.close()
+
+
+@pytest.mark.parametrize(("round", "lost"), [(2, 4), (3, 3), (3, 2), (3, 3 + 10_001)])
+def test_what_cannot_have_been_lost_changes_nothing(tmp_path, round, lost):
+    ledger = FederationStore(tmp_path / "run")
+    committed(ledger, 1, 2, 3)
+    before = ledger.facts()
+    with pytest.raises(RunError, match="stands after round 3"):
+        put_back(ledger, round, lost)
+    assert ledger.facts() == before
+    ledger.close()
+
+
+def test_a_secret_of_an_open_round_goes_with_the_copy(tmp_path):
+    ledger = FederationStore(tmp_path / "run")
+    committed(ledger, 1)
+    ledger.note(secret={"round": 2, "seed": "00" * 32})
+    put_back(ledger, 1, 2)
+    assert ledger.meta("secret") is None
     ledger.close()
 
 

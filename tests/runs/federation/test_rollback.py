@@ -10,14 +10,13 @@ import pytest
 
 import muster
 from muster import algorithms, optimizers, tasks
-from muster.federation.coordinator.rollback import raise_attempt
+from muster.cli.app import main
 from muster.federation.site.policy import Policy
 from muster.runs.federation.conduct import ServerSettings
 from muster.runs.federation.join import Joining, LocalClient, attend_many
 from muster.runs.federation.serve import ListenSettings, ServedFederation, serve
 from muster.runs.run import Run
 from muster.security import audit
-from muster.store.ledger import FederationStore
 
 NAMES = ("a", "b")
 PLAN = muster.Plan(
@@ -78,14 +77,15 @@ def home(tmp_path):
     return tmp_path
 
 
-def raised(home):
-    """Say so; the new attempt."""
-    ledger = FederationStore(home / "run")
-    try:
-        with audit.AuditLog(home / "run" / "audit.jsonl", purpose="server", id="run") as log:
-            return raise_attempt(ledger, log.append)
-    finally:
-        ledger.close()
+def said(capsys):
+    """What the terminal has shown, in one line."""
+    return " ".join("".join(capsys.readouterr()).split())
+
+
+def shell(*words):
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    return ended.value.code or 0
 
 
 def test_who_says_nothing_has_its_lost_rounds_trained_by_nobody(home):
@@ -96,9 +96,14 @@ def test_who_says_nothing_has_its_lost_rounds_trained_by_nobody(home):
     assert "settled" in {e["details"]["rule"] for e in log if e["action"] == "declined"}
 
 
-def test_a_higher_attempt_is_trained_with_the_sites_word_and_has_the_bits_it_had(home):
+def test_a_higher_attempt_is_trained_with_the_sites_word_and_has_the_bits_it_had(home, capsys):
     """The plan has four rounds, and each site has trained four times: two more are its word."""
-    assert raised(home) == 2
+    assert shell("rollback", home / "run", 2, "--lost", 2) == 1
+    assert "give the last round that was played, from 3 to" in said(capsys)
+    assert shell("rollback", home / "run", 2, "--lost", 4, "--reason", "an old tape") == 0
+    assert "rounds 3 to 4 are lost, and played again" in said(capsys)
+    assert shell("show", home / "run") == 0
+    assert "an old tape (lost by an older copy: round 3 to 4)" in said(capsys)
     history = played(home, policies={"a": Policy(extra_rounds=2)})
     assert [record["accepted"] for record in history] == [["a", "b"]] * 2 + [["a"]] * 2
     assert "has trained 4 times in the run" in history[2]["declined"][0]["reason"]
@@ -106,12 +111,12 @@ def test_a_higher_attempt_is_trained_with_the_sites_word_and_has_the_bits_it_had
     places = [(one["round"], one["attempt"]) for one in trained]
     assert places == [(1, 1), (2, 1), (3, 1), (4, 1), (3, 2), (4, 2)]
     server = [e["details"] for e in audit.entries(home / "run/audit.jsonl")]
-    assert {"attempt": 2, "committed": 2} in server
+    assert {(2, 2, 4)} == {(e["attempt"], e["to"], e["lost"]) for e in server if "lost" in e}
     assert [one["attempt"] for one in server if "attempt" in one and "port" in one] == [1, 2]
 
 
 def test_the_same_rounds_again_give_the_same_model(home):
-    raised(home)
+    assert shell("rollback", home / "run", 2, "--lost", 4) == 0
     played(home, policies=dict.fromkeys(NAMES, Policy(extra_rounds=2)))
     whole, again = Run(home / "whole", PLAN), Run(home / "run", PLAN)
     assert np.array_equal(whole.parameters, again.parameters)

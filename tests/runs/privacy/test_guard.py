@@ -247,19 +247,54 @@ def test_a_death_between_commit_and_erasure_is_made_good(plan, tmp_path):
     assert store.facts["secret"] is None
 
 
-def test_a_folder_that_was_put_back_is_refused(plan, tmp_path):
+@pytest.mark.parametrize("secret", [True, False], ids=["while a round was open", "between rounds"])
+def test_a_folder_that_was_put_back_is_refused(plan, tmp_path, secret):
     store, file = Kept(tmp_path), tmp_path / "people.json"
     one = guard(plan, store, file=file)
     one.charge_round(1)
     old = dict(store.facts), list(store.records)
     store.commit(1)
     one.close(1)
-    one.charge_round(2)
-    store.commit(2)
-    one.close(2)
-    store.facts, store.records = old[0] | {"secret": None}, old[1]
-    with pytest.raises(RunError, match=r"round 1 .*was released before.*start a new run"):
+    if not secret:
+        one.charge_round(2)
+        store.commit(2)
+        one.close(2)
+    store.facts, store.records = old[0] | ({} if secret else {"secret": None}), old[1]
+    with pytest.raises(RunError, match=r"round 1 .*released before.*--lost LAST.*or start a new"):
         guard(plan, store).charge_round(1)
+
+
+def test_what_an_older_copy_has_lost_stays_charged(plan, tmp_path):
+    """Also without a file beside the run; the rounds that are played again are charged, too."""
+    store = Kept(tmp_path)
+    one = guard(plan, store)
+    one.charge_round(1)
+    store.commit(1)
+    one.close(1)
+    one.charge_round(2)
+    store.facts["rollbacks"] = [{"to": 1, "lost": 3}]
+    store.facts["secret"] = None
+    again = guard(plan, store)
+    again.charge_round(2)
+    run = store.facts["privacy"]["run"]
+    entries = PrivacyLedger.from_json(store.facts["ledger"]).entries
+    found = [(entry.charge.run, entry.round) for entry in entries]
+    assert found == [(run, 1), (run, 2), (run, 3), (f"{run}/2", 2)]
+    charge = Charge(plan.stages.releases()[0], Selection("poisson", 0.5))
+    assert entries[-1].epsilon == spent([charge] * 4, DELTA).epsilon
+
+
+def test_a_budget_that_lost_rounds_have_spent_stops_the_run(plan, tmp_path):
+    charge = Charge(plan.stages.releases()[0], Selection("poisson", 0.5))
+    plan = replace(plan, budget=Budget(spent([charge] * 3, DELTA).epsilon, DELTA))
+    store = Kept(tmp_path)
+    one = guard(plan, store)
+    one.charge_round(1)
+    store.commit(1)
+    one.close(1)
+    store.facts["rollbacks"] = [{"to": 1, "lost": 4}]
+    assert "past the budget" in guard(plan, store).charge_round(2)
+    assert len(PrivacyLedger.from_json(store.facts["ledger"]).entries) == 4
 
 
 def test_a_simulation_needs_no_secret(plan, tmp_path):

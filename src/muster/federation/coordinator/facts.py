@@ -9,11 +9,17 @@ from typing import Any
 
 from muster.federation.protocol.claims import Claims
 from muster.federation.protocol.message import STUDY
+from muster.store.facts import FactStore
 from muster.types import ClientId, Tree
 
-__all__ = ["FederationFacts", "RAISED"]
+__all__ = ["FederationFacts", "RAISED", "raised"]
 
 RAISED = "raised"  # a fact of a run: after which rounds its attempt was raised, in order
+
+
+def raised(store: FactStore) -> tuple[int, ...]:
+    """The rounds behind which the attempt of a run was raised, in order; none at first."""
+    return tuple(store.meta(RAISED) or ())
 
 
 def _nobody(name: str, certificate: str, data: bytes, signature: bytes) -> bool:
@@ -43,7 +49,7 @@ class FederationFacts:
     record); `listed()` is the newest list of who was revoked (PEM); `note(actor, action,
     **details)` writes the audit log.
 
-    `raised` is the rounds behind which the attempt was raised, in order (see `server.rollback`);
+    `raised` is the rounds behind which the attempt was raised, in order (see `runs.rollback`);
     `hides` says that nobody but an operator may learn who was drawn, as the noise counts on it.
     """
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from muster.errors import MusterError, RunError
 from muster.federation.coordinator.clients import GoBack, NetworkClients, Stopped
-from muster.federation.coordinator.rollback import raised
+from muster.federation.coordinator.facts import raised
 from muster.federation.coordinator.round_state import FederationFacts, RoundState
 from muster.federation.protocol.claims import claims_of
 from muster.federation.protocol.codec_tensors import encode

@@ -26,8 +26,8 @@ from typing import Any, TypeVar
 from muster.data import Population
 from muster.errors import LogFull, NoRoom, RunError
 from muster.federation.coordinator.clients import MINUTE, Stopped
+from muster.federation.coordinator.facts import raised
 from muster.federation.coordinator.replica import mirror
-from muster.federation.coordinator.rollback import raised
 from muster.federation.coordinator.round_state import RoundState
 from muster.federation.coordinator.service import FederationService
 from muster.federation.protocol.codec_json import STUDY_NAME

@@ -22,7 +22,7 @@ from muster.privacy.statement import UNCOVERED
 from muster.runs.privacy.masked import honest_shares, mask_of
 from muster.runs.privacy.rows import facts_from
 from muster.runs.privacy.unprotected import unprotected
-from muster.runs.rollback import FACT, charged_as
+from muster.runs.rollback import FACT, charged_as, lost_rounds
 from muster.runs.run import Run
 
 __all__ = ["facts_of", "ledger_of", "stated", "statements"]
@@ -79,6 +79,7 @@ def facts_of(run: Run, audits: tuple[AuditFinding, ...] = ()) -> StatementInputs
         budget=budget,
         enforced=kept["enforced"],
         erased=run.facts.get("sealed") is not None,
+        lost=len(lost_rounds(kept["run"], run.facts.get(FACT) or ())),
         mask=mask,
         honest=None if mask is None else honest_shares(run, mask),
         audits=audits,

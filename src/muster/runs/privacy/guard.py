@@ -25,7 +25,7 @@ from muster.privacy.book import ChargeRequest, LedgerFile, try_charge, united
 from muster.privacy.ledger import usual_delta
 from muster.rounds import RunState, drawn
 from muster.runs.privacy.rows import RowAccountant, afforded_rows
-from muster.runs.rollback import FACT, charged_as
+from muster.runs.rollback import FACT, charged_as, lost_rounds
 from muster.store.facts import FactStore
 from muster.types import Roster, Tree
 from muster.vectors import leaves
@@ -134,7 +134,8 @@ class RunAccountant:
                     self._store.note(privacy=self._facts(roster))
                 after, why = self._book.grant(wish, ledger)
         if why is not None:
-            self._store.note(privacy=self._facts(roster))
+            lost = {"ledger": ledger.to_json()} if lost_rounds(self._run, self._back) else {}
+            self._store.note(privacy=self._facts(roster), **lost)
             return why
         self._store.note(ledger=after.to_json(), privacy=self._facts(roster))
         self._ledger = after
@@ -157,20 +158,27 @@ class RunAccountant:
             if self._book is not None and budget is None:
                 delta = self._book.read(delta).delta
             self._ledger = PrivacyLedger(delta)
-        return self._ledger.witnessed(self._counts)
+        ledger = self._ledger
+        for name, round in lost_rounds(self._run, self._back):
+            if not ledger.holds(name, round):
+                for charge in charges(self._plan, roster, name):
+                    ledger = ledger.enter(round, charge)
+        return ledger.witnessed(self._counts)
 
     def _keep_secret(self, round: int, known: PrivacyLedger) -> None:
         """The secret of the round, drawn and durable before anything comes of it."""
         if self._entropy is None:
             return
-        kept = self._store.meta("secret")
-        if kept is None or kept["round"] != round:
-            if known.holds(self._named(round), round):
-                raise RunError(
-                    f"round {round} of the run in {self._store.path} was released before, and the "
-                    f"secret of its noise is gone: the folder was put back to an older copy; start "
-                    f"a new run"
-                )
+        kept, name = self._store.meta("secret"), self._named(round)
+        open = kept is not None and kept["round"] == round
+        if known.released(name, round) or (not open and known.holds(name, round)):
+            raise RunError(
+                f"round {round} of the run in {self._store.path} was released before, and this "
+                f"folder does not know it: it was put back to an older copy; say so with muster "
+                f"rollback RUN {round - 1} --lost LAST, so that what was released stays charged, "
+                f"or start a new run"
+            )
+        if not open:
             kept = {"round": round, "seed": self._entropy(32).hex()}
             self._store.note(secret=kept)
         self._secret = Secret(bytes.fromhex(kept["seed"]))
@@ -218,6 +226,8 @@ class RunAccountant:
             return
         place, count = self._counted(self._store.last_record())
         self._counts[place] = count
+        if self._book is not None and self._ledger is not None:
+            self._book.witness(self._ledger.witnessed(self._counts))
         kept = self._store.meta("secret") if self._entropy is not None else None
         if kept is not None and kept["round"] <= done:
             self._store.note(secret=None)

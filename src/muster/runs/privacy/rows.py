@@ -19,6 +19,7 @@ from muster.plan import Plan
 from muster.privacy import Budget, PerExample, Spent, check_delta, spent
 from muster.privacy.ledger import usual_delta
 from muster.privacy.rows import Charged, Held, RowFacts, Worst, affords, worst
+from muster.runs.rollback import FACT, lost_rounds
 from muster.store.facts import FactStore
 from muster.types import ClientId, Roster
 
@@ -38,6 +39,8 @@ class RowAccountant:
         self._turns: Counter[ClientId] = Counter()
         self._counted = 0
         self._charged: Charged | None = None
+        # Nobody knows who was invited to a round of which no record is left: everybody is charged.
+        self._lost = len(lost_rounds("", store.meta(FACT) or ()))
         for _, record in store.superseded():  # what was revealed stays so
             self._turns.update(dict.fromkeys(record["invited"], 1))
         for record in store.history():
@@ -65,11 +68,12 @@ class RowAccountant:
         people, total = dict(zip(roster.clients, sizes, strict=True)), sum(sizes)
         delta = self._budget.delta if self._budget else usual_delta(total)
         check_delta(delta, total, "row")
-        turns = self._turns + Counter(dict.fromkeys(cohort, 1))
+        before = self._turns + Counter(dict.fromkeys(people, self._lost))
+        turns = before + Counter(dict.fromkeys(cohort, 1))
         found, why = worst(self._plan.local, self._held(people, turns), delta), None
         if found and self._budget and found.spent.epsilon > self._budget.epsilon:
-            before = worst(self._plan.local, self._held(people, self._turns), delta)
-            why, found, round = _refusal(self._budget, before, found), before, round - 1
+            last = worst(self._plan.local, self._held(people, before), delta)
+            why, found, round = _refusal(self._budget, last, found), last, round - 1
         self._charged = found and _charged(found, round, delta)
         self._note(self._facts(len(people), total, delta))
         return why
