@@ -25,7 +25,11 @@ EXTRAS := torch,jax,sklearn,report,postgres,privacy
 RANGES ?= $(addprefix tests/,aggregation algorithms data laws local pipeline plan sampling secagg \
 	store tasks transport web) $(filter-out %/test_house.py,$(wildcard tests/test_*.py))
 
-.PHONY: help venv run test test-lowest test-newest audit chaos check bench docs budget clean
+# What most changes break first, in under a minute.
+QUICK ?= $(addprefix tests/,aggregation algorithms local metrics pipeline plan sampling) \
+	$(filter-out %/test_goldens.py %/test_from_scratch.py,$(wildcard tests/test_*.py))
+
+.PHONY: help venv run test quick test-lowest test-newest audit chaos check fix cover bench docs budget release clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 21
@@ -41,6 +45,9 @@ run: $(VENV)/.run ## train a federated digits model in demo/, next to its baseli
 
 test: $(VENV)/.dev ## run every test, doctests included
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+quick: $(VENV)/.dev ## run what most changes break first, in under a minute
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" $(QUICK) $(ARGS)
 
 test-lowest: .venv-lowest/.ready ## run the tests on the lowest releases that the ranges admit, in .venv-lowest
 	.venv-lowest/bin/python -m pytest -n $(WORKERS) -m "not slow" $(RANGES) $(ARGS)
@@ -60,6 +67,15 @@ check: $(VENV)/.dev ## format, lint, types, house rules: what a change must pass
 	$(BIN)/mypy
 	$(BIN)/python tools/check.py
 
+fix: $(VENV)/.dev ## format, and mend what the linter can mend
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format --quiet .
+	$(BIN)/ruff check .
+
+cover: $(VENV)/.dev ## run every test with coverage of branches; fail below the floors of tools/cover.py
+	$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=json:.coverage.json $(ARGS)
+	$(BIN)/python tools/cover.py .coverage.json
+
 bench: $(VENV)/.dev ## measure speed and memory against a hand-written loop; write bench/RESULTS.md
 	$(BIN)/python -m bench
 
@@ -68,6 +84,9 @@ docs: $(VENV)/.dev ## check the links and the Python blocks of every page
 
 budget: $(VENV)/.dev ## print the lines of code by floor against their ceilings
 	$(BIN)/python tools/budget.py
+
+release: $(VENV)/.dev ## build dist/ from what git knows, and install and try the wheel by itself
+	$(BIN)/python tools/release.py
 
 clean: ## remove the environments, builds and caches; runs/ and demo/ stay
 	rm -rf $(VENV) .venv-audit .venv-lowest .venv-newest build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
