@@ -5,12 +5,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import muster
 from muster import algorithms, optimizers, sampling, tasks
 from muster.errors import ClientError
+from muster.rounds import start
 from muster.runs.replay import replay
-from muster.store import SQLiteStore
+from muster.simulation import Choice, LocalExecutor, Simulation, work_unit
+from muster.store import MemoryStore, SQLiteStore
+from muster.types import Cohort
+from muster.vectors import in_order
 
 ENGINES = ("loop", "matrix", "fused")
 BAD = ("c2", "c5")
@@ -116,3 +122,38 @@ def test_an_evaluation_that_fails_is_blamed(tmp_path, monkeypatch):
         muster.simulate(few, population, path=tmp_path / "strict")
     run = muster.simulate(few, population, path=tmp_path / "lenient", lenient=True)
     assert run.trained[-1]["clients"]["count"] == 2
+
+
+@given(st.integers(1, 9), st.sets(st.integers(0, 40), min_size=1), st.integers(0, 3))
+def test_whoever_is_absent_every_block_holds_its_own(block, here, width):
+    """A block that lost a client is shorter than the others, and nobody moves because of it."""
+    places = sorted(here)
+    rows = np.random.default_rng(len(here)).normal(size=(len(places), width))
+    edges = work_unit._edges(places, block)
+    held = [[i for i, p in enumerate(places) if p // block == b] for b in range(41)]
+    wanted = [in_order(rows[one]) for one in held if one]
+    assert edges == [one[0] for one in held if one]
+    found = work_unit._runs(rows, edges)
+    assert [row.tobytes() for row in found] == [row.tobytes() for row in wanted]
+
+
+@pytest.mark.parametrize("engine", ["loop", "matrix"])
+@pytest.mark.parametrize("gone", [{0}, {1, 7}, {2, 3, 4, 69}, set(range(5, 60)), {0, 1, 2}])
+def test_the_sum_is_of_all_who_are_there(engine, gone):
+    """Blocks of three, six clients in one piece: with holes, too, the sum is the sum."""
+    many = people70()
+    one = replace(plan(engine), sampling=sampling.All(), algorithm=algorithms.FedAvg())
+    choice = Choice(engine, 6, True, "asked for")
+    executor = LocalExecutor(one, engine, many)
+    simulation = Simulation(one, many, MemoryStore(), choice, executor, {1: frozenset(gone)})
+    here = tuple(client for client in many.clients if client not in gone)
+    simulation.send(Cohort(many.clients), start(one).sent(), 1)
+    total = one.aggregation.reduce(simulation.replies(), many.clients)
+    assert total.clients == here
+    sizes = dict(zip(many.clients, many.sizes.tolist(), strict=True))
+    assert total.weight == sum(sizes[client] for client in here)
+    assert total.metrics["rows"] == total.weight
+
+
+def people70():
+    return muster.Population.from_arrays({i: rows(f"c{i % 2}") for i in range(70)})

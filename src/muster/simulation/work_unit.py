@@ -243,10 +243,10 @@ def _runs(rows: Any, edges: list[int]) -> Any:
     if runs == k:
         return rows
     size = edges[1] if runs > 1 else k
-    whole = k // size  # runs of equal size come first, unless clients are absent
-    if edges[:whole] != list(range(0, whole * size, size)) or runs > whole + 1:
+    if edges != list(range(0, k, size)):  # clients are absent: a run is shorter than the others
         ends = [*edges[1:], k]
         return np.stack([in_order(rows[a:b]) for a, b in zip(edges, ends, strict=True)])
+    whole = k // size
     even = in_order(rows[: whole * size].reshape(whole, size, -1).swapaxes(0, 1))
     if runs == whole:
         return even
