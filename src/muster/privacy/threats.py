@@ -151,8 +151,19 @@ def _server(setting: Setting) -> Line:
     return (
         learns,
         f"at most {sums.colluders} of {sums.clients} clients work with it, and each certificate is "
-        f"of somebody else; {_of_sums(setting)}",
+        f"of somebody else{_unverified(sums)}; {_of_sums(setting)}",
         "tests/adversary/test_two_stories.py::test_no_two_quorums_fit",
+    )
+
+
+def _unverified(sums: Sums) -> str:
+    """What the number of clients rests on where a site has not verified each of them itself."""
+    if sums.verified is None or sums.verified >= sums.clients:
+        return ""
+    return (
+        f"; {sums.clients} are on the server's list of a ring, of which this site has verified "
+        f"{sums.verified}, itself and its neighbours, who have signed for the same list: the rest "
+        f"is the server's word, unless site.toml has least_peers, peers or organisations"
     )
 
 
