@@ -19,7 +19,7 @@ from tests.federation.coordinator.masked import certificate, identities, plan_of
 from tests.federation.site.scene import Killed
 
 from muster import aggregation, pipeline, privacy
-from muster.federation.protocol.message import Decline
+from muster.federation.protocol.message import Decline, TrainingFailure
 from muster.federation.site.policy import Policy
 from muster.federation.site.secagg import HOURS
 from muster.federation.site.trainer import Habits
@@ -263,6 +263,24 @@ def test_no_charge_stands_for_a_sum_that_is_left_for_who_is_there(why, tmp_path)
     assert MaskedVector not in said(session, "ann")
     assert {Shares, MaskedVector}.isdisjoint(said(session, "ann"))
     assert charged(liar, "ann") == []
+
+
+def test_a_word_about_rows_is_charged_also_where_it_is_that_training_failed(tmp_path):
+    """Ann gets the model of another plan; bob is told of it, and nobody hands it out to him."""
+    liar = Sums(tmp_path, names=NAMES, plan=noised(pipeline.SecureSum(dropout=0.0)))
+    other = liar.sites["ann"].publish_of(plan_of(layers=(4, 7, 3)))
+    honest, seen = liar.handle, []
+
+    def handle(name, request):
+        if request.url.path == "/v1/answers" and name == "ann":
+            seen.append(charged(liar, name))
+        return honest(name, request)
+
+    liar.handle = handle
+    led(liar, Session(NAMES, asked={"model": other}), **BUDGET)
+    failed = liar.sites["ann"].of(TrainingFailure)
+    assert failed and seen[0] == [1]
+    assert charged(liar, "bob") == []
 
 
 def test_a_charge_is_in_the_ledger_before_the_masked_vector_leaves(tmp_path):

@@ -135,7 +135,7 @@ class Assignments:
     async def _over_budget(
         self, task: TrainAssignment, begun: Begun | None, *, keep: bool
     ) -> Objection | None:
-        """Why the budget has no room for it; None once it is charged, or would be without `keep`."""
+        """Why the budget has no room for it; None once it is charged, or without `keep` may be."""
         sealed = None if begun is None else begun.secret
         why = await asyncio.to_thread(self.private.charge, task, sealed, keep=keep)
         return None if why is None else Objection("budget", why)

@@ -49,7 +49,8 @@ class Transcript:
     >>> begin = datetime(2026, 5, 4, 12, tzinfo=UTC)
     >>> peer = Peer("ann", "Inserm", "1f", "0" * 64)
     >>> Transcript("heart", "run-1", 3, 1, "", {"cohort": 5}, 0, (peer,), (("share", ("ann",)),),
-    ...            (("share", 5),), "given up", "too few", begin, begin + timedelta(minutes=2)).round
+    ...            (("share", 5),), "given up", "too few", begin,
+    ...            begin + timedelta(minutes=2)).round
     3
     """
 
