@@ -161,9 +161,9 @@ def _unverified(sums: Sums) -> str:
     if sums.verified is None or sums.verified >= sums.clients:
         return ""
     return (
-        f"; {sums.clients} are on the server's list of a ring, of which this site has verified "
-        f"{sums.verified}, itself and its neighbours, who have signed for the same list: the rest "
-        f"is the server's word, unless site.toml has least_peers, peers or organisations"
+        f"; {sums.clients} are on the list that the server showed of a ring, and this site has "
+        f"verified {sums.verified} of them, its neighbours and itself: the others are the server's "
+        f"word (a site whose site.toml has least_peers, peers or organisations verifies all)"
     )
 
 

@@ -247,6 +247,9 @@ def test_names_that_cannot_be_enough_are_refused():
         PeerRules(least_peers=4, peers=("a", "b", "c", "c"))
     assert PeerRules(least_peers=4, peers=("a", "b", "c", "d")).least == 4
     assert PeerRules(least_peers=4, peers=("a*",)).least == 4
+    with pytest.raises(PlanError, match="asks for 3 others"):
+        PeerRules(peers=("a", "b"), organisations=("x", "y", "z"))
+    assert PeerRules(peers=("a", "b"), organisations=("x", "y")).least == 2
 
 
 def test_lists_as_toml_gives_them_become_values_that_compare():

@@ -8,7 +8,7 @@ from tests.federation.coordinator.masked import certificate, identities, plan_of
 
 from muster.errors import IdentityError
 from muster.federation.protocol.message import TrainAssignment
-from muster.federation.site.peers import PeerRules
+from muster.federation.site.peers import VERIFIED, PeerRules
 from muster.federation.site.room import LONGEST, Room
 from muster.plan.secure import session_terms
 from muster.secagg import Aborted, Saw, SessionReason, SessionStep
@@ -16,6 +16,8 @@ from muster.security import pki
 from muster.security.audit import AuditLog, entries
 from muster.security.pki.credentials import Credentials
 from muster.security.pki.notary import Peer
+from muster.security.transcript.record import to_value
+from muster.security.transcript.seal import LARGEST, seal
 
 NAMES = ("ann", "bob", "cid")
 NOW = datetime.now(UTC)
@@ -36,6 +38,21 @@ def test_whom_it_is_with_fits_a_log_however_many_and_whatever_they_are_called(ho
     assert [one["part"] for one in found] == [f"{n} of 6" for n in range(1, 7)]
     said = [(one["name"], one["organisation"]) for each in found for one in each["peers"]]
     assert said == [(one.name, one.organisation) for one in crowd]
+
+
+def test_a_transcript_of_as_many_as_a_site_verifies_fits_its_file(home):
+    ours = room(home)
+    ours.enter(terms(), came(home))
+    ours.roster = tuple(
+        Peer(f"{n:063}", "\U00020000" * 64, f"{n:040x}", f"{n:064x}")
+        for n in range(1, VERIFIED + 1)
+    )
+    names = tuple(one.name for one in ours.roster)
+    ours.left = dict.fromkeys(("share", "mask", "consent"), names)
+    ours.counts = dict.fromkeys(ours.left, VERIFIED)
+    span = (NOW.timestamp(), NOW.timestamp() + 5)
+    made = ours.transcript("s", TASK, "", span)
+    assert LARGEST / 2 < len(seal("x", to_value(made), ours.notary)) < LARGEST
 
 
 def test_what_is_told_of_a_few_stands_in_one_entry(home):

@@ -212,7 +212,7 @@ def test_the_number_of_a_ring_is_that_which_a_site_was_shown(rings, tmp_path):
         (study,) = studies(liar.home / "s00")
         line = said(study, "the server")
         assert "of 24 clients work with it" in line and "60" not in line
-        words = "24 are on the server's list of a ring, of which this site has verified 5, itself"
+        words = "24 are on the list that the server showed of a ring, and this site has verified 5"
         assert (words in line) == (verified == 5)
         assert "for 24 clients" in said(study, "the server with k clients")
 
