@@ -18,11 +18,12 @@ from tests.adversary.test_site_session import said
 from tests.federation.coordinator.masked import certificate, identities, plan_of
 from tests.federation.site.scene import Killed
 
-from muster import aggregation, pipeline
-from muster.federation.protocol.message import Decline
+from muster import aggregation, pipeline, privacy
+from muster.federation.protocol.message import Decline, TrainingFailure
 from muster.federation.site.policy import Policy
 from muster.federation.site.secagg import HOURS
 from muster.federation.site.trainer import Habits
+from muster.privacy.book import LedgerFile
 from muster.secagg import Sum
 from muster.secagg.messages import Advert, Consent, MaskedVector, Quit, Revealed, Shares
 from muster.security import pki
@@ -152,6 +153,152 @@ def test_who_falls_silent_costs_no_sum_that_the_policy_allows(liar):
     session = Session(NAMES, most=math.inf)
     led(liar, session, least_peers=4)
     assert isinstance(session.found, Sum) and "fay" not in session.found.survivors
+
+
+# -- rings: a mask is shared with neighbours alone, and a sum holds everybody -------------------
+
+CROWD = tuple(f"s{i:02}" for i in range(24))
+RING = pipeline.SecureSum(corrupt=0.05, dropout=0.0)
+
+
+def ring_of(home, names=CROWD, **more):
+    """Sites whose sums are rings in which each has two neighbours."""
+    liar = Sums(home, names=names, plan=plan_of(rounds=5, secure=RING, **more))
+    liar.late = ()
+    return liar
+
+
+def spoken(session):
+    """The kinds of all that anybody said."""
+    return {kind for name in session.names for kind in said(session, name)}
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ({"peers": CROWD[:-1]}, "s23 (s23) is in the sum and not among the peers"),
+        ({"organisations": ("Inserm",)}, "nobody else in the sum speaks for Inserm"),
+    ],
+)
+def test_a_stranger_anywhere_in_a_ring_is_seen_before_a_share_is_said(
+    rules, words, rings, tmp_path
+):
+    """Two of the 24 stand beside it; what the others' rules ask for is asked of all."""
+    liar = ring_of(tmp_path)
+    session = Session(CROWD)
+    led(liar, session, **rules)
+    for name in CROWD[:-1]:
+        assert set(said(session, name)) <= {Advert, Quit}
+        (ended,) = shown(liar, name)
+        assert ended.outcome == "given up" and words in ended.reason
+        assert liar.sites[name].of(Decline) == []
+
+
+def test_rules_in_a_ring_are_met_by_all_of_its_roster(rings, tmp_path):
+    """Each has two neighbours, and `least_peers` is of the sum."""
+    liar = ring_of(tmp_path)
+    session = Session(CROWD, most=math.inf)
+    led(liar, session, least_peers=23, peers=CROWD)
+    assert isinstance(session.found, Sum) and session.found.survivors == CROWD
+    (made,) = shown(liar, "s00")
+    assert [peer.name for peer in made.roster] == list(CROWD)
+    assert dict(made.left) == dict.fromkeys(("share", "mask", "consent"), CROWD)
+    assert dict(made.counts) == dict.fromkeys(("share", "mask", "consent"), 24)
+
+
+def test_without_rules_a_ring_shows_whom_a_site_has_verified_and_of_how_many(rings, tmp_path):
+    liar = ring_of(tmp_path)
+    session = Session(CROWD, most=math.inf)
+    led(liar, session)
+    assert isinstance(session.found, Sum)
+    (made,) = shown(liar, "s00")
+    assert len(made.roster) == 3 and dict(made.counts)["share"] == 24
+    first = entries(liar, "s00", "secure sum with")[0]
+    assert len(first["peers"]) == 3 and first["clients"] == 24
+
+
+# -- charges: what is refused for who is there is not in the ledger -----------------------------
+
+BUDGET = {"budget_epsilon": 500.0, "budget_delta": 1e-3}
+
+
+def noised(secure, **more):
+    """Plans whose clients add noise in shares, which a site's ledger charges."""
+    plan = plan_of(rounds=5, secure=secure, weighting="equal", cap=None, minimum=4, **more)
+    stages = (*plan.pipeline[:2], pipeline.DiscreteNoise(4.0, clients=4), plan.secure)
+    return replace(
+        plan,
+        pipeline=stages,
+        aggregation=aggregation.Mean("expected"),
+        budget=privacy.Budget(500.0, 1e-3),
+    )
+
+
+def charged(liar, name):
+    """The rounds in the ledger of a site."""
+    path = liar.home / name / "studies" / "default" / "privacy.json"
+    return [entry.round for entry in LedgerFile(path).read(1e-3).entries]
+
+
+def stranger(liar, session):
+    return {"peers": session.names[:-1]}
+
+
+def absent(liar, session):
+    return {"organisations": ("Inserm",)}
+
+
+def lagging(liar, session):
+    (liar.home / "ann" / "revoked.pem").write_text(revoked(liar, "zoe"))
+    return {}
+
+
+@pytest.mark.parametrize("why", [stranger, absent, lagging])
+def test_no_charge_stands_for_a_sum_that_is_left_for_who_is_there(why, tmp_path):
+    """The roster comes when the update is made: what it is charged for leaves with its mask."""
+    liar = Sums(tmp_path, names=(*NAMES, "zoe"), plan=noised(pipeline.SecureSum(dropout=0.0)))
+    session = Session(NAMES)
+    rules = why(liar, session)
+    led(liar, session, **BUDGET, **rules)
+    assert MaskedVector not in said(session, "ann")
+    assert {Shares, MaskedVector}.isdisjoint(said(session, "ann"))
+    assert charged(liar, "ann") == []
+
+
+def test_a_word_about_rows_is_charged_also_where_it_is_that_training_failed(tmp_path):
+    """Ann gets the model of another plan; bob is told of it, and nobody hands it out to him."""
+    liar = Sums(tmp_path, names=NAMES, plan=noised(pipeline.SecureSum(dropout=0.0)))
+    other = liar.sites["ann"].publish_of(plan_of(layers=(4, 7, 3)))
+    honest, seen = liar.handle, []
+
+    def handle(name, request):
+        if request.url.path == "/v1/answers" and name == "ann":
+            seen.append(charged(liar, name))
+        return honest(name, request)
+
+    liar.handle = handle
+    led(liar, Session(NAMES, asked={"model": other}), **BUDGET)
+    failed = liar.sites["ann"].of(TrainingFailure)
+    assert failed and seen[0] == [1]
+    assert charged(liar, "bob") == []
+
+
+def test_a_charge_is_in_the_ledger_before_the_masked_vector_leaves(tmp_path):
+    """And stays there where the sum is given up afterwards: others may open it."""
+    liar = Sums(tmp_path, names=NAMES, plan=noised(pipeline.SecureSum(dropout=0.0)))
+    liar.deaf = MaskedVector, frozenset({"fay"})
+    seen, honest = {}, liar.handle
+
+    def handle(name, request):
+        if request.method == "POST" and request.url.path.startswith("/v1/secure/"):
+            seen.setdefault((name, request.content[4]), charged(liar, name))
+        return honest(name, request)
+
+    liar.handle = handle
+    led(liar, session := Session(NAMES, most=200), **BUDGET, least_peers=5)
+    assert seen["ann", Shares.kind] == [] and seen["ann", MaskedVector.kind] == [1]
+    assert not {Consent, Revealed} & spoken(session)
+    assert charged(liar, "ann") == [1]
 
 
 def revoked(liar, name):

@@ -8,6 +8,7 @@ since each story collects its own signatures.
 """
 
 import hmac
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -222,6 +223,24 @@ def test_the_honest_neighbours_of_a_made_up_client_refuse_and_no_sum_is_left(rin
     delivery = said.Delivery(session, bitmap(alive), b"")
     others = set(server.names[:-1]) - near
     assert {ended(server, name, delivery) for name in others} == {SessionReason.THRESHOLD}
+
+
+def test_who_verifies_everybody_refuses_a_made_up_client_wherever_it_stands(rings):
+    """As a client does that rules on who is there; the others, away from it, go on."""
+    server = Server(about(60, 3), 0)
+    wary = {name: replace(party(name), whole=True) for name in server.names}
+    for name in server.names:
+        draws = np.random.default_rng([7, int(name[1:]), 0]).bytes
+        vector = server.vectors[name]
+        server.sides[name] = client(server.terms, wary[name], vector.copy, draws)
+    entries = [server.tell(name, None).entry for name in server.names][:-1]
+    honest = said.KeyRoster(server.terms.context, tuple(entries))
+    drawn = Secrets.drawn(np.random.default_rng(3).bytes)
+    keys = drawn.mask.public, drawn.channel.public, commitment(drawn.seed)
+    made_up = said.PublicKeys("d0000", *keys, b"forged")
+    roster = replace(honest, entries=(*entries, made_up))
+    found = {name: ended(server, name, roster) for name in server.names[:-1]}
+    assert set(found.values()) == {SessionReason.SIGNATURE}
 
 
 def test_a_client_that_draws_its_keys_again_gives_another_order_and_nobody_can_tell(rings):

@@ -32,6 +32,17 @@ def test_a_table_shows_with_whom_and_what_to_compare(shell, study, ann):
     assert shell("audit", "secure", study, "--last", "2").count("run-1") == 2
 
 
+def test_a_table_says_of_how_many_a_site_has_verified_fewer(shell, ann):
+    """In a ring it verifies its neighbours, and names these."""
+    store = TranscriptStore(shell.folder / "ann" / "heart" / "secure", "heart", ann)
+    store.record(transcript(1, counts=(("share", 700), ("mask", 690))))
+    assert "4 of 700" in shell("audit", "secure", "ann/heart")
+    assert shell.json("audit", "secure", "ann/heart")[0]["counts"] == [
+        ["share", 700],
+        ["mask", 690],
+    ]
+
+
 def test_json_has_every_field_and_a_line_of_what_was_found(shell, study, ann):
     *lines, summary = shell.json("audit", "secure", study)
     assert [line["number"] for line in lines] == [1, 2, 3, 4, 5]

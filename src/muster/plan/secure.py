@@ -7,13 +7,21 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from muster.errors import PlanError
+from muster.extras import require
 from muster.pipeline.sum_bounds import SumBounds
 from muster.types import Sent
 
 if TYPE_CHECKING:
     from muster.secagg import SessionTerms
 
-__all__ = ["check_cohort", "refuse_leaks", "refused_session", "refused_sum", "session_terms"]
+__all__ = [
+    "check_cohort",
+    "refuse_leaks",
+    "refused_session",
+    "refused_sum",
+    "session_terms",
+    "sum_sizes",
+]
 
 
 def refuse_leaks(plan: Any) -> None:
@@ -64,6 +72,23 @@ def refused_session(plan: Any, size: int) -> str:
     except PlanError as error:
         return str(error)
     return ""
+
+
+def sum_sizes(plan: Any, size: int | None = None) -> tuple[int, int | None]:
+    """The fewest and the most clients that are in one secure sum of a plan.
+
+    `size` is how many are invited to it; None takes what the plan says of every sum, and the most
+    is None where that is open.
+    """
+    secure = plan.secure
+    if size is not None:
+        made = secure.bears(size, *_floors(plan, size))
+        whole = size <= require("muster.secagg.graph", extra="site").FULL
+        return made.least if whole else made.minimum, size
+    whole = isinstance(plan.minimum, int) and secure.groups == 1
+    least = max(secure.minimum, plan.minimum if whole else 0, plan.stages.honest_shares())
+    drawn = getattr(plan.selection, "count", None)
+    return least, None if drawn is None else -(-drawn // secure.groups)
 
 
 def check_cohort(plan: Any, count: int) -> None:

@@ -15,7 +15,8 @@ class Sums:
 
     `clients` were in a session, of whom `colluders` may work with the server and `losses` be lost;
     `threshold` of them together open what one dealt; `honest` are the fewest honest ones in
-    whatever is opened; `ring` says whether each shares with some neighbours only.
+    whatever is opened; `ring` says whether each shares with some neighbours only. `verified`: of a
+    table that a site makes itself, whose signatures it has checked, its own among them; else None.
     """
 
     clients: int
@@ -24,6 +25,7 @@ class Sums:
     colluders: int
     losses: int = 0
     ring: bool = False
+    verified: int | None = None
 
 
 @dataclass(frozen=True)

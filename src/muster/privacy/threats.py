@@ -151,8 +151,19 @@ def _server(setting: Setting) -> Line:
     return (
         learns,
         f"at most {sums.colluders} of {sums.clients} clients work with it, and each certificate is "
-        f"of somebody else; {_of_sums(setting)}",
+        f"of somebody else{_unverified(sums)}; {_of_sums(setting)}",
         "tests/adversary/test_two_stories.py::test_no_two_quorums_fit",
+    )
+
+
+def _unverified(sums: Sums) -> str:
+    """What the number of clients rests on where a site has not verified each of them itself."""
+    if sums.verified is None or sums.verified >= sums.clients:
+        return ""
+    return (
+        f"; {sums.clients} are on the list that the server showed of a ring, and this site has "
+        f"verified {sums.verified} of them, its neighbours and itself: the others are the server's "
+        f"word (a site whose site.toml has least_peers, peers or organisations verifies all)"
     )
 
 

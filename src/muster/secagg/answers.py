@@ -31,7 +31,16 @@ from muster.secagg.mask import blend
 from muster.secagg.messages import Complaint
 from muster.secagg.pieces import PIECE, Held, opened, sent
 from muster.secagg.ring import Words
-from muster.secagg.session import Aborted, Party, SessionReason, SessionTerms, bitmap, members
+from muster.secagg.session import (
+    Aborted,
+    Party,
+    Saw,
+    SessionReason,
+    SessionStep,
+    SessionTerms,
+    bitmap,
+    members,
+)
 
 __all__ = [
     "MISSING",
@@ -68,6 +77,7 @@ class View:
     secrets: Secrets
     masks: dict[int, bytes]  # agreed on with each neighbour, for the mask they share
     channels: dict[int, bytes]  # and with each holder but itself, for shares on their way
+    verified: tuple[int, ...]  # whose signatures it has checked, and itself, in order
 
     @cached_property
     def binding(self) -> Binding:
@@ -86,11 +96,11 @@ class View:
 
     def names(self, some: Set) -> tuple[str, ...]:
         """The names in a set of those whose signatures it has checked, and its own, sorted."""
-        return tuple(self.entries[j].name for j in self._known if some[j])
+        return tuple(self.entries[j].name for j in self.verified if some[j])
 
-    @cached_property
-    def _known(self) -> list[int]:
-        return sorted({*self.holders.tolist(), self.index})
+    def saw(self, step: SessionStep, some: Set) -> Saw:
+        """What it was told at a step: a set of clients."""
+        return Saw(step, self.session, self.names(some), int(some.sum()))
 
 
 def graph_for(terms: SessionTerms, count: int, session: bytes) -> Graph:
@@ -110,10 +120,11 @@ def rostered(
 ) -> View:
     """Check the keys of those it shares with, before a share of a secret leaves.
 
-    In the complete graph these are all; in a ring, its neighbours. A server that adds made-up
-    clients to a ring has one more way to try its order (see `graph`), and nothing else: that all
-    neighbours are real, and more than x of them colluders, is no likelier than without those (there
-    are fewer ways to choose real ones), and who stands beside one refuses.
+    In the complete graph these are all; in a ring, its neighbours, or all for a party that asks for
+    the `whole` roster. A server that adds made-up clients to a ring has one more way to try its
+    order (see `graph`), and nothing else: that all neighbours are real, and more than x of them
+    colluders, is no likelier than without those (there are fewer ways to choose real ones), and
+    who stands beside one refuses.
     """
     entries, count = roster.entries, len(roster.entries)
     if roster.context != terms.context:
@@ -147,15 +158,19 @@ def rostered(
     except PlanError as error:
         end(SessionReason.COHORT, str(error))
     near = [(j, entries[j]) for j in graph.neighbours(index).tolist()]
-    for j, _ in near:
+    verified = range(count) if party.whole else sorted([index, *(j for j, _ in near)])
+    for j in verified:
+        if j == index:  # the very entry that it signed
+            continue
         name, statement, signature = roster.signed[j]
         if not party.verify(name, statement, signature):
             end(SessionReason.SIGNATURE, f"the keys of {name!r} are not signed by it for this plan")
-    judged(party, tuple(entries[j].name for j in sorted([index, *(j for j, _ in near)])))
+    judged(party, tuple(entries[j].name for j in verified))
     # with whom both keys are agreed on, before a share
     masks = {j: _agreed(party, secrets.mask, e, e.mask_key) for j, e in near}
     channels = {j: _agreed(party, secrets.channel, e, e.channel_key) for j, e in near}
-    return View(entries, session, graph, index, terms, secrets, masks, channels)
+    known = tuple(verified)
+    return View(entries, session, graph, index, terms, secrets, masks, channels, known)
 
 
 def judged(party: Party, names: tuple[str, ...]) -> None:

@@ -137,9 +137,7 @@ def _share(me: _Me, secrets: Secrets, advert: messages.Advert) -> Flow:
         (SessionStep.SHARE, messages.KeyRoster),
         lambda heard: answers.rostered(terms, party, advert, secrets, heard),
         lambda view: answers.shared(view, party, me.entropy),
-        lambda view: Saw(
-            SessionStep.SHARE, view.session, view.names(np.ones(view.graph.count, np.bool_))
-        ),
+        lambda view: view.saw(SessionStep.SHARE, np.ones(view.graph.count, np.bool_)),
     )
     return view, said, own
 
@@ -176,7 +174,7 @@ def _mask(me: _Me, view: View, mine: tuple[messages.Shares, bytes], sharing: Set
         (SessionStep.MASK, messages.Members),
         lambda heard: answers.admitted(view, party, sharing, heard),
         lambda found: (answers.masked(view, found, me.vector), b""),
-        lambda found: Saw(SessionStep.MASK, view.session, view.names(found)),
+        lambda found: view.saw(SessionStep.MASK, found),
         first,
     )
     return members
@@ -189,7 +187,7 @@ def _consent(me: _Me, view: View, members: Set) -> Flow:
         (SessionStep.CONSENT, messages.Survivors),
         lambda heard: answers.survived(view, me.party, members, heard),
         lambda sets: (answers.consented(view, me.party, sets), b""),
-        lambda sets: Saw(SessionStep.CONSENT, view.session, view.names(sets[1])),
+        lambda sets: view.saw(SessionStep.CONSENT, sets[1]),
     )
     return sets
 

@@ -203,8 +203,9 @@ class Party:
     `sign(data)` gives a signature of at most 256 bytes; `verify(name, data, signature)` says
     whether it is that client's; `agree(private, public)` is X25519, see `Pairs` for another;
     `judge(names)` says in a sentence why this client will not be in a sum with these others, or
-    nothing: it is asked of the roster, of the members, and of the survivors; in a ring, of those of
-    them that are its neighbours, whose signatures it has checked.
+    nothing: it is asked of the roster, of the members, and of the survivors, of all of them whose
+    signatures it has checked. In a ring these are its neighbours, or everybody where `whole`: a
+    signature for each entry of the roster, for a client that rules on who is there.
     """
 
     name: str
@@ -212,6 +213,7 @@ class Party:
     verify: Callable[[str, bytes, bytes], bool]
     agree: Callable[[PrivateKey, bytes], bytes] = PrivateKey.agree
     judge: Callable[[tuple[str, ...]], str] = _accepting
+    whole: bool = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -237,12 +239,14 @@ class Saw:
     """Whom this client was told of before it acts on it: the roster before it shares (`SHARE`).
 
     At `MASK` the members of the sum, at `CONSENT` the survivors; all sorted, this client among
-    them; in a ring, its neighbours alone. `session` is the session's id.
+    them. `names` are those whose signatures it has checked, in a ring its neighbours alone unless
+    it checks all; `count` is how many it was told of. `session` is the session's id.
     """
 
     step: SessionStep
     session: bytes
     names: tuple[str, ...]
+    count: int
 
 
 @dataclass(frozen=True)

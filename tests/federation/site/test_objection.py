@@ -117,6 +117,34 @@ def test_a_room_that_is_smaller_than_the_plan_draws_is_the_sites_to_allow():
     assert trained(replace(TASK, peers=9), rules=allowed) == "peers"
 
 
+def test_a_sum_that_no_rule_about_peers_can_be_met_in_is_declined_before_it_is_begun():
+    """What the plan leaves open, the task says: how many would be in the sum."""
+    secure = pipeline.SecureSum(minimum=5, corrupt=0.05)
+    stages = [pipeline.Clip(1.0), pipeline.Quantize(16), secure]
+    masked = replace(PLAN, pipeline=stages, evaluate=Every(clients=0))
+
+    def told(count, **policy):
+        rules = replace(RULES, plan=masked, policy=Policy(**policy))
+        found = to_training(replace(TASK, peers=count), None, AT, rules, NOON)
+        return found and (found.rule, found.text)
+
+    assert told(10_000, organisations=("Inserm",)) is None
+    rule, text = told(10_001, organisations=("Inserm",))
+    assert rule == "peers" and "round 5 (attempt 1)" in text and "at most 10000" in text
+    assert "take least_peers, peers and organisations out of site.toml" in text
+    assert told(10_001) is None, "who has no rules verifies its neighbours"
+    rule, text = told(5, organisations=tuple("vwxyz"))
+    assert rule == "peers" and "asks for 5 organisations" in text and "ask for at most 4" in text
+    assert told(6, organisations=tuple("vwxyz")) is None
+    rule, text = told(40, peers=tuple("vwx"))
+    assert rule == "peers" and "name more peers" in text
+    named = tuple(f"v{n}" for n in range(20))
+    rule, text = told(40, peers=named)
+    assert rule == "peers" and "20 peers, and at least 22 clients" in text
+    assert told(39, peers=named) is None
+    assert told(40, peers=("v-*",)) is None
+
+
 def test_the_day_and_the_hour():
     assert trained(rules=with_policy(rounds_per_day=4)) == "rounds a day"
     assert trained(rules=with_policy(rounds_per_day=5)) is None

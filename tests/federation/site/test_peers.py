@@ -206,10 +206,10 @@ def test_a_set_is_refused_exactly_where_a_rule_is_broken(names, least, allowed, 
 @pytest.mark.parametrize(
     ("rule", "value", "told"),
     [
-        ("least_peers", 1, "a whole number from 2 to 100000: two clients are never a sum"),
+        ("least_peers", 1, "a whole number from 2 to 9999: two clients are never a sum"),
         ("least_peers", 0, "two clients are never a sum"),
         ("least_peers", -3, "a whole number"),
-        ("least_peers", 100_001, "a whole number"),
+        ("least_peers", 10_000, "a whole number"),
         ("least_peers", True, "a whole number"),
         ("least_peers", 4.0, "a whole number"),
         ("least_peers", "4", "a whole number"),
@@ -247,6 +247,9 @@ def test_names_that_cannot_be_enough_are_refused():
         PeerRules(least_peers=4, peers=("a", "b", "c", "c"))
     assert PeerRules(least_peers=4, peers=("a", "b", "c", "d")).least == 4
     assert PeerRules(least_peers=4, peers=("a*",)).least == 4
+    with pytest.raises(PlanError, match="asks for 3 others"):
+        PeerRules(peers=("a", "b"), organisations=("x", "y", "z"))
+    assert PeerRules(peers=("a", "b"), organisations=("x", "y")).least == 2
 
 
 def test_lists_as_toml_gives_them_become_values_that_compare():

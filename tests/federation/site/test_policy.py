@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tests.federation.site.scene import PLANS, plan, rows
 
-from muster import algorithms, keys, pipeline, sampling, tasks
+from muster import Every, algorithms, keys, pipeline, sampling, tasks
 from muster.errors import DataError, PlanError
 from muster.federation.site.policy import Policy, read
 from muster.local import Group, train
@@ -175,6 +175,40 @@ def test_a_payload_of_integers_cannot_be_clipped():
     given.__dict__["stages"] = whole
     with pytest.raises(PlanError, match="sends integers"):
         Policy(clip=1.0).check(given, "0" * 64, 1)
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ({"least_peers": 6}, "least_peers = 6, .* at most 6 .*: ask for at most 5, or"),
+        ({"organisations": tuple("uvwxyz")}, "6 organisations, .* at most 6 .*: ask for at most 5"),
+        ({"peers": ("ann", "bob", "cid")}, "3 peers, .* at least 5 .*: name more peers"),
+    ],
+)
+def test_rules_that_no_sum_of_a_plan_can_meet_are_refused_when_it_is_met(rule, words):
+    """It draws at most six, and opens no sum of fewer than five."""
+    secure = pipeline.SecureSum(minimum=5, dropout=0.0, corrupt=0.05)
+    stages = [pipeline.Clip(1.0), pipeline.Quantize(8), secure]
+    given = plan(
+        pipeline=stages, sampling=sampling.Uniform(count=6), evaluate=Every(clients=0), cap=9
+    )
+    with pytest.raises(PlanError, match=words):
+        Policy(**rule).check(given, "a" * 64, 20)
+    Policy(least_peers=5, organisations=tuple("vwxyz")).check(given, "a" * 64, 20)
+    Policy(peers=tuple("vwxy")).check(given, "a" * 64, 20)
+    anyone = replace(given, sampling=sampling.All())
+    Policy(least_peers=6).check(anyone, "a" * 64, 20)
+
+
+def test_a_plan_that_draws_more_than_a_site_with_rules_verifies_is_refused_when_it_is_met():
+    stages = [pipeline.Clip(1.0), pipeline.Quantize(8), pipeline.SecureSum(corrupt=0.05)]
+    more = {"pipeline": stages, "evaluate": Every(clients=0), "cap": 9}
+    given = plan(sampling=sampling.Uniform(count=10_001), **more)
+    with pytest.raises(PlanError, match=r"10001 .* verifies each .* at most 10000 .*: draw fewer"):
+        Policy(organisations=("Inserm",)).check(given, "a" * 64, 20)
+    Policy().check(given, "a" * 64, 20)
+    fewer = plan(sampling=sampling.Uniform(count=10_000), **more)
+    Policy(least_peers=9_999).check(fewer, "a" * 64, 20)
 
 
 @pytest.mark.parametrize(

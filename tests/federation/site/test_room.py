@@ -8,7 +8,7 @@ from tests.federation.coordinator.masked import certificate, identities, plan_of
 
 from muster.errors import IdentityError
 from muster.federation.protocol.message import TrainAssignment
-from muster.federation.site.peers import PeerRules
+from muster.federation.site.peers import VERIFIED, PeerRules
 from muster.federation.site.room import LONGEST, Room
 from muster.plan.secure import session_terms
 from muster.secagg import Aborted, Saw, SessionReason, SessionStep
@@ -16,6 +16,8 @@ from muster.security import pki
 from muster.security.audit import AuditLog, entries
 from muster.security.pki.credentials import Credentials
 from muster.security.pki.notary import Peer
+from muster.security.transcript.record import to_value
+from muster.security.transcript.seal import LARGEST, seal
 
 NAMES = ("ann", "bob", "cid")
 NOW = datetime.now(UTC)
@@ -27,20 +29,38 @@ def test_whom_it_is_with_fits_a_log_however_many_and_whatever_they_are_called(ho
     ours = room(home)
     crowd = [Peer(f"{n:063}", "\u6f22" * 64, f"{n:x}", f"{n:064x}") for n in range(1, 300)]
     ours.roster, ours.left = tuple(crowd), {"share": tuple(one.name for one in crowd)}
+    ours.counts = {"share": 400}
     with AuditLog(tmp_path / "audit.jsonl", purpose="site", id="ann") as log:
         for part in ours.told("share"):
             log.append("ann", "secure sum with", round=1, step="share", session="a" * 64, **part)
     found = [one["details"] for one in entries(tmp_path / "audit.jsonl")][1:]
+    assert {one["clients"] for one in found} == {400}
     assert [one["part"] for one in found] == [f"{n} of 6" for n in range(1, 7)]
     said = [(one["name"], one["organisation"]) for each in found for one in each["peers"]]
     assert said == [(one.name, one.organisation) for one in crowd]
 
 
+def test_a_transcript_of_as_many_as_a_site_verifies_fits_its_file(home):
+    ours = room(home)
+    ours.enter(terms(), came(home))
+    ours.roster = tuple(
+        Peer(f"{n:063}", "\U00020000" * 64, f"{n:040x}", f"{n:064x}")
+        for n in range(1, VERIFIED + 1)
+    )
+    names = tuple(one.name for one in ours.roster)
+    ours.left = dict.fromkeys(("share", "mask", "consent"), names)
+    ours.counts = dict.fromkeys(ours.left, VERIFIED)
+    span = (NOW.timestamp(), NOW.timestamp() + 5)
+    made = ours.transcript("s", TASK, "", span)
+    assert LARGEST / 2 < len(seal("x", to_value(made), ours.notary)) < LARGEST
+
+
 def test_what_is_told_of_a_few_stands_in_one_entry(home):
     ours = room(home)
     ours.roster = (Peer("bob", "Inserm", "1", "0" * 64), Peer("cid", "cid", "2", "1" * 64))
-    ours.left = {"mask": ("bob",)}
-    assert list(ours.told("mask")) == [{"peers": [{"name": "bob", "organisation": "Inserm"}]}]
+    ours.left, ours.counts = {"mask": ("bob",)}, {"mask": 7}
+    peers = [{"name": "bob", "organisation": "Inserm"}]
+    assert list(ours.told("mask")) == [{"clients": 7, "peers": peers}]
 
 
 def test_no_word_of_anybody_makes_a_transcript_that_cannot_be(home):
@@ -126,7 +146,7 @@ def test_what_was_noted_tells_another_life_all_that_this_one_saw(home):
         (SessionStep.MASK, NAMES),
         (SessionStep.CONSENT, NAMES[:2]),
     ):
-        ours.saw(Saw(step, bytes(32), names))
+        ours.saw(Saw(step, bytes(32), names, 9 + len(names)))
     later.recall(ours.noted())
     span = (NOW.timestamp(), NOW.timestamp() + 5)
     assert later.transcript("s", TASK, "", span) == ours.transcript("s", TASK, "", span)
@@ -134,6 +154,19 @@ def test_what_was_noted_tells_another_life_all_that_this_one_saw(home):
     assert (made.run, made.round, made.attempt, made.outcome) == ("r1", 2, 4, "given up")
     assert len(made.reason) == LONGEST and made.terms["cohort"] == 3
     assert dict(made.left) == {"share": NAMES, "mask": NAMES, "consent": NAMES[:2]}
+    assert dict(made.counts) == {"share": 12, "mask": 12, "consent": 11}
+
+
+def test_a_site_that_verifies_more_than_in_an_earlier_life_says_so(home):
+    """Its policy has rules now, so in a ring it verifies everybody."""
+    ours, later = room(home), room(home, least_peers=2)
+    assert not ours.party.whole and later.party.whole
+    for one in (ours, later):
+        one.enter(terms(), came(home))
+    ours.saw(Saw(SessionStep.SHARE, bytes(32), NAMES[:2], 3))
+    later.recall(ours.noted())
+    later.saw(Saw(SessionStep.SHARE, bytes(32), NAMES, 3))
+    assert tuple(one.name for one in later.roster) == NAMES == later.left["share"]
 
 
 def test_a_room_that_saw_nobody_has_a_transcript_of_nobody(home):

@@ -24,7 +24,7 @@ from muster.federation.site.trainer import Habits
 from muster.privacy import Charge, Release, promise, spent
 from muster.privacy.statement import rounded_up
 from muster.runs.privacy.site import accounts, peers_of, studies
-from muster.secagg import messages
+from muster.secagg import Sum, messages
 
 LOCAL = Local(epochs=2, batch=4, examples=PerExample(1.0, 2.0))
 RULES = Policy(budget_epsilon=6.0, budget_delta=1e-4)
@@ -197,6 +197,24 @@ def test_who_learns_what_of_a_site_is_made_of_what_it_saw_itself(joined_home):
     assert "needs k = 3 of its own" in colluding and "least_peers = 3 in its site.toml" in colluding
     assert "at least 3 of them in a sum" in said(study, "the authority")
     assert "neither plan nor policy has this site add any" in said(study, "a reader of the model")
+
+
+def test_the_number_of_a_ring_is_that_which_a_site_was_shown(rings, tmp_path):
+    """The server told it of 60, and showed it 24, of whom it verified its four neighbours."""
+    names = tuple(f"s{i:02}" for i in range(24))
+    given = plan_of(rounds=5, secure=pipeline.SecureSum(corrupt=0.05, dropout=0.0))
+    for rules, verified in ((Policy(), 5), (Policy(least_peers=20), 24)):
+        liar = Sums(tmp_path / str(verified), plan=given, names=names)
+        liar.late = ()
+        session = Session(names, most=math.inf, asked={"peers": 60})
+        liar.lead(session, habits=Habits(wait=0.0, policy=rules))
+        assert isinstance(session.found, Sum)
+        (study,) = studies(liar.home / "s00")
+        line = said(study, "the server")
+        assert "of 24 clients work with it" in line and "60" not in line
+        words = "24 are on the list that the server showed of a ring, and this site has verified 5"
+        assert (words in line) == (verified == 5)
+        assert "for 24 clients" in said(study, "the server with k clients")
 
 
 def test_a_policy_is_asked_instead_of_that_it_joined_with(joined_home):

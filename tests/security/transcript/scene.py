@@ -28,7 +28,7 @@ def identity(home, name="ann", days=365, now=NOW):
 
 
 def transcript(number=1, **changes):
-    """One that a site may keep, of a round."""
+    """One that a site may keep, of a round; where only `left` changes, everybody was verified."""
     facts = {
         "study": "heart",
         "run": "run-1",
@@ -39,11 +39,14 @@ def transcript(number=1, **changes):
         "revoked": 2,
         "roster": CROWD,
         "left": (("share", ("ann", "bob", "eve", "zoe")), ("mask", ("ann", "bob", "zoe"))),
+        "counts": (("share", 4), ("mask", 3)),
         "outcome": "opened",
         "reason": "",
         "began": NOW + timedelta(minutes=number),
         "ended": NOW + timedelta(minutes=number, seconds=30),
     }
+    if changes.get("left") == ():
+        facts["counts"] = ()
     return Transcript(**facts | changes)
 
 

@@ -88,6 +88,13 @@ PEER = CROWD[0]
         {"left": (("share", ("ann", "ann")),)},
         {"left": (("share", (7,)),)},
         {"left": tuple((f"step {'x' * k}", ()) for k in range(17))},
+        {"counts": ()},
+        {"counts": [("share", 4), ("mask", 3)]},
+        {"counts": (("share", 4), ("consent", 3))},
+        {"counts": (("share", 4), "mask")},
+        {"counts": (("share", 3), ("mask", 3))},
+        {"counts": (("share", 4), ("mask", True))},
+        {"counts": (("share", 4), ("mask", 3.0))},
         {"outcome": "won"},
         {"reason": "x" * 1001},
         {"reason": "\x1b[31m"},
@@ -132,7 +139,11 @@ def test_another_spelling_of_the_same_is_refused():
     value = json.loads(json.dumps(to_value(transcript())))
     for change in (
         {"began": value["began"].replace("+00:00", "Z")},
-        {"left": [["share", "a"]], "roster": [value["roster"][0] | {"name": "a"}]},
+        {
+            "left": [["share", "a"]],
+            "counts": [["share", 1]],
+            "roster": [value["roster"][0] | {"name": "a"}],
+        },
     ):
         with pytest.raises(AuditError, match="written in another way"):
             from_value(value | change)

@@ -15,7 +15,7 @@ from muster.security.chain import Anchor
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from muster.security.transcript import Examination
+    from muster.security.transcript import Examination, Transcript
     from muster.security.transcript.examine import Whole
 else:
     Text = require("rich.text", extra="site").Text
@@ -101,6 +101,13 @@ def _show(found: Examination, last: int) -> None:
     print("  note the head elsewhere; with --head it shows that the end was not cut")
 
 
+def _roster(said: Transcript) -> str:
+    """How many were in it, and of how many the server told where the site verified fewer."""
+    verified = len(said.roster)
+    told = said.counts[0][1] if said.counts else verified
+    return str(verified) if told == verified else f"{verified} of {told}"
+
+
 def _row(one: Whole) -> tuple[str | Text, ...]:
     said = one.transcript
     names = sorted({peer.organisation for peer in said.roster})
@@ -113,6 +120,6 @@ def _row(one: Whole) -> tuple[str | Text, ...]:
         Text(outcome),
         Text(", ".join(names[:ORGANISATIONS]) + more),
         f"{said.ended:%F %H:%M}",
-        str(len(said.roster)),
+        _roster(said),
         str(len(said.left[-1][1])) if said.left else "–",
     )

@@ -80,7 +80,11 @@ class SiteAgent:
         rows, plan = len(training.rows[0]), training.plan
         print_ = fingerprint(plan)
         self.work = SiteTrainer(name, training, line, site_store, hand, habits, study)
-        self.masked = None if plan.secure is None else SecAggParticipant(self.work, print_, notary)
+        self.masked = (
+            None
+            if plan.secure is None
+            else SecAggParticipant(self.work, print_, notary, self._charge)
+        )
         with self._ending():
             self.policy.check(plan, print_, rows)
             site_store.bind(lambda: study.mark)
@@ -98,6 +102,9 @@ class SiteAgent:
         self._idle = 0  # answers in a row that led to nothing
         self._asked = -math.inf  # when the server was asked last what there is to do
         self._done: set[tuple[type[Message], int, int]] = set()  # in this life, of this run
+
+    def _charge(self, task: TrainAssignment, sealed: str) -> str | None:
+        return self.private.charge(task, sealed)
 
     async def attend(self) -> RunEnded:
         """Until the run has ended. May be cancelled anywhere: what is finished is kept.

@@ -2,7 +2,11 @@
 """What one client is asked to do, done once: an assignment is begun on the disk before anything.
 
     objection? → charge → log → begin → download → train → keep → deliver
+    objection? →          log → begin → download → train → keep → who is there? → charge → mask
     objection? →          log → begin → download → measure → keep → answer
+
+The second line is that of masked sums: who is in one is known when the update is made, and a site
+that will not be summed with them has said nothing that its ledger counts.
 
 A site that was killed at any instant goes on with the very same assignment, with the same bits,
 and free of limits and charges; another one under the same name is declined. What is declined is in
@@ -106,7 +110,11 @@ class Assignments:
     async def _to_training(
         self, task: TrainAssignment, begun: Begun | None, kept: PendingUpdate | None
     ) -> Objection | None:
-        """Why this is not trained, or what is kept of it not sent; None once it is charged."""
+        """Why this is not trained, or what is kept of it not sent; None once it is charged.
+
+        What goes into a masked sum is charged there (`SecAggParticipant`): here the budget is asked
+        whether there will be room.
+        """
         work, pending = self.work, self.work.site_store.pending
         known = work.study.known(self.rules.run, self._day())
         found = to_training(task, begun, known, self.rules, work.habits.wall())
@@ -122,7 +130,14 @@ class Assignments:
                 f"round {task.round} (attempt {task.attempt}) was begun, and the secret of its "
                 f"noise is gone: with another it would be another release",
             )
-        why = await asyncio.to_thread(self.private.charge, task)
+        return await self._over_budget(task, begun, keep=self.masked is None)
+
+    async def _over_budget(
+        self, task: TrainAssignment, begun: Begun | None, *, keep: bool
+    ) -> Objection | None:
+        """Why the budget has no room for it; None once it is charged, or without `keep` may be."""
+        sealed = None if begun is None else begun.secret
+        why = await asyncio.to_thread(self.private.charge, task, sealed, keep=keep)
         return None if why is None else Objection("budget", why)
 
     def _begin(self, task: TrainAssignment) -> None:
@@ -158,7 +173,10 @@ class Assignments:
         except (asyncio.CancelledError, RunError):
             raise
         except Exception as error:
-            await self._failed(task, error)
+            begun = work.study.begun(task)
+            # That it failed is a word about the rows, under masks the first one.
+            over = await self._over_budget(task, begun, keep=True)
+            await (self._object(task, over, waits=False) if over else self._failed(task, error))
             return None
         update = pending.update
         work.note("update", round=task.round, digest=update.digest, size=update.size)

@@ -14,7 +14,7 @@ from muster.federation.protocol.message import Evaluate, TrainAssignment
 from muster.federation.site.policy import Policy
 from muster.federation.site.study import Begun, Known
 from muster.plan import Plan
-from muster.plan.secure import refused_session
+from muster.plan.secure import refused_session, sum_sizes
 from muster.types import ClientId, Turns
 
 __all__ = ["Objection", "Rules", "planned", "to_measuring", "to_training"]
@@ -127,6 +127,10 @@ def to_training(
         )
     if rules.plan.secure is not None and (few := refused_session(rules.plan, task.peers)):
         return Objection("peers", f"there is no secure sum of {_named(task)} by this plan: {few}")
+    if rules.plan.secure is not None:
+        sizes = sum_sizes(rules.plan, task.peers)
+        if why := rules.policy.room.impossible(*sizes):
+            return Objection("peers", f"not in the secure sum of {_named(task)}: {why}")
     return _unwanted(rules.policy, known.today[0], rules.policy.rounds_per_day, "rounds", now)
 
 

@@ -11,6 +11,10 @@ under the names of others. A name with a key, the fingerprint that `muster pki` 
 whoever holds that key and by nobody else. A site asks twice: of the roster, before it masks
 anything, and of whoever is left, before it reveals what opens the sum. Two clients are never a sum:
 each would know the other's part.
+
+A site that has such rules verifies everybody in a sum, in a ring, too, which costs it about a
+millisecond and a kilobyte each: `VERIFIED` of them at most. What no sum can meet is said as soon as
+that is known (`impossible`): when the rules are read, when the plan is met, when a round is begun.
 """
 
 from __future__ import annotations
@@ -26,10 +30,11 @@ from muster.security.identity import NAME
 from muster.security.organisation import LONGEST_ORGANISATION, check_organisation
 from muster.security.pki.notary import Peer
 
-__all__ = ["FEWEST", "PeerRules"]
+__all__ = ["FEWEST", "PeerRules", "VERIFIED"]
 
 FEWEST = 2  # others, whatever the rules say
-MOST = 100_000  # peers that can be asked for
+VERIFIED = 10_000  # clients of a sum, at most, where there are rules: seconds, and megabytes
+MOST = VERIFIED - 1  # peers that can be asked for
 PATTERNS, ORGANISATIONS = 1000, 100  # of a rule
 PATTERN = r"[a-z0-9*]([a-z0-9*-]{0,61}[a-z0-9*])?"
 KEYED = rf"{NAME}=[0-9a-fA-F]{{2}}(:?[0-9a-fA-F]{{2}}){{31}}"
@@ -41,7 +46,7 @@ SHOWN = 5  # names in a sentence
 class PeerRules:
     """A site's rules about its peers; a field that is None rules nothing.
 
-    Fields: `least_peers`, how many others at least (2 to 100,000); `peers`, up to 1000 names, each
+    Fields: `least_peers`, how many others at least (2 to 9,999); `peers`, up to 1000 names, each
     with any number of `*` for any characters, or one name, `=` and the SHA-256 of its public key in
     64 hexadecimal digits (as `muster pki show` has it; a name may stand with several keys, one of
     which it must have); `organisations`, up to 100 of them. Lists become tuples, organisations are
@@ -85,6 +90,48 @@ class PeerRules:
     def least(self) -> int:
         """How many others must be in a sum."""
         return max(FEWEST, self.least_peers or 0)
+
+    def impossible(self, fewest: int, most: int | None) -> str:
+        """Say in one sentence why no sum of so many clients can meet these rules, or "".
+
+        From `fewest` to `most` clients are in it, this one among them; None where that is open.
+
+        >>> PeerRules(least_peers=9).impossible(3, 9)[:71]
+        "the site's policy has least_peers = 9, and at most 9 clients are in a s"
+        """
+        if self == PeerRules():
+            return ""
+        held, asked = self._named, len(self.organisations or ())
+        if most is not None and most <= self.least:
+            return (
+                f"the site's policy has least_peers = {self.least}, and at most {most} clients are "
+                f"in a sum: ask for at most {most - 1}, or use a plan that draws more"
+            )
+        if most is not None and most <= asked:
+            return (
+                f"the site's policy asks for {asked} organisations, and at most {most} clients are "
+                f"in a sum: ask for at most {most - 1}, or use a plan that draws more"
+            )
+        if held is not None and held < fewest - 1:
+            return (
+                f"the site's policy has {held} peers, and at least {fewest} clients are in a sum: "
+                f"name more peers, or use a plan whose sums may be smaller"
+            )
+        if most is not None and most > VERIFIED:
+            return (
+                f"{most} clients may be in a sum, and a site that has rules about its peers "
+                f"verifies each of them, at most {VERIFIED} in a sum: draw fewer, or divide them "
+                f"with SecureSum(groups=...), or take least_peers, peers and organisations out of "
+                f"site.toml"
+            )
+        return ""
+
+    @property
+    def _named(self) -> int | None:
+        """How many names there are among `peers`; None where a pattern allows more."""
+        if self.peers is None or any("*" in pattern for pattern in self.peers):
+            return None
+        return len({one.partition("=")[0] for one in self.peers})
 
     def _few(self, others: Sequence[Peer]) -> str:
         if len(others) >= self.least:
@@ -155,13 +202,12 @@ class PeerRules:
                         f"the site's policy has {holders[key]} and {name} with one key among its "
                         f"peers: each has a key of its own; ask both which one it is"
                     )
-        if peers and not any("*" in pattern for pattern in peers):
-            count = len({one.partition("=")[0] for one in peers})
-            if count < self.least:
-                raise PlanError(
-                    f"the site's policy has peers = {_short(self.peers)} and asks for {self.least} "
-                    f"others: name more peers, or ask for fewer"
-                )
+        most = max(self.least, len(self.organisations or ()))
+        if self._named is not None and self._named < most:
+            raise PlanError(
+                f"the site's policy has peers = {_short(self.peers)} and asks for {most} others: "
+                f"name more peers, or ask for fewer"
+            )
 
 
 def _twins(me: Peer, others: Sequence[Peer]) -> str:

@@ -45,6 +45,7 @@ from muster.federation.protocol.message import STUDY
 from muster.federation.site.peers import PeerRules
 from muster.pipeline.stage import is_length
 from muster.plan import Plan
+from muster.plan.secure import sum_sizes
 from muster.privacy.clipping import clipped
 from muster.privacy.gaussian import LEAST, MOST
 from muster.privacy.randomness import clients_of, normal
@@ -156,6 +157,8 @@ class Policy:
                 "organisations), and this plan shows the server each update by itself; use a plan "
                 "with SecureSum, or take those rules out"
             )
+        if plan.secure is not None and (why := self.room.impossible(*sum_sizes(plan))):
+            raise PlanError(f"no sum of this plan meets the site's policy: {why}")
 
     def _check_rows(self, plan: Plan) -> None:
         if plan.weighting != "equal":

@@ -18,7 +18,7 @@ from typing import Any
 from muster.errors import IdentityError
 from muster.federation.protocol.message import TrainAssignment
 from muster.federation.site.peers import PeerRules
-from muster.secagg import Aborted, Party, Saw, SessionReason, SessionTerms
+from muster.secagg import Aborted, Party, Saw, SessionReason, SessionStep, SessionTerms
 from muster.security.pki.credentials import Credentials
 from muster.security.pki.notary import Notary, Peer
 from muster.security.transcript import Transcript, described
@@ -30,9 +30,10 @@ __all__ = ["Room"]
 class Room:
     """The others of one session, by the certificates that a server handed out.
 
-    `rules` are those of the site's policy. `session`, `roster` and `left` are what was seen so far:
-    its terms, the session's id, its members, and who was there at each step; what was `noted` of it
-    outlives a kill.
+    `rules` are those of the site's policy. `session`, `roster`, `left` and `counts` are what was
+    seen so far: its terms, the session's id, its members, who was there at each step, and how many
+    the server told of; what was `noted` of it outlives a kill. In a ring the names are those of its
+    neighbours, or of everybody where the policy rules on who is there.
     """
 
     notary: Notary
@@ -42,6 +43,7 @@ class Room:
     session: str = ""
     roster: tuple[Peer, ...] = ()
     left: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
 
     def enter(self, terms: SessionTerms, came: Credentials) -> None:
         """Take in what a server hands out, for a session under these terms.
@@ -57,7 +59,8 @@ class Room:
     @property
     def party(self) -> Party:
         """This site, as a session knows it."""
-        return Party(self.notary.name, self.notary.sign, self.signed, judge=self.judge)
+        whole = self.rules != PeerRules()  # what nobody has verified meets no rule
+        return Party(self.notary.name, self.notary.sign, self.signed, judge=self.judge, whole=whole)
 
     def signed(self, name: str, data: bytes, signature: bytes) -> bool:
         """Whether a member signed these bytes, by a certificate that counts now.
@@ -90,10 +93,14 @@ class Room:
     def saw(self, seen: Saw) -> None:
         """Remember whom this site was told of."""
         self.session = seen.session.hex()
-        if not self.roster:
-            self.roster = self.peers(seen.names)
-        known = {one.name for one in self.roster}
+        if seen.step is SessionStep.SHARE and self._names() != seen.names:
+            self.roster = self.peers(seen.names)  # its policy may have had no rules, or some
+        known = set(self._names())
         self.left[seen.step.value] = tuple(sorted(known.intersection(seen.names)))
+        self.counts[seen.step.value] = seen.count
+
+    def _names(self) -> tuple[str, ...]:
+        return tuple(one.name for one in self.roster)
 
     def told(self, step: str) -> Iterator[dict[str, Any]]:
         """Who was there at a step, as the log holds it: so many in an entry that a line fits."""
@@ -106,7 +113,7 @@ class Room:
         parts = [peers[begin : begin + TOLD] for begin in range(0, len(peers), TOLD)] or [[]]
         for number, part in enumerate(parts, 1):
             more = {"part": f"{number} of {len(parts)}"} if len(parts) > 1 else {}
-            yield {"peers": part} | more
+            yield {"clients": self.counts[step], "peers": part} | more
 
     def noted(self) -> str:
         """What was seen so far, as text for the study's record."""
@@ -139,6 +146,7 @@ class Room:
             revoked=self.notary.revocations.current.number,
             roster=self.roster,
             left=tuple(self.left.items()),
+            counts=tuple(self.counts.items()),
             outcome="given up" if reason else "opened",
             reason="".join(c if c.isprintable() else "?" for c in reason[:LONGEST]),
             began=began,
@@ -148,4 +156,4 @@ class Room:
 
 LONGEST = 1000  # characters of a reason
 TOLD = 50  # peers in an entry of the log: with the longest names a third of a line
-SEEN = ("terms", "session", "left")  # besides the roster
+SEEN = ("terms", "session", "left", "counts")  # besides the roster

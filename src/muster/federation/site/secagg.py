@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -80,11 +80,14 @@ class SecAggParticipant:
     """One client's part, over its line, out of its vault; `fingerprint` is its own plan's.
 
     `notary` signs, and knows the members; without one (no TLS) no secure sum is taken part in.
+    `charge(task, sealed)` puts it into the site's ledger, or says why there is no room: it is asked
+    once the members are known and judged, before the masked vector is made.
     """
 
     work: SiteTrainer
     fingerprint: str
     notary: Notary | None
+    charge: Callable[[TrainAssignment, str], str | None]
 
     _room: Room | None = field(default=None, init=False)  # of the session at hand
     _line: SecureLine = field(init=False)
@@ -288,7 +291,7 @@ class SecAggParticipant:
             reason = reasons.get(type(error), SessionReason.STOPPED)
             await self._line.quit(task, reason)
             raise Aborted(reason, str(error)) from error
-        return client(terms, room.party, partial(self._vector, pending), os.urandom, kept)
+        return client(terms, room.party, partial(self._vector, task, pending), os.urandom, kept)
 
     def _terms(self, task: TrainAssignment, body: Any) -> SessionTerms:
         """What it is about, by this site's own plan and the model that it was sent."""
@@ -303,12 +306,17 @@ class SecAggParticipant:
             model=sha256(body).digest(),
         )
 
-    def _vector(self, pending: PendingUpdate) -> Any:
-        """The update as integers, from the disk."""
+    def _vector(self, task: TrainAssignment, pending: PendingUpdate) -> Any:
+        """The update as integers, from the disk, charged. Raises `Aborted` past the budget."""
         plan = self.work.training.plan
         tree = codec_tensors.decode(self.work.site_store.body(pending), update_template(plan))
         fields = {name: np.asarray(part) for name, part in tree["payload"].items()}
-        return plan.frame.flatten(fields, int(pending.update.weight))
+        made = plan.frame.flatten(fields, int(pending.update.weight))
+        begun = self.work.study.begun(task)
+        assert begun is not None
+        if why := self.charge(task, begun.secret):
+            raise Aborted(SessionReason.STOPPED, why)
+        return made
 
     def _next(
         self, task: TrainAssignment, side: Any, came: bytes | None, stop: Aborted | None

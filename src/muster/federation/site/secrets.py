@@ -7,8 +7,10 @@ anything is drawn from it, so a site that was killed, or is asked again, sends t
 again: one release, and one charge. It is written over when the fate of the update is known, and an
 assignment whose secret is gone is never trained again: that would be another release.
 
-The ledger belongs to the study. It has a training before that begins, by the run, the attempt, the
-model and the secret, whole.
+The ledger belongs to the study. It has an assignment by the run, the attempt, the model and the
+secret, whole, before the first word that depends on its rows: of an update that the server sees,
+before its training begins; of one that goes into a secure sum, before its masked vector is said,
+when it is known who is there. Whether the budget has room for it is asked before either begins.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from muster.federation.site.study import Begun, StudyRecord
 from muster.keys import RandomSource
 from muster.plan import Plan
 from muster.privacy import Budget, Charge, PrivacyLedger, Release, Secret, charged
-from muster.privacy.book import ChargeRequest, LedgerFile
+from muster.privacy.book import ChargeRequest, LedgerFile, try_charge
 
 __all__ = ["LEDGER", "NOTE", "SiteSecrets", "charges"]
 
@@ -100,13 +102,23 @@ class SiteSecrets:
         """The SHA-256 of the secret that a task draws from, which is on the disk; "" for none."""
         return sha256(self._seed(task)).hexdigest() if self._secret else ""
 
-    def charge(self, task: TrainAssignment) -> str | None:
-        """Why the budget lets this task not be trained; None once it is in the ledger."""
+    def charge(
+        self, task: TrainAssignment, sealed: str | None = None, *, keep: bool = True
+    ) -> str | None:
+        """Why the budget lets this task not be trained; None once it is in the ledger.
+
+        `sealed` is what `seal` gave when the task was begun, None before that. Without `keep` the
+        budget is only asked, and the ledger stays as it is.
+        """
         if self._book is None or self._budget is None:
             return None
-        place = "/".join(filter(None, (task.run, str(task.attempt), task.model, self.seal(task))))
+        secret = self.seal(task) if sealed is None else sealed
+        place = "/".join(filter(None, (task.run, str(task.attempt), task.model, secret)))
         wish = ChargeRequest(task.round, _placed(self._charges, place), self._budget)
-        why = self._book.grant(wish, PrivacyLedger(self._budget.delta))[1]
+        if keep:
+            why = self._book.grant(wish, PrivacyLedger(self._budget.delta))[1]
+        else:
+            why = try_charge(self._book.read(self._budget.delta), wish)[1]
         return why and f"the site's policy has a budget of privacy: {why}"
 
     def source(self, task: TrainAssignment) -> RandomSource | None:

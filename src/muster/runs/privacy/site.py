@@ -27,7 +27,7 @@ from muster.privacy.mask import Sums
 from muster.privacy.statement import rounded_up
 from muster.privacy.threats import Peers, Setting, Threat, threats
 from muster.runs.privacy.masked import own_needed, settings_of
-from muster.secagg.graph import FULL, Odds, graph_of
+from muster.secagg.graph import Odds, graph_of
 from muster.security.transcript import Transcript, examine
 from muster.security.transcript.examine import SECURE
 
@@ -204,20 +204,26 @@ def _worst(shown: tuple[Transcript, ...]) -> Sums | None:
 
 
 def _sums(shown: Transcript) -> Sums | None:
-    """What one session was safe from; None where nothing was masked in it."""
-    if "mask" not in dict(shown.left):
+    """What one session was safe from; None where nothing was masked in it.
+
+    Its graph is that of the roster which the server showed, as the session's own is: how many it
+    told of before, when it asked for the update, is the cohort, which no client need ever see.
+    """
+    counts = dict(shown.counts)
+    if not counts.keys() >= {"share", "mask"}:
         return None
     cohort, colluders, losses = (
         int(shown.terms[name]) for name in ("cohort", "colluders", "losses")
     )
-    count = len(shown.roster) if cohort <= FULL else cohort  # in a ring it saw its neighbours
+    count = counts["share"]
     try:
-        graph = graph_of(count, Odds(colluders, losses), bytes(32))
+        graph = graph_of(count, Odds(colluders, losses), bytes(32), cohort)
     except PlanError:
         return None  # this site took no part in such a one
     ring = bool(graph.order)
     borne = losses if ring else count - graph.threshold
-    return Sums(count, graph.threshold, graph.honest, colluders, borne, ring)
+    verified = len(shown.roster)
+    return Sums(count, graph.threshold, graph.honest, colluders, borne, ring, verified)
 
 
 def _found(folder: str | Path, policy: Any, kept: tuple[str, ...]) -> list[Path]:

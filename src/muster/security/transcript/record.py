@@ -39,15 +39,18 @@ class Transcript:
     `session`'s id, 64 hexadecimal digits, or "" where it ended before there was one; the `terms`,
     numbers and short texts by name (see `described`); `revoked`, the number of the revocation list
     that was in force; the `roster`, sorted by name; for each step that was reached, in order, the
-    names that were `left`; the `outcome`, "opened" or "given up", and the `reason` in words (""
-    where there is none); when it `began` and `ended`, with a time zone. Raises `AuditError` for a
-    field that it may not hold.
+    names that were `left`, and the `counts` of all that the server told of at that step; the
+    `outcome`, "opened" or "given up", and the `reason` in words ("" where there is none); when it
+    `began` and `ended`, with a time zone. Roster and names are of those whose signatures the site
+    has checked itself: in a ring these may be fewer than the count, which is of the list that the
+    session's id is made of. Raises `AuditError` for a field that it may not hold.
 
     >>> from datetime import timedelta
     >>> begin = datetime(2026, 5, 4, 12, tzinfo=UTC)
     >>> peer = Peer("ann", "Inserm", "1f", "0" * 64)
     >>> Transcript("heart", "run-1", 3, 1, "", {"cohort": 5}, 0, (peer,), (("share", ("ann",)),),
-    ...            "given up", "too few", begin, begin + timedelta(minutes=2)).round
+    ...            (("share", 5),), "given up", "too few", begin,
+    ...            begin + timedelta(minutes=2)).round
     3
     """
 
@@ -60,6 +63,7 @@ class Transcript:
     revoked: int
     roster: tuple[Peer, ...]
     left: tuple[tuple[str, tuple[str, ...]], ...]
+    counts: tuple[tuple[str, int], ...]
     outcome: str
     reason: str
     began: datetime
@@ -75,6 +79,7 @@ class Transcript:
         self._check_terms()
         self._check_roster()
         self._check_left()
+        self._check_counts()
         if self.outcome not in OUTCOMES:
             _refuse("outcome", self.outcome, " or ".join(OUTCOMES))
         _text("reason", self.reason, 0, SENTENCE)
@@ -128,6 +133,14 @@ class Transcript:
             if len(names) != len(pair[1]) or names != sorted(set(names)) or not known >= {*names}:
                 _refuse(f"left at {pair[0]!r}", names[:3], "members of the roster, once, sorted")
 
+    def _check_counts(self) -> None:
+        steps, counts = [step for step, _ in self.left], self.counts
+        each: Any = counts if isinstance(counts, tuple) else [counts]
+        if [pair[0] for pair in each if isinstance(pair, tuple) and len(pair) == 2] != steps:
+            _refuse("counts", counts, "a pair of a step and a number for each step of left")
+        for (step, count), (_, names) in zip(each, self.left, strict=True):
+            _whole(f"the count at {step!r}", count, len(names))
+
 
 def described(terms: Any) -> dict[str, int | str]:
     """Describe the terms of a session (any dataclass) as a transcript may hold them.
@@ -152,8 +165,9 @@ def from_value(value: Any) -> Transcript:
             raise ValueError("it has other fields than a transcript")
         members = tuple(Peer(**one) for one in value["roster"])
         left = tuple((step, tuple(those)) for step, those in value["left"])
+        counts = tuple((step, count) for step, count in value["counts"])
         times = {name: datetime.fromisoformat(value[name]) for name in ("began", "ended")}
-        made = Transcript(**value | {"roster": members, "left": left} | times)
+        made = Transcript(**value | {"roster": members, "left": left, "counts": counts} | times)
         same = canonical(to_value(made)) == canonical(value)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise AuditError(f"this is no transcript ({str(error)[:200]})") from None
