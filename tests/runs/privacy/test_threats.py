@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run's threat table is made of what the run recorded, and of a site's rules."""
 
-from muster import Every, aggregation, pipeline
+import pytest
+
+from muster import Every, Local, PerExample, aggregation, pipeline
 from muster.privacy.mask import Sums
 from muster.privacy.threats import Peers
+from muster.privacy.told import Disclosure, Keeps
 from muster.runs import Run
+from muster.runs.privacy.masked import mask_of
 from muster.runs.privacy.threats import setting_of, table
 from muster.sampling import All, Uniform
 
@@ -28,7 +32,7 @@ def test_the_mask_is_that_of_the_sums_as_they_were_made(train):
     found = setting_of(Run(run.path))
     lost = note["losses"]
     assert found.sums == Sums(count, note["threshold"], note["honest"], count // 3, lost)
-    assert not found.sums.ring and not found.public
+    assert not found.sums.ring and not found.told.rows
 
 
 def test_the_worst_sum_counts(train):
@@ -80,3 +84,29 @@ def test_the_floor_of_noise_in_shares_and_of_the_plan_counts(train):
     assert setting_of(run).own == 3
     run = train("counted", pipeline=MASKED, minimum=9, sampling=All(), **HIDDEN)
     assert setting_of(run).own == 4
+
+
+def test_noise_of_the_clients_hides_no_loss_and_no_metric(train):
+    """Nor the number of rows: the server has all three exactly, beside an update under noise."""
+    noise = (pipeline.Clip(1.0), pipeline.LocalNoise(8.0, 1e-5))
+    run = train("noised", pipeline=noise, weighting="equal", rounds=1)
+    assert setting_of(run).told == Disclosure()
+    said = table(run)[2].learns
+    assert "under that client's own noise; and exactly, as no noise covers them, its row" in said
+    assert "(what its site.toml does not keep)" in said
+    kept = table(run, Peers(), Keeps(metrics=True, rows=True))[2].learns
+    assert "exactly" not in kept and "row count" not in kept
+    noised = table(train("plain", rounds=1), Peers(), Keeps(noise=True))[2].learns
+    assert "own noise, of which its own ledger says how much; and exactly" in noised
+
+
+@pytest.mark.parametrize("metrics", ["hidden", "public"])
+def test_masks_that_make_metrics_public_tell_none_that_the_rows_noise_keeps(metrics, train):
+    examples = PerExample(1.0, 2.0, metrics=metrics)
+    stages = (*MASKED[:2], pipeline.SecureSum(metrics="public"))
+    local = Local(epochs=1, batch=4, examples=examples)
+    run = train("rows", pipeline=stages, local=local, **HIDDEN)
+    public = metrics == "public"
+    assert mask_of(run).public == public == setting_of(run).told.trained
+    assert ("loss" in table(run)[2].learns) == public
+    assert ("nothing beside them" in table(run)[2].learns) != public

@@ -13,24 +13,25 @@ from muster.cli.privacy.threats import tell
 from muster.extras import require
 from muster.privacy.statement import THEOREMS
 from muster.privacy.threats import Peers
+from muster.privacy.told import Keeps
 
-__all__ = ["peers", "show"]
+__all__ = ["rules", "show"]
 
 Text = require("rich.text", extra="site").Text
 
 
-def peers(policy: Path) -> Peers:
-    """A site's rules about those it sums with."""
-    rules = require("muster.federation.site.policy", extra="service").read(policy).room
-    found: Peers = require("muster.runs.privacy.site", extra="service").peers_of(rules)
-    return found
+def rules(policy: Path) -> tuple[Peers, Keeps]:
+    """A site's rules about those it sums with, and what its policy has it keep."""
+    read = require("muster.federation.site.policy", extra="service").read(policy)
+    found: Peers = require("muster.runs.privacy.site", extra="service").peers_of(read.room)
+    return found, read.keeps
 
 
 def show(folder: Path, policy: Path | None, *, as_json: bool) -> None:
     """Print what a site knows of each study: its ledger, and who learns what of it."""
     reading = require("muster.runs.privacy.site", extra="site")
-    rules = require("muster.federation.site.policy", extra="site")
-    for study in reading.studies(folder, rules.read(policy) if policy else None):
+    policies = require("muster.federation.site.policy", extra="site")
+    for study in reading.studies(folder, policies.read(policy) if policy else None):
         if as_json:
             screen.emit(_all(study))
             continue

@@ -15,6 +15,7 @@ from muster.federation.site.policy import Policy
 from muster.federation.site.study import Begun, Known
 from muster.plan import Plan
 from muster.plan.secure import refused_session
+from muster.plan.told import told_of
 from muster.types import ClientId, Turns
 
 __all__ = ["Objection", "Rules", "planned", "to_measuring", "to_training"]
@@ -196,13 +197,14 @@ def _back(asked: TrainAssignment | Evaluate, known: Known, latest: int) -> Objec
 def _hidden(round: int, rules: Rules) -> Objection | None:
     """Whether metrics of this round stay with this site."""
     plan, policy = rules.plan, rules.policy
-    masked = plan.secure is not None and plan.secure.metrics == "hidden"
-    if not plan.local.reports or masked:
+    told = told_of(plan, policy.keeps)
+    if not told_of(plan).trained:
+        masked = plan.secure is not None and plan.secure.metrics == "hidden"
         keeper = plan.secure if masked else plan.local.examples
         return Objection("metrics", f"{keeper} keeps metrics with the clients")
-    if not policy.reports:
+    if not told.trained:
         return Objection("metrics", "the site's policy keeps metrics here")
-    if plan.evaluate.clients == 0:
+    if not told.measured:
         return Objection("unplanned", f"{plan.evaluate} asks no client to evaluate")
     if round > rules.rounds or not plan.evaluate.due(round, plan.rounds):
         return Objection("unplanned", f"{plan.evaluate} has no evaluation in round {round}")

@@ -48,6 +48,7 @@ from muster.plan import Plan
 from muster.privacy.clipping import clipped
 from muster.privacy.gaussian import LEAST, MOST
 from muster.privacy.randomness import clients_of, normal
+from muster.privacy.told import Keeps
 
 __all__ = ["Guarded", "Policy", "read"]
 
@@ -132,6 +133,11 @@ class Policy:
         if self.metrics is not None:
             return self.metrics == "public"
         return self.budget_epsilon is None and self.rows != "hidden"
+
+    @property
+    def keeps(self) -> Keeps:
+        """What this site keeps of all that a client may be asked to tell."""
+        return Keeps(not self.reports, self.rows == "hidden", self.noise is not None)
 
     def check(self, plan: Plan, fingerprint: str, rows: int) -> None:
         """Raise `PlanError` or `DataError` where this site takes no part at all."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from muster.pipeline import SecureSum
 from muster.plan.quorum import needed, target_replies
+from muster.plan.told import told_of_value
 from muster.privacy.distributed import known_shares
 from muster.privacy.invited import Invited, fewest_own
 from muster.privacy.mask import Mask, Sums
@@ -25,9 +26,10 @@ def mask_of(run: Run) -> Mask | None:
     settings = settings_of(run.facts.get("plan", {}))
     if settings is None:
         return None
+    public = told_of_value(run.facts["plan"]).trained
     rounds = [notes for record in run.history if (notes := record.get("secure"))]
     if not rounds:
-        return Mask(settings)
+        return Mask(settings, public=public)
     worst = min(chain(*rounds), key=lambda note: (note["honest"], note["threshold"]))
     most = max(sum(note["members"] for note in notes) for notes in rounds)
     return Mask(
@@ -41,6 +43,7 @@ def mask_of(run: Run) -> Mask | None:
             ring=_ring(worst),
         ),
         SecureSum(**settings).chance(most, run.facts["plan"]["rounds"]),
+        public=public,
     )
 
 

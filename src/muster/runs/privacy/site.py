@@ -20,6 +20,7 @@ from muster.federation.site.joined import Joined
 from muster.federation.site.peers import PeerRules
 from muster.federation.site.secrets import LEDGER, NOTE
 from muster.federation.site.study import STUDIES
+from muster.plan.told import told_of_value
 from muster.privacy import Budget, Charge, PrivacyLedger, Statement, spent
 from muster.privacy.accounting import most_rounds
 from muster.privacy.book import LedgerFile
@@ -154,7 +155,8 @@ def _study(path: Path, policy: Any) -> SiteStudy:
     if came is None:
         return SiteStudy(path, account, None)
     if policy is not None:
-        came = replace(came, rules=policy.room)
+        told = told_of_value(came.plan, policy.keeps)
+        came = replace(came, rules=policy.room, told=told)
     place = path / SECURE
     seen = examine(place) if place.is_dir() else None
     shown = () if seen is None else tuple(one.transcript for one in seen.whole)
@@ -174,7 +176,7 @@ def _setting(came: Joined, account: Account | None, worst: Sums | None) -> Setti
         (_stated(came, account),),
         frozenset() if came.rows else frozenset(release.trust for release in came.own),
         rows=came.rows,
-        public=came.public,
+        told=came.told,
         peers=peers,
         own=own_needed(came.plan, came.releases, peers),
     )
