@@ -21,9 +21,9 @@ PEERS = (
     None,
     Peers(),
     Peers(4),
-    Peers(4, organisations=True),
-    Peers(4, True, True),
-    Peers(4, True, False, True),
+    Peers(4, organisations=1),
+    Peers(4, 9, 1),
+    Peers(4, 9, keyed=True),
 )
 SETTINGS = [
     Setting(carrier, sums, made, frozenset(trust), rows, told, peers, own)

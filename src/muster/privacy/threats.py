@@ -46,13 +46,25 @@ class Threat:
 class Peers:
     """What a site asks of those it sums with (`site.toml`).
 
-    `named`: each of them stands there by name; `keyed`: and with its public key.
+    `least`: `least_peers`, 0 without; `names`: how many there are by name, 0 where not each of them
+    stands there by name; `organisations`: of how many somebody is asked for; `keyed`: whether each
+    name stands with its public key.
     """
 
     least: int = 0
-    named: bool = False
-    organisations: bool = False
+    names: int = 0
+    organisations: int = 0
     keyed: bool = False
+
+    @property
+    def named(self) -> bool:
+        """Whether each of them stands there by name."""
+        return self.names > 0
+
+    @property
+    def others(self) -> int:
+        """How many others at least are in a sum: a certificate speaks for one organisation."""
+        return max(self.least, self.organisations)
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,13 @@
 import pytest
 
 from muster import Every, Local, PerExample, aggregation, pipeline
+from muster.federation.site.peers import PeerRules
 from muster.privacy.mask import Sums
 from muster.privacy.threats import Peers
 from muster.privacy.told import Disclosure, Keeps
 from muster.runs import Run
 from muster.runs.privacy.masked import mask_of
+from muster.runs.privacy.site import peers_of
 from muster.runs.privacy.threats import setting_of, table
 from muster.sampling import All, Uniform
 
@@ -57,7 +59,7 @@ def test_noise_says_whom_it_is_kept_from(train):
 
 def test_a_policy_has_its_say(train):
     run = train("masked", pipeline=MASKED, **HIDDEN)
-    unknown, named = table(run)[4], table(run, Peers(3, named=True))[4]
+    unknown, named = table(run)[4], table(run, Peers(3, names=4))[4]
     assert "rules of sites are not known here" in unknown.rests_on
     assert "keys of its own under the names that this site gives" in named.learns
 
@@ -76,6 +78,27 @@ def test_a_server_that_chooses_needs_more_where_plan_or_site_name_a_floor(train)
     assert own("drawn", draw=ten) == 4
     assert own("allowed", Peers(2), ten) == 2, "a site with a rule takes part in less than is drawn"
     assert own("asked", Peers(8), ten) == 4
+
+
+def test_a_sites_rules_bind_who_is_in_the_roster_not_how_many_are_said_to_be_invited(train):
+    """Of five with one who colludes four shares open a secret: three own ones tell two stories.
+
+    Four of a site's rules, and five, are as many with it; a roster of four would need two own ones.
+    """
+    stages = (*MASKED[:2], pipeline.SecureSum(dropout=0.0))
+    run = train("free", pipeline=stages, sampling=All(), **HIDDEN)
+
+    def own(**rules):
+        return setting_of(run, peers_of(PeerRules(**rules))).own
+
+    assert own() == 2
+    assert own(least_peers=4) == 3
+    assert own(organisations=["A", "B", "C", "D"]) == 3
+    assert own(organisations=["A", "B"], least_peers=2) == 2
+    eight = [f"p{i}" for i in range(8)]
+    assert own(least_peers=8) == 4, "ten are invited then, of whom four tell two stories"
+    assert own(least_peers=8, peers=eight) == 5, "and with eight names there are nine"
+    assert own(least_peers=8, peers=["p*"]) == 4
 
 
 def test_the_floor_of_noise_in_shares_and_of_the_plan_counts(train):

@@ -142,9 +142,12 @@ def accounts(folder: str | Path, policy: Any = None) -> list[Account]:
 
 def peers_of(rules: PeerRules) -> Peers:
     """A site's rules about those it sums with, as a table needs them."""
-    named = rules.peers is not None and not any("*" in pattern for pattern in rules.peers)
-    keyed = named and all("=" in peer for peer in rules.peers or ())
-    return Peers(rules.least_peers or 0, named, rules.organisations is not None, keyed)
+    peers = rules.peers or ()
+    names = {peer.partition("=")[0] for peer in peers}
+    named = not any("*" in name for name in names)
+    keyed = named and bool(peers) and all("=" in peer for peer in peers)
+    count = len(names) if named else 0
+    return Peers(rules.least_peers or 0, count, len(rules.organisations or ()), keyed)
 
 
 def _study(path: Path, policy: Any) -> SiteStudy:
