@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -74,13 +75,23 @@ def _facts(account: Any) -> dict[str, Any]:
         "unit": account.unit,
         "delta": ledger.delta,
         "budget": budget and budget.epsilon,
-        "spent": ledger.epsilon,
+        "spent": account.epsilon,
+        "own_share_only": account.own,
         "rdp": ledger.rdp,
+        "assumes": _assumes(account),
         "theorem": ledger.theorem,
         "left": account.left,
         "more": account.more,
         "runs": [part._asdict() for part in account.parts],
     }
+
+
+def _assumes(account: Any) -> dict[str, Any] | None:
+    """What the numbers take for granted of others' noise, and what is spent without it."""
+    if account.assumed is None:
+        return None
+    alone = account.alone if math.isfinite(account.alone) else None
+    return asdict(account.assumed) | {"text": account.assumed.text, "spent_alone": alone}
 
 
 def _lines(account: Any) -> Iterator[tuple[str, str]]:
@@ -90,13 +101,18 @@ def _lines(account: Any) -> Iterator[tuple[str, str]]:
     else:
         yield "unit", account.unit
         count = sum(part.trainings for part in parts)
-        said = f"epsilon {screen.number(ledger.epsilon)} at delta {ledger.delta:g}"
+        said = f"epsilon {screen.number(account.epsilon)} at delta {ledger.delta:g}"
         many = (
             f"{n} {word}{'' if n == 1 else 's'}"
             for n, word in ((count, "training"), (len(parts), "run"))
         )
         yield "spent", f"{said}, by RDP {screen.number(ledger.rdp)}, in {' of '.join(many)}"
         yield "counted", THEOREMS[ledger.theorem]
+        if account.own:
+            yield "counted of", "noise in shares: this site's own share alone (own_share_only)"
+        if account.assumed is not None:
+            alone = screen.number(account.alone)
+            yield "assumed", f"{account.assumed.text}; by its own share alone: epsilon {alone}"
     if budget is None:
         yield "budget", "not known; name it with --policy site.toml"
         return

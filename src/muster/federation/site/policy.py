@@ -13,6 +13,7 @@
     noise = 0.8                  Gaussian noise of standard deviation noise · clip, likewise
     budget_epsilon = 8.0         no new round beyond this ε, by the noise that is added at the site
     budget_delta = 1e-6          its δ
+    own_share_only = true        of noise in shares count this site's own share alone
     metrics = "hidden"           tell no losses and metrics, which no noise covers ("public": tell)
     rows = "hidden"              nor how many rows there are
     least_peers = 4              in a secure sum with at least so many others
@@ -22,6 +23,10 @@
 A forced clip and noise come first and on the unweighted payload, so that all that the plan does
 afterwards works on what the policy lets out. The noise is drawn from the secret of the assignment,
 so that the same assignment has the same answer, however often it is asked for.
+
+Noise in shares is counted with the shares of others, as far as the plan takes them not to work with
+the server, which nothing shows; with own_share_only = true this site's own share alone counts, also
+for what its ledger holds of before (`privacy.shares`).
 
 A site with a budget keeps its metrics unless it says metrics = "public": they are exact functions
 of its rows, which no ε counts.
@@ -81,6 +86,7 @@ class Policy:
     least_peers: int | None = None
     peers: tuple[str, ...] | None = None
     organisations: tuple[str, ...] | None = None
+    own_share_only: bool = False
 
     def __post_init__(self) -> None:
         for name in ("fingerprints", "hours", "peers", "organisations"):
@@ -101,6 +107,7 @@ class Policy:
             ("evaluations_per_day", _count, "a whole number above 0"),
             ("metrics", KEPT.__contains__, "'hidden' or 'public'"),
             ("rows", KEPT.__contains__, "'hidden' or 'public'"),
+            ("own_share_only", _truth, "true or false"),
         )
         for name, fits, wanted in rules:
             value = getattr(self, name)
@@ -115,6 +122,11 @@ class Policy:
             raise PlanError(
                 f"the site's policy has budget_epsilon = {self.budget_epsilon} and budget_delta = "
                 f"{self.budget_delta}; give both, or none"
+            )
+        if self.own_share_only and self.budget_epsilon is None:
+            raise PlanError(
+                "the site's policy has own_share_only = true, which says how a budget is counted, "
+                "and no budget; give budget_epsilon and budget_delta as well"
             )
         if self.rows == "hidden" and self.metrics == "public":
             raise PlanError(
@@ -278,6 +290,10 @@ def _positive(value: Any) -> bool:
 
 def _small(value: Any) -> bool:
     return _positive(value) and value < 1
+
+
+def _truth(value: Any) -> bool:
+    return isinstance(value, bool)
 
 
 def _some(value: Any) -> bool:
