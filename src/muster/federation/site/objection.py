@@ -49,6 +49,17 @@ class Rules:
         """The rounds of the run, with those that the policy adds."""
         return self.plan.rounds + self.policy.extra_rounds
 
+    @property
+    def trainings(self) -> int:
+        """How often this site trains in the run at most, rounds that it trains again included."""
+        return self.rounds + self.policy.repeated_rounds
+
+    @property
+    def measurings(self) -> int:
+        """The same of evaluations."""
+        more = self.policy.extra_rounds + self.policy.repeated_rounds
+        return planned(self.plan) + more
+
 
 def planned(plan: Plan) -> int:
     """How many evaluations the plan asks for.
@@ -87,6 +98,8 @@ def to_training(
             f"go back from; restore a newer copy of the server, or begin a new run",
             ends=True,
         )
+    if again := _again(task, known.done[0], known.again[0], rules, "trained"):
+        return again
     if task.round > rules.rounds:
         return Objection(
             "rounds",
@@ -100,7 +113,7 @@ def to_training(
         return Objection(
             "turn", f"client {rules.client!r} has no turn in round {task.round} by {sampling}"
         )
-    if known.trainings >= rules.rounds:
+    if known.trainings >= rules.trainings:
         return Objection(
             "trainings",
             f"this site has trained {known.trainings} times in the run, and its plan has "
@@ -149,7 +162,9 @@ def to_measuring(
         return _differs(asked, begun)
     if back := _back(asked, known, max(known.latest - 1, known.measured)):
         return back
-    if known.measurings >= planned(rules.plan) + rules.policy.extra_rounds:
+    if again := _again(asked, known.done[1], known.again[1], rules, "measured"):
+        return again
+    if known.measurings >= rules.measurings:
         return Objection(
             "evaluations",
             f"this site has measured {known.measurings} models in the run, and its plan has "
@@ -194,6 +209,25 @@ def _back(asked: TrainAssignment | Evaluate, known: Known, latest: int) -> Objec
     return None
 
 
+def _again(
+    asked: TrainAssignment | Evaluate, done: int, again: int, rules: Rules, deed: str
+) -> Objection | None:
+    """Whether a round that was done before is asked for again, more often than the site allows.
+
+    Only a server that says that it went back can ask so, and nothing shows that it did. Whether
+    the first answer reached it is not asked: a site that was killed on its way does not know.
+    """
+    most = rules.policy.repeated_rounds
+    if not done or again < most:
+        return None
+    before = f" and has {deed} {again} round{'' if again == 1 else 's'} again" if again else ""
+    return Objection(
+        "again",
+        f"{_named(asked)} was {deed} here under another attempt{before}; a server that was put "
+        f"back gets so many rounds again as repeated_rounds in site.toml says, {most} now",
+    )
+
+
 def _hidden(round: int, rules: Rules) -> Objection | None:
     """Whether metrics of this round stay with this site."""
     plan, policy = rules.plan, rules.policy
@@ -222,7 +256,9 @@ def _unwanted(
 
 def _more(rules: Rules) -> str:
     extra = rules.policy.extra_rounds
+    again = rules.policy.repeated_rounds
     added = f" and {extra} more by its policy" if extra else ""
+    added += f", {again} of them again" if again else ""
     return f"{added}; a longer run needs extra_rounds in site.toml"
 
 

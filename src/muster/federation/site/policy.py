@@ -4,6 +4,7 @@
     study = "hearts"             the study: the runs over these people, which share what is spent
     new_runs = 1                 so many further runs of the study without --new-run (none)
     extra_rounds = 10            so many rounds beyond those of the plan, in each run (none)
+    repeated_rounds = 3          so many rounds again of a server that went back, in each run (none)
     fingerprints = ["3fa9…"]     only these plans, by the first 12 digits or more
     least_rows = 50              no training on fewer rows
     rounds_per_day = 20          no more new rounds on one day (local time), in all runs together
@@ -87,6 +88,7 @@ class Policy:
     peers: tuple[str, ...] | None = None
     organisations: tuple[str, ...] | None = None
     own_share_only: bool = False
+    repeated_rounds: int = 0
 
     def __post_init__(self) -> None:
         for name in ("fingerprints", "hours", "peers", "organisations"):
@@ -104,6 +106,7 @@ class Policy:
             ("study", _study, STUDY_NAME[1]),
             ("new_runs", _some, "a whole number from 0 up"),
             ("extra_rounds", _some, "a whole number from 0 up"),
+            ("repeated_rounds", _some, "a whole number from 0 up"),
             ("evaluations_per_day", _count, "a whole number above 0"),
             ("metrics", KEPT.__contains__, "'hidden' or 'public'"),
             ("rows", KEPT.__contains__, "'hidden' or 'public'"),
