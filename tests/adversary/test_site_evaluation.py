@@ -90,16 +90,17 @@ def test_one_model_is_measured_in_a_round_and_once(tmp_path):
     assert len(site.logged("evaluate")) == 1
 
 
-def test_attempts_measure_no_more_than_the_plan_has_evaluations(tmp_path):
-    site, rogue = Site(tmp_path, OPEN), Rogue(OPEN, [])
+def test_attempts_measure_a_round_again_by_the_sites_word_alone(tmp_path):
+    site, rogue = Site(tmp_path, OPEN, Policy(extra_rounds=9)), Rogue(OPEN, [])
     rogue.script = [rogue.evaluate(3, attempt=n) for n in range(1, 40)]
     site.attend(rogue)
-    assert measured(rogue) == [(3, 1), (3, 2), (3, 3)]
-    site.policy = Policy(extra_rounds=1)
-    site.attend(rogue)
+    assert measured(rogue) == [(3, 1)]
+    assert "repeated_rounds in site.toml" in rogue.of(Decline)[0].text
+    site.policy = Policy(repeated_rounds=2)
     rogue.script = [rogue.evaluate(3, attempt=n) for n in range(40, 50)]
     site.attend(rogue)
-    assert len(rogue.of(Measured)) == 4
+    assert measured(rogue) == [(3, 1), (3, 40), (3, 41)]
+    assert [said.get("again") for said in site.logged("evaluate")] == [None, 1, 2]
 
 
 def test_no_round_is_measured_after_a_later_one(tmp_path):

@@ -116,7 +116,7 @@ def test_an_assignment_whose_secret_is_gone_is_not_trained_again(lost, tmp_path)
 
 
 def test_limits_count_assignments_of_all_runs_and_attempts_of_the_study(tmp_path):
-    policy = replace(NOISY, rounds_per_day=3, new_runs=9)
+    policy = replace(NOISY, rounds_per_day=3, new_runs=9, repeated_rounds=1)
     site, day = Site(tmp_path, PLANS["plain"], policy), 86400
     first = Rogue(PLANS["plain"], [])
     first.script = [first.task(1), first.settled(1), first.task(1, attempt=2)]

@@ -73,19 +73,44 @@ def test_the_fate_of_a_round_comes_before_the_next(tmp_path):
     assert "the fate of round 1 was not told yet" in rogue.of(Decline)[0].text
 
 
-def test_a_higher_attempt_trains_settled_rounds_again_within_the_plans_number(tmp_path):
-    site, rogue = Site(tmp_path, PLAN), played(Rogue(PLAN, []), 1, 2)
-    played(rogue, 1, 2, attempt=2)
+@pytest.mark.parametrize("settled", [True, False])
+def test_no_round_is_trained_again_without_the_sites_word(settled, tmp_path):
+    """Whoever says that it went back is not believed; the fate of a round changes nothing."""
+    site, rogue = Site(tmp_path, PLAN, Policy(extra_rounds=9)), Rogue(PLAN, [])
+    rogue.script = [rogue.task(1), *([rogue.settled(1)] if settled else [])]
+    rogue.script += [rogue.task(1, attempt=n) for n in range(2, 20)]
     site.attend(rogue)
-    assert trained(rogue) == [(1, 1), (2, 1), (1, 2)], "three in all, as the plan has three rounds"
-    assert "has trained 3 times" in rogue.of(Decline)[0].text
-    rogue.script = [rogue.task(1, attempt=n) for n in range(3, 50)]
+    assert trained(rogue) == [(1, 1)]
+    assert "repeated_rounds in site.toml" in rogue.of(Decline)[0].text
+    assert {said["rule"] for said in site.logged("declined")} == {"again"}
+
+
+def test_so_many_rounds_are_trained_again_as_the_site_says(tmp_path):
+    """In all, whatever attempts and rounds; a round that it has not trained is none of them."""
+    site, rogue = Site(tmp_path, PLAN), played(Rogue(PLAN, []), 1, 2, 3)
     site.attend(rogue)
-    assert len(rogue.updates) == 3
+    site.policy = Policy(repeated_rounds=2)
+    played(rogue, 2, 3, attempt=2)
+    site.attend(rogue)
+    assert trained(rogue)[3:] == [(2, 2), (3, 2)], "also where all rounds of the plan were trained"
+    assert [task.get("again") for task in site.logged("task")] == [None] * 3 + [1, 1]
+    rogue.script = [rogue.task(n % 3 + 1, attempt=n) for n in range(3, 50)]
+    site.attend(rogue)
+    assert len(rogue.updates) == 5
+    assert "has trained 2 rounds again" in rogue.of(Decline)[0].text
+
+
+def test_a_round_that_was_never_trained_here_is_none_again(tmp_path):
+    """Somebody else was drawn for it, before the server went back."""
+    site, rogue = Site(tmp_path, PLAN), played(Rogue(PLAN, []), 2)
+    played(rogue, 1, attempt=2)
+    played(rogue, 3, attempt=3)
+    site.attend(rogue)
+    assert trained(rogue) == [(2, 1), (1, 2), (3, 3)] and not rogue.of(Decline)
 
 
 def test_the_fate_of_one_attempt_is_not_that_of_another(tmp_path):
-    site, rogue = Site(tmp_path, PLAN), Rogue(PLAN, [])
+    site, rogue = Site(tmp_path, PLAN, Policy(repeated_rounds=1)), Rogue(PLAN, [])
     rogue.script = [
         rogue.task(1),
         rogue.task(1, attempt=2),

@@ -125,7 +125,7 @@ def test_gaussians_are_a_filter_whoever_chose_the_parts(mu, exact, renyi):
 
 
 def test_rounds_of_one_run_are_one_run_whatever_tells_its_entries_apart():
-    entries = [replace(COINS, run=f"site/{i}") for i in range(3)]
+    entries = [replace(COINS, run=f"site/1/m{i}") for i in range(3)]
     stages = [replace(COINS, run=run) for run in ("one", "one#2")]
     for charges in (entries, stages):
         assert spent(charges, DELTA).theorem == "fixed settings"
@@ -155,3 +155,46 @@ def test_a_budget_and_a_claim_use_the_filter():
     )
     assert "several runs are counted by a Rényi filter" in statement(facts).items["accountant"]
     assert f"RDP {ledger.epsilon:.3f}"[:8] in statement(facts).items["accountant"]
+
+
+def test_whether_there_is_another_round_of_one_setting_costs_no_more_than_the_round():
+    """Who looks and then lets the second round be has in no outcome more than who plays it."""
+    epsilon = 4.983
+    whole, weight, loss = together(epsilon, lambda x: delta_coins(x, 0.4739, 0.02))
+    nothing = np.maximum(0.0, 1 - np.exp(epsilon - loss))
+    best = np.maximum(nothing, delta_coins(epsilon - loss, 0.4739, 0.02))
+    assert float(weight @ best) == pytest.approx(whole, rel=1e-12)
+
+
+def test_a_run_that_went_back_chose_the_number_of_its_rounds_after_a_look():
+    """Its name in a ledger is "a" and then "a/2": of a site "a/1/..." and then "a/2/..."."""
+    coins = replace(COINS, run="a")
+    straight = spent([coins] * 5, DELTA)
+    assert straight.theorem == "fixed settings"
+    for first, second in (("a", "a/2"), ("a/1/m/s", "a/2/n/t"), ("a#2", "a/2#2")):
+        names = [first] * 3 + [second] * 2
+        back = spent([replace(COINS, run=name) for name in names], DELTA)
+        assert (back.theorem, back.epsilon) == ("one setting", straight.epsilon)
+    site = [replace(COINS, run=f"a/1/m{round}/s{round}") for round in range(5)]
+    assert spent(site, DELTA).theorem == "fixed settings"
+
+
+def test_other_settings_after_a_return_are_counted_by_the_filter():
+    """Whoever looked may have chosen them: the run is no longer one whose settings were fixed."""
+    back = spent([replace(FIRST, run="a"), replace(COINS, run="a/2")], DELTA)
+    assert back == spent([FIRST, COINS], DELTA) and back.theorem == "Rényi filter"
+    integers = Release("discrete gaussian", 2.0, 100.0, 10, 9)
+    both = [Charge(integers, run="a"), Charge(replace(integers, multiplier=1.0), run="a/2")]
+    assert spent(both, DELTA).theorem == "Rényi filter"
+    assert spent([both[0], replace(both[0], run="a/2")], DELTA).theorem == "one setting"
+    plain = [replace(FIRST, run="a"), replace(PLAIN, run="a/2")]
+    assert spent(plain, DELTA).theorem == "Gaussian filter"
+
+
+def test_a_statement_says_what_a_return_leaves_open():
+    ledger = PrivacyLedger(DELTA)
+    for round, name in ((1, "a"), (2, "a"), (2, "a/2")):
+        ledger = ledger.enter(round, replace(COINS, run=name))
+    facts = StatementInputs((COINS.release,), COINS.selection, 100, ledger, "secret", enforced="x")
+    said = statement(facts).items["accountant"]
+    assert "the run went back" in said and "a budget that was set before" in said

@@ -31,7 +31,7 @@ WORST = Sums(clients=9, threshold=7, honest=4, colluders=3, losses=1)
             ["20 honest clients in each part of a sum that can be told apart (a ring)"],
         ),
         (
-            Mask(HIDDEN | {"metrics": "public", "groups": 5}, WORST, 0.00042),
+            Mask(HIDDEN | {"groups": 5}, WORST, 0.00042, public=True),
             ["5 groups", "with a chance of 0.00042", "public: each client's losses", "bounds it"],
         ),
     ],
@@ -40,7 +40,3 @@ def test_it_says_what_holds_and_what_does_not(mask, said):
     text = described(mask)
     for words in said:
         assert words in text
-
-
-def test_losses_and_rows_are_public_only_where_that_was_said():
-    assert not Mask(HIDDEN).public and Mask({"metrics": "public"}).public

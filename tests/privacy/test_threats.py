@@ -10,28 +10,30 @@ import pytest
 from muster.privacy.mask import Sums
 from muster.privacy.statement import Statement
 from muster.privacy.threats import READERS, Peers, Setting, threats
+from muster.privacy.told import Disclosure
 
 ROOT = Path(__file__).parents[2]
 CLAIM = Statement(True, "With epsilon 1 the models hide a client.", (), {})
 NONE = Statement(False, "No privacy is claimed.", ("the noise is drawn from the seed",), {})
 SUMS = (None, Sums(9, 6, 3, 3), Sums(500, 90, 20, 166, ring=True))
+ALL, NOTHING = Disclosure(), Disclosure(False, False, False)
 PEERS = (
     None,
     Peers(),
     Peers(4),
-    Peers(4, organisations=True),
-    Peers(4, True, True),
-    Peers(4, True, False, True),
+    Peers(4, organisations=1),
+    Peers(4, 9, 1),
+    Peers(4, 9, keyed=True),
 )
 SETTINGS = [
-    Setting(carrier, sums, made, frozenset(trust), rows, public, peers, own)
-    for carrier, sums, made, trust, rows, public, peers, own in product(
+    Setting(carrier, sums, made, frozenset(trust), rows, told, peers, own)
+    for carrier, sums, made, trust, rows, told, peers, own in product(
         ("one machine", "TLS", "plain"),
         SUMS,
         ((), (CLAIM,), (NONE,)),
         ((), ("central",), ("distributed",), ("local",)),
         (False, True),
-        (False, True),
+        (ALL, NOTHING, Disclosure(True, False, False)),
         PEERS,
         (None, 8),
     )
@@ -69,10 +71,27 @@ def line(reader, **setting):
     [
         ("the network", {"carrier": "plain"}, "all that is sent: models, and each client's update"),
         ("the network", {"carrier": "plain", "sums": SUMS[1]}, "masked updates"),
+        (
+            "the server",
+            {"carrier": "TLS", "sums": SUMS[1], "told": NOTHING},
+            "and when; nothing beside them",
+        ),
+        (
+            "the server",
+            {"carrier": "TLS", "peers": PEERS[1], "trust": frozenset({"local"})},
+            "exactly, as no noise covers them, its row count, the loss, steps and drift of its "
+            "training and the metrics that it measures. ",
+        ),
+        ("the server", {"carrier": "TLS"}, "measures (what its site.toml does not keep)"),
+        (
+            "the server",
+            {"carrier": "TLS", "forced": True, "told": NOTHING},
+            "update under that client's own noise, of which its own ledger says how much. |",
+        ),
         ("the network", {"carrier": "TLS"}, "no content"),
         ("the server", {"carrier": "TLS"}, "each client's update by itself"),
         ("the server", {"carrier": "TLS", "sums": SUMS[1]}, "sums of at least 3 honest clients"),
-        ("the server", {"carrier": "TLS", "sums": SUMS[2], "public": True}, "metrics='public'"),
+        ("the server", {"carrier": "TLS", "sums": SUMS[2]}, "metrics='public'"),
         (
             "the server",
             {"carrier": "TLS", "trust": frozenset({"local"})},

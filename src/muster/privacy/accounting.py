@@ -11,6 +11,12 @@ sub-sampled rounds compose by a PLD where the settings of all rounds were fixed 
 outputs chose later settings that can be too low (`tests/privacy/test_adaptive.py` has a case by
 nearly a half of δ). Gaussians alone are a Gaussian filter: a total Σ z⁻² that was bounded
 beforehand is one Gaussian, whoever chose the parts (Smith and Thakurta 2022; Koskela et al. 2023).
+A run that went back (`runs.rollback`, or a site's under a raised attempt) chose after a look how
+many rounds there are. Where each round has one setting all along, nothing else was chosen: a round
+that may or may not be is dominated by the round, and dominating pairs compose whatever was seen
+(Zhu, Dong and Wang 2022, arXiv 2106.08567), so losses compose as before up to the most rounds that
+a budget fixed beforehand affords; with other settings behind the return it is counted like another
+run.
 Several runs in one ledger are taken to depend on each other, so other releases of theirs are
 counted by a Rényi filter (Feldman and Zrnic 2021; Lécuyer 2021): for one order fixed beforehand, a
 sum of divergences that stays within what ε and δ allow is (ε, δ). The best order is known
@@ -22,7 +28,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
@@ -59,7 +65,8 @@ LOOSE = 100.0  # an epsilon above it promises nothing, and its PLD would be very
 STEPS = (3e-3, 1e-3, 3e-4, 1e-4)  # of a PLD's grid; every one of them gives an upper bound
 
 
-Theorem = Literal["fixed settings", "Gaussian filter", "Rényi filter"]
+Theorem = Literal["fixed settings", "one setting", "Gaussian filter", "Rényi filter"]
+Ran = Literal["straight", "back", "several"]  # one run, one that went back, or as good as several
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,8 @@ def spent(charges: Iterable[Charge], delta: float) -> Spent:
     0.3628
     """
     check_target(1.0, delta)
-    return _spent(*_merged(charges), delta)
+    merged, ran = _merged(charges)
+    return _spent(merged, ran, delta)
 
 
 def replacement(charges: Iterable[Charge], delta: float) -> float:
@@ -105,17 +113,17 @@ def replacement(charges: Iterable[Charge], delta: float) -> float:
     >>> round(replacement([poisson], 1e-3), 2)
     2.02
     """
-    merged, several = _merged(charges)
+    merged, ran = _merged(charges)
     try:
         wide = (charge.doubled() for charge in merged)
         drawn = (replace(c, selection=replace(c.selection, seen=True)) for c in wide)
-        plain = _spent(tuple(drawn), several, delta)
+        plain = _spent(tuple(drawn), ran, delta)
     except PlanError:
         return math.inf
     drawing = any(charge.amplification < 1 for charge in merged)
     integers = any(charge.release.discrete for charge in merged)
     rdp = _rdp(merged, delta)
-    if not drawing or integers or several or 2 * rdp > LOOSE:
+    if not drawing or integers or ran == "several" or 2 * rdp > LOOSE:
         return plain.epsilon
     losses = _pld(merged, _step(merged, rdp, delta), "REPLACE_ONE")
     return min(float(losses.get_epsilon_for_delta(delta)), plain.epsilon)
@@ -127,21 +135,22 @@ def bound(charges: Iterable[Charge], delta: float) -> float:
     >>> round(bound([Charge(Release("gaussian", 7.0, 1.0), rounds=100)], 1e-6), 4)
     7.8581
     """
-    merged, several = _merged(charges)
-    return _rdp(merged, delta, several=several)
+    merged, ran = _merged(charges)
+    return _rdp(merged, delta, several=ran == "several")
 
 
-def _merged(charges: Iterable[Charge]) -> tuple[tuple[Charge, ...], bool]:
-    """Equal charges as one with all their rounds, and whether they are of several runs.
+def _merged(charges: Iterable[Charge]) -> tuple[tuple[Charge, ...], Ran]:
+    """Equal charges as one with all their rounds, and how the runs went that they are of.
 
     Where a sampling keeps turns apart, rounds are those of one client: of all rounds of its run,
     whatever they were charged, so that changing the charge in between gains nothing.
     """
     counts: dict[Charge, int] = {}
-    origins: set[str] = set()
+    settings: dict[str, dict[str, set[tuple[Release, float, int]]]] = {}
     for _, same in groupby(charges, id):  # a ledger holds one object for equal charges
         charge, *more = same
-        origins.add(charge.origin)
+        settled = (charge.release, charge.amplification, charge.selection.separation)
+        settings.setdefault(charge.origin, {}).setdefault(charge.part, set()).add(settled)
         kept = charge.release.mechanism == "matrix" or charge.selection.separation > 1
         kind = replace(charge, rounds=1, run=charge.run if kept else "")
         counts[kind] = counts.get(kind, 0) + charge.rounds * (1 + len(more))
@@ -150,7 +159,15 @@ def _merged(charges: Iterable[Charge]) -> tuple[tuple[Charge, ...], bool]:
         whole[kind.run] = whole.get(kind.run, 0) + count
     return tuple(
         replace(kind, rounds=_turns(kind, count, whole[kind.run])) for kind, count in counts.items()
-    ), len(origins) > 1
+    ), _ran(settings)
+
+
+def _ran(settings: Mapping[str, Mapping[str, set[tuple[Release, float, int]]]]) -> Ran:
+    """How the runs of a ledger went, by the settings of each run's parts between its returns."""
+    parts = [list(run.values()) for run in settings.values()]
+    if len(parts) > 1 or any(part != run[0] for run in parts for part in run):
+        return "several"
+    return "back" if any(len(run) > 1 for run in parts) else "straight"
 
 
 def _turns(charge: Charge, rounds: int, whole: int) -> int:
@@ -164,7 +181,7 @@ def _turns(charge: Charge, rounds: int, whole: int) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _spent(charges: tuple[Charge, ...], several: bool, delta: float) -> Spent:
+def _spent(charges: tuple[Charge, ...], ran: Ran, delta: float) -> Spent:
     _refuse_thin(charges)
     # Asked for here, as loading it costs more than the rest of this room together.
     version = str(require("importlib.metadata", extra="privacy").version("dp-accounting"))
@@ -175,13 +192,15 @@ def _spent(charges: tuple[Charge, ...], several: bool, delta: float) -> Spent:
         rdp, multiplier = _rdp(charges, delta), _together(charges)
         found = gaussian_epsilon(delta, multiplier)
         return Spent(found, rdp, delta, "exact", version, "Gaussian filter")
+    several = ran == "several"
     rdp = _rdp(charges, delta, several=several)
     if several:
         return Spent(rdp, rdp, delta, "RDP", version, "Rényi filter")
+    theorem: Theorem = "fixed settings" if ran == "straight" else "one setting"
     if not gaussians or rdp > LOOSE:
-        return Spent(rdp, rdp, delta, "RDP", version)
+        return Spent(rdp, rdp, delta, "RDP", version, theorem)
     tight = float(_pld(charges, _step(charges, rdp, delta)).get_epsilon_for_delta(delta))
-    return Spent(min(tight, rdp), rdp, delta, "PLD" if tight <= rdp else "RDP", version)
+    return Spent(min(tight, rdp), rdp, delta, "PLD" if tight <= rdp else "RDP", version, theorem)
 
 
 def _refuse_thin(charges: tuple[Charge, ...]) -> None:

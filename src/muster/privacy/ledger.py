@@ -18,6 +18,7 @@ from muster.errors import MusterError
 from muster.privacy.accounting import EVERYBODY, Theorem, rounds_for, spent
 from muster.privacy.gaussian import check_target
 from muster.privacy.release import Charge, Release, Selection
+from muster.privacy.shares import assumed
 from muster.spelling import Spelled
 
 __all__ = ["Budget", "LedgerEntry", "PrivacyLedger", "usual_delta"]
@@ -117,7 +118,10 @@ class PrivacyLedger:
         return replace(self, entries=tuple(entries))
 
     def to_json(self) -> str:
-        """The ledger as text, equal for equal ledgers; equal charges are written once."""
+        """The ledger as text, equal for equal ledgers; equal charges are written once.
+
+        What every ε in it takes for granted of others' noise stands beside, in words and numbers.
+        """
         places: dict[int, int] = {}  # of a charge's first object, by the object: see `spent`
         kinds: dict[Charge, int] = {}
         entries = []
@@ -126,6 +130,9 @@ class PrivacyLedger:
                 places[id(entry.charge)] = kinds.setdefault(entry.charge, len(kinds))
             entries.append(vars(entry) | {"charge": places[id(entry.charge)]})
         value = {"delta": self.delta, "charges": list(map(asdict, kinds)), "entries": entries}
+        taken = assumed(kinds)
+        if taken is not None:  # for who reads the file: no epsilon stands there without it
+            value["assumes"] = asdict(taken) | {"text": taken.text}
         return json.dumps(value, sort_keys=True, allow_nan=False)
 
     @classmethod

@@ -33,17 +33,14 @@ class Mask:
     """The secure sums of a run: their `settings` by name, and the `worst` that was made.
 
     `worst` is None before the first. `chance`: that a given client is exposed by the group it sits
-    in, over all rounds of the plan; 0 without groups.
+    in, over all rounds of the plan; 0 without groups. `public`: whether losses, steps and rows are
+    told beside the sums (`privacy.told`).
     """
 
     settings: Mapping[str, str | int | float]
     worst: Sums | None = None
     chance: float = 0.0
-
-    @property
-    def public(self) -> bool:
-        """Whether losses, steps and rows are told beside the sum."""
-        return self.settings.get("metrics") == "public"
+    public: bool = False
 
 
 def described(mask: Mask | None) -> str:

@@ -194,6 +194,15 @@ class Charge:
         """
         return PLACE.sub("", self.run.partition("/")[0])
 
+    @property
+    def part(self) -> str:
+        """Which part of its run: it went back between two of them (a server's, or its attempt).
+
+        >>> [Charge(Release("gaussian", 1.0, 1.0), run=name).part for name in ("a", "a/2", "a/1/m")]
+        ['', '2', '1']
+        """
+        return PLACE.sub("", self.run.partition("/")[2].partition("/")[0])
+
     def doubled(self) -> Charge:
         """The same noise against a move of twice the length: another update in place of this one.
 

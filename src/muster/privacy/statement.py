@@ -54,6 +54,10 @@ READERS = (
 THEOREMS: dict[Theorem, str] = {
     "fixed settings": "rounds compose as they do where the settings of all, their number among "
     "them, were fixed before the first",
+    "one setting": "the run went back, so how many rounds there are was chosen after a look; each "
+    "has the same settings, so losses compose whatever was seen (Zhu, Dong and Wang 2022) for as "
+    "many as a budget that was set before the first affords: such a budget holds, and without one "
+    "that choice is not covered",
     "Gaussian filter": "Gaussians alone are a Gaussian filter (Smith and Thakurta 2022; Koskela et "
     "al. 2023): it holds also where later settings depended on earlier outputs",
     "Rényi filter": "several runs are counted by a Rényi filter (Feldman and Zrnic 2021; Lécuyer "

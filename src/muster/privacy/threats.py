@@ -14,6 +14,7 @@ from typing import Literal
 
 from muster.privacy.mask import Sums
 from muster.privacy.statement import Statement
+from muster.privacy.told import Disclosure
 
 __all__ = ["Carrier", "Peers", "READERS", "Setting", "Threat", "threats"]
 
@@ -45,13 +46,25 @@ class Threat:
 class Peers:
     """What a site asks of those it sums with (`site.toml`).
 
-    `named`: each of them stands there by name; `keyed`: and with its public key.
+    `least`: `least_peers`, 0 without; `names`: how many there are by name, 0 where not each of them
+    stands there by name; `organisations`: of how many somebody is asked for; `keyed`: whether each
+    name stands with its public key.
     """
 
     least: int = 0
-    named: bool = False
-    organisations: bool = False
+    names: int = 0
+    organisations: int = 0
     keyed: bool = False
+
+    @property
+    def named(self) -> bool:
+        """Whether each of them stands there by name."""
+        return self.names > 0
+
+    @property
+    def others(self) -> int:
+        """How many others at least are in a sum: a certificate speaks for one organisation."""
+        return max(self.least, self.organisations)
 
 
 @dataclass(frozen=True)
@@ -59,12 +72,13 @@ class Setting:
     """What a table is made of.
 
     `carrier`: how messages travel. `sums`: those that were made under masks, None where the server
-    sees each reply; `public` whether losses, steps and rows are told beside them. `statements`:
-    what noise covers, of clients and of rows. `trust`: where that noise is added, "central",
-    "distributed" or "local", none without. `rows`: whether each client's own steps add noise for
-    its rows. `peers`: a site's rules, None where nothing is known of them. `own`: how many clients
-    of its own a server needs beside one other that chooses whom it invites, None where none are
-    enough, or nothing is masked.
+    sees each reply. `statements`: what noise covers, of clients and of rows. `trust`: where that
+    noise is added, "central", "distributed" or "local", none without. `rows`: whether each client's
+    own steps add noise for its rows. `told`: what is told beside updates or sums (`privacy.told`),
+    which no noise covers; `forced`: whether a site's policy adds noise of its own, which the
+    statements say nothing of. `peers`: a site's rules, None where nothing is known of them, nor of
+    what else its policy has it keep. `own`: how many clients of its own a server needs beside one
+    other that chooses whom it invites, None where none are enough, or nothing is masked.
     """
 
     carrier: Carrier
@@ -72,9 +86,10 @@ class Setting:
     statements: tuple[Statement, ...] = ()
     trust: frozenset[str] = frozenset()
     rows: bool = False
-    public: bool = False
+    told: Disclosure = Disclosure()
     peers: Peers | None = None
     own: int | None = None
+    forced: bool = False
 
     @property
     def claims(self) -> str:
@@ -89,7 +104,7 @@ def threats(setting: Setting) -> tuple[Threat, ...]:
     ...     print(f"{line.reader}: {line.learns}")  # doctest: +ELLIPSIS
     the network: who talks with the server, when and how much; no content
     another client: the models of the rounds it is invited to; no update, row count, metric or ...
-    the server: each client's update by itself, its row count, and the losses and metrics it ...
+    the server: each client's update by itself, and its row count, the loss, steps and drift of ...
     the server with k clients: what the server learns alone
     the authority: what the server learns, where it also takes the server's place
     a reader of the model: whatever the models show; nothing bounds it
@@ -114,7 +129,8 @@ def _network(setting: Setting) -> Line:
         )
     if setting.carrier == "plain":
         return (
-            f"all that is sent: models, and {_replies(setting)}",
+            f"all that is sent: models, and {_replies(setting)}; of each client its name"
+            + (f", {_beside(setting)}" if _beside(setting) else ""),
             "nothing: it was served without --identity, which one machine alone allows",
             "tests/transport/http/test_listen.py::test_plain_http_is_for_loopback_only",
         )
@@ -144,12 +160,10 @@ def _server(setting: Setting) -> Line:
     sums = setting.sums
     if sums is None:
         return _unmasked(setting)
-    told = "" if setting.public else "; no losses, steps or rows"
-    learns = f"sums of at least {sums.honest} honest clients, who is in them and when{told}"
-    if setting.public:
-        learns += "; each client's training loss, steps and rows: SecureSum(metrics='public')"
+    beside = f"; of each client {_beside(setting)}" if _beside(setting) else "; nothing beside them"
+    shown = ": SecureSum(metrics='public')" if _beside(setting) else ""
     return (
-        learns,
+        f"sums of at least {sums.honest} honest clients, who is in them and when{beside}{shown}",
         f"at most {sums.colluders} of {sums.clients} clients work with it, and each certificate is "
         f"of somebody else{_unverified(sums)}; {_of_sums(setting)}",
         "tests/adversary/test_two_stories.py::test_no_two_quorums_fit",
@@ -168,27 +182,44 @@ def _unverified(sums: Sums) -> str:
 
 
 def _unmasked(setting: Setting) -> Line:
-    if "local" in setting.trust:
+    """What noise covers, by which claim; and what no noise covers, whatever covers the update."""
+    beside = _beside(setting)
+    told = "tests/adversary/test_what_is_told.py::test_the_table_says_what_travels"
+    if "local" in setting.trust or setting.forced:
+        noise = "that client's own noise"
+        if "local" not in setting.trust:
+            noise += ", of which its own ledger says how much"
+        claims = setting.claims if "local" in setting.trust else ""
+        rests = "the client adds the noise before it sends"
+        learns = f"each client's update under {noise}"
+    elif setting.rows:
+        claims, rests = setting.claims, "the client adds the noise in each of its local steps"
+        learns = "each client's update by itself, in which noise hides single rows"
+    else:
         return (
-            f"each client's update under that client's own noise. {setting.claims}".strip(),
-            "the client adds the noise before it sends",
-            "tests/privacy/test_relations.py::"
-            "test_what_is_claimed_holds_for_the_neighbours_that_are_named",
+            f"each client's update by itself{', and ' if beside else ''}{beside}: from an update, "
+            f"rows",
+            "trust in the server alone; SecureSum() hides updates, noise of the clients hides rows",
+            "tests/privacy/audits/test_inversion.py::test_a_plain_update_of_one_row_is_that_row",
         )
-    if setting.rows:
-        return (
-            "each client's update by itself, in which noise hides single rows, and its row count. "
-            f"{setting.claims}".strip(),
-            "the client adds the noise in each of its local steps",
-            "tests/runs/privacy/test_auditing.py::"
-            "test_noise_of_the_client_hides_its_row_from_the_server",
-        )
-    return (
-        "each client's update by itself, its row count, and the losses and metrics it reports: "
-        "from an update, rows",
-        "trust in the server alone; SecureSum() hides updates, noise of the clients hides rows",
-        "tests/privacy/audits/test_inversion.py::test_a_plain_update_of_one_row_is_that_row",
-    )
+    if beside:
+        learns += f"; and exactly, as no noise covers them, {beside}"
+        rests += ", and trust in the server for what stands beside it"
+    return f"{learns}. {claims}".strip(), rests, told
+
+
+def _beside(setting: Setting) -> str:
+    """What is told beside an update, or a sum, in words; "" where that is nothing."""
+    told = setting.told
+    parts = [
+        "its row count" if told.rows else "",
+        "the loss, steps and drift of its training" if told.trained else "",
+        "the metrics that it measures" if told.measured else "",
+    ]
+    *before, last = list(filter(None, parts)) or [""]
+    listed = f"{', '.join(before)} and {last}" if before else last
+    keeps = " (what its site.toml does not keep)" if listed and setting.peers is None else ""
+    return listed + keeps
 
 
 def _colluding(setting: Setting) -> Line:
@@ -315,7 +346,8 @@ def _of_models(setting: Setting) -> str:
 
 
 def _of_sums(setting: Setting) -> str:
-    if "distributed" in setting.trust and setting.claims:
+    inside = setting.rows or not setting.trust.isdisjoint(("distributed", "local"))
+    if inside and setting.claims:
         return "what a sum shows is covered by noise, as for a reader of the model"
     return "what a sum shows of one of its parts is bounded by nothing"
 

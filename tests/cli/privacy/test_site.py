@@ -4,7 +4,7 @@
 import json
 
 import pytest
-from tests.runs.privacy.test_site import ROWS, RULES, plan, trained
+from tests.runs.privacy.test_site import ROWS, RULES, dealt, plan, trained
 
 from muster.federation.site import joined
 from muster.federation.site.policy import Policy
@@ -90,3 +90,18 @@ def test_without_a_ledger_the_table_is_there_all_the_same(shell, tmp_path):
     assert "No ledger is kept: the policy has no budget_epsilon" in text
     assert "its ledger holds none; give budget_epsilon in site.toml" in " ".join(text.split())
     assert shell.json("privacy", "--site", "nice")[0]["ledger"] is None
+
+
+def test_no_epsilon_of_noise_in_shares_is_shown_without_what_it_assumes(shell, tmp_path):
+    trained(tmp_path / "caen", 1, dealt())
+    text = " ".join(shell("privacy", "--site", "caen").split())
+    assert "it is assumed that of the 4 shares of noise in each sum 2 besides" in text
+    assert "by its own share alone: epsilon" in text
+    (found,) = shell.json("privacy", "--site", "caen")
+    assert found["assumes"]["others"] == 2 and found["assumes"]["spent_alone"] > found["spent"]
+    rules = "budget_epsilon = 20.0\nbudget_delta = 1e-4\nown_share_only = true\n"
+    (tmp_path / "site.toml").write_text(rules)
+    told = ("privacy", "--site", "caen", "--policy", "site.toml")
+    assert "this site's own share alone (own_share_only)" in " ".join(shell(*told).split())
+    (own,) = shell.json(*told)
+    assert own["assumes"] is None and own["spent"] == found["assumes"]["spent_alone"]

@@ -204,7 +204,8 @@ def test_a_server_that_was_put_back_is_followed_under_a_higher_attempt(tmp_path)
     assert list(silent.bodies) == [3]
     assert [m.round for m in silent.said if isinstance(m, Decline)] == [1, 2]
     put_back = Hub(plain, rounds=3, attempt=2)
-    attend(plain, put_back, tmp_path / "plain")
+    again = Habits(policy=Policy(repeated_rounds=3))
+    attend(plain, put_back, tmp_path / "plain", habits=again)
     assert put_back.settled == [1, 2, 3] and len(put_back.bodies) == 3
     attend(scaffold, Hub(scaffold, rounds=2), tmp_path / "scaffold")
     with pytest.raises(RunError, match="was put back to round 1"):
@@ -223,7 +224,7 @@ def test_an_update_of_an_attempt_before_is_given_up_with_its_round(tmp_path):
         attend(plan, Hub(plan, rounds=2), tmp_path, at=trap)
     calm, memory = undisturbed(plan, tmp_path, rounds=2)
     put_back = Hub(plan, rounds=2, attempt=2)
-    attend(plan, put_back, tmp_path)
+    attend(plan, put_back, tmp_path, habits=Habits(policy=Policy(repeated_rounds=1)))
     assert [u.attempt for u, _ in put_back.bodies.values()] == [2, 2]
     assert [body for _, body in put_back.bodies.values()] == [b for _, b in calm.bodies.values()]
     assert same(kept(plan, tmp_path), memory)

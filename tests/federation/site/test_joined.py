@@ -43,7 +43,7 @@ def test_what_was_joined_is_read_back(plan, policy, public, own, tmp_path):
     write(tmp_path, made)
     found = read(tmp_path)
     assert found == replace(made, plan=json.loads(json.dumps(made.plan)))
-    assert (found.carrier, found.public) == ("TLS", public)
+    assert (found.carrier, found.told.trained) == ("TLS", public)
     assert [release.mechanism for release in found.own] == own
     assert found.rows == (plan is ROWS)
     assert found.rules == PeerRules(policy.least_peers, policy.peers, policy.organisations)

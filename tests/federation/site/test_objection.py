@@ -86,6 +86,24 @@ def test_trainings_of_a_run_are_at_most_its_rounds():
     assert trained(replace(TASK, round=11), rules=with_policy(extra_rounds=1)) is None
 
 
+def test_a_round_is_done_again_as_often_as_the_policy_says():
+    """Of all rounds of the run together, and trainings and evaluations each for itself."""
+    again = replace(TASK, round=2, attempt=2)
+    known = replace(AT, done=(1, 0), again=(0, 3))
+    assert trained(again, known) == "again"
+    assert trained(again, known, with_policy(extra_rounds=9)) == "again"
+    two = with_policy(repeated_rounds=2)
+    assert trained(again, known, two) is None
+    assert trained(again, replace(known, trainings=11, again=(1, 0)), two) is None
+    assert trained(again, replace(known, again=(2, 0)), two) == "again"
+    assert trained(again, replace(known, done=(0, 9), again=(2, 0)), two) is None, "its first time"
+    asked = replace(ASKED, attempt=2)
+    measures = replace(AT, done=(0, 1), again=(3, 0))
+    assert measured(asked, measures) == "again" and measured(asked, measures, two) is None
+    assert measured(asked, replace(measures, again=(0, 2)), two) == "again"
+    assert measured(asked, replace(measures, measurings=3, again=(0, 1)), two) is None
+
+
 def test_a_client_is_trained_in_its_turns_alone():
     """A server that asks it in every round asks for more than its noise was counted for."""
     turns = sampling.Rotation(3)

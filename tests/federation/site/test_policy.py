@@ -64,6 +64,7 @@ def test_a_file_is_read(tmp_path):
         ("study = 3", "the name of a study"),
         ("new_runs = -1", "from 0 up"),
         ("extra_rounds = 1.5", "from 0 up"),
+        ("repeated_rounds = -1", "from 0 up"),
         ("evaluations_per_day = 0", "above 0"),
         ("metrics = 'some'", "'hidden' or 'public'"),
         ("rows = true", "'hidden' or 'public'"),

@@ -29,7 +29,9 @@ from muster.keys import key
 from muster.pipeline import Clip, DiscreteNoise, LocalNoise, Noise, Quantize
 from muster.privacy import Charge, Selection, spent
 from muster.privacy.book import LedgerFile
+from muster.privacy.distributed import bounds
 from muster.privacy.per_example import PerExample
+from muster.privacy.shares import epsilon_alone
 
 LOCAL = (Clip(1.0), LocalNoise(2.0, 1e-5))
 RULES = Policy(budget_epsilon=5.0, budget_delta=1e-5)
@@ -192,9 +194,14 @@ def test_the_ledger_is_one_for_all_runs_and_vaults_of_a_study(study, private, tm
 def test_the_study_says_which_budget_is_in_force(study, private):
     private(policy=RULES)
     note = study.folder / "budget.json"
-    assert json.loads(note.read_text()) == {"epsilon": 5.0, "delta": 1e-5}
-    private(policy=replace(RULES, budget_epsilon=7.0))
-    assert json.loads(note.read_text()) == {"epsilon": 7.0, "delta": 1e-5}
+    assert json.loads(note.read_text()) == {
+        "epsilon": 5.0,
+        "delta": 1e-5,
+        "own_share_only": False,
+    }
+    private(policy=replace(RULES, budget_epsilon=7.0, own_share_only=True))
+    found = json.loads(note.read_text())
+    assert found == {"epsilon": 7.0, "delta": 1e-5, "own_share_only": True}
     (study.folder / "budget.json.part").mkdir()
     with pytest.raises(RunError, match=r"budget.json cannot be written .* then join again"):
         private(policy=RULES)
@@ -225,10 +232,65 @@ def test_what_is_charged():
     assert charges(plan(Clip(1.0), Noise(1.0)), RULES, 20) == ()
 
 
+SHARES = (Clip(1.0), Quantize(16), DiscreteNoise(8.0, 4), pipeline.SecureSum())
+
+
+def test_by_its_own_share_alone_a_site_is_charged_for_the_noise_that_it_adds_itself():
+    """Of four shares it adds a fourth of the variance: half of the multiplier."""
+    given = plan(*SHARES, minimum=4)
+    (counted,) = charges(given, RULES, 20)
+    (own,) = charges(given, replace(RULES, own_share_only=True), 20)
+    assert (counted.release.known, own.release.known) == (1, 3)
+    reach, variance = own.release.sensitivity, given.stages.share_variance()
+    assert variance == pytest.approx((4.0 * reach) ** 2), "the deviation is four sensitivities"
+    line, _ = bounds(own.release)[1]
+    assert line == pytest.approx(reach**2 / (2 * variance)), "that of no other noise"
+    assert spent([own], 1e-5).epsilon > spent([counted], 1e-5).epsilon
+    bare = plan(*SHARES[:-1], minimum=4)
+    assert charges(bare, RULES, 20) == ()
+    (seen,) = charges(bare, replace(RULES, own_share_only=True), 20)
+    assert seen.release == own.release, "what is added before it is sent needs no mask"
+
+
+def test_a_budget_of_own_shares_counts_so_what_was_charged_otherwise_before(study, private):
+    given = plan(*SHARES, minimum=4)
+    (once,) = charges(given, RULES, 20)
+    both = epsilon_alone([once] * 2, 1e-5)
+    assert spent([once] * 3, 1e-5).epsilon < both, "so three fit where the others are believed"
+    rules = replace(RULES, budget_epsilon=both)
+    assert private(given, rules).charge(task(1)) is None
+    own = private(given, replace(rules, own_share_only=True))
+    assert own.charge(task(2)) is None and own.charge(task(2)) is None
+    assert "counted by its own share of the noise alone" in own.charge(task(3))
+    (first, second) = entries(study)
+    assert (first.charge.release.known, second.charge.release.known) == (1, 3)
+    assert private(given, rules).charge(task(3)) is None, "who believes the others goes on"
+
+
+def test_no_epsilon_of_shares_stands_in_a_ledger_without_what_it_takes_for_granted(study, private):
+    given = plan(*SHARES, minimum=4)
+    private(given, RULES).charge(task(1))
+    held = json.loads((study.folder / "privacy.json").read_text())
+    assert (held["assumes"]["others"], held["assumes"]["shares"]) == (2, 4)
+    assert "who do not work with the server" in held["assumes"]["text"]
+    own = replace(RULES, own_share_only=True, study="own")
+    record = StudyRecord(study.folder / "own", "own")
+    try:
+        kept = SiteStore(study.folder / "vault")
+        kept.enter("r", "a")
+        SiteSecrets(given, own, kept, record, 20, os.urandom).charge(task(1))
+        kept.close()
+        assert "assumes" not in json.loads((record.folder / "privacy.json").read_text())
+    finally:
+        record.close()
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("budget_epsilon = 2.0", "give both, or none"),
+        ("own_share_only = true", "and no budget; give budget_epsilon"),
+        ("own_share_only = 1", "own_share_only = 1; give true or false"),
         ("budget_delta = 1e-6", "give both, or none"),
         ("budget_epsilon = -1\nbudget_delta = 1e-6", "a number above 0"),
         ("budget_epsilon = 2.0\nbudget_delta = 1.0", r"a number in \(0, 1\)"),

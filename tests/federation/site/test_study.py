@@ -98,6 +98,10 @@ def test_what_is_known_of_a_run_and_a_day(record):
     record.begin(TrainAssignment("r2", 9, "a" * 64, 30.0), day=DAY)
     record.settle("r1", 4, 1, accepted=False)
     assert record.known("r1", DAY) == Known(2, 2, 5, 4, 3, 1, (3, 1))
+    record.begin(TrainAssignment("r1", 4, "a" * 64, 30.0, attempt=2), day="2025-12-30")
+    record.begin(TrainAssignment("r1", 4, "a" * 64, 30.0, attempt=3), day="2025-12-30")
+    assert record.known("r1", DAY, 4) == Known(3, 4, 0, 4, 5, 1, (3, 1), (2, 0), (3, 0))
+    assert record.known("r1", DAY, 5) == Known(3, 4, 0, 4, 5, 1, (3, 1), (2, 0), (0, 1))
     assert record.known("r3", DAY) == Known(today=(3, 1))
 
 

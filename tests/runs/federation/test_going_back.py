@@ -39,7 +39,7 @@ def people():
 
 
 def played(home, plan=PLAN, watch=None):
-    """The run in this home to its end, with its sites, which have a word for more rounds."""
+    """The run in this home to its end, with its sites, which have a word for rounds again."""
     ready, address, failed = threading.Event(), [], []
 
     def told(port):
@@ -62,7 +62,7 @@ def played(home, plan=PLAN, watch=None):
 
     def attended(name):
         seat = LocalClient(name, people()[name], home / name)
-        attend_many(plan, [seat], address[0], how=Joining(Policy(extra_rounds=9)))
+        attend_many(plan, [seat], address[0], how=Joining(Policy(repeated_rounds=9)))
 
     server = threading.Thread(target=served)
     server.start()

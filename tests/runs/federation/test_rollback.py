@@ -97,16 +97,16 @@ def test_who_says_nothing_has_its_lost_rounds_trained_by_nobody(home):
 
 
 def test_a_higher_attempt_is_trained_with_the_sites_word_and_has_the_bits_it_had(home, capsys):
-    """The plan has four rounds, and each site has trained four times: two more are its word."""
+    """The plan has four rounds, and each site has trained four times: two again are its word."""
     assert shell("rollback", home / "run", 2, "--lost", 2) == 1
     assert "give the last round that was played, from 3 to" in said(capsys)
     assert shell("rollback", home / "run", 2, "--lost", 4, "--reason", "an old tape") == 0
     assert "rounds 3 to 4 are lost, and played again" in said(capsys)
     assert shell("show", home / "run") == 0
     assert "an old tape (lost by an older copy: round 3 to 4)" in said(capsys)
-    history = played(home, policies={"a": Policy(extra_rounds=2)})
+    history = played(home, policies={"a": Policy(repeated_rounds=2)})
     assert [record["accepted"] for record in history] == [["a", "b"]] * 2 + [["a"]] * 2
-    assert "has trained 4 times in the run" in history[2]["declined"][0]["reason"]
+    assert "repeated_rounds in site.toml" in history[2]["declined"][0]["reason"]
     trained = [e["details"] for e in audit.entries(home / "a/audit.jsonl") if e["action"] == "task"]
     places = [(one["round"], one["attempt"]) for one in trained]
     assert places == [(1, 1), (2, 1), (3, 1), (4, 1), (3, 2), (4, 2)]
@@ -117,7 +117,7 @@ def test_a_higher_attempt_is_trained_with_the_sites_word_and_has_the_bits_it_had
 
 def test_the_same_rounds_again_give_the_same_model(home):
     assert shell("rollback", home / "run", 2, "--lost", 4) == 0
-    played(home, policies=dict.fromkeys(NAMES, Policy(extra_rounds=2)))
+    played(home, policies=dict.fromkeys(NAMES, Policy(repeated_rounds=2)))
     whole, again = Run(home / "whole", PLAN), Run(home / "run", PLAN)
     assert np.array_equal(whole.parameters, again.parameters)
 

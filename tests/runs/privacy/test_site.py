@@ -287,3 +287,46 @@ def test_what_a_site_can_claim_is_its_own_ledgers(given, rounds, words, tmp_path
 def test_a_table_knows_whether_every_peer_stands_with_its_key(peers, named, keyed):
     found = peers_of(PeerRules(peers=peers))
     assert (found.named, found.keyed) == (named, keyed)
+
+
+SHARES = (pipeline.Clip(1.0), pipeline.Quantize(16), pipeline.DiscreteNoise(8.0, 4))
+
+
+def dealt():
+    """A plan with noise in shares of four, behind a mask."""
+    return replace(
+        plan(Local(epochs=1, batch=4)),
+        pipeline=(*SHARES, pipeline.SecureSum()),
+        minimum=4,
+        aggregation=Mean("expected"),
+    )
+
+
+def test_an_epsilon_of_shares_says_what_it_takes_for_granted_and_what_it_is_without(tmp_path):
+    home = tmp_path / "lyon"
+    trained(home, 2, dealt())
+    (found,) = accounts(home)
+    assert (found.assumed.others, found.assumed.shares) == (2, 4)
+    once = found.ledger.charges[0]
+    own = replace(once, release=replace(once.release, known=3), rounds=2)
+    assert found.alone == spent([own], 1e-4).epsilon > found.epsilon == found.ledger.epsilon
+    joined.write(home / STUDIES / "default", joined.Joined.of(plan(), RULES, ROWS, plain=False))
+    (study,) = studies(home)
+    reader = said(study, "a reader of the model")
+    assert f"With epsilon {rounded_up(found.epsilon)} at delta 0.0001" in reader
+    assert "There it is assumed that of the 4 shares of noise in each sum 2 besides" in reader
+    assert f"by this site's own share alone epsilon is {rounded_up(found.alone)}" in reader
+
+
+def test_a_policy_of_own_shares_counts_all_of_a_ledger_so(tmp_path):
+    home, own = tmp_path / "lyon", replace(RULES, own_share_only=True, budget_epsilon=2.0)
+    trained(home, 1, dealt(), replace(RULES, budget_epsilon=2.0))
+    (believed,) = accounts(home)
+    (alone,) = accounts(home, own)
+    assert alone.assumed is None and alone.epsilon == believed.alone > believed.epsilon
+    assert alone.left == 2.0 - alone.epsilon < believed.left
+    assert alone.parts[0].epsilon == alone.epsilon
+    assert 1 + alone.more == trained(home, 99, dealt(), own) < 1 + believed.more
+    (noted,) = accounts(home)
+    assert noted.own and noted.more == 0, "the policy that it joined with says how to count"
+    assert noted.epsilon <= 2.0

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -13,24 +14,25 @@ from muster.cli.privacy.threats import tell
 from muster.extras import require
 from muster.privacy.statement import THEOREMS
 from muster.privacy.threats import Peers
+from muster.privacy.told import Keeps
 
-__all__ = ["peers", "show"]
+__all__ = ["rules", "show"]
 
 Text = require("rich.text", extra="site").Text
 
 
-def peers(policy: Path) -> Peers:
-    """A site's rules about those it sums with."""
-    rules = require("muster.federation.site.policy", extra="service").read(policy).room
-    found: Peers = require("muster.runs.privacy.site", extra="service").peers_of(rules)
-    return found
+def rules(policy: Path) -> tuple[Peers, Keeps]:
+    """A site's rules about those it sums with, and what its policy has it keep."""
+    read = require("muster.federation.site.policy", extra="service").read(policy)
+    found: Peers = require("muster.runs.privacy.site", extra="service").peers_of(read.room)
+    return found, read.keeps
 
 
 def show(folder: Path, policy: Path | None, *, as_json: bool) -> None:
     """Print what a site knows of each study: its ledger, and who learns what of it."""
     reading = require("muster.runs.privacy.site", extra="site")
-    rules = require("muster.federation.site.policy", extra="site")
-    for study in reading.studies(folder, rules.read(policy) if policy else None):
+    policies = require("muster.federation.site.policy", extra="site")
+    for study in reading.studies(folder, policies.read(policy) if policy else None):
         if as_json:
             screen.emit(_all(study))
             continue
@@ -73,13 +75,23 @@ def _facts(account: Any) -> dict[str, Any]:
         "unit": account.unit,
         "delta": ledger.delta,
         "budget": budget and budget.epsilon,
-        "spent": ledger.epsilon,
+        "spent": account.epsilon,
+        "own_share_only": account.own,
         "rdp": ledger.rdp,
+        "assumes": _assumes(account),
         "theorem": ledger.theorem,
         "left": account.left,
         "more": account.more,
         "runs": [part._asdict() for part in account.parts],
     }
+
+
+def _assumes(account: Any) -> dict[str, Any] | None:
+    """What the numbers take for granted of others' noise, and what is spent without it."""
+    if account.assumed is None:
+        return None
+    alone = account.alone if math.isfinite(account.alone) else None
+    return asdict(account.assumed) | {"text": account.assumed.text, "spent_alone": alone}
 
 
 def _lines(account: Any) -> Iterator[tuple[str, str]]:
@@ -89,13 +101,18 @@ def _lines(account: Any) -> Iterator[tuple[str, str]]:
     else:
         yield "unit", account.unit
         count = sum(part.trainings for part in parts)
-        said = f"epsilon {screen.number(ledger.epsilon)} at delta {ledger.delta:g}"
+        said = f"epsilon {screen.number(account.epsilon)} at delta {ledger.delta:g}"
         many = (
             f"{n} {word}{'' if n == 1 else 's'}"
             for n, word in ((count, "training"), (len(parts), "run"))
         )
         yield "spent", f"{said}, by RDP {screen.number(ledger.rdp)}, in {' of '.join(many)}"
         yield "counted", THEOREMS[ledger.theorem]
+        if account.own:
+            yield "counted of", "noise in shares: this site's own share alone (own_share_only)"
+        if account.assumed is not None:
+            alone = screen.number(account.alone)
+            yield "assumed", f"{account.assumed.text}; by its own share alone: epsilon {alone}"
     if budget is None:
         yield "budget", "not known; name it with --policy site.toml"
         return

@@ -32,7 +32,9 @@ Folder = Annotated[
 ]
 Rules = Annotated[
     Path | None,
-    typer.Option(help="site.toml: with --site, its budget and study; else its rules about peers."),
+    typer.Option(
+        help="site.toml: with --site, its budget and study; else peers, and what it keeps."
+    ),
 ]
 
 
@@ -54,7 +56,7 @@ def command(
         site.show(folder, policy, as_json=as_json)
         return
     found = Run(locate.find(run))
-    lines = table(found, None if policy is None else site.peers(policy))
+    lines = table(found) if policy is None else table(found, *site.rules(policy))
     for place, made in enumerate(statements(found)):
         if as_json:
             screen.emit(

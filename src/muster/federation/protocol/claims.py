@@ -20,6 +20,7 @@ from muster.federation.protocol.limits import ANSWERS, LARGEST, ROWS, SLACK
 from muster.federation.protocol.message import Hello, UpdateHeader
 from muster.metrics.sums import HELD_OUT
 from muster.plan import Plan
+from muster.plan.told import told_of
 from muster.security.refusal import Refused, malformed
 from muster.store.records import Assignment, Kind, Member, Standing
 from muster.types import ClientId
@@ -69,15 +70,15 @@ class Claims:
 
 def claims_of(plan: Plan) -> Claims:
     """What this plan lets its members say."""
-    local, secure = plan.local, plan.secure
+    local = plan.local
 
     def steps(rows: int) -> int:
         return int(step_counts(np.array([rows]), local.epochs, local.steps, local.batch)[0])
 
     measures = measures_of(plan)
-    told = local.reports and (secure is None or secure.metrics == "public")
     loss = (measures or {}).get("loss", UNKNOWN)
-    return Claims(measures, loss, steps, told, masked=secure is not None)
+    told = told_of(plan).trained
+    return Claims(measures, loss, steps, told, masked=plan.secure is not None)
 
 
 def measures_of(plan: Plan) -> Ranges | None:

@@ -41,6 +41,7 @@ from muster.federation.site.trainer import Habits, SiteTrainer
 from muster.federation.site.training import Training
 from muster.federation.site.training_thread import TrainingThread
 from muster.plan.registry import OUTSIDE, differences, fingerprint, spelled, to_value
+from muster.plan.told import told_of
 from muster.security.pki.notary import Notary
 from muster.security.refusal import RefusalReason, Refused
 from muster.store.blobs import NoRoom
@@ -94,8 +95,8 @@ class SiteAgent:
         acting, source = self.policy.guard(plan), training.source or self.private.source
         self.training = replace(training, acting=acting, source=source)
         self.work = replace(self.work, training=self.training)  # masks are made of what it makes
-        hidden = plan.secure is not None or self.policy.rows == "hidden"  # masks hide rows as well
-        self.hello = Hello(VERSIONS, name, print_, 1 if hidden else rows)
+        shown = told_of(plan, self.policy.keeps).enrolled
+        self.hello = Hello(VERSIONS, name, print_, rows if shown else 1)
         self.welcome: Welcome | None = None
         self.assignments: Assignments | None = None
         self._word = habits.new_run  # of the site for one further run

@@ -30,7 +30,7 @@ from muster.federation.site.objection import Objection, Rules, to_measuring, to_
 from muster.federation.site.secagg import SecAggParticipant
 from muster.federation.site.secrets import SiteSecrets
 from muster.federation.site.state import PendingUpdate
-from muster.federation.site.study import Begun
+from muster.federation.site.study import Begun, Known
 from muster.federation.site.trainer import SiteTrainer
 from muster.federation.site.transfers import deliver, fetch
 from muster.security.refusal import Refused
@@ -78,13 +78,13 @@ class Assignments:
     async def measure(self, asked: Evaluate, *, waits: bool) -> bool:
         """Measure a model, or say again what was measured."""
         work = self.work
-        begun, known = work.study.begun(asked), work.study.known(self.rules.run, self._day())
+        begun, known = work.study.begun(asked), self._known(asked)
         objection = to_measuring(asked, begun, known, self.rules, work.habits.wall())
         if objection is not None:
             return await self._object(asked, objection, waits=waits)
         if begun is None:
             place = {"round": asked.round, "attempt": asked.attempt, "model": asked.model}
-            work.note("evaluate", **place)
+            work.note("evaluate", **place, **_again(known.done[1]))
             work.study.begin(asked, day=self._day())
         answer = begun and begun.answer
         body = None
@@ -104,6 +104,9 @@ class Assignments:
         await work.line.say("/v1/answers", measured, Ack)
         return True
 
+    def _known(self, asked: Asked) -> Known:
+        return self.work.study.known(self.rules.run, self._day(), asked.round)
+
     def _day(self) -> str:
         return f"{datetime.fromtimestamp(self.work.habits.wall()):%Y-%m-%d}"
 
@@ -116,7 +119,7 @@ class Assignments:
         whether there will be room.
         """
         work, pending = self.work, self.work.site_store.pending
-        known = work.study.known(self.rules.run, self._day())
+        known = self._known(task)
         found = to_training(task, begun, known, self.rules, work.habits.wall())
         if found is not None:
             return found
@@ -150,7 +153,8 @@ class Assignments:
         self.private.settle(ALL, task.attempt - 1)
         place = {"round": task.round, "attempt": task.attempt, "model": task.model}
         site_store.at("site: before assignment is begun")
-        work.note("task", **place, times=task.times, peers=task.peers)
+        again = _again(self._known(task).done[0])
+        work.note("task", **place, times=task.times, peers=task.peers, **again)
         work.study.begin(task, day=self._day(), secret=self.private.seal(task))
         site_store.at("site: assignment is begun")
 
@@ -227,6 +231,11 @@ class Assignments:
         if self.work.training.veiled:  # what failed, and on what, is a word about the rows
             failure = replace(failure, stage="site", text="why is in the site's own log")
         await self.work.line.say("/v1/answers", failure, Ack)
+
+
+def _again(done: int) -> dict[str, int]:
+    """What an entry of the log says besides, where the round was done so often before."""
+    return {"again": done} if done else {}
 
 
 def _same(one: TrainAssignment, other: TrainAssignment) -> bool:

@@ -19,7 +19,9 @@ from muster.federation.site.policy import Policy
 from muster.federation.site.secrets import charges
 from muster.plan import Plan
 from muster.plan.registry import to_value
+from muster.plan.told import told_of
 from muster.privacy import Release
+from muster.privacy.told import Disclosure
 
 __all__ = ["JOINED", "Joined", "read", "write"]
 
@@ -32,8 +34,8 @@ class Joined:
 
     `plan` is its recorded value (`registry.to_value`); `releases` what its stages release; `own`
     the noise that this site adds itself, by plan or policy; `carrier` how its messages travel;
-    `rows` whether its local steps hide single rows; `public` whether its losses are told beside
-    what is sent; `rules` with whom its updates are summed.
+    `rows` whether its local steps hide single rows; `told` what is told beside its updates; `rules`
+    with whom its updates are summed.
     """
 
     plan: Mapping[str, Any]
@@ -41,20 +43,19 @@ class Joined:
     own: tuple[Release, ...]
     carrier: Literal["TLS", "plain"]
     rows: bool
-    public: bool
+    told: Disclosure
     rules: PeerRules
 
     @classmethod
     def of(cls, plan: Plan, policy: Policy, rows: int, *, plain: bool) -> Joined:
         """What a site with so many rows joins, over `plain` HTTP or TLS."""
-        told = plan.secure is None or plan.secure.metrics == "public"
         return cls(
             to_value(plan),
             plan.stages.releases(),
             tuple(charge.release for charge in charges(plan, policy, rows)),
             "plain" if plain else "TLS",
             plan.local.examples is not None,
-            told and policy.reports and plan.local.reports,
+            told_of(plan, policy.keeps),
             policy.room,
         )
 
@@ -80,7 +81,8 @@ def read(folder: Path) -> Joined | None:
     try:
         kept = json.loads(path.read_text("utf-8"))
         noise = {name: tuple(Release(**one) for one in kept[name]) for name in ("releases", "own")}
-        return Joined(**kept | noise | {"rules": PeerRules(**kept["rules"])})
+        parts = {"rules": PeerRules(**kept["rules"]), "told": Disclosure(**kept["told"])}
+        return Joined(**kept | noise | parts)
     except (OSError, ValueError, KeyError, TypeError, PlanError) as error:
         raise RunError(
             f"{path} cannot be read ({error}); the next muster join writes it anew"

@@ -15,6 +15,7 @@ from muster.federation.site.policy import Policy
 from muster.federation.site.study import Begun, Known
 from muster.plan import Plan
 from muster.plan.secure import refused_session, sum_sizes
+from muster.plan.told import told_of
 from muster.types import ClientId, Turns
 
 __all__ = ["Objection", "Rules", "planned", "to_measuring", "to_training"]
@@ -47,6 +48,17 @@ class Rules:
     def rounds(self) -> int:
         """The rounds of the run, with those that the policy adds."""
         return self.plan.rounds + self.policy.extra_rounds
+
+    @property
+    def trainings(self) -> int:
+        """How often this site trains in the run at most, rounds that it trains again included."""
+        return self.rounds + self.policy.repeated_rounds
+
+    @property
+    def measurings(self) -> int:
+        """The same of evaluations."""
+        more = self.policy.extra_rounds + self.policy.repeated_rounds
+        return planned(self.plan) + more
 
 
 def planned(plan: Plan) -> int:
@@ -86,6 +98,8 @@ def to_training(
             f"go back from; restore a newer copy of the server, or begin a new run",
             ends=True,
         )
+    if again := _again(task, known.done[0], known.again[0], rules, "trained"):
+        return again
     if task.round > rules.rounds:
         return Objection(
             "rounds",
@@ -99,7 +113,7 @@ def to_training(
         return Objection(
             "turn", f"client {rules.client!r} has no turn in round {task.round} by {sampling}"
         )
-    if known.trainings >= rules.rounds:
+    if known.trainings >= rules.trainings:
         return Objection(
             "trainings",
             f"this site has trained {known.trainings} times in the run, and its plan has "
@@ -152,7 +166,9 @@ def to_measuring(
         return _differs(asked, begun)
     if back := _back(asked, known, max(known.latest - 1, known.measured)):
         return back
-    if known.measurings >= planned(rules.plan) + rules.policy.extra_rounds:
+    if again := _again(asked, known.done[1], known.again[1], rules, "measured"):
+        return again
+    if known.measurings >= rules.measurings:
         return Objection(
             "evaluations",
             f"this site has measured {known.measurings} models in the run, and its plan has "
@@ -197,16 +213,36 @@ def _back(asked: TrainAssignment | Evaluate, known: Known, latest: int) -> Objec
     return None
 
 
+def _again(
+    asked: TrainAssignment | Evaluate, done: int, again: int, rules: Rules, deed: str
+) -> Objection | None:
+    """Whether a round that was done before is asked for again, more often than the site allows.
+
+    Only a server that says that it went back can ask so, and nothing shows that it did. Whether
+    the first answer reached it is not asked: a site that was killed on its way does not know.
+    """
+    most = rules.policy.repeated_rounds
+    if not done or again < most:
+        return None
+    before = f" and has {deed} {again} round{'' if again == 1 else 's'} again" if again else ""
+    return Objection(
+        "again",
+        f"{_named(asked)} was {deed} here under another attempt{before}; a server that was put "
+        f"back gets so many rounds again as repeated_rounds in site.toml says, {most} now",
+    )
+
+
 def _hidden(round: int, rules: Rules) -> Objection | None:
     """Whether metrics of this round stay with this site."""
     plan, policy = rules.plan, rules.policy
-    masked = plan.secure is not None and plan.secure.metrics == "hidden"
-    if not plan.local.reports or masked:
+    told = told_of(plan, policy.keeps)
+    if not told_of(plan).trained:
+        masked = plan.secure is not None and plan.secure.metrics == "hidden"
         keeper = plan.secure if masked else plan.local.examples
         return Objection("metrics", f"{keeper} keeps metrics with the clients")
-    if not policy.reports:
+    if not told.trained:
         return Objection("metrics", "the site's policy keeps metrics here")
-    if plan.evaluate.clients == 0:
+    if not told.measured:
         return Objection("unplanned", f"{plan.evaluate} asks no client to evaluate")
     if round > rules.rounds or not plan.evaluate.due(round, plan.rounds):
         return Objection("unplanned", f"{plan.evaluate} has no evaluation in round {round}")
@@ -224,7 +260,9 @@ def _unwanted(
 
 def _more(rules: Rules) -> str:
     extra = rules.policy.extra_rounds
+    again = rules.policy.repeated_rounds
     added = f" and {extra} more by its policy" if extra else ""
+    added += f", {again} of them again" if again else ""
     return f"{added}; a longer run needs extra_rounds in site.toml"
 
 

@@ -4,6 +4,7 @@
     study = "hearts"             the study: the runs over these people, which share what is spent
     new_runs = 1                 so many further runs of the study without --new-run (none)
     extra_rounds = 10            so many rounds beyond those of the plan, in each run (none)
+    repeated_rounds = 3          so many rounds again of a server that went back, in each run (none)
     fingerprints = ["3fa9…"]     only these plans, by the first 12 digits or more
     least_rows = 50              no training on fewer rows
     rounds_per_day = 20          no more new rounds on one day (local time), in all runs together
@@ -13,6 +14,7 @@
     noise = 0.8                  Gaussian noise of standard deviation noise · clip, likewise
     budget_epsilon = 8.0         no new round beyond this ε, by the noise that is added at the site
     budget_delta = 1e-6          its δ
+    own_share_only = true        of noise in shares count this site's own share alone
     metrics = "hidden"           tell no losses and metrics, which no noise covers ("public": tell)
     rows = "hidden"              nor how many rows there are
     least_peers = 4              in a secure sum with at least so many others
@@ -22,6 +24,10 @@
 A forced clip and noise come first and on the unweighted payload, so that all that the plan does
 afterwards works on what the policy lets out. The noise is drawn from the secret of the assignment,
 so that the same assignment has the same answer, however often it is asked for.
+
+Noise in shares is counted with the shares of others, as far as the plan takes them not to work with
+the server, which nothing shows; with own_share_only = true this site's own share alone counts, also
+for what its ledger holds of before (`privacy.shares`).
 
 A site with a budget keeps its metrics unless it says metrics = "public": they are exact functions
 of its rows, which no ε counts.
@@ -49,6 +55,7 @@ from muster.plan.secure import sum_sizes
 from muster.privacy.clipping import clipped
 from muster.privacy.gaussian import LEAST, MOST
 from muster.privacy.randomness import clients_of, normal
+from muster.privacy.told import Keeps
 
 __all__ = ["Guarded", "Policy", "read"]
 
@@ -81,6 +88,8 @@ class Policy:
     least_peers: int | None = None
     peers: tuple[str, ...] | None = None
     organisations: tuple[str, ...] | None = None
+    own_share_only: bool = False
+    repeated_rounds: int = 0
 
     def __post_init__(self) -> None:
         for name in ("fingerprints", "hours", "peers", "organisations"):
@@ -98,9 +107,11 @@ class Policy:
             ("study", _study, STUDY_NAME[1]),
             ("new_runs", _some, "a whole number from 0 up"),
             ("extra_rounds", _some, "a whole number from 0 up"),
+            ("repeated_rounds", _some, "a whole number from 0 up"),
             ("evaluations_per_day", _count, "a whole number above 0"),
             ("metrics", KEPT.__contains__, "'hidden' or 'public'"),
             ("rows", KEPT.__contains__, "'hidden' or 'public'"),
+            ("own_share_only", _truth, "true or false"),
         )
         for name, fits, wanted in rules:
             value = getattr(self, name)
@@ -115,6 +126,11 @@ class Policy:
             raise PlanError(
                 f"the site's policy has budget_epsilon = {self.budget_epsilon} and budget_delta = "
                 f"{self.budget_delta}; give both, or none"
+            )
+        if self.own_share_only and self.budget_epsilon is None:
+            raise PlanError(
+                "the site's policy has own_share_only = true, which says how a budget is counted, "
+                "and no budget; give budget_epsilon and budget_delta as well"
             )
         if self.rows == "hidden" and self.metrics == "public":
             raise PlanError(
@@ -133,6 +149,11 @@ class Policy:
         if self.metrics is not None:
             return self.metrics == "public"
         return self.budget_epsilon is None and self.rows != "hidden"
+
+    @property
+    def keeps(self) -> Keeps:
+        """What this site keeps of all that a client may be asked to tell."""
+        return Keeps(not self.reports, self.rows == "hidden", self.noise is not None)
 
     def check(self, plan: Plan, fingerprint: str, rows: int) -> None:
         """Raise `PlanError` or `DataError` where this site takes no part at all."""
@@ -275,6 +296,10 @@ def _positive(value: Any) -> bool:
 
 def _small(value: Any) -> bool:
     return _positive(value) and value < 1
+
+
+def _truth(value: Any) -> bool:
+    return isinstance(value, bool)
 
 
 def _some(value: Any) -> bool:

@@ -34,6 +34,7 @@ from muster.keys import RandomSource
 from muster.plan import Plan
 from muster.privacy import Budget, Charge, PrivacyLedger, Release, Secret, charged
 from muster.privacy.book import ChargeRequest, LedgerFile, try_charge
+from muster.privacy.shares import alone, epsilon_alone
 
 __all__ = ["LEDGER", "NOTE", "SiteSecrets", "charges"]
 
@@ -45,18 +46,21 @@ def charges(plan: Plan, policy: Policy, rows: int) -> tuple[Charge, ...]:
     """What one round reveals of this site to whoever gets its update, by its own noise alone.
 
     About single rows where the plan keeps those private, else about all rows together. Noise of
-    the server's counts for nothing here, and shares of noise only where the replies are masked.
+    the server's counts for nothing here, and shares of others' noise only where the replies are
+    masked, and unless the policy counts the site's own share alone.
     """
     examples, contract = plan.local.examples, plan.stages.contracts[0]
     if examples is not None:
         return (charged(plan.local, rows),)
-    trusted = ("local", "distributed") if plan.secure is not None else ("local",)
+    shares = plan.secure is not None or policy.own_share_only
+    trusted = ("local", "distributed") if shares else ("local",)
     found = [release for release in plan.stages.releases() if release.trust in trusted]
     if policy.noise is not None and policy.clip is not None:
         reach = 2 * policy.clip  # any two updates that the policy lets out
         forced = Release("local gaussian", policy.noise / 2, reach, contract.dimension)
         found.append(forced)
-    return tuple(map(Charge, found))
+    made = tuple(map(Charge, found))
+    return tuple(map(alone, made)) if policy.own_share_only else made
 
 
 class SiteSecrets:
@@ -78,6 +82,7 @@ class SiteSecrets:
         self._plan, self._vault, self._entropy = plan, site_store, entropy
         self._veiled, self._book = plan.veiled or policy.noise is not None, None
         self._budget: Budget | None = None
+        self._alone = policy.own_share_only
         if policy.budget_epsilon is None or policy.budget_delta is None:
             return
         self._charges = charges(plan, policy, rows)
@@ -89,7 +94,7 @@ class SiteSecrets:
             )
         self._budget = Budget(policy.budget_epsilon, policy.budget_delta)
         self._book = LedgerFile(study.folder / LEDGER)
-        _noted(study.folder, self._budget)
+        _noted(study.folder, self._budget, own_share_only=self._alone)
 
     def lost(self, task: TrainAssignment, begun: Begun) -> bool:
         """Whether an assignment that was begun cannot be trained again with the bits it had."""
@@ -115,11 +120,29 @@ class SiteSecrets:
         secret = self.seal(task) if sealed is None else sealed
         place = "/".join(filter(None, (task.run, str(task.attempt), task.model, secret)))
         wish = ChargeRequest(task.round, _placed(self._charges, place), self._budget)
+        if self._alone and (why := self._beyond(wish)):
+            return why
         if keep:
             why = self._book.grant(wish, PrivacyLedger(self._budget.delta))[1]
         else:
             why = try_charge(self._book.read(self._budget.delta), wish)[1]
         return why and f"the site's policy has a budget of privacy: {why}"
+
+    def _beyond(self, wish: ChargeRequest) -> str | None:
+        """Why own shares alone are past the budget, those of before counted so as well, or None."""
+        assert self._book is not None and self._budget is not None
+        ledger = self._book.read(self._budget.delta)
+        if all(ledger.holds(charge.run, wish.round) for charge in wish.charges):
+            return None
+        after = epsilon_alone((*ledger.charges, *wish.charges), ledger.delta)
+        if after <= self._budget.epsilon:
+            return None
+        return (
+            f"the site's policy has a budget of privacy, counted by its own share of the noise "
+            f"alone (own_share_only): the next release would bring epsilon to {after:.4g} at delta "
+            f"{ledger.delta:g}, past the budget of {self._budget.epsilon:g}; stop here, plan with "
+            f"more noise, or allow more"
+        )
 
     def source(self, task: TrainAssignment) -> RandomSource | None:
         """What this task's draws come from; None where the plan needs no secret."""
@@ -155,9 +178,9 @@ def _name(place: TrainAssignment | tuple[int, int]) -> str:
     return f"noise-{attempt:010d}-{round:010d}-key"
 
 
-def _noted(folder: Path, budget: Budget) -> None:
+def _noted(folder: Path, budget: Budget, *, own_share_only: bool) -> None:
     """Tell whoever looks into the study later (`muster privacy --site`)."""
-    text = json.dumps(asdict(budget))
+    text = json.dumps(asdict(budget) | {"own_share_only": own_share_only})
     part = folder / f"{NOTE}.part"
     try:
         part.write_text(text, "utf-8")

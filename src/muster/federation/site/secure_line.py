@@ -16,6 +16,7 @@ from muster.federation.protocol.message import LIMIT, Ack, TrainAssignment, Wait
 from muster.federation.site.server_client import LONGEST_POLL, RetryLater, number_in
 from muster.federation.site.trainer import SiteTrainer
 from muster.federation.site.transfers import cut, pieces
+from muster.plan.told import told_of
 from muster.secagg import SessionReason, SessionStep
 from muster.secagg.messages import CLIENT_KINDS, Advert, Quit, SecAggMessage
 from muster.security.pki.credentials import Credentials, read_credentials
@@ -45,8 +46,7 @@ class SecureLine:
         """Say it until it is acknowledged. Raises `Refused`."""
         line, data = self.work.line, message.to_bytes()
         path, headers = _path(task), dict[str, str]()
-        secure = self.work.training.plan.secure
-        told = metrics and secure is not None and secure.metrics == "public"
+        told = metrics and told_of(self.work.training.plan).trained
         if isinstance(message, Advert) and told:
             headers["muster-metrics"] = json.dumps(dict(metrics))
 

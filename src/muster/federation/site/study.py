@@ -96,6 +96,8 @@ class Known:
     `attempt` is the highest that was seen, 0 before the first; `latest` and `measured` the highest
     rounds begun in it; `settled` the highest round of the run whose fate was heard; `trainings`
     and `measurings` all of the run; `today` the trainings and measurings of the day in any run.
+    `again`: of the run's, how many were of a round that was begun before, under another attempt;
+    `done`: how often the very round that is asked for was begun, in any attempt.
     """
 
     attempt: int = 0
@@ -105,6 +107,8 @@ class Known:
     trainings: int = 0
     measurings: int = 0
     today: tuple[int, int] = (0, 0)
+    again: tuple[int, int] = (0, 0)
+    done: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -203,8 +207,8 @@ class StudyRecord:
         found = from_json(said.encode(), type(asked))
         return Begun(found, secret, None if answer is None else json.loads(answer), fate, session)
 
-    def known(self, run: str, day: str) -> Known:
-        """What is known of a run, and of the day."""
+    def known(self, run: str, day: str, round: int = 0) -> Known:
+        """What is known of a run, and of the day, when this round of it is asked for."""
         ((attempt, settled, trainings, measurings),) = self._read(
             "SELECT coalesce(max(attempt), 0), "
             "coalesce(max(CASE WHEN accepted IS NOT NULL THEN round END), 0), "
@@ -222,6 +226,15 @@ class StudyRecord:
         today = dict(
             self._read("SELECT kind, count(*) FROM assignments WHERE day = ? GROUP BY kind", (day,))
         )
+        begun = {
+            kind: (count - rounds, here)
+            for kind, count, rounds, here in self._read(
+                "SELECT kind, count(*), count(DISTINCT round), count(CASE WHEN round = ? THEN 1 "
+                "END) FROM assignments WHERE run = ? GROUP BY kind",
+                (round, run),
+            )
+        }
+        trained, measured = begun.get("train", (0, 0)), begun.get("measure", (0, 0))
         return Known(
             attempt,
             highest.get("train", 0),
@@ -230,6 +243,8 @@ class StudyRecord:
             trainings,
             measurings,
             (today.get("train", 0), today.get("measure", 0)),
+            (trained[0], measured[0]),
+            (trained[1], measured[1]),
         )
 
     def begin(self, asked: Asked, *, day: str, secret: str = "") -> None:

@@ -20,6 +20,7 @@ from muster.federation.site.store import SiteStore, TrainingResult
 from muster.federation.site.study import StudyRecord
 from muster.federation.site.training import Training
 from muster.federation.site.training_thread import TrainingThread
+from muster.plan.told import told_of
 from muster.security.audit import TEXT, AuditLog
 from muster.security.refusal import RefusalReason, Refused
 from muster.store.blobs import NoRoom
@@ -99,7 +100,7 @@ class SiteTrainer:
         made = self.training.train(task, client, body, memory, walk)
         if made.spoiled:  # the server does not hear of it: that would be a word about the rows
             self.log("update was not finite", round=task.round, attempt=task.attempt)
-        if not habits.policy.reports:
+        if not told_of(self.training.plan, habits.policy.keeps).trained:
             made = replace(made, metrics={})
         return self._kept(task, made, effort)
 
@@ -144,7 +145,7 @@ class SiteTrainer:
         task's own fit, an evaluation) renews the lease as long as the process lives.
         """
         told = beats = 0
-        hidden = self.training.plan.secure is not None or self.habits.policy.rows == "hidden"
+        hidden = not told_of(self.training.plan, self.habits.policy.keeps).enrolled
         while True:
             await asyncio.wait([work], timeout=max(asked.lease / BEATS, SHORTEST))
             if work.done():

@@ -10,12 +10,14 @@ from typing import Any
 
 from muster.pipeline import SecureSum
 from muster.plan.quorum import needed, target_replies
+from muster.plan.told import told_of_value
 from muster.privacy.distributed import known_shares
-from muster.privacy.invited import Invited, fewest_own
+from muster.privacy.invited import MOST, Invited, fewest_own
 from muster.privacy.mask import Mask, Sums
 from muster.privacy.release import Release
 from muster.privacy.threats import Peers
 from muster.runs.run import Run
+from muster.secagg.graph import FULL
 
 __all__ = ["honest_shares", "mask_of", "own_needed", "settings_of"]
 
@@ -25,9 +27,10 @@ def mask_of(run: Run) -> Mask | None:
     settings = settings_of(run.facts.get("plan", {}))
     if settings is None:
         return None
+    public = told_of_value(run.facts["plan"]).trained
     rounds = [notes for record in run.history if (notes := record.get("secure"))]
     if not rounds:
-        return Mask(settings)
+        return Mask(settings, public=public)
     worst = min(chain(*rounds), key=lambda note: (note["honest"], note["threshold"]))
     most = max(sum(note["members"] for note in notes) for notes in rounds)
     return Mask(
@@ -41,6 +44,7 @@ def mask_of(run: Run) -> Mask | None:
             ring=_ring(worst),
         ),
         SecureSum(**settings).chance(most, run.facts["plan"]["rounds"]),
+        public=public,
     )
 
 
@@ -61,17 +65,21 @@ def own_needed(
     settings = settings_of(plan)
     if settings is None:
         return None
-    secure, least = SecureSum(**settings), 0 if peers is None else peers.least
+    secure, rules = SecureSum(**settings), peers or Peers()
     honest = max((one.survivors - one.known for one in releases if one.discrete), default=0)
-    drawn = 0 if least else _drawn(plan) // secure.groups  # a site with a rule takes fewer
+    drawn = 0 if rules.least else _drawn(plan) // secure.groups  # with least_peers it takes fewer
 
     def session(size: int) -> Invited | None:
+        if honest and size > FULL:  # no site takes part: see `SecureSum.terms`
+            return None
         made = secure.bears(
             size, needed(plan["minimum"], target_replies(size, plan["overselect"])), honest
         )
         return Invited(made.minimum, made.colluders) if made.hides else None
 
-    return fewest_own(session, max(drawn, 1 + least))
+    most = rules.names if rules.named else MOST - 1
+    seen = range(max(3, 1 + rules.others), 2 + most)
+    return fewest_own(session, max(drawn, 1 + rules.least), seen)
 
 
 def _drawn(plan: Mapping[str, Any]) -> int:

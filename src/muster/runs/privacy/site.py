@@ -9,7 +9,7 @@ of the sums that its transcripts show, and of the ledger; nothing in it is a ser
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,10 +20,12 @@ from muster.federation.site.joined import Joined
 from muster.federation.site.peers import PeerRules
 from muster.federation.site.secrets import LEDGER, NOTE
 from muster.federation.site.study import STUDIES
+from muster.plan.told import told_of_value
 from muster.privacy import Budget, Charge, PrivacyLedger, Statement, spent
 from muster.privacy.accounting import most_rounds
 from muster.privacy.book import LedgerFile
 from muster.privacy.mask import Sums
+from muster.privacy.shares import Assumed, alone, assumed, epsilon_alone
 from muster.privacy.statement import rounded_up
 from muster.privacy.threats import Peers, Setting, Threat, threats
 from muster.runs.privacy.masked import own_needed, settings_of
@@ -50,11 +52,29 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Account:
-    """One ledger of a site, and the budget that rules it, None where nothing says which."""
+    """One ledger of a site, and the budget that rules it, None where nothing says which.
+
+    `own`: of noise in shares the site's own alone counts (`own_share_only`), also where the ledger
+    was charged otherwise before.
+    """
 
     path: Path
     ledger: PrivacyLedger
     budget: Budget | None
+    own: bool = False
+
+    @property
+    def charges(self) -> tuple[Charge, ...]:
+        """What was charged, as the policy counts it."""
+        return tuple(map(self._counted, self.ledger.charges))
+
+    def _counted(self, charge: Charge) -> Charge:
+        return alone(charge) if self.own else charge
+
+    @property
+    def epsilon(self) -> float:
+        """What is spent, as the policy counts it; infinite where that is no noise at all."""
+        return self.alone if self.own else self.ledger.epsilon
 
     @property
     def unit(self) -> str:
@@ -77,35 +97,50 @@ class Account:
                 sum("#" not in e.charge.run for e in entries),
                 min(e.round for e in entries),
                 max(e.round for e in entries),
-                spent((e.charge for e in entries), self.ledger.delta).epsilon,
+                self._spent(self._counted(e.charge) for e in entries),
             )
             for run, entries in found.items()
         ]
+
+    @property
+    def assumed(self) -> Assumed | None:
+        """What ε takes for granted of others' shares of noise; None where it counts own noise."""
+        return assumed(self.charges)
+
+    def _spent(self, charges: Iterable[Charge]) -> float:
+        """ε of these, as the policy counts it."""
+        count = epsilon_alone if self.own else _epsilon
+        return count(charges, self.ledger.delta)
+
+    @property
+    def alone(self) -> float:
+        """ε by this site's own noise alone; infinite where that is no noise at all."""
+        return max(self.ledger.epsilon, epsilon_alone(self.ledger.charges, self.ledger.delta))
 
     @property
     def left(self) -> float | None:
         """The ε that the budget has left; ε of rounds does not simply add up to it."""
         if self.budget is None:
             return None
-        return max(0.0, self.budget.epsilon - self.ledger.epsilon)
+        return max(0.0, self.budget.epsilon - self.epsilon)
 
     @property
     def more(self) -> int | None:
         """How many more trainings like the last the budget affords; None before the first."""
         if self.budget is None or not self.ledger.entries:
             return None
-        budget, before = self.budget, self.ledger.charges
+        budget, before = self.budget, self.charges
         last = self.ledger.entries[-1]
         place = last.charge.run.partition("#")[0]
         same = [
-            e.charge
+            self._counted(e.charge)
             for e in self.ledger.entries
             if e.round == last.round and e.charge.run.partition("#")[0] == place
         ]
 
         def fits(count: int) -> bool:
             again: list[Charge] = [replace(c, rounds=c.rounds * count) for c in same]
-            return spent((*before, *again), budget.delta).epsilon <= budget.epsilon
+            return self._spent((*before, *again)) <= budget.epsilon
 
         return most_rounds(fits)
 
@@ -136,25 +171,33 @@ def studies(folder: str | Path, policy: Any = None) -> list[SiteStudy]:
 def accounts(folder: str | Path, policy: Any = None) -> list[Account]:
     """The ledger of each study of a site, as `studies` finds them. Raises `RunError` for none."""
     found = _found(folder, policy, (NOTE, LEDGER))
-    return [_account(one / LEDGER, _budget(policy) or _noted(one)) for one in found]
+    return [_account(one / LEDGER, _rule(policy) or _noted(one)) for one in found]
 
 
 def peers_of(rules: PeerRules) -> Peers:
     """A site's rules about those it sums with, as a table needs them."""
-    named = rules.peers is not None and not any("*" in pattern for pattern in rules.peers)
-    keyed = named and all("=" in peer for peer in rules.peers or ())
-    return Peers(rules.least_peers or 0, named, rules.organisations is not None, keyed)
+    peers = rules.peers or ()
+    names = {peer.partition("=")[0] for peer in peers}
+    named = not any("*" in name for name in names)
+    keyed = named and bool(peers) and all("=" in peer for peer in peers)
+    count = len(names) if named else 0
+    return Peers(rules.least_peers or 0, count, len(rules.organisations or ()), keyed)
+
+
+def _epsilon(charges: Iterable[Charge], delta: float) -> float:
+    return spent(charges, delta).epsilon
 
 
 def _study(path: Path, policy: Any) -> SiteStudy:
     account = None
     if (path / NOTE).exists() or (path / LEDGER).exists():
-        account = _account(path / LEDGER, _budget(policy) or _noted(path))
+        account = _account(path / LEDGER, _rule(policy) or _noted(path))
     came = joined.read(path)
     if came is None:
         return SiteStudy(path, account, None)
     if policy is not None:
-        came = replace(came, rules=policy.room)
+        told = told_of_value(came.plan, policy.keeps)
+        came = replace(came, rules=policy.room, told=told)
     place = path / SECURE
     seen = examine(place) if place.is_dir() else None
     shown = () if seen is None else tuple(one.transcript for one in seen.whole)
@@ -174,7 +217,7 @@ def _setting(came: Joined, account: Account | None, worst: Sums | None) -> Setti
         (_stated(came, account),),
         frozenset() if came.rows else frozenset(release.trust for release in came.own),
         rows=came.rows,
-        public=came.public,
+        told=came.told,
         peers=peers,
         own=own_needed(came.plan, came.releases, peers),
     )
@@ -185,9 +228,14 @@ def _stated(came: Joined, account: Account | None) -> Statement:
     if account is not None and account.ledger.entries:
         ledger = account.ledger
         claim = (
-            f"With epsilon {rounded_up(ledger.epsilon)} at delta {ledger.delta:g}, by its own "
+            f"With epsilon {rounded_up(account.epsilon)} at delta {ledger.delta:g}, by its own "
             f"ledger, this site's noise hides {account.unit}."
         )
+        if account.assumed is not None:
+            claim += (
+                f" There {account.assumed.text}; by this site's own share alone epsilon is "
+                f"{rounded_up(account.alone)}."
+            )
         return Statement(True, claim, (), {})
     reason = "neither plan nor policy has this site add any"
     if came.own:
@@ -252,14 +300,21 @@ def _in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir())
 
 
-def _noted(study: Path) -> Budget | None:
+class Rule(NamedTuple):
+    """A budget, and whether it counts the site's own share of noise alone."""
+
+    budget: Budget
+    own: bool
+
+
+def _noted(study: Path) -> Rule | None:
     """The budget that was in force when the site last joined."""
     note = study / NOTE
     if not note.exists():
         return None
     try:
         kept = json.loads(note.read_text("utf-8"))
-        return Budget(kept["epsilon"], kept["delta"])
+        return Rule(Budget(kept["epsilon"], kept["delta"]), kept.get("own_share_only") is True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{note} cannot be read ({error}); the next muster join writes it anew, or name the "
@@ -267,17 +322,18 @@ def _noted(study: Path) -> Budget | None:
         ) from error
 
 
-def _budget(policy: Any) -> Budget | None:
+def _rule(policy: Any) -> Rule | None:
     if policy is None or policy.budget_epsilon is None:
         return None
-    return Budget(policy.budget_epsilon, policy.budget_delta)
+    return Rule(Budget(policy.budget_epsilon, policy.budget_delta), policy.own_share_only)
 
 
-def _account(path: Path, budget: Budget | None) -> Account:
+def _account(path: Path, rule: Rule | None) -> Account:
+    budget, own = rule or (None, False)
     ledger = LedgerFile(path).read(budget.delta if budget else 1e-5)
     if budget is not None and ledger.delta != budget.delta:
         raise RunError(
             f"the ledger {path} counts at delta {ledger.delta!r} and the budget at "
             f"{budget.delta!r}; give budget_delta = {ledger.delta!r} in the policy"
         )
-    return Account(path, ledger, budget)
+    return Account(path, ledger, budget, own)

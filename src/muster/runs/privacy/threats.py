@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from muster.plan.told import told_of_value
 from muster.privacy import Release
 from muster.privacy.threats import Peers, Setting, Threat, threats
+from muster.privacy.told import NOTHING, Keeps
 from muster.runs.privacy.facts import statements
 from muster.runs.privacy.masked import mask_of, own_needed
 from muster.runs.run import Run
@@ -14,16 +16,17 @@ from muster.runs.run import Run
 __all__ = ["setting_of", "table"]
 
 
-def table(run: Run, peers: Peers | None = None) -> tuple[Threat, ...]:
+def table(run: Run, peers: Peers | None = None, keeps: Keeps = NOTHING) -> tuple[Threat, ...]:
     """A line for each reader of a run; none before the first sum of a plan that masks its sums.
 
-    `peers` are a site's rules about its peers, None where those are not known.
+    `peers` are a site's rules about its peers, None where its policy is not known; `keeps` what
+    that has it keep, and whether it adds noise.
     """
-    setting = setting_of(run, peers)
+    setting = setting_of(run, peers, keeps)
     return () if setting is None else threats(setting)
 
 
-def setting_of(run: Run, peers: Peers | None = None) -> Setting | None:
+def setting_of(run: Run, peers: Peers | None = None, keeps: Keeps = NOTHING) -> Setting | None:
     """What a run's threat table is made of; None where masked sums were planned and none made.
 
     The roster is that of the sums as they were made: the worst of them counts.
@@ -39,7 +42,8 @@ def setting_of(run: Run, peers: Peers | None = None) -> Setting | None:
         statements(run),
         frozenset(release.trust for release in releases),
         rows=bool(run.facts.get("examples")),
-        public=mask is not None and mask.public,
+        told=told_of_value(run.facts["plan"], keeps),
         peers=peers,
-        own=own_needed(run.facts.get("plan", {}), releases, peers),
+        own=own_needed(run.facts["plan"], releases, peers),
+        forced=keeps.noise,
     )
