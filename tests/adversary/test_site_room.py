@@ -301,6 +301,38 @@ def test_a_charge_is_in_the_ledger_before_the_masked_vector_leaves(tmp_path):
     assert charged(liar, "ann") == [1]
 
 
+@pytest.mark.parametrize(
+    ("label", "before"),
+    [("site: share is said", []), ("site: before mask is kept", [1]), ("site: mask is said", [1])],
+)
+def test_a_kill_around_the_charge_leaves_one_charge(label, before, tmp_path):
+    liar = Sums(tmp_path, names=NAMES, plan=noised(pipeline.SecureSum(dropout=0.0)))
+    liar.late = ()
+
+    def at(passed):
+        if passed == label:
+            raise Killed
+
+    liar.at = {"ann": at}
+    session = Session(NAMES, most=math.inf)
+    with pytest.raises(Killed):
+        led(liar, session, **BUDGET)
+    assert charged(liar, "ann") == before
+    liar.at = {}
+    led(liar, session, **BUDGET)
+    assert isinstance(session.found, Sum) and charged(liar, "ann") == [1]
+
+
+def test_a_budget_that_is_spent_is_asked_before_anything_is_begun(tmp_path):
+    liar = Sums(tmp_path, names=NAMES, plan=noised(pipeline.SecureSum(dropout=0.0)))
+    session = Session(NAMES)
+    led(liar, session, budget_epsilon=1e-3, budget_delta=1e-3)
+    for name in NAMES:
+        assert said(session, name) == [] and entries(liar, name, "task") == []
+        assert "budget of privacy" in liar.sites[name].of(Decline)[0].text
+        assert charged(liar, name) == []
+
+
 def revoked(liar, name):
     """The authority takes a certificate back, and every site but that one has heard of it."""
     pki.revoke(liar.home / "authority", name, "compromised", NOW)

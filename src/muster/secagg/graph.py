@@ -23,7 +23,7 @@ clients are gone: each client checks that itself.
 name and fresh keys, so the server alone does not choose it. It can still try: it sees all keys
 before it closes the first step, and each other roster has another order. It may leave clients out;
 have a client that works for it draw its keys again, as often as it likes and at no price; or add
-entries that it made up, as a client verifies the signatures of its neighbours alone. Those are the
+entries that it made up, as a client need verify its neighbours only (see `answers`). Those are the
 dearest: the honest neighbours of such an entry refuse, and are gone like any others, of whom a ring
 bears `losses`; and no client has more colluders around it, or fewer honest ones in its part of the
 sum, than in a draw without them. Each try takes the hashes of one order and has the chance of one

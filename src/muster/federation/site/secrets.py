@@ -8,9 +8,9 @@ again: one release, and one charge. It is written over when the fate of the upda
 assignment whose secret is gone is never trained again: that would be another release.
 
 The ledger belongs to the study. It has an assignment by the run, the attempt, the model and the
-secret, whole, before the first word that depends on its rows: of an update that the server sees,
-before its training begins; of one that goes into a secure sum, before its masked vector is said,
-when it is known who is there. Whether the budget has room for it is asked before either begins.
+secret, whole: where the server sees the update by itself, before its training begins; where it goes
+into a secure sum, before its masked vector is said, when it is known who is there, or before it is
+said that training failed. Whether the budget has room for it is asked before either begins.
 """
 
 from __future__ import annotations
