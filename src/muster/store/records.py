@@ -36,7 +36,8 @@ class OpenWork:
     then, with their rows, so that a server that comes back draws the same cohort; `model` the
     digest of what they are sent; `since` the wall-clock time in seconds; `groups`, where sums are
     masked, whose vectors are summed together: drawn once, so that whoever goes on or follows
-    has the same.
+    has the same; `counted`, of an evaluation, whose replies are in the model that is measured, and
+    who measures with what that reply left them: every server says the same of it.
     """
 
     round: int
@@ -47,6 +48,7 @@ class OpenWork:
     model: str
     since: float
     groups: tuple[tuple[ClientId, ...], ...] = ()
+    counted: tuple[ClientId, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 
 import asyncio
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,8 @@ pytest.importorskip("sqlalchemy")
 from muster.federation.coordinator.facts import FederationFacts, raised
 from muster.federation.coordinator.replica import mirror
 from muster.federation.coordinator.round_state import Back, RoundState
+from muster.federation.coordinator.service import FederationService
+from muster.federation.protocol.message import Evaluate, Poll
 from muster.runs.rollback import roll_back
 from muster.security.refusal import RefusalReason, Refused
 from muster.store.ledger import FederationStore
@@ -85,6 +88,41 @@ def test_a_follower_sees_it_and_goes_on_from_there(tmp_path, database):
         committed(follows, 2)
         assert (follows.latest()[0], follows.versions()) == (2, [0, 1, 2])
         assert [record["round"] for record in follows.history()] == [0, 1, 2]
+    finally:
+        leads.close()
+        follows.close()
+
+
+def test_every_server_says_the_same_of_an_evaluation(tmp_path, database):
+    """A site measures once, with what its counted reply left it, whichever server it asks.
+
+    One that was told two things of one evaluation would decline it.
+    """
+    url = database + "?run=r"
+    leads, follows = FederationStore(tmp_path / "one", url), FederationStore(tmp_path / "two", url)
+    try:
+        assert leads.lead(threading.Event())
+        for name in "ab":
+            leads.enrol(Member(name, name, 5)).result()
+        one = replace(opened(1), kind="evaluate", cohort=("a", "b"), times=(1, 1), counted=("b",))
+        leads.open(one)
+        said = []
+        for ledger in (leads, follows):
+            round_state = hall_of(ledger)
+
+            async def asked(round_state=round_state, ledger=ledger):
+                watch = mirror(PLAN, ledger, round_state, asyncio.Event(), 0.01, at=lambda _: None)
+                await until(lambda: round_state.opened is not None, watch)
+                service = FederationService(round_state, ledger)
+                polls = [service.poll(name, Poll("r", 0, 0.0)) for name in "ab"]
+                return [await poll for poll in polls]
+
+            said.append(asyncio.run(asked()))
+        assert said[0] == said[1]
+        assert [(type(one), one.counted) for one in said[0]] == [
+            (Evaluate, False),
+            (Evaluate, True),
+        ]
     finally:
         leads.close()
         follows.close()

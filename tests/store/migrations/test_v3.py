@@ -15,6 +15,7 @@ def test_a_run_of_before_keeps_models_from_now_on(place):
     with ledger._transactions.engine.connect() as connection:
         for table in ("versions", "superseded"):
             connection.execute(text(f"DROP TABLE {table}"))
+        connection.execute(text("ALTER TABLE opened DROP COLUMN counted"))
         connection.execute(text("UPDATE meta SET value = '1' WHERE key = 'schema'"))
         connection.execute(text("UPDATE alembic_version SET version_num = '2'"))
         connection.commit()

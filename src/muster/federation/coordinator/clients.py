@@ -168,7 +168,9 @@ class NetworkClients:
         before = recorded if recorded and kind in ("train", recorded.kind) else None
         since = before.since if before else round_state.wall()
         groups = before.groups if before else self._divided(kind, cohort, round)
-        opened = OpenWork(round, kind, cohort, times, roster, model, since, groups)
+        counted = self._counted if kind == "evaluate" else ()
+        counted = before.counted if before else counted
+        opened = OpenWork(round, kind, cohort, times, roster, model, since, groups, counted)
         if before is None:
             self._ledger.open(opened)
             seats = {client: Assignment(client) for client in cohort}
@@ -186,7 +188,7 @@ class NetworkClients:
                     self._plan, self._ledger, round_state, opened, sent, check=check, at=self._at
                 )
                 round_state.session = self._masking.session
-        round_state.show(opened, seats, call, self._counted)
+        round_state.show(opened, seats, call)
 
     def _divided(
         self, kind: Kind, cohort: tuple[ClientId, ...], round: int

@@ -63,7 +63,6 @@ class RoundState:
         self.members = {name: one for name, one in ledger.members().items() if not self._odd(one)}
         self.opened: OpenWork | None = None
         self.seats: dict[ClientId, Assignment] = {}
-        self.counted: frozenset[ClientId] = frozenset()
         self.session: SecAggProgress | None = (
             None  # of a round whose sum is masked, until its commit
         )
@@ -199,12 +198,10 @@ class RoundState:
         opened: OpenWork,
         seats: Mapping[ClientId, Assignment],
         call: Call,
-        counted: Iterable[ClientId] = (),
     ) -> None:
         """Something is open: tell those who are invited."""
         with self.changed:
             self.opened, self.seats, self.call = opened, self._sound(opened, seats), call
-            self.counted = frozenset(counted)
             self.leases = dict.fromkeys(seats, self.clock() + self.facts.lease)
             self._taken.clear()
             self._hold()
@@ -320,7 +317,7 @@ class RoundState:
         with self.changed:
             self.facts = replace(self.facts, raised=raised)
             self.opened, self.seats, self.leases, self.session = None, {}, {}, None
-            self.counted, self.held, self.phase = frozenset(), {}, "waiting"
+            self.held, self.phase = {}, "waiting"
             self.committed = committed
             self._fates = {r: fate for r, fate in self._fates.items() if r <= committed}
             self.changed.notify_all()

@@ -182,7 +182,7 @@ class FederationService:
             round_state.take(client)
             round, model = opened.round, opened.model
             if opened.kind == "evaluate":
-                return Evaluate(run, round, model, lease, client in round_state.counted, attempt)
+                return Evaluate(run, round, model, lease, client in opened.counted, attempt)
             times = opened.times[opened.cohort.index(client)]
             peers = next((len(group) for group in opened.groups if client in group), 0)
             return TrainAssignment(run, round, model, lease, times, peers, attempt)

@@ -109,6 +109,7 @@ opened = Table(
     Column("model", Text),
     Column("since", Double),
     Column("groups", JSON),
+    Column("counted", JSON),
 )
 seats = Table(
     "seats",
@@ -205,19 +206,20 @@ def opening(row: Any) -> OpenWork:
     """A row of `opened`. Raises `RunError` where it is none: nobody but the server wrote it."""
     try:
         roster = tuple((client, rows) for client, rows in row.roster)
-        groups = tuple(map(tuple, row.groups))
+        groups, counted = tuple(map(tuple, row.groups)), tuple(row.counted)
         about = (row.round, row.kind, tuple(row.cohort), tuple(row.times), roster)
     except (TypeError, ValueError) as error:
         raise RunError(
             f"what round {row.round} was opened for is damaged ({error}); restore the run from a "
             f"copy, or start a new one"
         ) from error
-    return OpenWork(*about, row.model, row.since, groups)
+    return OpenWork(*about, row.model, row.since, groups, counted)
 
 
 def opened_row(one: OpenWork) -> dict[str, Any]:
     """The inverse of `opening`."""
-    lists = {"cohort": [*one.cohort], "times": [*one.times], "groups": [*map(list, one.groups)]}
+    lists: dict[str, Any] = {name: [*vars(one)[name]] for name in ("cohort", "times", "counted")}
+    lists["groups"] = [*map(list, one.groups)]
     return vars(one) | lists | {"roster": [[client, rows] for client, rows in one.roster]}
 
 
