@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What it costs to promise every patient privacy: accuracy against ε at four hospitals.
+"""The price of promising every patient privacy: accuracy against ε at four hospitals.
 
     python -m bench.patients [--seeds 20]
 
@@ -49,7 +49,7 @@ def planned(multiplier: float | None, seed: int = 0) -> muster.Plan:
 
 
 def measured(multiplier: float | None, seeds: Sequence[int]) -> Any:
-    """The accuracy on all hospitals' test patients, for each seed."""
+    """Return the accuracy on all hospitals' test patients, for each seed."""
     population, test = data.heart_disease()
     found = []
     for seed in seeds:

@@ -27,13 +27,13 @@ class Client(NamedTuple):
 
 
 def sigmoid(z: Vector) -> Vector:
-    """The chance of label 1 at score z."""
+    """Return the chance of label 1 at score z."""
     return 1 / (1 + np.exp(-z))
 
 
 # 1. Make the federated data.
 def make_clients(count: int = 5, seed: int = 0) -> list[Client]:
-    """Clients of 150 to 399 rows, whose labels are coins tossed by the hidden weights."""
+    """Make clients of 150 to 399 rows, whose labels are coins tossed by the hidden weights."""
     rng = np.random.default_rng(seed)
     clients = []
     for _ in range(count):
@@ -56,13 +56,13 @@ def client_update(w: Vector, client: Client, steps: int, rate: float) -> Vector:
 
 # 3. Weighted average: a client of twice the rows counts twice.
 def weighted_average(updates: list[Vector], sizes: list[int]) -> Vector:
-    """The mean of the updates, weighted by rows, `(4,)`."""
+    """Return the mean of the updates, weighted by rows, `(4,)`."""
     return np.average(updates, axis=0, weights=sizes)
 
 
 # 4. Evaluate: the loss over all rows, as a sum over clients divided once by the row count.
 def evaluate(w: Vector, clients: list[Client]) -> float:
-    """The mean logistic loss of w over the rows of all clients together."""
+    """Return the mean logistic loss of w over the rows of all clients together."""
     scores = [c.x @ w for c in clients]
     sums = [np.sum(np.logaddexp(0, z) - c.y * z) for z, c in zip(scores, clients, strict=True)]
     return float(sum(sums) / sum(len(c.y) for c in clients))
@@ -81,7 +81,7 @@ def fedavg(rounds: int, steps: int = 5, rate: float = 0.1) -> tuple[Vector, list
 
 
 def fedsgd(rounds: int, rate: float = 0.5) -> tuple[Vector, list[float]]:
-    """One step per round: the average of the clients' gradients is the gradient of all rows."""
+    """Train by one step per round: the average of the clients' gradients is that of all rows."""
     return fedavg(rounds, steps=1, rate=rate)
 
 

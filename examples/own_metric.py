@@ -24,16 +24,16 @@ class Within(metrics.Metric):
 
     @property
     def name(self) -> str:
-        """What tables and stop rules call it."""
+        """The name in tables and stop rules."""
         return f"within {self.k}"
 
     def sums(self, outputs: Any, y: Any) -> dict[str, Any]:
-        """What adds up over rows, clients and masks."""
+        """Return the sums, which add up over rows, clients and masks."""
         hits = (np.argsort(-outputs, 1)[:, : self.k] == y[:, None]).any(1)
         return {"hits": hits.sum(), "rows": len(y)}
 
     def value(self, sums: Mapping[str, Any]) -> float:
-        """What these sums stand for."""
+        """Return the value that these sums stand for."""
         return float(sums["hits"] / sums["rows"])
 
 

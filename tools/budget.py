@@ -30,7 +30,7 @@ _SPACE = {
 
 
 def code_lines(file: File) -> int:
-    """The lines of a file that hold code."""
+    """Return the lines of a file that hold code."""
     held: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(file.text).readline):
         if token.type not in _SPACE:
@@ -47,7 +47,7 @@ def _prose(tree: ast.Module) -> set[int]:
 
 
 def totals(house: House) -> Counter[int]:
-    """Lines of code by floor; a room without a floor counts on the top one."""
+    """Count lines of code by floor; a room without a floor counts on the top one."""
     count: Counter[int] = Counter()
     for file in house.source:
         count[floors.FLOORS.get(file.room, max(CEILINGS))] += code_lines(file)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a release is made of: built from what git knows, and tried where nothing else is installed.
+"""A release: built from what git knows, and tried where nothing else is installed.
 
     python tools/release.py
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def refusal(version: str, changelog: str, changes: str) -> str:
-    """Why nothing is released, or "".
+    """Say why nothing is released, or "".
 
     >>> refusal("1.0.0", "## 1.0.0 (2026-12-01)", "")
     ''
@@ -35,7 +35,7 @@ def refusal(version: str, changelog: str, changes: str) -> str:
 
 
 def run(*words: str | Path, cwd: Path = ROOT) -> str:
-    """The output of a program that must succeed."""
+    """Return the output of a program that must succeed."""
     return subprocess.run(words, cwd=cwd, check=True, text=True, stdout=subprocess.PIPE).stdout
 
 

@@ -29,7 +29,7 @@ _LAST = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 @lru_cache(maxsize=65536)
 def number(part: int | str) -> int:
-    """A stable 64-bit number for one part of a path: integers 0 ≤ i < 2⁶³ stand for themselves.
+    """Return a stable 64-bit number for one part of a path; an integer 0 ≤ i < 2⁶³ is itself.
 
     >>> number(7), number("train") == number("train")
     (7, True)
@@ -40,7 +40,7 @@ def number(part: int | str) -> int:
 
 
 def numbers(parts: Iterable[int | str]) -> NDArray[np.uint64]:
-    """`number` of each part, as one array `(parts,)`.
+    """Return the `number` of each part, as one array `(parts,)`.
 
     >>> numbers([1, 2])
     array([1, 2], dtype=uint64)
@@ -59,21 +59,21 @@ class _Words(ISeedSequence):
         self._words = words
 
     def generate_state(self, n_words: int, dtype: Any = np.uint32) -> NDArray[Any]:
-        """The words a Philox generator asks for: two of 64 bits."""
+        """Return the words a Philox generator asks for: two of 64 bits."""
         return self._words
 
 
 class RandomSource(Protocol):
-    """Where draws come from: a `Key` that a plan's seed fixes, or a secret that somebody holds."""
+    """A source of draws: a `Key` that a plan's seed fixes, or a secret that somebody holds."""
 
     def at(self, *parts: int | str) -> Any:
-        """The source below this one named by `parts`."""
+        """Return the source below this one named by `parts`."""
 
     def uniform(self, size: int) -> NDArray[np.float64]:
-        """`(size,)` numbers uniform on [0, 1)."""
+        """Return `(size,)` numbers uniform on [0, 1)."""
 
     def choice(self, count: int, size: int) -> NDArray[np.int64]:
-        """`size` of the numbers 0 … count − 1 without replacement, sorted."""
+        """Return `size` of the numbers 0 … count − 1 without replacement, sorted."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Key:
     path: tuple[int, ...]
 
     def at(self, *parts: int | str) -> Key:
-        """The key below this one named by `parts`."""
+        """Return the key below this one named by `parts`."""
         return Key(self.path + tuple(number(part) for part in parts))
 
     @property
@@ -96,19 +96,19 @@ class Key:
         return Key(self.path[:1])
 
     def generator(self) -> np.random.Generator:
-        """A fresh counter-based generator (Philox) that starts at this key."""
+        """Return a fresh counter-based generator (Philox) that starts at this key."""
         return np.random.Generator(np.random.Philox(_Words(self._words())))  # type: ignore[arg-type]
 
     def integer(self) -> int:
-        """One integer in [0, 2⁶³): a seed for another library."""
+        """Return one integer in [0, 2⁶³): a seed for another library."""
         return int(self._words()[0] >> np.uint64(1))
 
     def uniform(self, size: int) -> NDArray[np.float64]:
-        """`(size,)` numbers uniform on [0, 1)."""
+        """Return `(size,)` numbers uniform on [0, 1)."""
         return self.generator().random(size)
 
     def choice(self, count: int, size: int) -> NDArray[np.int64]:
-        """`size` of the numbers 0 … count − 1 without replacement, sorted."""
+        """Return `size` of the numbers 0 … count − 1 without replacement, sorted."""
         return np.sort(self.generator().choice(count, size, replace=False))
 
     def _words(self) -> NDArray[np.uint64]:
@@ -128,16 +128,16 @@ class Keys:
     clients: tuple[int | str, ...]
 
     def at(self, *parts: int | str) -> Keys:
-        """The keys below these, named by `parts` before the client."""
+        """Return the keys below these, named by `parts` before the client."""
         return Keys(self.key.at(*parts), self.clients)
 
     def uniform(self, size: int) -> NDArray[np.float64]:
-        """`(clients, size)` numbers uniform on [0, 1), row by row those of `key.at(client)`."""
+        """Return `(clients, size)` numbers uniform on [0, 1), by row those of `key.at(client)`."""
         return np.stack([self.key.at(client).uniform(size) for client in self.clients])
 
 
 def key(seed: int) -> Key:
-    """The root of all keys of a run.
+    """Return the root of all keys of a run.
 
     >>> key(7).at("sample", 1).integer() == key(7).at("sample", 1).integer()
     True
@@ -148,7 +148,7 @@ def key(seed: int) -> Key:
 def order(
     key: Key, clients: NDArray[np.uint64], sizes: Sequence[int] | NDArray[np.int64], epochs: int
 ) -> NDArray[np.int64]:
-    """The order in which each client walks its rows, for a whole cohort at once.
+    """Return the order in which each client walks its rows, for a whole cohort at once.
 
     `clients` are the key numbers `(k,)`, `sizes` their row counts `(k,)`. Returns
     `(k, epochs, max(sizes))`: row i holds a permutation of `range(sizes[i])` for each epoch,
@@ -172,7 +172,7 @@ def order(
 
 
 def hashes(key: Key, parts: Iterable[int | str]) -> NDArray[np.uint64]:
-    """One number of 64 bits for each part `(parts,)`, a function of the key and that part alone.
+    """Return a 64-bit number for each part `(parts,)`, a function of the key and that part alone.
 
     >>> a, b = hashes(key(0), ["a", "b"]), hashes(key(0), ["b"])
     >>> bool(a[1] == b[0]), bool(a[0] == a[1])

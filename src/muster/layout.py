@@ -63,7 +63,7 @@ class Layout:
         return sum(entry.size for entry in self.entries if entry.kind == "buffer")
 
     def named(self, vector: Any, kind: str = "parameter") -> dict[str, Any]:
-        """Views of a flat vector `(..., d)` by name, each `(..., *shape)`."""
+        """Return views of a flat vector `(..., d)` by name, each `(..., *shape)`."""
         views, start = {}, 0
         for entry in self.entries:
             if entry.kind == kind:
@@ -73,7 +73,7 @@ class Layout:
         return views
 
     def flat(self, tensors: dict[str, Any], kind: str = "parameter") -> Any:
-        """The inverse of `named`: one NumPy vector `(d,)` from tensors by name."""
+        """Return the inverse of `named`: one NumPy vector `(d,)` from tensors by name."""
         parts = [
             np.asarray(tensors[entry.name], self.dtype).reshape(-1)
             for entry in self.entries
@@ -82,7 +82,7 @@ class Layout:
         return np.concatenate(parts) if parts else np.zeros(0, self.dtype)
 
     def sharing(self, share: str | tuple[str, ...]) -> Sharing:
-        """Which coordinates are shared under patterns such as `"*"`, `"body.*"` or `"!*.bn.*"`.
+        """Return what is shared under patterns such as `"*"`, `"body.*"` or `"!*.bn.*"`.
 
         A name is shared when it matches a plain pattern (or there is none) and no pattern that
         begins with `!`; a frozen parameter is neither shared nor private. Raises `PlanError` for
@@ -140,26 +140,26 @@ class Sharing:
 
     @cached_property
     def everything(self) -> bool:
-        """Whether all is shared: nothing is private, nothing frozen."""
+        """Return whether all is shared: nothing is private, nothing frozen."""
         return all(shared for _, _, shared in self.parameters + self.buffers)
 
     @cached_property
     def private(self) -> bool:
-        """Whether clients keep a part of the model to themselves."""
+        """Return whether clients keep a part of the model to themselves."""
         return any(shared is False for _, _, shared in self.parameters + self.buffers)
 
     @cached_property
     def size(self) -> int:
-        """How many parameters are shared: the width of what an algorithm works on."""
+        """The number of shared parameters: the width of what an algorithm works on."""
         return sum(stop - start for start, stop, shared in self.parameters if shared)
 
     @cached_property
     def averaged(self) -> int:
-        """How many buffers are shared, and so averaged beside the parameters."""
+        """The number of shared buffers, which are averaged beside the parameters."""
         return sum(stop - start for start, stop, shared in self.buffers if shared)
 
     def take(self, vector: Any, *, shared: bool | None = True, buffers: bool = False) -> Any:
-        """The shared (private: False, frozen: None) coordinates of a full vector `(..., d)`."""
+        """Return the shared (private: False, frozen: None) coordinates of a vector `(..., d)`."""
         runs = self.buffers if buffers else self.parameters
         mine = [(a, b) for a, b, flag in runs if flag is shared]
         if len(mine) == 1 and mine[0] == (0, vector.shape[-1]):
@@ -168,7 +168,7 @@ class Sharing:
         return parts[0] if len(parts) == 1 else of(vector).concatenate(parts, -1)
 
     def merge(self, shared: Any, private: Any, frozen: Any = None, *, buffers: bool = False) -> Any:
-        """A full vector from its shared, private and frozen coordinates: undoes the `take`s."""
+        """Merge shared, private and frozen coordinates into a full vector: undo the `take`s."""
         runs = self.buffers if buffers else self.parameters
         if (private is None and frozen is None) or all(flag for _, _, flag in runs):
             return shared

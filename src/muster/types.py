@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What travels between the rooms, and the seams as Protocols.
+"""Types that travel between the rooms, and the seams as Protocols.
 
 A vector is an array whose last axis is the parameters; leading axes are clients. A payload is
 a named tuple of vectors, so that an algorithm names what it sends; its per-client scalars have
@@ -53,14 +53,14 @@ class Scalar:
 
 
 class State(NamedTuple):
-    """What a hook keeps between rounds: `shared` is sent with the model, `private` is not."""
+    """The state of a hook between rounds: `shared` is sent with the model, `private` is not."""
 
     shared: Tree = None
     private: Tree = None
 
 
 class LocalWork(NamedTuple):
-    """What a client did in one round: `(1,)` or `(clients, 1)` each.
+    """The local work of a client in one round: `(1,)` or `(clients, 1)` each.
 
     `steps` is the number of local steps, `rates` the sum of the local rates used, `norm` the
     L1 norm of the step weights (FedNova's a_k).
@@ -72,7 +72,7 @@ class LocalWork(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """What a cohort receives: the shared states of algorithm and stages, the buffers, and `frozen`.
+    """The shared states of algorithm and stages, the buffers, and `frozen`, as a cohort gets them.
 
     `frozen` `(f,)` are the parameters that nobody trains, None where there are none.
     """
@@ -113,13 +113,13 @@ class Cohort:
     times: tuple[int, ...] | None = None
 
     def counts(self) -> dict[ClientId, int]:
-        """How often each client was drawn (1 unless drawn with replacement)."""
+        """Count how often each client was drawn (1 unless drawn with replacement)."""
         return dict(zip(self.clients, self.times or (1,) * len(self.clients), strict=True))
 
 
 @dataclass(frozen=True)
 class Roster:
-    """Who is enrolled: `clients` sorted, and a function for their row counts `(clients,)`."""
+    """A roster of the enrolled: `clients` sorted, and a function for their rows `(clients,)`."""
 
     clients: tuple[ClientId, ...]
     rows: Callable[[], Any]
@@ -202,40 +202,40 @@ class Task(Protocol):
         """Names, shapes and dtype behind the flat vectors."""
 
     def init(self, key: Key) -> tuple[Vector, Vector]:
-        """The start: NumPy parameters `(d,)` and buffers `(b,)`."""
+        """Return the start: NumPy parameters `(d,)` and buffers `(b,)`."""
 
     def check(self, x: Any, y: Any) -> None:
         """Raise `DataError` for rows this task cannot be trained on."""
 
     def flops(self, batch: int) -> float:
-        """Arithmetic of one training step on so many rows, for the choice of engine."""
+        """Estimate the arithmetic of a training step on so many rows, for the choice of engine."""
 
     def arrays(self, tree: Tree) -> Tree:
-        """NumPy arrays of a tree as this framework's arrays (sharing memory where possible)."""
+        """Return NumPy arrays of a tree as this framework's arrays (sharing memory if possible)."""
 
     def numpy(self, tree: Tree) -> Tree:
-        """The inverse of `arrays`."""
+        """Return the inverse of `arrays`."""
 
     def gradient(self, w: Vector, buffers: Vector, batch: Batch) -> tuple[Vector, Any, Vector]:
-        """Gradient of the mean loss, like `w`; the loss `()` or `(clients,)`; new buffers."""
+        """Return the mean loss's gradient, like `w`; the loss `()` or `(clients,)`; new buffers."""
 
     def loop(self, step: Callable[[Tree, Batch], Tree], carry: Tree, batches: Any) -> Tree:
         """Fold `step` over the batches: a Python loop, or one compiled scan."""
 
     def run(self, descent: Any, given: Tree, carry: Tree, batches: Any) -> Tree:
-        """`descent.walk(given, carry, batches)`, compiled as one program where that pays."""
+        """Run `descent.walk(given, carry, batches)`, compiled as one program where that pays."""
 
     def model(self, w: Vector, buffers: Vector) -> Any:
-        """The framework's own model with these parameters."""
+        """Return the framework's own model with these parameters."""
 
     @property
     def head(self) -> Any:
-        """What the model's outputs are (`metrics.head.Head`), so that metrics can be read off."""
+        """The head of the model's outputs (`metrics.head.Head`), to read metrics off them."""
 
     def evaluate(
         self, w: Vector, buffers: Vector, x: Any, y: Any, metrics: Sequence[Any] = ()
     ) -> dict[str, float]:
-        """Sums over rows: "rows", the "loss", and those of the metrics (`metrics.sums.Tally`)."""
+        """Sum over rows: "rows", the "loss", and those of the metrics (`metrics.sums.Tally`)."""
 
 
 class Fusing(Task, Protocol):
@@ -244,7 +244,7 @@ class Fusing(Task, Protocol):
     fuses: str
 
     def descend(self, w: Vector, buffers: Vector, batch: Batch, rate: float) -> Any:
-        """`w −= rate · gradient` in place, without a gradient buffer; returns the loss."""
+        """Do `w −= rate · gradient` in place, without a gradient buffer; return the loss."""
 
 
 class GradientsByRow(Task, Protocol):
@@ -257,28 +257,28 @@ class GradientsByRow(Task, Protocol):
     mixing: str
 
     def gradients(self, w: Vector, buffers: Vector, batch: Batch) -> tuple[Any, Any]:
-        """One client's gradients `(rows, d)` and losses `(rows,)`."""
+        """Return one client's gradients `(rows, d)` and losses `(rows,)`."""
 
     def clipped(self, w: Vector, buffers: Vector, batch: Batch, bound: float) -> tuple[Vector, Any]:
-        """The sum of all rows' gradients, each clipped to the bound, like `w`; the mean loss."""
+        """Sum all rows' gradients, each clipped to the bound, like `w`; also the mean loss."""
 
 
 class Clients(Protocol):
     """The runtime seam: a simulation, a network and a tree of regions all implement it."""
 
     def known(self) -> Roster:
-        """Who is enrolled."""
+        """Return the roster of the enrolled."""
 
     def send(self, cohort: Cohort, sent: Sent, round: int) -> None:
         """Begin training this cohort on what was sent."""
 
     def replies(self) -> Iterator[Answer]:
-        """Answers as they come; blocks in order (DESIGN: sums have a fixed shape)."""
+        """Yield answers as they come; blocks in order (DESIGN: sums have a fixed shape)."""
 
     def evaluate(
         self, cohort: Sequence[ClientId], sent: Sent
     ) -> Iterator[tuple[ClientId, dict[str, float]]]:
-        """Metric sums of the shared model on each client's own rows."""
+        """Yield metric sums of the shared model on each client's own rows."""
 
     def settle(self, round: int, accepted: Sequence[ClientId]) -> None:
         """Tell the clients whose replies counted; idempotent; nobody when abandoned."""
@@ -296,10 +296,10 @@ class Sampling(Protocol):
     def sample(
         self, roster: Roster, state: Tree, round: int, key: RandomSource, probe: Any
     ) -> tuple[Cohort, Tree]:
-        """The cohort of one round; `probe(clients)` asks for local losses on demand."""
+        """Return the cohort of one round; `probe(clients)` asks for local losses on demand."""
 
     def share(self, roster: Roster) -> float:
-        """The inclusion probability of a client, for estimators with a fixed denominator."""
+        """Return the inclusion probability of a client, for estimators with a fixed denominator."""
 
 
 @runtime_checkable
@@ -307,11 +307,11 @@ class Turns(Protocol):
     """A sampling that gives each client its turns by the plan's seed, so a client knows them."""
 
     def turn(self, client: ClientId, round: int, root: Key) -> bool:
-        """Whether a client has its turn in a round; `root` is the key of the plan's seed."""
+        """Return whether a client has its turn in a round; `root` is the key of the plan's seed."""
 
 
 class Commits(Protocol):
-    """Where a round is committed."""
+    """A place where a round is committed."""
 
     def commit(
         self,
@@ -324,21 +324,21 @@ class Commits(Protocol):
 
 
 class Store(Protocol):
-    """What makes a run durable."""
+    """A store makes a run durable."""
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
-        """The last committed round and its state's arrays by name, or None before the first."""
+        """Return the last committed round and its state's arrays by name, or None before it."""
 
     def versions(self) -> list[int]:
-        """The committed versions whose states are kept, in order; the last is always one."""
+        """Return the committed versions whose states are kept, in order; the last is always one."""
 
     def state(self, round: int) -> dict[str, Any] | None:
-        """The arrays of a version that is kept, or None."""
+        """Return the arrays of a version that is kept, or None."""
 
     def memory(
         self, clients: Iterable[ClientId], version: int | None = None
     ) -> dict[ClientId, dict[str, Any]]:
-        """The committed memory of these clients; those without one are left out.
+        """Return the committed memory of these clients; those without one are left out.
 
         With a `version` that is kept, as it was when that was committed.
         """
@@ -347,7 +347,7 @@ class Store(Protocol):
         """Stage a client's new memory; it counts only once its reply is in a commit."""
 
     def staged(self, round: int, clients: Iterable[ClientId]) -> dict[ClientId, dict[str, Any]]:
-        """The memory of these clients that waits for this round's commit."""
+        """Return the memory of these clients that waits for this round's commit."""
 
     def commit(
         self,
@@ -364,4 +364,4 @@ class Store(Protocol):
         """
 
     def history(self) -> list[dict[str, Any]]:
-        """The records of the committed rounds in order, each round once."""
+        """Return the records of the committed rounds in order, each round once."""

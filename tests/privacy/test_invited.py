@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server needs that chooses whom it invites, against a search over all that it can say."""
+"""The needs of a server that chooses whom it invites, against a search over all it can say."""
 
 import itertools
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a rule is that looks at every reply: some of them may be lies."""
+"""A rule that looks at every reply: some of them may be lies."""
 
 from __future__ import annotations
 
@@ -29,11 +29,14 @@ class RobustAggregator(Spelled):
         return 1
 
     def aggregate(self, rows: Tree) -> Any:
-        """The mean that is believed, of rows `(replies, size)` in every leaf; changes no row."""
+        """Return the mean that is believed, of rows `(replies, size)` in every leaf.
+
+        No row is changed.
+        """
         raise NotImplementedError
 
     def reduce(self, replies: Iterable[Reply], invited: tuple[ClientId, ...]) -> Reply | None:
-        """All replies as the parts of one, or None if there were none."""
+        """Return all replies as the parts of one, or None if there were none."""
         parts = tuple(replies)
         if not parts:
             return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an algorithm is: a frozen dataclass of hyper-parameters with six pure hooks.
+"""An algorithm: a frozen dataclass of hyper-parameters with six pure hooks.
 
 Symbols are the papers': x the global vector, w a local one, g a gradient, `sent` the shared
 state that was broadcast, `memory` what a client keeps between rounds. All of them are flat
@@ -47,37 +47,40 @@ class Algorithm(Spelled):
         """Raise `PlanError`, with the remedy, for local training the method does not allow."""
 
     def init(self, x: Vector) -> State:
-        """The state before the first round; `state.shared.x` is the global vector."""
+        """Return the state before the first round; `state.shared.x` is the global vector."""
         return State(ModelState(x), self.server.init(x))
 
     def memory(self, x: Vector) -> Tree:
-        """What a client that never took part remembers."""
+        """Return the memory of a client that never took part."""
         return None
 
     def correct(self, g: Vector, w: Vector, sent: Tree, memory: Tree) -> Vector:
-        """The gradient that local training follows."""
+        """Return the gradient that local training follows."""
         return g
 
     def report(self, w: Vector, sent: Tree, memory: Tree, work: LocalWork) -> tuple[Tree, Tree]:
-        """The payload to send, and the memory that counts once the reply is accepted."""
+        """Return the payload to send, and the memory that counts once the reply is accepted."""
         return Update(w - sent.x), memory
 
     def step(self, state: State, mean: Tree, share: float) -> State:
-        """The next state from the mean payload; `share` is accepted over population weight."""
+        """Return the next state from the mean payload.
+
+        `share` is accepted over population weight.
+        """
         x, s = self.server.step(state.shared.x, mean.delta, state.private)
         return State(ModelState(x), s)
 
     @property
     def modifies_gradient(self) -> bool:
-        """Whether `correct` changes gradients (if not, they need no buffer of their own)."""
+        """Return whether `correct` changes gradients (if not, they need no own buffer)."""
         return type(self).correct is not Algorithm.correct
 
     @property
     def plain_delta(self) -> bool:
-        """Whether clients report w − x and nothing else."""
+        """Return whether clients report w − x and nothing else."""
         return type(self).report is Algorithm.report
 
     @property
     def remembers(self) -> bool:
-        """Whether clients keep memory between rounds."""
+        """Return whether clients keep memory between rounds."""
         return type(self).memory is not Algorithm.memory

@@ -16,7 +16,7 @@ __all__ = ["FedDyn"]
 
 
 class Kept(NamedTuple):
-    """What the server keeps to itself: h, and its optimizer's state."""
+    """The server's own part of the state: h, and its optimizer's state."""
 
     h: Vector
     optimizer: Tree
@@ -43,7 +43,7 @@ class FedDyn(Algorithm):
             )
 
     def accept(self, local: Any, weighting: str) -> None:
-        """The method is stated for equal weights."""
+        """Refuse all but equal weights, for which the method is stated."""
         if weighting != "equal":
             raise PlanError(
                 f"FedDyn needs equal weights, but weighting={weighting!r}; "
@@ -51,15 +51,15 @@ class FedDyn(Algorithm):
             )
 
     def init(self, x: Vector) -> State:
-        """The model; h = 0 and the server optimizer's state stay on the server."""
+        """Return the model; h = 0 and the server optimizer's state stay on the server."""
         return State(ModelState(x), Kept(zeros(x), self.server.init(x)))
 
     def memory(self, x: Vector) -> Tree:
-        """The client's h_k = 0."""
+        """Return the client's h_k = 0."""
         return zeros(x)
 
     def correct(self, g: Vector, w: Vector, sent: Tree, memory: Tree) -> Vector:
-        """The gradient bent to g − h_k + alpha (w − x)."""
+        """Return the gradient bent to g − h_k + alpha (w − x)."""
         return g - memory + self.alpha * (w - sent.x)
 
     def report(self, w: Vector, sent: Tree, memory: Tree, work: LocalWork) -> tuple[Tree, Tree]:

@@ -15,7 +15,7 @@ __all__ = ["FedNova"]
 
 
 class Normalised(NamedTuple):
-    """What a client sends: (w − x)/a_k, and a_k itself."""
+    """A client's payload: (w − x)/a_k, and a_k itself."""
 
     delta: Vector
     norm: Scalar
@@ -37,7 +37,7 @@ class FedNova(Algorithm):
     payload: ClassVar[type[tuple[Any, ...]]] = Normalised
 
     def accept(self, local: Any, weighting: str) -> None:
-        """The local optimizer must have step weights (SGD or Momentum)."""
+        """Refuse a local optimizer without step weights (SGD and Momentum have them)."""
         if local.optimizer.weights(1) is None:
             raise PlanError(
                 f"FedNova needs step weights, which {local.optimizer} has not; "
@@ -49,6 +49,6 @@ class FedNova(Algorithm):
         return Normalised((w - sent.x) / work.norm, work.norm), memory
 
     def step(self, state: State, mean: Tree, share: float) -> State:
-        """One server step along the mean direction, scaled by the mean number of steps."""
+        """Take one server step along the mean direction, scaled by the mean number of steps."""
         x, s = self.server.step(state.shared.x, mean.norm * mean.delta, state.private)
         return State(ModelState(x), s)

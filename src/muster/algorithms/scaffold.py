@@ -16,14 +16,14 @@ __all__ = ["Scaffold"]
 
 
 class Controlled(NamedTuple):
-    """What is broadcast: the model x and the server's control c."""
+    """The broadcast: the model x and the server's control c."""
 
     x: Vector
     c: Vector
 
 
 class Change(NamedTuple):
-    """What a client sends: w − x and c_k' − c_k."""
+    """A client's payload: w − x and c_k' − c_k."""
 
     delta: Vector
     control: Vector
@@ -45,7 +45,7 @@ class Scaffold(Algorithm):
     payload: ClassVar[type[tuple[Any, ...]]] = Change
 
     def accept(self, local: Any, weighting: str) -> None:
-        """Option II reads the mean gradient off w − x, which only plain SGD allows."""
+        """Refuse all but plain SGD, which alone lets Option II read the mean gradient off w − x."""
         if not isinstance(local.optimizer, SGD):
             raise PlanError(
                 f"Scaffold needs plain local SGD, but was given {local.optimizer}; "
@@ -53,19 +53,19 @@ class Scaffold(Algorithm):
             )
 
     def init(self, x: Vector) -> State:
-        """The model and a zero control; the server optimizer's state."""
+        """Return the model and a zero control; the server optimizer's state."""
         return State(Controlled(x, zeros(x)), self.server.init(x))
 
     def memory(self, x: Vector) -> Tree:
-        """The client's control c_k = 0."""
+        """Return the client's control c_k = 0."""
         return zeros(x)
 
     def correct(self, g: Vector, w: Vector, sent: Tree, memory: Tree) -> Vector:
-        """The gradient bent to g − c_k + c."""
+        """Return the gradient bent to g − c_k + c."""
         return g - memory + sent.c
 
     def report(self, w: Vector, sent: Tree, memory: Tree, work: LocalWork) -> tuple[Tree, Tree]:
-        """c_k' = c_k − c + (x − w)/Σ rates; send both differences."""
+        """Return both differences; c_k' = c_k − c + (x − w)/Σ rates."""
         control = memory - sent.c + (sent.x - w) / work.rates
         return Change(w - sent.x, control - memory), control
 

@@ -87,7 +87,7 @@ def command(
 
 
 def _stopped(folder: Path, url: str | None, order: dict[str, Any]) -> dict[str, Any]:
-    """Of a run that no process has open. Raises `RunError` for one that some process has."""
+    """Return the facts of a run that no process has open. Raises `RunError` for any other."""
     if (folder / "run.db").exists() and not Run(folder).facts.get("federation"):
         with contextlib.closing(SQLiteStore(folder)) as store:
             return roll_back(store, **order)
@@ -120,7 +120,7 @@ def _lead(ledger: Any, folder: Path) -> None:
 
 
 def _user() -> str:
-    """Who gives the order, as the system knows them."""
+    """Return the user who gives the order, as the system knows them."""
     with contextlib.suppress(KeyError, OSError):
         return getpass.getuser()
     return f"user {os.getuid()}"

@@ -52,7 +52,7 @@ class Population:
     def from_arrays(
         cls, rows: Mapping[Any, Any], test: Mapping[Any, Any] | None = None
     ) -> Population:
-        """Clients from `{client: (x, y)}`; `test` holds test rows of all or some of them.
+        """Make clients from `{client: (x, y)}`; `test` holds test rows of all or some of them.
 
         The arrays are copied once, into one array for x and one for y, and are read-only there.
 
@@ -80,7 +80,7 @@ class Population:
         test: float | None = None,
         seed: int = 0,
     ) -> Population:
-        """Clients from a pandas data frame: one per value of the column `client`.
+        """Make clients from a pandas data frame: one per value of the column `client`.
 
         `features` are all other columns unless named. x becomes float32; y becomes int64 where
         the target column holds integers or booleans, else float32. `test` is the fraction of
@@ -95,7 +95,7 @@ class Population:
     def lazy(
         cls, clients: Iterable[Any], load: Load, sizes: Sizes = None, test: Loads | None = None
     ) -> Population:
-        """Clients whose rows are loaded when needed: `load(client)` returns `(x, y)`.
+        """Make clients whose rows are loaded when needed: `load(client)` returns `(x, y)`.
 
         `sizes` is one row count for all clients, a mapping, or a sequence in the order of
         `clients`; when None each client is loaded once, on the first need. `test(client)`
@@ -127,7 +127,7 @@ class Population:
         return client in self._positions
 
     def __getitem__(self, client: ClientId) -> Pair:
-        """The client's training rows `(x, y)`.
+        """Return the client's training rows `(x, y)`.
 
         Raises `DataError` when the client is not enrolled.
         """
@@ -153,16 +153,16 @@ class Population:
 
     @property
     def is_lazy(self) -> bool:
-        """Whether rows are loaded on demand, so that nobody has seen them all."""
+        """Return whether rows are loaded on demand, so that nobody has seen them all."""
         return isinstance(self._source, Lazy)
 
     @property
     def has_test(self) -> bool:
-        """Whether any client has test rows of its own."""
+        """Return whether any client has test rows of its own."""
         return self._source.test is not None
 
     def index(self, client: ClientId) -> int:
-        """The client's position in `clients`.
+        """Return the client's position in `clients`.
 
         Raises `DataError` when the client is not enrolled.
         """
@@ -172,11 +172,11 @@ class Population:
             raise self._unknown(client) from None
 
     def test(self, client: ClientId) -> Pair | None:
-        """The client's test rows `(x, y)`, or None."""
+        """Return the client's test rows `(x, y)`, or None."""
         return self._source.test_pair(self.index(client))
 
     def gather(self, clients: Sequence[ClientId]) -> Rows:
-        """The training rows of several clients, as whole arrays with offsets.
+        """Return the training rows of several clients, as whole arrays with offsets.
 
         Nothing is copied unless the population is lazy.
 
@@ -185,15 +185,15 @@ class Population:
         return self._source.gather(self._at(clients))
 
     def pooled(self) -> Pair:
-        """All training rows of all clients, in client order."""
+        """Return all training rows of all clients, in client order."""
         return self._source.pooled()
 
     def pooled_test(self) -> Pair | None:
-        """All clients' own test rows, in client order, or None where no client has any."""
+        """Return all clients' own test rows, in client order, or None where no client has any."""
         return self._source.pooled_test()
 
     def only(self, clients: Iterable[Any]) -> Population:
-        """The population of these clients, over the same memory.
+        """Return the population of these clients, over the same memory.
 
         Raises `DataError` when a client is not enrolled or none is given.
         """
@@ -201,7 +201,7 @@ class Population:
         return Population(chosen, self._source.only(self._at(chosen)))
 
     def shared(self) -> Population:
-        """This population with its arrays moved into shared memory, for worker processes.
+        """Move this population's arrays into shared memory, for worker processes, and return it.
 
         Moved once, so that the rows are never held twice; a lazy one stays as it is.
         """
@@ -210,7 +210,7 @@ class Population:
         return self
 
     def handle(self) -> Handle:
-        """What a child process needs to `attach` (pass it the file descriptors `handle.fds`).
+        """Return a handle for a child process to `attach` (pass it the descriptors `handle.fds`).
 
         The file is closed with this population: keep it for as long as a child may start.
 
@@ -220,11 +220,11 @@ class Population:
 
     @staticmethod
     def attach(handle: Handle) -> Population:
-        """The population behind a handle, in a process that inherited its file descriptors."""
+        """Return the population behind a handle, in a process that inherited its descriptors."""
         return Population(handle.clients, attached(handle))
 
     def fingerprint(self) -> str:
-        """SHA-256, in hex, over ids, dtypes, shapes and bytes of all train and test rows.
+        """Return a SHA-256, in hex, over ids, dtypes, shapes and bytes of all train and test rows.
 
         Of a lazy population over ids and sizes only: its rows are not read.
 
@@ -262,7 +262,7 @@ class Population:
 def held_out(
     rows: Mapping[ClientId, Pair], share: float, seed: int
 ) -> tuple[dict[ClientId, Pair], dict[ClientId, Pair] | None]:
-    """Every client's rows cut into training and test rows (see `rows.holdout`)."""
+    """Return every client's rows cut into training and test rows (see `rows.holdout`)."""
     if not fraction("test", share):
         return dict(rows), None
     train: dict[ClientId, Pair] = {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a thing is, apart from where it lies: its values, the state it holds, the code it needs."""
+"""The identity of a thing, wherever it lies: its values, the state it holds, the code it needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Contents", "mark"]
 
 
 def mark(thing: Any) -> str:
-    """SHA-256 over all that a thing holds and needs. Raises `PlanError` where it cannot be told.
+    """Return the SHA-256 over all that a thing holds and needs. Raises `PlanError` if untold.
 
     >>> mark([1, 2]) == mark((1, 2)), mark(1) == mark(1.0)
     (True, False)

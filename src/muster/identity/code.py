@@ -34,7 +34,7 @@ _TEXTS: dict[tuple[str, int], tuple[Any, str]] = {}
 
 
 def own(name: str) -> bool:
-    """Whether a module is the user's own: neither muster, nor installed, nor Python's.
+    """Return whether a module is the user's own: neither muster, nor installed, nor Python's.
 
     >>> own("muster.plan"), own("numpy"), own("json"), own("builtins")
     (False, False, False, False)
@@ -73,7 +73,7 @@ def _outside(file: str) -> bool:
 
 
 def named(thing: Any) -> bool:
-    """Whether module and qualified name lead to this very function or class.
+    """Return whether module and qualified name lead to this very function or class.
 
     >>> named(json.dumps), named(lambda: 0)
     (True, False)
@@ -85,7 +85,7 @@ def named(thing: Any) -> bool:
 
 
 def functions_of(kind: type) -> Iterator[FunctionType]:
-    """The functions that a class defines, as methods of any kind or as properties."""
+    """Yield the functions that a class defines, as methods of any kind or as properties."""
     for value in vars(kind).values():
         for part in (value, *(getattr(value, n, None) for n in ("__func__", "fget", "func"))):
             if isinstance(part, FunctionType) and part.__module__ == kind.__module__:
@@ -105,7 +105,7 @@ class Code:
         self._names: dict[str, set[str]] = {}
 
     def need(self, module: str, name: str) -> None:
-        """A name of a module, and all that it stands on."""
+        """Need a name of a module, and all that it stands on."""
         key = f"{module}:{name}"
         if not own(module):
             self.libraries.add(module.split(".")[0])
@@ -137,7 +137,7 @@ class Code:
                 self._follow(module, one)
 
     def function(self, function: FunctionType) -> str:
-        """The digest of one function by itself; what it looks up is needed."""
+        """Return the digest of one function by itself; what it looks up is needed."""
         code = function.__code__
         unit, module = _unit_around(code, function.__module__), function.__module__
         node = None if unit is None else unit.function(code)
@@ -149,7 +149,7 @@ class Code:
         return digest([one.text])
 
     def kind(self, kind: type) -> str:
-        """The digest of one class by itself; what it looks up is needed."""
+        """Return the digest of one class by itself; what it looks up is needed."""
         functions, module = list(functions_of(kind)), kind.__module__
         for function in functions:
             unit = _unit_around(function.__code__, module)
@@ -169,7 +169,7 @@ class Code:
         return digest(["class", *bases, read, *map(self.function, functions)])
 
     def finish(self) -> dict[str, Any]:
-        """All digests, with the bare statements of a module that touch what is needed."""
+        """Return all digests, with the bare statements of a module that touch what is needed."""
         while True:
             before = len(self.found)
             for module in list(self._names):
@@ -179,13 +179,13 @@ class Code:
                 return dict(sorted(self.found.items()))
 
     def _hook(self, module: str) -> None:
-        """How a site reads its rows, where that stands beside the plan's own functions."""
+        """Need what reads a site's rows, where that stands beside the plan's own functions."""
         value = vars(sys.modules[module]).get(HOOK) if module in sys.modules else None
         if isinstance(value, FunctionType):
             self.need(module, HOOK)
 
     def _bare(self, module: str) -> None:
-        """Statements that change what is needed or imported, such as torch's default precision.
+        """Need statements that change what is needed or imported, such as torch's default dtype.
 
         A script's own are what is done with a plan, and do not count.
         """
@@ -228,13 +228,13 @@ class Code:
                     self._through(module, found, [c for c in chains if c.split(".")[0] == name])
 
     def _global(self, module: str, name: str, *, bound: bool) -> None:
-        """A global that a statement binds, or that is there without one."""
+        """Need a global that a statement binds, or that is there without one."""
         there = module in sys.modules and name in vars(sys.modules[module])
         if bound or (there and not name.startswith("__")):
             self.need(module, name)
 
     def _through(self, module: str, imported: Imported, chains: list[str]) -> None:
-        """What is used of an import."""
+        """Need what is used of an import."""
         source = imported.module
         if imported.level:
             package = getattr(sys.modules.get(module), "__package__", None) or module
@@ -251,14 +251,14 @@ class Code:
             self.need(at, parts[0] if parts else "*")
 
     def _star(self, module: str, unit: Unit, name: str) -> None:
-        """A name that no statement binds may come from a module of which all is imported."""
+        """Need a name that no statement binds, from any module of which all is imported."""
         for one in unit.pieces:
             for imported in one.imports:
                 if imported.name == "*":
                     self._through(module, imported._replace(name=name), [])
 
     def _live(self, module: str, name: str, value: Any) -> None:
-        """A global of a module without a file, such as a notebook: as it is now."""
+        """Need a global of a module without a file, such as a notebook: as it is now."""
         key, home = f"{module}:{name}", getattr(value, "__module__", None)
         if isinstance(value, ModuleType):
             self.found[key] = f"module {value.__name__}"
@@ -275,7 +275,7 @@ class Code:
             self.found[key] = self._contents(value, f"the global {name} in {module}")
 
     def _value(self, value: Any, key: str) -> list[str]:
-        """What a global holds, which its statement (a loop, one that reads a file) may not say.
+        """Return what a global holds, which its statement (a loop, a read of a file) may not say.
 
         Plain values, and whatever holds arrays; other objects may differ between machines that
         hold the same code, as a device does, and paths do.
@@ -292,7 +292,7 @@ class Code:
 
 
 def _plain(value: Any) -> bool:
-    """Whether a value is a number, a word, a class, a function, or made of such."""
+    """Return whether a value is a number, a word, a class, a function, or made of such."""
     if isinstance(value, str):
         return not {"/", "\\"} & set(value)
     if isinstance(value, list | tuple | set | frozenset):
@@ -303,7 +303,7 @@ def _plain(value: Any) -> bool:
 
 
 def digest(texts: Iterable[str]) -> str:
-    """SHA-256 over texts, each kept apart from the next."""
+    """Return the SHA-256 over texts, each kept apart from the next."""
     found = hashlib.sha256()
     for text in texts:
         data = text.encode()
@@ -318,7 +318,7 @@ def _arrays(read: Any) -> bool:
 
 
 def _unit_of(module: str) -> Unit | None:
-    """A module's file, parsed; None for one without a source that can be read."""
+    """Return a module's file, parsed; None for one without a source that can be read."""
     held = sys.modules.get(module)
     file = getattr(held, "__file__", None) if held else next(iter(_places(_spec(module))), None)
     if file is None or not str(file).endswith(".py"):
@@ -327,7 +327,7 @@ def _unit_of(module: str) -> Unit | None:
 
 
 def _unit_around(code: CodeType, module: str) -> Unit | None:
-    """The source that a function came from: its file, or the cell of a notebook."""
+    """Return the source that a function came from: its file, or the cell of a notebook."""
     return _parsed(code.co_filename, sys.modules.get(module))
 
 
@@ -340,7 +340,7 @@ def _parsed(file: str, held: ModuleType | None) -> Unit | None:
 
 
 def _text(file: str, held: ModuleType | None) -> str:
-    """A source as it is; that of a loaded module as it was when it was first looked at.
+    """Return a source as it is; that of a loaded module as it was when it was first looked at.
 
     What runs is what was loaded: a file that is edited while a long sweep runs changes nothing.
     Raises `PlanError` for one that was edited between loading and the first look.
@@ -394,7 +394,7 @@ def _loaded(code: CodeType) -> Iterator[str]:
 
 
 def _compiled(code: CodeType) -> tuple[Any, ...]:
-    """What a function does where its source is not to be had: as this release of Python has it."""
+    """Return what a function without a source does, as this release of Python has it."""
     consts = [
         _compiled(part)
         if isinstance(part, CodeType)

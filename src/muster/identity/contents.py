@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan's objects hold, as plain data: the same on every machine, whatever lies where.
+"""The contents of a plan's objects, as plain data: the same on every machine, whatever lies where.
 
 A muster value is its class and fields; a function its name, or its syntax tree and what is around
 it; an array its numbers or their digest; any other object its class and the state that `pickle`
@@ -38,7 +38,7 @@ class Contents:
         self._open: list[int] = []
 
     def read(self, thing: Any, place: str = "") -> Any:
-        """Plain data: dicts, lists, numbers, strings, None; `place` is where the thing stands.
+        """Return plain data: dicts, lists, numbers, strings, None; `place`: where the thing stands.
 
         Raises `PlanError` for an object whose state cannot be told.
         """
@@ -114,7 +114,7 @@ class Contents:
         return found | keywords
 
     def _fields(self, thing: Any, place: str) -> dict[str, Any]:
-        """A dataclass: its fields, and of a user's own whatever else it was given."""
+        """Return a dataclass's fields, and of a user's own whatever else it was given."""
         kind, names = type(thing), [f.name for f in fields(thing)]
         more = []
         if not kind.__module__.startswith("muster."):
@@ -143,7 +143,7 @@ class Contents:
         return self._object(thing, place)
 
     def _around(self, function: FunctionType, place: str) -> dict[str, Any]:
-        """A lambda or a function inside another: its tree, and the values that it closes over."""
+        """Return a lambda or inner function: its tree, and the values that it closes over."""
         found: dict[str, Any] = {}
         if own(function.__module__):
             found["code"] = self.code.function(function)
@@ -155,7 +155,7 @@ class Contents:
         return {name: part for name, part in found.items() if part}
 
     def _class(self, kind: type) -> str:
-        """The name of a class; what defines it is needed."""
+        """Return the name of a class; what defines it is needed."""
         if kind.__module__.startswith("muster."):
             task = kind.__module__.startswith("muster.tasks.")
             return (
@@ -188,7 +188,7 @@ class Contents:
         return found | {"sha256": hashlib.sha256(little.tobytes()).hexdigest()}
 
     def _object(self, thing: Any, place: str) -> Any:
-        """Any other object, by what it would store of itself."""
+        """Return any other object, by what it would store of itself."""
         kind = type(thing)
         try:
             reduce = copyreg.dispatch_table.get(kind)
@@ -226,7 +226,7 @@ def _untold(thing: Any, place: str, why: str) -> PlanError:
 
 
 def _void(name: str, value: Any) -> bool:
-    """Whether an attribute is private and empty, as those are that a library adds and drops."""
+    """Return whether an attribute is private and empty, as what libraries add and drop is."""
     empty = value is None or (isinstance(value, dict | list | tuple | set) and not value)
     return str(name).startswith("_") and empty
 
@@ -236,7 +236,7 @@ def _derived(value: Any) -> bool:
 
 
 def _plain(receiver: Any) -> bool:
-    """Whether what a compiled function is bound to is no object of its own."""
+    """Return whether what a compiled function is bound to is no object of its own."""
     return (
         receiver is None
         or isinstance(receiver, ModuleType | type)
@@ -245,7 +245,7 @@ def _plain(receiver: Any) -> bool:
 
 
 def _cells(functions: Iterable[FunctionType]) -> dict[str, Any]:
-    """The values that functions close over, by name."""
+    """Return the values that functions close over, by name."""
     found = {}
     for function in functions:
         names = function.__code__.co_freevars
@@ -260,7 +260,7 @@ def _cells(functions: Iterable[FunctionType]) -> dict[str, Any]:
 
 
 def _array(thing: Any) -> tuple[str, Any] | None:
-    """An array of any framework: the name of its dtype, and its numbers as NumPy's."""
+    """Return an array of any framework: the name of its dtype, and its numbers as NumPy's."""
     if not all(hasattr(thing, name) for name in ("__array__", "dtype", "shape")):
         return None
     kind = str(thing.dtype).rpartition(".")[2]

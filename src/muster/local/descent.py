@@ -19,7 +19,7 @@ __all__ = ["Carry", "Descent", "Given", "Walk"]
 
 
 class Given(NamedTuple):
-    """What a whole pass is told: the algorithm's shared state, the local rate, the round."""
+    """The givens of a whole pass: the algorithm's shared state, the local rate, the round."""
 
     shared: Tree
     rate: Any
@@ -27,7 +27,7 @@ class Given(NamedTuple):
 
 
 class Carry(NamedTuple):
-    """What a local step turns over; a leading axis of clients when they train as a matrix."""
+    """The carry of a local step; a leading axis of clients when they train as a matrix."""
 
     w: Any
     buffers: Any
@@ -53,12 +53,12 @@ class Descent:
     examples: PerExample | None = None
 
     def walk(self, given: Given, carry: Carry, batches: Any) -> Carry:
-        """All steps of the pass."""
+        """Walk all steps of the pass."""
         end: Carry = self.task.loop(partial(self.step, given), carry, batches)
         return end
 
     def step(self, given: Given, carry: Carry, batch: Batch) -> Carry:
-        """One local step."""
+        """Take one local step."""
         shared, rate, _ = given
         w, buffers, s, memory, loss = carry
         if self.fused:
@@ -73,7 +73,7 @@ class Descent:
         return Carry(w, buffers, s, memory, loss + now)
 
     def _private(self, rule: PerExample, w: Any, buffers: Any, batch: Batch) -> tuple[Any, Any]:
-        """A private gradient, and the mean loss of the rows that came.
+        """Return a private gradient, and the mean loss of the rows that came.
 
         What bends it afterwards reads the shared state and the memory, which are made of private
         gradients alone, so nothing more is revealed.

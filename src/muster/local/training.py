@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a client, or a cohort of them, does in one round: the only local-training loop.
+"""The round of a client, or of a cohort of clients: the only local-training loop.
 
     start → [ gradient → correct → descend ]* → report → check → weight → encode
 
@@ -29,7 +29,7 @@ __all__ = ["Group", "Memory", "Outcome", "train"]
 
 
 class Memory(NamedTuple):
-    """What one client keeps between rounds: the algorithm's, the stages', its private part."""
+    """A client's memory between rounds: the algorithm's, the stages', its private part."""
 
     algorithm: Tree = None
     stages: Tree = None
@@ -50,7 +50,7 @@ class Group:
     memories: tuple[Memory, ...] | None = None
 
     def alone(self) -> Iterator[Group]:
-        """One group for each client, in order."""
+        """Yield one group for each client, in order."""
         for i, client in enumerate(self.clients):
             memory = self.memories and self.memories[i : i + 1]
             rows = slice(int(self.starts[i]), int(self.starts[i] + self.sizes[i]))
@@ -65,7 +65,7 @@ class Group:
             )
 
     def without(self, client: ClientId) -> Group:
-        """The group without one client."""
+        """Return the group without one client."""
         keep = [i for i, other in enumerate(self.clients) if other != client]
         memories = self.memories and tuple(self.memories[i] for i in keep)
         return Group(
@@ -105,7 +105,7 @@ def train(
     walk: Walk | None = None,
     source: RandomSource | None = None,
 ) -> Outcome:
-    """Everything a group of clients does in one round, as one matrix or (a group of one) alone.
+    """Do what a group of clients does in one round, as one matrix or (a group of one) alone.
 
     `walk` takes the local steps in place of `task.run`. `source` is where batches and noise of
     `Local(examples=...)` and the draws of stages come from: a secret in production, without one
@@ -127,7 +127,7 @@ def train(
 
 
 class Trained(NamedTuple):
-    """What local training came to, a row for each client; `mine`: nobody else looks at `w`."""
+    """The outcome of local training, a row for each client; `mine`: nobody else looks at `w`."""
 
     w: Any
     buffers: Any
@@ -136,7 +136,7 @@ class Trained(NamedTuple):
 
 
 def _stack(plan: Any, sent: Sent, group: Group) -> Memory:
-    """The clients' memories as one tree with a leading axis of clients."""
+    """Return the clients' memories as one tree with a leading axis of clients."""
     if group.memories is None:
         return Memory()
     rows: Memory = tree_map(lambda *rows: np.stack(rows), *group.memories)
@@ -199,7 +199,7 @@ def _descend(
 
 
 def _start(plan: Any, sent: Sent, memories: Memory, k: int) -> Any:
-    """Every client's start `(k, d)`: what was sent, with its own private part."""
+    """Return every client's start `(k, d)`: what was sent, with its own private part."""
     w, x = aligned((k, plan.task.layout.size), plan.task.layout.dtype), sent.algorithm.x
     if plan.sharing.everything:
         w[...] = x
@@ -275,7 +275,7 @@ def _reply(
 def _reported(
     plan: Any, shared: Any, sent: Sent, memories: Memory, work: LocalWork, mine: bool
 ) -> tuple[Tree, Tree]:
-    """What the algorithm has clients send, and keep.
+    """Return the payloads that the algorithm has clients send, and the memories they keep.
 
     Where that is w − x and nothing else it takes the place of w, if that is nobody else's: so a
     large model is in memory once.
@@ -287,7 +287,7 @@ def _reported(
 
 
 def _odd(payload: Tree) -> NDArray[np.bool_]:
-    """Which clients' payloads hold something that is not finite, or whose square is not."""
+    """Mark the clients whose payload holds something not finite, or whose square is not."""
     with np.errstate(all="ignore"):
         sound = np.stack([np.isfinite(np.vecdot(field, field)) for field in payload])
     return np.asarray(~sound.all(0), np.bool_)
@@ -296,7 +296,7 @@ def _odd(payload: Tree) -> NDArray[np.bool_]:
 def _without(
     odd: NDArray[np.bool_], made: tuple[Any, ...], before: tuple[Any, ...]
 ) -> tuple[Any, ...]:
-    """Of these clients what was before their training, of all others what was made of it."""
+    """Return what these clients had before their training; for all others, what it made."""
 
     def chosen(old: Any, new: Any) -> Any:
         return np.where(odd.reshape(-1, *(1,) * (np.ndim(new) - 1)), old, new)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which metrics a plan measures: those it names, or the usual ones of its task."""
+"""The metrics that a plan measures: those it names, or the usual ones of its task."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["chosen", "usual"]
 
 
 def usual(head: OutputHead) -> tuple[Metric, ...]:
-    """What is measured beside the loss where a plan names no metrics.
+    """Return the metrics beside the loss where a plan names none.
 
     Accuracy of classes, and AUC where there are two; RMSE and R² of numbers; of a task with its
     own training what that measures.
@@ -35,7 +35,7 @@ def usual(head: OutputHead) -> tuple[Metric, ...]:
 
 
 def chosen(metrics: Sequence[Any], head: OutputHead, task: str) -> tuple[Metric, ...]:
-    """The loss and the given metrics, or the usual ones. Raises `PlanError` for what is none.
+    """Return the loss and the given metrics, or the usual ones. Raises `PlanError` for others.
 
     `task` is what an error calls the task.
     """

@@ -48,7 +48,7 @@ class F1(Metric):
         return "f1" if self.average == "binary" else f"f1 {self.average}"
 
     def sums(self, outputs: Any, y: Any) -> Sums:
-        """By class `(classes,)`: rows that are hit, predicted and held."""
+        """Count by class `(classes,)` the rows that are hit, predicted and held."""
         found = labels_of(outputs)
         count = max(2, outputs.shape[-1])
         if self.classes not in (None, count) or (self.average == "binary" and count != 2):
@@ -62,7 +62,7 @@ class F1(Metric):
         return {name: np.bincount(a, minlength=count) for name, a in counts.items()}
 
     def value(self, sums: Sums) -> float:
-        """The chosen mean; NaN without rows."""
+        """Return the chosen mean; NaN without rows."""
         hit, both = np.asarray(sums["hit"]), np.asarray(sums["predicted"] + sums["held"])
         held, there = np.asarray(sums["held"]), both > 0
         if not there.any():

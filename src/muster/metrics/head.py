@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the outputs of a task's model are, and how probabilities and labels are read off them."""
+"""The outputs of a task's model, and how probabilities and labels are read off them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def read(needs: Needs, outputs: Any) -> Any:
 
 
 def labels_of(outputs: Any) -> Any:
-    """The likeliest class of each row `(rows,)`; of one logit, 1 where it is above 0.
+    """Return the likeliest class of each row `(rows,)`; of one logit, 1 where it is above 0.
 
     >>> labels_of(np.array([[0.1, 0.7], [0.4, 0.2]])), labels_of(np.array([[2.0], [-1.0]]))
     (array([1, 0]), array([1, 0]))
@@ -59,7 +59,7 @@ def labels_of(outputs: Any) -> Any:
 
 
 def probabilities_of(outputs: Any) -> Any:
-    """Softmax of logits `(rows, classes)` in float64; of one logit, both classes `(rows, 2)`.
+    """Return the softmax of logits `(rows, classes)` in float64; of one, both classes `(rows, 2)`.
 
     >>> probabilities_of(np.zeros((1, 1))).tolist()
     [[0.5, 0.5]]

@@ -57,16 +57,16 @@ class Metric:
             """The name of this metric with these settings."""
 
     def sums(self, outputs: Any, y: Any) -> Sums:
-        """Numbers, or arrays of one axis, by name: sums over the rows of `outputs` and `y`."""
+        """Return sums over the rows of `outputs` and `y` by name: numbers or arrays of one axis."""
         raise NotImplementedError
 
     def value(self, sums: Sums) -> float:
-        """The value that sums over some rows stand for, NaN where they have none."""
+        """Return the value that sums over some rows stand for, NaN where they have none."""
         raise NotImplementedError
 
 
 def called(name: Any) -> bool:
-    """Whether this may be the name of a metric: short, printable, and no word of a record.
+    """Return whether this may be the name of a metric: short, printable, and no word of a record.
 
     >>> called("top 5"), called("a/b"), called("rows")
     (True, False, False)

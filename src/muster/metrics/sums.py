@@ -45,7 +45,7 @@ class MetricTally:
         self._sums: dict[str, dict[str, Any]] = {m.name: {} for m in self._metrics}
 
     def __bool__(self) -> bool:
-        """Whether outputs are needed at all."""
+        """Return whether outputs are needed at all."""
         return bool(self._metrics)
 
     def add(self, outputs: Any, y: Any, native: tuple[Any, Any] | None = None) -> None:
@@ -63,7 +63,7 @@ class MetricTally:
                 total[name] = total[name] + value if name in total else value
 
     def flat(self) -> dict[str, float]:
-        """All sums, flat by name."""
+        """Return all sums, flat by name."""
         found: dict[str, float] = {}
         for name, sums in self._sums.items():
             found |= flat(name, sums)
@@ -71,7 +71,7 @@ class MetricTally:
 
 
 def sums_of(metric: Metric, outputs: Any, y: Any) -> dict[str, Any]:
-    """What `metric.sums` gives, in float64. Raises `PlanError` where these are no sums."""
+    """Return the sums that `metric.sums` gives, in float64. Raises `PlanError` for others."""
     try:
         with np.errstate(all="ignore"):  # a model that diverged is no fault of the metric
             found = metric.sums(outputs, y)
@@ -105,13 +105,13 @@ def sums_of(metric: Metric, outputs: Any, y: Any) -> dict[str, Any]:
 
 @lru_cache(256)
 def _word(name: str) -> bool:
-    """Whether a sum may be called so."""
+    """Return whether a sum may be called so."""
     fits = name.isprintable() and 0 < len(name) <= LONGEST
     return fits and "/" not in name and name == name.strip()
 
 
 def flat(metric: str, sums: Sums) -> dict[str, float]:
-    """The sums of one metric, flat by name.
+    """Return the sums of one metric, flat by name.
 
     >>> flat("f1", {"rows": 2, "hit": np.array([1, 0])})
     {'f1/rows': 2.0, 'f1/hit/0': 1.0, 'f1/hit/1': 0.0}
@@ -132,7 +132,7 @@ def _places(metric: str, name: str, width: int) -> tuple[str, ...]:
 
 
 def added(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Flat sums of several clients, added up in order; a name that one lacks is left out.
+    """Add up flat sums of several clients, in order; a name that one lacks is left out.
 
     >>> added([{"rows": 1.0, "loss": 2.0}, {"rows": 3.0}])
     {'rows': 4.0}
@@ -143,7 +143,7 @@ def added(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 def values(metrics: Iterable[Metric], sums: Mapping[str, float]) -> dict[str, float]:
-    """The value of each metric that there are sums of; NaN for one that has none.
+    """Return the value of each metric that there are sums of; NaN for one that has none.
 
     Sums by a plain name that no metric declares are means that a task of one's own returned.
 
@@ -173,7 +173,7 @@ def _of_task(metric: Metric, sums: Mapping[str, float]) -> dict[str, Any]:
 
 
 def _apart(sums: Mapping[str, float]) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
-    """The sums of each metric as it gave them, numbers and arrays; and the names of all others."""
+    """Return the sums of each metric as it gave them, numbers and arrays; all other names."""
     structure, plain = _structure(tuple(sums))
     numbers = np.array(list(sums.values()), np.float64)
     made: dict[str, dict[str, Any]] = {}
@@ -184,7 +184,7 @@ def _apart(sums: Mapping[str, float]) -> tuple[dict[str, dict[str, Any]], tuple[
 
 @lru_cache(16)
 def _structure(names: tuple[str, ...]) -> tuple[tuple[tuple[str, str, Any], ...], tuple[str, ...]]:
-    """By metric and sum, where among flat sums it stands: one place, or the places of an array.
+    """Return the places of each metric's sums among flat sums: one, or an array's.
 
     And which names are of no metric's sums.
     """
@@ -206,13 +206,13 @@ def _structure(names: tuple[str, ...]) -> tuple[tuple[tuple[str, str, Any], ...]
 
 
 def _run(places: list[int]) -> Any:
-    """Places as a slice where they follow one another, as those of one array do."""
+    """Return places as a slice where they follow one another, as those of one array do."""
     begin, end = places[0], places[-1] + 1
     return slice(begin, end) if places == [*range(begin, end)] else np.array(places)
 
 
 def value_of(metric: Metric, sums: Sums) -> float:
-    """The value of sums as a float; NaN where they are of no rows, or odd."""
+    """Return the value of sums as a float; NaN where they are of no rows, or odd."""
     with np.errstate(all="ignore"):
         try:
             return float(metric.value(sums))
@@ -223,7 +223,7 @@ def value_of(metric: Metric, sums: Sums) -> float:
 
 
 def names(metrics: Iterable[Metric], made: Mapping[str, Sums | None]) -> frozenset[str] | None:
-    """All flat names of these metrics' sums, with "rows" and "held out".
+    """Return all flat names of these metrics' sums, with "rows" and "held out".
 
     `made` are sums over rows that were made up, by metric (`trial.tried`); None where one of them
     is not known before there are rows.

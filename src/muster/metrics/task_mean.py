@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a task measures by itself: its loss, and the means that its own code returns."""
+"""The measures of a task by itself: its loss, and the means that its own code returns."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class _OfTask(Metric):
     """Sums that the task gives; abstract."""
 
     def sums(self, outputs: Any, y: Any) -> NoReturn:
-        """Refused: the task has them."""
+        """Refuse: the task has them."""
         raise PlanError(f"the sums of {self} are those of its task; evaluate the task")
 
     def value(self, sums: Sums) -> float:
-        """Sum / rows."""
+        """Return sum / rows."""
         return float(sums["sum"] / sums["rows"])
 
 

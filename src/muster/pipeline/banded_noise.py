@@ -54,7 +54,7 @@ class BandedNoise(Stage):
         return optimal(self.rounds, self.bands) if self.rounds else square_root(self.bands)
 
     def accept(self, contract: Contract) -> Contract:
-        """Needs a bound that stays, since noise of one round is taken back in another."""
+        """Require a bound that stays, since noise of one round is taken back in another."""
         if contract.moving:
             raise PlanError(
                 f"{self} needs one bound for all rounds, as its noise spans them; put Clip(bound) "
@@ -65,12 +65,12 @@ class BandedNoise(Stage):
         return replace(contract, noise=repr(self))
 
     def init(self, contract: Contract) -> State:
-        """The last b − 1 rows of noise per field, the newest first; the server's own."""
+        """Return the last b − 1 rows of noise per field, the newest first; the server's own."""
         shapes = {field.name: (self.bands - 1, field.size) for field in contract.fields}
         return State(private={name: np.zeros(shape) for name, shape in shapes.items()})
 
     def release(self, contract: Contract) -> Release:
-        """One row of the matrix mechanism."""
+        """Return one row of the matrix mechanism."""
         return Release(
             "matrix",
             self.multiplier,
@@ -83,7 +83,7 @@ class BandedNoise(Stage):
     def decode(
         self, total: Reply, contract: Contract, state: State, key: RandomSource
     ) -> tuple[Reply, State]:
-        """The sum with this round's row; integers become reals here."""
+        """Return the sum with this round's row; integers become reals here."""
         spread = self.multiplier * (contract.sensitivity or 0.0)
         payload, kept = dict(total.payload), {}
         for i, field in enumerate(contract.fields):
@@ -95,7 +95,7 @@ class BandedNoise(Stage):
         return replace(total, payload=payload), State(private=kept)
 
     def ended(self, state: State) -> State:
-        """Zeros in place of the rows that no further round takes back."""
+        """Return zeros in place of the rows that no further round takes back."""
         if not any(rows.any() for rows in state.private.values()):
             return state
         return State(private={name: np.zeros_like(rows) for name, rows in state.private.items()})

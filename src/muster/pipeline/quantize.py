@@ -47,7 +47,7 @@ class Quantize(Stage):
             )
 
     def accept(self, contract: Contract) -> Contract:
-        """Needs a range and a cap; hands on integers."""
+        """Require a range and a cap; hand on integers."""
         if contract.integer:
             raise PlanError(f"{self} stands after another Quantize; one is enough")
         if self.range is None and (contract.bound is None or contract.moving):
@@ -70,7 +70,7 @@ class Quantize(Stage):
         return replace(contract, fields=fields, bound=bound, step=step, unrounded=unrounded)
 
     def _rounded(self, field: Field, cap: float) -> Field:
-        """A field as it travels; a scalar's bound is then in levels, as its values are."""
+        """Return a field as it travels; a scalar's bound is then in levels, as its values are."""
         if not field.scalar:
             return field._replace(integer=True, bits=self.bits)
         if field.bound is None:
@@ -83,19 +83,19 @@ class Quantize(Stage):
         return (1 << self.bits - 1) - 1
 
     def memory(self, contract: Contract) -> Tree:
-        """With feedback: what rounding has lost so far, per vector field."""
+        """Return, with feedback, what rounding has lost so far, per vector field."""
         if not self.feedback:
             return None
         dtype = {32: "float32", 64: "float64"}[contract.fields[0].bits]
         return {f.name: np.zeros(f.size, dtype) for f in contract.fields if not f.scalar}
 
     def step(self, contract: Contract) -> float:
-        """The distance between two levels."""
+        """Return the distance between two levels."""
         reach = (self.range or contract.bound or 0.0) * (contract.cap or 1.0)
         return reach / self._most
 
     def _steps(self, contract: Contract) -> dict[str, float]:
-        """The distance between two levels of each field that is rounded, vectors first."""
+        """Return the distance between two levels of each field that is rounded, vectors first."""
         step, scale = self.step(contract), (contract.cap or 1.0) / self._most
         return {f.name: step for f in contract.fields if not f.scalar} | {
             f.name: f.bound * scale for f in contract.fields if f.scalar and f.bound is not None
@@ -120,7 +120,7 @@ class Quantize(Stage):
     def decode(
         self, total: Reply, contract: Contract, state: State, key: RandomSource
     ) -> tuple[Reply, State]:
-        """Integers times the step."""
+        """Return integers times the step."""
         dtype = {32: np.float32, 64: np.float64}[contract.fields[0].bits]
         levels = total.payload
         real = {k: (levels[k] * s).astype(dtype) for k, s in self._steps(contract).items()}

@@ -25,7 +25,7 @@ SLACK = 1e-9  # a third of three is one, whatever floats say
 
 
 class Bears(NamedTuple):
-    """What a session of `size` clients is made for: colluders, losses, the least whose sum opens.
+    """The numbers a session of `size` clients bears: colluders, losses, the least whose sum opens.
 
     >>> Bears(colluders=1, losses=1, minimum=3, size=4).least
     3
@@ -48,7 +48,7 @@ class Bears(NamedTuple):
 
     @property
     def hides(self) -> bool:
-        """Whether a sum is left after the losses, with two honest clients in it at least."""
+        """Return whether a sum is left after the losses, of two honest clients at least."""
         return self.size - self.losses >= self.least and self.threshold - self.colluders >= 2
 
 
@@ -106,7 +106,7 @@ class SecureSum(Stage):
             raise PlanError(f"SecureSum(metrics={self.metrics!r}): use 'hidden' or 'public'")
 
     def accept(self, contract: Contract) -> Contract:
-        """Needs bounded integers and a cap on the weight; behind it only the sum is seen."""
+        """Require bounded integers and a cap on the weight; behind it only the sum is seen."""
         loose = [field for field in contract.fields if not field.integer]
         if any(not field.scalar for field in loose):
             raise PlanError(
@@ -127,7 +127,7 @@ class SecureSum(Stage):
         return replace(contract, visible=False)
 
     def frame(self, contract: Contract) -> Frame:
-        """How a payload under this contract and its weight lie in one vector."""
+        """Return the frame in which a payload under this contract and its weight lie."""
         secagg = require("muster.secagg", extra="site")
         spans = []
         for field in contract.fields:
@@ -150,7 +150,7 @@ class SecureSum(Stage):
         plan: bytes,
         model: bytes,
     ) -> SessionTerms:
-        """What a session of `size` invited clients is about: a whole cohort, or one group of it.
+        """Return the terms of a session of `size` invited clients: a whole cohort, or one group.
 
         `needed`: the fewest replies that make the round count (`Plan.needed`), where that is more
         than the minimum and the cohort is one group: a sum that would not count is not opened.
@@ -200,21 +200,21 @@ class SecureSum(Stage):
         return terms
 
     def _losses(self, size: int) -> int:
-        """How many of a session's clients may be lost: of a small group one, rather than none."""
+        """Count how many of a session's clients may be lost: of a small group one, not none."""
         if self.groups == 1:
             return int(self.dropout * size + SLACK)
         groups = require("muster.secagg.groups", extra="site")
         return int(groups.borne(self.dropout, size))
 
     def _colluders(self, count: int) -> int:
-        """How many of so many clients may lie or work with the server: one, rather than none.
+        """Count how many of so many clients may lie or work with the server: one, not none.
 
         Else a client that deals nonsense could not be told from those who complain about it.
         """
         return max(1, int(self.corrupt * count + SLACK))
 
     def bears(self, size: int, needed: int = 0, honest: int = 0) -> Bears:
-        """What a session of so many clients is made for.
+        """Return the numbers that a session of so many clients bears.
 
         All its colluders may be among those who are left, and know their shares of the noise.
         """
@@ -230,7 +230,7 @@ class SecureSum(Stage):
         return Bears(colluders, losses, max(self.minimum, least), size)
 
     def _quieter(self, bears: Bears, honest: int) -> str:
-        """For how many survivors noise could be made instead; "" where it does not bind."""
+        """Say for how many survivors noise could be made instead; "" where it does not bind."""
         room = bears.size - bears.losses - known_shares(bears.size, self.corrupt)
         if not 1 <= room < honest:
             return ""
@@ -265,7 +265,7 @@ class SecureSum(Stage):
             )
 
     def chance(self, cohort: int, rounds: int) -> float:
-        """The chance that a given client of such cohorts is ever exposed by its group."""
+        """Return the chance that a given client of such cohorts is ever exposed by its group."""
         if self.groups == 1:
             return 0.0
         groups = require("muster.secagg.groups", extra="site")
@@ -276,7 +276,7 @@ class SecureSum(Stage):
     def split(
         self, cohort: Sequence[ClientId], key: RandomSource
     ) -> tuple[tuple[ClientId, ...], ...]:
-        """The cohort in random groups of nearly one size, each in the cohort's order.
+        """Return the cohort in random groups of nearly one size, each in the cohort's order.
 
         >>> from muster.keys import key
         >>> [len(group) for group in SecureSum(groups=2).split("abcdefg", key(0))]
@@ -287,7 +287,7 @@ class SecureSum(Stage):
         return tuple(tuple(cohort[i] for i in part) for part in parts)
 
     def nbytes(self, frame: Frame, cohort: int) -> int:
-        """Bytes of one client's masked vector in a cohort of so many."""
+        """Count the bytes of one client's masked vector in a cohort of so many."""
         ring = require("muster.secagg", extra="site").IntegerRing
         size = max(1, -(-cohort // self.groups))
         return int(ring.of(size, frame.most).nbytes(frame.size))
@@ -295,7 +295,7 @@ class SecureSum(Stage):
     def facts(
         self, terms: SessionTerms, advertised: int, survivors: Sequence[ClientId]
     ) -> dict[str, Any]:
-        """What a round's record notes of a sum: whose it is, and what it was safe from.
+        """Return a round's notes of a sum: whose it is, and what it was safe from.
 
         `advertised` is the number of clients whose keys came, for whom the graph was made
         (`members`).

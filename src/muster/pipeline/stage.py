@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a stage of the update pipeline is, and how stages compose.
+"""A stage of the update pipeline, and how stages compose.
 
 Clients encode in order, the server decodes the sum in reverse. Whether an order is legal is
 settled when the plan is built: each stage is shown the `Contract` of what reaches it, refuses
@@ -43,7 +43,7 @@ class Field(NamedTuple):
 
 @dataclass(frozen=True)
 class Contract:
-    """What is promised of a payload at one point of the pipeline.
+    """The contract of a payload: what is promised of it at one point of the pipeline.
 
     `bound` is the joint L2 norm of the vector fields of one client before weighting, None if
     nothing bounds it; `cap` the largest weight, None if unknown; `weighted` whether the weight
@@ -78,7 +78,7 @@ class Contract:
 
     @property
     def integer(self) -> bool:
-        """Whether vectors travel as integers."""
+        """Return whether vectors travel as integers."""
         return any(field.integer for field in self.fields)
 
     @property
@@ -87,12 +87,12 @@ class Contract:
         return sum(field.size * field.bits for field in self.fields)
 
     def vectors(self, payload: dict[str, Any]) -> dict[str, Any]:
-        """The vector fields of a payload (not the per-client scalars)."""
+        """Return the vector fields of a payload (not the per-client scalars)."""
         return {f.name: payload[f.name] for f in self.fields if not f.scalar}
 
 
 def is_length(value: object) -> bool:
-    """Whether it is a bound or a range that float32 can hold, with noise of its size beside it.
+    """Return whether it is a bound or a range that float32 can hold, beside noise of its size.
 
     >>> is_length(1.0), is_length(1e300), is_length("1")
     (True, False, False)
@@ -102,7 +102,7 @@ def is_length(value: object) -> bool:
 
 
 def contract_of(payload: type[Any], size: int, bits: int, cap: float | None) -> Contract:
-    """The contract of an algorithm's payload type, for vectors of so many coordinates."""
+    """Return the contract of an algorithm's payload type, for vectors of so many coordinates."""
     kinds = get_type_hints(payload)
     return Contract(
         tuple(
@@ -121,33 +121,36 @@ class Stage(Spelled):
     corrupt: float = 0.0  # the fraction of clients that a mask takes to work for its reader
 
     def accept(self, contract: Contract) -> Contract:
-        """The contract of what this stage hands on; raise `PlanError` where it is illegal."""
+        """Return the contract of what this stage hands on.
+
+        Raises `PlanError` where it is illegal.
+        """
         raise NotImplementedError
 
     def init(self, contract: Contract) -> State:
-        """State between rounds: the shared part is sent with the model."""
+        """Return the state between rounds: the shared part is sent with the model."""
         return State()
 
     def bound_for_round(self, contract: Contract, sent: Tree) -> float | None:
-        """The bound of what this stage hands on in a round in which `sent` was sent."""
+        """Return the bound of what this stage hands on in a round in which `sent` was sent."""
         return self.accept(contract).bound
 
     def release(self, contract: Contract) -> Release | None:
-        """What one round reveals under this stage's noise; None for a stage without."""
+        """Return the release of one round under this stage's noise; None for a stage without."""
         return None
 
     def share_variance(self, contract: Contract) -> float:
-        """The variance, in levels squared, of the noise that each client adds to the sum."""
+        """Return the variance, in levels squared, of the noise that each client adds to the sum."""
         return 0.0
 
     def memory(self, contract: Contract) -> Tree:
-        """What a client keeps for this stage, without a leading axis; None for most."""
+        """Return a client's memory for this stage, without a leading axis; None for most."""
         return None
 
     def encode(
         self, payload: dict[str, Any], contract: Contract, sent: Tree, memory: Tree, key: Keys
     ) -> tuple[dict[str, Any], Tree]:
-        """Rows in, rows out, on the client; never modifies its input."""
+        """Encode rows into rows, on the client; never modify the input."""
         return payload, memory
 
     def decode(
@@ -157,7 +160,7 @@ class Stage(Spelled):
         return total, state
 
     def ended(self, state: State) -> State:
-        """What may outlive the run: the state without what would undo its noise."""
+        """Return the state that may outlive the run, without what would undo its noise."""
         return state
 
 
@@ -197,15 +200,15 @@ class Pipeline:
         return cls(stages, (*contracts, replace(contract, weighted=True)), weigh)
 
     def init(self) -> tuple[State, ...]:
-        """The state of every stage before the first round."""
+        """Return the state of every stage before the first round."""
         return tuple(s.init(c) for s, c in zip(self.stages, self.contracts, strict=False))
 
     def memory(self) -> tuple[Tree, ...]:
-        """A client's memory of every stage before its first round."""
+        """Return a client's memory of every stage before its first round."""
         return tuple(s.memory(c) for s, c in zip(self.stages, self.contracts, strict=False))
 
     def releases(self) -> tuple[Release, ...]:
-        """What each round reveals under the noise of the stages that add any.
+        """Return the releases of each round under the noise of the stages that add any.
 
         Of noise in shares, those that others know are noted: of the corrupt clients behind a mask,
         and without one of a reader that is a client itself.
@@ -219,7 +222,7 @@ class Pipeline:
         )
 
     def honest_shares(self) -> int:
-        """How many honest clients' shares of noise are charged for; 0 without noise in shares.
+        """Count the honest clients' shares of noise that are charged for; 0 without shares.
 
         No sum may be opened that does not surely hold so many.
         """
@@ -227,22 +230,22 @@ class Pipeline:
         return max((one.survivors - one.known for one in shared), default=0)
 
     def ended(self, states: tuple[State, ...]) -> tuple[State, ...]:
-        """The states as they may outlive the run; the same object where nothing must go."""
+        """Return the states as they may outlive the run; the same object where nothing must go."""
         after = tuple(stage.ended(state) for stage, state in zip(self.stages, states, strict=True))
         kept = all(new is old for new, old in zip(after, states, strict=True))
         return states if kept else after
 
     def share_variance(self) -> float:
-        """The variance, in levels squared, of the noise that each client adds to the sum."""
+        """Return the variance, in levels squared, of the noise that each client adds to the sum."""
         return sum(s.share_variance(c) for s, c in zip(self.stages, self.contracts, strict=False))
 
     def empty_reply(self, dtype: str) -> dict[str, Any]:
-        """The sum of no replies, as it would travel."""
+        """Return the sum of no replies, as it would travel."""
         fields = self.contracts[-1].fields
         return {f.name: np.zeros(f.size, np.int64 if f.integer else dtype) for f in fields}
 
     def now(self, sent: tuple[Tree, ...]) -> tuple[Contract, ...]:
-        """The contracts of one round: a moving bound has the value that was sent."""
+        """Return the contracts of one round: a moving bound has the value that was sent."""
         if not any(contract.moving for contract in self.contracts):
             return self.contracts
         bound, unrounded = self.contracts[0].bound, None
@@ -267,7 +270,7 @@ class Pipeline:
         *,
         own: bool = False,
     ) -> tuple[dict[str, Any], tuple[Tree, ...]]:
-        """Rows `(clients, size)` through all stages, weighted with `weights` `(clients,)`.
+        """Encode rows `(clients, size)` through all stages, weighted with `weights` `(clients,)`.
 
         `own`: the rows' memory may be written to.
         """
@@ -286,7 +289,7 @@ class Pipeline:
     def decode(
         self, total: Reply, states: tuple[State, ...], key: RandomSource
     ) -> tuple[Reply, tuple[State, ...]]:
-        """The sum back through all stages in reverse."""
+        """Take the sum back through all stages in reverse."""
         fresh, contracts = list(states), self.now(tuple(state.shared for state in states))
         for i in reversed(range(len(self.stages))):
             total, fresh[i] = self.stages[i].decode(total, contracts[i], states[i], key.at(i))
@@ -294,7 +297,7 @@ class Pipeline:
 
 
 def _weighted(payload: dict[str, Any], weights: Any, *, own: bool) -> dict[str, Any]:
-    """Each row times its weight: where it lies, if that may be written to."""
+    """Return each row times its weight: where it lies, if that may be written to."""
 
     def weighted(rows: Any) -> Any:
         by = weights[:, None].astype(rows.dtype)

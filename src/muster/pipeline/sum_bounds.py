@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the masked sum of honest clients can be: a liar under a mask is bounded by nothing else.
+"""Bounds on the masked sum of honest clients: nothing else bounds a liar under a mask.
 
 A clip binds nobody who does not run it. Behind a mask the server sees the sum alone, so before it
 is decoded the sum is compared with what honest clients could have made of it: its weight within
@@ -58,7 +58,7 @@ class SumBounds:
     variance: float = 0.0
 
     def refusal(self, sums: Mapping[str, Any], weight: int) -> str:
-        """Why honest clients cannot have made these sums `(size,)` by field; "" if they can."""
+        """Say why honest clients cannot have made these sums `(size,)` by field; "" if they can."""
         most = self.count if self.equal else self.count * int(self.contract.cap or 1)
         if not self.count <= weight <= most:
             wanted = f"{self.count}" if self.equal else f"{self.count} to {most}"
@@ -66,7 +66,7 @@ class SumBounds:
         return self.sizes(sums, weight)
 
     def sizes(self, sums: Mapping[str, Any], weight: float) -> str:
-        """The same of coordinates and norm alone, for a weight that is known."""
+        """Say the same of coordinates and norm alone, for a weight that is known."""
         for field in self.contract.fields:
             found = sums[field.name]  # whose absolute value may be beyond its own dtype
             high = max(int(found.max(initial=0)), -int(found.min(initial=0)))
@@ -87,7 +87,7 @@ class SumBounds:
         return ""
 
     def coordinate(self, bits: int, weight: float) -> float:
-        """The largest number that a coordinate of such clients has."""
+        """Return the largest number that a coordinate of such clients has."""
         contract = self.contract
         most = self.count * (2 ** (bits - 1) - 1)  # levels that fields hold, noise included
         if self.variance or contract.unrounded is None or contract.step is None:
@@ -95,7 +95,7 @@ class SumBounds:
         return float(min(most, weight * contract.unrounded / contract.step + self.count))
 
     def norm(self, weight: float) -> float:
-        """The largest norm of all vectors together, infinite where nothing bounds one client's."""
+        """Return the largest norm of all vectors together; infinite where a client has no bound."""
         contract, d = self.contract, self.contract.dimension
         if contract.unrounded is None or contract.step is None:
             return math.inf
@@ -108,7 +108,7 @@ class SumBounds:
 
 
 def rounding_norm(count: int, dimension: int) -> float:
-    """The norm, in levels, that rounding adds to the sum of so many vectors of d coordinates.
+    """Return the norm, in levels, that rounding adds to the sum of so many vectors `(d,)`.
 
     >>> round(rounding_norm(20, 1000) / 20 / 127, 3)
     0.047

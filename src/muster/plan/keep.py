@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of the committed models stay on the disk."""
+"""The committed models that stay on the disk."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Keep(Spelled):
     def stays(
         self, versions: Collection[int], values: Mapping[int, float], *, lower: bool
     ) -> frozenset[int]:
-        """Which of these versions stay, of which the newest is the last that was committed.
+        """Return those of these versions that stay; the newest is the last that was committed.
 
         `values` are those of the metric `best` by version; `lower` whether less of it is better.
         """
@@ -55,7 +55,7 @@ class Keep(Spelled):
 
 
 def best_of(versions: Collection[int], values: Mapping[int, float], *, lower: bool) -> int | None:
-    """The version with the best value, the earliest of equals; None where none has a value.
+    """Return the version with the best value, the earliest of equals; None where none has a value.
 
     A NaN is no value.
 

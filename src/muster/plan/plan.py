@@ -48,7 +48,7 @@ MOST_ROWS = 10**12  # of one client, that a sum of floats tells apart
 
 @dataclass(frozen=True)
 class Plan(Spelled):
-    """What to train, how, with whom, for how long: a value that prints, compares and travels.
+    """A plan to train: what, how, with whom, for how long; it prints, compares and travels.
 
     `weighting` is "examples" (n_k rows) or "equal"; `cap` the most rows a client counts with
     (needed by stages that sum in integers); `share` which tensors travel; `minimum` the fewest
@@ -195,20 +195,20 @@ class Plan(Spelled):
         return cast("Sampling", replace(drawing, **more))
 
     def needed(self, invited: int) -> int:
-        """The fewest replies that make a round of so many invited count."""
+        """Return the fewest replies that make a round of so many invited count."""
         return needed(self.minimum, self.target_replies(invited))
 
     def has_quorum(self, replies: int, parts: int, invited: int) -> bool:
-        """Whether a round of so many invited counts, with replies in so many separate sums."""
+        """Return whether a round of so many invited counts, with so many replies and sums."""
         return replies >= self.needed(invited) and parts >= self.aggregation.min_replies
 
     def target_replies(self, invited: int) -> int:
-        """How many replies of so many invited are enough; a network round then takes no more."""
+        """Count the replies of so many invited that are enough; a network round takes no more."""
         return target_replies(invited, self.overselect)
 
     @cached_property
     def sharing(self) -> Sharing:
-        """Which coordinates travel."""
+        """The coordinates that travel, and those that do not."""
         return self.task.layout.sharing(self.share)
 
     @cached_property
@@ -248,20 +248,20 @@ class Plan(Spelled):
 
     @cached_property
     def frame(self) -> Frame:
-        """How an encoded payload and its weight lie in the vector that SecureSum masks."""
+        """The frame in which an encoded payload and its weight lie, for SecureSum to mask."""
         if self.secure is None:
             raise PlanError("this plan masks nothing; put SecureSum() last in its pipeline")
         return self.secure.frame(self.stages.contracts[len(self.pipeline) - 1])
 
     @cached_property
     def needs_individual_replies(self) -> bool:
-        """Whether replies are not added up as they come: masked first, or judged by a rule."""
+        """Return whether replies are not added as they come: masked first, or judged."""
         return self.secure is not None or isinstance(self.aggregation, RobustAggregator)
 
     def groups(
         self, cohort: Sequence[ClientId], draw: RandomSource
     ) -> tuple[tuple[ClientId, ...], ...]:
-        """Whose updates are masked together: all, or random groups, drawn for this cohort.
+        """Return whose updates are masked together: all, or random groups drawn for this cohort.
 
         Raises `PlanError` where so many clients in so many groups do not hide one another.
         """
@@ -272,13 +272,13 @@ class Plan(Spelled):
 
     @cached_property
     def veiled(self) -> bool:
-        """Whether what a client sends hides something of it: noise of its own, or a mask."""
+        """Return whether what a client sends hides something of it: own noise, or a mask."""
         noisy = any(release.trust != "central" for release in self.stages.releases())
         return noisy or self.secure is not None or self.local.examples is not None
 
     @cached_property
     def remembers(self) -> bool:
-        """Whether clients keep anything between rounds."""
+        """Return whether clients keep anything between rounds."""
         return (
             self.algorithm.remembers
             or any(memory is not None for memory in self.stages.memory())
@@ -286,7 +286,7 @@ class Plan(Spelled):
         )
 
     def descent(self, engine: str) -> Descent:
-        """Local training under this plan's algorithm, as a value."""
+        """Return local training under this plan's algorithm, as a value."""
         return Descent(
             self.task,
             self.algorithm,
@@ -298,12 +298,12 @@ class Plan(Spelled):
 
     @property
     def fusible(self) -> bool:
-        """Whether gradients are left alone, so that a task may update in place."""
+        """Return whether gradients are left alone, so that a task may update in place."""
         alone = not self.algorithm.modifies_gradient and self.local.examples is None
         return alone and type(self.local.optimizer) is SGD
 
     def weights(self, sizes: Any, times: Sequence[int]) -> Any:
-        """The weight of each client `(clients,)`: capped rows or one, times how often drawn."""
+        """Return each client's weight `(clients,)`: capped rows or one, times how often drawn."""
         rows = np.ones(len(sizes)) if self.weighting == "equal" else sizes.astype(float)
         if self.cap is not None and self.weighting == "examples":
             rows = np.minimum(rows, self.cap)
@@ -319,14 +319,14 @@ class Plan(Spelled):
         *,
         own: bool = False,
     ) -> tuple[dict[str, Any], tuple[Tree, ...]]:
-        """The algorithm's payload rows through the pipeline.
+        """Encode the algorithm's payload rows through the pipeline.
 
         `own`: nobody needs the rows any more, so their memory may be written to.
         """
         return self.stages.encode(payload._asdict(), sent, memory, key, weights, own=own)
 
     def fresh_memory(self, x: Any, buffers: Any) -> Memory:
-        """What a client that never took part remembers; `x`, `buffers` are the full start."""
+        """Return the memory of a client that never took part; `x`, `buffers`: the full start."""
         take = self.sharing.take
         shared = take(x)
         if not self.sharing.private:
@@ -339,7 +339,7 @@ class Plan(Spelled):
         )
 
     def whole(self, sent: Sent, memory: Memory | None = None) -> tuple[Any, Any]:
-        """The full vectors `(d,)` and `(b,)` of what was sent, with a client's private part.
+        """Return the full vectors `(d,)` and `(b,)` of what was sent, with a client's private part.
 
         `memory` may hold a leading axis of clients; None is for plans that keep nothing private.
         """
@@ -350,7 +350,7 @@ class Plan(Spelled):
         )
 
     def upload_bytes(self, invited: int = 1) -> int:
-        """Bytes one client sends a round: the payload as the contract states it, and buffers.
+        """Count the bytes a client sends a round: the payload as the contract has it, and buffers.
 
         Under SecureSum the masked vector of a cohort of so many, without keys and shares.
         """

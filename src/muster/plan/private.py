@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan must be for its noise to hide anybody, and what each round then reveals."""
+"""Private plans: what makes their noise hide anybody, and what each round then reveals."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def refuse_exposed(plan: Any) -> None:
 
 
 def _refuse_told(plan: Any) -> None:
-    """Metrics are functions of the very rows that `PerExample` is to keep private."""
+    """Refuse to tell metrics: they are functions of the rows that `PerExample` is to hide."""
     if not plan.local.reports and plan.evaluate.clients != 0:
         raise PlanError(
             f"{plan.local.examples} keeps metrics with the clients, and {plan.evaluate} asks some "
@@ -101,7 +101,7 @@ def _refuse_release(plan: Any, release: Release) -> None:
 
 
 def _refuse_kept(plan: Any) -> None:
-    """A state of correlated noise holds the rows that take it off its model again."""
+    """Refuse to keep correlated noise: its state has the rows that take it off the model again."""
     if plan.keep == Keep():
         return
     for stage in plan.stages.stages:
@@ -123,17 +123,17 @@ def refuse_budget(budget: Any) -> None:
 
 
 def noises_sum(plan: Any) -> bool:
-    """Whether the server adds noise to the sum: then a sum of nobody is a release, too."""
+    """Return whether the server adds noise to the sum: then a sum of nobody is a release, too."""
     return any(release.trust == "central" for release in plan.stages.releases())
 
 
 def empty_reply(plan: Any) -> Reply:
-    """The sum of no replies; noise then hides that there were none."""
+    """Return the sum of no replies; noise then hides that there were none."""
     return Reply((), plan.stages.empty_reply(plan.dtype), 0.0, {}, np.zeros(0, plan.dtype))
 
 
 def selection(plan: Any, roster: Roster) -> Selection:
-    """How the plan draws its clients from those.
+    """Return the selection by which the plan draws its clients from those.
 
     A mask needs its cohort to know one another, so whoever is in it, and the server, sees who is.
     """
@@ -146,7 +146,7 @@ def selection(plan: Any, roster: Roster) -> Selection:
 
 
 def charges(plan: Any, roster: Roster, run: str) -> tuple[Charge, ...]:
-    """What one round reveals, a charge for each stage with noise.
+    """Return the charges of one round, one for each stage with noise.
 
     The second one and those after it go by the run's name with their number, as a ledger has one
     entry for a round of a run.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many clients a round of a plan needs, and whether so many could ever be enough."""
+"""The quorum: how many clients a plan's round needs, and whether so many could ever be enough."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST = 1 << 20  # clients beyond which a plan is for nobody
 
 
 def needed(minimum: float, goal: int) -> int:
-    """The fewest replies that make a round count that is done with `goal` of them.
+    """Return the fewest replies that make a round count that is done with `goal` of them.
 
     >>> needed(5, 40), needed(0.5, 9)
     (5, 5)
@@ -28,7 +28,7 @@ def needed(minimum: float, goal: int) -> int:
 
 
 def target_replies(invited: int, overselect: float) -> int:
-    """How many replies of so many invited are enough.
+    """Count the replies of so many invited that are enough.
 
     >>> target_replies(13, 1.3)
     10
@@ -47,7 +47,7 @@ def refuse_unreachable(plan: Any) -> None:
 
 
 def shortage(plan: Any, clients: int) -> str:
-    """Why no round over so many enrolled clients can ever count; "" where one can."""
+    """Say why no round over so many enrolled clients can ever count; "" where one can."""
     size, drawn = (getattr(plan.selection, name, None) for name in ("size", "count"))
     if size is not None:
         try:
@@ -58,7 +58,7 @@ def shortage(plan: Any, clients: int) -> str:
 
 
 def _unmet(plan: Any, invited: int) -> str:
-    """Why so many invited are too few, if they all reply; "" where they are not."""
+    """Say why so many invited are too few, even if they all reply; "" where they are not."""
     replies, least = plan.target_replies(invited), plan.needed(invited)
     if replies < least:
         taken = "" if replies == invited else f", of which the first {replies} replies are taken"
@@ -77,7 +77,10 @@ def _unmet(plan: Any, invited: int) -> str:
 
 
 def fewest(plan: Any) -> int:
-    """The fewest clients that must be there for a round to count. Raises `PlanError` for none."""
+    """Return the fewest clients that must be there for a round to count.
+
+    Raises `PlanError` for none.
+    """
     enough = next((n for k in count() if (n := 1 << k) >= MOST or not shortage(plan, n)), MOST)
     if why := shortage(plan, enough):
         raise PlanError(f"{why}; no number of clients would do")

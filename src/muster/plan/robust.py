@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan with a rule that looks at every reply must be for the rule to see what it needs."""
+"""Plans with a rule that looks at every reply, and what the rule needs to see."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def refuse_outvoted(plan: Any) -> None:
 
 
 def _refuse_few(plan: Any) -> None:
-    """A cohort that is smaller than what the rule needs."""
+    """Refuse a cohort that is smaller than what the rule needs."""
     count = getattr(plan.sampling, "count", None)
     if plan.secure is None and count is not None and count < plan.aggregation.min_replies:
         raise PlanError(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a run is evaluated, and when it ends before its last round."""
+"""Stopping: when a run is evaluated, and when it ends before its last round."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Every:
             raise PlanError(f"{self}: rounds must be at least 1, clients at least 0 or None")
 
     def due(self, round: int, last: int) -> bool:
-        """Whether this round is evaluated."""
+        """Return whether this round is evaluated."""
         return round % self.rounds == 0 or round == last
 
 
@@ -51,7 +51,7 @@ class Target:
             raise PlanError(f"{self}: value must be a finite number")
 
     def met(self, seen: Sequence[Mapping[str, float]], lower: Mapping[str, bool]) -> bool:
-        """Whether the last evaluation reached it; `lower`: by metric, whether less is better.
+        """Return whether the last evaluation met it; `lower`: by metric, whether less is better.
 
         A NaN is no value, and reaches nothing.
         """
@@ -77,7 +77,7 @@ class EarlyStopping:
             raise PlanError(f"{self}: evaluations must be a whole number above 0, such as 5")
 
     def met(self, seen: Sequence[Mapping[str, float]], lower: Mapping[str, bool]) -> bool:
-        """Whether the best value lies at least so many evaluations back.
+        """Return whether the best value lies at least so many evaluations back.
 
         A NaN is no value: it is never the best, and an evaluation without improvement.
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How private releases are together: ε at δ, and the noise or the rounds for a wanted ε.
+"""Accounting for private releases together: ε at δ, and the noise or the rounds for a wanted ε.
 
 The tight value is a privacy loss distribution (PLD) for sub-sampled Gaussians, a closed form
 where no sampling helps, and Rényi divergence (RDP) where integers are released; RDP stands
@@ -86,7 +86,7 @@ class Spent:
 
 
 def spent(charges: Iterable[Charge], delta: float) -> Spent:
-    """What all charges reveal together about one client, by the theorem that holds for them.
+    """Return the privacy spent by all charges together on one client, by the theorem that holds.
 
     Rounds of one mechanism and selection compose; Poisson sampling amplifies a central
     Gaussian and nothing else. Rounds of one run under the matrix mechanism are one Gaussian.
@@ -101,7 +101,7 @@ def spent(charges: Iterable[Charge], delta: float) -> Spent:
 
 
 def replacement(charges: Iterable[Charge], delta: float) -> float:
-    """ε where another client's update stood in its place: a move of twice the length.
+    """Return ε where another client's update stood in its place: a move of twice the length.
 
     By a PLD under that relation for one run of sub-sampled Gaussians; else no sampling is counted
     on, which is never lower (joint convexity: given its coins, each round is one Gaussian).
@@ -130,7 +130,7 @@ def replacement(charges: Iterable[Charge], delta: float) -> float:
 
 
 def bound(charges: Iterable[Charge], delta: float) -> float:
-    """The RDP value alone, which costs little: never below the ε of `spent`.
+    """Return the RDP value alone, which costs little: never below the ε of `spent`.
 
     >>> round(bound([Charge(Release("gaussian", 7.0, 1.0), rounds=100)], 1e-6), 4)
     7.8581
@@ -171,7 +171,7 @@ def _ran(settings: Mapping[str, Mapping[str, set[tuple[Release, float, int]]]]) 
 
 
 def _turns(charge: Charge, rounds: int, whole: int) -> int:
-    """The rounds of a kind that one client takes part in, of so many of its run.
+    """Return the rounds of a kind that one client takes part in, of so many of its run.
 
     The matrix mechanism counts turns itself: its rounds are not independent.
     """
@@ -214,7 +214,7 @@ def _refuse_thin(charges: tuple[Charge, ...]) -> None:
 
 
 def _together(charges: tuple[Charge, ...]) -> float:
-    """The multiplier of the one Gaussian that all are, where no draw is counted on."""
+    """Return the multiplier of the one Gaussian that all are, where no draw is counted on."""
     return float(sum(_multiplier(charge) ** -2 for charge in charges) ** -0.5)
 
 
@@ -223,7 +223,7 @@ def _library() -> Any:
 
 
 def _multiplier(charge: Charge) -> float:
-    """The noise multiplier of all rounds of a charge taken as one Gaussian."""
+    """Return the noise multiplier of all rounds of a charge taken as one Gaussian."""
     release = charge.release
     if release.mechanism == "matrix":
         reach = sensitivity(release.coefficients, charge.rounds, release.separation)
@@ -232,7 +232,7 @@ def _multiplier(charge: Charge) -> float:
 
 
 def _rdp(charges: tuple[Charge, ...], delta: float, *, several: bool = False) -> float:
-    """The least ε over the lines that bound each integer mechanism; of several runs, by a filter.
+    """Return the least ε over the lines of each integer mechanism; of several runs, by a filter.
 
     Gaussians alone need no more than the one order that is best for their total.
     """
@@ -265,7 +265,7 @@ def _event(charge: Charge, line: int) -> tuple[Any, int]:
 
 @lru_cache(maxsize=4096)
 def _curve(event: Any, orders: Any) -> Any:
-    """The RDP of one event at every order, which costs much more than adding it up."""
+    """Return the RDP of one event at every order, which costs much more than adding it up."""
     room = require("dp_accounting.rdp", extra="privacy")
     accountant, log = room.RdpAccountant(orders), logging.getLogger("absl")
     log.disabled, before = True, log.disabled  # it names orders that it rightly leaves out
@@ -276,7 +276,7 @@ def _curve(event: Any, orders: Any) -> Any:
 
 
 def _step(charges: tuple[Charge, ...], rdp: float, delta: float) -> float:
-    """The coarsest grid whose rounding adds no more than about 3·10⁻⁵ of ε.
+    """Return the coarsest grid whose rounding adds no more than about 3·10⁻⁵ of ε.
 
     The dots of a grid add up to step²/4 of variance a round, against ε²/(2 ln 1/δ) in all.
     """
@@ -286,7 +286,10 @@ def _step(charges: tuple[Charge, ...], rdp: float, delta: float) -> float:
 
 
 def _pld(charges: tuple[Charge, ...], step: float, relation: str = "ADD_OR_REMOVE_ONE") -> Any:
-    """All losses together. Under "REPLACE_ONE" the library doubles how far a client moves."""
+    """Return the distribution of all losses together.
+
+    Under "REPLACE_ONE" the library doubles how far a client moves.
+    """
     total: Any = None
     for charge in charges:
         rate = charge.amplification
@@ -318,7 +321,7 @@ def noise_multiplier(
     selection: Selection = EVERYBODY,
     release: Release = GAUSSIAN,
 ) -> float:
-    """The least multiplier, to one part in 10⁴, with which so many rounds spend at most ε at δ.
+    """Return the least multiplier, to one part in 10⁴, for so many rounds to spend ε at δ at most.
 
     >>> round(noise_multiplier(2.0, 1e-6, 1000, Selection("poisson", 0.01)), 3)
     1.029
@@ -338,7 +341,7 @@ def noise_multiplier(
 
 
 def _narrowed(cost: Callable[[float], float], epsilon: float, low: float, high: float) -> float:
-    """Regula falsi in logarithms, where ε is nearly a power of the multiplier."""
+    """Narrow by regula falsi in logarithms, where ε is nearly a power of the multiplier."""
     while high > low * (1 + 1e-4):
         above, below = math.log(cost(low) / epsilon), math.log(cost(high) / epsilon)
         guess = low * (high / low) ** (above / (above - below))
@@ -351,7 +354,7 @@ def _narrowed(cost: Callable[[float], float], epsilon: float, low: float, high: 
 def rounds_for(
     epsilon: float, delta: float, release: Release, selection: Selection = EVERYBODY
 ) -> int:
-    """The most rounds of a release that spend at most ε at δ; 0 where one already passes it.
+    """Return the most rounds of a release that spend at most ε at δ; 0 where one already passes it.
 
     >>> rounds_for(2.0, 1e-6, Release("gaussian", 20.0, 1.0))
     80
@@ -363,7 +366,7 @@ def rounds_for(
 
 
 def most_rounds(fits: Callable[[int], bool]) -> int:
-    """The largest number that fits, where no number above one that does not fit does.
+    """Return the largest number that fits, where no number above one that does not fit does.
 
     >>> most_rounds(lambda rounds: rounds <= 80)
     80
@@ -393,7 +396,7 @@ def check_delta(delta: float, count: int, unit: str = "client") -> None:
 
 
 def zcdp_epsilon(rho: float, delta: float) -> float:
-    """ε at δ of a ρ-zCDP release, by RDP.
+    """Return ε at δ of a ρ-zCDP release, by RDP.
 
     >>> round(zcdp_epsilon(0.81, 1e-10), 4)
     8.9223
@@ -403,7 +406,7 @@ def zcdp_epsilon(rho: float, delta: float) -> float:
 
 
 def tree_epsilon(multiplier: float, rounds: int, delta: float) -> float:
-    """ε at δ of tree aggregation in one epoch (Kairouz et al. 2021, arXiv 2103.00039), by RDP.
+    """Return ε at δ of tree aggregation in an epoch (Kairouz et al. 2021, 2103.00039), by RDP.
 
     Neighbours: one client's update replaced by zero.
 

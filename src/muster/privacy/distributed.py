@@ -25,7 +25,7 @@ OVERRUN = 1e-6  # how often rounding may overrun the norm, to be cut back
 
 
 def survivors(clients: int, dropout: float) -> int:
-    """The fewest of so many clients whose noise must suffice.
+    """Return the fewest of so many clients whose noise must suffice.
 
     >>> survivors(100, 0.1)
     90
@@ -44,7 +44,7 @@ def survivors(clients: int, dropout: float) -> int:
 
 
 def share_variance(multiplier: float, norm: float, least: int) -> float:
-    """The variance of one client's noise, so that `least` shares reach multiplier · norm.
+    """Return the variance of one client's noise, so that `least` shares reach multiplier · norm.
 
     >>> share_variance(2.0, 10.0, 4)
     100.0
@@ -53,7 +53,7 @@ def share_variance(multiplier: float, norm: float, least: int) -> float:
 
 
 def rounded_norm(norm: float, dimension: int) -> float:
-    """The L2 norm that d stochastically rounded coordinates of L2 norm `norm` stay within.
+    """Return the L2 norm that d stochastically rounded coordinates of L2 norm `norm` stay within.
 
     Source: Kairouz, Liu and Steinke 2021 (arXiv 2102.06387), proposition 22, in levels:
     √(c² + d/4 + √(2 ln(1/β)) (c + √d/2)), never more than c + √d. Deviation: β = 10⁻⁶ and a
@@ -68,7 +68,7 @@ def rounded_norm(norm: float, dimension: int) -> float:
 
 
 def limited(levels: Mapping[str, Any], norm: float) -> dict[str, Any]:
-    """Integer rows `(clients, d)` by field, towards zero until their joint L2 norm fits exactly.
+    """Shrink integer rows `(clients, d)` by field until their joint L2 norm fits exactly.
 
     >>> limited({"delta": np.array([[3, 4], [30, -40]])}, 5.0)["delta"].tolist()
     [[3, 4], [2, -3]]
@@ -89,7 +89,7 @@ def limited(levels: Mapping[str, Any], norm: float) -> dict[str, Any]:
 
 
 def bounds(release: Release) -> tuple[tuple[float, float], ...]:
-    """Lines (ρ, ξ) with RDP(α) ≤ ξ + ρα for integer α; each holds, so the least ε counts.
+    """Return lines (ρ, ξ) with RDP(α) ≤ ξ + ρα for integer α; each holds: the least ε counts.
 
     Discrete Gaussian: Kairouz, Liu and Steinke 2021, theorem 1, ξ = 0 and ρ = ε²/2. Skellam:
     Agarwal, Kairouz and Liu 2021 (arXiv 2110.04995), theorem 3.5, whose minimum of two terms is
@@ -117,7 +117,7 @@ def bounds(release: Release) -> tuple[tuple[float, float], ...]:
 
 
 def known_shares(survivors: int, corrupt: float) -> int:
-    """How many of the survivors' shares others know: the corrupt ones', at least a reader's own.
+    """Count the survivors' shares that others know: the corrupt ones', at least a reader's own.
 
     >>> known_shares(36, 1 / 3), known_shares(36, 0.0)
     (12, 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many clients of its own a server needs that invites whom it likes, and says how many.
+"""The number of own clients that a server needs which invites whom it likes, and tells how many.
 
 A site knows its plan and its own rules, not how many are drawn. So a server is free to say the size
 that suits it, within what plan and rules let a site take part in. What a plan assumes of `corrupt`
@@ -27,7 +27,7 @@ class Invited(NamedTuple):
 def fewest_own(
     session: Callable[[int], Invited | None], first: int, seen: range = ANY
 ) -> int | None:
-    """The fewest clients of a server's own that open one other's vector; None where none would.
+    """Count the fewest clients of a server's own that open another's vector; None if none would.
 
     `session(n)` is what a site makes of n invited clients, None where it takes no part; `first`
     the fewest that may be invited; `seen` how many clients the site's rules let it see, itself

@@ -83,32 +83,32 @@ class PrivacyLedger:
 
     @property
     def theorem(self) -> Theorem:
-        """What ε rests on: settings that were fixed, or a filter (see `accounting`)."""
+        """The ground of ε: settings that were fixed, or a filter (see `accounting`)."""
         return spent(self.charges, self.delta).theorem
 
     def holds(self, run: str, round: int) -> bool:
-        """Whether this round of a run was entered already."""
+        """Return whether this round of a run was entered already."""
         return any(e.round == round and e.charge.run == run for e in reversed(self.entries))
 
     def released(self, run: str, round: int) -> bool:
-        """Whether this round was committed with replies, and so given out."""
+        """Return whether this round was committed with replies, and so given out."""
         found = (e for e in reversed(self.entries) if e.round == round and e.charge.run == run)
         return any(entry.accepted is not None for entry in found)
 
     @property
     def charges(self) -> tuple[Charge, ...]:
-        """What every entry was charged."""
+        """The charges of every entry."""
         return tuple(entry.charge for entry in self.entries)
 
     def enter(self, round: int, charge: Charge, accepted: int | None = None) -> PrivacyLedger:
-        """The ledger with one more release; never a lower ε than before."""
+        """Return the ledger with one more release; never a lower ε than before."""
         after = spent((*self.charges, charge), self.delta)
         epsilon, rdp = max(self.epsilon, after.epsilon), max(self.rdp, after.rdp)
         entry = LedgerEntry(round, charge, accepted, epsilon, rdp)
         return replace(self, entries=(*self.entries, entry))
 
     def witnessed(self, counts: Mapping[tuple[str, int], int | None]) -> PrivacyLedger:
-        """The ledger with the replies of each (run, round), where they were not recorded yet."""
+        """Return the ledger with the replies of each (run, round), where they were not recorded."""
         if all(entry.accepted is not None for entry in self.entries):
             return self
         entries = (
@@ -137,7 +137,7 @@ class PrivacyLedger:
 
     @classmethod
     def from_json(cls, text: str) -> PrivacyLedger:
-        """The inverse of `to_json`; raises `MusterError` for what no ledger says."""
+        """Return the inverse of `to_json`; raises `MusterError` for what no ledger says."""
         try:
             value = json.loads(text, parse_constant=_refuse_constant)
             charges = tuple(map(_charge, value.get("charges", ())))
@@ -164,11 +164,11 @@ class Budget(Spelled):
         check_target(self.epsilon, self.delta)
 
     def rounds(self, release: Release, selection: Selection = EVERYBODY) -> int:
-        """How many rounds a fresh population affords."""
+        """Count the rounds that a fresh population affords."""
         return rounds_for(self.epsilon, self.delta, release, selection)
 
     def refusal(self, ledger: PrivacyLedger, charge: Charge) -> str | None:
-        """Why this charge may not be released, or None: asked before the release, not after."""
+        """Say why this charge may not be released, or None: asked before the release, not after."""
         if ledger.delta != self.delta:
             return (
                 f"the ledger counts at delta {ledger.delta!r} and the budget at {self.delta!r}; "
@@ -186,7 +186,7 @@ class Budget(Spelled):
     def spend(
         self, ledger: PrivacyLedger, round: int, charge: Charge, accepted: int | None = None
     ) -> PrivacyLedger:
-        """The ledger after this release; raises `MusterError` where the budget refuses it."""
+        """Return the ledger after this release; raises `MusterError` where the budget refuses."""
         refusal = self.refusal(ledger, charge)
         if refusal:
             raise MusterError(f"round {round} is not released: {refusal}")
@@ -194,7 +194,7 @@ class Budget(Spelled):
 
 
 def usual_delta(count: int) -> float:
-    """δ where no budget names one: below one over the clients or rows, and never above 10⁻⁵.
+    """Return δ where no budget names one: below one over the clients or rows, at most 10⁻⁵.
 
     >>> usual_delta(4)
     1e-05

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What masked sums are safe from, and what they are not, as a statement says it."""
+"""The safety of masked sums, and its limits, as a statement says them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Mask:
 
 
 def described(mask: Mask | None) -> str:
-    """What the masked sums of a run are safe from, and what they are not, in a line.
+    """Describe in a line what the masked sums of a run are safe from, and what they are not.
 
     >>> described(None)
     'none'
@@ -84,7 +84,7 @@ def _groups(mask: Mask) -> str:
 
 
 def _not_covered(mask: Mask) -> str:
-    """What no mask does."""
+    """Say what no mask does."""
     worth = "all its clients" if mask.worst is None else f"all {mask.worst.clients} clients"
     would = "would bound" if mask.settings.get("groups", 1) == 1 else "bounds"
     bound = f"a rule across groups {would} it; "

@@ -24,7 +24,7 @@ __all__ = ["correlated", "mean_error", "optimal", "sensitivity", "square_root"]
 
 @lru_cache(maxsize=64)
 def square_root(bands: int) -> tuple[float, ...]:
-    """c_0 … c_{b−1} of the square root of A, cut to b bands and scaled to Σ c² = 1.
+    """Return c_0 … c_{b−1} of the square root of A, cut to b bands and scaled to Σ c² = 1.
 
     Source: Fichtenberger, Henzinger and Upadhyay 2023 (arXiv 2202.11205): c_k = c_{k−1}(2k−1)/(2k).
 
@@ -38,7 +38,7 @@ def square_root(bands: int) -> tuple[float, ...]:
 
 @lru_cache(maxsize=64)
 def optimal(rounds: int, bands: int) -> tuple[float, ...]:
-    """The b coefficients with the least mean squared error over so many running sums.
+    """Return the b coefficients with the least mean squared error over so many running sums.
 
     Minimises ‖B‖²_F · Σ c² by Newton's method with the Gauss-Newton matrix (each client takes
     part at most once in b rounds, so Σ c² = 1 is the sensitivity of one participation).
@@ -60,7 +60,7 @@ def optimal(rounds: int, bands: int) -> tuple[float, ...]:
 
 
 def mean_error(coefficients: tuple[float, ...], rounds: int) -> float:
-    """The mean variance of so many running sums, for noise of one times the sensitivity.
+    """Return the mean variance of so many running sums, for noise of one times the sensitivity.
 
     >>> round(mean_error((1.0,), 9), 6)
     5.0
@@ -69,7 +69,7 @@ def mean_error(coefficients: tuple[float, ...], rounds: int) -> float:
 
 
 def sensitivity(coefficients: tuple[float, ...], rounds: int, separation: int) -> float:
-    """The L2 norm of all that one client of unit updates adds to C X in so many rounds.
+    """Return the L2 norm of all that one client of unit updates adds to C X in so many rounds.
 
     Its participations lie at least `separation` rounds apart. With non-negative falling
     coefficients the worst are the earliest, equally spaced (Kalinin and Lampert 2024, theorem
@@ -95,7 +95,7 @@ def sensitivity(coefficients: tuple[float, ...], rounds: int, separation: int) -
 
 
 def _column(c: NDArray[np.float64], rounds: int, separation: int) -> NDArray[np.float64]:
-    """C times the turns of one client, `(rounds,)`."""
+    """Return C times the turns of one client, `(rounds,)`."""
     column = np.zeros(rounds)
     for start in range(0, rounds, separation):
         length = min(len(c), rounds - start)
@@ -106,7 +106,7 @@ def _column(c: NDArray[np.float64], rounds: int, separation: int) -> NDArray[np.
 def correlated(
     fresh: NDArray[np.float64], past: NDArray[np.float64], coefficients: tuple[float, ...]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """This round's row of C⁻¹ Z `(d,)` and the rows to keep `(b − 1, d)`, the newest first.
+    """Return this round's row of C⁻¹ Z `(d,)` and the rows to keep `(b − 1, d)`, newest first.
 
     ẑ_t = (z_t − Σ_{j=1}^{b−1} c_j ẑ_{t−j}) / c_0 (Choquette-Choo et al. 2023, algorithm 9), so
     the noise is a function of the fresh draws and the kept rows alone.
@@ -131,7 +131,7 @@ def _unit(c: NDArray[np.float64]) -> tuple[float, ...]:
 
 
 def _solve(c: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
-    """C⁻¹ right, for right `(T,)`."""
+    """Return C⁻¹ right, for right `(T,)`."""
     out: NDArray[np.float64] = np.zeros_like(right)
     back = c[:0:-1]
     for t in range(len(right)):
@@ -141,14 +141,14 @@ def _solve(c: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.flo
 
 
 def _objective(c: NDArray[np.float64], rounds: int) -> float:
-    """The logarithm of the mean error: B = A C⁻¹ is Toeplitz, its first column b = C⁻¹ 1."""
+    """Return the logarithm of the mean error: B = A C⁻¹ is Toeplitz, its first column b = C⁻¹ 1."""
     b = _solve(c, np.ones(rounds))
     times = np.arange(rounds, 0, -1) / rounds
     return math.log((times * b) @ b) + math.log(c @ c)
 
 
 def _slope(c: NDArray[np.float64], rounds: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Gradient and Gauss-Newton matrix of the objective in c_1 … c_{b−1}; c_0 stays 1."""
+    """Return gradient and Gauss-Newton matrix of the objective in c_1 … c_{b−1}; c_0 stays 1."""
     b = _solve(c, np.ones(rounds))
     u = _solve(c, b)  # ∂b/∂c_k = −(u shifted by k)
     weight = np.sqrt(np.arange(rounds, 0, -1) / rounds)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan says of the privacy of single rows, such as one patient of a hospital."""
+"""The privacy of single rows, such as one patient of a hospital, as a plan says it."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class PerExample(Spelled):
             )
 
     def noise(self, private: Any, layout: Layout) -> tuple[Any, Any]:
-        """What is added to the sums, and what they are then divided by.
+        """Return the noise added to the sums, and the number that they are then divided by.
 
         `(d,)` and a number for a `Private`, `(clients, d)` and `(clients, 1)` for an array of
         them. What nobody trains gets no noise.

@@ -67,7 +67,7 @@ THEOREMS: dict[Theorem, str] = {
 
 @dataclass(frozen=True)
 class AuditFinding:
-    """What an attack found: a lower bound on ε at a confidence."""
+    """An attack's finding: a lower bound on ε at a confidence."""
 
     name: str
     epsilon: float
@@ -76,7 +76,7 @@ class AuditFinding:
 
 @dataclass(frozen=True)
 class StatementInputs:
-    """What a statement is made of; a plan, its ledger and the runtime know all of it.
+    """The inputs of a statement; a plan, its ledger and the runtime know all of them.
 
     `enforced` says how the sampling rate was made true, `randomness` whether the noise came from a
     secret of the operating system or from the plan's seed, `mask` the secure sums,
@@ -116,19 +116,19 @@ class Statement:
     unit: Literal["client", "example"] = "client"
 
     def text(self) -> str:
-        """Lines to read."""
+        """Return lines to read."""
         lines = [self.claim, *(f"- {reason}" for reason in self.reasons)]
         numbered = enumerate(self.items.items(), 1)
         return "\n".join(lines + [f"{i}. {name}: {value}" for i, (name, value) in numbered])
 
     def to_json(self) -> str:
-        """The same for a program."""
+        """Return the statement as JSON, for a program."""
         value = {"private": self.private, "claim": self.claim, "unit": self.unit}
         return json.dumps(value | {"reasons": self.reasons, "items": dict(self.items)}, indent=1)
 
 
 def statement(facts: StatementInputs) -> Statement:
-    """What may be claimed, item by item; no claim where one of its grounds is missing.
+    """Return the claims, item by item; no claim where one of its grounds is missing.
 
     The items follow NIST SP 800-226 (2025), guidelines for evaluating differential privacy.
 
@@ -152,24 +152,24 @@ def _claim(facts: StatementInputs) -> str:
 
 
 def _charges(facts: StatementInputs) -> tuple[Charge, ...]:
-    """Those of the ledger; before the first, one round of what the plan will release."""
+    """Return the charges of the ledger; before the first, one round of what the plan releases."""
     planned = tuple(Charge(release, facts.selection) for release in facts.releases)
     return facts.ledger.charges or planned
 
 
 def _relation(charges: Iterable[Charge]) -> Relation:
-    """The neighbours for whom every charge holds: zero is a case of the two others."""
+    """Return the neighbours for whom every charge holds: zero is a case of the two others."""
     found = {charge.relation for charge in charges}
     return found.pop() if len(found) == 1 else "zero-out"
 
 
 def _drawn(charges: Iterable[Charge]) -> bool:
-    """Whether coins are counted on, which somebody tosses and sees."""
+    """Return whether coins are counted on, which somebody tosses and sees."""
     return any(charge.amplification < 1 for charge in charges)
 
 
 def _reasons(facts: StatementInputs) -> Iterator[str]:
-    """Each ground that is missing, in a sentence with its remedy."""
+    """Yield each ground that is missing, in a sentence with its remedy."""
     if not facts.releases:
         yield "no stage adds noise; put Clip(bound) and Noise(multiplier) into the pipeline"
     if facts.releases and facts.randomness == "seed":
@@ -260,7 +260,7 @@ def _items(facts: StatementInputs) -> dict[str, str]:
 
 
 def _privacy(facts: StatementInputs) -> str:
-    """ε over all and of a round; of noise in shares also what it were if others knew none."""
+    """Say ε over all and of a round; of noise in shares also what it were if others knew none."""
     ledger = facts.ledger
     told = [charge.release for charge in ledger.charges if charge.release.known]
     shares = ""
@@ -286,7 +286,7 @@ def _one_round(facts: StatementInputs) -> str:
 
 
 def _unit(facts: StatementInputs) -> str:
-    """Who the neighbours are, how far they are apart, and what a move of twice that costs."""
+    """Say who the neighbours are, how far apart, and what a move of twice that costs."""
     if not facts.releases:
         return "one client"
     charges = _charges(facts)
@@ -386,7 +386,7 @@ def _noise(facts: StatementInputs) -> str:
 
 
 def rounded_up(epsilon: float) -> str:
-    """Four digits, never rounded down.
+    """Round up to four digits, never down.
 
     >>> rounded_up(1.23401)
     '1.235'

@@ -44,7 +44,7 @@ class Threat:
 
 @dataclass(frozen=True)
 class Peers:
-    """What a site asks of those it sums with (`site.toml`).
+    """The demands of a site on those it sums with (`site.toml`).
 
     `least`: `least_peers`, 0 without; `names`: how many there are by name, 0 where not each of them
     stands there by name; `organisations`: of how many somebody is asked for; `keyed`: whether each
@@ -69,7 +69,7 @@ class Peers:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a table is made of.
+    """The setting that a table is made of.
 
     `carrier`: how messages travel. `sums`: those that were made under masks, None where the server
     sees each reply. `statements`: what noise covers, of clients and of rows. `trust`: where that
@@ -93,12 +93,12 @@ class Setting:
 
     @property
     def claims(self) -> str:
-        """What noise hides from those who read what is released; empty where nothing is claimed."""
+        """The claim of noise against those who read what is released; empty for none."""
         return " ".join(made.claim for made in self.statements if made.private)
 
 
 def threats(setting: Setting) -> tuple[Threat, ...]:
-    """A line for each reader, from the one who sees least.
+    """Return a line for each reader, from the one who sees least.
 
     >>> for line in threats(Setting("TLS")):
     ...     print(f"{line.reader}: {line.learns}")  # doctest: +ELLIPSIS
@@ -251,7 +251,7 @@ def _colluding(setting: Setting) -> Line:
 
 
 def _chosen(setting: Setting) -> str:
-    """What a server needs that invites whom it likes, and says how many."""
+    """Say what a server needs that invites whom it likes, and says how many."""
     if setting.own is None:
         return ""
     named = setting.peers is not None and setting.peers.named
@@ -262,7 +262,7 @@ def _chosen(setting: Setting) -> str:
 
 
 def _rules(peers: Peers | None) -> str:
-    """A site's rules, in words."""
+    """Return a site's rules, in words."""
     if peers is None:
         return "least_peers, peers and organisations in its site.toml, which are not known here"
     found = [

@@ -26,16 +26,16 @@ Watch = Callable[[dict[str, Any]], None]
 
 
 def _unwatched(record: dict[str, Any]) -> None:
-    """Nobody looks at the records."""
+    """Ignore the records: nobody looks at them."""
 
 
 def _unmarked(label: str) -> None:
-    """Nobody waits at the labelled points of a commit."""
+    """Do nothing: nobody waits at the labelled points of a commit."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to run, as against what: the plan.
+    """Options of how to run, as against what: the plan.
 
     The engine moves the last bits of a result, and a run that goes on without clients (`lenient`)
     or draws with secret `entropy` has another one; the rest changes nothing.
@@ -70,16 +70,16 @@ class Recorder(Store, Protocol):
     path: Path
 
     def meta(self, key: str) -> Any:
-        """A fact about the run, or None."""
+        """Return a fact about the run, or None."""
 
     def last_line(self) -> str:
-        """The record of the last committed round as JSON."""
+        """Return the record of the last committed round as JSON."""
 
     def last_record(self) -> dict[str, Any]:
-        """The same as a dict."""
+        """Return the same as a dict."""
 
     def superseded(self) -> list[tuple[int, dict[str, Any]]]:
-        """The records that rollbacks went back before, each with the rollback's number."""
+        """Return the records that rollbacks went back before, each with the rollback's number."""
 
     def note(self, **facts: Any) -> None:
         """Write facts about the run."""
@@ -89,16 +89,16 @@ class Recorder(Store, Protocol):
 
 
 class Examines(Protocol):
-    """Who says how good a state is (see `measure.Examiner`)."""
+    """An examiner says how good a state is (see `measure.Examiner`)."""
 
     def examine(self, round: int, state: RunState) -> dict[str, Any]:
-        """The record's part about it."""
+        """Return the record's part about it."""
 
 
 def drive(
     plan: Plan, clients: Clients, store: Recorder, examiner: Examines, options: Options
 ) -> None:
-    """Round after round until the plan, or the budget of privacy, says stop.
+    """Play round after round until the plan, or the budget of privacy, says stop.
 
     Before the first comes version 0, what training starts from: a commit and a record like any
     other. Stop rules read rounds alone.
@@ -165,13 +165,13 @@ class _Stopwatch:
         self._clock, self._began = clock, clock()
 
     def lap(self) -> float:
-        """Seconds since the last lap."""
+        """Return the seconds since the last lap."""
         began, self._began = self._began, self._clock()
         return self._began - began
 
 
 def _resumed(plan: Plan, store: Recorder) -> tuple[int, RunState]:
-    """The last committed round and its state, or -1 and the start."""
+    """Return the last committed round and its state, or -1 and the start."""
     latest = store.latest()
     if latest is None:
         return -1, start(plan)
@@ -192,5 +192,5 @@ def _aligned(array: Any) -> Any:
 
 
 def _met(plan: Plan, seen: list[dict[str, float]]) -> Any:
-    """The rule that says stop, if one does."""
+    """Return the rule that says stop, if one does."""
     return next((rule for rule in plan.stop if rule.met(seen, plan.directions)), None)

@@ -30,19 +30,19 @@ TRAINED = "the rows they trained on"
 
 
 class Memories(Protocol):
-    """Who knows what clients keep, as it will count after this round's commit (or None)."""
+    """A source of what clients keep, as it will count after this round's commit (or None)."""
 
     def held(self, clients: Sequence[ClientId]) -> dict[ClientId, Memory] | None:
-        """The memories of these clients, where they are known."""
+        """Return the memories of these clients, where they are known."""
 
 
 class Measures(Protocol):
-    """Who evaluates a model on clients' own rows."""
+    """An evaluator of a model on clients' own rows."""
 
     def measure(
         self, sent: Sent, clients: Sequence[tuple[ClientId, Memory | None]], round: int
     ) -> Iterator[tuple[ClientId, dict[str, float]]]:
-        """Metric sums by client, in order."""
+        """Yield metric sums by client, in order."""
 
 
 class Examiner:
@@ -68,7 +68,7 @@ class Examiner:
         self._constant = {} if rows is None else constant(plan.task.head, rows[1])
 
     def examine(self, round: int, state: RunState) -> dict[str, Any]:
-        """The record's "metrics" and "measured" (on what), "clients", "model", and a "warning".
+        """Return the record's "metrics" and "measured" (on what), "clients", "model", "warning".
 
         "model" is a digest of the parameters. Asked after the replies of a round and before its
         commit: private parts are those that the commit will make count. Of version 0 nobody is
@@ -106,7 +106,7 @@ class Examiner:
         return doubt(self._plan, found, guess(self._plan.task.head, rows), "a guess")
 
     def _of_clients(self, each: dict[ClientId, dict[str, float]], *, known: bool) -> dict[str, Any]:
-        """The spread over clients; and where nothing is central, all their test rows together."""
+        """Return the spread over clients; where nothing is central, also all their test rows."""
         measured, names = self._plan.measured, self._plan.sums
         if names is not None and not all(sums.keys() <= names for sums in each.values()):
             each = {c: {k: v for k, v in s.items() if k in names} for c, s in each.items()}
@@ -119,7 +119,7 @@ class Examiner:
         return found
 
     def _own(self, state: RunState, memories: list[Memory]) -> dict[str, float]:
-        """Each client's own model on the central rows, averaged over those that have a value."""
+        """Measure each client's own model on the central rows; the mean over those with a value."""
         assert self._rows is not None
         plan, sent = self._plan, state.sent()
         found = []
@@ -139,7 +139,7 @@ class Examiner:
 
 
 def check_rows(plan: Plan, rows: Any, what: str = "evaluate_on") -> Pair:
-    """Central test rows as arrays; `DataError` for what is no pair `(x, y)` of this plan."""
+    """Return central test rows as arrays; `DataError` for what is no pair `(x, y)` of this plan."""
     pair = as_pair(what, rows)
     try:
         plan.task.check(*pair)
@@ -153,7 +153,7 @@ def spread(
     each: Sequence[Mapping[str, float]],
     found: Sequence[Mapping[str, float]],
 ) -> dict[str, Any]:
-    """How metrics vary over clients: mean, row-weighted mean, percentiles, the worst client.
+    """Return the spread of metrics over clients: means, percentiles, the worst client.
 
     `lower` says of which metrics less is better; without a word of it there is no worst. `each` are
     the sums of each client, `found` their values. "count" is how many these are, "rows" of how many
@@ -191,7 +191,7 @@ def _spread(found: Any, rows: Any, *, lower: bool | None) -> dict[str, float]:
 
 
 def _on(each: Sequence[Mapping[str, float]]) -> str:
-    """Which of their own rows the clients were measured on, in words."""
+    """Say which of their own rows the clients were measured on."""
     tested = sum(sums.get(HELD_OUT, 0) > 0 for sums in each)
     if tested in (0, len(each)):
         return "their own test rows" if tested else TRAINED

@@ -45,7 +45,7 @@ class Recorded:
 
     @property
     def kind(self) -> str | None:
-        """What an accountant of privacy calls the plan's own sampling."""
+        """The kind of the plan's own sampling, as an accountant of privacy calls it."""
         return getattr(self.before, "kind", None)
 
     @property
@@ -56,11 +56,11 @@ class Recorded:
     def sample(
         self, roster: Roster, state: Tree, round: int, key: RandomSource, probe: Any
     ) -> tuple[Cohort, Tree]:
-        """The recorded cohort."""
+        """Return the recorded cohort."""
         return self.cohorts[round], state
 
     def share(self, roster: Roster) -> float:
-        """The inclusion probability under the plan's own sampling."""
+        """Return the inclusion probability under the plan's own sampling."""
         return self.before.share(roster)
 
 
@@ -106,7 +106,7 @@ def replay(path: str | Path, plan: Plan, population: Population) -> Replayed:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Equal in every bit: also the sign of a zero and the payload of a NaN."""
+    """Return whether they are equal in every bit: also a zero's sign and a NaN's payload."""
     if a is None or b is None:
         return False
     return (a.shape, a.dtype, a.tobytes()) == (b.shape, b.dtype, b.tobytes())
@@ -115,7 +115,7 @@ def _same(a: Any, b: Any) -> bool:
 def _played(
     plan: Plan, population: Population, history: Sequence[dict[str, Any]], facts: dict[str, Any]
 ) -> RunState:
-    """Every recorded round again, with the recorded cohorts and accepted sets."""
+    """Play every recorded round again, with the recorded cohorts and accepted sets."""
     cohorts = {
         r["round"]: Cohort(tuple(r["invited"]), tuple(r["times"]) if "times" in r else None)
         for r in history

@@ -57,7 +57,7 @@ class Run:
 
     @property
     def rollbacks(self) -> list[dict[str, Any]]:
-        """What the run went back to, from where, when, by whom and why, in order."""
+        """The rollbacks, in order: to where, from where, when, by whom and why."""
         return list(self.facts.get(FACT) or ())
 
     @property
@@ -88,7 +88,7 @@ class Run:
 
     @property
     def warning(self) -> str:
-        """What speaks against the last evaluation, or the course of training; "" where nothing."""
+        """A warning about the last evaluation, or the course of training; "" for none."""
         return warned(self.history)
 
     @property
@@ -126,7 +126,7 @@ class Run:
         return list(self._kept)
 
     def at(self, version: int) -> Version:
-        """The model as it was committed in a round; 0 is what training started from.
+        """Return the model as it was committed in a round; 0 is what training started from.
 
         Raises `RunError` for one that is not kept, with those that are.
         """
@@ -153,11 +153,11 @@ class Run:
         return self.last.buffers
 
     def model(self, client: ClientId | None = None) -> Any:
-        """The framework's own model of the last round (see `Version.model`)."""
+        """Return the framework's own model of the last round (see `Version.model`)."""
         return self.last.model(client)
 
     def _travels(self, kind: str) -> Any:
-        """Of each coordinate of a full vector, whether it leaves the clients."""
+        """Return for each coordinate of a full vector whether it leaves the clients."""
         assert self.plan is not None
         layout, sharing, arrays = self.plan.task.layout, self.plan.sharing, self.last.arrays
         buffers = kind == "buffer"

@@ -41,7 +41,7 @@ class Version:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What it was measured to be when it was committed, by metric; empty where it was not."""
+        """The metrics measured when it was committed, by name; empty where none were."""
         return dict(self.record.get("metrics") or {})
 
     @property
@@ -67,7 +67,7 @@ class Version:
         return self.plan.sharing.merge(shared, self._private(buffers=True), buffers=True)
 
     def model(self, client: ClientId | None = None) -> Any:
-        """The framework's own model: the shared one, or that of a client with tensors of its own.
+        """Return the framework's own model: the shared one, or that of a client with own tensors.
 
         Raises `RunError` without the plan; without a client, where the plan leaves tensors with
         the clients, so that nobody has the one model; and for a client whose tensors are not in
@@ -88,7 +88,7 @@ class Version:
         return plan.task.model(w, merge(arrays["buffers"], memory.buffers, buffers=True))
 
     def _memory(self, client: ClientId) -> Memory:
-        """What a client kept when this was committed."""
+        """Return the memory of a client when this was committed."""
         assert self.plan is not None
         store = SQLiteStore(self.path, readonly=True)
         try:

@@ -35,10 +35,10 @@ class Poisson(Spelled):
     def sample(
         self, roster: Roster, state: Tree, round: int, key: RandomSource, probe: Any
     ) -> tuple[Cohort, Tree]:
-        """Independent coins."""
+        """Sample by independent coins."""
         heads = key.uniform(len(roster.clients)) < self.rate
         return Cohort(tuple(roster.clients[i] for i in heads.nonzero()[0])), state
 
     def share(self, roster: Roster) -> float:
-        """The rate."""
+        """Return the rate."""
         return self.rate

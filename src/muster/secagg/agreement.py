@@ -69,7 +69,7 @@ class PrivateKey:
         return self._key.public_key().public_bytes_raw()
 
     def agree(self, public: bytes) -> bytes:
-        """The secret shared with the holder of a public key; ValueError where it is no key."""
+        """Return the secret shared with a public key's holder; ValueError where it is no key."""
         return self._key.exchange(x25519.X25519PublicKey.from_public_bytes(public))
 
     @cached_property
@@ -92,7 +92,7 @@ class Pairs:
     waiting: dict[tuple[bytes, bytes], bytes] = field(default_factory=dict)
 
     def agree(self, private: PrivateKey, public: bytes) -> bytes:
-        """The secret of two clients; ValueError where the public key is none."""
+        """Return the secret of two clients; ValueError where the public key is none."""
         secret = self.waiting.pop((public, private.public), None)
         if secret is None:
             secret = self.waiting[private.public, public] = private.agree(public)
@@ -101,7 +101,7 @@ class Pairs:
 
 @dataclass(frozen=True, repr=False)
 class Secrets:
-    """What a client draws for one session: mask key s_i, channel key e_i, self seed b_i."""
+    """Secrets that a client draws for one session: mask key s_i, channel key e_i, self seed b_i."""
 
     mask: PrivateKey
     channel: PrivateKey
@@ -109,12 +109,12 @@ class Secrets:
 
     @classmethod
     def drawn(cls, entropy: Callable[[int], bytes]) -> Secrets:
-        """Fresh ones."""
+        """Draw fresh secrets."""
         return cls.read(entropy(96))
 
     @classmethod
     def read(cls, data: bytes) -> Secrets:
-        """Those that were kept as `data`."""
+        """Return the secrets that were kept as `data`."""
         return cls(PrivateKey(data[:32]), PrivateKey(data[32:64]), data[64:96])
 
     @property
@@ -125,22 +125,22 @@ class Secrets:
 
 @dataclass(frozen=True)
 class Binding:
-    """What every derived key is bound to: the session's id and the terms' digest."""
+    """The binding of every derived key: the session's id and the terms' digest."""
 
     session: bytes
     context: bytes
 
     def mask(self, secret: bytes, one: int, other: int) -> bytes:
-        """The key of the mask that two clients share, from what they agreed on."""
+        """Return the key of the mask that two clients share, from what they agreed on."""
         low, high = sorted((one, other))
         return self._derived(secret, b"mask" + _pair(low, high))
 
     def own(self, seed: bytes) -> bytes:
-        """The key of a client's own mask."""
+        """Return the key of a client's own mask."""
         return self._derived(seed, b"self")
 
     def seal(self, secret: bytes, sender: int, receiver: int, shares: bytes) -> bytes:
-        """Shares on their way from one client to another, 16 bytes longer.
+        """Seal shares on their way from one client to another; they grow by 16 bytes.
 
         AES-256-GCM; session, terms, sender and receiver are the associated data as well.
         """
@@ -148,7 +148,7 @@ class Binding:
         return aead.AESGCM(key).encrypt(NONCE, shares, self._way(sender, receiver))
 
     def unseal(self, secret: bytes, sender: int, receiver: int, sealed: bytes) -> bytes | None:
-        """The shares; None where they were altered or meant for somebody or something else."""
+        """Return the shares; None where altered, or meant for somebody or something else."""
         key = self._derived(secret, b"share" + _pair(sender, receiver))
         try:
             return aead.AESGCM(key).decrypt(NONCE, sealed, self._way(sender, receiver))
@@ -156,15 +156,15 @@ class Binding:
             return None
 
     def consent(self, shared: bytes, alive: bytes) -> bytes:
-        """What a client signs before it reveals anything: who shared, and who survived."""
+        """Return the bytes a client signs before it reveals anything: who shared, who survived."""
         return framed(LABEL + b"survivors", self.context, self.session, shared, alive)
 
     def dealing(self, root: bytes, proof: bytes) -> bytes:
-        """What a dealer signs: the root of its leaves and the proof of their degree."""
+        """Return the bytes that a dealer signs: its leaves' root and the proof of their degree."""
         return framed(LABEL + b"dealing", self.context, self.session, root, proof)
 
     def complaint(self, dealer: int, holder: int, digest: bytes) -> bytes:
-        """What a holder signs when a dealer's share does not fit: the hash of the piece it got."""
+        """Return the bytes a holder signs when a share does not fit: the hash of its piece."""
         return framed(
             LABEL + b"complaint", self.context, self.session, _pair(dealer, holder), digest
         )
@@ -178,7 +178,7 @@ class Binding:
 
 
 def framed(*parts: bytes) -> bytes:
-    """Parts with their lengths before them: no two lists give the same bytes.
+    """Return parts with their lengths before them: no two lists give the same bytes.
 
     >>> framed(b"a", b"bc").hex()
     '0000000161000000026263'
@@ -187,7 +187,7 @@ def framed(*parts: bytes) -> bytes:
 
 
 def commitment(seed: bytes) -> bytes:
-    """The public half of a self seed.
+    """Return the public half of a self seed.
 
     >>> len(commitment(bytes(32)))
     32
@@ -196,7 +196,7 @@ def commitment(seed: bytes) -> bytes:
 
 
 def canonical(public: bytes) -> bool:
-    """Whether a public key is written in its one canonical form, below 2^255 − 19.
+    """Return whether a public key is written in its one canonical form, below 2^255 − 19.
 
     X25519 ignores the highest bit and reduces the rest (RFC 7748, section 5), so a key has twins
     that look like another client's.
@@ -208,7 +208,7 @@ def canonical(public: bytes) -> bool:
 
 
 def usable(public: bytes) -> bool:
-    """Whether a public key is one that can be agreed with: canonical, no point of low order.
+    """Return whether a public key is one that can be agreed with: canonical, no point of low order.
 
     >>> usable(bytes(32))
     False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a client checks in each step and what it answers: pure functions, no order among them.
+"""Checks and answers of a client in each step: pure functions, no order among them.
 
 The checks are those of Bonawitz et al. 2017, figure 4, and Bell et al. 2020, algorithm 3, made
 by the client on what the server says; each failure is an `Aborted` with its reason. Which share
@@ -67,7 +67,7 @@ MISSING = 65535  # no number of the field: in the place of a share that never ca
 
 @dataclass(frozen=True)
 class View:
-    """What a client knows from the roster on: everybody's keys, its place, its own secrets."""
+    """The view of a client from the roster on: everybody's keys, its place, its own secrets."""
 
     entries: tuple[messages.PublicKeys, ...]
     session: bytes
@@ -81,12 +81,12 @@ class View:
 
     @cached_property
     def binding(self) -> Binding:
-        """What its derived keys are bound to."""
+        """The binding of its derived keys."""
         return Binding(self.session, self.terms.context)
 
     @cached_property
     def holders(self) -> NDArray[np.int64]:
-        """Who holds its secrets, and whose secrets it holds."""
+        """The holders of its secrets, who share theirs with it."""
         return self.graph.holders(self.index)
 
     @cached_property
@@ -95,7 +95,7 @@ class View:
         return [j for j in self.holders.tolist() if j != self.index]
 
     def names(self, some: Set) -> tuple[str, ...]:
-        """The names in a set of those whose signatures it has checked, and its own, sorted."""
+        """Return the names in a set, sorted: its own, and those whose signatures it has checked."""
         return tuple(self.entries[j].name for j in self.verified if some[j])
 
     def saw(self, step: SessionStep, some: Set) -> Saw:
@@ -104,7 +104,7 @@ class View:
 
 
 def graph_for(terms: SessionTerms, count: int, session: bytes) -> Graph:
-    """The graph of `count` clients, which both sides find for themselves.
+    """Return the graph of `count` clients, which both sides find for themselves.
 
     Raises `PlanError` where so few hide nobody.
     """
@@ -201,7 +201,7 @@ def shared(
 def delivered(
     view: View, own: bytes, delivery: messages.Delivery
 ) -> tuple[Set, Held, tuple[tuple[int, bytes], ...]]:
-    """Who shared, the shares held of them `(holders, 2, 22)`, and whose do not fit.
+    """Return the sharers, the shares held of them `(holders, 2, 22)`, and those that do not fit.
 
     A share that cannot be unsealed, is not the one behind its leaf or does not lie on its dealer's
     polynomial is not held; its dealer is named, with the piece it came in.
@@ -230,7 +230,7 @@ def delivered(
 
 
 def compared(view: View, party: Party, wrong: tuple[tuple[int, bytes], ...]) -> messages.Compared:
-    """My complaints, each signed together with the very piece that I was given."""
+    """Sign my complaints, each together with the very piece that I was given."""
     complaints = []
     for dealer, piece in wrong:
         statement = view.binding.complaint(dealer, view.index, sha256(piece).digest())
@@ -276,7 +276,7 @@ def accused(
 
 
 def admitted(view: View, party: Party, sharing: Set, said: messages.Members) -> Set:
-    """Who is a member of the sum: of those who shared, and whom I will be in a sum with."""
+    """Return the members of the sum: those who shared, and whom I will be in a sum with."""
     _same(view, said.session)
     found = _set(view, said.alive, sharing)
     judged(party, view.names(found))
@@ -284,7 +284,7 @@ def admitted(view: View, party: Party, sharing: Set, said: messages.Members) -> 
 
 
 def masked(view: View, sharing: Set, vector: Callable[[], Words]) -> messages.MaskedVector:
-    """The vector + PRG(b_i) + masks shared with members before - masks with those after."""
+    """Return the vector + PRG(b_i) + masks shared with members before - masks with those after."""
     ring, i = view.terms.ring, view.index
     given = np.asarray(vector())
     fits = given.shape == (view.terms.size,) and given.dtype.kind == "u"
@@ -308,7 +308,7 @@ def masked(view: View, sharing: Set, vector: Callable[[], Words]) -> messages.Ma
 def survived(
     view: View, party: Party, sharing: Set, survivors: messages.Survivors
 ) -> tuple[Set, Set]:
-    """Who was a member, and who of them survived."""
+    """Return the members, and those of them who survived."""
     _same(view, survivors.session)
     found = _set(view, survivors.alive, sharing)
     judged(party, view.names(found))
@@ -316,12 +316,12 @@ def survived(
 
 
 def consented(view: View, party: Party, sets: tuple[Set, Set]) -> messages.Consent:
-    """My signature under both sets."""
+    """Sign both sets."""
     return messages.Consent(view.session, party.sign(_statement(view, sets)))
 
 
 def agreed(view: View, party: Party, sets: tuple[Set, Set], quorum: messages.Quorum) -> None:
-    """At least t holders of this client's secrets signed the very sets it signed."""
+    """Check that at least t holders of this client's secrets signed the very sets it signed."""
     _same(view, quorum.session)
     signers = _set(view, quorum.alive, sets[1])
     near = view.holders[signers[view.holders]].tolist()
@@ -340,7 +340,7 @@ def agreed(view: View, party: Party, sets: tuple[Set, Set], quorum: messages.Quo
 
 
 def revealed(view: View, held: Held, sets: tuple[Set, Set]) -> messages.Revealed:
-    """For each member one share: of its seed if it survived, of its mask key if not."""
+    """Open one share for each member: of its seed if it survived, of its mask key if not."""
     sharing, alive = sets
     given = np.flatnonzero(sharing[view.holders])
     shares = held[given, alive[view.holders[given]].astype(np.int64)]
@@ -348,7 +348,7 @@ def revealed(view: View, held: Held, sets: tuple[Set, Set]) -> messages.Revealed
 
 
 def _set(view: View, data: bytes, before: Set | None) -> Set:
-    """A set of clients, checked: inside the one before, with me, large enough, also around me."""
+    """Check a set of clients: inside the one before, with me, large enough, also around me."""
     found = members(data, view.graph.count)
     if (before is not None and (found & ~before).any()) or not found[view.index]:
         end(SessionReason.SURVIVORS, "a set that is not inside the one before it, or leaves me out")

@@ -53,7 +53,7 @@ class _Me:
     heard: list[SecAggMessage] = field(default_factory=list)
 
     def last(self, step: SessionStep) -> bool:
-        """Whether nothing was kept after this step: then its answer may not have been heard."""
+        """Return whether nothing was kept after this step: its answer may not have been heard."""
         steps = list(SessionStep)
         return not any(later.value in self.kept for later in steps[steps.index(step) + 1 :])
 
@@ -65,7 +65,7 @@ def client(
     entropy: Callable[[int], bytes],
     kept: Mapping[str, bytes] | None = None,
 ) -> Flow:
-    """One client's session; returns when the server has its sum, or raises `Aborted`.
+    """Run one client's session; returns when the server has its sum, or raises `Aborted`.
 
     `vector` gives the integers `(size,)`, in uint32 or uint64, 0 to `terms.most`, and is called
     once, when they are due; `entropy(n)` gives n bytes fit for keys, such as `os.urandom`. `kept`
@@ -130,7 +130,7 @@ def _advertise(me: _Me) -> Flow:
 
 
 def _share(me: _Me, secrets: Secrets, advert: messages.Advert) -> Flow:
-    """Who is in the session; my shares for my holders, as said and as they are."""
+    """Deal; return the view of the session, my shares for my holders as said, and as they are."""
     terms, party = me.terms, me.party
     view, said, own = yield from _turn(
         me,
@@ -143,7 +143,7 @@ def _share(me: _Me, secrets: Secrets, advert: messages.Advert) -> Flow:
 
 
 def _compare(me: _Me, view: View, own: bytes) -> Flow:
-    """Who shared, and the shares held of them that fit."""
+    """Compare; return who shared, and the shares held of them that fit."""
     (sharing, held, _), _, _ = yield from _turn(
         me,
         (SessionStep.COMPARE, messages.Delivery),
@@ -154,7 +154,7 @@ def _compare(me: _Me, view: View, own: bytes) -> Flow:
 
 
 def _mask(me: _Me, view: View, mine: tuple[messages.Shares, bytes], sharing: Set) -> Flow:
-    """The members of the sum, after an answer to those who complained about me, if any did."""
+    """Return the members of the sum, after an answer to any who complained about me."""
     party = me.party
     due: tuple[type[SecAggMessage], ...] = (messages.Members, messages.Complaints)
     first: SecAggMessage | None = None
@@ -181,7 +181,7 @@ def _mask(me: _Me, view: View, mine: tuple[messages.Shares, bytes], sharing: Set
 
 
 def _consent(me: _Me, view: View, members: Set) -> Flow:
-    """The members and the survivors, under my signature."""
+    """Consent, by my signature; return the members and the survivors."""
     sets, _, _ = yield from _turn(
         me,
         (SessionStep.CONSENT, messages.Survivors),
@@ -200,7 +200,7 @@ def _turn(
     seen: Callable[[Any], Saw] | None = None,
     first: SecAggMessage | None = None,
 ) -> Flow:
-    """One step: hear (or take what was heard), check, show, keep, say.
+    """Take one step: hear (or take what was heard), check, show, keep, say.
 
     Kept already, it is checked and shown, and said again where nothing was kept after it. Returns
     what the check found, what was said, and what else was kept.
@@ -227,7 +227,7 @@ def _turn(
 
 
 def _hear(me: _Me, step: SessionStep, *kinds: type[SecAggMessage]) -> Flow:
-    """The next message that is new; anything but what is due ends the session."""
+    """Hear the next message that is new; anything but what is due ends the session."""
     while True:
         came = yield Await(step)
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a dealer binds itself to when it shares its secrets, so that a lie has a name.
+"""Commitments of a dealer when it shares its secrets, so that a lie has a name.
 
 For each holder and each of the two secrets a dealer publishes a *leaf*, the hash of that share. A
 holder compares its share with the leaf when it comes, and the share that it opens at the end is
@@ -52,7 +52,7 @@ VALUES = 2 * PROOFS * KINDS  # bytes of the values that Z takes at one holder's 
 
 @dataclass(frozen=True)
 class Dealt:
-    """What one dealer made: shares `(holders, 2, 22)`, the leaves and the proof as they travel."""
+    """One dealer's work: shares `(holders, 2, 22)`, the leaves and the proof as they travel."""
 
     shares: NDArray[np.uint16]
     leaves: bytes
@@ -87,13 +87,13 @@ def deal(
 
 
 def leaf(binding: Binding, dealer: int, holder: int, kind: int, share: bytes) -> bytes:
-    """The hash of one share, 32 bytes."""
+    """Return the hash of one share, 32 bytes."""
     place = bytes((kind,)) + dealer.to_bytes(4, "big") + holder.to_bytes(4, "big")
     return sha256(LABEL + b"leaf" + binding.session + binding.context + place + share).digest()
 
 
 def root(leaves: bytes) -> bytes:
-    """The hash of all leaves of a dealer, which it signs.
+    """Return the hash of all leaves of a dealer, which it signs.
 
     >>> len(root(bytes(128)))
     32
@@ -102,7 +102,7 @@ def root(leaves: bytes) -> bytes:
 
 
 def challenge(binding: Binding, dealer: int, root: bytes) -> Integers:
-    """ρ `(2, 4, 18)`: what each limb of a secret counts in each of the four proofs."""
+    """Return ρ `(2, 4, 18)`: what each limb of a secret counts in each of the four proofs."""
     head = LABEL + b"degree" + binding.session + binding.context + dealer.to_bytes(4, "big")
     data = shake_256(head + root).digest(8 * KINDS * PROOFS * LIMBS)
     words = np.frombuffer(data, "<u8") % PRIME
@@ -110,7 +110,7 @@ def challenge(binding: Binding, dealer: int, root: bytes) -> Integers:
 
 
 def proof_size(threshold: int) -> int:
-    """Bytes of a proof.
+    """Count the bytes of a proof.
 
     >>> proof_size(67)
     1072
@@ -119,7 +119,7 @@ def proof_size(threshold: int) -> int:
 
 
 def expected(proofs: NDArray[np.uint16], powers: NDArray[np.float64]) -> NDArray[np.uint16]:
-    """The values that proofs `(dealers, 2 · 4 · t)` take at points: `(dealers, points, 8)`.
+    """Return the values that proofs `(dealers, 2 · 4 · t)` take at points: `(dealers, points, 8)`.
 
     `powers` are those of the points, `(t, points)`; see `shamir.vandermonde`.
     """
@@ -130,7 +130,7 @@ def expected(proofs: NDArray[np.uint16], powers: NDArray[np.float64]) -> NDArray
 
 
 def lies_on(share: NDArray[np.uint16], rho: Integers, values: bytes) -> bool:
-    """Whether a share `(2, 22)` of a dealer has the values that its proof takes at this holder."""
+    """Return whether a dealer's share `(2, 22)` has its proof's values at this holder."""
     rows = share.astype(np.int64)
     found = (rows[:, LIMBS:] + (rho @ rows[:, :LIMBS, None])[..., 0]) % PRIME
     return found.astype("<u2").tobytes() == values

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who shares masks and secrets with whom, and how many shares open a secret.
+"""The graph of who shares masks and secrets with whom; how many shares open a secret.
 
 **The threshold.** A server that lies can tell some clients that a client is alive, so that they
 give shares of its seed, and others that it is gone, so that they give shares of its mask key.
@@ -61,7 +61,7 @@ FULL = 300  # clients up to which everybody shares with everybody
 
 @dataclass(frozen=True)
 class Odds:
-    """What a session must bear: colluders and losses among its clients, for so many sessions.
+    """The odds that a session must bear: colluders and losses of its clients, over sessions.
 
     Over `sessions` together the chance that a colluding server opens a vector is at most 2^-40,
     and that honest losses end a session at most 2^-30.
@@ -90,7 +90,7 @@ class Graph:
     honest: int = 1
 
     def neighbours(self, index: int) -> NDArray[np.int64]:
-        """The clients that share a mask with this one, sorted."""
+        """Return the clients that share a mask with this one, sorted."""
         if not self.order:
             return np.delete(np.arange(self.count), index)
         steps = np.arange(1, self.degree // 2 + 1)
@@ -98,7 +98,7 @@ class Graph:
         return np.sort(ring[(at[index] + np.concatenate([steps, -steps])) % self.count])
 
     def holders(self, index: int) -> NDArray[np.int64]:
-        """The clients that hold a share of this one's secrets, sorted.
+        """Return the clients that hold a share of this one's secrets, sorted.
 
         Its neighbours in the ring (Bell et al.); in the complete graph (Bonawitz et al.) itself as
         well. Whoever holds mine, I hold theirs.
@@ -118,7 +118,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class RingParameters:
-    """What the finder found: degree k, threshold t, and x, the most colluders of a neighbourhood.
+    """A ring as found: degree k, threshold t, and x, the most colluders of a neighbourhood.
 
     >>> find_ring(1000, Odds(colluders=100, losses=100, sessions=1))
     RingParameters(degree=114, threshold=78, colluders=40)
@@ -135,7 +135,7 @@ class RingParameters:
 
 
 def full_threshold(count: int, colluders: int) -> int:
-    """The least t at which no two quorums of a complete graph fit: 2t > count + colluders.
+    """Return the least t at which no two quorums of a complete graph fit: 2t > count + colluders.
 
     >>> [full_threshold(n, n // 3) for n in (3, 4, 5, 20)]
     [3, 3, 4, 14]
@@ -145,7 +145,7 @@ def full_threshold(count: int, colluders: int) -> int:
 
 @lru_cache(maxsize=8)
 def graph_of(count: int, odds: Odds, seed: bytes, cohort: int = 0) -> Graph:
-    """The graph of the clients whose keys came, drawn from the session's id.
+    """Return the graph of the clients whose keys came, drawn from the session's id.
 
     `cohort`: how many were invited, if more. All colluders of these may be among those who came, so
     the threshold of the complete graph is that of the cohort: whoever sends no keys counts as lost,
@@ -171,7 +171,7 @@ def graph_of(count: int, odds: Odds, seed: bytes, cohort: int = 0) -> Graph:
 
 @lru_cache(maxsize=1024)
 def find_ring(count: int, odds: Odds) -> RingParameters | None:
-    """The ring of least degree that is safe and bears the losses; None where there is none.
+    """Return the ring of least degree that is safe and bears the losses; None where there is none.
 
     Deviation from Bell et al. 2020, theorem 3.10, and from the parameter finder that Google
     published: tails are exact, also that of the ring falling apart; the server is always taken to
@@ -196,7 +196,7 @@ def find_ring(count: int, odds: Odds) -> RingParameters | None:
 
 
 def apart(count: int, degree: int, gone: int) -> float:
-    """The chance that the honest survivors of a ring fall into two parts, exact to rounding.
+    """Return the chance that the honest survivors of a ring fall into two parts, exact to rounding.
 
     m = count − gone survivors in random places of the ring fall apart when two gaps between them
     are at least K = degree/2 long: inclusion and exclusion over the number of such gaps.
@@ -215,7 +215,7 @@ def apart(count: int, degree: int, gone: int) -> float:
 
 
 def _exceeding(table: NDArray[np.float64], marked: int, draws: int) -> NDArray[np.float64]:
-    """P[X > x], x = 0 … draws: so many others are drawn, so many of all others are marked."""
+    """Return P[X > x], x = 0 … draws: so many others are drawn, so many of all are marked."""
     others = len(table) - 1
     x = np.arange(draws + 1)
     possible = (x <= marked) & (draws - x <= others - marked)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a random division into groups costs in secrecy: chances of sitting with colluders.
+"""The price of a random division into groups, in secrecy: chances of sitting with colluders.
 
 A cohort of n with c colluders is divided at random into groups that are summed apart. A client
 whose group holds fewer than h honest ones, itself counted, is exposed: two quorums of its group
@@ -18,7 +18,7 @@ __all__ = ["anybody", "borne", "exposed", "honest_needed", "largest_count", "ove
 
 
 def honest_needed(losses: int) -> int:
-    """How many honest clients a group needs, itself counted, to bear so many losses.
+    """Count the honest clients that a group needs, itself counted, to bear so many losses.
 
     >>> [honest_needed(losses) for losses in (0, 1, 2)]
     [2, 3, 5]
@@ -27,7 +27,7 @@ def honest_needed(losses: int) -> int:
 
 
 def borne(losses: float, size: int) -> int:
-    """How many of a group may be lost, of this fraction: one of a small group, rather than none.
+    """Count how many of a group may be lost, of this fraction: one of a small group, not none.
 
     >>> [borne(0.1, size) for size in (3, 10, 11)]
     [1, 1, 2]
@@ -36,7 +36,7 @@ def borne(losses: float, size: int) -> int:
 
 
 def exposed(count: int, colluders: int, groups: int, honest: int) -> float:
-    """The chance that the group of one given honest client has fewer than `honest` honest ones.
+    """Return the chance that one honest client's group has fewer than `honest` honest clients.
 
     >>> f"{exposed(99, 33, 33, 2):.4f}"
     '0.1111'
@@ -52,7 +52,7 @@ def exposed(count: int, colluders: int, groups: int, honest: int) -> float:
 
 
 def anybody(count: int, colluders: int, groups: int, honest: int) -> float:
-    """The chance that any honest client is exposed, by the union over the groups (at most 1).
+    """Return the chance that any honest client is exposed, by the union over groups (at most 1).
 
     >>> f"{anybody(30, 10, 6, 2):.4f}"
     '0.1768'
@@ -68,13 +68,13 @@ def anybody(count: int, colluders: int, groups: int, honest: int) -> float:
 
 
 def _sizes(count: int, groups: int) -> tuple[tuple[int, int], ...]:
-    """The sizes of so many groups, and how many have each."""
+    """Return the sizes of so many groups, and how many have each."""
     size, more = divmod(count, groups)
     return ((size, groups - more), (size + 1, more)) if more else ((size, groups),)
 
 
 def over(chance: float, rounds: int) -> float:
-    """The chance of at least one such round in so many fresh draws.
+    """Return the chance of at least one such round in so many fresh draws.
 
     >>> f"{over(0.1088, 20):.2f}"
     '0.90'
@@ -83,7 +83,7 @@ def over(chance: float, rounds: int) -> float:
 
 
 def largest_count(count: int, colluders: int, losses: float, rounds: int, chance: float) -> int:
-    """The most groups in which a given client is exposed with at most this chance over the rounds.
+    """Return the most groups in which a client is exposed with at most this chance over rounds.
 
     `losses` is the fraction of a group that may fall silent; each group bears it rounded up, and
     one colluder at least.

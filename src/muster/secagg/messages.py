@@ -57,7 +57,7 @@ NAME = 255
 
 
 class SecAggMessage:
-    """What all messages can: `to_bytes` and `from_bytes`; `kind` tells them apart on the wire."""
+    """A message: `to_bytes` and `from_bytes`; `kind` tells messages apart on the wire."""
 
     kind: ClassVar[int]
     form: ClassVar[tuple[FieldCodec, ...]]
@@ -67,14 +67,14 @@ class SecAggMessage:
         KINDS[kind] = cls
 
     def to_bytes(self) -> bytes:
-        """The message as it travels; `Malformed` where a field does not fit."""
+        """Return the message as it travels; `Malformed` where a field does not fit."""
         # fields come first among the attributes; what a property worked out once lies after them
         fields = zip(self.form, vars(self).values(), strict=False)
         return b"".join((HEAD, bytes([self.kind]), *(form.write(value) for form, value in fields)))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """The message in some bytes; `Malformed` where they are anything else."""
+        """Return the message in some bytes; `Malformed` where they are anything else."""
         message = read(data)
         if not isinstance(message, cls):
             raise Malformed(f"a {type(message).__name__}; {cls.__name__} is required here")
@@ -110,7 +110,7 @@ class PublicKeys:
         return b"".join(form.write(value) for form, value in zip(_KEYS, values, strict=True))
 
     def statement(self, context: bytes) -> bytes:
-        """What the client signs: its keys together with the digest of the terms."""
+        """Return the bytes that the client signs: its keys with the digest of the terms."""
         return framed(b"muster secagg keys", context, self.keys)
 
 
@@ -169,29 +169,29 @@ class KeyRoster(SecAggMessage, kind=2, form=(raw(32), many(_ENTRY))):
 
     @cached_property
     def ordered(self) -> bool:
-        """Whether it is sorted by name, and names nobody twice."""
+        """Return whether it is sorted by name, and names nobody twice."""
         return all(a.name < b.name for a, b in pairwise(self.entries))
 
     @cached_property
     def distinct(self) -> bool:
-        """Whether no two keys in it are the same."""
+        """Return whether no two keys in it are the same."""
         keys = {key for e in self.entries for key in (e.mask_key, e.channel_key, e.commitment)}
         return len(keys) == 3 * len(self.entries)
 
     @cached_property
     def odd(self) -> tuple[str, ...]:
-        """Whose keys are not in their canonical form."""
+        """The names whose keys are not in their canonical form."""
         return tuple(
             e.name for e in self.entries if not (canonical(e.mask_key) and canonical(e.channel_key))
         )
 
     @cached_property
     def signed(self) -> tuple[tuple[str, bytes, bytes], ...]:
-        """Who signed, what, and the signature, to be verified by each client for itself."""
+        """The signers, what each signed, and the signature, for each client to verify."""
         return tuple((e.name, e.statement(self.context), e.signature) for e in self.entries)
 
     def session(self, *about: str) -> bytes:
-        """The session's id: SHA-256 over what it is about and every client's name and keys."""
+        """Return the session's id: a SHA-256 over what it is about, all clients' names and keys."""
         head = framed(b"muster secagg session", *(part.encode() for part in about))
         return sha256(head + self._keys).digest()
 
@@ -330,7 +330,7 @@ CLIENT_KINDS = frozenset(
 
 
 def read(data: bytes) -> SecAggMessage:
-    """The message in some bytes, whatever its kind; `Malformed` where there is none.
+    """Return the message in some bytes, whatever its kind; `Malformed` where there is none.
 
     >>> read(Quit("STOPPED").to_bytes())
     Quit(reason='STOPPED')

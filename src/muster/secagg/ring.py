@@ -34,7 +34,7 @@ class IntegerRing:
 
     @classmethod
     def of(cls, count: int, most: int) -> IntegerRing:
-        """The narrowest ring in which `count` values of at most `most` cannot overflow.
+        """Return the narrowest ring in which `count` values of at most `most` cannot overflow.
 
         count · most < 2^bits, proven here once for all vectors; raises `PlanError` where no word
         has so many bits (or there is nothing to sum).
@@ -53,11 +53,11 @@ class IntegerRing:
         return np.dtype("<u4" if self.bits <= 32 else "<u8")
 
     def zeros(self, size: int) -> Words:
-        """A vector of zeros `(size,)`."""
+        """Return a vector of zeros `(size,)`."""
         return np.zeros(size, self.dtype)
 
     def nbytes(self, size: int) -> int:
-        """Bytes of a packed vector `(size,)`."""
+        """Count the bytes of a packed vector `(size,)`."""
         return self.bits * self._run(size) * self.dtype.itemsize
 
     def reduce(self, vector: Words) -> None:
@@ -65,7 +65,7 @@ class IntegerRing:
         vector &= self.dtype.type((1 << self.bits) - 1)
 
     def pack(self, vector: Words) -> bytes:
-        """A reduced vector `(size,)` as bytes."""
+        """Return a reduced vector `(size,)` as bytes."""
         lanes, run = self._lanes, self._run(len(vector))
         rows = self.zeros(lanes * run)
         rows[: len(vector)] = vector
@@ -80,7 +80,7 @@ class IntegerRing:
         return words.tobytes()
 
     def unpack(self, data: bytes, size: int, out: Words | None = None) -> Words:
-        """The vector `(size,)` that was packed; `out` may lend `buffer(size)` to be reused."""
+        """Unpack a vector `(size,)`; `out` may lend `buffer(size)` to be reused."""
         lanes, run = self._lanes, self._run(size)
         words = np.frombuffer(data, self.dtype).reshape(self.bits, run)
         rows = (self.buffer(size) if out is None else out).reshape(lanes, run)
@@ -94,7 +94,7 @@ class IntegerRing:
         return rows.reshape(-1)[:size]
 
     def buffer(self, size: int) -> Words:
-        """Room for `unpack`."""
+        """Return room for `unpack`."""
         return np.empty(self._lanes * self._run(size), self.dtype)
 
     @property
@@ -117,7 +117,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Frame:
-    """How fields of integers, and one weight of at most `cap`, lie in one vector without a sign.
+    """A frame: fields of integers, and one weight of at most `cap`, in one vector without a sign.
 
     Each field is shifted by its lowest value. The weight is exact: it is cut into digits no wider
     than the widest field, each a coordinate of its own, so that it never widens the ring.
@@ -168,7 +168,7 @@ class Frame:
         return max(*(span.high - span.low for span in self.spans), digit)
 
     def flatten(self, fields: Mapping[str, NDArray[Any]], weight: int = 1) -> NDArray[np.uint64]:
-        """One client's fields, `(size,)` or `(1, size)` integers each, as one vector.
+        """Return one client's fields, `(size,)` or `(1, size)` integers each, as one vector.
 
         Raises `PlanError` for a field that is missing, no integer, of another size or out of its
         range, or a weight above the cap.
@@ -183,7 +183,7 @@ class Frame:
         return np.concatenate([*parts, np.array(digits, np.uint64)])
 
     def restore(self, total: Words, count: int) -> tuple[dict[str, NDArray[np.int64]], int]:
-        """The sums of the fields of `count` clients, and the sum of their weights."""
+        """Return the sums of the fields of `count` clients, and the sum of their weights."""
         sums, at = {}, 0
         for span in self.spans:
             part = total[at : at + span.size].astype(np.int64)

@@ -71,7 +71,7 @@ SAID = {  # the step in which a client says what
 
 @dataclass
 class _Conversation:
-    """What the server knows of the conversation; `live` are the clients it still counts on."""
+    """The server's knowledge of the conversation; `live` are the clients it still counts on."""
 
     terms: SessionTerms
     live: set[str]
@@ -85,7 +85,7 @@ class _Conversation:
 
 
 def server(terms: SessionTerms, invited: Iterable[str], verify: Verify) -> Flow:
-    """One session of the invited clients; returns a `Sum`, or raises `Aborted`.
+    """Run one session of the invited clients; returns a `Sum`, or raises `Aborted`.
 
     `verify(name, data, signature)` says whether a signature is that client's. All clients are
     told how it ended, those who fell out as soon as they did.
@@ -110,7 +110,7 @@ def server(terms: SessionTerms, invited: Iterable[str], verify: Verify) -> Flow:
 
 
 def _session(book: _Conversation) -> Flow:
-    """The straight line."""
+    """Walk the straight line."""
     cohort = yield from _advertise(book)
     dealing = yield from _share(book, cohort)
     members = yield from _compare(book, dealing)
@@ -126,7 +126,7 @@ def _caught(book: _Conversation) -> tuple[Liar, ...]:
 
 
 def _advertise(book: _Conversation) -> Flow:
-    """Whose keys came: signed, usable, and like nobody else's.
+    """Collect the keys that are signed, usable, and like nobody else's.
 
     Before anybody is told, it is known that so many can make a sum: else each of them would refuse
     the roster, and have left, where another one was silent.
@@ -168,7 +168,7 @@ def _advertise(book: _Conversation) -> Flow:
 
 
 def _share(book: _Conversation, cohort: SessionMembers) -> Flow:
-    """What was dealt, and by whom."""
+    """Collect what is dealt, and by whom; hand out the pieces."""
     dealing = Dealing(cohort)
 
     def accept(name: str, shares: messages.Shares) -> SessionReason | None:
@@ -187,7 +187,7 @@ def _share(book: _Conversation, cohort: SessionMembers) -> Flow:
 
 
 def _compare(book: _Conversation, dealing: Dealing) -> Flow:
-    """Who is in the sum: who compared what it was dealt, without those who lied."""
+    """Find who is in the sum: who compared what it was dealt, without those who lied."""
     cohort = dealing.cohort
 
     def accept(name: str, compared: messages.Compared) -> SessionReason | None:
@@ -253,7 +253,7 @@ def _out(book: _Conversation, cohort: SessionMembers, there: Set, found: Mapping
 
 
 def _mask(book: _Conversation, cohort: SessionMembers, members: Set) -> Flow:
-    """Who survived, and the sum of their masked vectors."""
+    """Collect the masked vectors; return who survived, and their sum."""
     ring, size = book.terms.ring, book.terms.size
     total, room = ring.zeros(size), ring.buffer(size)
     alive = np.zeros(len(cohort.entries), np.bool_)
@@ -274,7 +274,7 @@ def _mask(book: _Conversation, cohort: SessionMembers, members: Set) -> Flow:
 
 
 def _consent(book: _Conversation, cohort: SessionMembers, members: Set, alive: Set) -> Flow:
-    """Each client gets the signatures of the holders of its secrets under the survivors."""
+    """Give each client its secrets' holders' signatures under the survivors."""
     statement = cohort.binding.consent(bitmap(members), bitmap(alive))
     signatures: dict[int, bytes] = {}
 
@@ -296,7 +296,7 @@ def _consent(book: _Conversation, cohort: SessionMembers, members: Set, alive: S
 
 
 def _reveal(book: _Conversation, cohort: SessionMembers, members: Set) -> Flow:
-    """Who spoke, and the shares that came, `(pairs, 22)` by holder."""
+    """Collect the shares `(pairs, 22)`, by holder; return who spoke, and them."""
     shares = room_for_shares(cohort)
     spoke = np.zeros(len(cohort.entries), np.bool_)
 

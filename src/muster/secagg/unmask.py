@@ -67,7 +67,7 @@ def unmask(
 
 
 def _kept_back(cohort: SessionMembers, good: Set, members: Set, spoke: Set) -> dict[int, str]:
-    """Who spoke, and opened no number of the field where it holds a share of a member."""
+    """Return those who spoke, and opened no number where they hold a member's share."""
     table, lied = cohort.graph.table, dict[int, str]()
     none = ~good.reshape(table.shape) & members[table] & spoke[:, None]
     for holder in np.flatnonzero(none.any(1)).tolist():
@@ -83,7 +83,7 @@ def _secrets(
     opened: tuple[Shares, Set],
     lied: dict[int, str],
 ) -> list[bytes]:
-    """The secret of every dealer; the holders whose shares were wrong go to those who lied.
+    """Return the secret of every dealer; the holders whose shares were wrong go to those who lied.
 
     `opened` are the shares, and which of them are numbers of the field. All who can be caught are
     caught before the session is given up: a liar is left out of the next one, so liars cost no more
@@ -118,7 +118,7 @@ def _secrets(
 
 
 def _changed(dealing: Dealing, dealer: int, kind: int, shares: Shares, good: Set) -> dict[int, str]:
-    """Who opened a share of this dealer that is not the one it was given; `good` forgets those."""
+    """Say who opened a share of this dealer that is not what it was given; `good` forgets those."""
     cohort, lied = dealing.cohort, dict[int, str]()
     pairs = cohort.mirror(dealer)
     for pair, holder in zip(pairs.tolist(), cohort.graph.table[dealer].tolist(), strict=True):
@@ -132,7 +132,7 @@ def _changed(dealing: Dealing, dealer: int, kind: int, shares: Shares, good: Set
 def _rebuilt(
     cohort: SessionMembers, dealers: Sequence[int], shares: Shares, good: Set
 ) -> list[bytes]:
-    """Secrets from t good shares each; the coefficients once for every set of holders."""
+    """Rebuild secrets from t good shares each; the coefficients once for every set of holders."""
     sets: dict[bytes, list[int]] = {}
     for i in dealers:
         ranks = np.flatnonzero(good[cohort.mirror(i)])[: cohort.graph.threshold]
@@ -157,7 +157,7 @@ def _combined(
 
 
 def _fits(entry: PublicKeys, alive: bool, secret: bytes) -> bool:
-    """Whether a secret is the private half of what its owner signed."""
+    """Return whether a secret is the private half of what its owner signed."""
     if alive:
         return commitment(secret) == entry.commitment
     return PrivateKey(secret).public == entry.mask_key

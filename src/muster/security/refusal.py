@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why something that came over the wire is refused, and JSON read so strictly that it can be."""
+"""Refusals of what came over the wire, and JSON read so strictly that it can be refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BRACKETS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
 
 
 class RefusalReason(StrEnum):
-    """Why something was refused; the sender is always told one of these, and each is counted."""
+    """A reason for a refusal; the sender is always told one of these, and each is counted."""
 
     LATE = "late"  # after the lease or the deadline
     DUPLICATE = "duplicate"  # another update of the same client and round is held
@@ -56,7 +56,7 @@ class Refused(MusterError):
 
 
 def parse(data: bytes, limit: int, depth: int) -> Any:
-    """Strict JSON: UTF-8, every name once, finite numbers, so long and so deep at the most."""
+    """Parse strict JSON: UTF-8, names once, finite numbers, so long and so deep at the most."""
     if len(data) > limit:
         raise Refused(
             RefusalReason.TOO_LARGE, f"{len(data)} bytes of JSON; at most {limit} are read"
@@ -80,7 +80,7 @@ def malformed(name: str, value: Any, required: str) -> NoReturn:
 
 
 def shown(value: Any) -> str:
-    """A value as an error may quote it: short and printable."""
+    """Return a value as an error may quote it: short and printable."""
     if isinstance(value, str | bytes):
         return ascii(value[:60])
     if isinstance(value, int | float | None) and -1e18 < (value or 0) < 1e18:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How muster's own processes on one machine talk: objects over a socket pair, arrays apart.
+"""The channel of muster's own processes on a machine: objects over a socket pair, arrays apart.
 
 Both ends are this program, started by it over an inherited socket, so pickle is safe here; it
 is never used for anything that comes from a network or a file. Arrays travel as raw buffers
@@ -71,7 +71,7 @@ class SharedParameters:
 
     @classmethod
     def holding(cls, tree: Any) -> SharedParameters:
-        """A new board for trees like this one."""
+        """Return a new board for trees like this one."""
         return cls(tree_map(Shape, tree))
 
     def write(self, tree: Any) -> None:
@@ -80,7 +80,7 @@ class SharedParameters:
             self._views[name][...] = leaf
 
     def read(self) -> Any:
-        """The tree, as views of the board."""
+        """Return the tree, as views of the board."""
         return rebuild(self.template, self._views)
 
     def close(self) -> None:
@@ -92,7 +92,7 @@ class SharedParameters:
 
 
 def _anonymous(size: int) -> int:
-    """A file descriptor of memory that no name refers to, so that nothing is ever left over."""
+    """Return a descriptor of memory that no name refers to, so that nothing is left over."""
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("muster", os.MFD_CLOEXEC)
     else:

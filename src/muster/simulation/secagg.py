@@ -51,7 +51,7 @@ Rows = Iterable[tuple[str, Any]]  # the vector of each client by name, as it is 
 
 
 class OpenedSum(NamedTuple):
-    """What a session gave, and how many clients' keys it began with."""
+    """The sum that a session opened, and how many clients' keys it began with."""
 
     sum: Sum
     advertised: int
@@ -64,7 +64,7 @@ def session(
     entropy: Callable[[int], bytes],
     lost: Mapping[str, SessionStep],
 ) -> OpenedSum:
-    """One session of these clients, `lost[name]` being the first step at which one is silent.
+    """Play one session of these clients; `lost[name]` is the first step at which one is silent.
 
     `rows` are read once, when vectors are due; who is not among them is silent from then on.
     Raises `Aborted` where the sum must not be opened.
@@ -123,7 +123,7 @@ def _serve(
 
 
 def _said(side: Any, heard: SecAggMessage | None) -> list[SecAggMessage]:
-    """What a client says to what it hears."""
+    """Return a client's answers to what it hears."""
     said, action = [], side.send(heard)
     while not isinstance(action, Await):
         if isinstance(action, Say):
@@ -153,7 +153,7 @@ class SimulatedSecAgg:
         trained: Callable[[Cohort], Iterator[Answer]],
         gone: Set[ClientId] = frozenset(),
     ) -> Iterator[Answer]:
-        """One reply from each group, of its survivors; where there is none, why not.
+        """Yield one reply from each group, of its survivors; where there is none, why not.
 
         `trained` gives single clients' replies, asked for when their vectors are due; those in
         `gone` are not there at all. Groups are drawn from the plan's seed.
@@ -176,7 +176,7 @@ class SimulatedSecAgg:
         trained: Iterator[Answer],
         gone: Set[ClientId],
     ) -> Iterator[Answer]:
-        """One session."""
+        """Play one session and yield what came of it."""
         terms = session_terms(
             plan,
             len(cohort.clients),
@@ -208,7 +208,7 @@ class SimulatedSecAgg:
 
 @dataclass
 class _RoundNotes:
-    """What is known of a round beside its session: names, public metrics, failures."""
+    """Notes of a round beside its session: names, public metrics, failures."""
 
     plan: Plan
     terms: SessionTerms
@@ -217,7 +217,7 @@ class _RoundNotes:
     public: list[Reply] = field(default_factory=list)
 
     def rows(self, trained: Iterator[Answer]) -> Iterator[tuple[str, Any]]:
-        """Each trained client's vector, by the name it has in the session."""
+        """Yield each trained client's vector, by the name it has in the session."""
         frame, dtype = self.plan.frame, self.terms.ring.dtype
         assert self.plan.secure is not None
         for answer in trained:
@@ -232,7 +232,7 @@ class _RoundNotes:
     def reply(
         self, opened: OpenedSum, survivors: tuple[ClientId, ...], sent: Sent
     ) -> Reply | Rejected:
-        """The exact sums, as if the survivors' replies had been added up, where that can be."""
+        """Return the exact sums, as if the survivors' replies had been added, where that can be."""
         assert self.plan.secure is not None
         counted = set(survivors)
         public = [one for one in self.public if one.clients[0] in counted]
@@ -251,7 +251,7 @@ def _hash(text: str) -> bytes:
 
 
 def _digest(sent: Sent) -> bytes:
-    """The hash of everything the cohort received."""
+    """Return the hash of everything the cohort received."""
     found = sha256()
     for name, leaf in leaves(sent):
         array = np.ascontiguousarray(leaf)

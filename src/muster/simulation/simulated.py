@@ -27,15 +27,15 @@ __all__ = ["Executor", "LocalExecutor", "Simulation"]
 
 
 class Executor(Protocol):
-    """Who does the work: this process, or a pool."""
+    """An executor does the work: this process, or a pool."""
 
     def perform(self, sent: Sent, pieces: Iterable[WorkUnit]) -> Iterator[WorkResult]:
-        """What became of each piece, in order."""
+        """Yield the result of each piece, in order."""
 
     def measure(
         self, sent: Sent, clients: Iterable[tuple[ClientId, Memory | None]], round: int = 0
     ) -> Iterator[tuple[ClientId, dict[str, float]]]:
-        """Metric sums on each client's own rows, in order; `round` is for what goes wrong."""
+        """Yield metric sums on each client's own rows, in order; `round` is for what goes wrong."""
 
     def close(self) -> None:
         """Let go of processes and memory."""
@@ -71,7 +71,7 @@ class LocalExecutor:
             yield client, sums
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Close nothing: there is nothing to let go of."""
 
 
 class Simulation:
@@ -111,7 +111,7 @@ class Simulation:
         return self._plan.fresh_memory(x, buffers)
 
     def known(self) -> Roster:
-        """Everybody in the population."""
+        """Return everybody in the population."""
         return self._roster
 
     def enrol(self, clients: Sequence[ClientId]) -> None:
@@ -124,7 +124,7 @@ class Simulation:
         self._pending = cohort, sent, round
 
     def replies(self) -> Iterator[Answer]:
-        """Block sums in order; each reply by itself for a rule; or the sums of secure sessions.
+        """Yield block sums in order; each reply by itself for a rule; or sums of secure sessions.
 
         Each client's new memory is staged before its reply is yielded.
         """
@@ -146,7 +146,7 @@ class Simulation:
             yield answer
 
     def _trained(self, cohort: Cohort, sent: Sent, round: int) -> Iterator[Answer]:
-        """The work, piece by piece, as it is asked for."""
+        """Yield the work, piece by piece, as it is asked for."""
         for done in self._hands.perform(sent, self._pieces(cohort, round)):
             for client, memory in done.memories.items():
                 self._store.remember(round, client, dict(leaves(memory)))
@@ -176,13 +176,13 @@ class Simulation:
             yield WorkUnit(round, n, clients, counts, places, memories)
 
     def memories(self, clients: Sequence[ClientId]) -> dict[ClientId, Memory] | None:
-        """What these clients remember, the blank memory for those that never took part."""
+        """Return these clients' memories, the blank one for those that never took part."""
         if self._blank is None:
             return None
         return self._rebuilt(clients, self._store.memory(clients))
 
     def held(self, clients: Sequence[ClientId]) -> dict[ClientId, Memory] | None:
-        """What these clients will remember once the round that has just been played is committed.
+        """Return these clients' memories as they will be once the round just played is committed.
 
         Asked between the last reply and the commit, for evaluation.
         """
@@ -204,13 +204,13 @@ class Simulation:
     def evaluate(
         self, cohort: Sequence[ClientId], sent: Sent
     ) -> Iterator[tuple[ClientId, dict[str, float]]]:
-        """Metric sums of the shared model on each client's own rows."""
+        """Yield metric sums of the shared model on each client's own rows."""
         kept = self.held(cohort) or {}
         asked = [(client, kept.get(client)) for client in cohort]
         return self._hands.measure(sent, asked, self._round)
 
     def settle(self, round: int, accepted: Sequence[ClientId]) -> None:
-        """Nothing to tell: the store's commit has already advanced the accepted memories."""
+        """Tell nothing: the store's commit has already advanced the accepted memories."""
 
     def close(self) -> None:
         """Let go of processes and memory."""

@@ -36,7 +36,7 @@ class WorkUnit:
     memories: tuple[Memory, ...] | None
 
     def without(self, clients: Collection[ClientId]) -> WorkUnit:
-        """The piece without some of its clients."""
+        """Return the piece without some of its clients."""
         keep = [i for i, client in enumerate(self.clients) if client not in clients]
         return WorkUnit(
             self.round,
@@ -49,7 +49,7 @@ class WorkUnit:
 
 
 class WorkResult(NamedTuple):
-    """What became of a piece: block sums in order, new memories, and who failed.
+    """The result of a piece: block sums in order, new memories, and who failed.
 
     Where `Plan.needs_individual_replies`, one reply a client instead. `alone` says why its clients
     could not train as one group although each of them could by itself; empty if they did.
@@ -95,7 +95,7 @@ def perform(
 def _groups(
     plan: Plan, engine: str, population: Population, piece: WorkUnit, failed: list[Failed] | None
 ) -> Iterator[Group]:
-    """The groups that train together, of clients whose rows are good."""
+    """Yield the groups that train together, of clients whose rows are good."""
     if not piece.clients:
         return
     try:
@@ -117,7 +117,7 @@ def _groups(
 
 
 def _rows(plan: Plan, population: Population, clients: Sequence[ClientId]) -> Rows:
-    """The clients' rows; those loaded on demand are seen here for the first time."""
+    """Return the clients' rows; those loaded on demand are seen here for the first time."""
     data = population.gather(clients)
     if population.is_lazy:
         for start, size in zip(data.starts.tolist(), data.sizes.tolist(), strict=True):
@@ -126,7 +126,7 @@ def _rows(plan: Plan, population: Population, clients: Sequence[ClientId]) -> Ro
 
 
 def _faults(plan: Plan, population: Population, piece: WorkUnit) -> list[Failed]:
-    """Whose rows cannot be loaded or trained on, and why."""
+    """Say whose rows cannot be loaded or trained on, and why."""
     found: list[Failed] = []
     for client in piece.clients:
         try:
@@ -155,7 +155,7 @@ def _attempt(
 
 
 def _trained(plan: Plan, engine: str, sent: Sent, round: int, group: Group) -> tuple[Outcome, str]:
-    """The outcome of a group, and why its clients were trained one by one, if they were.
+    """Return the outcome of a group, and why its clients were trained one by one, if they were.
 
     A group may fail where none of its clients does: the user's model may do in training what vmap
     has no rule for. Then nobody is to blame, and what each did alone counts. Every group is tried
@@ -174,7 +174,7 @@ def _trained(plan: Plan, engine: str, sent: Sent, round: int, group: Group) -> t
 
 
 def _together(outcomes: Sequence[Outcome]) -> Outcome:
-    """The outcomes of clients that trained one by one, as that of their group."""
+    """Return the outcomes of clients that trained one by one, as that of their group."""
     first = outcomes[0]
     memories = [memory for one in outcomes for memory in one.memories or ()]
     return Outcome(
@@ -188,14 +188,14 @@ def _together(outcomes: Sequence[Outcome]) -> Outcome:
 
 
 def _text(error: Exception) -> str:
-    """Our own errors are sentences; of the user's, all there is to know."""
+    """Return our own errors as sentences; of the user's, all there is to know."""
     if isinstance(error, MusterError):
         return str(error)
     return "".join(traceback.format_exception(error))
 
 
 def _edges(places: Sequence[int], block: int) -> list[int]:
-    """Where among clients at these places each block begins."""
+    """Return the indices, in clients at these places, at which each block begins."""
     if places[-1] - places[0] == len(places) - 1:  # nobody is absent
         return [0, *range(block - places[0] % block, len(places), block)]
     at = [place // block for place in places]
@@ -203,7 +203,7 @@ def _edges(places: Sequence[int], block: int) -> list[int]:
 
 
 def _norms(plan: Plan, sent: Sent, outcome: Outcome) -> tuple[tuple[ClientId, float], ...]:
-    """How long each client's update is; nobody's where that is to be hidden."""
+    """Return the length of each client's update; nobody's where that is to be hidden."""
     if not shows_norms(plan):
         return ()
     contract = plan.stages.now(sent.stages)[-1]
@@ -214,7 +214,7 @@ def _norms(plan: Plan, sent: Sent, outcome: Outcome) -> tuple[tuple[ClientId, fl
 def _blocks(
     outcome: Outcome, edges: list[int], norms: tuple[tuple[ClientId, float], ...], *, fold: bool
 ) -> list[Reply]:
-    """The weighted sum of each run of clients that share a block, or (`fold`) of all of them."""
+    """Sum each run of clients that share a block, weighted, or (`fold`) all of them."""
     weighted = outcome.buffers * outcome.weights[:, None].astype(outcome.buffers.dtype)
     names = tuple(outcome.metrics)
     table = np.stack([outcome.weights, *outcome.metrics.values()], axis=1)
@@ -238,7 +238,7 @@ def _blocks(
 
 
 def _runs(rows: Any, edges: list[int]) -> Any:
-    """Rows `(k, d)` summed in order over each run that begins at an edge: `(runs, d)`."""
+    """Sum rows `(k, d)` in order over each run that begins at an edge: `(runs, d)`."""
     k, runs = len(rows), len(edges)
     if runs == k:
         return rows
@@ -261,7 +261,7 @@ def measure(
     memory: Memory | None,
     round: int = 0,
 ) -> dict[str, float]:
-    """Metric sums of the shared model, with the client's private part, on its own rows.
+    """Return metric sums of the shared model, with the client's private part, on its own rows.
 
     The client's test rows if it has any ("held out" counts them), else its training rows. What
     goes wrong raises `ClientError` with the client, in this round.

@@ -26,7 +26,7 @@ SPACED = (", ", ": ")  # of the JSON header
 
 
 def plain(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """The arrays as contiguous NumPy ones; nothing is copied that is so already.
+    """Return the arrays as contiguous NumPy ones; nothing is copied that is so already.
 
     >>> plain({"a": 1.5})["a"].shape
     ()
@@ -35,13 +35,13 @@ def plain(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_file(arrays: Mapping[str, Any], path: Path) -> None:
-    """Arrays as a safetensors file, the widest dtypes first, so that all are aligned."""
+    """Write arrays as a safetensors file, the widest dtypes first, so that all are aligned."""
     with open(path, "wb") as file:
         file.writelines(tree_codec.pieces(arrays, separators=SPACED))
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The arrays of a file as `write_file` writes it, each copied once and aligned.
+    """Return the arrays of a file as `write_file` writes it, each copied once and aligned.
 
     Raises `DataError` for a file that is none, and `OSError`.
     """
@@ -51,7 +51,7 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def checksum(arrays: Mapping[str, Any]) -> str:
-    """CRC-32 over names, dtypes, shapes and bytes, in hex: finds damage, not malice."""
+    """Return the CRC-32 over names, dtypes, shapes and bytes, in hex: for damage, not malice."""
     found = 0
     for name in sorted(arrays):
         array = arrays[name]

@@ -45,16 +45,16 @@ NAMED = re.compile(r"(?:model|(?:update|masked)-\d{6,}-[0-9a-f]{16})-([0-9a-f]{6
 
 
 class Blobs(Protocol):
-    """Where blobs lie; every method is thread-safe and raises `RunError` in a sentence.
+    """A store of blobs; every method is thread-safe and raises `RunError` in a sentence.
 
     A finished blob takes nothing more: it is dropped before another of its name is begun.
     """
 
     def size(self, name: str) -> int | None:
-        """The bytes of a finished blob, or None."""
+        """Return the bytes of a finished blob, or None."""
 
     def held(self, name: str) -> int:
-        """The bytes that are there of an unfinished blob; 0 for none, or a finished one."""
+        """Return the bytes that are there of an unfinished blob; 0 for none, or a finished one."""
 
     def append(self, name: str, offset: int, data: bytes | memoryview) -> int:
         """Add bytes at the end, which must be at `offset`; the new end.
@@ -69,23 +69,23 @@ class Blobs(Protocol):
         """Remove a blob, finished or not; idempotent."""
 
     def erase(self, name: str) -> None:
-        """The same, written over first where that is in a program's power."""
+        """Drop a blob, written over first where that is in a program's power."""
 
     def read(self, name: str, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """Bytes `begin` to `end` in pieces of at most 1 MiB; of an unfinished blob, what it has."""
+        """Yield bytes `begin` to `end`, at most 1 MiB each; of an unfinished blob, what it has."""
 
     def whole(self, name: str, *, known: bool = False) -> mmap.mmap | bytes | bytearray:
-        """A finished blob, checked against the digest in its name unless that is `known`."""
+        """Return a finished blob, checked against the digest in its name unless that is `known`."""
 
     def names(self, prefix: str) -> list[str]:
-        """The sorted names that begin so, finished or not."""
+        """Return the sorted names that begin so, finished or not."""
 
     def room(self) -> int:
-        """The bytes that are free."""
+        """Return the bytes that are free."""
 
 
 def model_name(digest: str) -> str:
-    """The blob of a model.
+    """Return the name of a model's blob.
 
     >>> model_name("0" * 64)[:12]
     'model-000000'
@@ -94,7 +94,7 @@ def model_name(digest: str) -> str:
 
 
 def update_name(round: int, client: ClientId, digest: str, kind: str = "update") -> str:
-    """The blob of a client's update to a round; `kind` is "masked" for one that is hidden.
+    """Return the blob's name of a client's update to a round; `kind` is "masked" if hidden.
 
     >>> update_name(3, "a", "0" * 64)[:32]
     'update-000003-ac8d8342bbb2362d-0'
@@ -104,7 +104,7 @@ def update_name(round: int, client: ClientId, digest: str, kind: str = "update")
 
 
 def update_round(name: str) -> int | None:
-    """The round of an update's blob; None for the name of anything else.
+    """Return the round of an update's blob; None for the name of anything else.
 
     >>> update_round(update_name(3, "a", "0" * 64)), update_round("model-x")
     (3, None)
@@ -114,7 +114,7 @@ def update_round(name: str) -> int | None:
 
 
 def misplaced(name: str, offset: int, held: int) -> RunError:
-    """The error of bytes that do not begin where a blob ends."""
+    """Return the error of bytes that do not begin where a blob ends."""
     return RunError(
         f"bytes from {offset} on were given for the blob {name}, which holds {held}; go on from "
         f"{held}"
@@ -150,11 +150,11 @@ class Files:
                 self._sync(self.folder.parent)
 
     def size(self, name: str) -> int | None:
-        """The bytes of a finished blob, or None."""
+        """Return the bytes of a finished blob, or None."""
         return _size(self._path(name))
 
     def held(self, name: str) -> int:
-        """The bytes that are there of an unfinished blob."""
+        """Return the bytes that are there of an unfinished blob."""
         return 0 if self.size(name) is not None else _size(self._part(name)) or 0
 
     def append(self, name: str, offset: int, data: bytes | memoryview) -> int:
@@ -200,7 +200,7 @@ class Files:
             erased(self._path(name))
 
     def read(self, name: str, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """Bytes `begin` to `end` in pieces of at most 1 MiB."""
+        """Yield bytes `begin` to `end` in pieces of at most 1 MiB."""
         path = self._path(name) if self.size(name) is not None else self._part(name)
         with (
             said(f"the blob {name} could not be read"),
@@ -215,7 +215,7 @@ class Files:
                 yield piece
 
     def whole(self, name: str, *, known: bool = False, private: bool = False) -> mmap.mmap | bytes:
-        """A finished blob as a map of its file, checked unless its digest is `known`.
+        """Return a finished blob as a map of its file, checked unless its digest is `known`.
 
         What is written to a `private` one is seen by nobody else, and is not kept.
         """
@@ -231,13 +231,13 @@ class Files:
         return data
 
     def names(self, prefix: str) -> list[str]:
-        """The sorted names that begin so, finished or not."""
+        """Return the sorted names that begin so, finished or not."""
         with said(f"the folder {self.folder} could not be read"):
             found = {path.removesuffix(PART) for path in os.listdir(self.folder)}
         return sorted(n for n in found if n.startswith(prefix) and NAME.fullmatch(n))
 
     def room(self) -> int:
-        """The bytes that are free to this process."""
+        """Return the bytes that are free to this process."""
         with said(f"the room in {self.folder} could not be found"):
             found = os.statvfs(self.folder)
         return found.f_bavail * found.f_frsize
@@ -274,7 +274,7 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
 
 @contextmanager
 def _gone_unless_synced(part: Path) -> Iterator[None]:
-    """After a failed sync a second one may succeed though bytes are lost: they are sent again."""
+    """Remove the file after a failed sync: a second may succeed though bytes are lost."""
     try:
         yield
     except BaseException:
@@ -284,7 +284,7 @@ def _gone_unless_synced(part: Path) -> Iterator[None]:
 
 @contextmanager
 def said(what: str) -> Iterator[None]:
-    """What the disk refuses, in a sentence."""
+    """Turn what the disk refuses into a sentence."""
     try:
         yield
     except OSError as error:

@@ -33,7 +33,7 @@ Arrays = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Config:
-    """What `fit` is told beside the model and the data.
+    """The configuration for `fit`, beside the model and the data.
 
     `round` counts from 1; `epochs`, `steps` and `batch` (rows a step) are what `muster.Local`
     comes to for this client; `rate` is the local rate of this round; `seed` differs by round
@@ -49,7 +49,7 @@ class Config:
 
 
 class _Own(FunctionTask, Spelled):
-    """What the runtime reads off a task with its own training."""
+    """The facts that the runtime reads off a task with its own training."""
 
     framework: str = "custom"
     draws: bool = True  # `Config.seed` is fit's to use
@@ -107,7 +107,7 @@ class Custom(_Own):
             raise PlanError(f"{self}: dtype must be 'float32' or 'float64'; choose one")
 
     def astype(self, dtype: str) -> Self:
-        """The same task in the other precision."""
+        """Return the same task in the other precision."""
         return dataclasses.replace(self, dtype=dtype)
 
     @property
@@ -116,7 +116,7 @@ class Custom(_Own):
         return self._started[0]
 
     def init(self, key: Key) -> tuple[Vector, Vector]:
-        """The arrays of `start()` as one vector `(d,)`, whatever the key; no buffers."""
+        """Return the arrays of `start()` as one vector `(d,)`, whatever the key; no buffers."""
         return self._started[1].copy(), np.zeros(0, self.dtype)
 
     @cached_property
@@ -133,34 +133,34 @@ class Custom(_Own):
             self.accept(x, y)
 
     def flops(self, batch: int) -> float:
-        """Six operations a parameter and row, for want of better knowledge."""
+        """Count six operations a parameter and row, for want of better knowledge."""
         return 6.0 * batch * self.layout.size
 
     def arrays(self, tree: Tree) -> Tree:
-        """The tree as it is."""
+        """Return the tree as it is."""
         return tree
 
     def numpy(self, tree: Tree) -> Tree:
-        """The tree as it is."""
+        """Return the tree as it is."""
         return tree
 
     def model(self, w: Vector, buffers: Vector = None) -> dict[str, Any]:
-        """Parameters `(d,)` as arrays by name, copied."""
+        """Return parameters `(d,)` as arrays by name, copied."""
         return {name: part.copy() for name, part in self.layout.named(np.asarray(w)).items()}
 
     def gradient(self, w: Vector, buffers: Vector, batch: Batch) -> NoReturn:
-        """Refused: `fit` shows none."""
+        """Refuse: `fit` shows none."""
         raise PlanError(
             f"{self} trains by its own fit and shows no gradients; use FedAvg or FedNova and the "
             f"engine 'loop', or a numpy, torch or jax task"
         )
 
     def loop(self, step: Callable[[Tree, Batch], Tree], carry: Tree, batches: Any) -> NoReturn:
-        """Refused: `fit` has its own."""
+        """Refuse: `fit` has its own."""
         self.gradient(carry, None, Batch(None, None))
 
     def run(self, descent: Any, given: Any, carry: Any, batches: Any) -> Any:
-        """One client's round by `fit`, and the loss of what it returned by `measure`.
+        """Return the result of one client's round by `fit`, and its loss by `measure`.
 
         Raises `MusterError` with the traceback when `fit` raises, `DataError` when it returns
         other names or shapes than it was given.
@@ -185,7 +185,7 @@ class Custom(_Own):
     def evaluate(
         self, w: Vector, buffers: Vector, x: Any, y: Any, metrics: Sequence[Metric] = ()
     ) -> dict[str, float]:
-        """Sums over rows: the number of rows, and each mean of `measure` times that number.
+        """Return sums over rows: the number of rows, and each mean of `measure` times that number.
 
         Raises `DataError` where `measure` returns other means than were declared.
         """
@@ -226,7 +226,7 @@ def _begun(keyed: Keyed) -> tuple[Layout, Any]:
 
 
 def _flat(found: Any, layout: Layout, name: str) -> Any:
-    """Arrays by name as one vector, or why not in a sentence."""
+    """Return arrays by name as one vector, or why not in a sentence."""
     wanted = {entry.name: entry.shape for entry in layout.entries}
     if not isinstance(found, Mapping) or set(found) != set(wanted):
         given = sorted(found) if isinstance(found, Mapping) else type(found).__name__

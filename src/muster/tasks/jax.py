@@ -55,11 +55,11 @@ class _Made(Traced):
         )
 
     def draw(self, key: Key) -> dict[str, Any]:
-        """What make_params draws."""
+        """Return the parameters that make_params draws."""
         return self.make_params(jax.random.key(np.uint32(key.integer() % 2**32)))
 
     def forward(self, params: dict[str, Any], x: Any, rng: Any) -> Any:
-        """What apply says."""
+        """Return the outputs of apply."""
         return self.apply(params, x, rng) if self.draws else self.apply(params, x)
 
 
@@ -73,18 +73,18 @@ class _Classes(Traced):
 
     @property
     def width(self) -> int | None:
-        """How many classes, where that is known before rows are."""
+        """The number of classes, where that is known before rows are."""
         return None
 
     def losses(self, out: Any, y: Any) -> Any:
-        """−log softmax(out)[y]."""
+        """Return −log softmax(out)[y]."""
         hot = y.reshape(*out.shape[:-1], 1).astype(np.int32) == jnp.arange(
             out.shape[-1], dtype=np.int32
         )
         return -jnp.where(hot, jax.nn.log_softmax(out), 0).sum(-1)
 
     def fits(self, y: Any, out: tuple[int, ...]) -> None:
-        """Labels are whole numbers below the width of the output."""
+        """Check that labels are whole numbers below the width of the output."""
         check_labels(y.reshape(-1), out[-1])
 
 
@@ -110,7 +110,7 @@ class Model(_Made):
         )
 
     def losses(self, out: Any, y: Any) -> Any:
-        """The user's."""
+        """Return the user's losses."""
         return self.loss(out, y)
 
 
@@ -134,7 +134,7 @@ class Regressor(_Made):
     draws: bool = False
 
     def losses(self, out: Any, y: Any) -> Any:
-        """(out − y)²."""
+        """Return (out − y)²."""
         return (out - y.reshape(out.shape)) ** 2
 
     @property
@@ -143,7 +143,7 @@ class Regressor(_Made):
         return OutputHead("numbers", plain=True)
 
     def fits(self, y: Any, out: tuple[int, ...]) -> None:
-        """One finite number for each output."""
+        """Check for one finite number for each output."""
         Squares().check(y, prod(out[1:]))
 
 
@@ -170,7 +170,7 @@ class MLP(_Classes):
         return self.sizes[-1]
 
     def draw(self, key: Key) -> dict[str, Any]:
-        """Uniform on ±1/sqrt(fan-in), torch's default, drawn in float64 layer by layer."""
+        """Draw uniformly on ±1/sqrt(fan-in), torch's default, in float64 layer by layer."""
         draw = key.generator().uniform
         return {
             "layers": {
@@ -183,7 +183,7 @@ class MLP(_Classes):
         }
 
     def forward(self, params: dict[str, Any], x: Any, rng: Any) -> Any:
-        """Layer by layer."""
+        """Compute the outputs layer by layer."""
         x, layers = x.reshape(len(x), -1), list(params["layers"].values())
         for layer in layers[:-1]:
             x = jax.nn.relu(dense(layer, x))
@@ -208,21 +208,21 @@ class SoftmaxRegression(_Classes):
         return self.classes
 
     def draw(self, key: Key) -> dict[str, Any]:
-        """Zeros: the problem is convex."""
+        """Return zeros: the problem is convex."""
         return {"weight": np.zeros((self.classes, self.features)), "bias": np.zeros(self.classes)}
 
     def forward(self, params: dict[str, Any], x: Any, rng: Any) -> Any:
-        """The scores of the classes."""
+        """Return the scores of the classes."""
         return dense(params, x.reshape(len(x), -1))
 
 
 def dense(layer: dict[str, Any], x: Any) -> Any:
-    """`x W^T + b` with torch's `Linear` layout: "weight" `(out, in)`, "bias" `(out,)`."""
+    """Return `x W^T + b` with torch's `Linear` layout: "weight" `(out, in)`, "bias" `(out,)`."""
     return x @ layer["weight"].T + layer["bias"]
 
 
 def dense_params(key: Any, inputs: int, outputs: int) -> dict[str, Any]:
-    """A dense layer from a JAX key, uniform on ±1/sqrt(inputs), torch's default.
+    """Return a dense layer from a JAX key, uniform on ±1/sqrt(inputs), torch's default.
 
     >>> dense_params(jax.random.key(0), 3, 2)["weight"].shape
     (2, 3)

@@ -50,7 +50,7 @@ Layers = list[tuple[Any, Any]]  # weight (clients, out, in) and bias (clients, o
 
 
 class NetworkSpec(Protocol):
-    """What a task tells the passes about itself."""
+    """A task's facts for the passes over its layers."""
 
     loss: RowLoss
     activation: str
@@ -80,7 +80,7 @@ scratch = _Scratch()
 
 
 def views(w: Any, widths: tuple[int, ...]) -> Layers:
-    """The layers of `w` `(clients, d)`, by layer weight `(out, in)` and then bias, as views.
+    """Return the layers of `w` `(clients, d)`, by layer weight `(out, in)` and then bias, as views.
 
     >>> [part.shape for part in views(np.zeros((4, 8)), (3, 2))[0]]
     [(4, 2, 3), (4, 2)]
@@ -95,7 +95,7 @@ def views(w: Any, widths: tuple[int, ...]) -> Layers:
 
 
 def forward(layers: Layers, x: Any, activation: str) -> tuple[list[Any], Any]:
-    """The inputs of every layer, `(clients, rows, in)` each, and the outputs of the last.
+    """Return the inputs of every layer, `(clients, rows, in)` each, and the outputs of the last.
 
     The outputs stand as `(outputs, clients, rows)`, in scratch.
     """
@@ -209,7 +209,7 @@ class RowGradients:
         raise NotImplementedError
 
     def gradients(self, w: Any, buffers: Any, batch: Batch) -> tuple[Any, Any]:
-        """Each row's gradient `(rows, d)` of its loss without the penalty; losses `(rows,)`."""
+        """Return each row's gradient `(rows, d)` of its loss, no penalty; losses `(rows,)`."""
         g = aligned((len(batch.x), len(w)), w.dtype)
         rows, mine = self._rows(w, batch), views(w[None], self.widths)
         with np.errstate(all="ignore"):
@@ -217,7 +217,7 @@ class RowGradients:
         return g, losses.copy()
 
     def clipped(self, w: Any, buffers: Any, batch: Batch, bound: float) -> tuple[Any, Any]:
-        """The sum of the rows' gradients, clipped one by one, like `w`; the mean loss."""
+        """Return the sum of the rows' gradients, clipped one by one, like `w`; the mean loss."""
         many = w.reshape(-1, w.shape[-1])
         g, mine = aligned(many.shape, many.dtype), views(many, self.widths)
         with np.errstate(all="ignore"):
@@ -229,7 +229,7 @@ class RowGradients:
         return x if x.dtype == w.dtype else x.astype(w.dtype)
 
     def _rows(self, w: Any, batch: Batch) -> Sequence[Any]:
-        """Features, targets and shares of the mean, with the axis of clients in front."""
+        """Return features, targets and shares of the mean, with the axis of clients in front."""
         x, y, scale = batch.x, batch.y, batch.scale
         if w.ndim == 1:
             x, y, scale = x[None], np.asarray(y)[None], None if scale is None else scale[None]
@@ -281,13 +281,13 @@ def _forward_limit(rows: int, fan: int) -> int:
 
 @lru_cache(maxsize=64)
 def _ones(rows: int, dtype: Any) -> Any:
-    """A product with ones sums ten rows faster than a sum does."""
+    """Return ones: a product with them sums ten rows faster than a sum does."""
     return np.ones(rows, dtype)
 
 
 @lru_cache(maxsize=1024)
 def _bands(width: int, limit: int) -> tuple[slice, ...]:
-    """Equal bands of at most `limit` columns; one band where they would be too narrow.
+    """Cut into equal bands of at most `limit` columns; one band where they would be too narrow.
 
     >>> _bands(200, 127)
     (slice(0, 100, None), slice(100, 200, None))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a cohort walks through its local steps.
+"""A cohort's walk through its local steps.
 
 A cohort of large models that takes one step of every client after another reads all its
 parameters from far memory at every step. Walked a few clients at a time through all their steps,
@@ -31,7 +31,7 @@ ROWS = 1 << 23  # bytes of rows that are taken at once
 
 
 def together(w: Any) -> int:
-    """How many clients of `w` `(clients, d)` fit `CACHE`; at least one.
+    """Count the clients of `w` `(clients, d)` that fit `CACHE`; at least one.
 
     >>> together(np.zeros((5, 1 << 17), "float32"))
     2
@@ -40,7 +40,7 @@ def together(w: Any) -> int:
 
 
 def chunks(w: Any) -> Iterator[slice]:
-    """The clients of `w` in order, as many at a time as fit.
+    """Yield the clients of `w` in order, as many at a time as fit.
 
     >>> list(chunks(np.zeros((3, 1 << 17), "float32")))
     [slice(0, 2, None), slice(2, 3, None)]
@@ -50,7 +50,7 @@ def chunks(w: Any) -> Iterator[slice]:
 
 
 def walk(descent: Any, given: Tree, carry: Tree, batches: Batches) -> Tree:
-    """`descent.walk` chunk by chunk; with several chunks the carry is written in place."""
+    """Walk as `descent.walk`, chunk by chunk; with several, the carry is written in place."""
     if batches.alone or len(carry.w) <= together(carry.w):
         return descent.walk(given, carry, batches)
     for rows in chunks(carry.w):
@@ -65,7 +65,7 @@ def walk(descent: Any, given: Tree, carry: Tree, batches: Batches) -> Tree:
 
 
 def _of(batches: Batches, rows: slice) -> Batches:
-    """The steps of these clients alone."""
+    """Return the steps of these clients alone."""
     active = np.clip(batches.active - rows.start, 0, rows.stop - rows.start)
     steps = int(np.count_nonzero(active))  # falling, so those that take part come first
     mine = (slice(steps), rows)
@@ -80,12 +80,12 @@ def _of(batches: Batches, rows: slice) -> Batches:
 
 
 def sweeps(widths: tuple[int, ...], l2: float, batches: Batches) -> bool:
-    """Whether a sweep is possible: one layer, no penalty, and rows gathered for a matrix."""
+    """Return whether a sweep is possible: one layer, no penalty, and rows gathered for a matrix."""
     return len(widths) == 2 and not l2 and batches.gathered
 
 
 def sweep(w: Any, widths: tuple[int, ...], loss: RowLoss, batches: Batches, rate: float) -> Any:
-    """Every step of plain SGD on `w` `(clients, d)`, in place; summed losses `(clients,)`."""
+    """Take every step of plain SGD on `w` `(clients, d)`, in place; return summed losses."""
     clients, outputs = len(w), widths[1]
     total = np.zeros(clients, w.dtype)
     dtype, rows = w.dtype, batches.x.shape[2]

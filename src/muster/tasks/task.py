@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tasks of every framework share: losses, and what data they refuse.
+"""The shared part of the tasks of every framework: losses, and what data they refuse.
 
 A loss reads the outputs of a model as `z` `(outputs, ...)`: outputs first, because a reduction
 over the first axis runs along memory.
@@ -43,7 +43,7 @@ class FunctionTask:
 
     @cached_property
     def mark(self) -> str:
-        """What the task is made of, digested; of what cannot be told, a name for this one alone."""
+        """The digest of what the task is made of; if that cannot be told, a name of its own."""
         try:
             return identity.mark(self)
         except PlanError:
@@ -55,7 +55,7 @@ class FunctionTask:
         return Keyed(self, self.mark)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The fields alone travel: another process finds out for itself what it needs."""
+        """Return the fields alone: another process finds out for itself what it needs."""
         return {field.name: getattr(self, field.name) for field in fields(cast("Any", self))}
 
 
@@ -73,7 +73,7 @@ class Keyed:
 
 
 def name_of(function: Any) -> str:
-    """What a sentence calls a function: its name, or that of what a partial calls.
+    """Return a function's name in a sentence: its own, or that of what a partial calls.
 
     >>> name_of(name_of), name_of(partial(name_of, 1))
     ('name_of', 'partial(name_of)')
@@ -87,17 +87,17 @@ class RowLoss:
     """The seam: a loss of one row, as a value without fields."""
 
     def slope(self, z: Any, y: Any) -> Any:
-        """Losses `(...)` of the outputs `z` `(outputs, ...)`, which become their slopes."""
+        """Return losses `(...)` of the outputs `z` `(outputs, ...)`, which become their slopes."""
         raise NotImplementedError
 
     kind: ClassVar[Literal["softmax", "sigmoid", "numbers"]]  # of outputs (`metrics.Head`)
 
     def total(self, z: Any, y: Any) -> float:
-        """The sum over the rows of `z` `(outputs, rows)`, in float64; `z` is overwritten."""
+        """Return the sum over the rows of `z` `(outputs, rows)`, in float64; `z` is overwritten."""
         return float(self.slope(z, y).sum(dtype=np.float64))
 
     def predict(self, z: Any) -> Any:
-        """What the outputs say about each row."""
+        """Return the prediction of the outputs for each row."""
         raise NotImplementedError
 
     def check(self, y: Any, outputs: int) -> None:
@@ -119,7 +119,7 @@ class CrossEntropy(RowLoss):
     kind = "softmax"
 
     def slope(self, z: Any, y: Any) -> Any:
-        """Losses; `z` becomes softmax(z) − onehot(y)."""
+        """Return losses; `z` becomes softmax(z) − onehot(y)."""
         flat, at = _picked(z, y)
         z -= np.maximum.reduce(z, 0)
         right = flat[at]
@@ -130,11 +130,11 @@ class CrossEntropy(RowLoss):
         return np.log(total) - right.reshape(total.shape)
 
     def predict(self, z: Any) -> Any:
-        """The likeliest class."""
+        """Return the likeliest class."""
         return z.argmax(0)
 
     def check(self, y: Any, outputs: int) -> None:
-        """Labels are whole numbers in 0 … outputs − 1."""
+        """Check that labels are whole numbers in 0 … outputs − 1."""
         check_labels(y, outputs)
 
 
@@ -152,7 +152,7 @@ class Logistic(RowLoss):
     kind = "sigmoid"
 
     def slope(self, z: Any, y: Any) -> Any:
-        """Losses; `z` becomes sigmoid(z) − y."""
+        """Return losses; `z` becomes sigmoid(z) − y."""
         (one,) = z
         y = np.asarray(y).reshape(one.shape).astype(z.dtype, copy=False)
         small = np.exp(-np.abs(one))
@@ -161,11 +161,11 @@ class Logistic(RowLoss):
         return losses
 
     def predict(self, z: Any) -> Any:
-        """1 where sigmoid(z) > 1/2, else 0."""
+        """Return 1 where sigmoid(z) > 1/2, else 0."""
         return (z[0] > 0).astype(np.int64)
 
     def check(self, y: Any, outputs: int) -> None:
-        """Labels are 0 or 1."""
+        """Check that labels are 0 or 1."""
         check_labels(y, 2)
 
 
@@ -181,18 +181,18 @@ class Squares(RowLoss):
     kind = "numbers"
 
     def slope(self, z: Any, y: Any) -> Any:
-        """Losses; `z` becomes 2 (z − y)/outputs."""
+        """Return losses; `z` becomes 2 (z − y)/outputs."""
         z -= _targets(z, y)
         losses = np.square(z).mean(0)
         z *= 2 / len(z)
         return losses
 
     def predict(self, z: Any) -> Any:
-        """The outputs themselves: `(rows,)` for one, else `(rows, outputs)`."""
+        """Return the outputs themselves: `(rows,)` for one, else `(rows, outputs)`."""
         return z[0] if len(z) == 1 else z.T
 
     def check(self, y: Any, outputs: int) -> None:
-        """Targets are finite numbers, one for each output."""
+        """Check that targets are finite numbers, one for each output."""
         y = np.asarray(y)
         wanted = "(rows,)" if outputs == 1 else f"(rows, {outputs})"
         if y.dtype.kind not in "fiub" or y[:1].size != outputs * len(y[:1]) or y.ndim > 2:
@@ -284,7 +284,7 @@ def _finite(what: str, values: Any) -> None:
 
 
 def _picked(z: Any, y: Any) -> tuple[Any, Any]:
-    """`z` flat, and where in it each row's own label lies."""
+    """Return `z` flat, and where in it each row's own label lies."""
     y = np.asarray(y).reshape(-1).astype(np.intp, copy=False)
     at = y * y.size
     at += _count(y.size)
@@ -297,5 +297,5 @@ def _count(size: int) -> Any:
 
 
 def _targets(z: Any, y: Any) -> Any:
-    """Targets `(..., outputs)` (or `(...)` for one) with the outputs first, as in `z`."""
+    """Return targets `(..., outputs)` (or `(...)` for one) with the outputs first, as in `z`."""
     return np.moveaxis(np.asarray(y).reshape(*z.shape[1:], len(z)), -1, 0)

@@ -52,7 +52,7 @@ CHUNK = 512  # rows evaluated at once
 
 
 class _Torch(by_row.RowGradients, FunctionTask, Spelled):
-    """What the three tasks share; each is a frozen value of the fields it adds."""
+    """The shared part of the three tasks; each is a frozen value of the fields it adds."""
 
     framework: ClassVar[str] = "torch"
     labels: ClassVar[bool | None] = None  # y holds classes, numbers, or what the loss takes
@@ -89,7 +89,7 @@ class _Torch(by_row.RowGradients, FunctionTask, Spelled):
             raise PlanError(f"{self}: dtype must be 'float32' or 'float64'")
 
     def astype(self, dtype: str) -> Any:
-        """The same task in another precision."""
+        """Return the same task in another precision."""
         return dataclasses.replace(self, dtype=dtype)  # type: ignore[type-var]
 
     @property
@@ -99,7 +99,7 @@ class _Torch(by_row.RowGradients, FunctionTask, Spelled):
 
     @property
     def draws(self) -> bool:
-        """Whether forward may draw: dropout and its kin, in layers or in the user's code."""
+        """Return whether forward may draw: dropout and its kin, in layers or user code."""
         return self._found.draws
 
     @property
@@ -113,12 +113,12 @@ class _Torch(by_row.RowGradients, FunctionTask, Spelled):
 
     @property
     def fuses(self) -> str:
-        """Whether "fused" does best on one "client" at a time or on a small model's "cohort"."""
+        """The shape "fused" does best on: one "client" at a time, or a small model's "cohort"."""
         found = self._found
         return "cohort" if found.batched and found.layout.size <= SMALL else "client"
 
     def flops(self, batch: int) -> float:
-        """Six for each row, weight and place the weight is used at."""
+        """Count six for each row, weight and place the weight is used at."""
         return batch * self._found.flops
 
     @cached_property
@@ -126,7 +126,7 @@ class _Torch(by_row.RowGradients, FunctionTask, Spelled):
         return _looked(self.keyed)
 
     def build(self, seed: int = 0) -> Any:
-        """A fresh module; `PlanError` when its layout is not what it was at the last call."""
+        """Build a fresh module; `PlanError` when its layout is not what it was at the last call."""
         module = build(self.make_model, self.dtype, seed)
         changed = difference(self.layout, layout_of(module, self.dtype))
         if changed:
@@ -137,14 +137,14 @@ class _Torch(by_row.RowGradients, FunctionTask, Spelled):
         return module
 
     def init(self, key: Key) -> tuple[Vector, Vector]:
-        """The start as torch's layers draw it, and the buffers, as NumPy vectors."""
+        """Return the start as torch's layers draw it, and the buffers, as NumPy vectors."""
         module = self.build(key.integer())
         tensors = {n: t.detach().numpy() for n, t in module.named_parameters()}
         tensors |= {n: t.numpy() for n, t in module.named_buffers()}
         return self.layout.flat(tensors), self.layout.flat(tensors, "buffer")
 
     def model(self, w: Vector, buffers: Vector) -> Any:
-        """A fresh module with these weights, in evaluation mode."""
+        """Return a fresh module with these weights, in evaluation mode."""
         module = self.build().to(self.device)
         w, buffers = self.arrays((w, buffers))
         values = self.layout.named(w) | self.layout.named(buffers, "buffer")
@@ -189,11 +189,11 @@ class _Torch(by_row.RowGradients, FunctionTask, Spelled):
             )
 
     def arrays(self, tree: Tree) -> Tree:
-        """NumPy arrays as tensors on the device; memory is shared where it may be written."""
+        """Return NumPy arrays as tensors on the device; memory is shared if it may be written."""
         return tree_map(self._tensor, tree)
 
     def numpy(self, tree: Tree) -> Tree:
-        """The inverse of `arrays`."""
+        """Return the inverse of `arrays`."""
         return tree_map(_to_numpy, tree)
 
     def _tensor(self, a: Any) -> Any:
@@ -204,7 +204,7 @@ class _Torch(by_row.RowGradients, FunctionTask, Spelled):
         return torch.from_numpy(a).to(self.device)
 
     def rows(self, x: Any) -> Any:
-        """Features: in the task's precision, also whole numbers unless the model reads integers.
+        """Return features in the task's precision, also whole numbers unless the model reads such.
 
         Whole numbers that it does read (token ids) have 64 bits.
         """
@@ -225,20 +225,20 @@ class _Torch(by_row.RowGradients, FunctionTask, Spelled):
         return y.to(torch.int64 if self.labels else getattr(torch, self.dtype))
 
     def gradient(self, w: Vector, buffers: Vector, batch: Batch) -> tuple[Vector, Any, Vector]:
-        """Gradient, loss and the buffers, which a step of training moves in place."""
+        """Return gradient, loss and the buffers, which a step of training moves in place."""
         here = flat(self)
         grads, _, loss = here.gradients(w, buffers, batch)
         return here.whole(grads, w), loss, buffers
 
     def descend(self, w: Vector, buffers: Vector, batch: Batch, rate: float) -> Any:
-        """One step of plain SGD in place; returns the loss."""
+        """Take one step of plain SGD in place; return the loss."""
         grads, moved, loss = flat(self).gradients(w, buffers, batch)
         with torch.no_grad():
             torch._foreach_add_(moved, grads, alpha=-float(rate))
         return loss
 
     def loop(self, step: Callable[[Tree, Batch], Tree], carry: Tree, batches: Any) -> Tree:
-        """A Python loop."""
+        """Loop in Python."""
         if not batches.alone:
             return fold(step, carry, batches)
         index, x, y = batches.index[:, 0].unbind(0), batches.x, batches.y
@@ -254,7 +254,7 @@ class _Torch(by_row.RowGradients, FunctionTask, Spelled):
         return carry
 
     def run(self, descent: Any, given: Tree, carry: Tree, batches: Batches) -> Tree:
-        """All steps, on tensors that share memory with the arrays."""
+        """Run all steps, on tensors that share memory with the arrays."""
         index, scale = self.arrays((batches.index, batches.scale))
         tensors = dataclasses.replace(
             batches, x=self.rows(batches.x), y=self._targets(batches.y), index=index, scale=scale
@@ -270,7 +270,7 @@ class _Torch(by_row.RowGradients, FunctionTask, Spelled):
     def evaluate(
         self, w: Vector, buffers: Vector, x: Any, y: Any, metrics: Sequence[Metric] = ()
     ) -> dict[str, float]:
-        """Sums over rows; where there is a label for each position, rows are positions."""
+        """Sum over rows; where there is a label for each position, rows are positions."""
         here = flat(self)
         here.point(*self.arrays((w, buffers)))
         totals: dict[str, float] = {"rows": 0.0, "loss": 0.0}
@@ -292,7 +292,7 @@ class _Torch(by_row.RowGradients, FunctionTask, Spelled):
         return totals | tally.flat()
 
     def _last(self, pair: Tree) -> Tree:
-        """Outputs with the classes last, where a loss of torch has them on the second axis."""
+        """Return outputs with the classes last, where a loss of torch has them on axis two."""
         output, target = pair
         if self.labels is None and self.head.kind == "softmax" and output.dim() > 2:
             output = output.movedim(1, -1)
@@ -364,7 +364,7 @@ def _on_cpu(a: Any) -> Any:
 
 
 def _kind(loss: Any, width: int | None) -> Literal["softmax", "sigmoid", "numbers", "own"]:
-    """What a loss takes the outputs for, where it is one of torch's."""
+    """Return the kind of outputs that a loss takes, where it is one of torch's."""
     nn = torch.nn
     if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)):
         return "softmax"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be known about a torch model before it sees data: layout, draws, cost, vmap or not.
+"""Facts about a torch model before it sees data: layout, draws, cost, vmap or not.
 
 A model does not say what rows it takes, so an example is guessed from its first layers and
 tried. Where no guess fits, the careful answer is given: it may draw, it is not batched.
@@ -52,7 +52,7 @@ def seeded(generator: Any, seed: int) -> Iterator[None]:
 
 
 def build(make_model: Callable[[], Any], dtype: str, seed: int = 0) -> Any:
-    """A fresh module on the CPU, drawn from a seed; the global generator is left alone."""
+    """Return a fresh module on the CPU, drawn from a seed; the global generator is left alone."""
     with seeded(torch.default_generator, seed):
         module = make_model()
     if not isinstance(module, nn.Module):
@@ -71,13 +71,13 @@ def build(make_model: Callable[[], Any], dtype: str, seed: int = 0) -> Any:
 
 
 def saved(module: Any) -> list[tuple[str, Any]]:
-    """The buffers that belong to the model's state, by name."""
+    """Return the buffers that belong to the model's state, by name."""
     kept = module.state_dict().keys()
     return [(name, buffer) for name, buffer in module.named_buffers() if name in kept]
 
 
 def layout_of(module: Any, dtype: str) -> Layout:
-    """The parameters in torch's order, then the float buffers; tied ones count once.
+    """Return the parameters in torch's order, then the float buffers; tied ones count once.
 
     >>> layout_of(torch.nn.Linear(2, 3), "float32").size
     9
@@ -90,7 +90,7 @@ def layout_of(module: Any, dtype: str) -> Layout:
 
 
 def difference(expected: Layout, found: Layout) -> str:
-    """The first tensor in which two layouts differ, in words; empty when they agree."""
+    """Return the first tensor in which two layouts differ, in words; empty when they agree."""
     for i in range(max(len(expected.entries), len(found.entries))):
         want, have = (
             f"{lay.entries[i].kind} {lay.entries[i].name} {lay.entries[i].shape}"
@@ -124,7 +124,7 @@ def facts(
 
 
 def _example(module: Any) -> Any:
-    """Two rows of zeros that the model takes, or None."""
+    """Return two rows of zeros that the model takes, or None."""
     module.eval()
     for shape, kind in _guesses(module):
         x = torch.zeros((2, *shape), dtype=kind)
@@ -138,7 +138,7 @@ def _example(module: Any) -> Any:
 
 
 def _width(module: Any, x: Any, loss: Any) -> int | None:
-    """Outputs of a row or position: on the last axis, for torch's own losses the second."""
+    """Return the outputs of a row or position: the last axis, for torch's own losses the second."""
     if x is None:
         return None
     with torch.no_grad(), seeded(torch.default_generator, 0):
@@ -195,7 +195,7 @@ def _draws(module: Any, x: Any) -> bool:
 
 
 def _runs_batched(module: Any, loss: Callable[[Any, Any], Any], x: Any) -> bool:
-    """Whether vmap over two clients works without falling back, and the loss is by row.
+    """Return whether vmap over two clients works without falling back, and the loss is by row.
 
     Tried as it will be run, in training and with a backward pass, and in evaluation: a model may
     look at its numbers in one mode alone.
@@ -237,7 +237,7 @@ def _by_row(loss: Callable[[Any, Any], Any], output: Any) -> bool:
 
 
 def _flops(module: Any, x: Any) -> float:
-    """Six for each weight and position: two for the forward pass, four for the backward."""
+    """Count six for each weight and position: two for the forward pass, four for the backward."""
     dense: float = 6.0 * sum(p.numel() for p in module.parameters())
     if x is None:
         return dense

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What torch models say row by row: losses, and each row's own gradient.
+"""Torch models row by row: losses, and each row's own gradient.
 
 A row's gradient is that of a batch of one, so nothing else can be in it. vmap takes many rows at
 once, with a loop where a model has layers that vmap does not know (recurrent ones).
@@ -36,7 +36,7 @@ _HERE = threading.local()
 
 
 def cross_entropy(output: Any, y: Any) -> Any:
-    """−log softmax(output)[y]: classes are the last axis of the output, and labels its others.
+    """Return −log softmax(output)[y]: classes are the output's last axis, labels its others.
 
     Labels may have an axis of length one behind those.
 
@@ -49,19 +49,19 @@ def cross_entropy(output: Any, y: Any) -> Any:
 
 
 def squares(output: Any, y: Any) -> Any:
-    """(output − y)² by row `(rows,)`, averaged over the outputs, as torch's `MSELoss`."""
+    """Return (output − y)² by row `(rows,)`, the mean over outputs, as torch's `MSELoss`."""
     return (output.reshape(y.shape) - y).square().reshape(len(y), -1).mean(1)
 
 
 def mean_cross_entropy(output: Any, y: Any) -> Any:
-    """The mean of `cross_entropy` in one call."""
+    """Return the mean of `cross_entropy` in one call."""
     if output.dim() > 2 or y.dim() > 1:
         output, y = output.flatten(0, -2), y.flatten()
     return _functional.cross_entropy(output, y)
 
 
 def per_row(losses: Any) -> Any:
-    """Losses `(rows,)` from losses by row and position `(rows, ...)`: the mean over positions.
+    """Return losses `(rows,)` from losses by row and position `(rows, ...)`, by the mean.
 
     >>> per_row(torch.tensor([[1.0, 3.0]])).tolist()
     [2.0]
@@ -81,13 +81,13 @@ class RowGradients:
         return _single(self).mixing
 
     def gradients(self, w: Any, buffers: Any, batch: Batch) -> tuple[Any, Any]:
-        """Each row's gradient `(rows, d)` and its loss `(rows,)`."""
+        """Return each row's gradient `(rows, d)` and its loss `(rows,)`."""
         parts = list(_single(self).parts(w, batch))
         grads = [torch.cat([g.flatten(1) for g in part], 1) for part, _ in parts]
         return torch.cat(grads), torch.cat([losses for _, losses in parts])
 
     def clipped(self, w: Any, buffers: Any, batch: Batch, bound: float) -> tuple[Any, Any]:
-        """The sum of the rows' gradients, clipped one by one, like `w`; the mean loss.
+        """Return the sum of the rows' gradients, clipped one by one, like `w`; the mean loss.
 
         A chunk of rows at a time, so memory is bounded; a matrix client by client. A row whose
         gradient is not finite counts as zeros.
@@ -108,7 +108,7 @@ class RowGradients:
 
 
 def _squares(g: Any) -> Any:
-    """Squared norms of rows, `(rows,)` in float64: short blocks round little, and read once."""
+    """Return rows' squared norms `(rows,)` in float64: short blocks round little, read once."""
     g = g.flatten(1)
     whole = g.shape[1] // BLOCK * BLOCK
     blocks = g[:, :whole].unflatten(1, (-1, BLOCK)) if whole else g[:, None, :0]
@@ -117,7 +117,7 @@ def _squares(g: Any) -> Any:
 
 
 def _of(batch: Batch, client: int) -> Batch:
-    """One client's rows of a matrix, without those that only fill it up."""
+    """Return one client's rows of a matrix, without those that only fill it up."""
     x, y, scale = batch.x[client], batch.y[client], batch.scale
     if scale is not None:
         real = scale[client] > 0
@@ -126,7 +126,7 @@ def _of(batch: Batch, client: int) -> Batch:
 
 
 def _single(task: Any) -> Single:
-    """This thread's model of a task, for rows by themselves."""
+    """Return this thread's model of a task, for rows by themselves."""
     kept: dict[str, Single] = vars(_HERE)
     if task.mark not in kept:
         kept.clear()
@@ -162,13 +162,13 @@ class Single:
         self.known = False  # whether vmap takes this model
 
     def loss(self, moving: Any, still: Any, x: Any, y: Any) -> tuple[Any, Any]:
-        """The loss of one row, twice."""
+        """Return the loss of one row, twice."""
         output = torch.func.functional_call(self.module, moving | still, (x[None],))
         loss = self.task.loss(output, y[None]).mean()
         return loss, loss.detach()
 
     def parts(self, w: Any, batch: Batch) -> Iterator[tuple[list[Any], Any]]:
-        """Chunk by chunk, each parameter's gradients `(rows, *shape)` and the losses `(rows,)`."""
+        """Yield chunk by chunk each parameter's gradients `(rows, *shape)` and losses `(rows,)`."""
         sizes = [shape.numel() for shape in self.shapes.values()]
         views = w.detach().split(sizes)
         values = {n: v.view(s) for (n, s), v in zip(self.shapes.items(), views, strict=True)}
@@ -198,7 +198,7 @@ class Single:
         return dict(zip(leaves, grads, strict=True)), losses
 
     def _try(self, moving: Any, still: Any, x: Any, y: Any) -> None:
-        """Whether vmap has a rule for everything in the user's forward; if not, a loop it is."""
+        """Try whether vmap has a rule for all of the user's forward; if not, it is a loop."""
         try:
             with warnings.catch_warnings(), seeded(self.generator, 0):
                 warnings.simplefilter("error")

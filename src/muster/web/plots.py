@@ -20,7 +20,7 @@ _BARS = 60  # rounds shown as bars
 
 
 def metric(points: Points, name: str, baselines: Mapping[str, float], on: str) -> str:
-    """A metric by round, measured `on` some rows; each baseline's final value is a dashed line."""
+    """Plot a metric by round, measured `on` some rows; baselines' final values are dashed lines."""
 
     def paint(panels: Sequence[Any]) -> None:
         (axes,) = panels
@@ -43,7 +43,7 @@ def metric(points: Points, name: str, baselines: Mapping[str, float], on: str) -
 
 
 def curves(lines: Mapping[str, Points], name: str, *, lower: bool) -> str:
-    """The same metric of several runs; the best eight carry colour and label."""
+    """Plot the same metric of several runs; the best eight carry colour and label."""
     better = sorted(lines, key=lambda run: lines[run][-1][1] * (1 if lower else -1))
     chosen = [run for run in lines if run in better[:8]]
 
@@ -66,7 +66,7 @@ def curves(lines: Mapping[str, Points], name: str, *, lower: bool) -> str:
 
 
 def spread(points: Sequence[tuple[int, Mapping[str, float]]], name: str) -> str:
-    """How a metric varies over clients by round: a band, the median, the mean, the worst."""
+    """Plot a metric's spread over clients by round: a band, the median, the mean, the worst."""
     rounds = [round for round, _ in points]
     of = {part: [values[part] for _, values in points] for part in points[0][1]}
 
@@ -96,7 +96,7 @@ def spread(points: Sequence[tuple[int, Mapping[str, float]]], name: str) -> str:
 
 
 def clients(values: Sequence[tuple[Any, float]], name: str, *, lower: bool) -> str:
-    """Every client's value: a row of named dots for a few clients, a histogram for many."""
+    """Plot every client's value: a row of named dots for a few clients, a histogram for many."""
     worst = max if lower else min
     low = worst(values, key=lambda pair: pair[1])
     ordered = sorted(values, key=lambda pair: pair[1], reverse=lower)
@@ -148,7 +148,7 @@ def clients(values: Sequence[tuple[Any, float]], name: str, *, lower: bool) -> s
 
 
 def training(points: Points, title: str, colour: int = 0) -> str:
-    """A number of local training by round: its loss, or its drift."""
+    """Plot a number of local training by round: its loss, or its drift."""
 
     def paint(panels: Sequence[Any]) -> None:
         (axes,) = panels
@@ -161,7 +161,7 @@ def training(points: Points, title: str, colour: int = 0) -> str:
 
 
 def traffic(parts: Mapping[str, Points]) -> str:
-    """Bytes since the start of the run, by direction."""
+    """Plot the bytes since the start of the run, by direction."""
     sums = {
         title: list(
             zip((r for r, _ in points), np.cumsum([n for _, n in points]).tolist(), strict=True)
@@ -188,7 +188,7 @@ def traffic(parts: Mapping[str, Points]) -> str:
 
 
 def pace(points: Points) -> str:
-    """Seconds by round: bars for a few rounds, a line for many."""
+    """Plot the seconds by round: bars for a few rounds, a line for many."""
     middle = float(np.median([value for _, value in points]))
 
     def paint(panels: Sequence[Any]) -> None:
@@ -208,7 +208,7 @@ def pace(points: Points) -> str:
 
 
 def holdings(population: Mapping[str, Any]) -> str:
-    """Who holds what: rows of each client above, below each label's share of the client's rows.
+    """Plot who holds what: rows of each client above, below each label's share of its rows.
 
     `population` has "clients" and "rows", and may have "labels" (clients by labels, counts) and
     "names" (of the labels); without labels the picture is the rows alone.
@@ -247,7 +247,7 @@ def holdings(population: Mapping[str, Any]) -> str:
 
 
 def _map(axes: Any, counts: Any, names: Sequence[str] | None) -> None:
-    """Labels by clients; the more of its rows, the less transparent, on paper of any colour."""
+    """Map labels by clients; the more of its rows, the less transparent, on any paper."""
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = np.empty((*share.T.shape, 4))
     image[..., :3] = require("matplotlib.colors", extra="report").to_rgb("#1f8bd0")

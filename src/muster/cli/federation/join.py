@@ -94,7 +94,7 @@ def command(
 
 @dataclass(frozen=True)
 class Who:
-    """Which site this is, and the server it speaks to."""
+    """A site, and the server it speaks to."""
 
     name: str
     server: str
@@ -102,7 +102,7 @@ class Who:
 
 
 def _words(words: list[str]) -> tuple[str | None, Path]:
-    """The server's address, if any, and the plan file."""
+    """Return the server's address, if any, and the plan file."""
     urls = [word for word in words if "://" in word]
     files = [word for word in words if "://" not in word]
     if len(files) != 1 or len(urls) > 1:
@@ -129,7 +129,7 @@ def _who(url: str | None, identity: Path | None, plain: bool, name: str | None) 
 
 
 def _vault(identity: Path | None, name: str, plan: Plan) -> Path:
-    """A folder for each plan, in the identity's; in runs/ where there is none."""
+    """Return a folder for each plan, in the identity's; in runs/ where there is none."""
     if identity is None:
         return Path("runs") / f"site-{name}"
     return identity / f"vault-{fingerprint(plan)[:12]}"
@@ -170,7 +170,7 @@ class Site:
 
 @dataclass
 class Told:
-    """What a site does, a calm line each; an outage is told once, and its end."""
+    """The report of what a site does, a calm line each; an outage is told once, and its end."""
 
     as_json: bool
     quiet: bool
@@ -179,7 +179,7 @@ class Told:
     sizes: dict[int, int] = field(default_factory=dict)
 
     def begin(self, who: Who, rows: int, mark: str) -> None:
-        """Before the first word to the server."""
+        """Begin, before the first word to the server."""
         if self.as_json:
             facts = {"site": who.name, "server": who.server, "rows": rows, "fingerprint": mark}
             screen.emit({"event": "joining"} | facts)
@@ -187,7 +187,7 @@ class Told:
             screen.say(Text.assemble(("· ", "dim"), f"{who.name}, {rows} rows, to {who.server}"))
 
     def hear(self, event: dict[str, Any]) -> None:
-        """One event of the site."""
+        """Hear one event of the site."""
         if self.as_json:
             screen.emit(event)
             return
@@ -239,7 +239,7 @@ class Told:
         screen.say(Text.assemble(("! ", "bold yellow"), screen.shown(text)))
 
     def conclude(self, ended: Any, folder: Path, again: str) -> None:
-        """The end: the run's, or this site's own."""
+        """Tell of the end: the run's, or this site's own."""
         if self.as_json:
             facts = {"path": str(folder), "again": None if ended else again}
             found = {"rounds": ended.rounds, "text": ended.text} if ended else {}

@@ -130,7 +130,7 @@ def _certificate(plain: bool) -> str:
 
 
 def _central(file: planfile.PlanFile, plan: Plan, asked: bool) -> tuple[Any, Any] | None:
-    """Central test rows: those of evaluate_on(), else, when asked for, the population's."""
+    """Return central test rows: those of evaluate_on(), else, when asked for, the population's."""
     rows = None
     if file.evaluate_on is not None:
         try:
@@ -223,7 +223,7 @@ class ServerScreen:
         screen.say(f"  [dim]next[/] muster show {named}   muster report {named}")
 
     def _introduce(self, at: Any, port: int) -> None:
-        """Where it listens, and how a site joins."""
+        """Say where it listens, and how a site joins."""
         host = at.address.rpartition(":")[0]
         scheme = "http" if at.identity is None else "https"
         listens, mark = f"{scheme}://{host}:{port}", fingerprint(self.plan)
@@ -263,7 +263,7 @@ class ServerScreen:
             _line("look", f"muster status {shlex.quote(_named(self.folder))}")
 
     def _invitation(self, server: str, *, plain: bool) -> str:
-        """The command that a site gives."""
+        """Return the command that a site gives."""
         known = "--plain --name NAME" if plain else "--identity FOLDER"
         kept = {"--set": "--set ", "--seed": "--seed ", "--rounds": "--set rounds="}
         words = list(self.words)
@@ -287,7 +287,7 @@ class ServerScreen:
             screen.say(Text.assemble(("· ", "dim"), event["text"]))
 
     def _done(self) -> int:
-        """The rounds committed so far."""
+        """Count the rounds committed so far."""
         with contextlib.suppress(RunError):
             return Run(self.folder).round
         return 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a command that runs for weeks is told to end: once gently, the second time at once."""
+"""Signals that end a command which runs for weeks: once gently, the second time at once."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ ECHO = 1.0  # seconds: `timeout` and some shells send a signal twice in one mome
 
 
 class Event(Protocol):
-    """What is waited for, in a thread or in an event loop."""
+    """An event to wait for, in a thread or in an event loop."""
 
     def set(self) -> None:
         """Have the command end."""
 
     def is_set(self) -> bool:
-        """Whether it is to end."""
+        """Return whether it is to end."""
 
 
 class _Ear:
@@ -44,7 +44,7 @@ class _Ear:
 
 @contextmanager
 def graceful(clock: Callable[[], float] = time.monotonic) -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set."""
+    """Yield an event that Ctrl-C and SIGTERM set."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # where none can be caught
         yield stop
@@ -60,7 +60,7 @@ def graceful(clock: Callable[[], float] = time.monotonic) -> Iterator[threading.
 
 @contextmanager
 def gracefully(clock: Callable[[], float] = time.monotonic) -> Iterator[asyncio.Event]:
-    """The same in an event loop."""
+    """Yield the same in an event loop."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

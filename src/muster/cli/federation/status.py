@@ -56,7 +56,7 @@ def command(run: RunName = locate.LATEST, as_json: screen.Json = False) -> None:
 
 
 def told(folder: Path) -> dict[str, Any]:
-    """What the server says, and what is committed; the latter alone when no server runs."""
+    """Return the server's answer, and what is committed; the latter alone when no server runs."""
     said = control.ask(folder, "GET", "/status")
     history, planned, name = _committed(folder, running=said is not None)
     found: dict[str, Any] = {"path": str(folder), "running": said is not None, "planned": planned}
@@ -87,7 +87,7 @@ def told(folder: Path) -> dict[str, Any]:
 
 
 def _committed(folder: Path, *, running: bool) -> tuple[list[dict[str, Any]], int | None, str]:
-    """The records of a run, the rounds of its plan and its id, where they lie in the folder."""
+    """Return the records of a run, the rounds of its plan and its id, if the folder has them."""
     if not (folder / "run.db").exists():
         if not running:
             raise RunError(
@@ -101,7 +101,7 @@ def _committed(folder: Path, *, running: bool) -> tuple[list[dict[str, Any]], in
 
 
 def _tally(history: list[dict[str, Any]]) -> Any:
-    """By client: how often its reply is in the model, how often it was lost, and why at last."""
+    """Count by client: how often its reply is in the model, how often it was lost, why at last."""
     counted: Counter[Any] = Counter()
     lost: dict[str, Counter[Any]] = {kind: Counter() for kind in ("failed", "late", "declined")}
     last: dict[Any, dict[str, Any]] = {}
@@ -124,12 +124,12 @@ def _tally(history: list[dict[str, Any]]) -> Any:
 
 
 def _untold(client: Any) -> dict[str, Any]:
-    """What a folder without rounds tells of a client: they are in PostgreSQL."""
+    """Return the facts that a folder tells of a client without rounds, which are in PostgreSQL."""
     return {"accepted": None, "failed": 0, "late": 0, "declined": 0, "trouble": None}
 
 
 def _refused(history: list[dict[str, Any]]) -> dict[str, int]:
-    """Refusals by reason over all rounds, as far as their records say."""
+    """Count refusals by reason over all rounds, as far as their records say."""
     found: Counter[str] = Counter()
     for record in history:
         found.update(record.get("refusals") or {})
@@ -180,7 +180,7 @@ def _row(member: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _troubles(found: dict[str, Any]) -> Iterator[Text]:
-    """A line for each member that was lost at least once: how it was lost at last."""
+    """Yield a line for each member that was lost at least once: how it was lost at last."""
     for member in found["members"]:
         seat, trouble = member["seat"], member["trouble"]
         if seat and seat["text"]:
@@ -194,7 +194,7 @@ def _troubles(found: dict[str, Any]) -> Iterator[Text]:
 
 
 def _failures(found: dict[str, Any]) -> Iterator[Text]:
-    """The whole of what a failed site said, which it has sent without values of data."""
+    """Yield the whole of what a failed site said, which it has sent without values of data."""
     for member in found["members"]:
         seat, trouble = member["seat"], member["trouble"]
         text = seat["text"] if seat and seat["standing"] == "failed" else ""
@@ -210,5 +210,5 @@ def _last(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Without rich's markup."""
+    """Return the text without rich's markup."""
     return text.replace("[", r"\[")

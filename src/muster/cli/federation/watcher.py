@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens at a server between its rounds: who comes and goes, and what is waited for."""
+"""Events at a server between its rounds: who comes and goes, and what is waited for."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class News:
 
 
 def changes(before: Event | None, now: Event, enough: int) -> Iterator[Event]:
-    """What is different between two looks, as events with a `text` for people."""
+    """Yield the differences between two looks, as events with a `text` for people."""
     if before is None:
         names = [member["name"] for member in now["members"]]
         if names:  # whether those of an earlier day are still there will be seen

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every dataset function returns: who holds what, and the test rows they are judged by."""
+"""A federation, as every dataset function returns it: who holds what, and central test rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Federation(NamedTuple):
 
 
 def as_population(given: Any) -> tuple[Population, Pair | None]:
-    """The population in what was given, and the central test rows where it has some.
+    """Return the population in what was given, and the central test rows where it has some.
 
     A population, a dataset with its test rows, or rows by client. Raises `DataError`.
 
@@ -44,7 +44,7 @@ def as_population(given: Any) -> tuple[Population, Pair | None]:
 
 
 def federated(train: Mapping[ClientId, Pair], test: Mapping[ClientId, Pair]) -> Federation:
-    """A federation whose central test rows are all clients' own, in client order."""
+    """Return a federation whose central test rows are all clients' own, in client order."""
     population = Population.from_arrays(
         train, {k: pair for k, pair in test.items() if len(pair[0])}
     )
@@ -62,7 +62,7 @@ def dealt(
     seed: int,
     local_test: float,
 ) -> Federation:
-    """Training rows dealt to clients by a named partition, with a central test set.
+    """Deal training rows to clients by a named partition, with a central test set.
 
     Raises `DataError` on an unknown partition, or where it is impossible.
     """

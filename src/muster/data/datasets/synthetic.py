@@ -25,7 +25,7 @@ _FILES = {
 def synthetic(
     alpha: float = 1.0, beta: float = 1.0, clients: int = 30, seed: int = 11, iid: bool = False
 ) -> Federation:
-    """Synthetic(alpha, beta) of Li et al. 2020, arXiv 1812.06127, section 5.1: 60 features.
+    """Draw Synthetic(alpha, beta) of Li et al. 2020, arXiv 1812.06127, section 5.1: 60 features.
 
     `alpha` spreads the clients' models, `beta` their features. n_k = floor(exp(N(4, 2))) + 50,
     u_k ~ N(0, alpha), B_k ~ N(0, beta), v_k[j] ~ N(B_k, 1), W_k and b_k ~ N(u_k, 1),
@@ -64,7 +64,7 @@ def synthetic(
 
 
 def synthetic_file(name: str = "1_1") -> Federation:
-    """One of four fixed synthetic sets of 30 clients: "0_0", "0.5_0.5", "1_1" or "iid".
+    """Return one of four fixed synthetic sets of 30 clients: "0_0", "0.5_0.5", "1_1" or "iid".
 
     Raises `DatasetError` when the file is not there, `DataError` on another name.
     """

@@ -55,7 +55,7 @@ Books = Mapping[ClientId, Assignment]
 
 
 def _untold(event: dict[str, Any]) -> None:
-    """Nobody hears who is missing."""
+    """Tell nobody who is missing."""
 
 
 class Stopped(Exception):
@@ -101,7 +101,7 @@ class NetworkClients:
         self._kept: list[str] = []  # models, the oldest first
 
     def known(self) -> Roster:
-        """Who is enrolled and present; waits until that is enough, and nothing is paused.
+        """Return the enrolled who are present; wait until they are enough, and nothing is paused.
 
         The same until the round is settled: what is charged is what is played.
         """
@@ -111,7 +111,7 @@ class NetworkClients:
         return Roster(tuple(client for client, _ in roster), lambda: rows)
 
     def forget(self) -> None:
-        """Whatever was open is void: the run has gone back."""
+        """Forget what was open: the run has gone back."""
         self._asked = self._outliers = self._masking = self._published = None
         self._drawn = self._counted = ()
 
@@ -193,7 +193,7 @@ class NetworkClients:
     def _divided(
         self, kind: Kind, cohort: tuple[ClientId, ...], round: int
     ) -> tuple[tuple[ClientId, ...], ...]:
-        """Whose vectors are summed together: drawn afresh, from what nobody knew before.
+        """Return whose vectors are summed together: drawn afresh, from what nobody knew before.
 
         Nobody's, where so few hide nobody: see `SecAggSessions.fault`.
         """
@@ -210,7 +210,7 @@ class NetworkClients:
         return tuple((member.client, member.rows) for member in self._round_state.present())
 
     def _until(self, since: float) -> tuple[float, str]:
-        """The deadline on the monotonic clock, and how it is told; a wall clock lengthens it not.
+        """Return the deadline by the monotonic clock, which no wall clock extends; how it is said.
 
         That of the plan goes on while the server is down. Where the plan has none, a server that
         was down for long still takes what its members have made meanwhile.
@@ -225,7 +225,7 @@ class NetworkClients:
         return round_state.clock() + deadline - spent, "the deadline has passed"
 
     def replies(self) -> Iterator[Answer]:
-        """Who gave no update, and why; then the sum of all, in the fixed shape, or each."""
+        """Yield those without update, and why; then the sum of all in the fixed shape, or each."""
         if self._asked is None:
             return
         (cohort, round), self._asked = self._asked, None
@@ -253,7 +253,7 @@ class NetworkClients:
         self._at("round: summed")
 
     def _masked(self, masking: SecAggCoordinator, cohort: Cohort) -> Iterator[Answer]:
-        """Who is in no secure sum, and why; then the sums."""
+        """Yield those in no secure sum, and why; then the sums."""
         found, cause = masking.outcome()
         seats = self._close(masking.opened, cause)
         self._at("round: closed")
@@ -317,7 +317,7 @@ class NetworkClients:
     def evaluate(
         self, cohort: Sequence[ClientId], sent: Sent
     ) -> Iterator[tuple[ClientId, dict[str, float]]]:
-        """Metric sums of a model on each client's own rows, of those that answer."""
+        """Yield metric sums of a model on each client's own rows, of those that answer."""
         recorded = self._recorded()
         round = recorded.round if recorded else self._round_state.committed + 1
         return self.measure(sent, [(client, None) for client in cohort], round)
@@ -325,7 +325,7 @@ class NetworkClients:
     def measure(
         self, sent: Sent, clients: Sequence[tuple[ClientId, Any]], round: int
     ) -> Iterator[tuple[ClientId, dict[str, float]]]:
-        """The same, within a round; a private part is added by the client that holds it."""
+        """Yield the same, within a round; a private part is added by the client that holds it."""
         recorded, left_out = self._recorded(), self._round_state.quarantined
         cohort = tuple(client for client, _ in clients if not left_out(client))
         if recorded and recorded.kind == "evaluate":
@@ -341,27 +341,27 @@ class NetworkClients:
         yield from (one for one in came if one[0] in alike)
 
     def enrolled(self) -> tuple[ClientId, ...]:
-        """Who was enrolled and present when the round that is open began."""
+        """Return the clients enrolled and present when the round that is open began."""
         recorded = self._recorded()
         return tuple(client for client, _ in (recorded.roster if recorded else self._roster()))
 
     def population(self) -> dict[str, Any]:
-        """What a record says of who was enrolled, where the mathematics asks (see `replay`)."""
+        """Return the enrolled, as a record says them where the mathematics asks (see `replay`)."""
         plan = self._plan
         if not plan.algorithm.remembers and plan.aggregation.denominator != "expected":
             return {"population": {"count": len(self.enrolled())}}
         return {"population": {"clients": list(self.enrolled())}}
 
     def held(self, clients: Sequence[ClientId]) -> None:
-        """No client's memory is known here."""
+        """Return None: no client's memory is known here."""
 
     def settle(self, round: int, accepted: Sequence[ClientId]) -> None:
-        """A round is committed: its clients may ask what became of them."""
+        """Settle a committed round: its clients may ask what became of them."""
         self._counted = self._drawn = ()
         self._round_state.settled(round, accepted)
 
     def _publish(self, sent: Sent) -> str:
-        """The model as a blob under its digest, for as long as somebody may need it."""
+        """Return the model as a blob under its digest, for as long as somebody may need it."""
         x, blobs = sent.algorithm, self._ledger.models
         # One from before a power cut may be torn: models wait for no disk, unlike what is shared.
         afresh = self._published is None and blobs is not self._ledger.blobs

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does not change while a server runs: the run, its plan, and how members are held to it."""
+"""Facts that do not change while a server runs: the run, its plan, the rules for its members."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ RAISED = "raised"  # a fact of a run: after which rounds its attempt was raised,
 
 
 def raised(store: FactStore) -> tuple[int, ...]:
-    """The rounds behind which the attempt of a run was raised, in order; none at first."""
+    """Return the rounds behind which the attempt of a run was raised, in order; none at first."""
     return tuple(store.meta(RAISED) or ())
 
 
 def _nobody(name: str, certificate: str, data: bytes, signature: bytes) -> bool:
-    """Nobody is vouched for without an authority."""
+    """Return False: nobody is vouched for without an authority."""
     return False
 
 
 def _unlisted() -> str:
-    """Nobody is revoked without an authority."""
+    """Return "": nobody is revoked without an authority."""
     return ""
 
 
 def _unnoted(actor: str, action: str, **details: Any) -> None:
-    """Nobody keeps a log."""
+    """Note nothing: nobody keeps a log."""
 
 
 @dataclass(frozen=True)
 class FederationFacts:
-    """What does not change while a server runs.
+    """Facts that do not change while a server runs.
 
     `study` names the runs over the same people, of which this is one. `run`, `fingerprint` and
     `plan` say what is trained; `weigh(rows, times)` the weight a client must claim, `claims` what
@@ -82,6 +82,6 @@ class FederationFacts:
         return 1 + len(self.raised)
 
     def attempt_of(self, round: int) -> int:
-        """The attempt in which a round was played, or will be."""
+        """Return the attempt in which a round was played, or will be."""
         later = (number for number, last in enumerate(self.raised, 2) if round > last)
         return max(later, default=1)

@@ -24,7 +24,7 @@ ORDER = ("waiting", "selected", "training", "collecting", "committing", "committ
 
 @dataclass(frozen=True)
 class Call:
-    """What is asked of the invited: how many arrivals suffice, and until when (monotonic time).
+    """A call to the invited: how many arrivals suffice, and until when (monotonic time).
 
     `passed` tells that this time has come.
     """
@@ -35,7 +35,7 @@ class Call:
 
 
 def closes(call: Call, seats: Iterable[Assignment], now: float) -> str | None:
-    """Why what is open takes nothing more, or None while it does.
+    """Say why what is open takes nothing more, or None while it does.
 
     >>> closes(Call(2), [Assignment("a", "arrived"), Assignment("b")], 0.0)
     >>> closes(Call(1), [Assignment("a", "arrived"), Assignment("b")], 0.0)
@@ -54,7 +54,7 @@ def closes(call: Call, seats: Iterable[Assignment], now: float) -> str | None:
 def late(
     seats: Mapping[ClientId, Assignment], leases: Mapping[ClientId, float], now: float
 ) -> list[Assignment]:
-    """Seats whose lease has ended, as they are decided.
+    """Return the seats whose lease has ended, as they are decided.
 
     >>> [seat.reason for seat in late({"a": Assignment("a")}, {"a": 1.0}, 2.0)]
     ['lease']
@@ -67,7 +67,7 @@ def late(
 
 
 def missing(seat: Assignment) -> Declined | Failed | Late:
-    """What the engine is told of a client that gave no update.
+    """Return the engine's answer of a client that gave no update.
 
     >>> missing(Assignment("a", "declined", "declined", "not at night"))
     Declined(client='a', reason='not at night')
@@ -80,7 +80,7 @@ def missing(seat: Assignment) -> Declined | Failed | Late:
 
 
 def out(seat: Assignment, cause: str) -> Assignment:
-    """The seat of a client that was asked and is not waited for any longer.
+    """Return the seat of a client that was asked and is not waited for any longer.
 
     >>> out(Assignment("a"), "the deadline has passed").reason
     'closed'
@@ -91,7 +91,7 @@ def out(seat: Assignment, cause: str) -> Assignment:
 def next_event(
     call: Call, seats: Mapping[ClientId, Assignment], leases: Mapping[ClientId, float]
 ) -> float:
-    """The time at which a clock alone may change something.
+    """Return the time at which a clock alone may change something.
 
     >>> next_event(Call(1, 9.0), {"a": Assignment("a")}, {"a": 5.0})
     5.0
@@ -101,7 +101,7 @@ def next_event(
 
 
 def phase(seats: Iterable[Assignment], taken: bool) -> str:
-    """Where an open round stands; `taken` when a client has fetched its task.
+    """Return the phase of an open round; `taken` when a client has fetched its task.
 
     >>> phase([Assignment("a", "arrived"), Assignment("b")], True)
     'collecting'

@@ -83,7 +83,10 @@ class SecAggCoordinator:
         self.sessions.know(self._hear(self.sessions.certificates()))
 
     def outcome(self) -> tuple[list[Reply | Rejected], str]:
-        """What became of each group's sum, and why it took nothing more. Seats are decided."""
+        """Return the outcome of each group's sum, and why it took nothing more.
+
+        Seats are decided.
+        """
         facts, round, sessions = self.round_state.facts, self.opened.round, self.sessions
         facts.note("server", "secure sum begun", round=round, invited=len(self.opened.cohort))
         self._play()
@@ -106,7 +109,7 @@ class SecAggCoordinator:
         return found, self._cause()
 
     def _exclude(self) -> None:
-        """Who is known to have lied takes part no more: that costs no more sums than liars."""
+        """Exclude who is known to have lied: that costs no more sums than liars."""
         for group in self.sessions.each:
             for liar in group.liars:
                 self.ledger.exclude(group.clients[liar.name], liar.why)
@@ -116,7 +119,7 @@ class SecAggCoordinator:
                 )
 
     def _cause(self) -> str:
-        """How it ended, in words."""
+        """Say how it ended."""
         sessions = self.sessions.each
         counts = [
             len(group.found.survivors)
@@ -136,7 +139,7 @@ class SecAggCoordinator:
         return stop.reason, f"the secure sum was given up ({stop.reason.value}): {stop}"
 
     def _play(self) -> None:
-        """All events, recorded ones and those that come, until every session has ended."""
+        """Play all events, recorded ones and those that come, until every session has ended."""
         sessions, queue = self.sessions, deque[SecAggEvent]()
         while not all(group.over for group in sessions.each):
             if not queue:
@@ -150,7 +153,7 @@ class SecAggCoordinator:
             sessions.feed(word)
 
     def _refused(self, step: SessionStep | None, refused: MessageRefused) -> None:
-        """A message had no effect."""
+        """Note that a message had no effect."""
         self.round_state.refusals[f"secure: {refused.reason.name.lower()}"] += 1
         self.round_state.facts.note(
             refused.name,
@@ -161,7 +164,7 @@ class SecAggCoordinator:
         )
 
     def _wait(self) -> None:
-        """Until there may be another event; what only the server knows it writes down itself."""
+        """Wait for a possible event; what only the server knows it writes down itself."""
         round_state, gone, closed = self.round_state, list[str](), list[tuple[int, SecAggSession]]()
         with round_state.changed:
             self.check()
@@ -191,7 +194,7 @@ class SecAggCoordinator:
             self.at("secure: a step is closed")
 
     def _closed(self, place: int, group: SecAggSession, due: AbstractSet[str]) -> float:
-        """Seconds until nobody who is due has a lease, or the round is to go on without them.
+        """Return the seconds until nobody due has a lease, or the round is to go on without them.
 
         The plan's deadline is that of the first step, with the training before it, and as long
         again of each step after it; without one, `limits` say how long: whoever makes progress
@@ -227,7 +230,7 @@ class SecAggCoordinator:
         return held
 
     def _quit(self, name: str, data: bytes) -> None:
-        """A client has left, and said why; if its vector is in the sum, it counts all the same."""
+        """Note that a client has left, and why; its vector still counts where it is in the sum."""
         client, reason = self.session.clients.get(name), SessionReason.STOPPED
         if client is None:
             return  # nobody's word
@@ -251,7 +254,7 @@ class SecAggCoordinator:
             self.round_state.record_status(self.opened.round, "train", found)
 
     def _seat(self, client: ClientId) -> Assignment:
-        """What became of a client that is not decided yet."""
+        """Return the seat of a client that is not decided yet."""
         name = self._names[client]
         group = self.sessions.of(name) if self.sessions.each else None
         if group and group.found and name in group.found.survivors:
@@ -272,7 +275,7 @@ class SecAggCoordinator:
         )
 
     def _opened(self, place: int, group: SecAggSession) -> Reply | Rejected:
-        """A sum as the pipeline decodes it, where honest clients can have made it."""
+        """Return a sum as the pipeline decodes it, where honest clients can have made it."""
         plan, found = self.plan, group.found
         assert plan.secure is not None and found is not None
         alive = {group.clients[name] for name in found.survivors}
@@ -294,7 +297,7 @@ class SecAggCoordinator:
         )
 
     def _public(self, clients: tuple[ClientId, ...]) -> Mapping[str, float]:
-        """The sums of the metrics that the plan makes public."""
+        """Return the sums of the metrics that the plan makes public."""
         assert self.plan.secure is not None
         if self.plan.secure.metrics == "hidden":
             return {}
@@ -303,5 +306,5 @@ class SecAggCoordinator:
 
 
 def _advertised(group: SecAggSession) -> set[str]:
-    """Who has said its keys: in the first step those who have spoken, later those who are live."""
+    """Return the clients that have said their keys: first all who spoke, then those who live."""
     return group.spoken if group.step is SessionStep.ADVERTISE else group.live

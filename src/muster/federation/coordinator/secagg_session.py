@@ -78,13 +78,13 @@ class SecAggSession:
 
     @property
     def liars(self) -> tuple[Liar, ...]:
-        """Who was caught lying in it."""
+        """The clients that were caught lying in it."""
         ended = self.found or self.stop
         return ended.liars if ended else ()
 
     @property
     def over(self) -> bool:
-        """Whether it has ended, with a sum or without."""
+        """Return whether it has ended, with a sum or without."""
         return self.found is not None or self.stop is not None
 
     def take(self, event: Heard | Closed | None) -> None:
@@ -167,11 +167,11 @@ class SecAggSessions:
         self._of = {name: group for group in self.each for name in group.clients}
 
     def of(self, name: str) -> SecAggSession:
-        """The session of a member."""
+        """Return the session of a member."""
         return self._of[name]
 
     def certificates(self) -> SecAggEvent:
-        """The event that says by which certificates the members know each other, as of now."""
+        """Return the event that says by which certificates the members know each other now."""
         members = self._round_state.members
         found = {name: members[name].certificate for name in self.session.clients}
         return SecAggEvent("", CERTIFICATES, json.dumps(found).encode())
@@ -201,7 +201,7 @@ class SecAggSessions:
         self._of[word.name].take(Heard(word.name, self.said(word)))
 
     def said(self, word: SecAggEvent) -> bytes:
-        """The octets of an event; none where what was stored is gone: that is no message."""
+        """Return the octets of an event; none where what was stored is gone: that is no message."""
         try:
             return bytes(word.data or self._read(word.blob))
         except NoRoom:
@@ -210,7 +210,7 @@ class SecAggSessions:
             return b""
 
     def _told(self, word: SecAggEvent) -> Mapping[str, float]:
-        """The metrics that came with it, or none where those that were stored are odd."""
+        """Return the metrics that came with it, or none where those that were stored are odd."""
         try:
             metrics = Numbers().read(word.metrics, "its metrics")
             check_training(metrics, (), self._round_state.facts.claims)
@@ -251,6 +251,6 @@ def _terms(plan: Plan, round_state: RoundState, opened: OpenWork, size: int) -> 
 
 
 def _longest(terms: SessionTerms) -> int:
-    """Bytes of the longest message of a client: its vector, or all that it deals to the others."""
+    """Count the bytes of a client's longest message: its vector, or all that it deals."""
     dealt = (SEALED + LEAVES) * terms.cohort + proof_size(terms.cohort)
     return int(max(SMALL, HEAD + terms.ring.nbytes(terms.size), HEAD + dealt))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a site says, checked, made durable, and answered.
+"""The service: what a site says is checked, made durable, and answered.
 
 All of it runs in the event loop; a name is the one in a certificate that was admitted. What is
 refused changes nothing, and raises `Refused` with the reason that the site is told.
@@ -66,7 +66,7 @@ class Upload:
 
 
 class FederationService:
-    """Where requests of sites and operators are answered, over the state of one run's rounds.
+    """The service that answers sites and operators, over the state of one run's rounds.
 
     `note(actor, action, **details)` writes an audit log, on the disk when it returns.
     """
@@ -84,7 +84,7 @@ class FederationService:
 
     @property
     def facts(self) -> FederationFacts:
-        """What does not change while the server runs."""
+        """The facts that do not change while the server runs."""
         return self.round_state.facts
 
     async def welcome(self, name: str, hello: Hello, certificate: str = "") -> Welcome:
@@ -106,7 +106,7 @@ class FederationService:
         return Welcome(version, facts.run, member.client, facts.lease, facts.study)
 
     def _again(self, name: str) -> tuple[float, int]:
-        """Another enrolment of a member: each is a line of the log, so there are few a day."""
+        """Count another enrolment of a member: each is a line of the log, so a day lets few in."""
         now = self.round_state.clock()
         since, count = self._enrolments.get(name, (now, 0))
         if now - since >= DAY:
@@ -120,7 +120,7 @@ class FederationService:
         return since, count + 1
 
     async def poll(self, name: str, poll: Poll) -> Message:
-        """What this site is to do next; it is kept waiting until there is something."""
+        """Return the next thing for this site to do; it is kept waiting until there is one."""
         client, round_state = self._member(name).client, self.round_state
         self._run(poll.run)
         until = round_state.clock() + poll.wait
@@ -147,7 +147,7 @@ class FederationService:
             await round_state.notifier.wait(client, left)
 
     def _crowded(self) -> bool:
-        """Whether as many are kept waiting as may be.
+        """Return whether as many are kept waiting as may be.
 
         Where nobody may learn who was drawn, all are paced or none: how many are not at work now
         would tell how many are.
@@ -157,7 +157,7 @@ class FederationService:
         return every or self.round_state.notifier.waiting >= most
 
     def _pace(self, asked: float) -> float:
-        """Seconds until a client should ask again, so that all together keep to the pace.
+        """Return the seconds until a client should ask again, so that all together keep the pace.
 
         A power of two from 1: no client can count the others by it.
         """
@@ -193,7 +193,7 @@ class FederationService:
         return None
 
     def announce(self, name: str, update: UpdateHeader) -> Upload:
-        """Whether an update is wanted, before a byte of it is read."""
+        """Decide whether an update is wanted, before a byte of it is read."""
         member, round_state = self._member(name), self.round_state
         blob = update_name(update.round, member.client, update.digest)
         if update.run == self.facts.run and round_state.held.get(member.client) == (
@@ -238,7 +238,7 @@ class FederationService:
         return opened, seat
 
     def _check(self, update: UpdateHeader, member: Member, opened: OpenWork) -> None:
-        """What an update says of itself, against the plan, the draw and the enrolment."""
+        """Check what an update says of itself, against the plan, the draw and the enrolment."""
         facts, client = self.facts, member.client
         drawn: Any = next((rows for one, rows in opened.roster if one == client), None)
         if possible_rows(drawn) != drawn:  # an odd record
@@ -254,7 +254,7 @@ class FederationService:
             raise Refused(RefusalReason.CLOSED, f"the seat in round {round} is {seat.standing}")
 
     async def arrived(self, name: str, upload: Upload) -> Ack:
-        """An update is whole and on the disk: durable as soon as this returns."""
+        """Take an update that is whole and on the disk: durable as soon as this returns."""
         update, client = upload.update, self._member(name).client
         seat = Assignment(
             client,
@@ -271,7 +271,7 @@ class FederationService:
         raise Refused(RefusalReason.DUPLICATE, f"another update for round {update.round} is held")
 
     def disposed(self, name: str, update: UpdateHeader) -> bool:
-        """Whether the ledger disposes of an update: it is counted, or its round is over.
+        """Return whether the ledger disposes of an update: it is counted, or its round is over.
 
         Asks the database, as another server may have taken it; the seat first, which is there until
         its round is the latest.
@@ -282,12 +282,12 @@ class FederationService:
         return counted or self._ledger.latest_round() >= update.round
 
     async def refuse(self, name: str, update: UpdateHeader, refused: Refused) -> None:
-        """A whole update was no good: its client has failed in this round."""
+        """Refuse a whole update that was no good: its client has failed in this round."""
         seat = Assignment(self._member(name).client, "failed", str(refused.reason), refused.text)
         await self._decide(update.round, "train", seat)
 
     async def answer(self, name: str, message: Decline | TrainingFailure | Measured) -> Ack:
-        """A client that declines, failed, or has measured."""
+        """Take the answer of a client that declines, failed, or has measured."""
         client, opened = self._member(name).client, self.round_state.opened
         self._run(message.run)
         self.attempted(message.round, message.attempt)
@@ -318,13 +318,13 @@ class FederationService:
         return held
 
     def progress(self, name: str, round: int, amount: int) -> None:
-        """Bytes or steps moved: the client's lease begins anew."""
+        """Note that bytes or steps moved: the client's lease begins anew."""
         opened = self.round_state.opened
         current = opened is not None and opened.round == round
         self.round_state.hear(self._member(name).client, amount if current else 0)
 
     def stepped(self, name: str, said: Progress) -> None:
-        """Steps done so far in a round: other than said before (a restart repeats) is progress."""
+        """Note the steps done so far; other than said before (a restart repeats) is progress."""
         client, opened = self._member(name).client, self.round_state.opened
         round, steps = said.round, said.steps
         self._run(said.run)
@@ -347,7 +347,7 @@ class FederationService:
             )
 
     def model(self, digest: str) -> str:
-        """The blob of a model that sites may fetch."""
+        """Return the blob of a model that sites may fetch."""
         name = model_name(digest)
         if self._ledger.blobs.size(name) is None:
             raise Refused(
@@ -377,7 +377,7 @@ class FederationService:
             raise Refused(RefusalReason.CLOSED, str(error)) from error
 
     def status(self) -> dict[str, Any]:
-        """What an operator sees."""
+        """Return the state of the run as an operator sees it."""
         return status(self.round_state)
 
     def _member(self, name: str) -> Member:
@@ -392,4 +392,4 @@ class FederationService:
 
 
 def _unnoted(actor: str, action: str, **details: Any) -> None:
-    """Nobody keeps a log."""
+    """Note nothing: nobody keeps a log."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operator sees: the run, its round, who is here, who sits where, what was refused."""
+"""The status for an operator: the run, its round, who is here, who sits where, refusals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMED = 10  # members that a sentence names
 
 
 def status(round_state: RoundState) -> dict[str, Any]:
-    """The state of a run's rounds at one moment, as plain data."""
+    """Return the state of a run's rounds at one moment, as plain data."""
     here = {member.client for member in round_state.present()}
     with round_state.changed:
         opened = round_state.opened
@@ -36,7 +36,7 @@ def status(round_state: RoundState) -> dict[str, Any]:
 
 
 def lacking(round_state: RoundState, enough: int) -> dict[str, Any]:
-    """Why no round begins: how many are here of so many that are needed, and where others are."""
+    """Say why no round begins: how many are here of how many needed, and where others are."""
     with round_state.changed:
         here = {member.client for member in round_state.present()}
         heard = {member.client for member in round_state.here()}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a member says of its rows, its training and its measuring, held to plan and enrolment.
+"""A member's claims of its rows, training and measuring, held to plan and enrolment.
 
 Pure functions. The door asks them before anything is stored, and whoever reads what is stored asks
 them again: an older version may have stored it, a disk or a person may have changed it.
@@ -53,7 +53,7 @@ def _any(rows: int) -> int:
 
 @dataclass(frozen=True)
 class Claims:
-    """What a plan lets its members say.
+    """The claims that a plan lets its members make.
 
     `measures` are the metrics of an evaluation and the range of each for one row, None where only
     the sites know them; `loss` is the range of a training's; `steps(rows)` the most local steps of
@@ -69,7 +69,7 @@ class Claims:
 
 
 def claims_of(plan: Plan) -> Claims:
-    """What this plan lets its members say."""
+    """Return the claims that this plan lets its members make."""
     local = plan.local
 
     def steps(rows: int) -> int:
@@ -82,7 +82,7 @@ def claims_of(plan: Plan) -> Claims:
 
 
 def measures_of(plan: Plan) -> Ranges | None:
-    """The sums of an evaluation by name, each with its range for one row; None if unknown.
+    """Return the sums of an evaluation by name, each with its range for one row; None if unknown.
 
     Ranges are those that the metrics declare; of all else any number may come.
     """
@@ -154,7 +154,7 @@ def check_weight(weight: float, rows: int, times: int, weigh: Weigh) -> None:
 
 
 def possible_rows(rows: Any) -> int:
-    """A number of rows that an earlier version let in, as the nearest that this one does.
+    """Return a number of rows that an earlier version let in, as the nearest that this one does.
 
     >>> possible_rows(1 << 50) == ROWS, possible_rows(-3), possible_rows("many")
     (True, 1, 1)
@@ -164,7 +164,7 @@ def possible_rows(rows: Any) -> int:
 
 
 def odd_member(member: Member) -> str:
-    """Why a stored member cannot be one, or nothing.
+    """Say why a stored member cannot be one, or nothing.
 
     >>> odd_member(Member("a", "a", 3)), odd_member(Member("a", "a", 0))
     ('', 'its rows are 0')
@@ -184,7 +184,7 @@ def odd_member(member: Member) -> str:
 def sound(
     seat: Assignment | None, client: ClientId, kind: Kind, times: int, claims: Claims, weigh: Weigh
 ) -> Assignment:
-    """A stored seat as it is, or that of a client left out since its record is odd, and why."""
+    """Return a stored seat as it is, or that of a client left out for its odd record, and why."""
     try:
         if seat is None:
             malformed("its seat", None, "one for everybody who was invited")
@@ -196,7 +196,7 @@ def sound(
 
 
 def agreed(each: Sequence[tuple[ClientId, Mapping[str, float]]]) -> frozenset[ClientId]:
-    """Whose measured sums have the names that most have; of equally many, the first.
+    """Return the clients whose sums have the names that most have; of equally many, the first.
 
     >>> sorted(agreed([("a", {"rows": 1}), ("b", {"rows": 1, "f1": 1}), ("c", {"rows": 2})]))
     ['a', 'c']
@@ -241,7 +241,7 @@ def _rows(what: str, metrics: Mapping[str, float], most: int) -> int:
 
 
 def _within(what: str, value: float, rows: int, span: tuple[float, float]) -> None:
-    """A sum over rows, each of which has a value in this range."""
+    """Refuse a sum over rows each of which must have a value in this range."""
     low = max(-LARGEST, (span[0] - SLACK) * rows)
     high = min(LARGEST, (span[1] + SLACK) * rows)
     if not low <= value <= high:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan says of the bodies that travel: names, dtypes and shapes, known to both sides.
+"""Templates of the bodies that travel: names, dtypes and shapes, known to both sides.
 
 A template's arrays have no size in memory; `wire.check_header` and `wire.decode` read their dtype
 and shape.
@@ -21,13 +21,13 @@ __all__ = ["sent_template", "update_template"]
 
 
 def sent_template(plan: Plan) -> Sent:
-    """The body of a model: what a cohort is sent. Costs one initialisation."""
+    """Return the body of a model: what a cohort is sent. Costs one initialisation."""
     hollow: Sent = tree_map(_hollow, start(plan).sent())
     return hollow
 
 
 def update_template(plan: Plan) -> Tree:
-    """The body of one client's update: "payload" by field, and "buffers".
+    """Return the body of one client's update: "payload" by field, and "buffers".
 
     Found by encoding a payload of zeros, so that it holds under any pipeline.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server may answer: bodies of a bounded size, and compressed only where that was asked for.
+"""Bounds on a server's answers: the size of a body, and compression only where it was asked for.
 
 A site that reads whatever comes has all of its memory taken by a server that lies, and a few
 kilobytes are enough where they are unpacked.
@@ -24,7 +24,7 @@ WHOLE = (200, 206)  # the answers to a question for a model that hold some of it
 
 
 def most(path: str) -> int | None:
-    """The bytes that an answer at this address may have; None where whoever reads it counts.
+    """Return the bytes that an answer at this address may have; None where whoever reads it counts.
 
     >>> most("/v1/hello") == ANSWER, most("/v1/plan") > ANSWER, most("/v1/models/0")
     (True, True, None)

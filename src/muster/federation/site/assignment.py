@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one client is asked to do, done once: an assignment is begun on the disk before anything.
+"""An assignment to one client, done once: it is begun on the disk before anything.
 
     objection? → charge → log → begin → download → train → keep → deliver
     objection? →          log → begin → download → train → keep → who is there? → charge → mask
@@ -144,7 +144,7 @@ class Assignments:
         return None if why is None else Objection("budget", why)
 
     def _begin(self, task: TrainAssignment) -> None:
-        """From now on this assignment is this task, whatever happens."""
+        """Begin: from now on this assignment is this task, whatever happens."""
         work, site_store = self.work, self.work.site_store
         before = site_store.pending
         if before is not None:  # of an earlier attempt: the server has gone back before it
@@ -159,7 +159,7 @@ class Assignments:
         site_store.at("site: assignment is begun")
 
     async def _kept(self, task: TrainAssignment) -> PendingUpdate | None:
-        """The update that was kept of this very task, when it is undamaged."""
+        """Return the update that was kept of this very task, when it is undamaged."""
         site_store = self.work.site_store
         pending = site_store.pending
         if pending is None or not _same(pending.task, task):
@@ -167,7 +167,7 @@ class Assignments:
         return pending if await asyncio.to_thread(site_store.sound, pending) else None
 
     async def _trained(self, task: TrainAssignment) -> PendingUpdate | None:
-        """The update of a task, kept; None when training fails or is broken off."""
+        """Return the update of a task, kept; None when training fails or is broken off."""
         work = self.work
         body = await fetch(work.line, work.site_store, task, work.training.largest)
         try:
@@ -204,7 +204,7 @@ class Assignments:
         self.work.tell("verdict", place, round=task.round, attempt=task.attempt, **said)
 
     async def _object(self, asked: Asked, objection: Objection, *, waits: bool) -> bool:
-        """Into the log, then to the server."""
+        """Write an objection to the log, then send it to the server."""
         if objection.passing and waits:
             return False
         self.work.tell(
@@ -239,5 +239,5 @@ def _again(done: int) -> dict[str, int]:
 
 
 def _same(one: TrainAssignment, other: TrainAssignment) -> bool:
-    """Whether two tasks ask for the same; a lease is no part of that."""
+    """Return whether two tasks ask for the same; a lease is no part of that."""
     return replace(one, lease=0.0) == replace(other, lease=0.0)

@@ -38,7 +38,7 @@ class TrainingStopped(Exception):
 
 @dataclass
 class Effort:
-    """What a training shows of itself while it runs, and the request to break it off."""
+    """The effort of a training while it runs, as it shows it, and the request to break it off."""
 
     total: int = 0  # steps; 0 where nothing is known of any
     steps: int = 0
@@ -84,7 +84,7 @@ class CheckpointedRun:
         return carry
 
     def _resumed(self, task: Any, carry: Carry) -> tuple[int, Carry]:
-        """The steps that a checkpoint of this very task has, and where they led."""
+        """Return the steps that a checkpoint of this very task has, and where they led."""
         step = self.site_store.step
         if step is None or replace(step.task, lease=0) != replace(self.task, lease=0):
             return 0, carry
@@ -108,7 +108,7 @@ class CheckpointedRun:
 
 
 def _bare(carry: Carry, loss: Any) -> Tree:
-    """What a checkpoint holds: all but the memory, which no step changes."""
+    """Return a carry as a checkpoint holds it: all but the memory, which no step changes."""
     return carry._replace(memory=None, loss=np.asarray(carry.loss, loss))
 
 
@@ -119,13 +119,13 @@ def _size(size: int, seconds: float) -> int:
 
 
 def _cast(x: Any, dtype: str) -> Any:
-    """Real features in the task's precision, once and not in every piece."""
+    """Cast real features to the task's precision, once and not in every piece."""
     x = np.asarray(x)
     return x.astype(dtype, copy=False) if x.dtype.kind == "f" else x
 
 
 def _counts(task: Any) -> bool:
-    """Whether a torch model counts its steps in buffers, which begin anew with every piece.
+    """Return whether a torch model counts its steps in buffers, which begin anew with every piece.
 
     BatchNorm's own count is read by a cumulative average only (`momentum=None`).
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a site says of an error in its own code: where and what, without a value of its data.
+"""A failure in a site's own code, as the site tells it: where and what, no value of its data.
 
 Of every frame: the file's name, the line, the function. Of the error: its type and the first
 characters of its text, in which quotations, lists and numbers are masked. No line of source.
@@ -29,7 +29,7 @@ MASKS = (
 
 
 def failed(run: str, round: int, error: Exception) -> TrainingFailure:
-    """The failure as the server is told of it.
+    """Return the failure as the server is told of it.
 
     >>> failed("r", 3, ClientError(3, "a", "report", "its delta holds NaN")).stage
     'report'
@@ -43,7 +43,7 @@ def failed(run: str, round: int, error: Exception) -> TrainingFailure:
 
 
 def masked(text: str) -> str:
-    """Words without quotations, lists and numbers.
+    """Return words without quotations, lists and numbers.
 
     >>> masked("could not convert 'Smith' at row 17: [1.5, 2]")
     "could not convert '…' at row #: […]"
@@ -55,12 +55,12 @@ def masked(text: str) -> str:
 
 
 def redacted(error: BaseException) -> str:
-    """The traceback of an error, and of those that led to it."""
+    """Return the traceback of an error, and of those that led to it."""
     return "\n".join(line for one in _chain(error) for line in _lines(one))
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """From the first to the last."""
+    """Return an error and those that led to it, from the first to the last."""
     found = [error]
     while len(found) < CHAIN:
         one = found[-1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a site joined last, in its study's folder: enough to say later who learns what of it.
+"""The federation a site joined last, in its study's folder: enough to say who learns what of it.
 
 It is what this site knows itself, its own plan and policy, and nothing that a server said.
 """
@@ -48,7 +48,7 @@ class Joined:
 
     @classmethod
     def of(cls, plan: Plan, policy: Policy, rows: int, *, plain: bool) -> Joined:
-        """What a site with so many rows joins, over `plain` HTTP or TLS."""
+        """Return the record of what a site with so many rows joins, over `plain` HTTP or TLS."""
         return cls(
             to_value(plan),
             plan.stages.releases(),
@@ -74,7 +74,10 @@ def write(folder: Path, joined: Joined) -> None:
 
 
 def read(folder: Path) -> Joined | None:
-    """What was joined last by this study; None before that. Raises `RunError` where it is odd."""
+    """Return the record of what this study joined last; None before that.
+
+    Raises `RunError` where it is odd.
+    """
     path = folder / JOINED
     if not path.exists():
         return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a site does not do what it is asked: the plan does not say so, or its own policy does not.
+"""Objections of a site to what it is asked: its plan says no such thing, or its policy forbids it.
 
 Pure functions of what was asked, of what the study's record knows, and of the plan as this site
 holds it: nothing that a server says outranks them.
@@ -23,7 +23,7 @@ __all__ = ["Objection", "Rules", "planned", "to_measuring", "to_training"]
 
 @dataclass(frozen=True)
 class Objection:
-    """Why something is not done: the `rule` that it breaks, in a word, and a sentence.
+    """An objection to doing something: the `rule` that it breaks, in a word, and a sentence.
 
     A server that only lags may ask for it as well where it is `passing`: it gets some time. One
     that `ends` is for a person: nothing can go on here.
@@ -37,7 +37,7 @@ class Objection:
 
 @dataclass(frozen=True)
 class Rules:
-    """What a site goes by: its own plan and policy, the run that it joined, and as which client."""
+    """The rules of a site: its own plan and policy, the run that it joined, and as which client."""
 
     plan: Plan
     policy: Policy
@@ -62,7 +62,7 @@ class Rules:
 
 
 def planned(plan: Plan) -> int:
-    """How many evaluations the plan asks for.
+    """Count the evaluations that the plan asks for.
 
     >>> from muster import Every, Local, algorithms, tasks
     >>> plan = Plan(tasks.numpy.LogisticRegression(2), algorithms.FedAvg(), Local(epochs=1),
@@ -77,7 +77,7 @@ def planned(plan: Plan) -> int:
 def to_training(
     task: TrainAssignment, begun: Begun | None, known: Known, rules: Rules, now: float
 ) -> Objection | None:
-    """Why this is not trained, or None; the very same that was begun is gone on with, for free.
+    """Say why this is not trained, or None; what was begun already goes on, for free.
 
     `now` is the wall clock in seconds.
     """
@@ -149,7 +149,7 @@ def to_training(
 
 
 def _drawn(plan: Plan) -> int:
-    """How many clients the plan's own draw puts into one secure sum; 0 where it does not say."""
+    """Count the clients that the plan's own draw puts into one secure sum; 0 where it says none."""
     count = getattr(plan.selection, "count", None)
     return 0 if plan.secure is None or count is None else count // plan.secure.groups
 
@@ -157,7 +157,7 @@ def _drawn(plan: Plan) -> int:
 def to_measuring(
     asked: Evaluate, begun: Begun | None, known: Known, rules: Rules, now: float
 ) -> Objection | None:
-    """Why this is not measured, or None; the very same that was measured has the same answer."""
+    """Say why this is not measured, or None; the same question again has the same answer."""
     if asked.run != rules.run:
         return _foreign(asked, rules)
     if hidden := _hidden(asked.round, rules):
@@ -183,7 +183,7 @@ def _foreign(asked: TrainAssignment | Evaluate, rules: Rules) -> Objection:
 
 
 def _differs(asked: TrainAssignment | Evaluate, begun: Begun) -> Objection | None:
-    """Whether it is another question under the same name."""
+    """Object to another question under the same name."""
     ours = begun.asked
     names = [part.name for part in fields(asked) if part.name != "lease"]
     other = [name for name in names if getattr(asked, name) != getattr(ours, name)]
@@ -196,7 +196,7 @@ def _differs(asked: TrainAssignment | Evaluate, begun: Begun) -> Objection | Non
 
 
 def _back(asked: TrainAssignment | Evaluate, known: Known, latest: int) -> Objection | None:
-    """Whether the server stands before what this site has seen of it."""
+    """Object where the server stands before what this site has seen of it."""
     if asked.attempt < known.attempt:
         return Objection(
             "attempt",
@@ -233,7 +233,7 @@ def _again(
 
 
 def _hidden(round: int, rules: Rules) -> Objection | None:
-    """Whether metrics of this round stay with this site."""
+    """Object where metrics of this round stay with this site."""
     plan, policy = rules.plan, rules.policy
     told = told_of(plan, policy.keeps)
     if not told_of(plan).trained:

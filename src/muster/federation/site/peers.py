@@ -88,7 +88,7 @@ class PeerRules:
 
     @property
     def least(self) -> int:
-        """How many others must be in a sum."""
+        """The number of others that must be in a sum."""
         return max(FEWEST, self.least_peers or 0)
 
     def impossible(self, fewest: int, most: int | None) -> str:
@@ -234,7 +234,7 @@ def _patterns(value: Any) -> bool:
 
 
 def _plain(peer: str) -> str:
-    """A peer of the policy as it is compared: its key without colons, in small digits."""
+    """Return a peer of the policy as it is compared: its key without colons, in small digits."""
     name, equals, key = peer.partition("=")
     return name + equals + key.replace(":", "").lower()
 

@@ -65,7 +65,7 @@ KEPT = ("hidden", "public")
 
 @dataclass(frozen=True)
 class Policy:
-    """What a site takes part in; a field that is None rules nothing.
+    """The policy of what a site takes part in; a field that is None rules nothing.
 
     >>> Policy(least_rows=50).least_rows
     50
@@ -145,7 +145,7 @@ class Policy:
 
     @property
     def reports(self) -> bool:
-        """Whether metrics of this site's rows may be told, where the plan does not hide them."""
+        """Return whether metrics of this site's rows may be told, if the plan shows them."""
         if self.metrics is not None:
             return self.metrics == "public"
         return self.budget_epsilon is None and self.rows != "hidden"
@@ -214,7 +214,7 @@ class Policy:
             )
 
     def closed(self, now: float) -> str | None:
-        """Why nothing new is begun at this time (seconds of the wall clock), or None."""
+        """Say why nothing new is begun at this time (seconds of the wall clock), or None."""
         if self.hours is None:
             return None
         begin, end = self.hours
@@ -223,7 +223,7 @@ class Policy:
         return None if within else f"the site's policy allows rounds from {begin}:00 to {end}:00"
 
     def guard(self, plan: Plan) -> Any:
-        """The plan to train by: the given one, or one whose updates are clipped and noised."""
+        """Return the plan to train by: the given one, or one with clipped and noised updates."""
         return plan if self.clip is None else Guarded(plan, self)
 
 
@@ -239,7 +239,7 @@ class Guarded:
 
     @property
     def veiled(self) -> bool:
-        """Whether what is sent hides something of this site: see `Plan.veiled`."""
+        """Return whether what is sent hides something of this site: see `Plan.veiled`."""
         return self.policy.noise is not None or self.plan.veiled
 
     def encode(
@@ -268,7 +268,10 @@ class Guarded:
 
 
 def read(path: str | Path) -> Policy:
-    """The policy in a file. Raises `PlanError` for one that is missing, no TOML, or unknown."""
+    """Return the policy in a file.
+
+    Raises `PlanError` for one that is missing, no TOML, or unknown.
+    """
     path = Path(path)
     try:
         found = tomllib.loads(path.read_text("utf-8"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is in one secure sum with this site: checked, judged by its own rules, and written down.
+"""The room of a secure sum: those in it with this site, checked, judged by its rules, written down.
 
 What a server hands out about members is not believed. Certificates count by the authority's
 signature and the newest revocation list that either side has seen, names and organisations by
@@ -63,7 +63,7 @@ class Room:
         return Party(self.notary.name, self.notary.sign, self.signed, judge=self.judge, whole=whole)
 
     def signed(self, name: str, data: bytes, signature: bytes) -> bool:
-        """Whether a member signed these bytes, by a certificate that counts now.
+        """Return whether a member signed these bytes, by a certificate that counts now.
 
         Raises `Aborted` where it counts no more: it was revoked, or has ended, since the roster was
         asked for. That ends the session because of who is there, which is nobody's failure; a
@@ -75,14 +75,17 @@ class Room:
             raise Aborted(SessionReason.PEERS, str(error)) from error
 
     def judge(self, names: tuple[str, ...]) -> str:
-        """Why this site takes no part in a sum of these, in a sentence, or ""."""
+        """Say in a sentence why this site takes no part in a sum of these, or ""."""
         try:
             return self.rules.refusal(self.notary.me, self.peers(names))
         except IdentityError as error:
             return str(error)
 
     def peers(self, names: tuple[str, ...]) -> tuple[Peer, ...]:
-        """Who they are. Raises `IdentityError` for one whose certificate does not count now."""
+        """Return the peers of these names.
+
+        Raises `IdentityError` for one whose certificate does not count now.
+        """
         return self.notary.room({name: self._certificate(name) for name in names})
 
     def _certificate(self, name: str) -> str:
@@ -103,7 +106,7 @@ class Room:
         return tuple(one.name for one in self.roster)
 
     def told(self, step: str) -> Iterator[dict[str, Any]]:
-        """Who was there at a step, as the log holds it: so many in an entry that a line fits."""
+        """Yield the members at a step, as the log holds them: so many an entry that a line fits."""
         here = set(self.left[step])
         peers = [
             {"name": peer.name, "organisation": peer.organisation}
@@ -116,7 +119,7 @@ class Room:
             yield {"clients": self.counts[step], "peers": part} | more
 
     def noted(self) -> str:
-        """What was seen so far, as text for the study's record."""
+        """Return the notes of what was seen so far, as text for the study's record."""
         seen = {name: getattr(self, name) for name in SEEN}
         return json.dumps(seen | {"roster": [asdict(one) for one in self.roster]})
 
@@ -131,7 +134,7 @@ class Room:
     def transcript(
         self, study: str, task: TrainAssignment, reason: str, span: tuple[float, float]
     ) -> Transcript:
-        """What this site can show of it; `reason` why it was given up, "" where the sum is open.
+        """Return the transcript that this site can show; `reason` why it was given up, "" if open.
 
         `span` is when it began and ended, in seconds of the wall clock.
         """

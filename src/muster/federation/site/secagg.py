@@ -96,7 +96,7 @@ class SecAggParticipant:
         self._line = SecureLine(self.work, self.expire, self._live)
 
     async def deliver(self, task: TrainAssignment, pending: PendingUpdate) -> bool:
-        """Take part, or go on with it; whether the server has its sum.
+        """Take part, or go on with it; return whether the server has its sum.
 
         Raises `Refused` when the server takes no more, and the next poll says why.
         """
@@ -117,12 +117,12 @@ class SecAggParticipant:
         return reason is SessionReason.DONE
 
     def stands(self, task: TrainAssignment) -> bool:
-        """Whether this assignment had its session, open or over."""
+        """Return whether this assignment had its session, open or over."""
         begun = self.work.study.begun(task)
         return begun is not None and begun.session is not None
 
     def settle(self, task: TrainAssignment, *, accepted: bool) -> None:
-        """The fate of the assignment came, which ends its session if that has not ended.
+        """Settle the assignment's fate, which ends its session if that has not ended.
 
         What a server says of it is signed as true only where it can be: a sum that this site has
         masked nothing for does not hold its update.
@@ -149,13 +149,13 @@ class SecAggParticipant:
             self._over(task, EXPIRED)
 
     def ended(self, why: str) -> None:
-        """Nothing more is done here, and so a session that is not over is: `why`, in words."""
+        """End what is done here, and so a session that is not over: `why`, in words."""
         task = self._at_hand()
         if task is not None:
             self._over(task, why)
 
     def _at_hand(self) -> TrainAssignment | None:
-        """The task whose session is open."""
+        """Return the task whose session is open."""
         pending = self.work.site_store.pending
         begun = pending and self.work.study.begun(pending.task)
         session = begun and begun.session
@@ -168,7 +168,7 @@ class SecAggParticipant:
             raise Aborted(SessionReason.STOPPED, EXPIRED)
 
     def _open(self, task: TrainAssignment) -> JoinedSession:
-        """The one session of this assignment; in the study's record before a word is said."""
+        """Return the assignment's one session; in the study's record before a word is said."""
         work = self.work
         begun = work.study.begun(task)
         if begun is None or begun.session is None:
@@ -180,7 +180,7 @@ class SecAggParticipant:
         return begun.session
 
     def _over(self, task: TrainAssignment, why: str) -> None:
-        """There is no other session, and the secrets of this one go; idempotent.
+        """End the session for ever, and have its secrets go; idempotent.
 
         `why` it was given up, "" where its sum is open. What can be shown of it is written first:
         a kill may come, and what it is made of goes with the secrets.
@@ -199,7 +199,7 @@ class SecAggParticipant:
 
     @contextmanager
     def _erasing(self) -> Iterator[None]:
-        """Where something cannot be written, secrets that are to go need no room for that."""
+        """Erase the secrets where something cannot be written: that needs no room."""
         try:
             yield
         except MusterError:
@@ -207,7 +207,7 @@ class SecAggParticipant:
             raise
 
     def _written(self, task: TrainAssignment, session: JoinedSession, why: str) -> None:
-        """The transcript, and where the audit log finds it; without room for it secrets go too."""
+        """Write the transcript, and where it is to the audit log; without room secrets go too."""
         work, notary = self.work, self.notary
         if notary is None:
             return
@@ -224,7 +224,7 @@ class SecAggParticipant:
         work.note("transcript", round=task.round, number=number, digest=digest)
 
     def _entered(self, notary: Notary, session: JoinedSession) -> Room:
-        """The room of a session, with what an earlier life of this site saw in it."""
+        """Return the room of a session, with what an earlier life of this site saw in it."""
         room = Room(notary, self.work.habits.policy.room)
         if session.seen:
             room.recall(session.seen)
@@ -234,7 +234,7 @@ class SecAggParticipant:
         return datetime.fromtimestamp(self.work.habits.wall(), UTC)
 
     def _kept(self, task: TrainAssignment) -> dict[str, bytes]:
-        """What was kept of the session, all of it. Raises `RunError` when some is gone."""
+        """Return all that was kept of the session. Raises `RunError` when some is gone."""
         site_store = self.work.site_store
         kept, steps = site_store.sealed(task).read(), self._open(task).steps
         if len(kept) < steps:
@@ -247,7 +247,7 @@ class SecAggParticipant:
         return kept
 
     async def _session(self, task: TrainAssignment, pending: PendingUpdate) -> None:
-        """Until the server has its sum. Raises `Aborted`."""
+        """Run the session until the server has its sum. Raises `Aborted`."""
         side = await self._side(task, pending)
         number, came, stop = 0, None, None
         asked, clock = -math.inf, self.work.habits.clock
@@ -276,7 +276,7 @@ class SecAggParticipant:
                 )
 
     async def _side(self, task: TrainAssignment, pending: PendingUpdate) -> Any:
-        """The session as this client sees it, where it stands."""
+        """Return the session as this client sees it, where it stands."""
         site_store, notary = self.work.site_store, self.notary
         if notary is None:
             raise RunError("a secure sum needs an identity to sign with; join over https")
@@ -294,7 +294,7 @@ class SecAggParticipant:
         return client(terms, room.party, partial(self._vector, task, pending), os.urandom, kept)
 
     def _terms(self, task: TrainAssignment, body: Any) -> SessionTerms:
-        """What it is about, by this site's own plan and the model that it was sent."""
+        """Return the session's terms, by this site's own plan and the model that it was sent."""
         return session_terms(
             self.work.training.plan,
             task.peers,
@@ -321,7 +321,7 @@ class SecAggParticipant:
     def _next(
         self, task: TrainAssignment, side: Any, came: bytes | None, stop: Aborted | None
     ) -> Say | Await | None:
-        """In the hand's thread: the next thing to say or to wait for; None at the end."""
+        """Return the next thing to say or to wait for, in the hand's thread; None at the end."""
         site_store = self.work.site_store
         while True:
             try:
@@ -343,7 +343,7 @@ class SecAggParticipant:
                 return action
 
     def _rekeyed(self, task: TrainAssignment, changed: list[Rekeyed]) -> None:
-        """Peers have other keys than before: nothing ends for it, and it does not go unseen."""
+        """Note that peers have other keys than before: nothing ends, but it does not go unseen."""
         one = changed[0]
         more = f" and {len(changed) - 1} more have" if len(changed) > 1 else " has"
         self.work.log(
@@ -364,7 +364,7 @@ class SecAggParticipant:
         )
 
     def _saw(self, task: TrainAssignment, seen: Saw) -> None:
-        """Whom it is with stands in the log before anything is said to them."""
+        """Log whom it is with, before anything is said to them."""
         room, study = self._room, self.work.study
         assert room is not None
         room.saw(seen)

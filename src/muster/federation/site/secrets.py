@@ -43,7 +43,7 @@ NOTE = "budget.json"  # beside it: the budget that was last in force
 
 
 def charges(plan: Plan, policy: Policy, rows: int) -> tuple[Charge, ...]:
-    """What one round reveals of this site to whoever gets its update, by its own noise alone.
+    """Return the charges of one round: what its own noise alone leaves the update's readers.
 
     About single rows where the plan keeps those private, else about all rows together. Noise of
     the server's counts for nothing here, and shares of others' noise only where the replies are
@@ -64,7 +64,7 @@ def charges(plan: Plan, policy: Policy, rows: int) -> tuple[Charge, ...]:
 
 
 class SiteSecrets:
-    """What one client keeps of secrets and charges; `entropy` None takes the plan's seed.
+    """The secrets and charges that a client keeps; `entropy` None takes the plan's seed.
 
     Secrets lie in the vault, charges in the folder of the study. Raises `PlanError` for a policy
     with a budget and a plan that adds no noise here.
@@ -97,14 +97,14 @@ class SiteSecrets:
         _noted(study.folder, self._budget, own_share_only=self._alone)
 
     def lost(self, task: TrainAssignment, begun: Begun) -> bool:
-        """Whether an assignment that was begun cannot be trained again with the bits it had."""
+        """Return whether an assignment that was begun cannot be trained again with its bits."""
         if not self._secret:
             return False
         held = self._vault.blobs.size(_name(task)) is not None
         return not held or self.seal(task) != begun.secret
 
     def seal(self, task: TrainAssignment) -> str:
-        """The SHA-256 of the secret that a task draws from, which is on the disk; "" for none."""
+        """Return the SHA-256 of a task's secret, which is on the disk; "" for none."""
         return sha256(self._seed(task)).hexdigest() if self._secret else ""
 
     def charge(
@@ -145,7 +145,7 @@ class SiteSecrets:
         )
 
     def source(self, task: TrainAssignment) -> RandomSource | None:
-        """What this task's draws come from; None where the plan needs no secret."""
+        """Return the source of this task's draws; None where the plan needs no secret."""
         if not self._veiled:
             return None
         if self._entropy is None:
@@ -157,7 +157,7 @@ class SiteSecrets:
         return self._veiled and self._entropy is not None
 
     def _seed(self, task: TrainAssignment) -> bytes:
-        """The secret of an assignment, on the disk when this returns."""
+        """Return the secret of an assignment, on the disk when this returns."""
         files, name = self._vault.blobs, _name(task)
         if files.size(name) is None:
             assert self._entropy is not None
@@ -167,13 +167,13 @@ class SiteSecrets:
         return bytes(files.whole(name))
 
     def settle(self, round: int, attempt: int) -> None:
-        """The fate of this assignment is known: its secret, and older ones, are erased."""
+        """Settle this assignment, whose fate is known: its secret, and older ones, are erased."""
         files, last = self._vault.blobs, _name((round, attempt))
         destroyed(files, self._vault.folder, [n for n in files.names("noise-") if n <= last])
 
 
 def _name(place: TrainAssignment | tuple[int, int]) -> str:
-    """The file of an assignment's secret; later ones have names that sort behind it."""
+    """Return the file of an assignment's secret; later ones have names that sort behind it."""
     round, attempt = (place.round, place.attempt) if isinstance(place, TrainAssignment) else place
     return f"noise-{attempt:010d}-{round:010d}-key"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a client says in a secure sum and what it is told, over the line: each until it is heard.
+"""The line of a client in a secure sum: it says each message until it is heard, and is told others.
 
 However long that is, no secret of the session outlives its end: that is asked before each try.
 """
@@ -71,7 +71,7 @@ class SecureLine:
             self.work.site_store.at(f"site: {SAID[message.kind].value} is said")
 
     async def _sent(self, path: str, data: memoryview) -> None:
-        """A large message, in pieces from where the server says. Raises `Refused`."""
+        """Send a large message, in pieces from where the server says. Raises `Refused`."""
         line, site_store = self.work.line, self.work.site_store
         path = f"{path}&digest={sha256(data).hexdigest()}&size={len(data)}"
 
@@ -87,7 +87,7 @@ class SecureLine:
         await self.say(task, Quit(reason.name), {})
 
     async def told(self, task: TrainAssignment, number: int) -> tuple[int, bytes]:
-        """What the server says next, and its number. Raises `Refused`."""
+        """Return the next message of the server, and its number. Raises `Refused`."""
         line = self.work.line
         wait = self.work.habits.wait
         path = f"{_path(task)}&after={number}&wait={wait}"
@@ -109,7 +109,7 @@ class SecureLine:
             await line.patience.rest(seconds, self.work.habits.clock() - asked)
 
     async def credentials(self, task: TrainAssignment) -> Credentials:
-        """What the server hands out of the members; it is checked where it is used."""
+        """Return the members' credentials that the server hands out; their user checks them."""
         line = self.work.line
 
         async def once() -> Credentials:
@@ -126,5 +126,5 @@ class SecureLine:
 
 
 def _path(task: TrainAssignment) -> str:
-    """Where the session of an assignment is spoken in."""
+    """Return the path under which the session of an assignment is spoken."""
     return f"/v1/secure/{task.round}?attempt={task.attempt}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What counts in a vault: a few facts in one file that is replaced as a whole, and the lock.
+"""The state of a vault: a few facts in one file that is replaced as a whole, and the lock.
 
 Beside them, while a secure sum lasts, its secrets: sealed under a key that has a file of its own,
 so that to destroy that one file is to destroy all of them.
@@ -125,7 +125,7 @@ class SiteState:
 
     @property
     def step(self) -> PartialTraining | None:
-        """Where a training was broken off."""
+        """The step at which a training was broken off."""
         found = self["step"]
         task = found and _message(found["task"], TrainAssignment)
         return found and PartialTraining(task, found["steps"], found["blob"], found["loss"])
@@ -195,7 +195,7 @@ class SealedSecrets:
         self._key = self._prefix + KEY
 
     def read(self) -> dict[str, bytes]:
-        """All that was kept, by name."""
+        """Return all that was kept, by name."""
         if self._files.size(self._key) is None:
             return {}
         return {name.removeprefix(self._prefix): self._opened(name) for name in self._names()}
@@ -268,12 +268,12 @@ def _message(value: Any, kind: type[Any]) -> Any:
 
 
 def _unmarked() -> Mark | None:
-    """No record of a study goes with these facts."""
+    """Return None: no record of a study goes with these facts."""
     return None
 
 
 def locked(folder: Path, taken: str) -> int:
-    """The lock of a folder that its owner alone may read; `taken` says who holds it, if so.
+    """Return the lock of a folder that its owner alone may read; `taken` says who holds it, if so.
 
     Raises `RunError` when another process holds it.
     """

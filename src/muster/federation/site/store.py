@@ -171,7 +171,7 @@ class SiteStore:
         return self._state.pending
 
     def memory(self, template: Tree, *, left: bool = False) -> Tree:
-        """The memory that counts, or (`left`) the one that the pending update left.
+        """Return the memory that counts, or (`left`) the one that the pending update left.
 
         None for one that has never taken part.
         """
@@ -180,7 +180,7 @@ class SiteStore:
         return None if name is None else self._tree(name, template)
 
     def body(self, pending: PendingUpdate) -> mmap:
-        """The octets of the pending update as they lie on the disk; the server checks them."""
+        """Return the bytes of the pending update, as on the disk; the server checks them."""
         with said(f"{self.folder / pending.blob} could not be read"):
             file = os.open(self.folder / pending.blob, os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -189,7 +189,7 @@ class SiteStore:
                 os.close(file)
 
     def sound(self, pending: PendingUpdate) -> bool:
-        """Whether the pending update is on the disk as it was kept."""
+        """Return whether the pending update is on the disk as it was kept."""
         try:
             self.blobs.whole(pending.blob)
         except NoRoom:
@@ -221,7 +221,7 @@ class SiteStore:
         return pending
 
     def settle(self, round: int, accepted: bool) -> bool:
-        """The fate of the pending update; False when it is known already. Idempotent."""
+        """Settle the fate of the pending update; False when it is known already. Idempotent."""
         pending = self.pending
         if pending is None or pending.task.round != round:
             return False
@@ -244,23 +244,23 @@ class SiteStore:
     # The secrets of a secure sum; they last as long as its update is pending, at most.
 
     def sealed(self, task: TrainAssignment) -> SealedSecrets:
-        """Where the secrets of a task's secure sum are kept."""
+        """Return the store of the secrets of a task's secure sum."""
         return SealedSecrets(self.blobs, self.folder, task)
 
     def destroy(self) -> None:
-        """The secure sum of the pending update is over for this site: its secrets go."""
+        """Destroy the secrets of the pending update, whose secure sum is over for this site."""
         self._state.write(over=True)
         self._sweep()
 
     def erase(self) -> None:
-        """All secrets of secure sums go, whatever can be written down of it."""
+        """Erase all secrets of secure sums, whatever can be written down of it."""
         destroyed(self.blobs, self.folder, self.blobs.names("secure-"))
 
     # Half-trained.
 
     @property
     def step(self) -> PartialTraining | None:
-        """Where a training was broken off."""
+        """The step at which a training was broken off."""
         return self._state.step
 
     def checkpoint(self, task: TrainAssignment, steps: int, carry: Tree, loss: str) -> None:
@@ -272,13 +272,13 @@ class SiteStore:
         self._sweep()
 
     def carry(self, step: PartialTraining, template: Tree) -> Tree:
-        """What a checkpoint holds. Raises `RunError` or `Refused` when it is damaged."""
+        """Return the carry of a checkpoint. Raises `RunError` or `Refused` when it is damaged."""
         return self._tree(step.blob, template)
 
     # What was downloaded.
 
     def model(self, digest: str) -> Any:
-        """A map of a model that is held whole; a damaged one is removed, to be fetched anew.
+        """Return a map of a model that is held whole; a damaged one is removed, to be fetched anew.
 
         None when it is not held.
         """
@@ -344,4 +344,4 @@ class SiteStore:
 
 
 def _nothing(label: str) -> None:
-    """No kill point."""
+    """Do nothing at a kill point."""

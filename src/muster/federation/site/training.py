@@ -31,7 +31,7 @@ __all__ = ["Training"]
 
 @dataclass(frozen=True)
 class Training:
-    """What one site trains: a plan, its rows and, if any, its test rows.
+    """The training of one site: a plan, its rows and, if any, its test rows.
 
     `acting` is the plan that is trained by, where the site's policy outranks the given one.
     `source` gives the randomness of a task where nobody else may know it: the batches and noise of
@@ -47,14 +47,14 @@ class Training:
 
     @cached_property
     def blank(self) -> Memory | None:
-        """What a client that has never taken part remembers; None where nobody remembers."""
+        """The memory of a client that has never taken part; None where nobody remembers."""
         if not self.plan.remembers:
             return None
         return self.plan.fresh_memory(*self.plan.task.init(keys.key(self.plan.seed).at("init")))
 
     @property
     def veiled(self) -> bool:
-        """Whether what this site sends hides something of its rows."""
+        """Return whether what this site sends hides something of its rows."""
         return bool((self.acting or self.plan).veiled)
 
     @cached_property
@@ -67,7 +67,7 @@ class Training:
         return codec_tensors.largest(self._template)
 
     def sent(self, body: Any) -> Sent:
-        """What the server sent, aligned as kernels like it. Raises `Refused`.
+        """Return the model that the server sent, aligned as kernels like it. Raises `Refused`.
 
         The model itself is not copied, where it lies so in a map of its file (see `mapped`).
         """
@@ -79,7 +79,10 @@ class Training:
     def train(
         self, task: TrainAssignment, client: ClientId, body: Any, memory: Memory | None, walk: Walk
     ) -> TrainingResult:
-        """The client's round. Raises `ClientError`, `Refused` for the body, what a walk raises."""
+        """Train the client's round.
+
+        Raises `ClientError`, `Refused` for the body, what a walk raises.
+        """
         try:
             x, y = self._mine
         except Exception as fault:
@@ -114,7 +117,7 @@ class Training:
         )
 
     def measure(self, body: Any, memory: Memory | None) -> dict[str, float]:
-        """Metric sums of the shared model, with the private part, on the test rows if any.
+        """Return metric sums of the shared model and the private part, on any test rows.
 
         "held out" counts the rows that it did not train on.
         """
@@ -126,13 +129,13 @@ class Training:
 
 
 def _placed(leaf: Any) -> Any:
-    """An array that starts where kernels like it, and may be written to."""
+    """Return an array that starts where kernels like it, and may be written to."""
     fits = leaf.ctypes.data % codec_tensors.ALIGNED == 0 and leaf.flags.writeable
     return leaf if fits else own(leaf)
 
 
 def _made(outcome: Outcome) -> TrainingResult:
-    """A group of one as its update: all of it weighted, so that the server only adds."""
+    """Return a group of one as its update: all of it weighted, so that the server only adds."""
     weights, buffers = outcome.weights, outcome.buffers
     update = {
         "payload": {name: rows[0] for name, rows in outcome.payload.items()},

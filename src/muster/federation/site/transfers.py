@@ -50,7 +50,7 @@ async def fetch(
     size: int,
     live: Callable[[], Any] = bool,
 ) -> Any:
-    """The octets of the model asked about: those held, or downloaded from where it broke off.
+    """Return the bytes of the model asked about: those held, or downloaded from the break on.
 
     `size` is how many a model of the plan has: no more are taken. `live()` is called before each
     try, and may raise. Raises `Refused`.
@@ -101,14 +101,14 @@ async def _download(
 
 
 def _drop_halves(site_store: SiteStore, name: str) -> None:
-    """A server that begins ever new models and ends none takes the room of one."""
+    """Remove unfinished models: a server that begins ever new ones takes the room of one."""
     for other in site_store.models.names("model-"):
         if other != name and site_store.models.size(other) is None:
             site_store.models.drop(other)
 
 
 def _begin(answer: httpx.Response) -> int:
-    """The place of the first octet of an answer."""
+    """Return the place of the first octet of an answer."""
     if answer.status_code == 200:
         return 0
     found = re.match(r"bytes (\d{1,16})-", answer.headers.get("content-range", ""))
@@ -122,7 +122,7 @@ async def _store(
     span: tuple[int, int],
     answer: httpx.Response,
 ) -> None:
-    """The octets of an answer, behind those that are held; what came before a break is kept.
+    """Store the bytes of an answer behind those held; what came before a break is kept.
 
     Raises `RetryLater` for more octets than the model has.
     """
@@ -142,7 +142,7 @@ async def _store(
 
 
 class _ModelSink:
-    """Where the octets of a model go: to the disk as they come, and no more than a model has."""
+    """The sink for the bytes of a model: to the disk as they come, and no more than it has."""
 
     def __init__(
         self, line: ServerClient, site_store: SiteStore, name: str, end: int, most: int
@@ -230,7 +230,7 @@ async def _upload(
 async def pieces(
     line: ServerClient, site_store: SiteStore, body: memoryview, send: Send, place: int
 ) -> Ack:
-    """A body from `place` on, piece by piece, to its verdict; `send(place, piece)` sends one.
+    """Send a body from `place` on until its verdict; `send(place, piece)` sends one piece.
 
     Raises `RetryLater` where the server holds no more than before, and `Refused`.
     """
@@ -266,14 +266,14 @@ async def _put(
 
 
 async def cut(piece: memoryview) -> AsyncIterator[bytes]:
-    """A body in pieces that lie where it lies."""
+    """Yield a body in pieces that lie where it lies."""
     for begin in range(0, len(piece), SEND):
         part: Any = piece[begin : begin + SEND]
         yield part
 
 
 def _pays(body: Any) -> bool:
-    """Whether a piece from the middle becomes much smaller."""
+    """Return whether a piece from the middle becomes much smaller."""
     middle = max(0, len(body) // 2 - PROBE // 2)
     sample = bytes(memoryview(body)[middle : middle + PROBE])
     return len(zstandard.ZstdCompressor(level=1).compress(sample)) < PAYS * len(sample)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What may be claimed of the privacy of single rows in a run, item by item."""
+"""The claims about the privacy of single rows in a run, item by item."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Charged:
 
 @dataclass(frozen=True)
 class RowFacts:
-    """What a statement about single rows is made of.
+    """The facts that a statement about single rows is made of.
 
     `charged` is None before the first round, and where clients train `away`, on machines of
     their own: what they draw, how often and whether is then known to them alone. `rows` are those
@@ -70,7 +70,7 @@ class RowFacts:
 
 
 def row_statement(facts: RowFacts) -> Statement:
-    """What may be claimed of single rows; no claim where one of its grounds is missing.
+    """Return the claims about single rows; no claim where one of its grounds is missing.
 
     The items are those of `muster.privacy.statement`, which speaks of clients.
 
@@ -88,7 +88,7 @@ def row_statement(facts: RowFacts) -> Statement:
 
 
 def _reasons(facts: RowFacts) -> Iterator[str]:
-    """Each ground that is missing; from where this is written, one always is."""
+    """Yield each ground that is missing; from where this is written, one always is."""
     if facts.away:
         yield (
             "the plan promises that each site clips its rows' gradients and adds noise, and the "

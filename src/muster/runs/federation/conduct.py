@@ -43,7 +43,7 @@ ENGINE = "loop"  # a site trains one client at a time, so its bits are those of 
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """How a server runs its federation.
+    """The settings by which a server runs its federation.
 
     `enough` members must be present before a round begins; `lease` in seconds; `names` are the
     client ids of members whose certificates are named otherwise.
@@ -57,7 +57,7 @@ class ServerSettings:
 def facts_of(
     plan: Plan, run: str, terms: ServerSettings, *, study: str = STUDY, raised: tuple[int, ...] = ()
 ) -> FederationFacts:
-    """What a server tells its sites, and holds them to."""
+    """Return the facts that a server tells its sites, and holds them to."""
     template = update_template(plan)
     size = sum(memoryview(piece).nbytes for piece in encode(template))
 
@@ -176,7 +176,10 @@ def conduct(
 
 
 def _ends(round_state: RoundState, text: str = "") -> bool:
-    """Whether no order to go back waits: then none is taken any more. With `text` it is refused."""
+    """Return whether no order to go back waits: then none is taken any more.
+
+    With `text` it is refused.
+    """
     with round_state.changed:
         back = round_state.back
         if back is None or text:
@@ -212,7 +215,7 @@ def _go_back(ledger: FederationStore, round_state: RoundState, network: NetworkC
 
 
 def _pause(ledger: FederationStore, round_state: RoundState, why: str) -> None:
-    """No round begins until an operator has looked and says `muster resume`."""
+    """Begin no round until an operator has looked and says `muster resume`."""
     round_state.facts.note("server", "paused", why=why)
     ledger.want("pause")
     round_state.want("pause")
@@ -226,12 +229,12 @@ class _Witness:
     network: NetworkClients
 
     def examine(self, round: int, state: RunState) -> dict[str, Any]:
-        """What a round's record has beside who replied; for version 0 nobody was asked."""
+        """Return a round's record beside who replied; for version 0 nobody was asked."""
         who = self.network.population() if round else {}
         return self.examiner.examine(round, state) | who
 
 
 def _export(folder: Path, plan: Plan, shared: bool) -> None:
-    """The model and the history as files; a run in PostgreSQL is read from there."""
+    """Export the model and the history as files; a run in PostgreSQL is read from there."""
     if not shared:
         Run(folder, plan).export()

@@ -43,7 +43,7 @@ class Stop(Protocol):
     """An `asyncio.Event` or a `threading.Event`."""
 
     def is_set(self) -> bool:
-        """Whether to stop."""
+        """Return whether to stop."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class LocalClient:
 
 @dataclass(frozen=True)
 class Joining:
-    """How to join: the site's policy, when to stop, who watches; the rest is for tests.
+    """The way to join: the site's policy, when to stop, who watches; the rest is for tests.
 
     `at` is called at each of `site.vault.LABELS`; `audit` keeps an audit log beside the vault.
     """
@@ -78,7 +78,7 @@ class Joining:
 
 @dataclass(frozen=True)
 class _ClientFolder:
-    """Where a client keeps what it must not lose, and who it is on the line."""
+    """A client's folder of what it must not lose, and its name on the line."""
 
     site_store: Path
     studies: Path
@@ -175,7 +175,10 @@ async def _attended(
 
 
 def _notary(plan: Plan, place: _ClientFolder) -> Notary | None:
-    """Who signs for a client of a plan whose sums are masked. Raises `RunError` without one."""
+    """Return the notary of a client of a plan whose sums are masked.
+
+    Raises `RunError` without one.
+    """
     if plan.secure is None:
         return None
     if place.identity is None:
@@ -189,7 +192,7 @@ def _notary(plan: Plan, place: _ClientFolder) -> Notary | None:
 async def _together(
     tasks: dict[str, asyncio.Task[RunEnded]], stop: Stop
 ) -> dict[str, RunEnded | None]:
-    """All of them until the end, the first error, or until told to stop; then none goes on."""
+    """Run all until the end, the first error, or until told to stop; then none goes on."""
     everybody = asyncio.ensure_future(asyncio.wait(tasks.values(), return_when=FIRST_EXCEPTION))
     stopped = asyncio.ensure_future(_stopped(stop))
     try:
@@ -208,7 +211,7 @@ async def _stopped(stop: Stop) -> None:
 
 
 def site_rows(planfile: PlanFile, data: str | Path, loader: str | None = None) -> tuple[Any, Any]:
-    """A site's own rows `(x, y)`: what `local_data(data)` of the plan file returns.
+    """Return a site's own rows `(x, y)`: what `local_data(data)` of the plan file returns.
 
     `loader`, written "file.py:name", names another function, which the plan's fingerprint does
     not cover. Raises `DataError` for what cannot be loaded or trained on.

@@ -41,7 +41,7 @@ HOST = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Spec:
-    """What a child process is told: the plan file as it was altered, the folder, who is who.
+    """The settings of a child process: the plan file as altered, the folder, who is who.
 
     `names[i]` is the certificate's name of the population's client i; a site process has the
     clients i with i % processes = its number.
@@ -62,7 +62,7 @@ class Spec:
 
     @property
     def home(self) -> Path:
-        """Where identities and vaults lie."""
+        """The folder of identities and vaults."""
         return Path(self.folder) / "federation"
 
 
@@ -77,7 +77,7 @@ class _Child:
     deaths: int = 0
 
     def said(self) -> str:
-        """The end of what it wrote on its standard error."""
+        """Return the end of what it wrote on its standard error."""
         self.errors.seek(0)
         return self.errors.read().decode(errors="replace").strip()[-2000:]
 
@@ -104,7 +104,7 @@ class ProcessGroup:
                 return server
 
     def start(self, role: str, number: int, deaths: int = 0) -> _Child:
-        """One more process; what it says is put among the news, and its end as None."""
+        """Start one more process; what it says is put among the news, and its end as None."""
         errors = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the child)
         spec = json.dumps(asdict(self.spec)).encode()
         process = subprocess.Popen(
@@ -129,7 +129,7 @@ class ProcessGroup:
         self.news.put((child, None))
 
     def replace(self, child: _Child) -> _Child:
-        """A process that died: start it again. Raises `RunError` when it dies for ever."""
+        """Start a process again that died. Raises `RunError` when it dies for ever."""
         self.children.remove(child)
         code, said = child.process.wait(), child.said()
         child.errors.close()
@@ -176,7 +176,7 @@ def federated(plan: Plan, spec: Spec, watch: Watch, tell: Callable[[dict[str, An
 
 
 def _follow(crew: ProcessGroup, watch: Watch, tell: Callable[[dict[str, Any]], None]) -> None:
-    """Until the server has ended the run."""
+    """Follow the news until the server has ended the run."""
     ended = False
     while True:
         child, said = crew.news.get()
@@ -200,7 +200,7 @@ def _follow(crew: ProcessGroup, watch: Watch, tell: Callable[[dict[str, Any]], N
 
 
 def identities(spec: Spec) -> None:
-    """An authority, and an identity for the server and for each site, unless they are there."""
+    """Make an authority, and an identity for the server and each site, unless they are there."""
     home, now = spec.home, datetime.now(UTC)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     authority = home / "authority"
@@ -220,6 +220,6 @@ def identities(spec: Spec) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """The parent's, with its import path, so that a plan's modules are found."""
+    """Return the parent's environment, with its import path, so that a plan's modules are found."""
     path = os.pathsep.join(part for part in sys.path if part)
     return os.environ | {"PYTHONPATH": path}

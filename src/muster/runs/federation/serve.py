@@ -63,7 +63,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ListenSettings:
-    """Where a server listens, and as whom.
+    """The address at which a server listens, and its identity.
 
     `address` is HOST:PORT, port 0 any that is free; `identity` the folder of the server's
     certificate, None for plain HTTP, which a loopback address alone may have; `meters` a
@@ -75,7 +75,7 @@ class ListenSettings:
     meters: int | None = None
 
     def listening(self, folder: Path) -> listen.ListenAddress:
-        """The same, for the sockets. Raises `RunError` for what is no address."""
+        """Return the address for the sockets. Raises `RunError` for what is no address."""
         host, colon, port = self.address.rpartition(":")
         if not colon or not port.isdigit() or not 0 <= int(port) < 1 << 16:
             raise RunError(f"the address {self.address!r} is not HOST:PORT; use 0.0.0.0:8443")
@@ -85,7 +85,7 @@ class ListenSettings:
 
 @dataclass(frozen=True)
 class ServedFederation:
-    """What is served: a plan, its folder, central test rows if any, and the terms.
+    """A federation to serve: a plan, its folder, central test rows if any, and the terms.
 
     `url` is a PostgreSQL that several servers share, instead of SQLite in the folder; with
     `keep_updates` every update outlives its commit, for tests and audits. `population` is known on
@@ -144,7 +144,10 @@ def serve(
 
 
 def patient(deed: Callable[[], T], stop: threading.Event, tell: Watch) -> T:
-    """What a deed returns, once there is room for it. Raises `Stopped` when told to stop first."""
+    """Do a deed once there is room for it, and return what it returns.
+
+    Raises `Stopped` when told to stop first.
+    """
     shortage = Shortage(tell)
     while True:
         try:
@@ -157,14 +160,14 @@ def patient(deed: Callable[[], T], stop: threading.Event, tell: Watch) -> T:
 
 @dataclass
 class Shortage:
-    """What a server that starts has no room for: told at once, and again each minute."""
+    """The room that a server lacks when it starts: told at once, and again each minute."""
 
     tell: Watch
     text: str = ""
     due: float = 0.0
 
     def met(self, full: NoRoom) -> None:
-        """It is lacking now."""
+        """Tell that it is lacking now."""
         now = time.monotonic()
         if str(full) == self.text and now < self.due:
             return
@@ -180,7 +183,7 @@ def _opened(
     *,
     plain: bool,
 ) -> tuple[_Server, contextlib.ExitStack]:
-    """A server whose run is opened and is this plan's, and what closes it again."""
+    """Return a server whose run is opened and is this plan's, and what closes it again."""
     folder = federation.folder
     with said(f"the folder {folder} cannot be made"):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # updates of single sites lie here
@@ -199,7 +202,10 @@ def _opened(
 
 
 def _notary(plan: Plan, where: ListenSettings) -> pki.Notary | None:
-    """Who knows the members of a plan whose sums are masked. Raises `RunError` without one."""
+    """Return the notary that knows the members of a plan whose sums are masked.
+
+    Raises `RunError` without one.
+    """
     if plan.secure is None:
         return None
     if where.identity is None:
@@ -211,7 +217,7 @@ def _notary(plan: Plan, where: ListenSettings) -> pki.Notary | None:
 
 
 def _log(folder: Path) -> audit.AuditLog:
-    """The server's audit log, after a check of the whole of it."""
+    """Return the server's audit log, after a check of the whole of it."""
     path = folder / "audit.jsonl"
     if path.exists() and path.stat().st_size:  # a kill may come before its first entry
         audit.verify(path)
@@ -327,13 +333,13 @@ class _Server:
         ready(port)
 
     async def _stopped(self, closed: asyncio.Event) -> None:
-        """The process was told to stop: everything that waits is let go."""
+        """Let go of everything that waits: the process was told to stop."""
         await asyncio.to_thread(self.stop.wait)
         self.round_state.close()
         closed.set()
 
     async def _play(self, closed: asyncio.Event) -> None:
-        """The engine, in a thread of its own; when it ends, the sites are told."""
+        """Play the engine, in a thread of its own; when it ends, the sites are told."""
         loop = asyncio.get_running_loop()
         try:
             self.why = await asyncio.to_thread(self._engine, loop)
@@ -366,7 +372,7 @@ class _Server:
         )
 
     def _begin(self) -> Options:
-        """What this life writes down before it plays; how it plays."""
+        """Write down what this life begins with; return how it plays."""
         federation = self.federation
         if federation.population is None and self.ledger.meta("carrier") != "plain":
             self.ledger.note(
@@ -390,7 +396,7 @@ class _Server:
         return options
 
     def _noted(self, actor: str, action: str, /, **details: Any) -> None:
-        """Into the audit log, of what the engine does: it waits until there is room."""
+        """Note in the audit log what the engine does: it waits until there is room."""
         while True:
             try:
                 self.log.append(actor, action, **details)
@@ -413,7 +419,7 @@ class _Server:
         watch(record)
 
     async def _told(self, text: str) -> None:
-        """Until everybody who is here has heard that the run is over, or is silent."""
+        """Wait until everybody who is here has heard that the run is over, or is silent."""
         round_state = self.round_state
         round_state.end(text)
 
@@ -432,7 +438,7 @@ class _Server:
 
 
 def _name(ledger: FederationStore) -> str:
-    """The run's id: its folder's name, and what tells it from one that was there before."""
+    """Return the run's id: its folder's name, and what tells it from one that was there before."""
     name = re.sub(r"[^A-Za-z0-9._-]", "-", ledger.path.resolve().name)[:96].lstrip("._-") or "run"
     if ledger.shared:
         return name  # all servers must say the same without asking each other
@@ -442,7 +448,7 @@ def _name(ledger: FederationStore) -> str:
 
 
 def _given_back(at: Callable[[str], None], label: str) -> None:
-    """Before vectors are summed, what the pieces of many uploads took goes back to the system."""
+    """Give back to the system, before vectors are summed, what pieces of many uploads took."""
     if label == "round: closed":
         with contextlib.suppress(AttributeError, OSError):  # glibc alone keeps it, and can
             ctypes.CDLL(None).malloc_trim(0)
@@ -450,4 +456,4 @@ def _given_back(at: Callable[[str], None], label: str) -> None:
 
 
 def _unheard(port: int) -> None:
-    """Nobody waits for the port."""
+    """Do nothing: nobody waits for the port."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What attacks find in a run, against what its ledger promises.
+"""Attacks on a run, and what they find against what its ledger promises.
 
 Three attacks, none of which can prove privacy: canaries, membership inference on the released
 model, and inversion of one update as the server sees it. One that finds more than was promised
@@ -57,7 +57,7 @@ class Found:
 def audited(
     run: Run, plan: Plan, population: Population, rows: tuple[Any, Any] | None
 ) -> list[Found]:
-    """All attacks on a run of this plan; `rows` are rows that nobody trained on."""
+    """Return the findings of all attacks on a run of this plan; `rows`: rows nobody trained on."""
     ledger = ledger_of(run)
     delta = ledger.delta if ledger else usual_delta(len(population))
     epsilon = ledger.epsilon if ledger else math.inf
@@ -74,7 +74,7 @@ Promise = tuple[float, float, str]
 
 
 def _of_rows(run: Run) -> Promise | None:
-    """What is promised to single rows, where the plan keeps them private by themselves."""
+    """Return the promise to single rows, where the plan keeps them private by themselves."""
     kept = run.facts.get("examples")
     charged = facts_from(kept).charged if kept else None
     if charged is None:
@@ -108,7 +108,10 @@ def _verdict(found: float, epsilon: float) -> Verdict:
 def _membership(
     run: Run, plan: Plan, population: Population, rows: tuple[Any, Any] | None, promise: Promise
 ) -> Iterator[Found]:
-    """Is a row with a low loss one that was trained on? Of rows, so below what clients reveal."""
+    """Ask whether rows with a low loss were trained on.
+
+    About rows, so below what clients reveal.
+    """
     epsilon, delta, promised = promise
     name = "membership of rows"
     if rows is None or population.is_lazy:
@@ -147,7 +150,7 @@ def _membership(
 
 
 def _losses(run: Run, plan: Plan, x: Any, y: Any) -> NDArray[np.float64]:
-    """The loss of each of up to so many rows, evenly spread."""
+    """Return the loss of each of up to so many rows, evenly spread."""
     step = max(1, -(-len(x) // LISTED))
     w, buffers = run.parameters, run.buffers
     each = (
@@ -161,7 +164,7 @@ def _losses(run: Run, plan: Plan, x: Any, y: Any) -> NDArray[np.float64]:
 
 
 def _inversion(plan: Plan, population: Population) -> Iterator[Found]:
-    """One row, one update: its first linear layer gives the row away, unless noise is in it."""
+    """Invert one row's update: the first linear layer gives the row away, unless noise is in it."""
     name = "inversion of one update"
     place = _linear(plan, population)
     if place is None:
@@ -213,7 +216,7 @@ def _targets(population: Population) -> list[tuple[Any, Any, Any]]:
 
 
 def _linear(plan: Plan, population: Population) -> tuple[str, str] | None:
-    """Names of a weight `(outputs, features)` on the input, and of its bias."""
+    """Return the names of a weight `(outputs, features)` on the input, and of its bias."""
     features = int(np.asarray(population[population.clients[0]][0][:1]).size)
     entries = [e for e in plan.task.layout.entries if e.kind == "parameter"]
     for weight, bias in pairwise(entries):

@@ -29,14 +29,14 @@ __all__ = ["facts_of", "ledger_of", "stated", "statements"]
 
 
 def stated(run: Run, audits: tuple[AuditFinding, ...] = ()) -> Statement:
-    """What may be claimed of a run, or why nothing is."""
+    """Return the statement of what may be claimed of a run, or why nothing is."""
     if not run.facts.get("privacy"):
         return unprotected(run, audits)
     return statement(facts_of(run, audits))
 
 
 def statements(run: Run) -> tuple[Statement, ...]:
-    """All that may be said of a run: of its clients, of their single rows, or of both."""
+    """Return all that may be said of a run: of its clients, of their single rows, or of both."""
     rows = run.facts.get("examples")
     clients = () if rows and not run.facts.get("privacy") else (stated(run),)
     if not rows:
@@ -45,7 +45,7 @@ def statements(run: Run) -> tuple[Statement, ...]:
 
 
 def ledger_of(run: Run) -> PrivacyLedger | None:
-    """The ledger that the run was charged in, as it was then, with the replies of its own rounds.
+    """Return the ledger that the run was charged in, as it was then, with its rounds' replies.
 
     None for a run without noise, or before its first round.
     """
@@ -63,7 +63,7 @@ def ledger_of(run: Run) -> PrivacyLedger | None:
 
 
 def facts_of(run: Run, audits: tuple[AuditFinding, ...] = ()) -> StatementInputs:
-    """The facts of a run with noise, of which `muster.privacy.statement` makes eleven items."""
+    """Return the facts of a run with noise, for the eleven items of `muster.privacy.statement`."""
     kept: dict[str, Any] = run.facts["privacy"]
     people, mask = kept["population"], mask_of(run)
     ledger = ledger_of(run) or PrivacyLedger(usual_delta(people))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands before each round: its charge in the ledger, the budget, and its secret.
+"""The guard before each round: its charge in the ledger, the budget, and its secret.
 
 The order is that of the disk: the round's secret, then the ledger, then the round. So a round
 that was released is in the ledger, and one that is resumed releases the very same noise. A round
@@ -91,7 +91,7 @@ class RunAccountant:
         return (self._named(record["round"], before), record["round"]), accepted
 
     def _named(self, round: int, before: int | None = None) -> str:
-        """What a round is charged as: one that is played again is another release."""
+        """Return the name that a round is charged under: one played again is another release."""
         return charged_as(self._run, self._back, round, before)
 
     def _opened(self, before: str | None, file: Path | None) -> LedgerFile | None:
@@ -104,7 +104,7 @@ class RunAccountant:
         return None if path is None else LedgerFile(path.resolve())
 
     def charge_round(self, round: int, sampler: Tree = None) -> str | None:
-        """Why this round may not be played, or None: then it is in the ledger.
+        """Say why this round may not be played, or None: then it is in the ledger.
 
         `sampler` is the state that its cohort is drawn from. Raises `PlanError` for a δ that would
         let a client be published whole, `RunError` when the ledger cannot be written, or the round
@@ -151,7 +151,7 @@ class RunAccountant:
         check_delta(ledger.delta, len(roster.clients))
 
     def _so_far(self, roster: Roster) -> PrivacyLedger:
-        """The ledger, with the replies of this run's rounds that are committed."""
+        """Return the ledger, with the replies of this run's rounds that are committed."""
         if self._ledger is None:
             budget, clients = self._plan.budget, len(roster.clients)
             delta = budget.delta if budget else usual_delta(clients)
@@ -166,7 +166,7 @@ class RunAccountant:
         return ledger.witnessed(self._counts)
 
     def _keep_secret(self, round: int, known: PrivacyLedger) -> None:
-        """The secret of the round, drawn and durable before anything comes of it."""
+        """Draw the secret of the round, durable before anything comes of it."""
         if self._entropy is None:
             return
         kept, name = self._store.meta("secret"), self._named(round)
@@ -193,7 +193,7 @@ class RunAccountant:
             )
 
     def end(self, state: RunState) -> None:
-        """The run is over: what would undo its noise is erased from its state, and it stays over.
+        """End the run for ever: what would undo its noise is erased from its state.
 
         In a simulation all noise is a function of the plan's seed: nothing is gained by erasing
         some of it, and the run can be extended, and played again.
@@ -205,11 +205,11 @@ class RunAccountant:
             self._store.amend(dict(leaves(state._replace(stages=stages))), sealed=True)
 
     def source(self) -> RandomSource | None:
-        """What the admitted round draws from: its secret, or None for the plan's seed."""
+        """Return the source of the admitted round's draws: its secret; None for the plan's seed."""
         return self._secret
 
     def record(self) -> dict[str, Any]:
-        """The line's part about privacy: ε so far at δ, of clients where their noise is charged."""
+        """Return the line's part about privacy: ε so far at δ, of clients if noise is theirs."""
         rows = self._rows.record() if self._rows else {}
         if not self._active or self._ledger is None:
             return {"privacy": rows} if rows else {}
@@ -219,7 +219,7 @@ class RunAccountant:
         return {"privacy": found | ({"examples": rows} if rows else {})}
 
     def close(self, done: int) -> None:
-        """Round `done` is committed: its secret is erased, and its replies are counted."""
+        """Close round `done`, which is committed: erase its secret, and count its replies."""
         if self._rows is not None and done:
             self._rows.count(self._store.last_record())
         if not self._active or not done:
@@ -234,7 +234,7 @@ class RunAccountant:
         self._secret = None
 
     def _facts(self, roster: Roster) -> dict[str, Any]:
-        """What a statement needs beside the ledger (see `runs.privacy.facts`)."""
+        """Return the facts that a statement needs beside the ledger (see `runs.privacy.facts`)."""
         plan, how = self._plan, selection(self._plan, roster)
         return {
             "run": self._run,
@@ -251,7 +251,7 @@ class RunAccountant:
 
 
 def afforded(plan: Plan, roster: Roster) -> int | None:
-    """How many rounds the plan's budget affords people who were in no run before."""
+    """Count the rounds that the plan's budget affords people who were in no run before."""
     budget: Budget | None = plan.budget
     if budget is None or not plan.stages.releases():
         return afforded_rows(plan, roster)

@@ -23,7 +23,7 @@ __all__ = ["honest_shares", "mask_of", "own_needed", "settings_of"]
 
 
 def mask_of(run: Run) -> Mask | None:
-    """The secure sums of a run as they were made, at the worst of them; None without."""
+    """Return the secure sums of a run as they were made, at the worst of them; None without."""
     settings = settings_of(run.facts.get("plan", {}))
     if settings is None:
         return None
@@ -49,7 +49,7 @@ def mask_of(run: Run) -> Mask | None:
 
 
 def settings_of(plan: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The settings of the SecureSum of a recorded plan (`registry.to_value`); None without."""
+    """Return the settings of a recorded plan's SecureSum (`registry.to_value`); None without."""
     found = [one for one in plan.get("pipeline", ()) if one["class"] == SecureSum.__name__]
     return {name: value for name, value in found[0].items() if name != "class"} if found else None
 
@@ -57,7 +57,7 @@ def settings_of(plan: Mapping[str, Any]) -> dict[str, Any] | None:
 def own_needed(
     plan: Mapping[str, Any], releases: Iterable[Release], peers: Peers | None
 ) -> int | None:
-    """How many clients of its own a server needs that chooses whom it invites, beside one other.
+    """Count the own clients that a server needs which chooses whom it invites beside one other.
 
     By a recorded plan, what its stages release, and a site's rules, None where those are not known.
     None where masks hide nothing, or no number would do.
@@ -83,13 +83,13 @@ def own_needed(
 
 
 def _drawn(plan: Mapping[str, Any]) -> int:
-    """How many clients a recorded plan draws; 0 where it does not say."""
+    """Count the clients that a recorded plan draws; 0 where it does not say."""
     count = int(plan["sampling"].get("count") or 0)
     return math.ceil(count * float(plan["overselect"]))
 
 
 def honest_shares(run: Run, mask: Mask) -> int | None:
-    """The fewest honest clients that a sum is sure to hold; None before the first.
+    """Return the fewest honest clients that a sum is sure to hold; None before the first.
 
     All who may work together of those who were invited may be among those whose sum was opened; of
     a ring, a part may have been opened.
@@ -100,11 +100,11 @@ def honest_shares(run: Run, mask: Mask) -> int | None:
 
 
 def _sure(record: Mapping[str, Any], corrupt: float) -> int:
-    """How many honest clients whatever was opened in one round is sure to hold."""
+    """Count the honest clients that whatever was opened in one round is sure to hold."""
     parts = [int(note["honest"]) for note in record.get("secure", ()) if _ring(note)]
     return min([len(record["accepted"]) - known_shares(len(record["invited"]), corrupt), *parts])
 
 
 def _ring(note: Mapping[str, Any]) -> bool:
-    """Whether the clients of a recorded sum shared with some of the others only."""
+    """Return whether the clients of a recorded sum shared with some of the others only."""
     return bool(note["degree"] + 1 < note["members"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the rounds of a run reveal of single rows: charged to the clients that a round invites.
+"""Privacy of single rows over a run's rounds, charged to the clients that a round invites.
 
 Turns are counted by the committed rounds and the one that is about to be played, so a round that is
 resumed is charged once, and the ledger of a run is as long as its history.
@@ -49,7 +49,7 @@ class RowAccountant:
             refuse_blind_budget(plan)
 
     def count(self, record: dict[str, Any]) -> None:
-        """A committed round: who was invited counts as charged, also where nobody's reply did."""
+        """Count a committed round: the invited count as charged, also where no reply did."""
         if record["round"] > self._counted:
             self._counted = record["round"]
             self._turns.update(dict.fromkeys(record["invited"], 1))
@@ -57,7 +57,7 @@ class RowAccountant:
     def charge_round(
         self, round: int, roster: Roster | None, cohort: Iterable[ClientId]
     ) -> str | None:
-        """Why this round may not be played, or None: then it is charged, and that is on the disk.
+        """Say why this round may not be played, or None: then the charge is on the disk.
 
         Raises `PlanError` for a δ that would let a row be published whole.
         """
@@ -113,7 +113,7 @@ class RowAccountant:
         self._store.note(examples=asdict(facts))
 
     def record(self) -> dict[str, Any]:
-        """The part of a round's line: ε of the worst client's rows so far at δ, and whose."""
+        """Return the line's part: ε of the worst client's rows so far at δ, and whose."""
         if self._charged is None:
             return {}
         after, rule = self._charged.all, self._plan.local.examples
@@ -151,7 +151,7 @@ def _charged(found: Worst, rounds: int, delta: float) -> Charged:
 
 
 def facts_from(kept: dict[str, Any]) -> RowFacts:
-    """The facts as a run's store keeps them."""
+    """Return the facts as a run's store keeps them."""
     found = dict(kept)
     if found["charged"] is not None:
         charged = dict(found["charged"])
@@ -163,7 +163,7 @@ def facts_from(kept: dict[str, Any]) -> RowFacts:
 
 
 def afforded_rows(plan: Plan, roster: Roster) -> int | None:
-    """How many rounds the budget affords any one client, where the budget is about rows."""
+    """Count the rounds that the budget affords any one client, where the budget is about rows."""
     budget, rule = plan.budget, plan.local.examples
     if budget is None or rule is None or plan.stages.releases():
         return None

@@ -41,7 +41,7 @@ SHARE = "all rows of this site together: its update in a masked sum is this one,
 
 
 class Part(NamedTuple):
-    """What one run was charged: trainings, its first and last round, ε of this run by itself."""
+    """The charges of one run: trainings, its first and last round, ε of this run by itself."""
 
     run: str
     trainings: int
@@ -78,7 +78,7 @@ class Account:
 
     @property
     def unit(self) -> str:
-        """Whom ε is about: noise in each local step hides rows, noise on an update all of them."""
+        """The unit that ε is about: noise in each local step hides rows, on an update all."""
         kinds = {charge.release.mechanism for charge in self.ledger.charges}
         if "gaussian" in kinds:
             return ROW
@@ -126,7 +126,7 @@ class Account:
 
     @property
     def more(self) -> int | None:
-        """How many more trainings like the last the budget affords; None before the first."""
+        """The number of further trainings like the last in the budget; None before the first."""
         if self.budget is None or not self.ledger.entries:
             return None
         budget, before = self.budget, self.charges
@@ -160,7 +160,7 @@ class SiteStudy:
 
 
 def studies(folder: str | Path, policy: Any = None) -> list[SiteStudy]:
-    """Each study of a site, by the folder of its identity, or of its studies, or one.
+    """Return each study of a site, by the folder of its identity, or of its studies, or one.
 
     `policy`, a `Policy`, says which budget and which rules count and which study is meant, instead
     of what the site itself noted when it last joined. Raises `RunError` where there is none.
@@ -169,13 +169,16 @@ def studies(folder: str | Path, policy: Any = None) -> list[SiteStudy]:
 
 
 def accounts(folder: str | Path, policy: Any = None) -> list[Account]:
-    """The ledger of each study of a site, as `studies` finds them. Raises `RunError` for none."""
+    """Return the ledger of each study of a site, as `studies` finds them.
+
+    Raises `RunError` for none.
+    """
     found = _found(folder, policy, (NOTE, LEDGER))
     return [_account(one / LEDGER, _rule(policy) or _noted(one)) for one in found]
 
 
 def peers_of(rules: PeerRules) -> Peers:
-    """A site's rules about those it sums with, as a table needs them."""
+    """Return a site's rules about those it sums with, as a table needs them."""
     peers = rules.peers or ()
     names = {peer.partition("=")[0] for peer in peers}
     named = not any("*" in name for name in names)
@@ -207,7 +210,7 @@ def _study(path: Path, policy: Any) -> SiteStudy:
 
 
 def _setting(came: Joined, account: Account | None, worst: Sums | None) -> Setting | None:
-    """What a site's table is made of; None where masked sums were planned and none made."""
+    """Return the setting of a site's table; None where masked sums were planned and none made."""
     if worst is None and settings_of(came.plan) is not None:
         return None
     peers = peers_of(came.rules)
@@ -224,7 +227,7 @@ def _setting(came: Joined, account: Account | None, worst: Sums | None) -> Setti
 
 
 def _stated(came: Joined, account: Account | None) -> Statement:
-    """What this site's own noise hides, by its own ledger; else why nothing can be said."""
+    """State what this site's own noise hides, by its own ledger; else why nothing can be said."""
     if account is not None and account.ledger.entries:
         ledger = account.ledger
         claim = (
@@ -246,7 +249,7 @@ def _stated(came: Joined, account: Account | None) -> Statement:
 
 
 def _worst(shown: tuple[Transcript, ...]) -> Sums | None:
-    """The worst sum that this site's masked vector may be in, by its transcripts; None for none."""
+    """Return the worst sum that the site's masked vector may be in, by its transcripts; or None."""
     sums = [made for one in shown if (made := _sums(one)) is not None]
     return min(sums, key=lambda made: (made.honest, made.threshold), default=None)
 
@@ -275,7 +278,7 @@ def _sums(shown: Transcript) -> Sums | None:
 
 
 def _found(folder: str | Path, policy: Any, kept: tuple[str, ...]) -> list[Path]:
-    """The studies at a place that hold one of these files. Raises `RunError` for none."""
+    """Return the studies at a place that hold one of these files. Raises `RunError` for none."""
     folder = Path(folder)
     if not folder.is_dir():
         raise RunError(f"{folder} is no folder; give a site's identity, or the folder of a study")
@@ -308,7 +311,7 @@ class Rule(NamedTuple):
 
 
 def _noted(study: Path) -> Rule | None:
-    """The budget that was in force when the site last joined."""
+    """Return the budget that was in force when the site last joined."""
     note = study / NOTE
     if not note.exists():
         return None

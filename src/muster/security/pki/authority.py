@@ -89,17 +89,17 @@ class CertificateEntry:
             object.__setattr__(self, "organisation", self.name)
 
     def days_left(self, now: datetime) -> int:
-        """Whole days until it expires; below 0 afterwards."""
+        """Count the whole days until it expires; below 0 afterwards."""
         return (datetime.fromisoformat(self.ends) - now).days
 
     def live(self, now: datetime) -> bool:
-        """Whether it opens a door now."""
+        """Return whether it opens a door now."""
         return self.state == "valid" and now <= datetime.fromisoformat(self.ends)
 
 
 @dataclass(frozen=True)
 class Approval:
-    """What an approval made: the line in the ledger, and the bundle to send back."""
+    """An approval: the line in the ledger, and the bundle to send back."""
 
     entry: CertificateEntry
     bundle: Path
@@ -203,26 +203,26 @@ def revoke(folder: Path, who: str, reason: str, now: datetime) -> list[Certifica
 
 
 def entries(folder: Path) -> list[CertificateEntry]:
-    """Every certificate that an authority issued, in that order, as it stands now."""
+    """Return every certificate that an authority issued, in that order, as it stands now."""
     _certificate_of(folder)
     return list(_latest(_lines(folder)).values())
 
 
 def revoked(folder: Path) -> frozenset[int]:
-    """The serials that are revoked, by the newest list that the folder of anybody has seen."""
+    """Return the revoked serials, by the newest list that the folder of anybody has seen."""
     _certificate_of(folder)
     return Revocations(folder).current.serials
 
 
 def unconfirmed(folder: Path, asked: Path, now: datetime, *, renewal: bool = False) -> str:
-    """The organisation that a request asks to speak for, where `approve` wants it confirmed."""
+    """Return the organisation that a request asks to speak for, if `approve` wants it confirmed."""
     request, lines = certificates.read_request(read(asked)), _lines(folder)
     held = _held_by(lines, request.name, now, renewal)
     return request.organisation if request.organisation not in ("", held, request.name) else ""
 
 
 def _held(folder: Path) -> AbstractContextManager[None]:
-    """The folder for oneself, when it is an authority's."""
+    """Hold the folder for oneself, when it is an authority's."""
     _certificate_of(folder)
     return locked(folder)
 
@@ -254,7 +254,7 @@ def _latest(lines: list[CertificateEntry]) -> dict[str, CertificateEntry]:
 
 
 def _opened(folder: Path) -> tuple[Authority, list[CertificateEntry], RevocationList | None]:
-    """The authority, its ledger, and the list that lies there, if it is one that may."""
+    """Return the authority, its ledger, and the list that lies there, if it is one that may."""
     authority = Authority(_certificate_of(folder), private(folder / KEY))
     try:
         there = standing(folder, authority.certificate)
@@ -285,14 +285,14 @@ def _record(
 
 
 def _number(lines: list[CertificateEntry], there: RevocationList | None) -> int:
-    """The number of the list that follows from these lines, and from the one that lies there."""
+    """Return the number of the list that follows from these lines, and the one that lies there."""
     return max(max((entry.number for entry in lines), default=0), there.number if there else 0)
 
 
 def _with_lost(
     lines: list[CertificateEntry], there: RevocationList | None
 ) -> list[CertificateEntry]:
-    """The lines, and those that a ledger put back to a copy has lost, as the list tells them."""
+    """Return the lines, with those a ledger put back to a copy has lost, as the list tells them."""
     if there is None:
         return lines
     latest, found = _latest(lines), list[CertificateEntry]()
@@ -308,7 +308,7 @@ def _with_lost(
 
 
 def _held_by(lines: list[CertificateEntry], name: str, now: datetime, renewal: bool) -> str:
-    """The organisation that a name speaks for already; "" where it is a new one."""
+    """Return the organisation that a name speaks for already; "" where it is a new one."""
     known = [entry for entry in _latest(lines).values() if entry.name == name]
     standing_ = [entry for entry in known if renewal or entry.live(now)]
     return standing_[-1].organisation if standing_ else ""
@@ -321,7 +321,7 @@ def _organisation(
     now: datetime,
     renewal: bool,
 ) -> str:
-    """The organisation that a certificate is to name, by the authority's word."""
+    """Return the organisation that a certificate is to name, by the authority's word."""
     if grant.organisation:
         return grant.organisation
     held = _held_by(lines, asked.name, now, renewal)

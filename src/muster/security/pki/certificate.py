@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How certificates are made: authority, requests and issue, as pure functions.
+"""The making of certificates: authority, requests and issue, as pure functions.
 
 An *authority* is a key and its own certificate. A site makes a key, which never leaves it, and
 a *request*; the authority answers with a certificate, in a *bundle*. Everything is PEM in bytes;
@@ -96,12 +96,12 @@ class SigningRequest:
 
 
 def new_key() -> bytes:
-    """A new private key, PEM."""
+    """Return a new private key, PEM."""
     return _key_bytes(ec.generate_private_key(ec.SECP256R1()))
 
 
 def fingerprint(pem: bytes) -> str:
-    """SHA-256 of the public key of a private key, a request or a certificate (all PEM).
+    """Return the SHA-256 of the public key of a private key, request or certificate (all PEM).
 
     It is the same for a key, its request and its certificate: what two people compare by phone.
     """
@@ -113,7 +113,7 @@ def fingerprint(pem: bytes) -> str:
 
 
 def new_authority(title: str, now: datetime) -> Authority:
-    """A new authority: a key, and a certificate that it signs itself."""
+    """Return a new authority: a key, and a certificate that it signs itself."""
     if not title.strip() or not title.isprintable() or len(title.encode()) > 64:
         raise IdentityError(f"the title {title!r} is not allowed; use 1 to 64 printable letters")
     key = ec.generate_private_key(ec.SECP256R1())
@@ -130,7 +130,7 @@ def new_authority(title: str, now: datetime) -> Authority:
 
 
 def request(name: str, key: bytes, organisation: str = "") -> bytes:
-    """A signing request (PEM) for a name, by the holder of a key; it holds no secret.
+    """Return a signing request (PEM) for a name, by the holder of a key; it holds no secret.
 
     `organisation` is what the holder asks to speak for; the authority decides.
     """
@@ -159,7 +159,7 @@ def read_request(pem: bytes) -> SigningRequest:
 
 
 def issue(authority: Authority, asked: SigningRequest, grant: Grant, now: datetime) -> bytes:
-    """A certificate (PEM) for whoever made a request.
+    """Return a certificate (PEM) for whoever made a request.
 
     Its holder speaks for the organisation of the grant or, where that names none, for itself: what
     a request asks for is not looked at.
@@ -208,7 +208,7 @@ def check_issued(issued: bytes, authority: bytes, now: datetime) -> None:
 
 
 def sign(authority: Authority, data: bytes) -> bytes:
-    """The authority's signature over some bytes."""
+    """Return the authority's signature over some bytes."""
     return bytes(private_key(authority.key).sign(data, ECDSA))
 
 
@@ -223,12 +223,15 @@ def check_signature(authority: bytes, signature: bytes, data: bytes) -> None:
 
 
 def public_key(pem: bytes) -> ec.EllipticCurvePublicKey:
-    """The public key in a certificate (PEM). Raises `IdentityError` for another kind of key."""
+    """Return the public key in a certificate (PEM).
+
+    Raises `IdentityError` for another kind of key.
+    """
     return _p256(_key_of(certificate(pem)))
 
 
 def private_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
-    """The private key in some PEM. Raises `IdentityError` for another kind of key."""
+    """Return the private key in some PEM. Raises `IdentityError` for another kind of key."""
     key = parsed(lambda data: serialization.load_pem_private_key(data, None), pem, "the key")
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise IdentityError(f"the key is a {type(key).__name__}; an EC P-256 key is required")
@@ -236,7 +239,7 @@ def private_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
 
 
 def issuer_key(signer: Any) -> x509.AuthorityKeyIdentifier:
-    """Whose key signed, as certificates and lists say it."""
+    """Return the key that signed, as certificates and lists say it."""
     return x509.AuthorityKeyIdentifier.from_issuer_public_key(signer)
 
 

@@ -32,7 +32,7 @@ Stamp = tuple[int, ...]
 
 
 def seen(folder: Path) -> ListMark | None:
-    """The highest list that a folder has seen; None where it has seen none."""
+    """Return the highest list that a folder has seen; None where it has seen none."""
     path = folder / SEEN
     if not has(path):
         return None
@@ -51,7 +51,7 @@ def seen(folder: Path) -> ListMark | None:
 
 
 def standing(folder: Path, authority: bytes, known: ListMark | None = None) -> RevocationList:
-    """The list that lies in a folder, when it is not older than the one `known`, or seen there.
+    """Return the list in a folder, when it is not older than the one `known`, or seen there.
 
     Raises `IdentityError` for a list that was put back, for another of the same number, and for one
     that is missing or damaged.
@@ -106,7 +106,7 @@ def store(
 
 
 class Revocations:
-    """Who is revoked, as the newest list says that a folder, or this process, has seen.
+    """The revoked, by the newest list that a folder, or this process, has seen.
 
     `current` is read from no file. Methods may be called from any thread. Raises `IdentityError`
     where the folder holds no list that holds.
@@ -128,7 +128,7 @@ class Revocations:
         return self._current
 
     def look(self) -> bool:
-        """Read again what has changed in the folder; whether a newer list holds now.
+        """Read again what has changed in the folder; return whether a newer list holds now.
 
         Raises `IdentityError` where what lies there is refused, at every look until it is mended;
         meanwhile the newest list that was read goes on holding. Where nothing has changed, no file
@@ -151,14 +151,14 @@ class Revocations:
             return found.mark != known
 
     def take(self, pem: bytes) -> bool:
-        """Keep a list that came from elsewhere, when it is newer; whether it was.
+        """Keep a list that came from elsewhere, when it is newer; return whether it was.
 
         Raises `IdentityError` for one of another authority, and for another of the same number.
         """
         return self._kept(read_list(pem, self.authority))
 
     def heard(self, pem: bytes) -> bool:
-        """Keep the list that a server hands out, when it is newer; whether it was.
+        """Keep the list that a server hands out, when it is newer; return whether it was.
 
         Raises `IdentityError` as `take`, and for a list that is older than the newest one here:
         that server would let in whom others know to be revoked.
@@ -182,7 +182,7 @@ class Revocations:
             return newest.mark != known
 
     def _noted(self, known: ListMark | None) -> RevocationList:
-        """The list that lies in the folder, once its number is noted there."""
+        """Return the list that lies in the folder, once its number is noted there."""
         found = standing(self.folder, self.authority, known)
         if seen(self.folder) == found.mark:
             return found

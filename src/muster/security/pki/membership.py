@@ -34,7 +34,7 @@ END = b"-----END PRIVATE KEY-----\n"
 
 @dataclass(frozen=True)
 class Membership:
-    """Who a folder is in which federation.
+    """The membership of a folder: who it is, and in which federation.
 
     `authority` is its authority's fingerprint, `key` that of its own key.
     """
@@ -94,7 +94,7 @@ def accept(bundle: Path, folder: Path, now: datetime, authority: str = "") -> Me
 
 
 def member(folder: Path) -> Membership:
-    """Who this folder is, and where its server is."""
+    """Return the membership of this folder: who it is, and where its server is."""
     who = holder(_own(folder))
     try:
         server = str(json.loads(read(folder / FEDERATION))["server"])
@@ -129,7 +129,7 @@ def _own(folder: Path) -> bytes:
 
 
 def _key(folder: Path, held: Bundle) -> tuple[bytes, bool]:
-    """The private key here that the bundle was made for, and whether it was waiting for it."""
+    """Return the private key that the bundle was made for, and whether it waited for it."""
     for name in (PENDING, IDENTITY):
         if has(folder / name):
             key = private(folder / name)

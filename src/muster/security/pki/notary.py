@@ -85,7 +85,7 @@ class Notary:
         self.revocations.look()
 
     def heard(self, listed: str) -> bool:
-        """Keep the revocation list (PEM) that a server hands out, when it is newer; whether it was.
+        """Keep a server's revocation list (PEM), when it is newer; return whether it was.
 
         Raises `IdentityError` for a list that is older than this member's, or not the authority's:
         with that server no sum is made.
@@ -93,24 +93,24 @@ class Notary:
         return self.revocations.heard(listed.encode())
 
     def listed(self) -> str:
-        """The newest revocation list (PEM) that this member has seen, as it hands it to others."""
+        """Return the newest revocation list (PEM) that this member has seen, for others."""
         with suppress(IdentityError):  # one that was put back is refused: the newest one holds
             self.revocations.look()
         return self.revocations.current.pem.decode("ascii")
 
     def sign(self, data: bytes) -> bytes:
-        """This member's signature, at most 72 bytes."""
+        """Sign with this member's key; the signature has at most 72 bytes."""
         return bytes(self._key.sign(data, ECDSA))
 
     def vouch(self, name: str, pem: str, data: bytes, signature: bytes) -> bool:
-        """Whether the site of this name, with this certificate, signed these bytes."""
+        """Return whether the site of this name, with this certificate, signed these bytes."""
         try:
             return self.verified(name, pem, data, signature)
         except IdentityError:
             return False
 
     def verified(self, name: str, pem: str, data: bytes, signature: bytes) -> bool:
-        """The same; raises `IdentityError` where the certificate is none that counts now."""
+        """Return whether the site signed; `IdentityError` for a certificate that does not count."""
         _, key = self._counts(name, pem)
         try:
             key.verify(signature, data, ECDSA)
@@ -119,7 +119,7 @@ class Notary:
         return True
 
     def attest(self, name: str, pem: str, data: bytes, signature: bytes) -> bool:
-        """Whether the key of this certificate, which is that of the name, signed these bytes.
+        """Return whether the key of the name's certificate signed these bytes.
 
         Whatever has become of it since: for a record of what was said when it counted, which must
         read the same at every time. Whether its holder may speak now is asked where it speaks.
@@ -134,18 +134,18 @@ class Notary:
         return whose == name
 
     def peer(self, name: str, pem: str) -> Peer:
-        """Who the site of this name is, by a certificate that counts; or `IdentityError`."""
+        """Return the peer of this name, by a certificate that counts; or `IdentityError`."""
         return _peer(self._counts(name, pem)[0], fingerprint(pem.encode()))
 
     def room(self, certificates: Mapping[str, str]) -> tuple[Peer, ...]:
-        """Who these sites are, sorted by name, by certificates that all count now.
+        """Return these sites as peers, sorted by name, by certificates that all count now.
 
         Raises `IdentityError` for the first that does not.
         """
         return tuple(self.peer(name, pem) for name, pem in sorted(certificates.items()))
 
     def _counts(self, name: str, pem: str) -> tuple[Identity, ec.EllipticCurvePublicKey]:
-        """Whose certificate that is, and its key, when it counts now. Raises `IdentityError`."""
+        """Return the holder of that certificate and its key, if it counts; else `IdentityError`."""
         with suppress(IdentityError):  # a list that was put back is refused: the newest one holds
             self.revocations.look()
         now, found = self._now(), self._known.get((name, pem))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an auditor finds in a folder of transcripts: which are whole, and every fault by name.
+"""An auditor's findings in a folder of transcripts: which are whole, and every fault by name.
 
 Nothing outside the folder is needed but the fingerprint of the authority, to compare by telephone:
 whoever wrote the folder anew with an authority of their own has another one. A fault never hides
@@ -65,7 +65,7 @@ class KeyChange:
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found in a `folder`.
+    """The examination of a `folder`, and what was found.
 
     Fields: the `head` (None where it is missing or altered); the transcripts that are `whole`; the
     `faults`, each in a sentence that names its file; the fingerprint of the `authority`; the
@@ -82,7 +82,7 @@ class Examination:
 
 @dataclass
 class _Look:
-    """What is known so far, while one file after the other is looked at."""
+    """The findings so far, while one file after the other is looked at."""
 
     folder: Path
     authority: str
@@ -112,7 +112,7 @@ class _Look:
 
 
 def stores(place: Path) -> list[Path]:
-    """The folders of transcripts at a place: itself, or those of the studies below it."""
+    """Return the folders of transcripts at a place: itself, or those of the studies below it."""
     if has(place / HEAD) or (place.is_dir() and numbered(place)):
         return [place]
     found = [folder for folder in sorted(place.rglob(SECURE)) if folder.is_dir()]
@@ -156,7 +156,7 @@ def examine(
 
 
 def _key_changes(whole: Sequence[Whole]) -> Iterator[KeyChange]:
-    """The peers of each transcript, but for the site itself, that had another key before."""
+    """Yield the peers of each transcript, but for the site itself, that had another key before."""
     keys: dict[str, str] = {}
     for one in whole:
         for peer in one.transcript.roster:
@@ -183,7 +183,7 @@ def _head(look: _Look) -> TranscriptHead | None:
 def _one(
     look: _Look, head: TranscriptHead | None, number: int, before: str | None
 ) -> tuple[Whole | None, str | None]:
-    """A transcript if it is whole, and the digest of its file for the next one to name."""
+    """Return a transcript if it is whole, and the digest of its file for the next one to name."""
     name = named(number)
     try:
         data = read(look.folder / name)
@@ -212,7 +212,7 @@ def _one(
 
 
 def _missing(look: _Look, first: int, last: int) -> None:
-    """Transcripts that are not there, however many."""
+    """Note transcripts that are not there, however many."""
     if first == last:
         look.faults.append(f"{named(first)} is missing")
     elif first < last:
@@ -220,7 +220,7 @@ def _missing(look: _Look, first: int, last: int) -> None:
 
 
 def _ends(look: _Look, head: TranscriptHead | None, whole: list[Whole], extra: list[int]) -> None:
-    """The last one is that which the head names; one more may have come, and a kill."""
+    """Check that the last is the one the head names; one more may have come, and a kill."""
     if head is None:
         return
     last = next((one for one in whole if one.number == head.count), None)

@@ -46,12 +46,12 @@ class DatabaseBlobs:
         self._transactions = transactions
 
     def size(self, name: str) -> int | None:
-        """The bytes of a finished blob, or None."""
+        """Return the bytes of a finished blob, or None."""
         size, finished = self._entry(name)
         return size if finished else None
 
     def held(self, name: str) -> int:
-        """The bytes that are there of an unfinished blob."""
+        """Return the bytes that are there of an unfinished blob."""
         size, finished = self._entry(name)
         return 0 if finished else size
 
@@ -84,7 +84,7 @@ class DatabaseBlobs:
         self.drop(name)
 
     def read(self, name: str, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """Bytes `begin` to `end` in pieces of at most 1 MiB."""
+        """Yield bytes `begin` to `end` in pieces of at most 1 MiB."""
         size, _ = self._entry(name)
         stop = size if end is None else min(end, size)
         while begin < stop:
@@ -95,7 +95,7 @@ class DatabaseBlobs:
             yield piece
 
     def whole(self, name: str, *, known: bool = False) -> bytearray:
-        """A finished blob in memory, checked against the digest in its name unless `known`."""
+        """Return a finished blob in memory, checked against its name's digest unless `known`."""
         size = self.size(name)
         if size is None:
             raise RunError(f"there is no blob {name} in {self._transactions.name}; have it sent")
@@ -109,12 +109,12 @@ class DatabaseBlobs:
         return data
 
     def names(self, prefix: str) -> list[str]:
-        """The sorted names that begin so, finished or not."""
+        """Return the sorted names that begin so, finished or not."""
         query = select(blobs.c.name).where(blobs.c.name.startswith(prefix, autoescape=True))
         return sorted(self._transactions.read(lambda c: c.execute(query).scalars().all()))
 
     def room(self) -> int:
-        """As good as boundless: how much a database may grow, only its keeper knows."""
+        """Return a boundless number: how much a database may grow, only its keeper knows."""
         return BOUNDLESS
 
     def _entry(self, name: str) -> tuple[int, bool]:

@@ -93,13 +93,13 @@ def enrol(turn: Turn, one: Member) -> Member:
 
 
 def listed(connection: Connection) -> dict[str, Member]:
-    """All members by name, as they are stored: whoever takes them in checks them."""
+    """Return all members by name, as they are stored: whoever takes them in checks them."""
     rows = connection.execute(select(members).order_by(members.c.name))
     return {row.name: member(row) for row in rows}
 
 
 def last_round(connection: Connection) -> int:
-    """The last committed round, or 0."""
+    """Return the last committed round, or 0."""
     return connection.execute(LAST).scalar() or 0
 
 
@@ -128,7 +128,7 @@ def open_round(turn: Turn, one: OpenWork) -> None:
 
 
 def latest(connection: Connection) -> tuple[OpenWork, dict[ClientId, Assignment]] | None:
-    """What was opened last and is not over, and who sits there."""
+    """Return the work opened last that is not over, and its seats."""
     row = connection.execute(LATEST).one_or_none()
     if row is None:
         return None
@@ -136,28 +136,28 @@ def latest(connection: Connection) -> tuple[OpenWork, dict[ClientId, Assignment]
 
 
 def version(connection: Connection) -> int:
-    """How often anything that followers look at has changed."""
+    """Count how often anything that followers look at has changed."""
     return int(connection.execute(select(control.c.version)).scalar_one())
 
 
 def wanted(connection: Connection) -> str:
-    """What operators want of the run."""
+    """Return the operators' wish for the run."""
     return str(connection.execute(select(control.c.wanted)).scalar_one())
 
 
 def all_open(connection: Connection) -> list[OpenWork]:
-    """All that is open: a round's training, and its evaluation."""
+    """Return all that is open: a round's training, and its evaluation."""
     return [opening(row) for row in connection.execute(select(opened))]
 
 
 def seated(connection: Connection, round: int, kind: Kind) -> dict[ClientId, Assignment]:
-    """All seats of what is open, as they are stored: whoever takes them in checks them."""
+    """Return all seats of what is open, as they are stored: whoever takes them in checks them."""
     rows = connection.execute(select(seats).where(*PLACE), {"b_round": round, "b_kind": kind})
     return {found.client: found for found in map(seat, rows) if found.client is not None}
 
 
 def invited(connection: Connection, round: int, kind: Kind) -> set[ClientId]:
-    """Whom a piece of a round was opened for."""
+    """Return the clients for which a piece of a round was opened."""
     query = select(opened).filter_by(round=round, kind=kind)
     row = connection.execute(query).one_or_none()
     return set() if row is None else set(opening(row).cohort)
@@ -193,7 +193,7 @@ def recorded(turn: Turn, steps: Sequence[Transition]) -> None:
 
 
 def written(connection: Connection, last: int) -> list[Transition]:
-    """The last steps, in order."""
+    """Return the last steps, in order."""
     rows = connection.execute(select(transitions).order_by(transitions.c.id.desc()).limit(last))
     return [transition(row) for row in reversed(rows.all())]
 
@@ -205,7 +205,7 @@ def want(turn: Turn, word: str) -> None:
 
 
 def beat(transactions: Transactions, amounts: Mapping[ClientId, int]) -> None:
-    """Progress by client, in one order, so that two servers never wait for each other."""
+    """Record progress by client, in one order, so that two servers never wait for each other."""
     rows = sorted((name_of(client), amount) for client, amount in amounts.items())
     values = [{"client": client, "amount": amount} for client, amount in rows]
 
@@ -217,7 +217,7 @@ def beat(transactions: Transactions, amounts: Mapping[ClientId, int]) -> None:
 
 
 def progressed(connection: Connection) -> dict[ClientId, int]:
-    """Progress by client."""
+    """Return progress by client."""
     return {json.loads(row.client): row.amount for row in connection.execute(select(progress))}
 
 

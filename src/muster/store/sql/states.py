@@ -92,7 +92,7 @@ class States:
     where: str
 
     def written(self, round: int, arrays: Mapping[str, Any], mark: int | None) -> Drawn:
-        """A state, durable. `mark` tells the blobs of two servers apart that both think to lead.
+        """Write a state durably; `mark` tells blobs of two servers apart that both mean to lead.
 
         Raises `RunError`, `NoRoom` where there is none; then nothing is left over.
         """
@@ -110,7 +110,7 @@ class States:
         return Drawn(round, name, None)
 
     def loaded(self, row: Row | None) -> tuple[int, dict[str, Any]] | None:
-        """The state of a row. Raises `RunError` for one that is damaged or gone."""
+        """Return the state of a row. Raises `RunError` for one that is damaged or gone."""
         if row is None:
             return None
         round, file, data = row
@@ -134,7 +134,7 @@ class States:
 
     @contextmanager
     def dropped_on_error(self, name: str | None) -> Iterator[None]:
-        """A blob that nothing points to goes."""
+        """Drop a blob that nothing points to when an error comes."""
         try:
             yield
         except BaseException:
@@ -145,30 +145,30 @@ class States:
 
 
 def facts(connection: Connection) -> dict[str, Any]:
-    """All facts about the run."""
+    """Return all facts about the run."""
     return {row.key: json.loads(row.value) for row in connection.execute(select(meta))}
 
 
 def note(turn: Turn, rows: Sequence[tuple[str, str]]) -> None:
-    """Facts as JSON, replacing those of the same name."""
+    """Write facts as JSON, replacing those of the same name."""
     turn.connection.execute(delete(meta).where(meta.c.key.in_([key for key, _ in rows])))
     turn.connection.execute(insert(meta), [{"key": key, "value": value} for key, value in rows])
 
 
 def history(connection: Connection) -> list[dict[str, Any]]:
-    """The records of all committed rounds in order."""
+    """Return the records of all committed rounds in order."""
     lines = connection.execute(select(rounds.c.record).order_by(rounds.c.round)).scalars()
     return [json.loads(line) for line in lines]
 
 
 def recorded(connection: Connection, round: int) -> dict[str, Any] | None:
-    """The record of one committed round."""
+    """Return the record of one committed round."""
     line = connection.execute(select(rounds.c.record).where(rounds.c.round == round)).scalar()
     return None if line is None else dict(json.loads(line))
 
 
 def last_line(connection: Connection) -> str | None:
-    """The record of the last committed round as JSON."""
+    """Return the record of the last committed round as JSON."""
     query = select(rounds.c.record).order_by(rounds.c.round.desc()).limit(1)
     line: str | None = connection.execute(query).scalar()
     return line
@@ -177,7 +177,7 @@ def last_line(connection: Connection) -> str | None:
 def remembered(
     connection: Connection, clients: Iterable[ClientId], version: int | None = None
 ) -> dict[ClientId, dict[str, Any]]:
-    """The committed memory of these clients, now or when a version was committed."""
+    """Return the committed memory of these clients, now or when a version was committed."""
     query = select(memory.c.arrays).order_by(memory.c.round.desc()).limit(1)
     if version is not None:
         query = query.where(memory.c.round <= version)
@@ -195,19 +195,19 @@ def remembered(
 
 
 def row(connection: Connection) -> Row | None:
-    """The row of the last state."""
+    """Return the row of the last state."""
     found = connection.execute(LAST).one_or_none()
     return None if found is None else (found.round, found.file, found.arrays)
 
 
 def kept(connection: Connection) -> list[int]:
-    """The versions that are kept, in order; the last is one."""
+    """Return the versions that are kept, in order; the last is one."""
     both = union(select(versions.c.round), select(state.c.round)).subquery()
     return list(connection.execute(select(both.c.round).order_by(both.c.round)).scalars())
 
 
 def version(connection: Connection, round: int) -> Row | None:
-    """The row of a version that is kept."""
+    """Return the row of a version that is kept."""
     last = row(connection)
     if last is not None and last[0] == round:
         return last
@@ -216,12 +216,12 @@ def version(connection: Connection, round: int) -> Row | None:
 
 
 def files(connection: Connection) -> set[str]:
-    """The blobs of all versions that are kept."""
+    """Return the blobs of all versions that are kept."""
     return {name for name in connection.execute(FILES).scalars() if name}
 
 
 def set_aside(connection: Connection) -> list[tuple[int, dict[str, Any]]]:
-    """The records that rollbacks went back before, each with the rollback's number."""
+    """Return the records that rollbacks went back before, each with the rollback's number."""
     query = select(superseded).order_by(superseded.c.number, superseded.c.round)
     return [(row.number, json.loads(row.record)) for row in connection.execute(query)]
 
@@ -233,7 +233,7 @@ def advance(
     staged: Mapping[ClientId, bytes],
     stays: Collection[int] = (),
 ) -> None:
-    """The rows of a commit: state, record, memories; what was open of this round is over.
+    """Write a commit's rows: state, record, memories; what was open of this round is over.
 
     Of the versions that are kept, those in `stays` stay beside it; the others go.
     """
@@ -262,7 +262,7 @@ def advance(
 
 
 def go_back(turn: Turn, round: int, number: int) -> None:
-    """The rows of a rollback: a kept version is the last; nothing is open; records are set aside.
+    """Write a rollback's rows: a kept version is last, nothing is open, records are set aside.
 
     What was committed after it goes: versions, memories. `number` is that of the rollback.
     """
@@ -283,7 +283,7 @@ def go_back(turn: Turn, round: int, number: int) -> None:
 
 
 def amend(turn: Turn, drawn: Drawn) -> str | None:
-    """Another state in the place of the last; the blob of that one."""
+    """Put another state in the place of the last; return the blob of that one."""
     before = row(turn.connection)
     turn.connection.execute(delete(state))
     turn.connection.execute(insert(state), vars(drawn) | {"one": 1})
@@ -291,5 +291,5 @@ def amend(turn: Turn, drawn: Drawn) -> str | None:
 
 
 def _own(array: Any) -> Any:
-    """An array that its reader may change, outside of any file."""
+    """Return an array that its reader may change, outside of any file."""
     return array if array.flags.writeable else own(array)

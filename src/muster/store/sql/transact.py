@@ -53,7 +53,7 @@ class Turn:
         )
 
     def lost(self, error: Exception) -> bool:
-        """Whether the whole transaction is gone, and not only the savepoint of one job."""
+        """Return whether the whole transaction is gone, and not only the savepoint of one job."""
         if self.epoch is None:
             driver: Any = self.connection.connection.dbapi_connection
             return not driver.in_transaction
@@ -61,7 +61,7 @@ class Turn:
 
 
 class Transactions:
-    """What a ledger asks of its database; `name` is what errors call it."""
+    """The demands of a ledger on its database; `name` is what errors call it."""
 
     def __init__(self, engine: Engine, name: str) -> None:
         self.engine, self.name = engine, name
@@ -76,13 +76,13 @@ class Transactions:
         self.engine.dispose()
 
     def connected(self, **options: Any) -> Connection:
-        """A connection with these options. Raises `RunError` when closed."""
+        """Return a connection with these options. Raises `RunError` when closed."""
         if self.closed:
             raise RunError(f"{self.name} is closed; open it again")
         return self.engine.connect().execution_options(**options)
 
     def read(self, body: Callable[[Connection], T]) -> T:
-        """What `body` reads of one instant."""
+        """Return what `body` reads of one instant."""
         for last in (False, True):
             try:
                 with self.connected(**self._reading) as connection, connection.begin():
@@ -93,7 +93,7 @@ class Transactions:
         raise AssertionError
 
     def write(self, deed: str, body: Callable[[Turn], T]) -> T:
-        """What `body` returns, once it is durable; `deed` says what failed if it is not."""
+        """Return what `body` returns, once it is durable; `deed` says what failed if it is not."""
         fate: tuple[str, T] | None = None
         with self._gate:
             for last in (False, True):
@@ -114,7 +114,7 @@ class Transactions:
         raise AssertionError
 
     def change(self, deed: str, body: Callable[[Connection, bool], T]) -> T:
-        """A write to what no other writer touches; `body` hears whether it may be done already."""
+        """Write to what no other writer touches; `body` hears whether it may be done already."""
         for again in (False, True):
             try:
                 with self.connected(writes=True) as connection, connection.begin():
@@ -125,7 +125,7 @@ class Transactions:
         raise AssertionError
 
     def told(self, deed: str, error: Exception) -> Exception:
-        """An error of one job as its caller should see it."""
+        """Return an error of one job as its caller should see it."""
         if isinstance(error, SQLAlchemyError):
             return self.said(deed, error)
         if isinstance(error, ValueError | OverflowError):  # text or a number that no row can hold
@@ -133,7 +133,7 @@ class Transactions:
         return error
 
     def said(self, deed: str, error: SQLAlchemyError) -> RunError:
-        """What the database says, in a sentence."""
+        """Return an error that says in a sentence what the database says."""
         cause = getattr(error, "orig", None) or error
         why = " ".join(str(cause).split())
         text = f"{self.name} could not {deed} ({why}); "
@@ -163,7 +163,7 @@ def _dropped(error: SQLAlchemyError) -> bool:
 
 
 def full(cause: Any) -> bool:
-    """Whether SQLite or PostgreSQL says that there is no room, or cannot open a file for want.
+    """Return whether SQLite or PostgreSQL lacks room, or what it takes to open a file.
 
     53 are the shortages of PostgreSQL: of disk, memory, connections.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was said in a round's secure sum, in the one order in which it counts, until the commit."""
+"""The words of a round's secure sum, in the one order in which they count, until the commit."""
 
 from __future__ import annotations
 
@@ -37,6 +37,6 @@ def hear(turn: Turn, round: int, one: SecAggEvent) -> SecAggEvent | None:
 
 
 def heard(connection: Connection, round: int, after: int) -> list[SecAggEvent]:
-    """The next events of a round, in order; none when all were read."""
+    """Return the next events of a round, in order; none when all were read."""
     rows = select(words).where(words.c.round == round, words.c.number > after)
     return [word(row) for row in connection.execute(rows.order_by(words.c.number).limit(PAGE))]

@@ -44,7 +44,7 @@ def more_descriptors(most: int = 1 << 16) -> int:
 
 
 def affordable(descriptors: int) -> int:
-    """How many connections sites may hold together, of so many descriptors.
+    """Count the connections that sites may hold together, of so many descriptors.
 
     The rest is kept for the store, logs, bodies and the operator.
 
@@ -85,7 +85,7 @@ class Entrance:
 
     @property
     def places(self) -> int:
-        """How many may be in a handshake at once; without TLS it is over at once."""
+        """The number that may be in a handshake at once; without TLS it is over at once."""
         return self.most if self.tls is None else max(1, min(HANDSHAKES, self.most // 2))
 
     async def run(self) -> None:
@@ -132,7 +132,7 @@ class Entrance:
                 await self.live.left.wait()
 
     def _displace(self) -> None:
-        """The oldest handshake of the address that holds most of them ends."""
+        """End the oldest handshake of the address that holds most of them."""
         if self.handshaking:
             crowd, _ = Counter(self.handshaking.values()).most_common(1)[0]
             oldest = next(one for one, address in self.handshaking.items() if address == crowd)

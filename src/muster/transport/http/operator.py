@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operator sees and says: metrics for Prometheus, and the routes of the control socket.
+"""An operator's view and orders: metrics for Prometheus, and the control socket's routes.
 
 The socket is the operator's alone. The loopback port is for whoever may watch; where the privacy of
 clients counts on nobody knowing who was drawn, it tells of rounds and nothing else, since seats,
@@ -39,7 +39,7 @@ SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0)
 
 
 class Meters:
-    """What one server counts, in a registry of its own.
+    """Meters of one server, in a registry of its own.
 
     Rounds, seats and refusals are read from the service when somebody looks; requests, octets and
     times are counted as they pass (`seen`).
@@ -71,7 +71,7 @@ class Meters:
         self._by: dict[tuple[str, int], Any] = {}
 
     def seen(self, exchange: Request, seconds: float) -> None:
-        """A request has been answered, after so many seconds."""
+        """Count a request that was answered after so many seconds."""
         key = (exchange.route, exchange.status)
         counter = self._by.get(key)
         if counter is None:
@@ -85,7 +85,7 @@ class Meters:
             self._checkin.observe(seconds)
 
     def text(self, *, operator: bool) -> bytes:
-        """All that an operator, or whoever watches, may see, as Prometheus reads it."""
+        """Return all that an operator, or whoever watches, may see, as Prometheus reads it."""
         whole = operator or not self.hides
         return prometheus_client.generate_latest(self._registry if whole else self._open)
 
@@ -100,7 +100,7 @@ def _rounds(status: Mapping[str, Any]) -> Iterator[Any]:
 
 
 class _Rounds(registry.Collector):
-    """How far the run is."""
+    """The rounds: how far the run is."""
 
     def __init__(self, service: FederationService) -> None:
         self.service = service
@@ -110,7 +110,7 @@ class _Rounds(registry.Collector):
 
 
 class _Desk(registry.Collector):
-    """What the service knows, when it is asked."""
+    """The service's knowledge, when it is asked."""
 
     def __init__(self, service: FederationService) -> None:
         self.service = service
@@ -140,7 +140,7 @@ class Operator:
         self.service, self.meters = service, meters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request of an operator."""
+        """Answer one request of an operator."""
         if scope["type"] != "http":
             return
         exchange = Request(scope, receive, send)
@@ -176,7 +176,7 @@ class Operator:
 
 
 def _order(data: bytes) -> tuple[int, str, str]:
-    """What an operator wants to go back to, who that is, and why."""
+    """Return the round that an operator wants to go back to, who that is, and why."""
     said = parse(data, 4096, 1)
     if not isinstance(said, dict) or said.keys() != {"round", "by", "reason"}:
         raise Refused(

@@ -117,34 +117,34 @@ class Connection(httptools_impl.HttpToolsProtocol):
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection has ended."""
+        """Note that the connection has ended."""
         self.live.leave(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes have come."""
+        """Take the bytes that have come."""
         self.heard = self.loop.time()
         if self.parser is not None:  # not behind the end of a connection
             super().data_received(data)
 
     def on_message_begin(self) -> None:
-        """A request begins."""
+        """Begin a request."""
         super().on_message_begin()
         self.size, self.head = 0, self.heard
         self.scope["state"] |= {"identity": self.who, "certificate": self.certificate}
 
     def on_url(self, url: bytes) -> None:
-        """A piece of the address."""
+        """Take a piece of the address."""
         self._more(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header."""
+        """Take a header."""
         self._more(len(name) + len(value) + 4)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The head is whole."""
+        """Start the request, whose head is whole."""
         self.head = None
         super().on_headers_complete()
 
@@ -176,17 +176,17 @@ class Connection(httptools_impl.HttpToolsProtocol):
         self.transport.close()
 
     def pause_writing(self) -> None:
-        """The other end takes less than is sent."""
+        """Pause: the other end takes less than is sent."""
         self.stuck = self.loop.time()
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        """The other end has taken what was sent."""
+        """Go on: the other end has taken what was sent."""
         self.stuck = None
         super().resume_writing()
 
     def stalled(self, now: float, patience: float) -> bool:
-        """Whether this end has waited for the other for longer than `patience` seconds."""
+        """Return whether this end has waited for the other for longer than `patience` seconds."""
         if self.flow.read_paused:
             self.heard = now  # it is this end that does not read
         cycle = self.cycle
@@ -199,7 +199,7 @@ class Connection(httptools_impl.HttpToolsProtocol):
 
 
 class Trust:
-    """What a server's folder says of certificates: its own, and those that are revoked.
+    """The trust of a server's folder: its own certificates, and those that are revoked.
 
     `look` reads again what has changed: a renewed identity serves the next handshake, and a newer
     list of what is revoked (`revocations`) holds from then on. What cannot be used, or is an older
@@ -214,11 +214,11 @@ class Trust:
         self._said = ""
 
     def context(self) -> ssl.SSLContext:
-        """TLS as the server speaks it."""
+        """Return TLS as the server speaks it."""
         return self._context
 
     def revoked(self) -> frozenset[int]:
-        """The serials that open no door."""
+        """Return the serials that open no door."""
         return self.revocations.current.serials
 
     def look(self) -> None:

@@ -82,21 +82,21 @@ class Request:
         self.whole = bodiless and b"transfer-encoding" not in self.headers
 
     def header(self, name: bytes) -> str:
-        """A header's text, or nothing."""
+        """Return a header's text, or nothing."""
         return self.headers.get(name, b"").decode("latin-1").strip()
 
     def query(self) -> str:
-        """The text behind the question mark."""
+        """Return the text behind the question mark."""
         found: bytes = self.scope["query_string"]
         return found.decode("latin-1")
 
     def length(self) -> int | None:
-        """How long the body says it is; None when it does not say."""
+        """Return the length that the body says it has; None when it does not say."""
         said = self.headers.get(b"content-length", b"").strip()
         return int(said) if said.isdigit() and len(said) < 19 else None
 
     async def piece(self) -> bytes | None:
-        """The next piece of the body, or None behind the last. Raises `Gone`."""
+        """Return the next piece of the body, or None behind the last. Raises `Gone`."""
         if self.whole:
             return None
         message = await self.receive()
@@ -108,7 +108,7 @@ class Request:
         return data
 
     async def body(self, limit: int = LIMIT) -> bytes:
-        """The whole of a small body. Raises `Refused` for a larger or a very slow one."""
+        """Return the whole of a small body. Raises `Refused` for a larger or a very slow one."""
         if (self.length() or 0) > limit:
             raise Refused(
                 RefusalReason.TOO_LARGE, f"{self.length()} bytes; at most {limit} are read here"
@@ -129,7 +129,7 @@ class Request:
         return data
 
     async def left(self) -> None:
-        """Return when the client has gone away; nothing of the body may be wanted any more."""
+        """Wait until the client has gone away; nothing of the body may be wanted any more."""
         while (await self.receive())["type"] != "http.disconnect":
             continue
 
@@ -146,12 +146,12 @@ class Request:
         await self.send({"type": "http.response.start", "status": status, "headers": fields})
 
     async def more(self, data: bytes | memoryview, last: bool = False) -> None:
-        """A piece of the answer's body."""
+        """Send a piece of the answer's body."""
         self.sent += len(data)
         await self.send({"type": "http.response.body", "body": data, "more_body": not last})
 
     async def answer(self, status: int, data: bytes, kind: bytes = JSON, more: Fields = ()) -> None:
-        """The whole answer, also when some of the request has not been read."""
+        """Send the whole answer, also when some of the request has not been read."""
         await self.start(status, kind, len(data), more)
         if self.whole:
             await self.more(data, last=True)
@@ -161,7 +161,7 @@ class Request:
         await self.more(b"", last=True)
 
     async def say(self, message: Message, status: int = 0, more: Fields = ()) -> None:
-        """A message as the answer; a refusal has the status of its reason."""
+        """Send a message as the answer; a refusal has the status of its reason."""
         fields = [*more]
         reason = message.reason if isinstance(message, Ack) else None
         if reason in AGAIN:

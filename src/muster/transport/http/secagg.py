@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What members say in a secure sum, and what they are told: durable before it is answered.
+"""The words of members in a secure sum, and to them: durable before they are answered.
 
 What is no message is refused here, and nothing is kept of it; what a message says is the session's
 business. Of each kind the first by a member stands. One that is larger than others goes to the disk
@@ -97,7 +97,7 @@ class SecAggEndpoint:
     async def told(
         self, name: str, round: int, query: Mapping[str, str]
     ) -> tuple[int, bytes] | None:
-        """What the member was told last, when that is newer than what it knows; waits for it.
+        """Return the last words to the member, if newer than what it knows; wait for them.
 
         None when there was nothing. Raises `Refused` once the round is over.
         """
@@ -118,7 +118,7 @@ class SecAggEndpoint:
             await round_state.notifier.wait(client, left)
 
     def members(self, name: str, round: int) -> bytes:
-        """The credentials of those whose updates are masked with this one's, as JSON."""
+        """Return the credentials of those whose updates are masked with this one's, as JSON."""
         session, _ = self._session(name, round)
         if not session.certificates:
             raise Refused(
@@ -143,7 +143,7 @@ class SecAggEndpoint:
         return session, client
 
     def _mine(self, name: str, round: int) -> SecAggProgress | None:
-        """The session of a round that this member takes part in; None before it begins."""
+        """Return the session of a round that this member takes part in; None before it begins."""
         round_state = self.service.round_state
         session = round_state.session
         if round <= round_state.committed:
@@ -163,7 +163,7 @@ class SecAggEndpoint:
         word: SecAggEvent,
         query: Mapping[str, str],
     ) -> SecAggEvent | ResumeAt:
-        """The body, in memory or on the disk; an `ResumeAt` where more of it is to come."""
+        """Return the body, in memory or on the disk; an `ResumeAt` where more of it is to come."""
         size = exchange.length()
         if size is None or size > session.limit:
             raise Refused(
@@ -181,7 +181,7 @@ class SecAggEndpoint:
         word: SecAggEvent,
         query: Mapping[str, str],
     ) -> SecAggEvent | ResumeAt:
-        """A piece of a large body, to the disk as it comes; one that breaks off is gone on with."""
+        """Store a piece of a large body as it comes; one that breaks off is gone on with."""
         digest, size = query.get("digest", ""), int(_number(query, "size"))
         if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
             malformed("digest", digest, "the SHA-256 of the message, as in ?digest=…")
@@ -214,7 +214,7 @@ class SecAggEndpoint:
                 self.blobs.drop(other)
 
     def _held(self, blob: str, size: int) -> int:
-        """How much of a message is on the disk."""
+        """Count the bytes of a message that are on the disk."""
         done = self.blobs.size(blob)
         held = self.blobs.held(blob) if done is None else done
         if held > size:
@@ -225,7 +225,7 @@ class SecAggEndpoint:
     async def _received(
         self, exchange: Request, who: tuple[str, int], blob: str, place: int
     ) -> int:
-        """The octets of one request behind those held; how many there are then."""
+        """Receive the bytes of one request behind those held; return how many there are then."""
 
         def put(data: bytearray) -> None:
             nonlocal place
@@ -241,7 +241,7 @@ class SecAggEndpoint:
         return place
 
     def _finished(self, blob: str, digest: str) -> str:
-        """The kind of a message that is whole; one that is damaged, or no message, is removed."""
+        """Return the kind of a message that is whole; damaged ones, or no messages, are removed."""
         sha = sha256()
         for piece in self.blobs.read(blob, 0, self._held(blob, 1 << 62)):
             sha.update(piece)
@@ -257,7 +257,7 @@ class SecAggEndpoint:
         return kind
 
     def _stored_kind(self, blob: str) -> str:
-        """The kind of a message on the disk. Raises `Refused` for one that is none."""
+        """Return the kind of a message on the disk. Raises `Refused` for one that is none."""
         head = next(iter(self.blobs.read(blob, 0, len(HEAD) + 1)), b"")
         if self._held(blob, 1 << 62) <= LIMIT:
             return _checked(b"".join(self.blobs.read(blob)))
@@ -278,14 +278,14 @@ class SecAggEndpoint:
 
 
 def _kind(data: bytes) -> str:
-    """The number of a message's kind, when clients say such."""
+    """Return the number of a message's kind, when clients say such."""
     if not data.startswith(HEAD) or len(data) <= len(HEAD) or data[len(HEAD)] not in CLIENT_KINDS:
         malformed("the message", data[:5], "a message of a secure sum that clients say")
     return str(data[len(HEAD)])
 
 
 def _checked(data: bytes) -> str:
-    """The same, of octets that are a whole message. Raises `Refused`."""
+    """Return the same, of octets that are a whole message. Raises `Refused`."""
     kind = _kind(data)
     try:
         messages.read(data)
