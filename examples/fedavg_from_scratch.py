@@ -27,7 +27,7 @@ class Client(NamedTuple):
 
 
 def sigmoid(z: Vector) -> Vector:
-    """The chance of label 1 at score z."""
+    """Return the chance of label 1 at score z."""
     return 1 / (1 + np.exp(-z))
 
 
@@ -56,13 +56,13 @@ def client_update(w: Vector, client: Client, steps: int, rate: float) -> Vector:
 
 # 3. Weighted average: a client of twice the rows counts twice.
 def weighted_average(updates: list[Vector], sizes: list[int]) -> Vector:
-    """The mean of the updates, weighted by rows, `(4,)`."""
+    """Return the mean of the updates, weighted by rows, `(4,)`."""
     return np.average(updates, axis=0, weights=sizes)
 
 
 # 4. Evaluate: the loss over all rows, as a sum over clients divided once by the row count.
 def evaluate(w: Vector, clients: list[Client]) -> float:
-    """The mean logistic loss of w over the rows of all clients together."""
+    """Return the mean logistic loss of w over the rows of all clients together."""
     scores = [c.x @ w for c in clients]
     sums = [np.sum(np.logaddexp(0, z) - c.y * z) for z, c in zip(scores, clients, strict=True)]
     return float(sum(sums) / sum(len(c.y) for c in clients))

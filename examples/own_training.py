@@ -23,12 +23,12 @@ ACCURACY = metrics.TaskMean("accuracy", lower_is_better=False)
 
 
 def start() -> Model:
-    """A fresh model: every array that is shared, by name."""
+    """Return a fresh model: every array that is shared, by name."""
     return {"coef": np.zeros((10, 64)), "intercept": np.zeros(10)}
 
 
 def classifier(model: Model, **settings: Any) -> Any:
-    """The arrays as a scikit-learn model that can go on training."""
+    """Return the arrays as a scikit-learn model that can go on training."""
     found = SGDClassifier(loss="log_loss", **settings)
     found.coef_, found.intercept_ = (model[name].astype(float) for name in ("coef", "intercept"))
     found.classes_, found.t_ = LABELS, 1.0
@@ -36,7 +36,7 @@ def classifier(model: Model, **settings: Any) -> Any:
 
 
 def fit(model: Model, rows: tuple[Any, Any], config: Config) -> Model:
-    """One client's round; `config` holds epochs, rate, seed and the round."""
+    """Return one client's round; `config` holds epochs, rate, seed and the round."""
     found = classifier(
         model, learning_rate="constant", eta0=config.rate, random_state=config.seed % 2**31
     )

@@ -30,7 +30,7 @@ _SPACE = {
 
 
 def code_lines(file: File) -> int:
-    """The lines of a file that hold code."""
+    """Return the lines of a file that hold code."""
     held: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(file.text).readline):
         if token.type not in _SPACE:

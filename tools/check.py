@@ -28,7 +28,7 @@ LONG_FILE, LONG_PAGE, LONG_FUNCTION, MANY_PARAMETERS, MANY_FILES = 400, 80, 50, 
 
 
 def file_names(house: House) -> Iterator[Finding]:
-    """A file is named by its idea."""
+    """Yield a file is named by its idea."""
     for file in house.files:
         vague = VAGUE & {*file.path.stem.split("_"), *file.path.parent.parts}
         if vague:
@@ -36,7 +36,7 @@ def file_names(house: House) -> Iterator[Finding]:
 
 
 def exports(house: House) -> Iterator[Finding]:
-    """Every public module says what is public, in sorted order."""
+    """Yield every public module says what is public, in sorted order."""
     for file in house.source:
         if file.path.stem.startswith("_") and file.path.name != "__init__.py":
             continue
@@ -54,7 +54,7 @@ def exports(house: House) -> Iterator[Finding]:
 
 
 def docstrings(house: House) -> Iterator[Finding]:
-    """Every module, public class and public function says in a sentence what it is."""
+    """Yield every module, public class and public function says in a sentence what it is."""
     for file in house.files:
         if ast.get_docstring(file.tree) is None and file.text.strip():
             yield file.finding(1, "the module has no docstring; say its idea in a sentence")
@@ -67,7 +67,7 @@ def docstrings(house: House) -> Iterator[Finding]:
 
 
 def licences(house: House) -> Iterator[Finding]:
-    """The first line names the licence."""
+    """Yield the first line names the licence."""
     for file in house.files:
         if not file.text.startswith(SPDX):
             yield file.finding(1, f"the first line must be {SPDX!r}")
@@ -89,7 +89,7 @@ def _steps(handler: ast.ExceptHandler) -> list[ast.AST]:
 
 
 def lambdas(house: House) -> Iterator[Finding]:
-    """A default is a value that prints, compares and travels."""
+    """Yield a default is a value that prints, compares and travels."""
     for file in house.source:
         defaults = [
             default
@@ -109,7 +109,7 @@ def lambdas(house: House) -> Iterator[Finding]:
 
 
 def todos(house: House) -> Iterator[Finding]:
-    """What is left to do has an issue."""
+    """Yield what is left to do has an issue."""
     for file in house.files:
         for number, line in enumerate(file.text.splitlines(), 1):
             if re.search(r"#\s*(TODO|FIXME|XXX)\b(?!.*#\d)", line):
@@ -150,7 +150,7 @@ def mirrors(house: House) -> Iterator[Finding]:
 
 
 def final(house: House) -> Iterator[Finding]:
-    """A class is abstract or final: no algorithm or stage is refined by inheritance."""
+    """Yield a class is abstract or final: no algorithm or stage is refined by inheritance."""
     concrete = {
         node.name
         for file in house.source
@@ -180,7 +180,7 @@ def unique_names(house: House) -> Iterator[Finding]:
 
 
 def formatted(house: House) -> Iterator[Finding]:
-    """The formatter has the last word on every line."""
+    """Yield the formatter has the last word on every line."""
     for file in house.files:
         for number, line in enumerate(file.text.splitlines(), 1):
             if re.search(r"#\s*fmt:\s*(skip|off)\b", line):

@@ -22,7 +22,7 @@ ROUNDS = floors.FLOORS["rounds"]
 
 
 def room(file: str) -> str:
-    """The room of a covered file: its first name below `muster`.
+    """Return the room of a covered file: its first name below `muster`.
 
     >>> room("src/muster/plan/plan.py"), room("src/muster/keys.py")
     ('plan', 'keys')
@@ -32,7 +32,7 @@ def room(file: str) -> str:
 
 
 def shares(report: Mapping[str, Any]) -> dict[str, float]:
-    """The per cent of branches taken, by room; 100 where there is none to take."""
+    """Return the per cent of branches taken, by room; 100 where there is none to take."""
     taken, all_ = Counter[str](), Counter[str]()
     for file, found in report["files"].items():
         summary = found["summary"]
@@ -42,7 +42,7 @@ def shares(report: Mapping[str, Any]) -> dict[str, float]:
 
 
 def floor_of(name: str) -> float:
-    """What a room has to reach."""
+    """Return what a room has to reach."""
     return WHOLE if floors.FLOORS.get(name, ROUNDS + 1) <= ROUNDS else MOST
 
 

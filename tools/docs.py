@@ -26,20 +26,20 @@ _SKIP = {".git", ".venv", "demo", "node_modules", "runs"}
 
 
 def pages(root: Path) -> list[Path]:
-    """Every Markdown file of the repository."""
+    """Return every Markdown file of the repository."""
     found = (path.relative_to(root) for path in root.rglob("*.md"))
     return sorted(path for path in found if not any(p in _SKIP or p[0] == "." for p in path.parts))
 
 
 def anchors(page: Path) -> set[str]:
-    """The names that a page's headings can be linked by."""
+    """Return the names that a page's headings can be linked by."""
     prose = _FENCE.sub("", page.read_text(encoding="utf-8"))
     titles = re.findall(r"^#+\s+(.*)$", prose, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles}
 
 
 def links(root: Path, page: Path) -> Iterator[Finding]:
-    """The relative links of a page that lead nowhere."""
+    """Yield the relative links of a page that lead nowhere."""
     text = (root / page).read_text(encoding="utf-8")
     prose = _FENCE.sub(lambda m: "\n" * m[0].count("\n"), text)
     for match in _LINK.finditer(prose):

@@ -63,11 +63,11 @@ class File:
         return parts[1] if len(parts) > 1 else parts[0]
 
     def functions(self) -> Iterator[Function]:
-        """Every function and method, nested ones too."""
+        """Yield every function and method, nested ones too."""
         return (node for node in ast.walk(self.tree) if isinstance(node, Function))
 
     def finding(self, line: int, message: str) -> Finding:
-        """A fault in this file."""
+        """Return a fault in this file."""
         return Finding(self.path, line, message)
 
 
@@ -85,7 +85,7 @@ class House:
         self.modules = {file.module for file in self.source}
 
     def imports(self, file: File) -> Iterator[Import]:
-        """Every import of a file, `from package import module` resolved to the module."""
+        """Yield every import of a file, `from package import module` resolved to the module."""
         inside = {id(n) for f in file.functions() for n in ast.walk(f)}
         hidden = {
             id(n)

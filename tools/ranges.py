@@ -47,7 +47,7 @@ def of(project: Mapping[str, Any], *extras: str) -> list[Requirement]:
 
 
 def lowest(requirement: Requirement) -> Version:
-    """The version that a range begins with; `ValueError` for one without a beginning."""
+    """Return the version that a range begins with; `ValueError` for one without a beginning."""
     begins = [Version(part.version) for part in requirement.specifier if part.operator == ">="]
     if not begins:
         raise ValueError(f"{str(requirement)!r} has no lower bound; write name>=version")
@@ -55,7 +55,7 @@ def lowest(requirement: Requirement) -> Version:
 
 
 def constraints(requirements: Iterable[Requirement]) -> list[str]:
-    """A pip constraint for each requirement: its lowest version and no other."""
+    """Return a pip constraint for each requirement: its lowest version and no other."""
     return [f"{one.name}=={lowest(one)}" for one in requirements]
 
 

@@ -35,7 +35,7 @@ def refusal(version: str, changelog: str, changes: str) -> str:
 
 
 def run(*words: str | Path, cwd: Path = ROOT) -> str:
-    """The output of a program that must succeed."""
+    """Return the output of a program that must succeed."""
     return subprocess.run(words, cwd=cwd, check=True, text=True, stdout=subprocess.PIPE).stdout
 
 

@@ -55,7 +55,7 @@ class Batches:
         return (self.at(step) for step in range(len(self)))
 
     def at(self, step: int) -> tuple[int, Batch]:
-        """How many clients take this step, and their rows."""
+        """Return how many clients take this step, and their rows."""
         k = int(self.active[step])
         if self.alone:
             rows = self.index[step, 0]
@@ -74,7 +74,7 @@ class Batches:
         return k, Batch(self.x[rows], self.y[rows], scale, seeds, private)
 
     def steps(self, start: int, stop: int) -> Batches:
-        """The steps from `start` up to `stop` alone; not once gathered.
+        """Return the steps from `start` up to `stop` alone; not once gathered.
 
         To fold over them takes the carry of those clients that take the first of them.
         """
@@ -130,7 +130,7 @@ def cut(
     alone: bool = False,
     draws: bool = True,
 ) -> Batches:
-    """The steps of a cohort whose clients stand by falling `counts` (their local steps).
+    """Return the steps of a cohort whose clients stand by falling `counts` (their local steps).
 
     `starts`, `sizes`, `clients` `(k,)`: where each client's rows begin in `x`, how many there
     are, and its key number.
@@ -213,7 +213,7 @@ def _shuffled(
 def _ragged(
     order: NDArray[np.int64] | None, sizes: NDArray[np.int64], width: int, total: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Each client's own row numbers `(k, steps, B)`, and which of them are no padding."""
+    """Return each client's own row numbers `(k, steps, B)`, and which of them are no padding."""
     steps, rounds = np.arange(total), -(-sizes // width)[:, None]
     position = (steps % rounds)[:, :, None] * width + np.arange(width)
     local = np.minimum(position, sizes[:, None, None] - 1)

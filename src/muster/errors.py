@@ -123,7 +123,7 @@ class ClientError(MusterError):
 
 
 def short(error: OSError) -> bool:
-    """Whether a system refuses something for what it lacks, and may have again.
+    """Return whether a system refuses something for what it lacks, and may have again.
 
     >>> short(OSError(errno.EMFILE, "")), short(OSError(errno.EIO, ""))
     (True, False)

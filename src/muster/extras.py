@@ -14,7 +14,7 @@ DISTRIBUTION = "muster-fl"  # on the package index, where `muster` belongs to so
 
 
 def install_command(*extras: str) -> str:
-    """The command that installs muster with these extras.
+    """Return the command that installs muster with these extras.
 
     >>> install_command("torch", "report")
     "pip install 'muster-fl[torch,report]'"

@@ -59,7 +59,7 @@ class _Words(ISeedSequence):
         self._words = words
 
     def generate_state(self, n_words: int, dtype: Any = np.uint32) -> NDArray[Any]:
-        """The words a Philox generator asks for: two of 64 bits."""
+        """Return the words a Philox generator asks for: two of 64 bits."""
         return self._words
 
 
@@ -67,7 +67,7 @@ class RandomSource(Protocol):
     """Where draws come from: a `Key` that a plan's seed fixes, or a secret that somebody holds."""
 
     def at(self, *parts: int | str) -> Any:
-        """The source below this one named by `parts`."""
+        """Return the source below this one named by `parts`."""
 
     def uniform(self, size: int) -> NDArray[np.float64]:
         """`(size,)` numbers uniform on [0, 1)."""
@@ -87,7 +87,7 @@ class Key:
     path: tuple[int, ...]
 
     def at(self, *parts: int | str) -> Key:
-        """The key below this one named by `parts`."""
+        """Return the key below this one named by `parts`."""
         return Key(self.path + tuple(number(part) for part in parts))
 
     @property
@@ -96,11 +96,11 @@ class Key:
         return Key(self.path[:1])
 
     def generator(self) -> np.random.Generator:
-        """A fresh counter-based generator (Philox) that starts at this key."""
+        """Return a fresh counter-based generator (Philox) that starts at this key."""
         return np.random.Generator(np.random.Philox(_Words(self._words())))  # type: ignore[arg-type]
 
     def integer(self) -> int:
-        """One integer in [0, 2⁶³): a seed for another library."""
+        """Return one integer in [0, 2⁶³): a seed for another library."""
         return int(self._words()[0] >> np.uint64(1))
 
     def uniform(self, size: int) -> NDArray[np.float64]:
@@ -128,7 +128,7 @@ class Keys:
     clients: tuple[int | str, ...]
 
     def at(self, *parts: int | str) -> Keys:
-        """The keys below these, named by `parts` before the client."""
+        """Return the keys below these, named by `parts` before the client."""
         return Keys(self.key.at(*parts), self.clients)
 
     def uniform(self, size: int) -> NDArray[np.float64]:
@@ -137,7 +137,7 @@ class Keys:
 
 
 def key(seed: int) -> Key:
-    """The root of all keys of a run.
+    """Return the root of all keys of a run.
 
     >>> key(7).at("sample", 1).integer() == key(7).at("sample", 1).integer()
     True
@@ -148,7 +148,7 @@ def key(seed: int) -> Key:
 def order(
     key: Key, clients: NDArray[np.uint64], sizes: Sequence[int] | NDArray[np.int64], epochs: int
 ) -> NDArray[np.int64]:
-    """The order in which each client walks its rows, for a whole cohort at once.
+    """Return the order in which each client walks its rows, for a whole cohort at once.
 
     `clients` are the key numbers `(k,)`, `sizes` their row counts `(k,)`. Returns
     `(k, epochs, max(sizes))`: row i holds a permutation of `range(sizes[i])` for each epoch,

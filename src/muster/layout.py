@@ -73,7 +73,7 @@ class Layout:
         return views
 
     def flat(self, tensors: dict[str, Any], kind: str = "parameter") -> Any:
-        """The inverse of `named`: one NumPy vector `(d,)` from tensors by name."""
+        """Return the inverse of `named`: one NumPy vector `(d,)` from tensors by name."""
         parts = [
             np.asarray(tensors[entry.name], self.dtype).reshape(-1)
             for entry in self.entries

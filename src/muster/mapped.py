@@ -52,7 +52,7 @@ def forget(array: Any) -> None:
 
 
 def own(array: Any) -> Any:
-    """A copy that starts where kernels like it and may be written to.
+    """Return a copy that starts where kernels like it and may be written to.
 
     >>> own(np.arange(3.0)).flags.writeable
     True

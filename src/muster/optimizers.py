@@ -31,7 +31,7 @@ class Optimizer(Spelled):
     rate: float
 
     def init(self, x: Any) -> Any:
-        """The state for a vector like `x`: a tuple of vectors."""
+        """Return the state for a vector like `x`: a tuple of vectors."""
         raise NotImplementedError
 
     def step(
@@ -43,7 +43,7 @@ class Optimizer(Spelled):
     def move(
         self, x: Any, direction: Any, state: Any, rate: float | None = None
     ) -> tuple[Any, Any]:
-        """The same step for whoever owns `x` and the state, and needs neither any more.
+        """Return the same step for whoever owns `x` and the state, and needs neither any more.
 
         A large NumPy vector is moved where it lies, part by part, with the same bits.
         """
@@ -57,7 +57,7 @@ class Optimizer(Spelled):
         return x, state
 
     def _movable(self, x: Any, direction: Any, state: Any, rate: float | None) -> bool:
-        """Whether these are large vectors whose steps fit where they lie."""
+        """Return whether these are large vectors whose steps fit where they lie."""
         vectors = (x, direction, *state)
         if any(not isinstance(v, np.ndarray) or v.shape != x.shape for v in vectors):
             return False
@@ -94,11 +94,11 @@ class SGD(Optimizer):
     def step(
         self, x: Any, direction: Any, state: Any, rate: float | None = None
     ) -> tuple[Any, Any]:
-        """One plain step."""
+        """Return one plain step."""
         return along(x, direction, self.rate if rate is None else rate), state
 
     def weights(self, steps: Any) -> Any:
-        """Every step counts once."""
+        """Return every step counts once."""
         return steps
 
 
@@ -120,13 +120,13 @@ class Momentum(Optimizer):
         _fraction(self, "beta")
 
     def init(self, x: Any) -> tuple[Any]:
-        """One vector of zeros."""
+        """Return one vector of zeros."""
         return (zeros(x),)
 
     def step(
         self, x: Any, direction: Any, state: Any, rate: float | None = None
     ) -> tuple[Any, Any]:
-        """One heavy-ball step."""
+        """Return one heavy-ball step."""
         v = self.beta * state[0] + direction
         return along(x, v, self.rate if rate is None else rate), (v,)
 
@@ -162,7 +162,7 @@ class Adagrad(Optimizer):
     def step(
         self, x: Any, direction: Any, state: Any, rate: float | None = None
     ) -> tuple[Any, Any]:
-        """One adaptive step."""
+        """Return one adaptive step."""
         v = state[-1] + direction * direction
         m = direction
         if self.beta1:
@@ -191,13 +191,13 @@ class Moments(Optimizer):
     def step(
         self, x: Any, direction: Any, state: Any, rate: float | None = None
     ) -> tuple[Any, Any]:
-        """One adaptive step with momentum."""
+        """Return one adaptive step with momentum."""
         m = self.beta1 * state[0] + (1 - self.beta1) * direction
         v = self.second(state[1], direction * direction)
         return x + (self.rate if rate is None else rate) * m / (_root(v) + self.tau), (m, v)
 
     def second(self, v: Any, square: Any) -> Any:
-        """The next v."""
+        """Return the next v."""
         raise NotImplementedError
 
 
@@ -212,7 +212,7 @@ class Adam(Moments):
     """
 
     def second(self, v: Any, square: Any) -> Any:
-        """A running mean: beta2 v + (1 − beta2) d²."""
+        """Return a running mean: beta2 v + (1 − beta2) d²."""
         return self.beta2 * v + (1 - self.beta2) * square
 
 
@@ -227,7 +227,7 @@ class Yogi(Moments):
     """
 
     def second(self, v: Any, square: Any) -> Any:
-        """The additive rule: v − (1 − beta2) d² sign(v − d²)."""
+        """Return the additive rule: v − (1 − beta2) d² sign(v − d²)."""
         return v - (1 - self.beta2) * square * sign(v - square)
 
 

@@ -62,7 +62,7 @@ class RunState(NamedTuple):
     frozen: Any = None
 
     def sent(self) -> Sent:
-        """What a cohort receives."""
+        """Return what a cohort receives."""
         stages = tuple(s.shared for s in self.stages)
         return Sent(self.algorithm.shared, stages, self.buffers, self.frozen)
 
@@ -71,7 +71,7 @@ Measure = Callable[[int, RunState], dict[str, Any]]
 
 
 def start(plan: Plan) -> RunState:
-    """The state before the first round, a function of the plan alone."""
+    """Return the state before the first round, a function of the plan alone."""
     x, buffers = plan.task.init(keys.key(plan.seed).at("init"))
     take = plan.sharing.take
     algorithm = plan.algorithm.init(take(x))
@@ -82,7 +82,7 @@ def start(plan: Plan) -> RunState:
 def drawn(
     plan: Plan, roster: Roster, sampler: Tree, round: int, source: keys.RandomSource
 ) -> tuple[Cohort, Tree]:
-    """Who is invited to a round, and the sampler's next state.
+    """Return who is invited to a round, and the sampler's next state.
 
     A sampling that is `public` draws from the plan's seed, whatever the source is.
     """
@@ -100,7 +100,7 @@ def play(
     measure: Measure,
     source: keys.RandomSource | None = None,
 ) -> RunState:
-    """One round, from the draw of the cohort to clients that know whether they counted.
+    """Return one round, from the draw of the cohort to clients that know whether they counted.
 
     Cohort and noise are drawn from `source`: the plan's seed, or a secret of this round alone,
     whose noise is bound to the sum that it hides (see `noise_source`).
@@ -128,7 +128,7 @@ def play(
 def _stepped(
     plan: Plan, state: RunState, roster: Roster, total: Reply, key: keys.RandomSource, sampler: Tree
 ) -> RunState:
-    """What the sum leads to: decode it, divide it, and step."""
+    """Return what the sum leads to: decode it, divide it, and step."""
     denominator, share = _weights(plan, roster, total)
     mean, stages = decoded(plan, total, denominator, state.stages, key)
     algorithm = plan.algorithm.step(state.algorithm, mean.payload, share)
@@ -144,7 +144,7 @@ def _counted(plan: Plan, total: Reply | None, invited: int) -> Reply | None:
 
 
 def _among(cohort: Cohort, total: Reply | None) -> tuple[ClientId, ...]:
-    """Who is in the sum, in the cohort's order."""
+    """Return who is in the sum, in the cohort's order."""
     accepted = frozenset(total.clients if total else ())
     return tuple(client for client in cohort.clients if client in accepted)
 
@@ -170,7 +170,7 @@ class ReplyTally:
     norms: dict[ClientId, float] = field(default_factory=dict)
 
     def replies(self, answers: Iterator[Answer]) -> Iterator[Reply]:
-        """The replies alone, in order."""
+        """Yield the replies alone, in order."""
         for answer in answers:
             if isinstance(answer, Reply):
                 self.norms.update(answer.norms)
@@ -188,7 +188,7 @@ class ReplyTally:
         total: Reply | None,
         accepted: tuple[ClientId, ...],
     ) -> dict[str, Any]:
-        """The round's line in the history: who, what it cost, how training went."""
+        """Return the round's line in the history: who, what it cost, how training went."""
         down = sum(np.asarray(leaf).nbytes for _, leaf in leaves(state.sent()))
         record: dict[str, Any] = {
             "round": round,

@@ -20,7 +20,7 @@ class Schedule(Spelled):
     """The seam: a frozen value with `factor(round)`."""
 
     def factor(self, round: int) -> float:
-        """What to multiply the local rate with in this round (1-based)."""
+        """Return what to multiply the local rate with in this round (1-based)."""
         raise NotImplementedError
 
 
@@ -33,7 +33,7 @@ class Constant(Schedule):
     """
 
     def factor(self, round: int) -> float:
-        """One."""
+        """Return one."""
         return 1.0
 
 
@@ -53,7 +53,7 @@ class Exponential(Schedule):
             raise PlanError(f"{self}: decay must lie in (0, 1] and every be at least 1")
 
     def factor(self, round: int) -> float:
-        """The decayed factor."""
+        """Return the decayed factor."""
         return self.decay ** ((round - 1) // self.every)
 
 
@@ -73,7 +73,7 @@ class Milestones(Schedule):
             raise PlanError(f"{self}: factor_each must be above 0, such as 0.1")
 
     def factor(self, round: int) -> float:
-        """One factor for each milestone passed."""
+        """Return one factor for each milestone passed."""
         return self.factor_each ** sum(round > milestone for milestone in self.rounds)
 
 
@@ -96,6 +96,6 @@ class Cosine(Schedule):
             )
 
     def factor(self, round: int) -> float:
-        """The cosine factor."""
+        """Return the cosine factor."""
         done = min(1.0, (round - 1) / max(1, self.rounds))
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done))

@@ -56,7 +56,7 @@ def translated(name: str, known: Iterable[str]) -> list[str]:
 
 
 def meant(name: str, known: Iterable[str]) -> str:
-    """A question that names what is near, ending in a space; empty where nothing is.
+    """Return a question that names what is near, ending in a space; empty where nothing is.
 
     >>> meant("batch_size", ["epochs", "batch"]), meant("epocs", ["epochs"]), meant("x", ["rate"])
     ('did you mean batch? ', 'did you mean epochs? ', '')
@@ -69,7 +69,7 @@ def meant(name: str, known: Iterable[str]) -> str:
 
 
 def absent(room: str, name: str, known: Iterable[str]) -> AttributeError:
-    """The error of a name that a room of the package has not.
+    """Return the error of a name that a room of the package has not.
 
     >>> print(absent("muster.algorithms", "SCAFFOLD", ["FedAvg", "Scaffold"]))
     muster.algorithms has no SCAFFOLD; did you mean Scaffold? It has FedAvg, Scaffold
@@ -82,7 +82,7 @@ def absent(room: str, name: str, known: Iterable[str]) -> AttributeError:
 
 
 def alien(given: Any, kind: type) -> str:
-    """The end of a sentence about something that is no value of a kind of ours.
+    """Return the end of a sentence about something that is no value of a kind of ours.
 
     >>> from muster.optimizers import SGD, Optimizer
     >>> alien(SGD, Optimizer)

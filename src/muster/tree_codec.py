@@ -43,7 +43,7 @@ def pieces(
     separators: tuple[str, str] = COMPACT,
     begin: int = 8,
 ) -> Iterator[bytes | memoryview]:
-    """The arrays in pieces of at most 1 MiB; the first is the header, however long.
+    """Yield the arrays in pieces of at most 1 MiB; the first is the header, however long.
 
     `separators` are those of the header's JSON; the arrays begin at a multiple of `begin`, itself
     one of 8, so that where the file is mapped they lie as kernels like it. A contiguous array is
@@ -68,7 +68,7 @@ def pieces(
 
 
 def read(data: Any) -> dict[str, Any]:
-    """The arrays that `pieces` wrote, lying in `data` (bytes, or a map of a file).
+    """Return the arrays that `pieces` wrote, lying in `data` (bytes, or a map of a file).
 
     Raises `DataError` for bytes that are something else; what travelled is for `codec_tensors`.
 
@@ -86,7 +86,7 @@ def read(data: Any) -> dict[str, Any]:
 
 
 def octets(array: Any) -> memoryview:
-    """The bytes of a contiguous array, where they lie.
+    """Return the bytes of a contiguous array, where they lie.
 
     >>> len(octets(np.zeros((2, 3), "float32")))
     24

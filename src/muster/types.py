@@ -113,7 +113,7 @@ class Cohort:
     times: tuple[int, ...] | None = None
 
     def counts(self) -> dict[ClientId, int]:
-        """How often each client was drawn (1 unless drawn with replacement)."""
+        """Return how often each client was drawn (1 unless drawn with replacement)."""
         return dict(zip(self.clients, self.times or (1,) * len(self.clients), strict=True))
 
 
@@ -202,7 +202,7 @@ class Task(Protocol):
         """Names, shapes and dtype behind the flat vectors."""
 
     def init(self, key: Key) -> tuple[Vector, Vector]:
-        """The start: NumPy parameters `(d,)` and buffers `(b,)`."""
+        """Return the start: NumPy parameters `(d,)` and buffers `(b,)`."""
 
     def check(self, x: Any, y: Any) -> None:
         """Raise `DataError` for rows this task cannot be trained on."""
@@ -214,7 +214,7 @@ class Task(Protocol):
         """NumPy arrays of a tree as this framework's arrays (sharing memory where possible)."""
 
     def numpy(self, tree: Tree) -> Tree:
-        """The inverse of `arrays`."""
+        """Return the inverse of `arrays`."""
 
     def gradient(self, w: Vector, buffers: Vector, batch: Batch) -> tuple[Vector, Any, Vector]:
         """Gradient of the mean loss, like `w`; the loss `()` or `(clients,)`; new buffers."""
@@ -226,7 +226,7 @@ class Task(Protocol):
         """`descent.walk(given, carry, batches)`, compiled as one program where that pays."""
 
     def model(self, w: Vector, buffers: Vector) -> Any:
-        """The framework's own model with these parameters."""
+        """Return the framework's own model with these parameters."""
 
     @property
     def head(self) -> Any:
@@ -257,7 +257,7 @@ class GradientsByRow(Task, Protocol):
     mixing: str
 
     def gradients(self, w: Vector, buffers: Vector, batch: Batch) -> tuple[Any, Any]:
-        """One client's gradients `(rows, d)` and losses `(rows,)`."""
+        """Return one client's gradients `(rows, d)` and losses `(rows,)`."""
 
     def clipped(self, w: Vector, buffers: Vector, batch: Batch, bound: float) -> tuple[Vector, Any]:
         """The sum of all rows' gradients, each clipped to the bound, like `w`; the mean loss."""
@@ -267,7 +267,7 @@ class Clients(Protocol):
     """The runtime seam: a simulation, a network and a tree of regions all implement it."""
 
     def known(self) -> Roster:
-        """Who is enrolled."""
+        """Return who is enrolled."""
 
     def send(self, cohort: Cohort, sent: Sent, round: int) -> None:
         """Begin training this cohort on what was sent."""
@@ -296,10 +296,10 @@ class Sampling(Protocol):
     def sample(
         self, roster: Roster, state: Tree, round: int, key: RandomSource, probe: Any
     ) -> tuple[Cohort, Tree]:
-        """The cohort of one round; `probe(clients)` asks for local losses on demand."""
+        """Return the cohort of one round; `probe(clients)` asks for local losses on demand."""
 
     def share(self, roster: Roster) -> float:
-        """The inclusion probability of a client, for estimators with a fixed denominator."""
+        """Return the inclusion probability of a client, for estimators with a fixed denominator."""
 
 
 @runtime_checkable
@@ -307,7 +307,7 @@ class Turns(Protocol):
     """A sampling that gives each client its turns by the plan's seed, so a client knows them."""
 
     def turn(self, client: ClientId, round: int, root: Key) -> bool:
-        """Whether a client has its turn in a round; `root` is the key of the plan's seed."""
+        """Return whether a client has its turn in a round; `root` is the key of the plan's seed."""
 
 
 class Commits(Protocol):
@@ -330,15 +330,15 @@ class Store(Protocol):
         """The last committed round and its state's arrays by name, or None before the first."""
 
     def versions(self) -> list[int]:
-        """The committed versions whose states are kept, in order; the last is always one."""
+        """Return the committed versions whose states are kept, in order; the last is always one."""
 
     def state(self, round: int) -> dict[str, Any] | None:
-        """The arrays of a version that is kept, or None."""
+        """Return the arrays of a version that is kept, or None."""
 
     def memory(
         self, clients: Iterable[ClientId], version: int | None = None
     ) -> dict[ClientId, dict[str, Any]]:
-        """The committed memory of these clients; those without one are left out.
+        """Return the committed memory of these clients; those without one are left out.
 
         With a `version` that is kept, as it was when that was committed.
         """
@@ -347,7 +347,7 @@ class Store(Protocol):
         """Stage a client's new memory; it counts only once its reply is in a commit."""
 
     def staged(self, round: int, clients: Iterable[ClientId]) -> dict[ClientId, dict[str, Any]]:
-        """The memory of these clients that waits for this round's commit."""
+        """Return the memory of these clients that waits for this round's commit."""
 
     def commit(
         self,
@@ -364,4 +364,4 @@ class Store(Protocol):
         """
 
     def history(self) -> list[dict[str, Any]]:
-        """The records of the committed rounds in order, each round once."""
+        """Return the records of the committed rounds in order, each round once."""

@@ -34,7 +34,7 @@ __all__ = [
 
 
 def of(x: Any) -> Any:
-    """The namespace (numpy, torch or jax.numpy) that an array belongs to.
+    """Return the namespace (numpy, torch or jax.numpy) that an array belongs to.
 
     >>> of(np.zeros(2)).__name__
     'numpy'
@@ -86,7 +86,7 @@ def divided(x: Any, by: float) -> Any:
 
 
 def in_order(rows: Any) -> Any:
-    """The sum over the first axis of NumPy rows `(k, d)`, added strictly from first to last.
+    """Return the sum over the first axis of NumPy rows `(k, d)`, added strictly from first to last.
 
     >>> in_order(np.array([[1.0, 2.0], [3.0, 4.0]]))
     array([4., 6.])
@@ -122,7 +122,7 @@ def where(mask: Any, a: Any, b: Any) -> Any:
 
 
 def norm(x: Any) -> Any:
-    """The L2 norm over the last axis: `(..., d)` to `(..., 1)`.
+    """Return the L2 norm over the last axis: `(..., d)` to `(..., 1)`.
 
     >>> norm(np.array([3.0, 4.0]))
     array([5.])
@@ -147,7 +147,7 @@ def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
 
 
 def leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Every array of a tree with its path, in a fixed order.
+    """Yield every array of a tree with its path, in a fixed order.
 
     >>> dict(leaves({"a": (1, None), "b": 2}))
     {'a.0': 1, 'b': 2}
@@ -167,7 +167,7 @@ def leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def rebuild(template: Any, arrays: dict[str, Any], name: str = "") -> Any:
-    """The inverse of `leaves`: a tree of the template's shape with these arrays in it.
+    """Return the inverse of `leaves`: a tree of the template's shape with these arrays in it.
 
     Raises `KeyError` when an array is missing.
 

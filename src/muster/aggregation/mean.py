@@ -34,7 +34,7 @@ class Mean(Spelled):
             raise PlanError(f"Mean(denominator={self.denominator!r}): use 'replies' or 'expected'")
 
     def reduce(self, replies: Iterable[Reply], invited: tuple[ClientId, ...]) -> Reply | None:
-        """The weighted sum of all replies, or None if there were none.
+        """Return the weighted sum of all replies, or None if there were none.
 
         Replies must come in client order; each is one client, a block, or a run of blocks from
         the first on (see `muster.aggregation.sums`).

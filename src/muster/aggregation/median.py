@@ -27,5 +27,5 @@ class Median(RobustAggregator):
     """
 
     def aggregate(self, rows: Tree) -> Any:
-        """The median along the first axis."""
+        """Return the median along the first axis."""
         return tree_map(lambda x: middle(x, (len(x) - 1) // 2), rows)

@@ -13,7 +13,7 @@ COLUMNS = 1 << 13  # sorted at once, so that they stay in the cache
 
 
 def middle(rows: Any, drop: int) -> Any:
-    """The mean in each column of `(replies, size)` without the `drop` lowest and highest.
+    """Return the mean in each column of `(replies, size)` without the `drop` lowest and highest.
 
     >>> middle(np.array([[1.0, 5.0], [2.0, 7.0], [90.0, -4.0]]), 1)
     array([2., 5.])

@@ -33,7 +33,7 @@ class RobustAggregator(Spelled):
         raise NotImplementedError
 
     def reduce(self, replies: Iterable[Reply], invited: tuple[ClientId, ...]) -> Reply | None:
-        """All replies as the parts of one, or None if there were none."""
+        """Return all replies as the parts of one, or None if there were none."""
         parts = tuple(replies)
         if not parts:
             return None

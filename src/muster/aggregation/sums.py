@@ -31,7 +31,7 @@ def block_size(invited: int) -> int:
 
 
 def add(replies: Sequence[Reply]) -> Reply:
-    """The sum of at least one reply, from first to last.
+    """Return the sum of at least one reply, from first to last.
 
     >>> add([Reply(("a",), {"delta": 1.0}, 2.0), Reply(("b",), {"delta": 2.0}, 3.0)]).weight
     5.0

@@ -39,5 +39,5 @@ class TrimmedMean(RobustAggregator):
         return 2 * self.f + 1
 
     def aggregate(self, rows: Tree) -> Any:
-        """The mean of the middle along the first axis."""
+        """Return the mean of the middle along the first axis."""
         return tree_map(lambda x: middle(x, self.f), rows)

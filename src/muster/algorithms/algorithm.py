@@ -47,19 +47,19 @@ class Algorithm(Spelled):
         """Raise `PlanError`, with the remedy, for local training the method does not allow."""
 
     def init(self, x: Vector) -> State:
-        """The state before the first round; `state.shared.x` is the global vector."""
+        """Return the state before the first round; `state.shared.x` is the global vector."""
         return State(ModelState(x), self.server.init(x))
 
     def memory(self, x: Vector) -> Tree:
-        """What a client that never took part remembers."""
+        """Return what a client that never took part remembers."""
         return None
 
     def correct(self, g: Vector, w: Vector, sent: Tree, memory: Tree) -> Vector:
-        """The gradient that local training follows."""
+        """Return the gradient that local training follows."""
         return g
 
     def report(self, w: Vector, sent: Tree, memory: Tree, work: LocalWork) -> tuple[Tree, Tree]:
-        """The payload to send, and the memory that counts once the reply is accepted."""
+        """Return the payload to send, and the memory that counts once the reply is accepted."""
         return Update(w - sent.x), memory
 
     def step(self, state: State, mean: Tree, share: float) -> State:

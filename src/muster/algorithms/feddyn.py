@@ -51,15 +51,15 @@ class FedDyn(Algorithm):
             )
 
     def init(self, x: Vector) -> State:
-        """The model; h = 0 and the server optimizer's state stay on the server."""
+        """Return the model; h = 0 and the server optimizer's state stay on the server."""
         return State(ModelState(x), Kept(zeros(x), self.server.init(x)))
 
     def memory(self, x: Vector) -> Tree:
-        """The client's h_k = 0."""
+        """Return the client's h_k = 0."""
         return zeros(x)
 
     def correct(self, g: Vector, w: Vector, sent: Tree, memory: Tree) -> Vector:
-        """The gradient bent to g − h_k + alpha (w − x)."""
+        """Return the gradient bent to g − h_k + alpha (w − x)."""
         return g - memory + self.alpha * (w - sent.x)
 
     def report(self, w: Vector, sent: Tree, memory: Tree, work: LocalWork) -> tuple[Tree, Tree]:

@@ -32,5 +32,5 @@ class FedProx(Algorithm):
             raise PlanError(f"FedProx(mu={self.mu!r}): mu must be finite, at least 0, such as 0.1")
 
     def correct(self, g: Vector, w: Vector, sent: Tree, memory: Tree) -> Vector:
-        """The gradient bent to g + mu (w − x)."""
+        """Return the gradient bent to g + mu (w − x)."""
         return g + self.mu * (w - sent.x)

@@ -53,15 +53,15 @@ class Scaffold(Algorithm):
             )
 
     def init(self, x: Vector) -> State:
-        """The model and a zero control; the server optimizer's state."""
+        """Return the model and a zero control; the server optimizer's state."""
         return State(Controlled(x, zeros(x)), self.server.init(x))
 
     def memory(self, x: Vector) -> Tree:
-        """The client's control c_k = 0."""
+        """Return the client's control c_k = 0."""
         return zeros(x)
 
     def correct(self, g: Vector, w: Vector, sent: Tree, memory: Tree) -> Vector:
-        """The gradient bent to g − c_k + c."""
+        """Return the gradient bent to g − c_k + c."""
         return g - memory + sent.c
 
     def report(self, w: Vector, sent: Tree, memory: Tree, work: LocalWork) -> tuple[Tree, Tree]:

@@ -50,11 +50,11 @@ class Commands(TyperGroup):
         self.commands = names  # what "did you mean" chooses from
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """The commands in the order of use."""
+        """Return the commands in the order of use."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command, built from the function of its file, or from its `group`.
+        """Return the command, built from the function of its file, or from its `group`.
 
         The function is called `command`, or like the command where a file holds several.
         """

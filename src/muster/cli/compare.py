@@ -75,7 +75,7 @@ def _results(rows: list[dict[str, Any]], runs: list[Run]) -> Any:
 
 
 def _differences(rows: list[dict[str, Any]]) -> Any:
-    """The plan's fields that are not the same in all runs, a line for each run."""
+    """Return the plan's fields that are not the same in all runs, a line for each run."""
     fields = list(rows[0]["differs"])
     lines = (
         [escape(row["id"]), *(escape(_short(row["differs"].get(name))) for name in fields)]

@@ -226,6 +226,6 @@ def _figure(value: float | None) -> str:
 
 
 def _clients_means(record: dict[str, Any]) -> dict[str, float]:
-    """The clients' means, where nothing is evaluated centrally."""
+    """Return the clients' means, where nothing is evaluated centrally."""
     spread = record.get("clients") or {}
     return {name: part["mean"] for name, part in spread.items() if isinstance(part, dict)}

@@ -43,19 +43,22 @@ RunName = Annotated[str, typer.Argument(metavar="[RUN]", help="A run's id or pat
 
 
 def folders(base: Path = RUNS) -> list[Path]:
-    """The folders of all runs below a folder, first the one that was active last."""
+    """Return the folders of all runs below a folder, first the one that was active last."""
     found = [database.parent for database in base.glob("*/run.db")]
     return sorted(found, key=lambda folder: (active(folder), folder.name), reverse=True)
 
 
 def active(folder: Path) -> float:
-    """When a run last wrote something, in seconds since 1970."""
+    """Return when a run last wrote something, in seconds since 1970."""
     files = (folder / name for name in ("run.db", "run.db-wal"))
     return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
 
 
 def find(name: str) -> Path:
-    """The folder of a run. Raises `RunError`, with the ids that are near, when there is none."""
+    """Return the folder of a run.
+
+    Raises `RunError`, with the ids that are near, when there is none.
+    """
     known = folders()
     if name == LATEST and not (RUNS / LATEST).exists():
         if not known:
@@ -73,7 +76,7 @@ def find(name: str) -> Path:
 
 
 def latest_of(plan: Plan) -> Path:
-    """The folder of the latest run of a plan. Raises `RunError` when there is none."""
+    """Return the folder of the latest run of a plan. Raises `RunError` when there is none."""
     for folder in folders():
         with contextlib.suppress(RunError):
             if not changes(Run(folder).facts.get("plan"), plan):
@@ -97,7 +100,7 @@ class RunProgress:
 
 
 def progress(run: Run) -> RunProgress:
-    """How far a run is, from what it recorded."""
+    """Return how far a run is, from what it recorded."""
     plan: dict[str, Any] = run.facts.get("plan") or {}
     done, planned = run.round, int(plan.get("rounds", 0))
     if _held(run.path):
@@ -123,18 +126,18 @@ def measured(run: Run) -> str:
 
 
 def rows(run: Run) -> str:
-    """Which rows of their own the clients were measured on in the last evaluation."""
+    """Return which rows of their own the clients were measured on in the last evaluation."""
     return str(spread(run).get("on", "their own rows"))
 
 
 def epsilon(run: Run) -> float | None:
-    """What the noise of all rounds reveals at most, or None for a run without noise."""
+    """Return what the noise of all rounds reveals at most, or None for a run without noise."""
     seen = (record["privacy"] for record in reversed(run.history) if record.get("privacy"))
     return next((float(found["epsilon"]) for found in seen), None)
 
 
 def metric(run: Run) -> str:
-    """The metric to show first, over test rows where there are any, else over clients."""
+    """Return the metric to show first, over test rows where there are any, else over clients."""
     over_clients = (name for name, part in spread(run).items() if isinstance(part, dict))
     return screen.leading(run.metrics or over_clients) or "loss"
 
@@ -153,7 +156,7 @@ def _stopped(run: Run, plan: dict[str, Any]) -> bool:
 
 
 def _held(folder: Path) -> bool:
-    """Whether a process is training here now."""
+    """Return whether a process is training here now."""
     lock = folder / "lock"
     if not lock.exists():
         return False

@@ -94,7 +94,7 @@ class Parser(TyperCommand):
 
 
 def _field(option: str) -> str:
-    """The dotted name of the plan's field that an option must mean; empty for none.
+    """Return the dotted name of the plan's field that an option must mean; empty for none.
 
     >>> _field("--epochs"), _field("--batch-size"), _field("--lr"), _field("--colour")
     ('local.epochs', 'local.batch', 'local.optimizer.rate', '')
@@ -171,7 +171,7 @@ def _folder(plan: Plan, path: Path | None, resume: str | None) -> Path:
 
 
 def _as_long(plan: Plan, folder: Path) -> Plan:
-    """The plan for as many rounds as its run was begun with, if those are more."""
+    """Return the plan for as many rounds as its run was begun with, if those are more."""
     with contextlib.suppress(RunError):  # whoever opens the folder to train in it will tell
         begun = (Run(folder).facts.get("plan") or {}).get("rounds", 0)
         return replace(plan, rounds=max(plan.rounds, int(begun)))
@@ -192,7 +192,7 @@ class Order:
     staged: Staged | None = None
 
     def train(self) -> Run:
-        """The federated run."""
+        """Return the federated run."""
         with self._watcher(self.folder.name, self._done()) as watcher:
             if self.staged is not None:
                 people = self.enrolled.population
@@ -206,7 +206,7 @@ class Order:
             )
 
     def compare(self, run: Run) -> dict[str, Run]:
-        """The same plan on pooled rows, and by each client alone."""
+        """Return the same plan on pooled rows, and by each client alone."""
         found = {"federated": run}
         quiet = replace(self, quiet=True, as_json=False)
         with quiet._watcher("", 0) as watcher:
@@ -252,7 +252,7 @@ class Order:
         return LiveRounds(title, self.plan.rounds, done, intro=self._intro())
 
     def _done(self, *, always: bool = False) -> int:
-        """The rounds committed so far."""
+        """Return the rounds committed so far."""
         with contextlib.suppress(RunError):
             return Run(self.folder).round if self.resume or always else 0
         return 0
@@ -269,7 +269,7 @@ class Order:
 
 
 def told(plan: Plan, clients: int, sizes: Any) -> str:
-    """What the budget of privacy affords, as a line of an introduction."""
+    """Return what the budget of privacy affords, as a line of an introduction."""
     rounds = afforded(plan, Roster(tuple(range(clients)), lambda: sizes))
     if plan.budget is None or rounds is None:
         return ""
@@ -280,7 +280,7 @@ def told(plan: Plan, clients: int, sizes: Any) -> str:
 
 
 def summary(run: Run, compared: dict[str, Run] | None = None) -> dict[str, Any]:
-    """A run in a few fields."""
+    """Return a run in a few fields."""
     last = run.history[-1] if run.history else {}
     found: dict[str, Any] = {
         "id": run.id,
@@ -359,7 +359,7 @@ def _explain(facts: dict[str, Any], as_json: bool) -> None:
 
 
 def _without(words: Sequence[str], *options: str) -> list[str]:
-    """A command line without some options and their values."""
+    """Return a command line without some options and their values."""
     kept = [word for word in words if not word.startswith(tuple(f"{o}=" for o in options))]
     for option in options:
         while option in kept:

@@ -40,7 +40,7 @@ WIDE = 500  # columns where the output is no terminal: nothing is cut short ther
 
 
 def console(*, stderr: bool = False) -> Console:
-    """The terminal, or plain text of a fixed width for a file or a pipe."""
+    """Return the terminal, or plain text of a fixed width for a file or a pipe."""
     found = Console(stderr=stderr, highlight=False, soft_wrap=True)
     if not found.is_terminal:
         found = Console(stderr=stderr, highlight=False, soft_wrap=True, width=WIDE)
@@ -53,7 +53,7 @@ def say(text: str | Text | Table = "") -> None:
 
 
 def shown(text: str) -> str:
-    r"""A text without what steers a terminal.
+    r"""Return a text without what steers a terminal.
 
     >>> shown("a\x1b[31mb")
     'a?[31mb'
@@ -78,7 +78,7 @@ def emit(value: Any, *, stderr: bool = False) -> None:
 
 
 def plain(value: Any) -> Any:
-    """A value that JSON can hold."""
+    """Return a value that JSON can hold."""
     if isinstance(value, dict):
         return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
@@ -91,7 +91,7 @@ def plain(value: Any) -> Any:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str | Text]], left: int = 1) -> Table:
-    """A table without lines; the first `left` columns are words, the others figures.
+    """Return a table without lines; the first `left` columns are words, the others figures.
 
     A cell that is a `str` is markup; words from elsewhere are given as `Text`, and printed as they
     are. Where it is too wide, words are folded; ids (the first column) and figures stay whole.
@@ -113,7 +113,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str | Text]], left: int 
 
 
 def number(value: Any) -> str:
-    """A metric as people read it.
+    """Return a metric as people read it.
 
     >>> number(0.94521), number(1234567.0), number(3e-7), number(None)
     ('0.9452', '1.235e+06', '3e-07', '–')
@@ -140,7 +140,7 @@ def size(count: float | None) -> str:
 
 
 def span(seconds: float | None) -> str:
-    """A duration as people read it.
+    """Return a duration as people read it.
 
     >>> span(0.0123), span(2.5), span(75), span(7300)
     ('12 ms', '2.5 s', '1 min 15 s', '2 h 1 min')
@@ -156,7 +156,7 @@ def span(seconds: float | None) -> str:
 
 
 def spark(values: Sequence[float]) -> str:
-    """A series as a line of small bars.
+    """Return a series as a line of small bars.
 
     >>> spark([0.0, 0.5, 1.0])
     '▁▅█'
@@ -170,7 +170,7 @@ def spark(values: Sequence[float]) -> str:
 
 
 def path(place: Path) -> str:
-    """A path as short as it can be said from here."""
+    """Return a path as short as it can be said from here."""
     try:
         return str(place.resolve().relative_to(Path.cwd()))
     except ValueError:
@@ -178,7 +178,7 @@ def path(place: Path) -> str:
 
 
 def leading(names: Iterable[str]) -> str | None:
-    """The metric to show first: the plan's own first one, before the loss.
+    """Return the metric to show first: the plan's own first one, before the loss.
 
     >>> leading(["loss", "accuracy"])
     'accuracy'

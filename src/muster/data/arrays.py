@@ -65,7 +65,7 @@ def _array(who: str, name: str, value: object) -> NDArray[Any]:
 
 
 def _plain(who: str, name: str, value: Any) -> NDArray[Any]:
-    """An array, whatever its kind was; objects that are all numbers become numbers."""
+    """Return an array, whatever its kind was; objects that are all numbers become numbers."""
     try:
         array = _converted(value)
     except Exception as error:  # another library's own: a tensor that cannot leave its device

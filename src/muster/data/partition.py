@@ -100,7 +100,7 @@ def shards(y: ArrayLike, clients: int, per_client: int = 2, seed: int = 0) -> Pa
 
 
 def by_column(values: Sequence[Any] | NDArray[Any]) -> dict[ClientId, Indices]:
-    """One client per value of a column, with the value as its id.
+    """Return one client per value of a column, with the value as its id.
 
     Raises `DataError` when a value is neither an integer nor a string.
 
@@ -186,7 +186,7 @@ def feature_noise(
 def split(
     x: ArrayLike, y: ArrayLike, parts: Mapping[Any, Indices], test: float = 0.0, seed: int = 0
 ) -> Population:
-    """The population in which client k holds the rows `parts[k]` of `x` and `y`.
+    """Return the population in which client k holds the rows `parts[k]` of `x` and `y`.
 
     `test` is the fraction of each client's rows kept as its own test rows, drawn from `seed`.
 

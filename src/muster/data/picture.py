@@ -19,7 +19,7 @@ _BAR = "#4c78a8"
 
 
 def picture(population: Population, classes: int | None = None) -> Any:
-    """A matplotlib `Figure` of who holds what, legible from a few to a thousand clients.
+    """Return a matplotlib `Figure` of who holds what, legible from a few to a thousand clients.
 
     Above, the rows of each client; below, a map of labels by clients, coloured by the share of
     the client's rows. Real-valued targets have no map: the rows per client are a histogram.

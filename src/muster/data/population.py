@@ -127,7 +127,7 @@ class Population:
         return client in self._positions
 
     def __getitem__(self, client: ClientId) -> Pair:
-        """The client's training rows `(x, y)`.
+        """Return the client's training rows `(x, y)`.
 
         Raises `DataError` when the client is not enrolled.
         """
@@ -162,7 +162,7 @@ class Population:
         return self._source.test is not None
 
     def index(self, client: ClientId) -> int:
-        """The client's position in `clients`.
+        """Return the client's position in `clients`.
 
         Raises `DataError` when the client is not enrolled.
         """
@@ -172,11 +172,11 @@ class Population:
             raise self._unknown(client) from None
 
     def test(self, client: ClientId) -> Pair | None:
-        """The client's test rows `(x, y)`, or None."""
+        """Return the client's test rows `(x, y)`, or None."""
         return self._source.test_pair(self.index(client))
 
     def gather(self, clients: Sequence[ClientId]) -> Rows:
-        """The training rows of several clients, as whole arrays with offsets.
+        """Return the training rows of several clients, as whole arrays with offsets.
 
         Nothing is copied unless the population is lazy.
 
@@ -185,15 +185,15 @@ class Population:
         return self._source.gather(self._at(clients))
 
     def pooled(self) -> Pair:
-        """All training rows of all clients, in client order."""
+        """Return all training rows of all clients, in client order."""
         return self._source.pooled()
 
     def pooled_test(self) -> Pair | None:
-        """All clients' own test rows, in client order, or None where no client has any."""
+        """Return all clients' own test rows, in client order, or None where no client has any."""
         return self._source.pooled_test()
 
     def only(self, clients: Iterable[Any]) -> Population:
-        """The population of these clients, over the same memory.
+        """Return the population of these clients, over the same memory.
 
         Raises `DataError` when a client is not enrolled or none is given.
         """
@@ -262,7 +262,7 @@ class Population:
 def held_out(
     rows: Mapping[ClientId, Pair], share: float, seed: int
 ) -> tuple[dict[ClientId, Pair], dict[ClientId, Pair] | None]:
-    """Every client's rows cut into training and test rows (see `rows.holdout`)."""
+    """Return every client's rows cut into training and test rows (see `rows.holdout`)."""
     if not fraction("test", share):
         return dict(rows), None
     train: dict[ClientId, Pair] = {}

@@ -57,13 +57,13 @@ class RowFormat(NamedTuple):
 
     @classmethod
     def of(cls, pair: Pair) -> RowFormat:
-        """The form of one client's rows."""
+        """Return the form of one client's rows."""
         x, y = pair
         return cls(x.dtype, x.shape[1:], y.dtype, y.shape[1:])
 
     @classmethod
     def common(cls, pairs: Iterable[Pair]) -> RowFormat:
-        """The form that holds all of these rows, of one trailing shape, without loss.
+        """Return the form that holds all of these rows, of one trailing shape, without loss.
 
         >>> pairs = [(np.ones((1, 2), t), np.zeros(1, t)) for t in ("int32", "int64")]
         >>> RowFormat.common(pairs).x.name
@@ -77,7 +77,7 @@ class RowFormat(NamedTuple):
         )
 
     def fits(self, other: RowFormat) -> bool:
-        """Whether the trailing shapes are the same."""
+        """Return whether the trailing shapes are the same."""
         return (self.x_shape, self.y_shape) == (other.x_shape, other.y_shape)
 
     def __str__(self) -> str:
@@ -114,7 +114,7 @@ def identities(clients: Iterable[object]) -> tuple[ClientId, ...]:
 
 
 def checked(client: ClientId, pair: object, form: RowFormat | None = None) -> Pair:
-    """One client's `(x, y)` as arrays, or a `DataError` that names the client.
+    """Return one client's `(x, y)` as arrays, or a `DataError` that names the client.
 
     `form` is what the other clients' rows look like, once known.
 
@@ -132,7 +132,7 @@ def checked(client: ClientId, pair: object, form: RowFormat | None = None) -> Pa
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """An uninitialised array whose first byte lies at a multiple of 64.
+    """Return an uninitialised array whose first byte lies at a multiple of 64.
 
     >>> aligned((3, 5), np.dtype("float32")).ctypes.data % 64
     0
@@ -168,7 +168,7 @@ def fraction(name: str, value: float) -> float:
 
 
 def holdout(n: int, share: float, client: ClientId, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Which of a client's `n` rows train and which test, each in ascending order.
+    """Return which of a client's `n` rows train and which test, each in ascending order.
 
     `round(n * share)` rows test, but one row at least is left to train; the choice depends on
     seed, client and `n` only.
@@ -184,7 +184,7 @@ def holdout(n: int, share: float, client: ClientId, seed: int) -> tuple[NDArray[
 def frame_rows(
     frame: Any, client: str, features: Sequence[str] | None, target: str
 ) -> dict[ClientId, Pair]:
-    """The rows of a pandas data frame, one client per value of the column `client`."""
+    """Return the rows of a pandas data frame, one client per value of the column `client`."""
     columns = [str(name) for name in frame.columns]
     names = [c for c in columns if c not in (client, target)] if features is None else features
     for name in (client, target, *names):

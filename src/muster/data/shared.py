@@ -30,11 +30,11 @@ class SharedArraySpec:
     shape: tuple[int, ...]
 
     def end(self) -> int:
-        """The first byte after the array."""
+        """Return the first byte after the array."""
         return self.offset + int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
     def of(self, memory: mmap.mmap) -> NDArray[Any]:
-        """The array itself, as a view."""
+        """Return the array itself, as a view."""
         count = int(np.prod(self.shape))
         flat = np.frombuffer(memory, np.dtype(self.dtype), count, self.offset)
         return flat.reshape(self.shape)
@@ -78,7 +78,7 @@ class Segment:
 
 
 def share(source: Stored) -> Stored:
-    """The same rows, copied once into shared memory."""
+    """Return the same rows, copied once into shared memory."""
     arrays = [*source.train[:2], *(source.test[:2] if source.test is not None else ())]
     places: list[SharedArraySpec] = []
     length = 0
@@ -95,7 +95,7 @@ def share(source: Stored) -> Stored:
 
 
 def described(clients: tuple[ClientId, ...], source: Source) -> Handle:
-    """The handle of a lazy or shared source.
+    """Return the handle of a lazy or shared source.
 
     Raises `DataError` when the rows are in private memory, or the loader cannot be pickled.
     """
@@ -118,7 +118,7 @@ def described(clients: tuple[ClientId, ...], source: Source) -> Handle:
 
 
 def attached(handle: Handle) -> Source:
-    """The source a handle names, with read-only views, in this process."""
+    """Return the source a handle names, with read-only views, in this process."""
     if handle.lazy is not None:
         source: Lazy = pickle.loads(handle.lazy)
         return source

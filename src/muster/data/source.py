@@ -42,17 +42,17 @@ class Stored:
         return self.train.sizes
 
     def pair(self, position: int) -> Pair:
-        """One client's training rows, as views."""
+        """Return one client's training rows, as views."""
         return _slice(self.train, position)
 
     def test_pair(self, position: int) -> Pair | None:
-        """One client's test rows, as views, or None."""
+        """Return one client's test rows, as views, or None."""
         if self.test is None or not self.test.sizes[position]:
             return None
         return _slice(self.test, position)
 
     def gather(self, positions: NDArray[np.int64]) -> Rows:
-        """The whole arrays with the offsets of some clients; copies nothing."""
+        """Return the whole arrays with the offsets of some clients; copies nothing."""
         x, y, starts, sizes = self.train
         return Rows(x, y, starts[positions], sizes[positions])
 
@@ -61,13 +61,13 @@ class Stored:
         return _pool(self.train)
 
     def pooled_test(self) -> Pair | None:
-        """All test rows in client order, or None."""
+        """Return all test rows in client order, or None."""
         if self.test is None or not self.test.sizes.any():
             return None
         return _pool(self.test)
 
     def only(self, positions: NDArray[np.int64]) -> Stored:
-        """Some of the clients, over the same arrays."""
+        """Return some of the clients, over the same arrays."""
         test = self.test
         if test is not None:
             test = Rows(test.x, test.y, test.starts[positions], test.sizes[positions])
@@ -107,7 +107,7 @@ class Lazy:
         return self._sizes
 
     def pair(self, position: int) -> Pair:
-        """One client's training rows.
+        """Return one client's training rows.
 
         Raises `DataError`, with the client's name, when loading fails or the rows are no good.
         """
@@ -116,26 +116,26 @@ class Lazy:
         return pair
 
     def test_pair(self, position: int) -> Pair | None:
-        """One client's test rows, or None."""
+        """Return one client's test rows, or None."""
         return None if self.test is None else self._recall(("test", position))
 
     def gather(self, positions: NDArray[np.int64]) -> Rows:
-        """The rows of some clients, one after the other, in fresh arrays."""
+        """Return the rows of some clients, one after the other, in fresh arrays."""
         pairs = [self.pair(int(position)) for position in positions]
         return joined(pairs, RowFormat.common(pairs) if pairs else self._any_form())
 
     def pooled(self) -> Pair:
-        """All training rows in client order, in fresh arrays."""
+        """Return all training rows in client order, in fresh arrays."""
         return self.gather(np.arange(len(self.clients)))[:2]
 
     def pooled_test(self) -> Pair | None:
-        """All test rows in client order, in fresh arrays, or None."""
+        """Return all test rows in client order, in fresh arrays, or None."""
         pairs = [self.test_pair(i) for i in range(len(self.clients)) if self.test is not None]
         given = [pair for pair in pairs if pair is not None]
         return joined(given, RowFormat.common(given))[:2] if given else None
 
     def only(self, positions: NDArray[np.int64]) -> Lazy:
-        """Some of the clients."""
+        """Return some of the clients."""
         clients = tuple(self.clients[int(position)] for position in positions)
         sizes = None if self._sizes is None else self._sizes[positions]
         return Lazy(clients, self.load, sizes, self.test)

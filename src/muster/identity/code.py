@@ -34,7 +34,7 @@ _TEXTS: dict[tuple[str, int], tuple[Any, str]] = {}
 
 
 def own(name: str) -> bool:
-    """Whether a module is the user's own: neither muster, nor installed, nor Python's.
+    """Return whether a module is the user's own: neither muster, nor installed, nor Python's.
 
     >>> own("muster.plan"), own("numpy"), own("json"), own("builtins")
     (False, False, False, False)
@@ -73,7 +73,7 @@ def _outside(file: str) -> bool:
 
 
 def named(thing: Any) -> bool:
-    """Whether module and qualified name lead to this very function or class.
+    """Return whether module and qualified name lead to this very function or class.
 
     >>> named(json.dumps), named(lambda: 0)
     (True, False)
@@ -85,7 +85,7 @@ def named(thing: Any) -> bool:
 
 
 def functions_of(kind: type) -> Iterator[FunctionType]:
-    """The functions that a class defines, as methods of any kind or as properties."""
+    """Yield the functions that a class defines, as methods of any kind or as properties."""
     for value in vars(kind).values():
         for part in (value, *(getattr(value, n, None) for n in ("__func__", "fget", "func"))):
             if isinstance(part, FunctionType) and part.__module__ == kind.__module__:
@@ -137,7 +137,7 @@ class Code:
                 self._follow(module, one)
 
     def function(self, function: FunctionType) -> str:
-        """The digest of one function by itself; what it looks up is needed."""
+        """Return the digest of one function by itself; what it looks up is needed."""
         code = function.__code__
         unit, module = _unit_around(code, function.__module__), function.__module__
         node = None if unit is None else unit.function(code)
@@ -149,7 +149,7 @@ class Code:
         return digest([one.text])
 
     def kind(self, kind: type) -> str:
-        """The digest of one class by itself; what it looks up is needed."""
+        """Return the digest of one class by itself; what it looks up is needed."""
         functions, module = list(functions_of(kind)), kind.__module__
         for function in functions:
             unit = _unit_around(function.__code__, module)
@@ -169,7 +169,7 @@ class Code:
         return digest(["class", *bases, read, *map(self.function, functions)])
 
     def finish(self) -> dict[str, Any]:
-        """All digests, with the bare statements of a module that touch what is needed."""
+        """Return all digests, with the bare statements of a module that touch what is needed."""
         while True:
             before = len(self.found)
             for module in list(self._names):
@@ -292,7 +292,7 @@ class Code:
 
 
 def _plain(value: Any) -> bool:
-    """Whether a value is a number, a word, a class, a function, or made of such."""
+    """Return whether a value is a number, a word, a class, a function, or made of such."""
     if isinstance(value, str):
         return not {"/", "\\"} & set(value)
     if isinstance(value, list | tuple | set | frozenset):
@@ -318,7 +318,7 @@ def _arrays(read: Any) -> bool:
 
 
 def _unit_of(module: str) -> Unit | None:
-    """A module's file, parsed; None for one without a source that can be read."""
+    """Return a module's file, parsed; None for one without a source that can be read."""
     held = sys.modules.get(module)
     file = getattr(held, "__file__", None) if held else next(iter(_places(_spec(module))), None)
     if file is None or not str(file).endswith(".py"):
@@ -327,7 +327,7 @@ def _unit_of(module: str) -> Unit | None:
 
 
 def _unit_around(code: CodeType, module: str) -> Unit | None:
-    """The source that a function came from: its file, or the cell of a notebook."""
+    """Return the source that a function came from: its file, or the cell of a notebook."""
     return _parsed(code.co_filename, sys.modules.get(module))
 
 
@@ -340,7 +340,7 @@ def _parsed(file: str, held: ModuleType | None) -> Unit | None:
 
 
 def _text(file: str, held: ModuleType | None) -> str:
-    """A source as it is; that of a loaded module as it was when it was first looked at.
+    """Return a source as it is; that of a loaded module as it was when it was first looked at.
 
     What runs is what was loaded: a file that is edited while a long sweep runs changes nothing.
     Raises `PlanError` for one that was edited between loading and the first look.

@@ -114,7 +114,7 @@ class Contents:
         return found | keywords
 
     def _fields(self, thing: Any, place: str) -> dict[str, Any]:
-        """A dataclass: its fields, and of a user's own whatever else it was given."""
+        """Return a dataclass: its fields, and of a user's own whatever else it was given."""
         kind, names = type(thing), [f.name for f in fields(thing)]
         more = []
         if not kind.__module__.startswith("muster."):
@@ -155,7 +155,7 @@ class Contents:
         return {name: part for name, part in found.items() if part}
 
     def _class(self, kind: type) -> str:
-        """The name of a class; what defines it is needed."""
+        """Return the name of a class; what defines it is needed."""
         if kind.__module__.startswith("muster."):
             task = kind.__module__.startswith("muster.tasks.")
             return (
@@ -236,7 +236,7 @@ def _derived(value: Any) -> bool:
 
 
 def _plain(receiver: Any) -> bool:
-    """Whether what a compiled function is bound to is no object of its own."""
+    """Return whether what a compiled function is bound to is no object of its own."""
     return (
         receiver is None
         or isinstance(receiver, ModuleType | type)
@@ -245,7 +245,7 @@ def _plain(receiver: Any) -> bool:
 
 
 def _cells(functions: Iterable[FunctionType]) -> dict[str, Any]:
-    """The values that functions close over, by name."""
+    """Return the values that functions close over, by name."""
     found = {}
     for function in functions:
         names = function.__code__.co_freevars
@@ -260,7 +260,7 @@ def _cells(functions: Iterable[FunctionType]) -> dict[str, Any]:
 
 
 def _array(thing: Any) -> tuple[str, Any] | None:
-    """An array of any framework: the name of its dtype, and its numbers as NumPy's."""
+    """Return an array of any framework: the name of its dtype, and its numbers as NumPy's."""
     if not all(hasattr(thing, name) for name in ("__array__", "dtype", "shape")):
         return None
     kind = str(thing.dtype).rpartition(".")[2]

@@ -62,11 +62,11 @@ class Unit:
     moving: frozenset[str]
 
     def binding(self, name: str) -> tuple[SourceStatement, ...]:
-        """The statements that bind a name or change what it is bound to."""
+        """Return the statements that bind a name or change what it is bound to."""
         return tuple(piece for piece in self.pieces if name in piece.binds)
 
     def function(self, code: CodeType) -> ast.AST | None:
-        """The definition that a code object was compiled from."""
+        """Return the definition that a code object was compiled from."""
         found = [node for node in ast.walk(self.tree) if _begins(node, code)]
         if len(found) > 1:  # lambdas on one line: the one that holds its columns, and no other
             inside = [node for node in found if _holds(node, code)]
@@ -74,7 +74,7 @@ class Unit:
         return found[0] if found else None
 
     def kind(self, name: str, code: CodeType) -> ast.AST | None:
-        """The class of a name around a function's code."""
+        """Return the class of a name around a function's code."""
         line = code.co_firstlineno
         found = [
             node
@@ -87,7 +87,7 @@ class Unit:
 
 
 def canonical(node: object) -> str:
-    """A tree as text without docstrings and `pass`, the same under every release of Python.
+    """Return a tree as text without docstrings and `pass`, the same under every release of Python.
 
     >>> canonical(ast.parse("f = (x +  1)  # more")) == canonical(ast.parse("f = x + 1"))
     True
@@ -108,7 +108,7 @@ def canonical(node: object) -> str:
 
 
 def _said(node: ast.AST, body: list[ast.stmt]) -> list[ast.stmt]:
-    """A body without its docstring and `pass`."""
+    """Return a body without its docstring and `pass`."""
     first = body[0] if body and isinstance(node, ast.Module | Scope) else None
     if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
         body = body[1:] if isinstance(first.value.value, str) else body
@@ -129,7 +129,7 @@ def _merged(values: list[ast.expr]) -> list[object]:
 
 @lru_cache(64)
 def parsed(text: str) -> Unit:
-    """The top-level statements of a source. Raises `SyntaxError`."""
+    """Return the top-level statements of a source. Raises `SyntaxError`."""
     tree = ast.parse(text)
     pieces = (made for node in _said(tree, tree.body) for made in _pieces(node))
     moving = (node.names for node in ast.walk(tree) if isinstance(node, ast.Global))
@@ -183,7 +183,7 @@ def _guarded(node: ast.stmt) -> bool:
 
 
 def _names(node: ast.AST) -> Iterator[str]:
-    """The names that a statement or a lambda looks up in its module.
+    """Yield the names that a statement or a lambda looks up in its module.
 
     Seen as a function's body, whose locals every release of Python tells apart: at the top of a
     module some let the variables of a comprehension leak into the table of its names.
@@ -202,12 +202,12 @@ class _Starless(ast.NodeTransformer):
     """Takes out `from … import *`, which no function may hold."""
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.stmt:
-        """Nothing in its place."""
+        """Return nothing in its place."""
         return ast.Pass() if node.names[0].name == "*" else node
 
 
 def _chains(node: ast.AST) -> Iterator[str]:
-    """Every name with the attributes that are read from it."""
+    """Yield every name with the attributes that are read from it."""
     inner: set[ast.AST] = set()
     for part in ast.walk(node):
         if isinstance(part, ast.Attribute | ast.Name) and part not in inner:
@@ -234,7 +234,7 @@ def _imports(node: ast.AST) -> Iterator[Imported]:
 
 
 def _bound(node: ast.AST) -> Iterator[str]:
-    """The names of the module that a statement binds, or into whose value it writes."""
+    """Yield the names of the module that a statement binds, or into whose value it writes."""
     if isinstance(node, Scope):
         yield node.name
         return
@@ -255,7 +255,7 @@ def _bound(node: ast.AST) -> Iterator[str]:
 
 
 def _begins(node: ast.AST, code: CodeType) -> bool:
-    """Whether a definition begins where a code object says that it does."""
+    """Return whether a definition begins where a code object says that it does."""
     if isinstance(node, ast.Lambda):
         return code.co_name == "<lambda>" and node.lineno == code.co_firstlineno
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.name != code.co_name:
@@ -265,7 +265,7 @@ def _begins(node: ast.AST, code: CodeType) -> bool:
 
 
 def _holds(node: ast.AST, code: CodeType) -> bool:
-    """Whether all instructions of a code object come from a lambda's body."""
+    """Return whether all instructions of a code object come from a lambda's body."""
     assert isinstance(node, ast.Lambda)
     body = node.body
     first, last = (body.lineno, body.col_offset), (body.end_lineno, body.end_col_offset)

@@ -53,12 +53,12 @@ class Descent:
     examples: PerExample | None = None
 
     def walk(self, given: Given, carry: Carry, batches: Any) -> Carry:
-        """All steps of the pass."""
+        """Return all steps of the pass."""
         end: Carry = self.task.loop(partial(self.step, given), carry, batches)
         return end
 
     def step(self, given: Given, carry: Carry, batch: Batch) -> Carry:
-        """One local step."""
+        """Return one local step."""
         shared, rate, _ = given
         w, buffers, s, memory, loss = carry
         if self.fused:
@@ -73,7 +73,7 @@ class Descent:
         return Carry(w, buffers, s, memory, loss + now)
 
     def _private(self, rule: PerExample, w: Any, buffers: Any, batch: Batch) -> tuple[Any, Any]:
-        """A private gradient, and the mean loss of the rows that came.
+        """Return a private gradient, and the mean loss of the rows that came.
 
         What bends it afterwards reads the shared state and the memory, which are made of private
         gradients alone, so nothing more is revealed.

@@ -50,7 +50,7 @@ class Group:
     memories: tuple[Memory, ...] | None = None
 
     def alone(self) -> Iterator[Group]:
-        """One group for each client, in order."""
+        """Yield one group for each client, in order."""
         for i, client in enumerate(self.clients):
             memory = self.memories and self.memories[i : i + 1]
             rows = slice(int(self.starts[i]), int(self.starts[i] + self.sizes[i]))
@@ -65,7 +65,7 @@ class Group:
             )
 
     def without(self, client: ClientId) -> Group:
-        """The group without one client."""
+        """Return the group without one client."""
         keep = [i for i, other in enumerate(self.clients) if other != client]
         memories = self.memories and tuple(self.memories[i] for i in keep)
         return Group(
@@ -136,7 +136,7 @@ class Trained(NamedTuple):
 
 
 def _stack(plan: Any, sent: Sent, group: Group) -> Memory:
-    """The clients' memories as one tree with a leading axis of clients."""
+    """Return the clients' memories as one tree with a leading axis of clients."""
     if group.memories is None:
         return Memory()
     rows: Memory = tree_map(lambda *rows: np.stack(rows), *group.memories)
@@ -199,7 +199,7 @@ def _descend(
 
 
 def _start(plan: Any, sent: Sent, memories: Memory, k: int) -> Any:
-    """Every client's start `(k, d)`: what was sent, with its own private part."""
+    """Return every client's start `(k, d)`: what was sent, with its own private part."""
     w, x = aligned((k, plan.task.layout.size), plan.task.layout.dtype), sent.algorithm.x
     if plan.sharing.everything:
         w[...] = x
@@ -275,7 +275,7 @@ def _reply(
 def _reported(
     plan: Any, shared: Any, sent: Sent, memories: Memory, work: LocalWork, mine: bool
 ) -> tuple[Tree, Tree]:
-    """What the algorithm has clients send, and keep.
+    """Return what the algorithm has clients send, and keep.
 
     Where that is w − x and nothing else it takes the place of w, if that is nobody else's: so a
     large model is in memory once.
@@ -287,7 +287,7 @@ def _reported(
 
 
 def _odd(payload: Tree) -> NDArray[np.bool_]:
-    """Which clients' payloads hold something that is not finite, or whose square is not."""
+    """Return which clients' payloads hold something that is not finite, or whose square is not."""
     with np.errstate(all="ignore"):
         sound = np.stack([np.isfinite(np.vecdot(field, field)) for field in payload])
     return np.asarray(~sound.all(0), np.bool_)

@@ -51,7 +51,7 @@ class ByRow(Metric):
         return str(getattr(inner, "__name__", type(inner).__name__))
 
     def sums(self, outputs: Any, y: Any) -> Sums:
-        """The sum of the values, and how many. Raises `PlanError` for another shape."""
+        """Return the sum of the values, and how many. Raises `PlanError` for another shape."""
         found = self.function(outputs, y)
         shape, rows = getattr(found, "shape", None), len(y)
         if shape is None or tuple(shape) not in ((rows,), tuple(np.shape(y))):

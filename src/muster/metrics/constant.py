@@ -35,7 +35,7 @@ def constant(head: OutputHead, y: Any) -> dict[str, float]:
 
 
 def guess(head: OutputHead, rows: int) -> dict[str, float]:
-    """What guessing among the classes at random reaches on so many rows of unknown labels.
+    """Return what guessing among the classes at random reaches on so many rows of unknown labels.
 
     The accuracy is three standard deviations above its mean, the loss the logarithm of how many
     classes there are; nothing where that, or the loss, is not known.
@@ -53,7 +53,7 @@ def guess(head: OutputHead, rows: int) -> dict[str, float]:
 
 
 def beaten(found: Mapping[str, float], least: Mapping[str, float]) -> bool:
-    """Whether a model does better than the constant answer, in one of the two or both.
+    """Return whether a model does better than the constant answer, in one of the two or both.
 
     Where neither is known of both, nothing is said against the model. The same of a guess.
 

@@ -54,7 +54,7 @@ class RMSE(Metric):
         return {"squares": np.square(gaps(outputs, y)).sum(0), "rows": len(y)}
 
     def value(self, sums: Sums) -> float:
-        """The mean of √(squares / rows)."""
+        """Return the mean of √(squares / rows)."""
         return float(np.sqrt(np.asarray(sums["squares"]) / sums["rows"]).mean())
 
 

@@ -62,7 +62,7 @@ class F1(Metric):
         return {name: np.bincount(a, minlength=count) for name, a in counts.items()}
 
     def value(self, sums: Sums) -> float:
-        """The chosen mean; NaN without rows."""
+        """Return the chosen mean; NaN without rows."""
         hit, both = np.asarray(sums["hit"]), np.asarray(sums["predicted"] + sums["held"])
         held, there = np.asarray(sums["held"]), both > 0
         if not there.any():

@@ -47,7 +47,7 @@ def read(needs: Needs, outputs: Any) -> Any:
 
 
 def labels_of(outputs: Any) -> Any:
-    """The likeliest class of each row `(rows,)`; of one logit, 1 where it is above 0.
+    """Return the likeliest class of each row `(rows,)`; of one logit, 1 where it is above 0.
 
     >>> labels_of(np.array([[0.1, 0.7], [0.4, 0.2]])), labels_of(np.array([[2.0], [-1.0]]))
     (array([1, 0]), array([1, 0]))

@@ -61,12 +61,12 @@ class Metric:
         raise NotImplementedError
 
     def value(self, sums: Sums) -> float:
-        """The value that sums over some rows stand for, NaN where they have none."""
+        """Return the value that sums over some rows stand for, NaN where they have none."""
         raise NotImplementedError
 
 
 def called(name: Any) -> bool:
-    """Whether this may be the name of a metric: short, printable, and no word of a record.
+    """Return whether this may be the name of a metric: short, printable, and no word of a record.
 
     >>> called("top 5"), called("a/b"), called("rows")
     (True, False, False)

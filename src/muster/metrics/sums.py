@@ -45,7 +45,7 @@ class MetricTally:
         self._sums: dict[str, dict[str, Any]] = {m.name: {} for m in self._metrics}
 
     def __bool__(self) -> bool:
-        """Whether outputs are needed at all."""
+        """Return whether outputs are needed at all."""
         return bool(self._metrics)
 
     def add(self, outputs: Any, y: Any, native: tuple[Any, Any] | None = None) -> None:
@@ -63,7 +63,7 @@ class MetricTally:
                 total[name] = total[name] + value if name in total else value
 
     def flat(self) -> dict[str, float]:
-        """All sums, flat by name."""
+        """Return all sums, flat by name."""
         found: dict[str, float] = {}
         for name, sums in self._sums.items():
             found |= flat(name, sums)
@@ -71,7 +71,7 @@ class MetricTally:
 
 
 def sums_of(metric: Metric, outputs: Any, y: Any) -> dict[str, Any]:
-    """What `metric.sums` gives, in float64. Raises `PlanError` where these are no sums."""
+    """Return what `metric.sums` gives, in float64. Raises `PlanError` where these are no sums."""
     try:
         with np.errstate(all="ignore"):  # a model that diverged is no fault of the metric
             found = metric.sums(outputs, y)
@@ -105,13 +105,13 @@ def sums_of(metric: Metric, outputs: Any, y: Any) -> dict[str, Any]:
 
 @lru_cache(256)
 def _word(name: str) -> bool:
-    """Whether a sum may be called so."""
+    """Return whether a sum may be called so."""
     fits = name.isprintable() and 0 < len(name) <= LONGEST
     return fits and "/" not in name and name == name.strip()
 
 
 def flat(metric: str, sums: Sums) -> dict[str, float]:
-    """The sums of one metric, flat by name.
+    """Return the sums of one metric, flat by name.
 
     >>> flat("f1", {"rows": 2, "hit": np.array([1, 0])})
     {'f1/rows': 2.0, 'f1/hit/0': 1.0, 'f1/hit/1': 0.0}
@@ -143,7 +143,7 @@ def added(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 def values(metrics: Iterable[Metric], sums: Mapping[str, float]) -> dict[str, float]:
-    """The value of each metric that there are sums of; NaN for one that has none.
+    """Return the value of each metric that there are sums of; NaN for one that has none.
 
     Sums by a plain name that no metric declares are means that a task of one's own returned.
 
@@ -212,7 +212,7 @@ def _run(places: list[int]) -> Any:
 
 
 def value_of(metric: Metric, sums: Sums) -> float:
-    """The value of sums as a float; NaN where they are of no rows, or odd."""
+    """Return the value of sums as a float; NaN where they are of no rows, or odd."""
     with np.errstate(all="ignore"):
         try:
             return float(metric.value(sums))
@@ -223,7 +223,7 @@ def value_of(metric: Metric, sums: Sums) -> float:
 
 
 def names(metrics: Iterable[Metric], made: Mapping[str, Sums | None]) -> frozenset[str] | None:
-    """All flat names of these metrics' sums, with "rows" and "held out".
+    """Return all flat names of these metrics' sums, with "rows" and "held out".
 
     `made` are sums over rows that were made up, by metric (`trial.tried`); None where one of them
     is not known before there are rows.

@@ -57,7 +57,7 @@ class Tried(Metric):
         return self.metric.native
 
     def sums(self, outputs: Any, y: Any) -> Sums:
-        """The metric's, once they are found to add up."""
+        """Return the metric's, once they are found to add up."""
         whole, rows = sums_of(self.metric, outputs, y), len(y)
         if rows > 1:
             cut = rows // 2
@@ -98,7 +98,7 @@ class Tried(Metric):
                 )
 
     def value(self, sums: Sums) -> float:
-        """The metric's."""
+        """Return the metric's."""
         return value_of(self.metric, sums)
 
 
@@ -118,7 +118,7 @@ def made_up(head: OutputHead, width: int | None = None) -> tuple[Any, Any]:
 
 
 def tried(metrics: Iterable[Metric], head: OutputHead) -> dict[str, Sums | None]:
-    """The sums of each metric over rows that are made up; None where none can be.
+    """Return the sums of each metric over rows that are made up; None where none can be.
 
     Raises `PlanError` for a metric whose sums do not add up, or that raises.
     """
@@ -148,6 +148,6 @@ def _guessed(metric: Metric, head: OutputHead) -> Iterator[Sums | None]:
 
 
 def _alike(found: list[Sums | None]) -> Sums | None:
-    """The sums, where names and shapes are the same for any width."""
+    """Return the sums, where names and shapes are the same for any width."""
     shapes = [None if s is None else {k: np.shape(v) for k, v in s.items()} for s in found]
     return found[0] if shapes[0] is not None and shapes[0] == shapes[1] else None

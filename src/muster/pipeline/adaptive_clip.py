@@ -62,11 +62,11 @@ class AdaptiveClip(Stage):
         return replace(contract, fields=(*contract.fields, bit), moving=True)
 
     def init(self, contract: Contract) -> State:
-        """The moving bound C is shared."""
+        """Return the moving bound C is shared."""
         return State(shared=np.array([self.start]))
 
     def bound_for_round(self, contract: Contract, sent: Tree) -> float:
-        """The bound that was sent, or a lower one that holds already."""
+        """Return the bound that was sent, or a lower one that holds already."""
         return min(float(sent[0]), math.inf if contract.bound is None else contract.bound)
 
     def encode(

@@ -65,12 +65,12 @@ class BandedNoise(Stage):
         return replace(contract, noise=repr(self))
 
     def init(self, contract: Contract) -> State:
-        """The last b − 1 rows of noise per field, the newest first; the server's own."""
+        """Return the last b − 1 rows of noise per field, the newest first; the server's own."""
         shapes = {field.name: (self.bands - 1, field.size) for field in contract.fields}
         return State(private={name: np.zeros(shape) for name, shape in shapes.items()})
 
     def release(self, contract: Contract) -> Release:
-        """One row of the matrix mechanism."""
+        """Return one row of the matrix mechanism."""
         return Release(
             "matrix",
             self.multiplier,
@@ -83,7 +83,7 @@ class BandedNoise(Stage):
     def decode(
         self, total: Reply, contract: Contract, state: State, key: RandomSource
     ) -> tuple[Reply, State]:
-        """The sum with this round's row; integers become reals here."""
+        """Return the sum with this round's row; integers become reals here."""
         spread = self.multiplier * (contract.sensitivity or 0.0)
         payload, kept = dict(total.payload), {}
         for i, field in enumerate(contract.fields):

@@ -72,12 +72,12 @@ class DiscreteNoise(Stage):
         return replace(contract, fields=fields, noise=repr(self))
 
     def norm(self, contract: Contract) -> float:
-        """The L2 norm in levels that no client's reply passes, before noise."""
+        """Return the L2 norm in levels that no client's reply passes, before noise."""
         root = math.sqrt(contract.dimension)  # Quantize allows for √d, the worst that can be
         return rounded_norm((contract.sensitivity or 0.0) - root, contract.dimension)
 
     def variance(self, contract: Contract) -> float:
-        """The variance of one client's share, in levels squared."""
+        """Return the variance of one client's share, in levels squared."""
         return share_variance(self.multiplier, self.norm(contract), self.survivors)
 
     def share_variance(self, contract: Contract) -> float:
@@ -85,7 +85,7 @@ class DiscreteNoise(Stage):
         return self.variance(contract)
 
     def release(self, contract: Contract) -> Release:
-        """The sum of the survivors' shares."""
+        """Return the sum of the survivors' shares."""
         mechanism: Any = "skellam" if self.law == "skellam" else "discrete gaussian"
         norm, size = self.norm(contract), contract.dimension
         return Release(mechanism, self.multiplier, norm, size, self.survivors)

@@ -57,7 +57,7 @@ class LocalNoise(Stage):
         return gaussian_deviation(self.epsilon, self.delta, 2 * (contract.bound or 0.0))
 
     def release(self, contract: Contract) -> Release:
-        """One Gaussian for each client that takes part."""
+        """Return one Gaussian for each client that takes part."""
         reach = 2 * (contract.bound or 0.0)
         multiplier = gaussian_deviation(self.epsilon, self.delta)
         return Release("local gaussian", multiplier, reach, contract.dimension)

@@ -72,14 +72,14 @@ class Noise(Stage):
         return remaining(self.multiplier, scalar, scalars), scalar
 
     def release(self, contract: Contract) -> Release:
-        """One Gaussian of this multiplier."""
+        """Return one Gaussian of this multiplier."""
         fixed = None if contract.moving else contract.sensitivity
         return Release("gaussian", self.multiplier, fixed, contract.dimension)
 
     def decode(
         self, total: Reply, contract: Contract, state: State, key: RandomSource
     ) -> tuple[Reply, State]:
-        """The sum with noise on every field; integers become reals here."""
+        """Return the sum with noise on every field; integers become reals here."""
         vector, scalar = self.multipliers(contract)
         reach, cap = contract.sensitivity or 0.0, contract.cap or 1.0
         payload = dict(total.payload)

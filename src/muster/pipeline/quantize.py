@@ -70,7 +70,7 @@ class Quantize(Stage):
         return replace(contract, fields=fields, bound=bound, step=step, unrounded=unrounded)
 
     def _rounded(self, field: Field, cap: float) -> Field:
-        """A field as it travels; a scalar's bound is then in levels, as its values are."""
+        """Return a field as it travels; a scalar's bound is then in levels, as its values are."""
         if not field.scalar:
             return field._replace(integer=True, bits=self.bits)
         if field.bound is None:
@@ -90,12 +90,12 @@ class Quantize(Stage):
         return {f.name: np.zeros(f.size, dtype) for f in contract.fields if not f.scalar}
 
     def step(self, contract: Contract) -> float:
-        """The distance between two levels."""
+        """Return the distance between two levels."""
         reach = (self.range or contract.bound or 0.0) * (contract.cap or 1.0)
         return reach / self._most
 
     def _steps(self, contract: Contract) -> dict[str, float]:
-        """The distance between two levels of each field that is rounded, vectors first."""
+        """Return the distance between two levels of each field that is rounded, vectors first."""
         step, scale = self.step(contract), (contract.cap or 1.0) / self._most
         return {f.name: step for f in contract.fields if not f.scalar} | {
             f.name: f.bound * scale for f in contract.fields if f.scalar and f.bound is not None

@@ -127,7 +127,7 @@ class SecureSum(Stage):
         return replace(contract, visible=False)
 
     def frame(self, contract: Contract) -> Frame:
-        """How a payload under this contract and its weight lie in one vector."""
+        """Return how a payload under this contract and its weight lie in one vector."""
         secagg = require("muster.secagg", extra="site")
         spans = []
         for field in contract.fields:
@@ -214,7 +214,7 @@ class SecureSum(Stage):
         return max(1, int(self.corrupt * count + SLACK))
 
     def bears(self, size: int, needed: int = 0, honest: int = 0) -> Bears:
-        """What a session of so many clients is made for.
+        """Return what a session of so many clients is made for.
 
         All its colluders may be among those who are left, and know their shares of the noise.
         """
@@ -265,7 +265,7 @@ class SecureSum(Stage):
             )
 
     def chance(self, cohort: int, rounds: int) -> float:
-        """The chance that a given client of such cohorts is ever exposed by its group."""
+        """Return the chance that a given client of such cohorts is ever exposed by its group."""
         if self.groups == 1:
             return 0.0
         groups = require("muster.secagg.groups", extra="site")
@@ -276,7 +276,7 @@ class SecureSum(Stage):
     def split(
         self, cohort: Sequence[ClientId], key: RandomSource
     ) -> tuple[tuple[ClientId, ...], ...]:
-        """The cohort in random groups of nearly one size, each in the cohort's order.
+        """Return the cohort in random groups of nearly one size, each in the cohort's order.
 
         >>> from muster.keys import key
         >>> [len(group) for group in SecureSum(groups=2).split("abcdefg", key(0))]
@@ -295,7 +295,7 @@ class SecureSum(Stage):
     def facts(
         self, terms: SessionTerms, advertised: int, survivors: Sequence[ClientId]
     ) -> dict[str, Any]:
-        """What a round's record notes of a sum: whose it is, and what it was safe from.
+        """Return what a round's record notes of a sum: whose it is, and what it was safe from.
 
         `advertised` is the number of clients whose keys came, for whom the graph was made
         (`members`).

@@ -87,7 +87,7 @@ class Contract:
         return sum(field.size * field.bits for field in self.fields)
 
     def vectors(self, payload: dict[str, Any]) -> dict[str, Any]:
-        """The vector fields of a payload (not the per-client scalars)."""
+        """Return the vector fields of a payload (not the per-client scalars)."""
         return {f.name: payload[f.name] for f in self.fields if not f.scalar}
 
 
@@ -102,7 +102,7 @@ def is_length(value: object) -> bool:
 
 
 def contract_of(payload: type[Any], size: int, bits: int, cap: float | None) -> Contract:
-    """The contract of an algorithm's payload type, for vectors of so many coordinates."""
+    """Return the contract of an algorithm's payload type, for vectors of so many coordinates."""
     kinds = get_type_hints(payload)
     return Contract(
         tuple(
@@ -129,19 +129,19 @@ class Stage(Spelled):
         return State()
 
     def bound_for_round(self, contract: Contract, sent: Tree) -> float | None:
-        """The bound of what this stage hands on in a round in which `sent` was sent."""
+        """Return the bound of what this stage hands on in a round in which `sent` was sent."""
         return self.accept(contract).bound
 
     def release(self, contract: Contract) -> Release | None:
-        """What one round reveals under this stage's noise; None for a stage without."""
+        """Return what one round reveals under this stage's noise; None for a stage without."""
         return None
 
     def share_variance(self, contract: Contract) -> float:
-        """The variance, in levels squared, of the noise that each client adds to the sum."""
+        """Return the variance, in levels squared, of the noise that each client adds to the sum."""
         return 0.0
 
     def memory(self, contract: Contract) -> Tree:
-        """What a client keeps for this stage, without a leading axis; None for most."""
+        """Return what a client keeps for this stage, without a leading axis; None for most."""
         return None
 
     def encode(
@@ -157,7 +157,7 @@ class Stage(Spelled):
         return total, state
 
     def ended(self, state: State) -> State:
-        """What may outlive the run: the state without what would undo its noise."""
+        """Return what may outlive the run: the state without what would undo its noise."""
         return state
 
 
@@ -197,15 +197,15 @@ class Pipeline:
         return cls(stages, (*contracts, replace(contract, weighted=True)), weigh)
 
     def init(self) -> tuple[State, ...]:
-        """The state of every stage before the first round."""
+        """Return the state of every stage before the first round."""
         return tuple(s.init(c) for s, c in zip(self.stages, self.contracts, strict=False))
 
     def memory(self) -> tuple[Tree, ...]:
-        """A client's memory of every stage before its first round."""
+        """Return a client's memory of every stage before its first round."""
         return tuple(s.memory(c) for s, c in zip(self.stages, self.contracts, strict=False))
 
     def releases(self) -> tuple[Release, ...]:
-        """What each round reveals under the noise of the stages that add any.
+        """Return what each round reveals under the noise of the stages that add any.
 
         Of noise in shares, those that others know are noted: of the corrupt clients behind a mask,
         and without one of a reader that is a client itself.
@@ -227,22 +227,22 @@ class Pipeline:
         return max((one.survivors - one.known for one in shared), default=0)
 
     def ended(self, states: tuple[State, ...]) -> tuple[State, ...]:
-        """The states as they may outlive the run; the same object where nothing must go."""
+        """Return the states as they may outlive the run; the same object where nothing must go."""
         after = tuple(stage.ended(state) for stage, state in zip(self.stages, states, strict=True))
         kept = all(new is old for new, old in zip(after, states, strict=True))
         return states if kept else after
 
     def share_variance(self) -> float:
-        """The variance, in levels squared, of the noise that each client adds to the sum."""
+        """Return the variance, in levels squared, of the noise that each client adds to the sum."""
         return sum(s.share_variance(c) for s, c in zip(self.stages, self.contracts, strict=False))
 
     def empty_reply(self, dtype: str) -> dict[str, Any]:
-        """The sum of no replies, as it would travel."""
+        """Return the sum of no replies, as it would travel."""
         fields = self.contracts[-1].fields
         return {f.name: np.zeros(f.size, np.int64 if f.integer else dtype) for f in fields}
 
     def now(self, sent: tuple[Tree, ...]) -> tuple[Contract, ...]:
-        """The contracts of one round: a moving bound has the value that was sent."""
+        """Return the contracts of one round: a moving bound has the value that was sent."""
         if not any(contract.moving for contract in self.contracts):
             return self.contracts
         bound, unrounded = self.contracts[0].bound, None
@@ -286,7 +286,7 @@ class Pipeline:
     def decode(
         self, total: Reply, states: tuple[State, ...], key: RandomSource
     ) -> tuple[Reply, tuple[State, ...]]:
-        """The sum back through all stages in reverse."""
+        """Return the sum back through all stages in reverse."""
         fresh, contracts = list(states), self.now(tuple(state.shared for state in states))
         for i in reversed(range(len(self.stages))):
             total, fresh[i] = self.stages[i].decode(total, contracts[i], states[i], key.at(i))
@@ -294,7 +294,7 @@ class Pipeline:
 
 
 def _weighted(payload: dict[str, Any], weights: Any, *, own: bool) -> dict[str, Any]:
-    """Each row times its weight: where it lies, if that may be written to."""
+    """Return each row times its weight: where it lies, if that may be written to."""
 
     def weighted(rows: Any) -> Any:
         by = weights[:, None].astype(rows.dtype)

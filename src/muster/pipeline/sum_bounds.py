@@ -66,7 +66,7 @@ class SumBounds:
         return self.sizes(sums, weight)
 
     def sizes(self, sums: Mapping[str, Any], weight: float) -> str:
-        """The same of coordinates and norm alone, for a weight that is known."""
+        """Return the same of coordinates and norm alone, for a weight that is known."""
         for field in self.contract.fields:
             found = sums[field.name]  # whose absolute value may be beyond its own dtype
             high = max(int(found.max(initial=0)), -int(found.min(initial=0)))
@@ -87,7 +87,7 @@ class SumBounds:
         return ""
 
     def coordinate(self, bits: int, weight: float) -> float:
-        """The largest number that a coordinate of such clients has."""
+        """Return the largest number that a coordinate of such clients has."""
         contract = self.contract
         most = self.count * (2 ** (bits - 1) - 1)  # levels that fields hold, noise included
         if self.variance or contract.unrounded is None or contract.step is None:

@@ -41,7 +41,7 @@ class Keep(Spelled):
     def stays(
         self, versions: Collection[int], values: Mapping[int, float], *, lower: bool
     ) -> frozenset[int]:
-        """Which of these versions stay, of which the newest is the last that was committed.
+        """Return which of these versions stay, of which the newest is the last that was committed.
 
         `values` are those of the metric `best` by version; `lower` whether less of it is better.
         """
@@ -55,7 +55,7 @@ class Keep(Spelled):
 
 
 def best_of(versions: Collection[int], values: Mapping[int, float], *, lower: bool) -> int | None:
-    """The version with the best value, the earliest of equals; None where none has a value.
+    """Return the version with the best value, the earliest of equals; None where none has a value.
 
     A NaN is no value.
 

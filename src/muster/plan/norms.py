@@ -18,7 +18,7 @@ __all__ = ["norms_of", "shows_norms"]
 
 
 def shows_norms(plan: Plan) -> bool:
-    """Whether a round's record may say how long each update was.
+    """Return whether a round's record may say how long each update was.
 
     Not where a mask or noise is to hide what one client sent, and not where metrics stay with the
     clients: a norm is a function of the very same rows.

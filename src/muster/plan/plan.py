@@ -195,7 +195,7 @@ class Plan(Spelled):
         return cast("Sampling", replace(drawing, **more))
 
     def needed(self, invited: int) -> int:
-        """The fewest replies that make a round of so many invited count."""
+        """Return the fewest replies that make a round of so many invited count."""
         return needed(self.minimum, self.target_replies(invited))
 
     def has_quorum(self, replies: int, parts: int, invited: int) -> bool:
@@ -319,7 +319,7 @@ class Plan(Spelled):
         *,
         own: bool = False,
     ) -> tuple[dict[str, Any], tuple[Tree, ...]]:
-        """The algorithm's payload rows through the pipeline.
+        """Return the algorithm's payload rows through the pipeline.
 
         `own`: nobody needs the rows any more, so their memory may be written to.
         """
@@ -339,7 +339,7 @@ class Plan(Spelled):
         )
 
     def whole(self, sent: Sent, memory: Memory | None = None) -> tuple[Any, Any]:
-        """The full vectors `(d,)` and `(b,)` of what was sent, with a client's private part.
+        """Return the full vectors `(d,)` and `(b,)` of what was sent, with a client's private part.
 
         `memory` may hold a leading axis of clients; None is for plans that keep nothing private.
         """

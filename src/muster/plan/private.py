@@ -123,17 +123,17 @@ def refuse_budget(budget: Any) -> None:
 
 
 def noises_sum(plan: Any) -> bool:
-    """Whether the server adds noise to the sum: then a sum of nobody is a release, too."""
+    """Return whether the server adds noise to the sum: then a sum of nobody is a release, too."""
     return any(release.trust == "central" for release in plan.stages.releases())
 
 
 def empty_reply(plan: Any) -> Reply:
-    """The sum of no replies; noise then hides that there were none."""
+    """Return the sum of no replies; noise then hides that there were none."""
     return Reply((), plan.stages.empty_reply(plan.dtype), 0.0, {}, np.zeros(0, plan.dtype))
 
 
 def selection(plan: Any, roster: Roster) -> Selection:
-    """How the plan draws its clients from those.
+    """Return how the plan draws its clients from those.
 
     A mask needs its cohort to know one another, so whoever is in it, and the server, sees who is.
     """
@@ -146,7 +146,7 @@ def selection(plan: Any, roster: Roster) -> Selection:
 
 
 def charges(plan: Any, roster: Roster, run: str) -> tuple[Charge, ...]:
-    """What one round reveals, a charge for each stage with noise.
+    """Return what one round reveals, a charge for each stage with noise.
 
     The second one and those after it go by the run's name with their number, as a ledger has one
     entry for a round of a run.

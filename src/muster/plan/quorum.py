@@ -19,7 +19,7 @@ MOST = 1 << 20  # clients beyond which a plan is for nobody
 
 
 def needed(minimum: float, goal: int) -> int:
-    """The fewest replies that make a round count that is done with `goal` of them.
+    """Return the fewest replies that make a round count that is done with `goal` of them.
 
     >>> needed(5, 40), needed(0.5, 9)
     (5, 5)
@@ -28,7 +28,7 @@ def needed(minimum: float, goal: int) -> int:
 
 
 def target_replies(invited: int, overselect: float) -> int:
-    """How many replies of so many invited are enough.
+    """Return how many replies of so many invited are enough.
 
     >>> target_replies(13, 1.3)
     10
@@ -77,7 +77,10 @@ def _unmet(plan: Any, invited: int) -> str:
 
 
 def fewest(plan: Any) -> int:
-    """The fewest clients that must be there for a round to count. Raises `PlanError` for none."""
+    """Return the fewest clients that must be there for a round to count.
+
+    Raises `PlanError` for none.
+    """
     enough = next((n for k in count() if (n := 1 << k) >= MOST or not shortage(plan, n)), MOST)
     if why := shortage(plan, enough):
         raise PlanError(f"{why}; no number of clients would do")

@@ -79,7 +79,7 @@ def to_value(thing: Any) -> Any:
 
 
 def libraries(plan: Plan) -> tuple[str, ...]:
-    """The packages, by the names they are imported by, that a plan and its code stand on."""
+    """Return the packages, by the names they are imported by, that a plan and its code stand on."""
     contents = Contents(ignores=Plan)
     contents.read(plan)
     contents.code.finish()
@@ -87,7 +87,7 @@ def libraries(plan: Plan) -> tuple[str, ...]:
 
 
 def to_toml(plan: Plan) -> str:
-    """The plan as TOML text; a field that is None is left out, and in a list is "None"."""
+    """Return the plan as TOML text; a field that is None is left out, and in a list is "None"."""
     return tomli_w.dumps(_without_none(to_value(plan)))
 
 
@@ -100,7 +100,7 @@ def _without_none(value: Any) -> Any:
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    """The fields in which two plan values differ: (dotted name, old, new).
+    """Return the fields in which two plan values differ: (dotted name, old, new).
 
     >>> differences({"a": {"b": 1}}, {"a": {"b": 2}})
     [('a.b', 1, 2)]
@@ -115,7 +115,7 @@ def differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]
 
 
 def spelled(value: Any) -> str:
-    """A recorded value as the call that builds it; of a digest, its first digits.
+    """Return a recorded value as the call that builds it; of a digest, its first digits.
 
     >>> spelled({"class": "FedProx", "mu": 0.1, "server": {"class": "SGD", "rate": 1.0}})
     'FedProx(mu=0.1, server=SGD(rate=1.0))'
@@ -129,7 +129,7 @@ def spelled(value: Any) -> str:
 
 
 def short(text: str) -> str:
-    """The first digits of a SHA-256; any other text as it is.
+    """Return the first digits of a SHA-256; any other text as it is.
 
     >>> short(64 * "a"), short("FedAvg")
     ('aaaaaaaaaaaa…', 'FedAvg')
@@ -148,7 +148,7 @@ def fingerprint(plan: Plan) -> str:
 
 
 def assign(plan: Plan, setting: str) -> Plan:
-    """A plan with one field changed, as `--set algorithm.mu=0.5` says it.
+    """Return a plan with one field changed, as `--set algorithm.mu=0.5` says it.
 
     The value is a number, a string, None, a list, or a call such as `FedProx(mu=0.1)`. Raises
     `PlanError` for an unknown field or class, or a value of another kind.
@@ -185,7 +185,7 @@ def _number(value: Any) -> bool:
 
 
 def from_text(text: str) -> Any:
-    """A value written in a shell: a literal, a list, or calls of the catalogue's classes.
+    """Return a value written in a shell: a literal, a list, or calls of the catalogue's classes.
 
     >>> from_text("FedProx(mu=0.5)").mu
     0.5

@@ -30,7 +30,7 @@ class Every:
             raise PlanError(f"{self}: rounds must be at least 1, clients at least 0 or None")
 
     def due(self, round: int, last: int) -> bool:
-        """Whether this round is evaluated."""
+        """Return whether this round is evaluated."""
         return round % self.rounds == 0 or round == last
 
 
@@ -77,7 +77,7 @@ class EarlyStopping:
             raise PlanError(f"{self}: evaluations must be a whole number above 0, such as 5")
 
     def met(self, seen: Sequence[Mapping[str, float]], lower: Mapping[str, bool]) -> bool:
-        """Whether the best value lies at least so many evaluations back.
+        """Return whether the best value lies at least so many evaluations back.
 
         A NaN is no value: it is never the best, and an evaluation without improvement.
         """

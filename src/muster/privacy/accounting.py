@@ -79,7 +79,7 @@ class Spent:
 
 
 def spent(charges: Iterable[Charge], delta: float) -> Spent:
-    """What all charges reveal together about one client, by the theorem that holds for them.
+    """Return what all charges reveal together about one client, by the theorem that holds for them.
 
     Rounds of one mechanism and selection compose; Poisson sampling amplifies a central
     Gaussian and nothing else. Rounds of one run under the matrix mechanism are one Gaussian.
@@ -122,7 +122,7 @@ def replacement(charges: Iterable[Charge], delta: float) -> float:
 
 
 def bound(charges: Iterable[Charge], delta: float) -> float:
-    """The RDP value alone, which costs little: never below the ε of `spent`.
+    """Return the RDP value alone, which costs little: never below the ε of `spent`.
 
     >>> round(bound([Charge(Release("gaussian", 7.0, 1.0), rounds=100)], 1e-6), 4)
     7.8581
@@ -154,7 +154,7 @@ def _merged(charges: Iterable[Charge]) -> tuple[tuple[Charge, ...], bool]:
 
 
 def _turns(charge: Charge, rounds: int, whole: int) -> int:
-    """The rounds of a kind that one client takes part in, of so many of its run.
+    """Return the rounds of a kind that one client takes part in, of so many of its run.
 
     The matrix mechanism counts turns itself: its rounds are not independent.
     """
@@ -195,7 +195,7 @@ def _refuse_thin(charges: tuple[Charge, ...]) -> None:
 
 
 def _together(charges: tuple[Charge, ...]) -> float:
-    """The multiplier of the one Gaussian that all are, where no draw is counted on."""
+    """Return the multiplier of the one Gaussian that all are, where no draw is counted on."""
     return float(sum(_multiplier(charge) ** -2 for charge in charges) ** -0.5)
 
 
@@ -204,7 +204,7 @@ def _library() -> Any:
 
 
 def _multiplier(charge: Charge) -> float:
-    """The noise multiplier of all rounds of a charge taken as one Gaussian."""
+    """Return the noise multiplier of all rounds of a charge taken as one Gaussian."""
     release = charge.release
     if release.mechanism == "matrix":
         reach = sensitivity(release.coefficients, charge.rounds, release.separation)
@@ -246,7 +246,7 @@ def _event(charge: Charge, line: int) -> tuple[Any, int]:
 
 @lru_cache(maxsize=4096)
 def _curve(event: Any, orders: Any) -> Any:
-    """The RDP of one event at every order, which costs much more than adding it up."""
+    """Return the RDP of one event at every order, which costs much more than adding it up."""
     room = require("dp_accounting.rdp", extra="privacy")
     accountant, log = room.RdpAccountant(orders), logging.getLogger("absl")
     log.disabled, before = True, log.disabled  # it names orders that it rightly leaves out
@@ -257,7 +257,7 @@ def _curve(event: Any, orders: Any) -> Any:
 
 
 def _step(charges: tuple[Charge, ...], rdp: float, delta: float) -> float:
-    """The coarsest grid whose rounding adds no more than about 3·10⁻⁵ of ε.
+    """Return the coarsest grid whose rounding adds no more than about 3·10⁻⁵ of ε.
 
     The dots of a grid add up to step²/4 of variance a round, against ε²/(2 ln 1/δ) in all.
     """
@@ -267,7 +267,10 @@ def _step(charges: tuple[Charge, ...], rdp: float, delta: float) -> float:
 
 
 def _pld(charges: tuple[Charge, ...], step: float, relation: str = "ADD_OR_REMOVE_ONE") -> Any:
-    """All losses together. Under "REPLACE_ONE" the library doubles how far a client moves."""
+    """Return all losses together.
+
+    Under "REPLACE_ONE" the library doubles how far a client moves.
+    """
     total: Any = None
     for charge in charges:
         rate = charge.amplification
@@ -332,7 +335,7 @@ def _narrowed(cost: Callable[[float], float], epsilon: float, low: float, high: 
 def rounds_for(
     epsilon: float, delta: float, release: Release, selection: Selection = EVERYBODY
 ) -> int:
-    """The most rounds of a release that spend at most ε at δ; 0 where one already passes it.
+    """Return the most rounds of a release that spend at most ε at δ; 0 where one already passes it.
 
     >>> rounds_for(2.0, 1e-6, Release("gaussian", 20.0, 1.0))
     80
@@ -344,7 +347,7 @@ def rounds_for(
 
 
 def most_rounds(fits: Callable[[int], bool]) -> int:
-    """The largest number that fits, where no number above one that does not fit does.
+    """Return the largest number that fits, where no number above one that does not fit does.
 
     >>> most_rounds(lambda rounds: rounds <= 80)
     80

@@ -25,7 +25,7 @@ OVERRUN = 1e-6  # how often rounding may overrun the norm, to be cut back
 
 
 def survivors(clients: int, dropout: float) -> int:
-    """The fewest of so many clients whose noise must suffice.
+    """Return the fewest of so many clients whose noise must suffice.
 
     >>> survivors(100, 0.1)
     90
@@ -44,7 +44,7 @@ def survivors(clients: int, dropout: float) -> int:
 
 
 def share_variance(multiplier: float, norm: float, least: int) -> float:
-    """The variance of one client's noise, so that `least` shares reach multiplier · norm.
+    """Return the variance of one client's noise, so that `least` shares reach multiplier · norm.
 
     >>> share_variance(2.0, 10.0, 4)
     100.0
@@ -53,7 +53,7 @@ def share_variance(multiplier: float, norm: float, least: int) -> float:
 
 
 def rounded_norm(norm: float, dimension: int) -> float:
-    """The L2 norm that d stochastically rounded coordinates of L2 norm `norm` stay within.
+    """Return the L2 norm that d stochastically rounded coordinates of L2 norm `norm` stay within.
 
     Source: Kairouz, Liu and Steinke 2021 (arXiv 2102.06387), proposition 22, in levels:
     √(c² + d/4 + √(2 ln(1/β)) (c + √d/2)), never more than c + √d. Deviation: β = 10⁻⁶ and a

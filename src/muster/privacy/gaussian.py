@@ -87,7 +87,7 @@ def gaussian_epsilon(delta: float, multiplier: float) -> float:
 
 
 def gaussian_deviation(epsilon: float, delta: float, sensitivity: float = 1.0) -> float:
-    """The least standard deviation with which a Gaussian release is (ε, δ)-DP, for any ε.
+    """Return the least standard deviation with which a Gaussian release is (ε, δ)-DP, for any ε.
 
     Source: the analytic Gaussian mechanism of Balle and Wang 2018 (arXiv 1805.06530, algorithm
     1), solved by bisection. The classical √(2 ln(1.25/δ))/ε holds for ε ≤ 1 only.
@@ -157,7 +157,7 @@ def check_multiplier(multiplier: float, *, least: float = LEAST, most: float = M
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a real number, also an infinite one or NaN.
+    """Return whether it is a real number, also an infinite one or NaN.
 
     >>> is_number(2), is_number(True), is_number("2")
     (True, False, False)

@@ -86,11 +86,11 @@ class PrivacyLedger:
         return spent(self.charges, self.delta).theorem
 
     def holds(self, run: str, round: int) -> bool:
-        """Whether this round of a run was entered already."""
+        """Return whether this round of a run was entered already."""
         return any(e.round == round and e.charge.run == run for e in reversed(self.entries))
 
     def released(self, run: str, round: int) -> bool:
-        """Whether this round was committed with replies, and so given out."""
+        """Return whether this round was committed with replies, and so given out."""
         found = (e for e in reversed(self.entries) if e.round == round and e.charge.run == run)
         return any(entry.accepted is not None for entry in found)
 
@@ -100,7 +100,7 @@ class PrivacyLedger:
         return tuple(entry.charge for entry in self.entries)
 
     def enter(self, round: int, charge: Charge, accepted: int | None = None) -> PrivacyLedger:
-        """The ledger with one more release; never a lower ε than before."""
+        """Return the ledger with one more release; never a lower ε than before."""
         after = spent((*self.charges, charge), self.delta)
         epsilon, rdp = max(self.epsilon, after.epsilon), max(self.rdp, after.rdp)
         entry = LedgerEntry(round, charge, accepted, epsilon, rdp)
@@ -117,7 +117,7 @@ class PrivacyLedger:
         return replace(self, entries=tuple(entries))
 
     def to_json(self) -> str:
-        """The ledger as text, equal for equal ledgers; equal charges are written once."""
+        """Return the ledger as text, equal for equal ledgers; equal charges are written once."""
         places: dict[int, int] = {}  # of a charge's first object, by the object: see `spent`
         kinds: dict[Charge, int] = {}
         entries = []
@@ -130,7 +130,7 @@ class PrivacyLedger:
 
     @classmethod
     def from_json(cls, text: str) -> PrivacyLedger:
-        """The inverse of `to_json`; raises `MusterError` for what no ledger says."""
+        """Return the inverse of `to_json`; raises `MusterError` for what no ledger says."""
         try:
             value = json.loads(text, parse_constant=_refuse_constant)
             charges = tuple(map(_charge, value.get("charges", ())))
@@ -157,7 +157,7 @@ class Budget(Spelled):
         check_target(self.epsilon, self.delta)
 
     def rounds(self, release: Release, selection: Selection = EVERYBODY) -> int:
-        """How many rounds a fresh population affords."""
+        """Return how many rounds a fresh population affords."""
         return rounds_for(self.epsilon, self.delta, release, selection)
 
     def refusal(self, ledger: PrivacyLedger, charge: Charge) -> str | None:

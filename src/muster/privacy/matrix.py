@@ -38,7 +38,7 @@ def square_root(bands: int) -> tuple[float, ...]:
 
 @lru_cache(maxsize=64)
 def optimal(rounds: int, bands: int) -> tuple[float, ...]:
-    """The b coefficients with the least mean squared error over so many running sums.
+    """Return the b coefficients with the least mean squared error over so many running sums.
 
     Minimises ‖B‖²_F · Σ c² by Newton's method with the Gauss-Newton matrix (each client takes
     part at most once in b rounds, so Σ c² = 1 is the sensitivity of one participation).
@@ -60,7 +60,7 @@ def optimal(rounds: int, bands: int) -> tuple[float, ...]:
 
 
 def mean_error(coefficients: tuple[float, ...], rounds: int) -> float:
-    """The mean variance of so many running sums, for noise of one times the sensitivity.
+    """Return the mean variance of so many running sums, for noise of one times the sensitivity.
 
     >>> round(mean_error((1.0,), 9), 6)
     5.0
@@ -69,7 +69,7 @@ def mean_error(coefficients: tuple[float, ...], rounds: int) -> float:
 
 
 def sensitivity(coefficients: tuple[float, ...], rounds: int, separation: int) -> float:
-    """The L2 norm of all that one client of unit updates adds to C X in so many rounds.
+    """Return the L2 norm of all that one client of unit updates adds to C X in so many rounds.
 
     Its participations lie at least `separation` rounds apart. With non-negative falling
     coefficients the worst are the earliest, equally spaced (Kalinin and Lampert 2024, theorem
@@ -141,7 +141,7 @@ def _solve(c: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.flo
 
 
 def _objective(c: NDArray[np.float64], rounds: int) -> float:
-    """The logarithm of the mean error: B = A C⁻¹ is Toeplitz, its first column b = C⁻¹ 1."""
+    """Return the logarithm of the mean error: B = A C⁻¹ is Toeplitz, its first column b = C⁻¹ 1."""
     b = _solve(c, np.ones(rounds))
     times = np.arange(rounds, 0, -1) / rounds
     return math.log((times * b) @ b) + math.log(c @ c)

@@ -46,7 +46,7 @@ class Secret:
             )
 
     def at(self, *parts: int | str) -> Secret:
-        """The secret below this one named by `parts`."""
+        """Return the secret below this one named by `parts`."""
         return Secret(self.seed, self.path + tuple(number(part) for part in parts))
 
     def words(self, size: int) -> NDArray[np.uint64]:
@@ -70,7 +70,7 @@ class Secret:
         return np.sort(np.argsort(self.words(count), kind="stable")[:size])
 
     def integer(self) -> int:
-        """One integer in [0, 2⁶³)."""
+        """Return one integer in [0, 2⁶³)."""
         return int(self.words(1)[0] >> np.uint64(1))
 
 
@@ -112,7 +112,7 @@ def _generator(source: Any) -> np.random.Generator:
 
 
 def clients_of(keys: Keys, *parts: int | str) -> Iterator[Any]:
-    """The source of each client of a cohort, below `parts`.
+    """Yield the source of each client of a cohort, below `parts`.
 
     >>> from muster.keys import key
     >>> [source == key(0).at("noise", c) for c, source in zip("ab", clients_of(

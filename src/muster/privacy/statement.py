@@ -118,13 +118,13 @@ class Statement:
         return "\n".join(lines + [f"{i}. {name}: {value}" for i, (name, value) in numbered])
 
     def to_json(self) -> str:
-        """The same for a program."""
+        """Return the same for a program."""
         value = {"private": self.private, "claim": self.claim, "unit": self.unit}
         return json.dumps(value | {"reasons": self.reasons, "items": dict(self.items)}, indent=1)
 
 
 def statement(facts: StatementInputs) -> Statement:
-    """What may be claimed, item by item; no claim where one of its grounds is missing.
+    """Return what may be claimed, item by item; no claim where one of its grounds is missing.
 
     The items follow NIST SP 800-226 (2025), guidelines for evaluating differential privacy.
 
@@ -148,24 +148,24 @@ def _claim(facts: StatementInputs) -> str:
 
 
 def _charges(facts: StatementInputs) -> tuple[Charge, ...]:
-    """Those of the ledger; before the first, one round of what the plan will release."""
+    """Return those of the ledger; before the first, one round of what the plan will release."""
     planned = tuple(Charge(release, facts.selection) for release in facts.releases)
     return facts.ledger.charges or planned
 
 
 def _relation(charges: Iterable[Charge]) -> Relation:
-    """The neighbours for whom every charge holds: zero is a case of the two others."""
+    """Return the neighbours for whom every charge holds: zero is a case of the two others."""
     found = {charge.relation for charge in charges}
     return found.pop() if len(found) == 1 else "zero-out"
 
 
 def _drawn(charges: Iterable[Charge]) -> bool:
-    """Whether coins are counted on, which somebody tosses and sees."""
+    """Return whether coins are counted on, which somebody tosses and sees."""
     return any(charge.amplification < 1 for charge in charges)
 
 
 def _reasons(facts: StatementInputs) -> Iterator[str]:
-    """Each ground that is missing, in a sentence with its remedy."""
+    """Yield each ground that is missing, in a sentence with its remedy."""
     if not facts.releases:
         yield "no stage adds noise; put Clip(bound) and Noise(multiplier) into the pipeline"
     if facts.releases and facts.randomness == "seed":

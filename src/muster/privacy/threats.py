@@ -83,7 +83,7 @@ class Setting:
 
 
 def threats(setting: Setting) -> tuple[Threat, ...]:
-    """A line for each reader, from the one who sees least.
+    """Return a line for each reader, from the one who sees least.
 
     >>> for line in threats(Setting("TLS")):
     ...     print(f"{line.reader}: {line.learns}")  # doctest: +ELLIPSIS
@@ -209,7 +209,7 @@ def _colluding(setting: Setting) -> Line:
 
 
 def _chosen(setting: Setting) -> str:
-    """What a server needs that invites whom it likes, and says how many."""
+    """Return what a server needs that invites whom it likes, and says how many."""
     if setting.own is None:
         return ""
     named = setting.peers is not None and setting.peers.named
@@ -220,7 +220,7 @@ def _chosen(setting: Setting) -> str:
 
 
 def _rules(peers: Peers | None) -> str:
-    """A site's rules, in words."""
+    """Return a site's rules, in words."""
     if peers is None:
         return "least_peers, peers and organisations in its site.toml, which are not known here"
     found = [

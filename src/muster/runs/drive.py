@@ -70,16 +70,16 @@ class Recorder(Store, Protocol):
     path: Path
 
     def meta(self, key: str) -> Any:
-        """A fact about the run, or None."""
+        """Return a fact about the run, or None."""
 
     def last_line(self) -> str:
-        """The record of the last committed round as JSON."""
+        """Return the record of the last committed round as JSON."""
 
     def last_record(self) -> dict[str, Any]:
-        """The same as a dict."""
+        """Return the same as a dict."""
 
     def superseded(self) -> list[tuple[int, dict[str, Any]]]:
-        """The records that rollbacks went back before, each with the rollback's number."""
+        """Return the records that rollbacks went back before, each with the rollback's number."""
 
     def note(self, **facts: Any) -> None:
         """Write facts about the run."""
@@ -92,7 +92,7 @@ class Examines(Protocol):
     """Who says how good a state is (see `measure.Examiner`)."""
 
     def examine(self, round: int, state: RunState) -> dict[str, Any]:
-        """The record's part about it."""
+        """Return the record's part about it."""
 
 
 def drive(
@@ -171,7 +171,7 @@ class _Stopwatch:
 
 
 def _resumed(plan: Plan, store: Recorder) -> tuple[int, RunState]:
-    """The last committed round and its state, or -1 and the start."""
+    """Return the last committed round and its state, or -1 and the start."""
     latest = store.latest()
     if latest is None:
         return -1, start(plan)
@@ -192,5 +192,5 @@ def _aligned(array: Any) -> Any:
 
 
 def _met(plan: Plan, seen: list[dict[str, float]]) -> Any:
-    """The rule that says stop, if one does."""
+    """Return the rule that says stop, if one does."""
     return next((rule for rule in plan.stop if rule.met(seen, plan.directions)), None)

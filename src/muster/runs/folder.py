@@ -54,7 +54,7 @@ CLASSES = 1000  # labels beyond which counts tell nothing
 
 
 def fresh_folder(base: Path, plan: Plan) -> Path:
-    """The next free folder `base/<algorithm>-<n>`."""
+    """Return the next free folder `base/<algorithm>-<n>`."""
     name = type(plan.algorithm).__name__.lower()
     taken = {path.name for path in base.glob(f"{name}-*")}
     n = next(n for n in range(1, len(taken) + 2) if f"{name}-{n}" not in taken)
@@ -70,7 +70,7 @@ def open_folder(
     at: Callable[[str], None],
     override: bool = False,
 ) -> SQLiteStore:
-    """A store for a new run, or for one to go on with.
+    """Return a store for a new run, or for one to go on with.
 
     Raises `RunError` when a new run meets a folder that holds one, or a resumed one another
     plan (its differing fields are named; `rounds`, `stop`, `evaluate`, `budget` and `keep` may).
@@ -148,7 +148,7 @@ def note_versions(store: FactStore, plan: Plan) -> None:
 
 
 def versions(plan: Plan) -> dict[str, str]:
-    """The releases of Python, muster and the packages that a plan stands on.
+    """Return the releases of Python, muster and the packages that a plan stands on.
 
     They are no part of its fingerprint: a federation's machines need not be twins.
     """
@@ -164,7 +164,7 @@ def versions(plan: Plan) -> dict[str, str]:
 
 
 def upgraded(facts: dict[str, Any], plan: Plan) -> str:
-    """The packages of which a run had other releases than there are now, as words."""
+    """Return the packages of which a run had other releases than there are now, as words."""
     now = versions(plan)
     had = [facts.get("versions") or {}, *(facts.get("upgrades") or ())]
     return "; ".join(
@@ -176,12 +176,12 @@ def upgraded(facts: dict[str, Any], plan: Plan) -> str:
 
 
 def changes(begun: Any, plan: Plan) -> list[str]:
-    """The names of the fields in which a plan differs from the one a run was begun with."""
+    """Return the names of the fields in which a plan differs from the one a run was begun with."""
     return [name for name, *_ in _differing(begun, plan)]
 
 
 def unlike(begun: Any, plan: Plan) -> str:
-    """The fields in which a plan differs from the one a run was begun with, as words."""
+    """Return the fields in which a plan differs from the one a run was begun with, as words."""
     found = _differing(begun, plan)
     code = [name.removeprefix("code.") for name, *_ in found if name.split(".")[0] == "code"]
     said = [
@@ -200,7 +200,7 @@ def _differing(begun: Any, plan: Plan) -> list[tuple[str, Any, Any]]:
 
 
 def begun_with(folder: Path, asked: str) -> str | None:
-    """The engine of the run in a folder, where "auto" was asked for and the run has one."""
+    """Return the engine of the run in a folder, where "auto" was asked for and the run has one."""
     if asked != "auto" or not (folder / "run.db").exists():
         return None
     try:

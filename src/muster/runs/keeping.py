@@ -45,7 +45,7 @@ class Keeping:
 
 
 def measured(history: Iterable[Mapping[str, Any]], metric: str) -> dict[int, float]:
-    """The values of a metric by version, as they were recorded.
+    """Return the values of a metric by version, as they were recorded.
 
     >>> measured([{"round": 0, "metrics": {"loss": 2.0}}, {"round": 1}], "loss")
     {0: 2.0}

@@ -90,7 +90,7 @@ def load(path: str | Path) -> PlanFile:
 
 
 def module_name(path: Path) -> str:
-    """The name under which a plan file is loaded: its stem, kept apart from other modules.
+    """Return the name under which a plan file is loaded: its stem, kept apart from other modules.
 
     >>> module_name(Path("demo/plan.py")), module_name(Path("my-digits.py"))
     ('plan', 'plan_my_digits')
@@ -151,7 +151,7 @@ def _account(path: Path, what: str, error: Exception) -> str:
 
 
 def _own(error: BaseException, path: Path) -> list[traceback.FrameSummary]:
-    """The frames that lie in the plan's folder."""
+    """Return the frames that lie in the plan's folder."""
     folder = str(path.resolve().parent)
     frames = traceback.extract_tb(error.__traceback__)
     return [frame for frame in frames if str(Path(frame.filename).parent) == folder]
@@ -160,7 +160,7 @@ def _own(error: BaseException, path: Path) -> list[traceback.FrameSummary]:
 def altered(
     plan: Plan, settings: Sequence[str] | None, rounds: int | None, seed: int | None
 ) -> Plan:
-    """The plan with what the command line changes."""
+    """Return the plan with what the command line changes."""
     waiting = list(settings or ())
     while waiting:  # a setting may need another one first, in whatever order they are given
         refused: dict[str, PlanError] = {}

@@ -56,11 +56,11 @@ class Recorded:
     def sample(
         self, roster: Roster, state: Tree, round: int, key: RandomSource, probe: Any
     ) -> tuple[Cohort, Tree]:
-        """The recorded cohort."""
+        """Return the recorded cohort."""
         return self.cohorts[round], state
 
     def share(self, roster: Roster) -> float:
-        """The inclusion probability under the plan's own sampling."""
+        """Return the inclusion probability under the plan's own sampling."""
         return self.before.share(roster)
 
 
@@ -115,7 +115,7 @@ def _same(a: Any, b: Any) -> bool:
 def _played(
     plan: Plan, population: Population, history: Sequence[dict[str, Any]], facts: dict[str, Any]
 ) -> RunState:
-    """Every recorded round again, with the recorded cohorts and accepted sets."""
+    """Return every recorded round again, with the recorded cohorts and accepted sets."""
     cohorts = {
         r["round"]: Cohort(tuple(r["invited"]), tuple(r["times"]) if "times" in r else None)
         for r in history

@@ -36,13 +36,13 @@ class Reverts(Protocol):
     path: Path
 
     def facts(self) -> dict[str, Any]:
-        """All facts about the run."""
+        """Return all facts about the run."""
 
     def versions(self) -> list[int]:
-        """The versions that are kept; the last is the newest."""
+        """Return the versions that are kept; the last is the newest."""
 
     def history(self) -> list[dict[str, Any]]:
-        """The records of the committed rounds."""
+        """Return the records of the committed rounds."""
 
     def go_back(self, round: int, number: int, **facts: Any) -> None:
         """Make a version the last, with these facts, in one transaction."""
@@ -51,7 +51,10 @@ class Reverts(Protocol):
 def refuse_return(
     store: Reverts, round: int, reason: str = "", lost: int | None = None
 ) -> dict[str, Any]:
-    """The facts of a run that may go back to this round. Raises `RunError` for one that may not."""
+    """Return the facts of a run that may go back to this round.
+
+    Raises `RunError` for one that may not.
+    """
     kept, facts = store.versions(), store.facts()
     if not kept:
         raise RunError(f"the run in {store.path} has no committed round to go back to; resume it")
@@ -141,7 +144,7 @@ def _refuse_lost(
 
 
 def lost_rounds(run: str, rollbacks: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, int], ...]:
-    """The rounds that no record is left of, each with the name that a ledger has it under.
+    """Return the rounds that no record is left of, each with the name that a ledger has it under.
 
     >>> lost_rounds("r", [{"to": 4, "lost": 6}, {"to": 5, "lost": 6}])
     (('r', 5), ('r', 6), ('r/2', 6))
@@ -156,7 +159,7 @@ def lost_rounds(run: str, rollbacks: Sequence[Mapping[str, Any]]) -> tuple[tuple
 def charged_as(
     run: str, rollbacks: Sequence[Mapping[str, Any]], round: int, before: int | None = None
 ) -> str:
-    """The name under which a ledger of privacy has a round of a run.
+    """Return the name under which a ledger of privacy has a round of a run.
 
     Rounds after a rollback are charged beside those that it superseded, never in their place.
     `before` is the number of the rollback that superseded the round; None where it stands.

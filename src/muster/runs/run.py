@@ -126,7 +126,7 @@ class Run:
         return list(self._kept)
 
     def at(self, version: int) -> Version:
-        """The model as it was committed in a round; 0 is what training started from.
+        """Return the model as it was committed in a round; 0 is what training started from.
 
         Raises `RunError` for one that is not kept, with those that are.
         """
@@ -153,7 +153,7 @@ class Run:
         return self.last.buffers
 
     def model(self, client: ClientId | None = None) -> Any:
-        """The framework's own model of the last round (see `Version.model`)."""
+        """Return the framework's own model of the last round (see `Version.model`)."""
         return self.last.model(client)
 
     def _travels(self, kind: str) -> Any:

@@ -101,7 +101,7 @@ def _train(
 
 
 def afresh(plan: Plan) -> Plan:
-    """The plan with a task that has found out nothing yet.
+    """Return the plan with a task that has found out nothing yet.
 
     In a notebook what its functions read may be another than when the plan was made.
     """
@@ -110,7 +110,7 @@ def afresh(plan: Plan) -> Plan:
 
 
 def check(plan: Plan, given: Any, evaluate_on: Any) -> tuple[Population, Rows | None]:
-    """The population and the test rows as this plan is trained on them.
+    """Return the population and the test rows as this plan is trained on them.
 
     Refuses with `DataError` what it cannot be trained on, naming the client.
     """
@@ -137,7 +137,7 @@ def check(plan: Plan, given: Any, evaluate_on: Any) -> tuple[Population, Rows | 
 
 
 def _asks(plan: Plan) -> bool:
-    """Whether clients are asked for metrics."""
+    """Return whether clients are asked for metrics."""
     return plan.evaluate.clients != 0
 
 
@@ -176,7 +176,7 @@ def _hands(
 def _crew(
     plan: Plan, population: Population, choice: Choice, asked: int | None
 ) -> tuple[int, bytes | None, str]:
-    """How many workers, the plan as it travels to them, and why."""
+    """Return how many workers, the plan as it travels to them, and why."""
     if asked is not None and asked < 1:
         raise PlanError(f"workers={asked}: at least 1 is needed; 1 trains in this process")
     if asked == 1:

@@ -26,9 +26,9 @@ class All(Spelled):
     def sample(
         self, roster: Roster, state: Tree, round: int, key: RandomSource, probe: Any
     ) -> tuple[Cohort, Tree]:
-        """The whole roster."""
+        """Return the whole roster."""
         return Cohort(roster.clients), state
 
     def share(self, roster: Roster) -> float:
-        """One."""
+        """Return one."""
         return 1.0

@@ -40,5 +40,5 @@ class Poisson(Spelled):
         return Cohort(tuple(roster.clients[i] for i in heads.nonzero()[0])), state
 
     def share(self, roster: Roster) -> float:
-        """The rate."""
+        """Return the rate."""
         return self.rate

@@ -47,7 +47,7 @@ class Rotation(Spelled):
     def sample(
         self, roster: Roster, state: Tree, round: int, key: RandomSource, probe: Any
     ) -> tuple[Cohort, Tree]:
-        """Those whose slot is this round's. Raises `PlanError` for a key that is a secret.
+        """Return those whose slot is this round's. Raises `PlanError` for a key that is a secret.
 
         Of the key only the seed counts that it begins with, so the round is in it or not.
         """
@@ -60,7 +60,7 @@ class Rotation(Spelled):
         return Cohort(tuple(roster.clients[i] for i in mine)), state
 
     def turn(self, client: ClientId, round: int, root: Key) -> bool:
-        """Whether a client has its turn in a round: what the client itself can check."""
+        """Return whether a client has its turn in a round: what the client itself can check."""
         return bool(self._turns((client,), round, root)[0])
 
     def _turns(self, clients: Sequence[ClientId], round: int, root: Key) -> Any:
@@ -68,5 +68,5 @@ class Rotation(Spelled):
         return slots == (round - 1) % self.slots
 
     def share(self, roster: Roster) -> float:
-        """One in `slots`: the chance of a client over the draw of its slot."""
+        """Return one in `slots`: the chance of a client over the draw of its slot."""
         return 1 / self.slots

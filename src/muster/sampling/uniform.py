@@ -43,7 +43,7 @@ class Uniform(Spelled):
             )
 
     def size(self, population: int) -> int:
-        """How many clients of a population take part."""
+        """Return how many clients of a population take part."""
         size = self.count if self.count else max(1, round(float(self.fraction or 0) * population))
         if size > population:
             raise PlanError(
@@ -55,7 +55,7 @@ class Uniform(Spelled):
     def sample(
         self, roster: Roster, state: Tree, round: int, key: RandomSource, probe: Any
     ) -> tuple[Cohort, Tree]:
-        """So many clients without replacement."""
+        """Return so many clients without replacement."""
         n = len(roster.clients)
         chosen = key.choice(n, self.size(n))
         return Cohort(tuple(map(roster.clients.__getitem__, chosen.tolist()))), state

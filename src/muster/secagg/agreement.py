@@ -92,7 +92,7 @@ class Pairs:
     waiting: dict[tuple[bytes, bytes], bytes] = field(default_factory=dict)
 
     def agree(self, private: PrivateKey, public: bytes) -> bytes:
-        """The secret of two clients; ValueError where the public key is none."""
+        """Return the secret of two clients; ValueError where the public key is none."""
         secret = self.waiting.pop((public, private.public), None)
         if secret is None:
             secret = self.waiting[private.public, public] = private.agree(public)
@@ -114,7 +114,7 @@ class Secrets:
 
     @classmethod
     def read(cls, data: bytes) -> Secrets:
-        """Those that were kept as `data`."""
+        """Return those that were kept as `data`."""
         return cls(PrivateKey(data[:32]), PrivateKey(data[32:64]), data[64:96])
 
     @property
@@ -131,12 +131,12 @@ class Binding:
     context: bytes
 
     def mask(self, secret: bytes, one: int, other: int) -> bytes:
-        """The key of the mask that two clients share, from what they agreed on."""
+        """Return the key of the mask that two clients share, from what they agreed on."""
         low, high = sorted((one, other))
         return self._derived(secret, b"mask" + _pair(low, high))
 
     def own(self, seed: bytes) -> bytes:
-        """The key of a client's own mask."""
+        """Return the key of a client's own mask."""
         return self._derived(seed, b"self")
 
     def seal(self, secret: bytes, sender: int, receiver: int, shares: bytes) -> bytes:
@@ -156,11 +156,11 @@ class Binding:
             return None
 
     def consent(self, shared: bytes, alive: bytes) -> bytes:
-        """What a client signs before it reveals anything: who shared, and who survived."""
+        """Return what a client signs before it reveals anything: who shared, and who survived."""
         return framed(LABEL + b"survivors", self.context, self.session, shared, alive)
 
     def dealing(self, root: bytes, proof: bytes) -> bytes:
-        """What a dealer signs: the root of its leaves and the proof of their degree."""
+        """Return what a dealer signs: the root of its leaves and the proof of their degree."""
         return framed(LABEL + b"dealing", self.context, self.session, root, proof)
 
     def complaint(self, dealer: int, holder: int, digest: bytes) -> bytes:
@@ -187,7 +187,7 @@ def framed(*parts: bytes) -> bytes:
 
 
 def commitment(seed: bytes) -> bytes:
-    """The public half of a self seed.
+    """Return the public half of a self seed.
 
     >>> len(commitment(bytes(32)))
     32
@@ -196,7 +196,7 @@ def commitment(seed: bytes) -> bytes:
 
 
 def canonical(public: bytes) -> bool:
-    """Whether a public key is written in its one canonical form, below 2^255 − 19.
+    """Return whether a public key is written in its one canonical form, below 2^255 − 19.
 
     X25519 ignores the highest bit and reduces the rest (RFC 7748, section 5), so a key has twins
     that look like another client's.
@@ -208,7 +208,7 @@ def canonical(public: bytes) -> bool:
 
 
 def usable(public: bytes) -> bool:
-    """Whether a public key is one that can be agreed with: canonical, no point of low order.
+    """Return whether a public key is one that can be agreed with: canonical, no point of low order.
 
     >>> usable(bytes(32))
     False

@@ -94,7 +94,7 @@ class View:
 
 
 def graph_for(terms: SessionTerms, count: int, session: bytes) -> Graph:
-    """The graph of `count` clients, which both sides find for themselves.
+    """Return the graph of `count` clients, which both sides find for themselves.
 
     Raises `PlanError` where so few hide nobody.
     """
@@ -186,7 +186,7 @@ def shared(
 def delivered(
     view: View, own: bytes, delivery: messages.Delivery
 ) -> tuple[Set, Held, tuple[tuple[int, bytes], ...]]:
-    """Who shared, the shares held of them `(holders, 2, 22)`, and whose do not fit.
+    """Return who shared, the shares held of them `(holders, 2, 22)`, and whose do not fit.
 
     A share that cannot be unsealed, is not the one behind its leaf or does not lie on its dealer's
     polynomial is not held; its dealer is named, with the piece it came in.
@@ -261,7 +261,7 @@ def accused(
 
 
 def admitted(view: View, party: Party, sharing: Set, said: messages.Members) -> Set:
-    """Who is a member of the sum: of those who shared, and whom I will be in a sum with."""
+    """Return who is a member of the sum: of those who shared, and whom I will be in a sum with."""
     _same(view, said.session)
     found = _set(view, said.alive, sharing)
     judged(party, view.names(found))
@@ -269,7 +269,7 @@ def admitted(view: View, party: Party, sharing: Set, said: messages.Members) -> 
 
 
 def masked(view: View, sharing: Set, vector: Callable[[], Words]) -> messages.MaskedVector:
-    """The vector + PRG(b_i) + masks shared with members before - masks with those after."""
+    """Return the vector + PRG(b_i) + masks shared with members before - masks with those after."""
     ring, i = view.terms.ring, view.index
     given = np.asarray(vector())
     fits = given.shape == (view.terms.size,) and given.dtype.kind == "u"
@@ -293,7 +293,7 @@ def masked(view: View, sharing: Set, vector: Callable[[], Words]) -> messages.Ma
 def survived(
     view: View, party: Party, sharing: Set, survivors: messages.Survivors
 ) -> tuple[Set, Set]:
-    """Who was a member, and who of them survived."""
+    """Return who was a member, and who of them survived."""
     _same(view, survivors.session)
     found = _set(view, survivors.alive, sharing)
     judged(party, view.names(found))

@@ -28,7 +28,7 @@ class ByteReader:
         self.data, self.at = memoryview(data), 0
 
     def take(self, count: int) -> bytes:
-        """The next bytes, or `Malformed` where there are too few."""
+        """Return the next bytes, or `Malformed` where there are too few."""
         if count > len(self.data) - self.at:
             raise Malformed(
                 f"a message of {len(self.data)} bytes ends where {count} more are required from "
@@ -38,7 +38,7 @@ class ByteReader:
         return bytes(self.data[self.at - count : self.at])
 
     def blob(self, most: int) -> bytes:
-        """The bytes behind a length of four bytes."""
+        """Return the bytes behind a length of four bytes."""
         count = int.from_bytes(self.take(4), "big")
         if count > most:
             raise Malformed(f"a field of {count} bytes; at most {most} are allowed: refuse it")
@@ -63,7 +63,7 @@ def raw(size: int) -> FieldCodec:
 
 
 def number(size: int) -> FieldCodec:
-    """A whole number from 0 up in so many bytes, the highest first.
+    """Return a whole number from 0 up in so many bytes, the highest first.
 
     >>> number(2).write(258).hex()
     '0102'
@@ -86,7 +86,7 @@ def blob(most: int = (1 << 32) - 1) -> FieldCodec:
 
 
 def text(most: int) -> FieldCodec:
-    """A text in UTF-8 of 1 to `most` bytes, behind its length.
+    """Return a text in UTF-8 of 1 to `most` bytes, behind its length.
 
     >>> text(9).write("ab").hex()
     '000000026162'
@@ -98,7 +98,7 @@ def text(most: int) -> FieldCodec:
 
 
 def many(form: FieldCodec) -> FieldCodec:
-    """A list, its number of items before it.
+    """Return a list, its number of items before it.
 
     >>> many(raw(1)).write((b"a", b"b")).hex()
     '000000026162'

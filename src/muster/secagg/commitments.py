@@ -87,13 +87,13 @@ def deal(
 
 
 def leaf(binding: Binding, dealer: int, holder: int, kind: int, share: bytes) -> bytes:
-    """The hash of one share, 32 bytes."""
+    """Return the hash of one share, 32 bytes."""
     place = bytes((kind,)) + dealer.to_bytes(4, "big") + holder.to_bytes(4, "big")
     return sha256(LABEL + b"leaf" + binding.session + binding.context + place + share).digest()
 
 
 def root(leaves: bytes) -> bytes:
-    """The hash of all leaves of a dealer, which it signs.
+    """Return the hash of all leaves of a dealer, which it signs.
 
     >>> len(root(bytes(128)))
     32
@@ -119,7 +119,7 @@ def proof_size(threshold: int) -> int:
 
 
 def expected(proofs: NDArray[np.uint16], powers: NDArray[np.float64]) -> NDArray[np.uint16]:
-    """The values that proofs `(dealers, 2 · 4 · t)` take at points: `(dealers, points, 8)`.
+    """Return the values that proofs `(dealers, 2 · 4 · t)` take at points: `(dealers, points, 8)`.
 
     `powers` are those of the points, `(t, points)`; see `shamir.vandermonde`.
     """

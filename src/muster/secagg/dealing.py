@@ -55,7 +55,7 @@ class SessionMembers:
         return self.graph.table.size
 
     def places(self, index: int) -> Pairs:
-        """The numbers of the pairs (client, holder) of one client."""
+        """Return the numbers of the pairs (client, holder) of one client."""
         held = self.graph.table.shape[1]
         return np.arange(held * index, held * (index + 1))
 
@@ -90,7 +90,7 @@ class SessionMembers:
             )
 
     def names(self, some: Iterable[int]) -> list[str]:
-        """The names behind some indices."""
+        """Return the names behind some indices."""
         return [self.entries[i].name for i in some]
 
     @cached_property
@@ -149,7 +149,7 @@ class Dealing:
         return self._assembled(pairs, dealers, index).tobytes()
 
     def piece(self, dealer: int, holder: int) -> bytes:
-        """The piece of one dealer for one holder."""
+        """Return the piece of one dealer for one holder."""
         place = int(np.searchsorted(self.cohort.graph.holders(dealer), holder))
         pair = self.cohort.places(dealer)[place : place + 1]
         return self._assembled(pair, np.array([dealer]), holder).tobytes()
@@ -168,7 +168,7 @@ class Dealing:
         return found
 
     def overdone(self) -> dict[int, str]:
-        """Who complains about more than all colluders, or is complained about by more.
+        """Return who complains about more than all colluders, or is complained about by more.
 
         No honest client is, while at most c = `colluders` lie. What an honest dealer sent fits, and
         an honest server hands it on unchanged, so an honest holder complains about liars alone,
@@ -190,7 +190,7 @@ class Dealing:
         return out
 
     def answered(self, dealer: int, complaints: Iterable[Complaint], shares: bytes) -> bool:
-        """Whether the shares that a dealer has opened are those it had bound itself to.
+        """Return whether the shares that a dealer has opened are those it had bound itself to.
 
         Then they are kept here: whether dealer or holder lied about what was sealed cannot be told,
         but one of the two did, so the adversary knew these shares before.
@@ -208,14 +208,14 @@ class Dealing:
         return True
 
     def fits(self, dealer: int, holder: int, kind: int, share: NDArray[np.uint16]) -> bool:
-        """Whether a share `(22,)` of one secret is the one behind its leaf."""
+        """Return whether a share `(22,)` of one secret is the one behind its leaf."""
         place = int(np.searchsorted(self.cohort.graph.holders(dealer), holder))
         leaves = self._leaves[self.cohort.places(dealer)[place]]
         mine = leaf(self.cohort.binding, dealer, holder, kind, share.astype("<u2").tobytes())
         return bool(leaves[32 * kind : 32 * (kind + 1)].tobytes() == mine)
 
     def digest(self, dealer: int, holder: int) -> bytes:
-        """The hash of a piece, as a complaint about it signs it."""
+        """Return the hash of a piece, as a complaint about it signs it."""
         return sha256(self.piece(dealer, holder)).digest()
 
     def release(self) -> None:
@@ -223,7 +223,7 @@ class Dealing:
         self._sealed = self._sealed[:0]
 
     def _given(self, index: int) -> tuple[Pairs, Pairs]:
-        """The pairs whose pieces one holder is given, and their dealers."""
+        """Return the pairs whose pieces one holder is given, and their dealers."""
         holders = self.cohort.graph.holders(index)
         some = self.sharing[holders] & (holders != index)
         return self.cohort.mirror(index)[some], holders[some]
@@ -242,5 +242,5 @@ def room_for_shares(cohort: SessionMembers) -> Held:
 
 
 def liars(cohort: SessionMembers, found: Mapping[int, str]) -> tuple[Liar, ...]:
-    """Those who lied, by name."""
+    """Return those who lied, by name."""
     return tuple(Liar(cohort.entries[i].name, found[i]) for i in sorted(found))

@@ -90,7 +90,7 @@ class Graph:
     honest: int = 1
 
     def neighbours(self, index: int) -> NDArray[np.int64]:
-        """The clients that share a mask with this one, sorted."""
+        """Return the clients that share a mask with this one, sorted."""
         if not self.order:
             return np.delete(np.arange(self.count), index)
         steps = np.arange(1, self.degree // 2 + 1)
@@ -98,7 +98,7 @@ class Graph:
         return np.sort(ring[(at[index] + np.concatenate([steps, -steps])) % self.count])
 
     def holders(self, index: int) -> NDArray[np.int64]:
-        """The clients that hold a share of this one's secrets, sorted.
+        """Return the clients that hold a share of this one's secrets, sorted.
 
         Its neighbours in the ring (Bell et al.); in the complete graph (Bonawitz et al.) itself as
         well. Whoever holds mine, I hold theirs.
@@ -135,7 +135,7 @@ class RingParameters:
 
 
 def full_threshold(count: int, colluders: int) -> int:
-    """The least t at which no two quorums of a complete graph fit: 2t > count + colluders.
+    """Return the least t at which no two quorums of a complete graph fit: 2t > count + colluders.
 
     >>> [full_threshold(n, n // 3) for n in (3, 4, 5, 20)]
     [3, 3, 4, 14]
@@ -145,7 +145,7 @@ def full_threshold(count: int, colluders: int) -> int:
 
 @lru_cache(maxsize=8)
 def graph_of(count: int, odds: Odds, seed: bytes, cohort: int = 0) -> Graph:
-    """The graph of the clients whose keys came, drawn from the session's id.
+    """Return the graph of the clients whose keys came, drawn from the session's id.
 
     `cohort`: how many were invited, if more. All colluders of these may be among those who came, so
     the threshold of the complete graph is that of the cohort: whoever sends no keys counts as lost,
@@ -171,7 +171,7 @@ def graph_of(count: int, odds: Odds, seed: bytes, cohort: int = 0) -> Graph:
 
 @lru_cache(maxsize=1024)
 def find_ring(count: int, odds: Odds) -> RingParameters | None:
-    """The ring of least degree that is safe and bears the losses; None where there is none.
+    """Return the ring of least degree that is safe and bears the losses; None where there is none.
 
     Deviation from Bell et al. 2020, theorem 3.10, and from the parameter finder that Google
     published: tails are exact, also that of the ring falling apart; the server is always taken to
@@ -196,7 +196,7 @@ def find_ring(count: int, odds: Odds) -> RingParameters | None:
 
 
 def apart(count: int, degree: int, gone: int) -> float:
-    """The chance that the honest survivors of a ring fall into two parts, exact to rounding.
+    """Return the chance that the honest survivors of a ring fall into two parts, exact to rounding.
 
     m = count − gone survivors in random places of the ring fall apart when two gaps between them
     are at least K = degree/2 long: inclusion and exclusion over the number of such gaps.

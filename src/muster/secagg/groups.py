@@ -18,7 +18,7 @@ __all__ = ["anybody", "borne", "exposed", "honest_needed", "largest_count", "ove
 
 
 def honest_needed(losses: int) -> int:
-    """How many honest clients a group needs, itself counted, to bear so many losses.
+    """Return how many honest clients a group needs, itself counted, to bear so many losses.
 
     >>> [honest_needed(losses) for losses in (0, 1, 2)]
     [2, 3, 5]
@@ -68,13 +68,13 @@ def anybody(count: int, colluders: int, groups: int, honest: int) -> float:
 
 
 def _sizes(count: int, groups: int) -> tuple[tuple[int, int], ...]:
-    """The sizes of so many groups, and how many have each."""
+    """Return the sizes of so many groups, and how many have each."""
     size, more = divmod(count, groups)
     return ((size, groups - more), (size + 1, more)) if more else ((size, groups),)
 
 
 def over(chance: float, rounds: int) -> float:
-    """The chance of at least one such round in so many fresh draws.
+    """Return the chance of at least one such round in so many fresh draws.
 
     >>> f"{over(0.1088, 20):.2f}"
     '0.90'

@@ -67,14 +67,14 @@ class SecAggMessage:
         KINDS[kind] = cls
 
     def to_bytes(self) -> bytes:
-        """The message as it travels; `Malformed` where a field does not fit."""
+        """Return the message as it travels; `Malformed` where a field does not fit."""
         # fields come first among the attributes; what a property worked out once lies after them
         fields = zip(self.form, vars(self).values(), strict=False)
         return b"".join((HEAD, bytes([self.kind]), *(form.write(value) for form, value in fields)))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """The message in some bytes; `Malformed` where they are anything else."""
+        """Return the message in some bytes; `Malformed` where they are anything else."""
         message = read(data)
         if not isinstance(message, cls):
             raise Malformed(f"a {type(message).__name__}; {cls.__name__} is required here")
@@ -110,7 +110,7 @@ class PublicKeys:
         return b"".join(form.write(value) for form, value in zip(_KEYS, values, strict=True))
 
     def statement(self, context: bytes) -> bytes:
-        """What the client signs: its keys together with the digest of the terms."""
+        """Return what the client signs: its keys together with the digest of the terms."""
         return framed(b"muster secagg keys", context, self.keys)
 
 
@@ -330,7 +330,7 @@ CLIENT_KINDS = frozenset(
 
 
 def read(data: bytes) -> SecAggMessage:
-    """The message in some bytes, whatever its kind; `Malformed` where there is none.
+    """Return the message in some bytes, whatever its kind; `Malformed` where there is none.
 
     >>> read(Quit("STOPPED").to_bytes())
     Quit(reason='STOPPED')

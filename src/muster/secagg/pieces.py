@@ -60,7 +60,7 @@ def sent(said: Shares, dealer: int, holders: Integers, place: int, threshold: in
 
 
 def opened(binding: Binding, secret: bytes, way: tuple[int, int], piece: bytes) -> Held | None:
-    """The shares `(2, 22)` in a piece, where they are what their dealer bound itself to.
+    """Return the shares `(2, 22)` in a piece, where they are what their dealer bound itself to.
 
     `secret` is what dealer and holder agreed on for their channel, `way` their indices. None where
     the shares cannot be unsealed, are not those behind their leaves, or lie on no polynomial.
@@ -80,7 +80,7 @@ def opened(binding: Binding, secret: bytes, way: tuple[int, int], piece: bytes) 
 
 
 def values_in(piece: bytes) -> bytes:
-    """The values of the dealer's proof at the holder's point, as they lie in a piece."""
+    """Return the values of the dealer's proof at the holder's point, as they lie in a piece."""
     return piece[PIECE - VALUES :]
 
 

@@ -34,7 +34,7 @@ class IntegerRing:
 
     @classmethod
     def of(cls, count: int, most: int) -> IntegerRing:
-        """The narrowest ring in which `count` values of at most `most` cannot overflow.
+        """Return the narrowest ring in which `count` values of at most `most` cannot overflow.
 
         count · most < 2^bits, proven here once for all vectors; raises `PlanError` where no word
         has so many bits (or there is nothing to sum).
@@ -53,7 +53,7 @@ class IntegerRing:
         return np.dtype("<u4" if self.bits <= 32 else "<u8")
 
     def zeros(self, size: int) -> Words:
-        """A vector of zeros `(size,)`."""
+        """Return a vector of zeros `(size,)`."""
         return np.zeros(size, self.dtype)
 
     def nbytes(self, size: int) -> int:
@@ -65,7 +65,7 @@ class IntegerRing:
         vector &= self.dtype.type((1 << self.bits) - 1)
 
     def pack(self, vector: Words) -> bytes:
-        """A reduced vector `(size,)` as bytes."""
+        """Return a reduced vector `(size,)` as bytes."""
         lanes, run = self._lanes, self._run(len(vector))
         rows = self.zeros(lanes * run)
         rows[: len(vector)] = vector
@@ -168,7 +168,7 @@ class Frame:
         return max(*(span.high - span.low for span in self.spans), digit)
 
     def flatten(self, fields: Mapping[str, NDArray[Any]], weight: int = 1) -> NDArray[np.uint64]:
-        """One client's fields, `(size,)` or `(1, size)` integers each, as one vector.
+        """Return one client's fields, `(size,)` or `(1, size)` integers each, as one vector.
 
         Raises `PlanError` for a field that is missing, no integer, of another size or out of its
         range, or a weight above the cap.
@@ -183,7 +183,7 @@ class Frame:
         return np.concatenate([*parts, np.array(digits, np.uint64)])
 
     def restore(self, total: Words, count: int) -> tuple[dict[str, NDArray[np.int64]], int]:
-        """The sums of the fields of `count` clients, and the sum of their weights."""
+        """Return the sums of the fields of `count` clients, and the sum of their weights."""
         sums, at = {}, 0
         for span in self.spans:
             part = total[at : at + span.size].astype(np.int64)

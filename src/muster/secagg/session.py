@@ -302,7 +302,7 @@ class Sum:
 
 
 def bitmap(alive: NDArray[np.bool_]) -> bytes:
-    """A set of clients as one bit for each entry of the roster.
+    """Return a set of clients as one bit for each entry of the roster.
 
     >>> bitmap(np.array([True, False, True])).hex()
     '05'
@@ -311,7 +311,7 @@ def bitmap(alive: NDArray[np.bool_]) -> bytes:
 
 
 def members(data: bytes, count: int) -> NDArray[np.bool_]:
-    """The set that a bitmap names; raises `Aborted` unless it is one of `count` bits."""
+    """Return the set that a bitmap names; raises `Aborted` unless it is one of `count` bits."""
     alive = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little").astype(np.bool_)
     if len(data) != (count + 7) // 8 or alive[count:].any():
         raise Aborted(

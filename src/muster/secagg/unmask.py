@@ -67,7 +67,7 @@ def unmask(
 
 
 def _kept_back(cohort: SessionMembers, good: Set, members: Set, spoke: Set) -> dict[int, str]:
-    """Who spoke, and opened no number of the field where it holds a share of a member."""
+    """Return who spoke, and opened no number of the field where it holds a share of a member."""
     table, lied = cohort.graph.table, dict[int, str]()
     none = ~good.reshape(table.shape) & members[table] & spoke[:, None]
     for holder in np.flatnonzero(none.any(1)).tolist():
@@ -83,7 +83,7 @@ def _secrets(
     opened: tuple[Shares, Set],
     lied: dict[int, str],
 ) -> list[bytes]:
-    """The secret of every dealer; the holders whose shares were wrong go to those who lied.
+    """Return the secret of every dealer; the holders whose shares were wrong go to those who lied.
 
     `opened` are the shares, and which of them are numbers of the field. All who can be caught are
     caught before the session is given up: a liar is left out of the next one, so liars cost no more
@@ -157,7 +157,7 @@ def _combined(
 
 
 def _fits(entry: PublicKeys, alive: bool, secret: bytes) -> bool:
-    """Whether a secret is the private half of what its owner signed."""
+    """Return whether a secret is the private half of what its owner signed."""
     if alive:
         return commitment(secret) == entry.commitment
     return PrivateKey(secret).public == entry.mask_key

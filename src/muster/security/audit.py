@@ -190,7 +190,7 @@ class AuditLog:
 
 
 def redacted(details: Mapping[str, Any]) -> dict[str, Any]:
-    """The details as plain JSON. Raises `AuditError` for what could hold a training row.
+    """Return the details as plain JSON. Raises `AuditError` for what could hold a training row.
 
     Text up to 2 kB, whole numbers, finite numbers, booleans, None, and short nests of them; no
     bytes, no arrays, no list of fractions.

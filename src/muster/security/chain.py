@@ -50,7 +50,7 @@ class Verified(NamedTuple):
 
 
 def entries(path: str | Path) -> Iterator[dict[str, Any]]:
-    """Every entry in order, each checked. Raises `AuditError` at the first bad line."""
+    """Yield every entry in order, each checked. Raises `AuditError` at the first bad line."""
     return (entry for entry, _ in _chain(Path(path)))
 
 
@@ -87,7 +87,7 @@ def verify(
 
 
 def _chain(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    """Every entry with the head after it."""
+    """Yield every entry with the head after it."""
     try:
         file = path.open("rb")
     except OSError as error:
@@ -140,7 +140,7 @@ def parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
 
 
 def genesis(path: Path, entry: dict[str, Any], wanted: Any) -> dict[str, str]:
-    """The purpose and id that a first entry binds, when they are the wanted ones."""
+    """Return the purpose and id that a first entry binds, when they are the wanted ones."""
     facts = entry["details"]
     named = isinstance(facts, dict) and facts.keys() == {"purpose", "id"}
     held = (facts["purpose"], facts["id"]) if named else ("", "")
@@ -156,12 +156,12 @@ def genesis(path: Path, entry: dict[str, Any], wanted: Any) -> dict[str, str]:
 
 
 def root(purpose: str, id: str) -> str:
-    """What the first line of a log names as the line before it."""
+    """Return what the first line of a log names as the line before it."""
     return sha256(json.dumps(["muster audit 1", purpose, id]).encode()).hexdigest()
 
 
 def written(given: tuple[Any, ...]) -> bytes:
-    """The bytes of a line with these fields, in the order of `FIELDS`."""
+    """Return the bytes of a line with these fields, in the order of `FIELDS`."""
     entry = dict(zip(FIELDS, given, strict=True))
     body = json.dumps(entry, separators=(",", ":")).encode()
     return body[:-1] + b',"hash":"' + sha256(body).hexdigest().encode() + b'"}\n'

@@ -127,7 +127,7 @@ class Grant:
 
 
 def check_name(name: str) -> str:
-    """The name, when it may stand in a certificate.
+    """Return the name, when it may stand in a certificate.
 
     >>> check_name("st-mary")
     'st-mary'
@@ -140,12 +140,12 @@ def check_name(name: str) -> str:
 
 
 def holder(pem: bytes) -> Identity:
-    """Who a certificate (PEM) speaks for; its signature is not looked at."""
+    """Return who a certificate (PEM) speaks for; its signature is not looked at."""
     return _identity(pem, x509.load_pem_x509_certificate)
 
 
 def peer_identity(der: bytes) -> Identity:
-    """Who the other end of a connection is: `peer_identity(ssl_object.getpeercert(True))`.
+    """Return who the other end of a connection is: `peer_identity(ssl_object.getpeercert(True))`.
 
     TLS has checked signature, chain and dates; whether it is revoked is for `admit`.
     """
@@ -153,7 +153,7 @@ def peer_identity(der: bytes) -> Identity:
 
 
 def admit(who: Identity, role: str, revoked: frozenset[int], now: datetime) -> Identity:
-    """The identity, when it may be served now; checked on every request.
+    """Return the identity, when it may be served now; checked on every request.
 
     Raises `IdentityError` when it has another role, is revoked, or has expired meanwhile.
     """
@@ -221,7 +221,7 @@ def _identity(data: bytes, load: Callable[[bytes], x509.Certificate]) -> Identit
 
 
 def organisations(subject: x509.Name) -> list[Any]:
-    """The organisations that a subject names, as they stand in it."""
+    """Return the organisations that a subject names, as they stand in it."""
     return [part.value for part in subject.get_attributes_for_oid(ORGANISATION)]
 
 
@@ -236,7 +236,7 @@ def _facts(found: x509.Certificate) -> tuple[list[str], list[Any], int, datetime
 
 
 def parsed(parse: Callable[[bytes], Any], data: bytes, what: str) -> Any:
-    """What some bytes hold; an `IdentityError` when they cannot be read."""
+    """Return what some bytes hold; an `IdentityError` when they cannot be read."""
     try:
         return parse(data)
     except UNREADABLE as error:
@@ -244,13 +244,13 @@ def parsed(parse: Callable[[bytes], Any], data: bytes, what: str) -> Any:
 
 
 def certificate(pem: bytes) -> x509.Certificate:
-    """The certificate in some PEM."""
+    """Return the certificate in some PEM."""
     found: x509.Certificate = parsed(x509.load_pem_x509_certificate, pem, "the certificate")
     return found
 
 
 def general_name(host: str) -> x509.GeneralName:
-    """A DNS name or IP address, as a certificate has it."""
+    """Return a DNS name or IP address, as a certificate has it."""
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
@@ -262,7 +262,7 @@ def general_name(host: str) -> x509.GeneralName:
 
 
 def _address(server: str) -> str:
-    """The host of an https address."""
+    """Return the host of an https address."""
     try:
         host, _ = urlsplit(server).hostname, urlsplit(server).port
     except ValueError:

@@ -80,7 +80,7 @@ def malformed(name: str, value: Any, required: str) -> NoReturn:
 
 
 def shown(value: Any) -> str:
-    """A value as an error may quote it: short and printable."""
+    """Return a value as an error may quote it: short and printable."""
     if isinstance(value, str | bytes):
         return ascii(value[:60])
     if isinstance(value, int | float | None) and -1e18 < (value or 0) < 1e18:

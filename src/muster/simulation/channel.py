@@ -71,7 +71,7 @@ class SharedParameters:
 
     @classmethod
     def holding(cls, tree: Any) -> SharedParameters:
-        """A new board for trees like this one."""
+        """Return a new board for trees like this one."""
         return cls(tree_map(Shape, tree))
 
     def write(self, tree: Any) -> None:
@@ -80,7 +80,7 @@ class SharedParameters:
             self._views[name][...] = leaf
 
     def read(self) -> Any:
-        """The tree, as views of the board."""
+        """Return the tree, as views of the board."""
         return rebuild(self.template, self._views)
 
     def close(self) -> None:

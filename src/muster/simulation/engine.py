@@ -46,7 +46,7 @@ class Choice:
 
 
 def choose(plan: Plan, population: Population, cohort: int, engine: str = "auto") -> Choice:
-    """The choice for cohorts of about so many clients.
+    """Return the choice for cohorts of about so many clients.
 
     Raises `PlanError` for an engine that this task does not have.
     """
@@ -83,13 +83,13 @@ def choose(plan: Plan, population: Population, cohort: int, engine: str = "auto"
 
 
 def grouped(engine: str, plan: Plan) -> bool:
-    """Whether an engine trains the clients of a piece as one group."""
+    """Return whether an engine trains the clients of a piece as one group."""
     fused = engine == "fused" and cast("Fusing", plan.task).fuses == "cohort"
     return engine == "matrix" or fused
 
 
 def _best(plan: Plan, step: float, sizes: np.ndarray) -> tuple[str, str]:
-    """The best engine of those the task has, and a sentence."""
+    """Return the best engine of those the task has, and a sentence."""
     has = plan.task.engines
     flops = f"{step / 1e6:.3g} MFLOP a step"
     ragged = plan.local.batch is None and int(sizes.max()) > 2 * int(sizes.min())

@@ -30,7 +30,7 @@ class Origin(NamedTuple):
 
 
 def load(origin: Origin) -> ModuleType:
-    """The module, from `sys.modules`, its file or the import path.
+    """Return the module, from `sys.modules`, its file or the import path.
 
     Raises `PlanError` for a file that does not exist.
     """
@@ -45,7 +45,7 @@ def load(origin: Origin) -> ModuleType:
 
 
 def _importable(name: str, path: Path) -> ModuleType | None:
-    """The module by its name, where the import path leads to this very file."""
+    """Return the module by its name, where the import path leads to this very file."""
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
@@ -56,7 +56,7 @@ def _importable(name: str, path: Path) -> ModuleType | None:
 
 
 def _executed(name: str, path: Path) -> ModuleType:
-    """The file as a module of this name."""
+    """Return the file as a module of this name."""
     loader = _Fresh(name, str(path))
     spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     if spec is None or path.suffix != ".py":
@@ -83,7 +83,7 @@ class _Fresh(SourceFileLoader):
 
 
 def travels(value: Any) -> bytes | None:
-    """The value pickled, or None where it refers to `__main__`, a lambda or a closure."""
+    """Return the value pickled, or None where it refers to `__main__`, a lambda or a closure."""
     try:
         data = pickle.dumps(value, protocol=5)
     except (pickle.PicklingError, AttributeError, TypeError):
@@ -94,7 +94,7 @@ def travels(value: Any) -> bytes | None:
 
 
 def origins(data: bytes) -> tuple[Origin, ...]:
-    """The modules outside muster that a pickled value may refer to, with their files."""
+    """Return the modules outside muster that a pickled value may refer to, with their files."""
     words = {a for _, a, _ in pickletools.genops(data) if isinstance(a, str)}
     names = {part for word in words for part in word.split(" ")}
     modules = ((name, sys.modules[name]) for name in sorted(names & set(sys.modules)))

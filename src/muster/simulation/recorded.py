@@ -35,7 +35,7 @@ class RecordedSums:
         trained: Callable[[Cohort], Iterator[Answer]],
         gone: Set[ClientId] = frozenset(),
     ) -> Iterator[Answer]:
-        """One reply for each sum that was opened, of those in it."""
+        """Yield one reply for each sum that was opened, of those in it."""
         for note in self.notes.get(round, ()):
             counted = set(note["clients"]) - gone
             part = Cohort(tuple(client for client in cohort.clients if client in counted))

@@ -123,7 +123,7 @@ def _serve(
 
 
 def _said(side: Any, heard: SecAggMessage | None) -> list[SecAggMessage]:
-    """What a client says to what it hears."""
+    """Return what a client says to what it hears."""
     said, action = [], side.send(heard)
     while not isinstance(action, Await):
         if isinstance(action, Say):
@@ -153,7 +153,7 @@ class SimulatedSecAgg:
         trained: Callable[[Cohort], Iterator[Answer]],
         gone: Set[ClientId] = frozenset(),
     ) -> Iterator[Answer]:
-        """One reply from each group, of its survivors; where there is none, why not.
+        """Yield one reply from each group, of its survivors; where there is none, why not.
 
         `trained` gives single clients' replies, asked for when their vectors are due; those in
         `gone` are not there at all. Groups are drawn from the plan's seed.
@@ -176,7 +176,7 @@ class SimulatedSecAgg:
         trained: Iterator[Answer],
         gone: Set[ClientId],
     ) -> Iterator[Answer]:
-        """One session."""
+        """Yield one session."""
         terms = session_terms(
             plan,
             len(cohort.clients),
@@ -217,7 +217,7 @@ class _RoundNotes:
     public: list[Reply] = field(default_factory=list)
 
     def rows(self, trained: Iterator[Answer]) -> Iterator[tuple[str, Any]]:
-        """Each trained client's vector, by the name it has in the session."""
+        """Yield each trained client's vector, by the name it has in the session."""
         frame, dtype = self.plan.frame, self.terms.ring.dtype
         assert self.plan.secure is not None
         for answer in trained:
@@ -251,7 +251,7 @@ def _hash(text: str) -> bytes:
 
 
 def _digest(sent: Sent) -> bytes:
-    """The hash of everything the cohort received."""
+    """Return the hash of everything the cohort received."""
     found = sha256()
     for name, leaf in leaves(sent):
         array = np.ascontiguousarray(leaf)

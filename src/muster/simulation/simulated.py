@@ -30,7 +30,7 @@ class Executor(Protocol):
     """Who does the work: this process, or a pool."""
 
     def perform(self, sent: Sent, pieces: Iterable[WorkUnit]) -> Iterator[WorkResult]:
-        """What became of each piece, in order."""
+        """Yield what became of each piece, in order."""
 
     def measure(
         self, sent: Sent, clients: Iterable[tuple[ClientId, Memory | None]], round: int = 0
@@ -146,7 +146,7 @@ class Simulation:
             yield answer
 
     def _trained(self, cohort: Cohort, sent: Sent, round: int) -> Iterator[Answer]:
-        """The work, piece by piece, as it is asked for."""
+        """Yield the work, piece by piece, as it is asked for."""
         for done in self._hands.perform(sent, self._pieces(cohort, round)):
             for client, memory in done.memories.items():
                 self._store.remember(round, client, dict(leaves(memory)))
@@ -176,7 +176,7 @@ class Simulation:
             yield WorkUnit(round, n, clients, counts, places, memories)
 
     def memories(self, clients: Sequence[ClientId]) -> dict[ClientId, Memory] | None:
-        """What these clients remember, the blank memory for those that never took part."""
+        """Return what these clients remember, the blank memory for those that never took part."""
         if self._blank is None:
             return None
         return self._rebuilt(clients, self._store.memory(clients))

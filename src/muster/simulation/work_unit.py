@@ -36,7 +36,7 @@ class WorkUnit:
     memories: tuple[Memory, ...] | None
 
     def without(self, clients: Collection[ClientId]) -> WorkUnit:
-        """The piece without some of its clients."""
+        """Return the piece without some of its clients."""
         keep = [i for i, client in enumerate(self.clients) if client not in clients]
         return WorkUnit(
             self.round,
@@ -95,7 +95,7 @@ def perform(
 def _groups(
     plan: Plan, engine: str, population: Population, piece: WorkUnit, failed: list[Failed] | None
 ) -> Iterator[Group]:
-    """The groups that train together, of clients whose rows are good."""
+    """Yield the groups that train together, of clients whose rows are good."""
     if not piece.clients:
         return
     try:
@@ -117,7 +117,7 @@ def _groups(
 
 
 def _rows(plan: Plan, population: Population, clients: Sequence[ClientId]) -> Rows:
-    """The clients' rows; those loaded on demand are seen here for the first time."""
+    """Return the clients' rows; those loaded on demand are seen here for the first time."""
     data = population.gather(clients)
     if population.is_lazy:
         for start, size in zip(data.starts.tolist(), data.sizes.tolist(), strict=True):
@@ -155,7 +155,7 @@ def _attempt(
 
 
 def _trained(plan: Plan, engine: str, sent: Sent, round: int, group: Group) -> tuple[Outcome, str]:
-    """The outcome of a group, and why its clients were trained one by one, if they were.
+    """Return the outcome of a group, and why its clients were trained one by one, if they were.
 
     A group may fail where none of its clients does: the user's model may do in training what vmap
     has no rule for. Then nobody is to blame, and what each did alone counts. Every group is tried
@@ -174,7 +174,7 @@ def _trained(plan: Plan, engine: str, sent: Sent, round: int, group: Group) -> t
 
 
 def _together(outcomes: Sequence[Outcome]) -> Outcome:
-    """The outcomes of clients that trained one by one, as that of their group."""
+    """Return the outcomes of clients that trained one by one, as that of their group."""
     first = outcomes[0]
     memories = [memory for one in outcomes for memory in one.memories or ()]
     return Outcome(
@@ -195,7 +195,7 @@ def _text(error: Exception) -> str:
 
 
 def _edges(places: Sequence[int], block: int) -> list[int]:
-    """Where among clients at these places each block begins."""
+    """Return where among clients at these places each block begins."""
     if places[-1] - places[0] == len(places) - 1:  # nobody is absent
         return [0, *range(block - places[0] % block, len(places), block)]
     at = [place // block for place in places]
@@ -203,7 +203,7 @@ def _edges(places: Sequence[int], block: int) -> list[int]:
 
 
 def _norms(plan: Plan, sent: Sent, outcome: Outcome) -> tuple[tuple[ClientId, float], ...]:
-    """How long each client's update is; nobody's where that is to be hidden."""
+    """Return how long each client's update is; nobody's where that is to be hidden."""
     if not shows_norms(plan):
         return ()
     contract = plan.stages.now(sent.stages)[-1]

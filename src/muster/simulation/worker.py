@@ -86,7 +86,7 @@ def main(fd: int, lifeline: int) -> None:
 
 
 def _unpacked(setup: Setup) -> tuple[Plan, Population]:
-    """The plan and the population, with the parent's import path."""
+    """Return the plan and the population, with the parent's import path."""
     sys.path.extend(folder for folder in setup.path if folder not in sys.path)
     for origin in setup.origins:
         load(origin)

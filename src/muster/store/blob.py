@@ -26,7 +26,7 @@ SPACED = (", ", ": ")  # of the JSON header
 
 
 def plain(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """The arrays as contiguous NumPy ones; nothing is copied that is so already.
+    """Return the arrays as contiguous NumPy ones; nothing is copied that is so already.
 
     >>> plain({"a": 1.5})["a"].shape
     ()
@@ -41,7 +41,7 @@ def write_file(arrays: Mapping[str, Any], path: Path) -> None:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The arrays of a file as `write_file` writes it, each copied once and aligned.
+    """Return the arrays of a file as `write_file` writes it, each copied once and aligned.
 
     Raises `DataError` for a file that is none, and `OSError`.
     """

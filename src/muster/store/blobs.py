@@ -51,10 +51,10 @@ class Blobs(Protocol):
     """
 
     def size(self, name: str) -> int | None:
-        """The bytes of a finished blob, or None."""
+        """Return the bytes of a finished blob, or None."""
 
     def held(self, name: str) -> int:
-        """The bytes that are there of an unfinished blob; 0 for none, or a finished one."""
+        """Return the bytes that are there of an unfinished blob; 0 for none, or a finished one."""
 
     def append(self, name: str, offset: int, data: bytes | memoryview) -> int:
         """Add bytes at the end, which must be at `offset`; the new end.
@@ -75,17 +75,17 @@ class Blobs(Protocol):
         """Bytes `begin` to `end` in pieces of at most 1 MiB; of an unfinished blob, what it has."""
 
     def whole(self, name: str, *, known: bool = False) -> mmap.mmap | bytes | bytearray:
-        """A finished blob, checked against the digest in its name unless that is `known`."""
+        """Return a finished blob, checked against the digest in its name unless that is `known`."""
 
     def names(self, prefix: str) -> list[str]:
-        """The sorted names that begin so, finished or not."""
+        """Return the sorted names that begin so, finished or not."""
 
     def room(self) -> int:
-        """The bytes that are free."""
+        """Return the bytes that are free."""
 
 
 def model_name(digest: str) -> str:
-    """The blob of a model.
+    """Return the blob of a model.
 
     >>> model_name("0" * 64)[:12]
     'model-000000'
@@ -94,7 +94,7 @@ def model_name(digest: str) -> str:
 
 
 def update_name(round: int, client: ClientId, digest: str, kind: str = "update") -> str:
-    """The blob of a client's update to a round; `kind` is "masked" for one that is hidden.
+    """Return the blob of a client's update to a round; `kind` is "masked" for one that is hidden.
 
     >>> update_name(3, "a", "0" * 64)[:32]
     'update-000003-ac8d8342bbb2362d-0'
@@ -104,7 +104,7 @@ def update_name(round: int, client: ClientId, digest: str, kind: str = "update")
 
 
 def update_round(name: str) -> int | None:
-    """The round of an update's blob; None for the name of anything else.
+    """Return the round of an update's blob; None for the name of anything else.
 
     >>> update_round(update_name(3, "a", "0" * 64)), update_round("model-x")
     (3, None)
@@ -114,7 +114,7 @@ def update_round(name: str) -> int | None:
 
 
 def misplaced(name: str, offset: int, held: int) -> RunError:
-    """The error of bytes that do not begin where a blob ends."""
+    """Return the error of bytes that do not begin where a blob ends."""
     return RunError(
         f"bytes from {offset} on were given for the blob {name}, which holds {held}; go on from "
         f"{held}"
@@ -150,11 +150,11 @@ class Files:
                 self._sync(self.folder.parent)
 
     def size(self, name: str) -> int | None:
-        """The bytes of a finished blob, or None."""
+        """Return the bytes of a finished blob, or None."""
         return _size(self._path(name))
 
     def held(self, name: str) -> int:
-        """The bytes that are there of an unfinished blob."""
+        """Return the bytes that are there of an unfinished blob."""
         return 0 if self.size(name) is not None else _size(self._part(name)) or 0
 
     def append(self, name: str, offset: int, data: bytes | memoryview) -> int:
@@ -215,7 +215,7 @@ class Files:
                 yield piece
 
     def whole(self, name: str, *, known: bool = False, private: bool = False) -> mmap.mmap | bytes:
-        """A finished blob as a map of its file, checked unless its digest is `known`.
+        """Return a finished blob as a map of its file, checked unless its digest is `known`.
 
         What is written to a `private` one is seen by nobody else, and is not kept.
         """
@@ -231,13 +231,13 @@ class Files:
         return data
 
     def names(self, prefix: str) -> list[str]:
-        """The sorted names that begin so, finished or not."""
+        """Return the sorted names that begin so, finished or not."""
         with said(f"the folder {self.folder} could not be read"):
             found = {path.removesuffix(PART) for path in os.listdir(self.folder)}
         return sorted(n for n in found if n.startswith(prefix) and NAME.fullmatch(n))
 
     def room(self) -> int:
-        """The bytes that are free to this process."""
+        """Return the bytes that are free to this process."""
         with said(f"the room in {self.folder} could not be found"):
             found = os.statvfs(self.folder)
         return found.f_bavail * found.f_frsize

@@ -37,7 +37,7 @@ CREATE {temp} TABLE superseded(
 
 
 def taken(folder: Path) -> IO[str]:
-    """The lock of a folder, made if need be; held until it is closed or the process dies.
+    """Return the lock of a folder, made if need be; held until it is closed or the process dies.
 
     Raises `RunError` when another process holds it, or the folder cannot be written; `NoRoom`
     where it can be once there is room.
@@ -60,7 +60,7 @@ def taken(folder: Path) -> IO[str]:
 
 
 def opened(folder: Path, *, readonly: bool) -> sqlite3.Connection:
-    """The folder's `run.db`, made if need be unless `readonly`.
+    """Return the folder's `run.db`, made if need be unless `readonly`.
 
     Raises `RunError` for one that is missing, damaged, or from a newer version, and `NoRoom` where
     it could not be opened for want of room: nothing of it is damaged.
@@ -94,7 +94,7 @@ def opened(folder: Path, *, readonly: bool) -> sqlite3.Connection:
 
 
 def wanting(error: Any) -> bool:
-    """Whether SQLite says that it lacks room on a disk, memory, or a descriptor."""
+    """Return whether SQLite says that it lacks room on a disk, memory, or a descriptor."""
     code = getattr(error, "sqlite_errorcode", 0)
     if code == sqlite3.SQLITE_IOERR_SHMSIZE or code & 0xFF in (SQLITE_FULL, SQLITE_NOMEM):
         return True
@@ -102,7 +102,7 @@ def wanting(error: Any) -> bool:
 
 
 def lacking(error: Any, folder: Path) -> bool:
-    """The same of a database that could not be opened; what SQLite does not say is tried.
+    """Return the same of a database that could not be opened; what SQLite does not say is tried.
 
     It calls a quota, or a directory without room for a name, an error of the disk.
     """
@@ -123,7 +123,7 @@ def lacking(error: Any, folder: Path) -> bool:
 
 
 def _descriptors() -> bool:
-    """Whether this process may open one more file."""
+    """Return whether this process may open one more file."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError as error:
@@ -132,7 +132,7 @@ def _descriptors() -> bool:
 
 
 def _schema(db: sqlite3.Connection) -> int:
-    """The schema of a database, 0 for one that is empty."""
+    """Return the schema of a database, 0 for one that is empty."""
     if db.execute("SELECT name FROM sqlite_master LIMIT 1").fetchone() is None:
         return 0
     return int(db.execute("SELECT value FROM meta WHERE key='schema'").fetchone()[0])

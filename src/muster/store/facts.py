@@ -16,19 +16,19 @@ class FactStore(Protocol):
     path: Path
 
     def meta(self, key: str) -> Any:
-        """A fact, or None."""
+        """Return a fact, or None."""
 
     def note(self, **facts: Any) -> None:
         """Write facts, durable when it returns."""
 
     def history(self) -> list[dict[str, Any]]:
-        """The records of the committed rounds."""
+        """Return the records of the committed rounds."""
 
     def superseded(self) -> list[tuple[int, dict[str, Any]]]:
-        """The records that rollbacks went back before, each with the rollback's number."""
+        """Return the records that rollbacks went back before, each with the rollback's number."""
 
     def last_record(self) -> dict[str, Any]:
-        """The record of the last round that is committed."""
+        """Return the record of the last round that is committed."""
 
     def amend(self, arrays: Mapping[str, Any], **facts: Any) -> None:
         """Put another state in the place of the last, with facts, and write over what was there."""

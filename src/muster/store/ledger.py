@@ -112,7 +112,7 @@ class FederationStore(RoundTables):
         )
 
     def members(self) -> dict[str, Member]:
-        """Who enrolled, by name."""
+        """Return who enrolled, by name."""
         return self._transactions.read(seating.listed)
 
     def open(self, opened: OpenWork) -> None:
@@ -125,11 +125,11 @@ class FederationStore(RoundTables):
         self._transactions.write(f"open round {opened.round}", body)
 
     def opened(self) -> tuple[OpenWork, dict[ClientId, Assignment]] | None:
-        """What was opened last, with its seats, until the round is committed."""
+        """Return what was opened last, with its seats, until the round is committed."""
         return self._transactions.read(seating.latest)
 
     def seats(self, round: int, kind: Kind) -> dict[ClientId, Assignment]:
-        """The seats of one piece of a round that is not committed."""
+        """Return the seats of one piece of a round that is not committed."""
         return self._transactions.read(lambda c: seating.seated(c, round, kind))
 
     def invited(self, round: int, kind: Kind) -> set[ClientId]:
@@ -168,7 +168,7 @@ class FederationStore(RoundTables):
         return self._writer.submit(f"hear {word.name!r}", body)
 
     def heard(self, round: int, after: int = 0) -> list[SecAggEvent]:
-        """Some of the events of a round's secure sum behind the given one, in order."""
+        """Return some of the events of a round's secure sum behind the given one, in order."""
         return self._transactions.read(lambda c: speech.heard(c, round, after))
 
     def record(self, *transitions: Transition) -> None:
@@ -184,7 +184,7 @@ class FederationStore(RoundTables):
             job.add_done_callback(self._recorded)
 
     def transitions(self, last: int = 200) -> list[Transition]:
-        """The last steps, in order."""
+        """Return the last steps, in order."""
         return self._transactions.read(lambda c: seating.written(c, last))
 
     def wanted(self) -> str:
@@ -205,7 +205,7 @@ class FederationStore(RoundTables):
             self.note(excluded=[*map(list, known.items()), [client, why]])
 
     def excluded(self) -> dict[ClientId, str]:
-        """Who takes part no more, and why."""
+        """Return who takes part no more, and why."""
         return dict(self.meta("excluded") or ())
 
     def lead(self, stop: threading.Event) -> bool:
@@ -224,7 +224,7 @@ class FederationStore(RoundTables):
         return True
 
     def version(self) -> int:
-        """A number that grows with every write to members, openings, seats and `wanted`."""
+        """Return a number that grows with every write to members, openings, seats and `wanted`."""
         return self._transactions.read(seating.version)
 
     def beat(self, progress: Mapping[ClientId, int]) -> None:
@@ -235,7 +235,7 @@ class FederationStore(RoundTables):
             seating.beat(self._transactions, progress)
 
     def progress(self) -> dict[ClientId, int]:
-        """How far clients are, as any server last said."""
+        """Return how far clients are, as any server last said."""
         return self._transactions.read(seating.progressed) if self.shared else {**self._progress}
 
     def _recorded(self, job: Future[None]) -> None:

@@ -30,26 +30,26 @@ class MemoryStore:
         self._staged: dict[tuple[int, ClientId], dict[str, Any]] = {}
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
-        """The last committed round and its arrays."""
+        """Return the last committed round and its arrays."""
         return self._state
 
     def versions(self) -> list[int]:
-        """The committed versions whose states are kept, in order."""
+        """Return the committed versions whose states are kept, in order."""
         return sorted(self._versions)
 
     def state(self, round: int) -> dict[str, Any] | None:
-        """The arrays of a version that is kept, or None."""
+        """Return the arrays of a version that is kept, or None."""
         return self._versions[round][0] if round in self._versions else None
 
     def memory(
         self, clients: Iterable[ClientId], version: int | None = None
     ) -> dict[ClientId, dict[str, Any]]:
-        """The committed memory of these clients, now or when a version was committed."""
+        """Return the committed memory of these clients, now or when a version was committed."""
         found = self._memory if version is None else self._versions[version][1]
         return {client: found[client] for client in clients if client in found}
 
     def staged(self, round: int, clients: Iterable[ClientId]) -> dict[ClientId, dict[str, Any]]:
-        """The memory of these clients that waits for this round's commit."""
+        """Return the memory of these clients that waits for this round's commit."""
         wait = self._staged
         return {client: wait[round, client] for client in clients if (round, client) in wait}
 
@@ -99,11 +99,11 @@ class MemoryStore:
         self._records = self._records[: len(self._records) - len(later)]
 
     def superseded(self) -> list[tuple[int, dict[str, Any]]]:
-        """The records that rollbacks went back before, each with the rollback's number."""
+        """Return the records that rollbacks went back before, each with the rollback's number."""
         return list(self._superseded)
 
     def history(self) -> list[dict[str, Any]]:
-        """All records in order."""
+        """Return all records in order."""
         return list(self._records)
 
     def _last(self) -> int:

@@ -26,11 +26,11 @@ class Reserved:
     kept: int
 
     def size(self, name: str) -> int | None:
-        """The bytes of a finished blob, or None."""
+        """Return the bytes of a finished blob, or None."""
         return self.blobs.size(name)
 
     def held(self, name: str) -> int:
-        """The bytes that are there of an unfinished blob."""
+        """Return the bytes that are there of an unfinished blob."""
         return self.blobs.held(name)
 
     def append(self, name: str, offset: int, data: bytes | memoryview) -> int:
@@ -59,15 +59,15 @@ class Reserved:
         return self.blobs.read(name, begin, end)
 
     def whole(self, name: str, *, known: bool = False) -> mmap.mmap | bytes | bytearray:
-        """A finished blob, checked unless its digest is `known`."""
+        """Return a finished blob, checked unless its digest is `known`."""
         return self.blobs.whole(name, known=known)
 
     def names(self, prefix: str) -> list[str]:
-        """The sorted names that begin so, finished or not."""
+        """Return the sorted names that begin so, finished or not."""
         return self.blobs.names(prefix)
 
     def room(self) -> int:
-        """The bytes that are free, beyond those that are kept."""
+        """Return the bytes that are free, beyond those that are kept."""
         return max(0, self.blobs.room() - self.kept)
 
 

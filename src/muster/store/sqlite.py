@@ -118,13 +118,13 @@ class SQLiteStore:
             raise RunError(f"the run in {self.path} could not {deed} ({error}); {cure}") from error
 
     def meta(self, key: str) -> Any:
-        """A fact about the run (plan, engine, versions), or None."""
+        """Return a fact about the run (plan, engine, versions), or None."""
         with self._guarded("be read"):
             row = self._db.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
         return None if row is None else json.loads(row[0])
 
     def facts(self) -> dict[str, Any]:
-        """All facts about the run."""
+        """Return all facts about the run."""
         with self._guarded("be read"):
             rows = self._db.execute("SELECT key, value FROM meta").fetchall()
         return {key: json.loads(value) for key, value in rows}
@@ -152,7 +152,7 @@ class SQLiteStore:
                     raise  # else: a later round was committed, and this one's file is gone
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
-        """The last committed round and its state's arrays."""
+        """Return the last committed round and its state's arrays."""
         return self._loaded(self._row())
 
     def _row(self) -> Any:
@@ -175,7 +175,7 @@ class SQLiteStore:
         return round, arrays
 
     def versions(self) -> list[int]:
-        """The committed versions whose states are kept, in order; the last is always one."""
+        """Return the committed versions whose states are kept, in order; the last is always one."""
         with self._guarded("be read"):
             rows = self._db.execute(
                 "SELECT round FROM versions UNION SELECT round FROM state ORDER BY round"
@@ -183,7 +183,7 @@ class SQLiteStore:
             return [row[0] for row in rows]
 
     def state(self, round: int) -> dict[str, Any] | None:
-        """The arrays of a version that is kept, or None."""
+        """Return the arrays of a version that is kept, or None."""
         with self._guarded("be read"):
             row = self._db.execute(
                 "SELECT round, file, arrays FROM versions WHERE round=?1 UNION ALL "
@@ -196,7 +196,7 @@ class SQLiteStore:
     def memory(
         self, clients: Iterable[ClientId], version: int | None = None
     ) -> dict[ClientId, dict[str, Any]]:
-        """The committed memory of these clients; those without one are left out.
+        """Return the committed memory of these clients; those without one are left out.
 
         With a `version` that is kept, as it was when that was committed.
         """
@@ -204,7 +204,7 @@ class SQLiteStore:
         return self._memories(query, clients, self._round if version is None else version)
 
     def staged(self, round: int, clients: Iterable[ClientId]) -> dict[ClientId, dict[str, Any]]:
-        """The memory of these clients that waits for this round's commit."""
+        """Return the memory of these clients that waits for this round's commit."""
         return self._memories(
             "SELECT arrays FROM memory WHERE client=? AND round=?", clients, round
         )
@@ -355,7 +355,7 @@ class SQLiteStore:
             self._db.execute("BEGIN IMMEDIATE")
 
     def _blob(self, round: int, arrays: dict[str, Any]) -> tuple[str | None, bytes | None]:
-        """A state as the name of a file that holds it, or as bytes."""
+        """Return a state as the name of a file that holds it, or as bytes."""
         if sum(array.nbytes for array in arrays.values()) < LARGE:
             return None, save(arrays)
         name = f"state-{round:06d}-{checksum(arrays)}.safetensors"
@@ -392,13 +392,13 @@ class SQLiteStore:
                         erased(path)  # as an amended one would have been
 
     def last_line(self) -> str:
-        """The record of the last committed round as JSON, without the line's end."""
+        """Return the record of the last committed round as JSON, without the line's end."""
         query = "SELECT record FROM rounds ORDER BY round DESC LIMIT 1"
         with self._guarded("be read"):
             return self._line or str(self._db.execute(query).fetchone()[0])
 
     def last_record(self) -> dict[str, Any]:
-        """The record of the last committed round."""
+        """Return the record of the last committed round."""
         return self._record or dict(json.loads(self.last_line()))
 
     def rollback(self) -> None:
@@ -411,7 +411,7 @@ class SQLiteStore:
             self._sweep()
 
     def history(self) -> list[dict[str, Any]]:
-        """The records of all committed rounds in order."""
+        """Return the records of all committed rounds in order."""
         with self._guarded("be read"):
             rows = self._db.execute("SELECT record FROM rounds ORDER BY round").fetchall()
         return [json.loads(row[0]) for row in rows]

@@ -107,7 +107,7 @@ class Custom(_Own):
             raise PlanError(f"{self}: dtype must be 'float32' or 'float64'; choose one")
 
     def astype(self, dtype: str) -> Self:
-        """The same task in the other precision."""
+        """Return the same task in the other precision."""
         return dataclasses.replace(self, dtype=dtype)
 
     @property
@@ -116,7 +116,7 @@ class Custom(_Own):
         return self._started[0]
 
     def init(self, key: Key) -> tuple[Vector, Vector]:
-        """The arrays of `start()` as one vector `(d,)`, whatever the key; no buffers."""
+        """Return the arrays of `start()` as one vector `(d,)`, whatever the key; no buffers."""
         return self._started[1].copy(), np.zeros(0, self.dtype)
 
     @cached_property
@@ -137,11 +137,11 @@ class Custom(_Own):
         return 6.0 * batch * self.layout.size
 
     def arrays(self, tree: Tree) -> Tree:
-        """The tree as it is."""
+        """Return the tree as it is."""
         return tree
 
     def numpy(self, tree: Tree) -> Tree:
-        """The tree as it is."""
+        """Return the tree as it is."""
         return tree
 
     def model(self, w: Vector, buffers: Vector = None) -> dict[str, Any]:
@@ -160,7 +160,7 @@ class Custom(_Own):
         self.gradient(carry, None, Batch(None, None))
 
     def run(self, descent: Any, given: Any, carry: Any, batches: Any) -> Any:
-        """One client's round by `fit`, and the loss of what it returned by `measure`.
+        """Return one client's round by `fit`, and the loss of what it returned by `measure`.
 
         Raises `MusterError` with the traceback when `fit` raises, `DataError` when it returns
         other names or shapes than it was given.

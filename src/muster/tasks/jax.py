@@ -55,11 +55,11 @@ class _Made(Traced):
         )
 
     def draw(self, key: Key) -> dict[str, Any]:
-        """What make_params draws."""
+        """Return what make_params draws."""
         return self.make_params(jax.random.key(np.uint32(key.integer() % 2**32)))
 
     def forward(self, params: dict[str, Any], x: Any, rng: Any) -> Any:
-        """What apply says."""
+        """Return what apply says."""
         return self.apply(params, x, rng) if self.draws else self.apply(params, x)
 
 
@@ -110,7 +110,7 @@ class Model(_Made):
         )
 
     def losses(self, out: Any, y: Any) -> Any:
-        """The user's."""
+        """Return the user's."""
         return self.loss(out, y)
 
 
@@ -212,7 +212,7 @@ class SoftmaxRegression(_Classes):
         return {"weight": np.zeros((self.classes, self.features)), "bias": np.zeros(self.classes)}
 
     def forward(self, params: dict[str, Any], x: Any, rng: Any) -> Any:
-        """The scores of the classes."""
+        """Return the scores of the classes."""
         return dense(params, x.reshape(len(x), -1))
 
 
@@ -222,7 +222,7 @@ def dense(layer: dict[str, Any], x: Any) -> Any:
 
 
 def dense_params(key: Any, inputs: int, outputs: int) -> dict[str, Any]:
-    """A dense layer from a JAX key, uniform on ±1/sqrt(inputs), torch's default.
+    """Return a dense layer from a JAX key, uniform on ±1/sqrt(inputs), torch's default.
 
     >>> dense_params(jax.random.key(0), 3, 2)["weight"].shape
     (2, 3)

@@ -46,7 +46,7 @@ class Parts(NDArrayOperatorsMixin):
         return jnp.concatenate([a.reshape(-1) for a in self.arrays])
 
     def sum(self, axis: int = -1) -> Any:
-        """The sum of all coordinates."""
+        """Return the sum of all coordinates."""
         return sum(a.sum() for a in self.arrays)
 
     def __getitem__(self, place: Any) -> Any:
@@ -76,18 +76,18 @@ jax.tree_util.register_pytree_node(Parts, lambda p: (p.arrays, None), lambda _, 
 
 
 def apart(vector: Any, shapes: Any) -> Parts:
-    """A vector as tensors of these shapes."""
+    """Return a vector as tensors of these shapes."""
     ends = pairwise([0, *accumulate(map(prod, shapes))])
     return Parts(vector[a:b].reshape(s) for (a, b), s in zip(ends, shapes, strict=True))
 
 
 def join(a: Any) -> Any:
-    """The vector of parts; anything else as it is."""
+    """Return the vector of parts; anything else as it is."""
     return a.flat if isinstance(a, Parts) else a
 
 
 def like(new: Any, old: Any) -> Any:
-    """A new value in the form, parts or vector, of the old one."""
+    """Return a new value in the form, parts or vector, of the old one."""
     return Parts(old.twin(new)) if isinstance(old, Parts) else join(new)
 
 
@@ -109,7 +109,7 @@ class Steps(NamedTuple):
 
 
 def pack(batches: Any, size: int, dtype: str) -> Steps:
-    """What `muster.batches.Batches` say, for a model of so many parameters."""
+    """Return what `muster.batches.Batches` say, for a model of so many parameters."""
     steps, k, width = batches.index.shape
     count = (batches.active[:, None] > np.arange(k)).sum(0, dtype=np.int32)
     together = not batches.alone and size <= LOCKSTEP and bool((count == steps).all())
@@ -131,7 +131,7 @@ def pack(batches: Any, size: int, dtype: str) -> Steps:
 
 
 def _rows(a: Any, seen: Any, dtype: str) -> Any:
-    """The rows that are seen, in order, then zeros up to a rounded number."""
+    """Return the rows that are seen, in order, then zeros up to a rounded number."""
     rows = np.flatnonzero(seen)
     span = slice(int(rows[0]), int(rows[-1]) + 1)
     part = np.asarray(a[span] if span.stop - span.start == len(rows) else a[rows])
@@ -145,7 +145,7 @@ def _double(size: int, least: int) -> int:
 
 
 def rounded(size: int) -> int:
-    """The next size of `SIZES`.
+    """Return the next size of `SIZES`.
 
     >>> rounded(11), rounded(33)
     (12, 40)
@@ -161,12 +161,12 @@ def kind(found: Any, dtype: str) -> Any:
 
 
 def place(a: Any, dtype: str) -> Any:
-    """An array on the device in the dtype a task computes with."""
+    """Return an array on the device in the dtype a task computes with."""
     a = np.asarray(a)
     return jnp.asarray(a.astype(kind(a.dtype, dtype), copy=False))
 
 
 def pad(a: Any, more: int) -> Any:
-    """An array on the device, with so many empty clients at its end."""
+    """Return an array on the device, with so many empty clients at its end."""
     a = np.asarray(a)
     return jnp.asarray(np.concatenate([a, np.zeros((more, *a.shape[1:]), a.dtype)]) if more else a)

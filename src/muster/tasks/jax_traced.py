@@ -51,7 +51,7 @@ _sums = jax.jit(lambda keyed, w, *rows: keyed.value.sums(w, *rows), static_argnu
 
 @lru_cache(256)
 def _known(keyed: Keyed) -> tuple[Any, Layout]:
-    """The parameters as they are drawn, with shapes in place of arrays; their layout."""
+    """Return the parameters as they are drawn, with shapes in place of arrays; their layout."""
     task = keyed.value
     found: list[Any] = []
 
@@ -71,7 +71,7 @@ def _known(keyed: Keyed) -> tuple[Any, Layout]:
 
 @lru_cache(256)
 def _reads_integers(keyed: Keyed, shape: tuple[int, ...], dtype: Any) -> bool:
-    """Whether rows of whole numbers go through the model, or reals do not either."""
+    """Return whether rows of whole numbers go through the model, or reals do not either."""
     task = keyed.value
     for given, reals in ((dtype, False), (task.dtype, True)):
         x = jax.ShapeDtypeStruct((2, *shape), given)
@@ -127,7 +127,7 @@ class Traced(FunctionTask, Spelled):
         return self.forward(params, x, rng)
 
     def losses(self, out: Any, y: Any) -> Any:
-        """One loss for each row, or for each of its positions."""
+        """Return one loss for each row, or for each of its positions."""
         raise NotImplementedError
 
     @property
@@ -143,7 +143,7 @@ class Traced(FunctionTask, Spelled):
             raise PlanError(f"{self}: dtype must be 'float32' or 'float64'; choose one")
 
     def astype(self, dtype: str) -> Self:
-        """The same task in the other precision."""
+        """Return the same task in the other precision."""
         return dataclasses.replace(self, dtype=dtype)  # type: ignore[type-var]
 
     @property
@@ -177,7 +177,7 @@ class Traced(FunctionTask, Spelled):
         return 6.0 * batch * self.layout.size
 
     def arrays(self, tree: Tree) -> Tree:
-        """The tree as it is: JAX takes NumPy arrays, and `run` places them."""
+        """Return the tree as it is: JAX takes NumPy arrays, and `run` places them."""
         return tree
 
     def numpy(self, tree: Tree) -> Tree:
@@ -265,12 +265,12 @@ class Traced(FunctionTask, Spelled):
         return {"rows": float(len(x)), "loss": loss} | tally.flat()
 
     def sums(self, w: Any, x: Any, y: Any, real: Any) -> tuple[Any, Any]:
-        """The sum of the loss over the real rows, and the outputs of all, traced."""
+        """Return the sum of the loss over the real rows, and the outputs of all, traced."""
         out = self.outputs(self._params(self.parted(w).arrays), x, None)
         return jnp.where(real, _per_row(self.losses(out, y)), 0).sum(), out
 
     def parted(self, a: Any) -> Any:
-        """A vector `(d,)` as its tensors; anything else as it is."""
+        """Return a vector `(d,)` as its tensors; anything else as it is."""
         layout = self.layout
         if isinstance(a, Parts) or np.shape(a) != (layout.size,):
             return a

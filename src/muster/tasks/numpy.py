@@ -77,11 +77,11 @@ class DenseNetwork(layers.RowGradients, Spelled):
         return Layout(tuple(entries), self.dtype)
 
     def astype(self, dtype: str) -> Self:
-        """The same task in the other precision."""
+        """Return the same task in the other precision."""
         return replace(self, dtype=dtype)  # type: ignore[type-var]
 
     def init(self, key: Key) -> tuple[Any, Any]:
-        """The start `(d,)`, and no buffers `(0,)`: zeros, since a linear model is convex."""
+        """Return the start `(d,)`, and no buffers `(0,)`: zeros, since a linear model is convex."""
         x = aligned((self.layout.size,), self.dtype)
         x[...] = 0
         return x, np.zeros(0, self.dtype)
@@ -97,11 +97,11 @@ class DenseNetwork(layers.RowGradients, Spelled):
         return float(batch * (6 * sum(sizes) - 2 * sizes[0]))
 
     def arrays(self, tree: Tree) -> Tree:
-        """The tree as it is."""
+        """Return the tree as it is."""
         return tree
 
     def numpy(self, tree: Tree) -> Tree:
-        """The tree as it is."""
+        """Return the tree as it is."""
         return tree
 
     def model(self, w: Any, buffers: Any = None) -> dict[str, Any]:
@@ -129,11 +129,11 @@ class DenseNetwork(layers.RowGradients, Spelled):
         return np.concatenate(parts)
 
     def loop(self, step: Callable[[Tree, Batch], Tree], carry: Tree, batches: Batches) -> Tree:
-        """A Python loop."""
+        """Return a Python loop."""
         return fold(step, carry, batches)
 
     def run(self, descent: Any, given: Tree, carry: Tree, batches: Batches) -> Tree:
-        """All steps, few clients at a time (`numpy_walk.py`)."""
+        """Return all steps, few clients at a time (`numpy_walk.py`)."""
         with np.errstate(all="ignore"):
             if not batches.alone and len(carry.w) <= walk.together(carry.w):
                 batches = gather(batches, walk.ROWS, layers.scratch)
@@ -283,7 +283,7 @@ class MLP(DenseNetwork):
         return tuple(self.sizes)
 
     def init(self, key: Key) -> tuple[Any, Any]:
-        """The start `(d,)`, uniform on ±1/sqrt(fan-in) as torch's `Linear`, and no buffers.
+        """Return the start `(d,)`, uniform on ±1/sqrt(fan-in) as torch's `Linear`, and no buffers.
 
         Drawn in the order of the layout in float64, so that both precisions start alike.
         """

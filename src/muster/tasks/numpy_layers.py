@@ -80,7 +80,7 @@ scratch = _Scratch()
 
 
 def views(w: Any, widths: tuple[int, ...]) -> Layers:
-    """The layers of `w` `(clients, d)`, by layer weight `(out, in)` and then bias, as views.
+    """Return the layers of `w` `(clients, d)`, by layer weight `(out, in)` and then bias, as views.
 
     >>> [part.shape for part in views(np.zeros((4, 8)), (3, 2))[0]]
     [(4, 2, 3), (4, 2)]
@@ -95,7 +95,7 @@ def views(w: Any, widths: tuple[int, ...]) -> Layers:
 
 
 def forward(layers: Layers, x: Any, activation: str) -> tuple[list[Any], Any]:
-    """The inputs of every layer, `(clients, rows, in)` each, and the outputs of the last.
+    """Return the inputs of every layer, `(clients, rows, in)` each, and the outputs of the last.
 
     The outputs stand as `(outputs, clients, rows)`, in scratch.
     """
@@ -217,7 +217,7 @@ class RowGradients:
         return g, losses.copy()
 
     def clipped(self, w: Any, buffers: Any, batch: Batch, bound: float) -> tuple[Any, Any]:
-        """The sum of the rows' gradients, clipped one by one, like `w`; the mean loss."""
+        """Return the sum of the rows' gradients, clipped one by one, like `w`; the mean loss."""
         many = w.reshape(-1, w.shape[-1])
         g, mine = aligned(many.shape, many.dtype), views(many, self.widths)
         with np.errstate(all="ignore"):
@@ -281,7 +281,7 @@ def _forward_limit(rows: int, fan: int) -> int:
 
 @lru_cache(maxsize=64)
 def _ones(rows: int, dtype: Any) -> Any:
-    """A product with ones sums ten rows faster than a sum does."""
+    """Return a product with ones sums ten rows faster than a sum does."""
     return np.ones(rows, dtype)
 
 

@@ -31,7 +31,7 @@ ROWS = 1 << 23  # bytes of rows that are taken at once
 
 
 def together(w: Any) -> int:
-    """How many clients of `w` `(clients, d)` fit `CACHE`; at least one.
+    """Return how many clients of `w` `(clients, d)` fit `CACHE`; at least one.
 
     >>> together(np.zeros((5, 1 << 17), "float32"))
     2
@@ -40,7 +40,7 @@ def together(w: Any) -> int:
 
 
 def chunks(w: Any) -> Iterator[slice]:
-    """The clients of `w` in order, as many at a time as fit.
+    """Yield the clients of `w` in order, as many at a time as fit.
 
     >>> list(chunks(np.zeros((3, 1 << 17), "float32")))
     [slice(0, 2, None), slice(2, 3, None)]
@@ -65,7 +65,7 @@ def walk(descent: Any, given: Tree, carry: Tree, batches: Batches) -> Tree:
 
 
 def _of(batches: Batches, rows: slice) -> Batches:
-    """The steps of these clients alone."""
+    """Return the steps of these clients alone."""
     active = np.clip(batches.active - rows.start, 0, rows.stop - rows.start)
     steps = int(np.count_nonzero(active))  # falling, so those that take part come first
     mine = (slice(steps), rows)
@@ -80,7 +80,7 @@ def _of(batches: Batches, rows: slice) -> Batches:
 
 
 def sweeps(widths: tuple[int, ...], l2: float, batches: Batches) -> bool:
-    """Whether a sweep is possible: one layer, no penalty, and rows gathered for a matrix."""
+    """Return whether a sweep is possible: one layer, no penalty, and rows gathered for a matrix."""
     return len(widths) == 2 and not l2 and batches.gathered
 
 

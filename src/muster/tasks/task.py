@@ -55,7 +55,7 @@ class FunctionTask:
         return Keyed(self, self.mark)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The fields alone travel: another process finds out for itself what it needs."""
+        """Return the fields alone travel: another process finds out for itself what it needs."""
         return {field.name: getattr(self, field.name) for field in fields(cast("Any", self))}
 
 
@@ -73,7 +73,7 @@ class Keyed:
 
 
 def name_of(function: Any) -> str:
-    """What a sentence calls a function: its name, or that of what a partial calls.
+    """Return what a sentence calls a function: its name, or that of what a partial calls.
 
     >>> name_of(name_of), name_of(partial(name_of, 1))
     ('name_of', 'partial(name_of)')
@@ -93,11 +93,11 @@ class RowLoss:
     kind: ClassVar[Literal["softmax", "sigmoid", "numbers"]]  # of outputs (`metrics.Head`)
 
     def total(self, z: Any, y: Any) -> float:
-        """The sum over the rows of `z` `(outputs, rows)`, in float64; `z` is overwritten."""
+        """Return the sum over the rows of `z` `(outputs, rows)`, in float64; `z` is overwritten."""
         return float(self.slope(z, y).sum(dtype=np.float64))
 
     def predict(self, z: Any) -> Any:
-        """What the outputs say about each row."""
+        """Return what the outputs say about each row."""
         raise NotImplementedError
 
     def check(self, y: Any, outputs: int) -> None:
@@ -130,7 +130,7 @@ class CrossEntropy(RowLoss):
         return np.log(total) - right.reshape(total.shape)
 
     def predict(self, z: Any) -> Any:
-        """The likeliest class."""
+        """Return the likeliest class."""
         return z.argmax(0)
 
     def check(self, y: Any, outputs: int) -> None:
@@ -188,7 +188,7 @@ class Squares(RowLoss):
         return losses
 
     def predict(self, z: Any) -> Any:
-        """The outputs themselves: `(rows,)` for one, else `(rows, outputs)`."""
+        """Return the outputs themselves: `(rows,)` for one, else `(rows, outputs)`."""
         return z[0] if len(z) == 1 else z.T
 
     def check(self, y: Any, outputs: int) -> None:

@@ -89,7 +89,7 @@ class _Torch(by_row.RowGradients, FunctionTask, Spelled):
             raise PlanError(f"{self}: dtype must be 'float32' or 'float64'")
 
     def astype(self, dtype: str) -> Any:
-        """The same task in another precision."""
+        """Return the same task in another precision."""
         return dataclasses.replace(self, dtype=dtype)  # type: ignore[type-var]
 
     @property
@@ -137,14 +137,14 @@ class _Torch(by_row.RowGradients, FunctionTask, Spelled):
         return module
 
     def init(self, key: Key) -> tuple[Vector, Vector]:
-        """The start as torch's layers draw it, and the buffers, as NumPy vectors."""
+        """Return the start as torch's layers draw it, and the buffers, as NumPy vectors."""
         module = self.build(key.integer())
         tensors = {n: t.detach().numpy() for n, t in module.named_parameters()}
         tensors |= {n: t.numpy() for n, t in module.named_buffers()}
         return self.layout.flat(tensors), self.layout.flat(tensors, "buffer")
 
     def model(self, w: Vector, buffers: Vector) -> Any:
-        """A fresh module with these weights, in evaluation mode."""
+        """Return a fresh module with these weights, in evaluation mode."""
         module = self.build().to(self.device)
         w, buffers = self.arrays((w, buffers))
         values = self.layout.named(w) | self.layout.named(buffers, "buffer")
@@ -193,7 +193,7 @@ class _Torch(by_row.RowGradients, FunctionTask, Spelled):
         return tree_map(self._tensor, tree)
 
     def numpy(self, tree: Tree) -> Tree:
-        """The inverse of `arrays`."""
+        """Return the inverse of `arrays`."""
         return tree_map(_to_numpy, tree)
 
     def _tensor(self, a: Any) -> Any:
@@ -231,14 +231,14 @@ class _Torch(by_row.RowGradients, FunctionTask, Spelled):
         return here.whole(grads, w), loss, buffers
 
     def descend(self, w: Vector, buffers: Vector, batch: Batch, rate: float) -> Any:
-        """One step of plain SGD in place; returns the loss."""
+        """Return one step of plain SGD in place; returns the loss."""
         grads, moved, loss = flat(self).gradients(w, buffers, batch)
         with torch.no_grad():
             torch._foreach_add_(moved, grads, alpha=-float(rate))
         return loss
 
     def loop(self, step: Callable[[Tree, Batch], Tree], carry: Tree, batches: Any) -> Tree:
-        """A Python loop."""
+        """Return a Python loop."""
         if not batches.alone:
             return fold(step, carry, batches)
         index, x, y = batches.index[:, 0].unbind(0), batches.x, batches.y
@@ -254,7 +254,7 @@ class _Torch(by_row.RowGradients, FunctionTask, Spelled):
         return carry
 
     def run(self, descent: Any, given: Tree, carry: Tree, batches: Batches) -> Tree:
-        """All steps, on tensors that share memory with the arrays."""
+        """Return all steps, on tensors that share memory with the arrays."""
         index, scale = self.arrays((batches.index, batches.scale))
         tensors = dataclasses.replace(
             batches, x=self.rows(batches.x), y=self._targets(batches.y), index=index, scale=scale
@@ -364,7 +364,7 @@ def _on_cpu(a: Any) -> Any:
 
 
 def _kind(loss: Any, width: int | None) -> Literal["softmax", "sigmoid", "numbers", "own"]:
-    """What a loss takes the outputs for, where it is one of torch's."""
+    """Return what a loss takes the outputs for, where it is one of torch's."""
     nn = torch.nn
     if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)):
         return "softmax"

@@ -52,7 +52,7 @@ def seeded(generator: Any, seed: int) -> Iterator[None]:
 
 
 def build(make_model: Callable[[], Any], dtype: str, seed: int = 0) -> Any:
-    """A fresh module on the CPU, drawn from a seed; the global generator is left alone."""
+    """Return a fresh module on the CPU, drawn from a seed; the global generator is left alone."""
     with seeded(torch.default_generator, seed):
         module = make_model()
     if not isinstance(module, nn.Module):
@@ -71,13 +71,13 @@ def build(make_model: Callable[[], Any], dtype: str, seed: int = 0) -> Any:
 
 
 def saved(module: Any) -> list[tuple[str, Any]]:
-    """The buffers that belong to the model's state, by name."""
+    """Return the buffers that belong to the model's state, by name."""
     kept = module.state_dict().keys()
     return [(name, buffer) for name, buffer in module.named_buffers() if name in kept]
 
 
 def layout_of(module: Any, dtype: str) -> Layout:
-    """The parameters in torch's order, then the float buffers; tied ones count once.
+    """Return the parameters in torch's order, then the float buffers; tied ones count once.
 
     >>> layout_of(torch.nn.Linear(2, 3), "float32").size
     9
@@ -90,7 +90,7 @@ def layout_of(module: Any, dtype: str) -> Layout:
 
 
 def difference(expected: Layout, found: Layout) -> str:
-    """The first tensor in which two layouts differ, in words; empty when they agree."""
+    """Return the first tensor in which two layouts differ, in words; empty when they agree."""
     for i in range(max(len(expected.entries), len(found.entries))):
         want, have = (
             f"{lay.entries[i].kind} {lay.entries[i].name} {lay.entries[i].shape}"
@@ -195,7 +195,7 @@ def _draws(module: Any, x: Any) -> bool:
 
 
 def _runs_batched(module: Any, loss: Callable[[Any, Any], Any], x: Any) -> bool:
-    """Whether vmap over two clients works without falling back, and the loss is by row.
+    """Return whether vmap over two clients works without falling back, and the loss is by row.
 
     Tried as it will be run, in training and with a backward pass, and in evaluation: a model may
     look at its numbers in one mode alone.

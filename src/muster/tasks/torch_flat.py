@@ -102,7 +102,7 @@ class Flat:
                 self.generator.set_state(state)
 
     def output(self, x: Any, training: bool) -> Any:
-        """The forward pass of the rows pointed at."""
+        """Return the forward pass of the rows pointed at."""
         if self.hook is not None and not self.tried:
             self._try_channels_last(x[:1])
         if self.module.training is not training:
@@ -143,7 +143,7 @@ class Flat:
         return ""
 
     def answer_to(self, shape: tuple[int, ...], dtype: str) -> tuple[int, ...]:
-        """The shape of the output for one row of this shape, kept."""
+        """Return the shape of the output for one row of this shape, kept."""
         if (shape, dtype) not in self.answers:
             self.answers[shape, dtype] = self.answer(np.zeros((1, *shape), dtype))
         return self.answers[shape, dtype]
@@ -212,7 +212,7 @@ class Flat:
                 owner._buffers[name] = view
 
     def whole(self, grads: Any, w: Any) -> Any:
-        """The flat gradient, like `w`, zero where nothing is trained."""
+        """Return the flat gradient, like `w`, zero where nothing is trained."""
         if len(self.trained) < len(self.parameters):
             found = {id(p): g for p, g in zip(self.trained, grads, strict=True)}
             empty = [w.new_zeros(*w.shape[:-1], p.numel()) for p in self.parameters]
@@ -270,13 +270,13 @@ def _gradients_of(loss: Any, tensors: list[Any]) -> Any:
 
 
 def _owner(module: Any, name: str) -> tuple[Any, str]:
-    """The submodule that holds a buffer, and the buffer's name in it."""
+    """Return the submodule that holds a buffer, and the buffer's name in it."""
     path, _, last = name.rpartition(".")
     return module.get_submodule(path), last
 
 
 def _generator(device: Any) -> Any:
-    """The generator that layers on a device draw from."""
+    """Return the generator that layers on a device draw from."""
     if device.type != "cuda":
         return torch.default_generator
     torch.cuda.init()

@@ -54,7 +54,7 @@ def squares(output: Any, y: Any) -> Any:
 
 
 def mean_cross_entropy(output: Any, y: Any) -> Any:
-    """The mean of `cross_entropy` in one call."""
+    """Return the mean of `cross_entropy` in one call."""
     if output.dim() > 2 or y.dim() > 1:
         output, y = output.flatten(0, -2), y.flatten()
     return _functional.cross_entropy(output, y)
@@ -81,13 +81,13 @@ class RowGradients:
         return _single(self).mixing
 
     def gradients(self, w: Any, buffers: Any, batch: Batch) -> tuple[Any, Any]:
-        """Each row's gradient `(rows, d)` and its loss `(rows,)`."""
+        """Return each row's gradient `(rows, d)` and its loss `(rows,)`."""
         parts = list(_single(self).parts(w, batch))
         grads = [torch.cat([g.flatten(1) for g in part], 1) for part, _ in parts]
         return torch.cat(grads), torch.cat([losses for _, losses in parts])
 
     def clipped(self, w: Any, buffers: Any, batch: Batch, bound: float) -> tuple[Any, Any]:
-        """The sum of the rows' gradients, clipped one by one, like `w`; the mean loss.
+        """Return the sum of the rows' gradients, clipped one by one, like `w`; the mean loss.
 
         A chunk of rows at a time, so memory is bounded; a matrix client by client. A row whose
         gradient is not finite counts as zeros.
@@ -117,7 +117,7 @@ def _squares(g: Any) -> Any:
 
 
 def _of(batch: Batch, client: int) -> Batch:
-    """One client's rows of a matrix, without those that only fill it up."""
+    """Return one client's rows of a matrix, without those that only fill it up."""
     x, y, scale = batch.x[client], batch.y[client], batch.scale
     if scale is not None:
         real = scale[client] > 0
@@ -162,7 +162,7 @@ class Single:
         self.known = False  # whether vmap takes this model
 
     def loss(self, moving: Any, still: Any, x: Any, y: Any) -> tuple[Any, Any]:
-        """The loss of one row, twice."""
+        """Return the loss of one row, twice."""
         output = torch.func.functional_call(self.module, moving | still, (x[None],))
         loss = self.task.loss(output, y[None]).mean()
         return loss, loss.detach()

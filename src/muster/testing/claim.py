@@ -26,12 +26,12 @@ def claim(holds: Any, sentence: str) -> None:
 
 
 def copied(tree: Any) -> Any:
-    """The tree as NumPy arrays of its own."""
+    """Return the tree as NumPy arrays of its own."""
     return tree_map(lambda a: np.asarray(a).copy(), tree)
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two trees have the same names, dtypes, shapes and bits."""
+    """Return whether two trees have the same names, dtypes, shapes and bits."""
     one, two = dict(leaves(a)), dict(leaves(b))
     return one.keys() == two.keys() and all(
         np.asarray(one[name]).dtype == np.asarray(two[name]).dtype
@@ -78,7 +78,7 @@ def check_value(thing: Any) -> None:
 
 
 def refused(kind: type[MusterError], call: Callable[[], Any]) -> str | None:
-    """The message with which a call is refused, None when it passes.
+    """Return the message with which a call is refused, None when it passes.
 
     Any error of another kind is a broken promise.
     """

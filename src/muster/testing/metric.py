@@ -53,7 +53,7 @@ def _value(metric: Any) -> None:
 
 
 def _heads(metric: Metric) -> list[OutputHead]:
-    """The kinds of outputs that the metric takes."""
+    """Return the kinds of outputs that the metric takes."""
     taken, failed = [], []
     for head in (OutputHead("softmax", 10), OutputHead("softmax", 2), OutputHead("numbers", 1)):
         try:

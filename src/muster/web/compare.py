@@ -30,7 +30,7 @@ __all__ = ["table", "write"]
 
 
 def table(runs: Sequence[Run], metric: str | None = None) -> list[dict[str, Any]]:
-    """One row per run, as plain data.
+    """Return one row per run, as plain data.
 
     "id", "algorithm", "differs" (the plan's fields in which the runs differ, with this run's
     values, and "overridden" where one went on with another plan), "rounds", "metric", "lower"
@@ -98,12 +98,12 @@ def write(runs: Sequence[Run], path: Path, metric: str | None = None) -> Path:
 
 
 def _lower(runs: Sequence[Run], name: str | None) -> bool | None:
-    """Whether less of a metric is better, by the first run that says so."""
+    """Return whether less of a metric is better, by the first run that says so."""
     return next((run.directions[name] for run in runs if name in run.directions), None)
 
 
 def _curves(runs: Sequence[Run], metric: str | None) -> tuple[str | None, list[Points]]:
-    """The metric that is compared, and each run's values of it by round."""
+    """Return the metric that is compared, and each run's values of it by round."""
     if not runs:
         raise RunError("no runs were given to compare; name at least one, see `muster ls`")
     names = {name: None for run in runs for name in metric_names(run.history)}
@@ -128,7 +128,7 @@ def _curves(runs: Sequence[Run], metric: str | None) -> tuple[str | None, list[P
 
 
 def _last(run: Run, points: Points, name: str | None) -> float | None:
-    """The last value, unless the last evaluation gave no finite one."""
+    """Return the last value, unless the last evaluation gave no finite one."""
     over = "metrics" if series(run.history, name or "") else "mean"
     value = latest(run.history, name or "", over)
     return points[-1][1] if points and value is not None and math.isfinite(value) else None
@@ -174,7 +174,7 @@ def _overridden(run: Run) -> str | None:
 
 
 def _field(value: Any, name: str) -> Any:
-    """The value of a dotted field; a key may hold dots itself."""
+    """Return the value of a dotted field; a key may hold dots itself."""
     if not name:
         return value
     if isinstance(value, dict):

@@ -120,7 +120,7 @@ def _inline(svg: str, label: str) -> str:
 
 
 def plain(name: Any, most: int = 22) -> str:
-    r"""A name on one line, without control characters, cut after `most` characters.
+    r"""Return a name on one line, without control characters, cut after `most` characters.
 
     >>> plain("a\nvery   long name", 8)
     'a very …'

@@ -27,12 +27,12 @@ __all__ = ["header", "heading", "result", "where"]
 
 
 def heading(run: Run) -> str:
-    """What the run is called: its algorithm."""
+    """Return what the run is called: its algorithm."""
     return str(((run.facts.get("plan") or {}).get("algorithm") or {}).get("class") or "Run")
 
 
 def header(run: Run, baselines: Mapping[str, Run]) -> Markup:
-    """What the page is about, and the main finding in a sentence."""
+    """Return what the page is about, and the main finding in a sentence."""
     task = (run.facts.get("plan") or {}).get("task")
     kind = str(task.get("class", "")) if isinstance(task, dict) else str(task or "")
     kind = kind.removeprefix("tasks.").split(":")[-1]
@@ -41,7 +41,7 @@ def header(run: Run, baselines: Mapping[str, Run]) -> Markup:
 
 
 def _sentence(run: Run, baselines: Mapping[str, Run]) -> str:
-    """The main finding in words; over clients where there was no central evaluation."""
+    """Return the main finding in words; over clients where there was no central evaluation."""
     name = primary(run.history)
     if not run.trained or name is None:
         return ending(run) + (" The model was never evaluated." if run.trained else "")
@@ -83,7 +83,7 @@ def _an(name: str) -> str:
 
 
 def result(run: Run, baselines: Mapping[str, Run]) -> Iterator[Markup]:
-    """The numbers that matter, and the final metrics against the baselines in one table."""
+    """Yield the numbers that matter, and the final metrics against the baselines in one table."""
     count, enrolled = clients(run)
     name = primary(run.history)
     pairs = [
@@ -119,7 +119,7 @@ def result(run: Run, baselines: Mapping[str, Run]) -> Iterator[Markup]:
 
 
 def _measured(run: Run) -> str:
-    """What the columns of the table were measured on, in a sentence or two."""
+    """Return what the columns of the table were measured on, in a sentence or two."""
     seen = [r["clients"]["on"] for r in run.history if (r.get("clients") or {}).get("on")]
     parts = [f"Test rows: {run.measured}."] if run.measured else []
     return " ".join(parts + ([f"Clients: {seen[-1]}."] if seen else []))

@@ -92,7 +92,7 @@ def cell(part: object) -> Markup:
 
 
 def page(title: str, parts: Iterable[Markup]) -> str:
-    """The whole document."""
+    """Return the whole document."""
     body = "\n".join(cell(part) for part in parts)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -106,7 +106,7 @@ def page(title: str, parts: Iterable[Markup]) -> str:
 
 
 def header(title: str, above: str, below: str) -> Markup:
-    """The top: what this page is about, and its main sentence."""
+    """Return the top: what this page is about, and its main sentence."""
     return Markup(
         f"<header><p>{cell(above)}</p><h1>{cell(title)}</h1>"
         f'<p class="lead" style="color:var(--ink)">{cell(below)}</p></header>'
@@ -114,7 +114,7 @@ def header(title: str, above: str, below: str) -> Markup:
 
 
 def section(title: str, *parts: str) -> Markup:
-    """A heading and what stands under it; plain text becomes a paragraph."""
+    """Return a heading and what stands under it; plain text becomes a paragraph."""
     inner = "\n".join(p if isinstance(p, Markup) else paragraph(p) for p in parts if p)
     name = "".join(c if c.isalnum() else "-" for c in title.lower())
     top = f'<h2 id="{name}">{cell(title)}</h2>'
@@ -122,18 +122,18 @@ def section(title: str, *parts: str) -> Markup:
 
 
 def paragraph(text: str) -> Markup:
-    """A paragraph."""
+    """Return a paragraph."""
     return Markup(f"<p>{cell(text)}</p>")
 
 
 def key_numbers(pairs: Iterable[tuple[str, str]]) -> Markup:
-    """A few numbers in large type."""
+    """Return a few numbers in large type."""
     inner = "".join(f"<div><dt>{cell(k)}</dt><dd>{cell(v)}</dd></div>" for k, v in pairs)
     return Markup(f'<dl class="numbers">{inner}</dl>')
 
 
 def figure(svg: str, caption: str = "") -> Markup:
-    """A picture made by `muster.web.plots`, with a sentence under it."""
+    """Return a picture made by `muster.web.plots`, with a sentence under it."""
     under = f"<figcaption>{cell(caption)}</figcaption>" if caption else ""
     return Markup(f"<figure>{svg}{under}</figure>")
 

@@ -36,7 +36,7 @@ Points = list[tuple[int, float]]  # (round, finite value)
 
 
 def metric_names(history: Iterable[dict[str, Any]]) -> list[str]:
-    """Every metric that was evaluated, on test rows or by client; the loss last.
+    """Return every metric that was evaluated, on test rows or by client; the loss last.
 
     >>> metric_names([{"round": 1, "metrics": {"loss": 1.0, "accuracy": 0.5}}])
     ['accuracy', 'loss']
@@ -50,7 +50,7 @@ def metric_names(history: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def primary(history: Iterable[dict[str, Any]], asked: str | None = None) -> str | None:
-    """The metric asked for, or the most telling one; None when nothing was evaluated."""
+    """Return the metric asked for, or the most telling one; None when nothing was evaluated."""
     return asked or next(iter(metric_names(history)), None)
 
 
@@ -64,7 +64,7 @@ def series(history: Iterable[dict[str, Any]], name: str, part: str = "metrics") 
 
 
 def spreads(history: Iterable[dict[str, Any]], name: str) -> list[tuple[int, dict[str, float]]]:
-    """A metric's spread over clients by round; a spread that is not finite is left out."""
+    """Return a metric's spread over clients by round; a spread that is not finite is left out."""
     return [
         (record["round"], spread)
         for record in history
@@ -74,7 +74,7 @@ def spreads(history: Iterable[dict[str, Any]], name: str) -> list[tuple[int, dic
 
 
 def each(history: Sequence[dict[str, Any]], name: str) -> tuple[int, list[tuple[Any, float]]]:
-    """The last round in which every client's own value was recorded, and the values."""
+    """Return the last round in which every client's own value was recorded, and the values."""
     for record in reversed(history):
         found = (record.get("clients") or {}).get("each")
         if found:
@@ -95,7 +95,7 @@ def latest(history: Sequence[dict[str, Any]], name: str, over: str = "metrics") 
 
 
 def best(points: Points, lower: bool | None) -> tuple[int, float] | None:
-    """The first round with the best value, and the value; `lower` says that less is better.
+    """Return the first round with the best value, and the value; `lower` says that less is better.
 
     None without points, or where a run does not say which way is better.
     """
@@ -106,7 +106,7 @@ def best(points: Points, lower: bool | None) -> tuple[int, float] | None:
 
 
 def total(history: Iterable[dict[str, Any]], name: str) -> float | None:
-    """A number summed over the rounds that have it; None when none has."""
+    """Return a number summed over the rounds that have it; None when none has."""
     found = [record[name] for record in history if record.get(name) is not None]
     return sum(found) if found else None
 
@@ -132,7 +132,7 @@ def troubles(history: Iterable[dict[str, Any]]) -> list[tuple[int, Any, str, str
 
 
 def ending(run: Run) -> str:
-    """One sentence: how far the run came, and why it ended there."""
+    """Return one sentence: how far the run came, and why it ended there."""
     done, planned = run.round, (run.facts.get("plan") or {}).get("rounds")
     if not done:
         return "No round has been committed yet."
@@ -161,7 +161,7 @@ def _all(done: int) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """A count and its noun.
+    """Return a count and its noun.
 
     >>> plural(1, "client"), plural(1200, "round")
     ('1 client', '1,200 rounds')
@@ -170,7 +170,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def rows(value: Any, name: str = "") -> list[tuple[str, str]]:
-    """A nested plan as (dotted field, value) rows; a node's row names its class.
+    """Return a nested plan as (dotted field, value) rows; a node's row names its class.
 
     >>> rows({"class": "FedAvg", "server": {"class": "SGD", "rate": 1.0}}, "algorithm")
     [('algorithm', 'FedAvg'), ('algorithm.server', 'SGD'), ('algorithm.server.rate', '1.0')]
@@ -187,7 +187,7 @@ def rows(value: Any, name: str = "") -> list[tuple[str, str]]:
 
 
 def call(value: Any) -> str:
-    """A plan value as the call that makes it.
+    """Return a plan value as the call that makes it.
 
     >>> call({"class": "FedProx", "mu": 0.1})
     'FedProx(mu=0.1)'
@@ -201,7 +201,7 @@ def call(value: Any) -> str:
 
 
 def number(value: Any) -> str:
-    """A number as a table shows it; a dash for none.
+    """Return a number as a table shows it; a dash for none.
 
     >>> number(0.912345), number(12), number(123456.7), number(None), number(0.9)
     ('0.9123', '12', '1.235e+05', '–', '0.9000')
@@ -230,7 +230,7 @@ def size(count: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A time span for people.
+    """Return a time span for people.
 
     >>> duration(0.0123), duration(4.21), duration(250), duration(7500)
     ('12 ms', '4.2 s', '4 min 10 s', '2 h 05 min')

@@ -20,7 +20,7 @@ PATIENCE = 10.0  # seconds until a server that takes a connection has answered
 
 
 def find(name: str) -> Path:
-    """The folder of a federation; of the only one whose server runs when none is named.
+    """Return the folder of a federation; of the only one whose server runs when none is named.
 
     Raises `RunError` when there is none, or when it is not clear which.
     """
@@ -42,7 +42,7 @@ def find(name: str) -> Path:
 
 
 def running() -> list[Path]:
-    """The folders, here and in runs/, whose server answers."""
+    """Return the folders, here and in runs/, whose server answers."""
     sockets = [
         *Path().glob(CONTROL),
         *Path().glob(f"*/{CONTROL}"),
@@ -59,7 +59,7 @@ def ask(
     *,
     patience: float = PATIENCE,
 ) -> dict[str, Any] | None:
-    """What the server in a folder answers; None when none runs there. Raises `RunError`.
+    """Return what the server in a folder answers; None when none runs there. Raises `RunError`.
 
     `order` is what it is told, `patience` the seconds in which it must have answered.
     """
@@ -90,7 +90,7 @@ def ask(
 
 
 def phase(folder: Path) -> str | None:
-    """Where the round of a federation stands, when its server runs here and can be asked."""
+    """Return where the round of a federation stands, when its server runs here and can be asked."""
     if not (folder / CONTROL).exists():
         return None
     try:

@@ -108,7 +108,7 @@ def _findings(
 
 
 def _role(identity: Path) -> tuple[str, str | None]:
-    """The role and the server of an identity; nothing where the folder is no good."""
+    """Return the role and the server of an identity; nothing where the folder is no good."""
     try:
         member = require("muster.security.pki", extra="site").member(identity)
     except MusterError:

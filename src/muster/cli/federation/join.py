@@ -102,7 +102,7 @@ class Who:
 
 
 def _words(words: list[str]) -> tuple[str | None, Path]:
-    """The server's address, if any, and the plan file."""
+    """Return the server's address, if any, and the plan file."""
     urls = [word for word in words if "://" in word]
     files = [word for word in words if "://" not in word]
     if len(files) != 1 or len(urls) > 1:
@@ -129,7 +129,7 @@ def _who(url: str | None, identity: Path | None, plain: bool, name: str | None) 
 
 
 def _vault(identity: Path | None, name: str, plan: Plan) -> Path:
-    """A folder for each plan, in the identity's; in runs/ where there is none."""
+    """Return a folder for each plan, in the identity's; in runs/ where there is none."""
     if identity is None:
         return Path("runs") / f"site-{name}"
     return identity / f"vault-{fingerprint(plan)[:12]}"

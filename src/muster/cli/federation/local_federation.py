@@ -41,7 +41,7 @@ class Staged:
     def train(
         self, plan: Plan, people: Population, folder: Path, resume: bool, watcher: Watcher
     ) -> Run:
-        """The run of a federation on this machine. Raises `RunError`."""
+        """Return the run of a federation on this machine. Raises `RunError`."""
         room = require("muster.runs.federation.processes", extra="site")
         names = tuple(f"site-{i:05d}" for i in range(len(people)))
         if (folder / "run.db").exists() and not resume:
@@ -69,7 +69,7 @@ def staged(
     changes: tuple[tuple[str, ...], int | None, int | None],
     study: str | None = None,
 ) -> Staged | None:
-    """The processes that were asked for, where what else was asked for allows them."""
+    """Return the processes that were asked for, where what else was asked for allows them."""
     if processes is None:
         if study is not None:
             raise PlanError(

@@ -35,7 +35,7 @@ Authority = Annotated[Path, typer.Argument(help="The authority's folder.")]
 
 
 def now() -> datetime:
-    """The clock."""
+    """Return the clock."""
     return datetime.now(UTC)
 
 
@@ -234,7 +234,7 @@ def _row(entry: Any, clock: datetime) -> tuple[str | Text, ...]:
 
 
 def _confirmed(asked: str) -> str:
-    """The organisation that a request asks for, once a person has said that it is so."""
+    """Return the organisation that a request asks for, once a person has said that it is so."""
     if asked:
         typer.confirm(f"The request asks to speak for {asked!r}. Is that so?", abort=True)
     return asked

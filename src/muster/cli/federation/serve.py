@@ -263,7 +263,7 @@ class ServerScreen:
             _line("look", f"muster status {shlex.quote(_named(self.folder))}")
 
     def _invitation(self, server: str, *, plain: bool) -> str:
-        """The command that a site gives."""
+        """Return the command that a site gives."""
         known = "--plain --name NAME" if plain else "--identity FOLDER"
         kept = {"--set": "--set ", "--seed": "--seed ", "--rounds": "--set rounds="}
         words = list(self.words)
@@ -287,7 +287,7 @@ class ServerScreen:
             screen.say(Text.assemble(("· ", "dim"), event["text"]))
 
     def _done(self) -> int:
-        """The rounds committed so far."""
+        """Return the rounds committed so far."""
         with contextlib.suppress(RunError):
             return Run(self.folder).round
         return 0

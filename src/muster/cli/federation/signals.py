@@ -25,7 +25,7 @@ class Event(Protocol):
         """Have the command end."""
 
     def is_set(self) -> bool:
-        """Whether it is to end."""
+        """Return whether it is to end."""
 
 
 class _Ear:

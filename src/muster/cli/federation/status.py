@@ -56,7 +56,7 @@ def command(run: RunName = locate.LATEST, as_json: screen.Json = False) -> None:
 
 
 def told(folder: Path) -> dict[str, Any]:
-    """What the server says, and what is committed; the latter alone when no server runs."""
+    """Return what the server says, and what is committed; the latter alone when no server runs."""
     said = control.ask(folder, "GET", "/status")
     history, planned, name = _committed(folder, running=said is not None)
     found: dict[str, Any] = {"path": str(folder), "running": said is not None, "planned": planned}
@@ -124,7 +124,7 @@ def _tally(history: list[dict[str, Any]]) -> Any:
 
 
 def _untold(client: Any) -> dict[str, Any]:
-    """What a folder without rounds tells of a client: they are in PostgreSQL."""
+    """Return what a folder without rounds tells of a client: they are in PostgreSQL."""
     return {"accepted": None, "failed": 0, "late": 0, "declined": 0, "trouble": None}
 
 
@@ -180,7 +180,7 @@ def _row(member: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _troubles(found: dict[str, Any]) -> Iterator[Text]:
-    """A line for each member that was lost at least once: how it was lost at last."""
+    """Yield a line for each member that was lost at least once: how it was lost at last."""
     for member in found["members"]:
         seat, trouble = member["seat"], member["trouble"]
         if seat and seat["text"]:
@@ -194,7 +194,7 @@ def _troubles(found: dict[str, Any]) -> Iterator[Text]:
 
 
 def _failures(found: dict[str, Any]) -> Iterator[Text]:
-    """The whole of what a failed site said, which it has sent without values of data."""
+    """Yield the whole of what a failed site said, which it has sent without values of data."""
     for member in found["members"]:
         seat, trouble = member["seat"], member["trouble"]
         text = seat["text"] if seat and seat["standing"] == "failed" else ""

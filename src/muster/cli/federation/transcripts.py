@@ -48,7 +48,7 @@ def report(
 
 
 def _security(name: str) -> Any:
-    """A module of `muster.security`, once it is needed: `muster --help` works without it."""
+    """Return a module of `muster.security`, once it is needed: `muster --help` works without it."""
     return require(f"muster.security.{name}", extra="site")
 
 

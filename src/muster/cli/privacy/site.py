@@ -20,7 +20,7 @@ Text = require("rich.text", extra="site").Text
 
 
 def peers(policy: Path) -> Peers:
-    """A site's rules about those it sums with."""
+    """Return a site's rules about those it sums with."""
     rules = require("muster.federation.site.policy", extra="service").read(policy).room
     found: Peers = require("muster.runs.privacy.site", extra="service").peers_of(rules)
     return found

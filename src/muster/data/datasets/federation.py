@@ -24,7 +24,7 @@ class Federation(NamedTuple):
 
 
 def as_population(given: Any) -> tuple[Population, Pair | None]:
-    """The population in what was given, and the central test rows where it has some.
+    """Return the population in what was given, and the central test rows where it has some.
 
     A population, a dataset with its test rows, or rows by client. Raises `DataError`.
 
@@ -44,7 +44,7 @@ def as_population(given: Any) -> tuple[Population, Pair | None]:
 
 
 def federated(train: Mapping[ClientId, Pair], test: Mapping[ClientId, Pair]) -> Federation:
-    """A federation whose central test rows are all clients' own, in client order."""
+    """Return a federation whose central test rows are all clients' own, in client order."""
     population = Population.from_arrays(
         train, {k: pair for k, pair in test.items() if len(pair[0])}
     )

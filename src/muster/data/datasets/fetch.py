@@ -40,7 +40,7 @@ BUNDLED = Path(__file__).with_name("files")  # small data that come with muster
 
 
 def cache() -> Path:
-    """The folder of downloaded data: `$XDG_CACHE_HOME/muster`, or `~/.cache/muster`."""
+    """Return the folder of downloaded data: `$XDG_CACHE_HOME/muster`, or `~/.cache/muster`."""
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "muster"
 
@@ -59,7 +59,7 @@ def found(file: Remote) -> Path | None:
 
 
 def locate(file: Remote, opener: Opener | None = None) -> Path:
-    """The verified file, downloaded into the cache where it is nowhere yet.
+    """Return the verified file, downloaded into the cache where it is nowhere yet.
 
     An interrupted download leaves `<name>.part` and goes on from there next time. `opener(url,
     start)` asks for the bytes from `start` on; tests put faults here.

@@ -51,7 +51,7 @@ def digits(
     test: float = 0.2,
     local_test: float = 0.0,
 ) -> Federation:
-    """The 1,797 handwritten 8x8 digits bundled with scikit-learn; no download.
+    """Return the 1,797 handwritten 8x8 digits bundled with scikit-learn; no download.
 
     x float32 `(n, 64)` in [0, 1], y int64, ten labels. A fraction `test` of all rows is the
     central test set; the others are dealt evenly, or by Dir(`alpha`) per label; `local_test` is
@@ -138,7 +138,7 @@ def _read(files: list[Remote]) -> tuple[Pair, Pair]:
 
 
 def _array(path: Path) -> NDArray[np.uint8]:
-    """The array of one idx file: magic 0, 0, 8 (uint8), number of sides, sides, bytes."""
+    """Return the array of one idx file: magic 0, 0, 8 (uint8), number of sides, sides, bytes."""
     with gzip.open(path) as stream:
         data = stream.read()
     if data[:3] != b"\x00\x00\x08":

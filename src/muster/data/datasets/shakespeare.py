@@ -28,7 +28,7 @@ _FILE = Remote(
 
 
 def shakespeare(window: int = 80, minimum: int = 1) -> Federation:
-    """One client per role of "tiny Shakespeare" (243 of 268 roles have a window), by name.
+    """Return one client per role of "tiny Shakespeare" (243 of 268 roles have a window), by name.
 
     x int64 `(n, window)` are consecutive windows that do not overlap; y int64 `(n, window)` are
     the characters one further, so each place predicts the next. A tail shorter than a window is

@@ -64,7 +64,7 @@ def synthetic(
 
 
 def synthetic_file(name: str = "1_1") -> Federation:
-    """One of four fixed synthetic sets of 30 clients: "0_0", "0.5_0.5", "1_1" or "iid".
+    """Return one of four fixed synthetic sets of 30 clients: "0_0", "0.5_0.5", "1_1" or "iid".
 
     Raises `DatasetError` when the file is not there, `DataError` on another name.
     """

@@ -41,7 +41,10 @@ class AdmissionLimits:
 
 
 def admit(update: UpdateHeader, terms: AdmissionLimits) -> bool:
-    """Whether the body is wanted; False when it is held already. Raises `Refused` otherwise."""
+    """Return whether the body is wanted; False when it is held already.
+
+    Raises `Refused` otherwise.
+    """
     asked = f"round {update.round}"
     rules = (
         (terms.revoked, RefusalReason.REVOKED, "the certificate was revoked; ask the operator"),

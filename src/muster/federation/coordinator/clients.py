@@ -101,7 +101,7 @@ class NetworkClients:
         self._kept: list[str] = []  # models, the oldest first
 
     def known(self) -> Roster:
-        """Who is enrolled and present; waits until that is enough, and nothing is paused.
+        """Return who is enrolled and present; waits until that is enough, and nothing is paused.
 
         The same until the round is settled: what is charged is what is played.
         """
@@ -223,7 +223,7 @@ class NetworkClients:
         return round_state.clock() + deadline - spent, "the deadline has passed"
 
     def replies(self) -> Iterator[Answer]:
-        """Who gave no update, and why; then the sum of all, in the fixed shape, or each."""
+        """Yield who gave no update, and why; then the sum of all, in the fixed shape, or each."""
         if self._asked is None:
             return
         (cohort, round), self._asked = self._asked, None
@@ -251,7 +251,7 @@ class NetworkClients:
         self._at("round: summed")
 
     def _masked(self, masking: SecAggCoordinator, cohort: Cohort) -> Iterator[Answer]:
-        """Who is in no secure sum, and why; then the sums."""
+        """Yield who is in no secure sum, and why; then the sums."""
         found, cause = masking.outcome()
         seats = self._close(masking.opened, cause)
         self._at("round: closed")
@@ -323,7 +323,7 @@ class NetworkClients:
     def measure(
         self, sent: Sent, clients: Sequence[tuple[ClientId, Any]], round: int
     ) -> Iterator[tuple[ClientId, dict[str, float]]]:
-        """The same, within a round; a private part is added by the client that holds it."""
+        """Yield the same, within a round; a private part is added by the client that holds it."""
         recorded, left_out = self._recorded(), self._round_state.quarantined
         cohort = tuple(client for client, _ in clients if not left_out(client))
         if recorded and recorded.kind == "evaluate":
@@ -339,7 +339,7 @@ class NetworkClients:
         yield from (one for one in came if one[0] in alike)
 
     def enrolled(self) -> tuple[ClientId, ...]:
-        """Who was enrolled and present when the round that is open began."""
+        """Return who was enrolled and present when the round that is open began."""
         recorded = self._recorded()
         return tuple(client for client, _ in (recorded.roster if recorded else self._roster()))
 
@@ -359,7 +359,7 @@ class NetworkClients:
         self._round_state.settled(round, accepted)
 
     def _publish(self, sent: Sent) -> str:
-        """The model as a blob under its digest, for as long as somebody may need it."""
+        """Return the model as a blob under its digest, for as long as somebody may need it."""
         x, blobs = sent.algorithm, self._ledger.models
         # One from before a power cut may be torn: models wait for no disk, unlike what is shared.
         afresh = self._published is None and blobs is not self._ledger.blobs

@@ -18,7 +18,7 @@ RAISED = "raised"  # a fact of a run: after which rounds its attempt was raised,
 
 
 def raised(store: FactStore) -> tuple[int, ...]:
-    """The rounds behind which the attempt of a run was raised, in order; none at first."""
+    """Return the rounds behind which the attempt of a run was raised, in order; none at first."""
     return tuple(store.meta(RAISED) or ())
 
 
@@ -82,6 +82,6 @@ class FederationFacts:
         return 1 + len(self.raised)
 
     def attempt_of(self, round: int) -> int:
-        """The attempt in which a round was played, or will be."""
+        """Return the attempt in which a round was played, or will be."""
         later = (number for number, last in enumerate(self.raised, 2) if round > last)
         return max(later, default=1)

@@ -67,7 +67,7 @@ def late(
 
 
 def missing(seat: Assignment) -> Declined | Failed | Late:
-    """What the engine is told of a client that gave no update.
+    """Return what the engine is told of a client that gave no update.
 
     >>> missing(Assignment("a", "declined", "declined", "not at night"))
     Declined(client='a', reason='not at night')
@@ -80,7 +80,7 @@ def missing(seat: Assignment) -> Declined | Failed | Late:
 
 
 def out(seat: Assignment, cause: str) -> Assignment:
-    """The seat of a client that was asked and is not waited for any longer.
+    """Return the seat of a client that was asked and is not waited for any longer.
 
     >>> out(Assignment("a"), "the deadline has passed").reason
     'closed'
@@ -91,7 +91,7 @@ def out(seat: Assignment, cause: str) -> Assignment:
 def next_event(
     call: Call, seats: Mapping[ClientId, Assignment], leases: Mapping[ClientId, float]
 ) -> float:
-    """The time at which a clock alone may change something.
+    """Return the time at which a clock alone may change something.
 
     >>> next_event(Call(1, 9.0), {"a": Assignment("a")}, {"a": 5.0})
     5.0
@@ -101,7 +101,7 @@ def next_event(
 
 
 def phase(seats: Iterable[Assignment], taken: bool) -> str:
-    """Where an open round stands; `taken` when a client has fetched its task.
+    """Return where an open round stands; `taken` when a client has fetched its task.
 
     >>> phase([Assignment("a", "arrived"), Assignment("b")], True)
     'collecting'

@@ -91,7 +91,7 @@ class RoundState:
         self.notifier = Notifier()
 
     def _odd(self, member: Member) -> bool:
-        """Whether a stored member is none: it is left out until it says hello again."""
+        """Return whether a stored member is none: it is left out until it says hello again."""
         why = odd_member(member)
         if why:
             cause = f"{str(member.name)[:128]} must say hello again: {why}"
@@ -123,14 +123,14 @@ class RoundState:
                 self.changed.notify_all()
 
     def here(self) -> list[Member]:
-        """The members that have been heard of lately."""
+        """Return the members that have been heard of lately."""
         with self.changed:
             since = self._since(self.clock())
             members = self.members.values()
             return [one for one in members if self._seen.get(one.client, 0) >= since]
 
     def present(self) -> list[Member]:
-        """Those of them that may be asked, and do not fail for ever, by client id."""
+        """Return those of them that may be asked, and do not fail for ever, by client id."""
         now = self.clock()
         with self.changed:
             found = [

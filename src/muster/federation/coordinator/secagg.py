@@ -83,7 +83,10 @@ class SecAggCoordinator:
         self.sessions.know(self._hear(self.sessions.certificates()))
 
     def outcome(self) -> tuple[list[Reply | Rejected], str]:
-        """What became of each group's sum, and why it took nothing more. Seats are decided."""
+        """Return what became of each group's sum, and why it took nothing more.
+
+        Seats are decided.
+        """
         facts, round, sessions = self.round_state.facts, self.opened.round, self.sessions
         facts.note("server", "secure sum begun", round=round, invited=len(self.opened.cohort))
         self._play()
@@ -116,7 +119,7 @@ class SecAggCoordinator:
                 )
 
     def _cause(self) -> str:
-        """How it ended, in words."""
+        """Return how it ended, in words."""
         sessions = self.sessions.each
         counts = [
             len(group.found.survivors)
@@ -251,7 +254,7 @@ class SecAggCoordinator:
             self.round_state.record_status(self.opened.round, "train", found)
 
     def _seat(self, client: ClientId) -> Assignment:
-        """What became of a client that is not decided yet."""
+        """Return what became of a client that is not decided yet."""
         name = self._names[client]
         group = self.sessions.of(name) if self.sessions.each else None
         if group and group.found and name in group.found.survivors:
@@ -272,7 +275,7 @@ class SecAggCoordinator:
         )
 
     def _opened(self, place: int, group: SecAggSession) -> Reply | Rejected:
-        """A sum as the pipeline decodes it, where honest clients can have made it."""
+        """Return a sum as the pipeline decodes it, where honest clients can have made it."""
         plan, found = self.plan, group.found
         assert plan.secure is not None and found is not None
         alive = {group.clients[name] for name in found.survivors}
@@ -294,7 +297,7 @@ class SecAggCoordinator:
         )
 
     def _public(self, clients: tuple[ClientId, ...]) -> Mapping[str, float]:
-        """The sums of the metrics that the plan makes public."""
+        """Return the sums of the metrics that the plan makes public."""
         assert self.plan.secure is not None
         if self.plan.secure.metrics == "hidden":
             return {}

@@ -167,7 +167,7 @@ class SecAggSessions:
         self._of = {name: group for group in self.each for name in group.clients}
 
     def of(self, name: str) -> SecAggSession:
-        """The session of a member."""
+        """Return the session of a member."""
         return self._of[name]
 
     def certificates(self) -> SecAggEvent:
@@ -201,7 +201,7 @@ class SecAggSessions:
         self._of[word.name].take(Heard(word.name, self.said(word)))
 
     def said(self, word: SecAggEvent) -> bytes:
-        """The octets of an event; none where what was stored is gone: that is no message."""
+        """Return the octets of an event; none where what was stored is gone: that is no message."""
         try:
             return bytes(word.data or self._read(word.blob))
         except NoRoom:
@@ -210,7 +210,7 @@ class SecAggSessions:
             return b""
 
     def _told(self, word: SecAggEvent) -> Mapping[str, float]:
-        """The metrics that came with it, or none where those that were stored are odd."""
+        """Return the metrics that came with it, or none where those that were stored are odd."""
         try:
             metrics = Numbers().read(word.metrics, "its metrics")
             check_training(metrics, (), self._round_state.facts.claims)

@@ -120,7 +120,7 @@ class FederationService:
         return since, count + 1
 
     async def poll(self, name: str, poll: Poll) -> Message:
-        """What this site is to do next; it is kept waiting until there is something."""
+        """Return what this site is to do next; it is kept waiting until there is something."""
         client, round_state = self._member(name).client, self.round_state
         self._run(poll.run)
         until = round_state.clock() + poll.wait
@@ -147,7 +147,7 @@ class FederationService:
             await round_state.notifier.wait(client, left)
 
     def _crowded(self) -> bool:
-        """Whether as many are kept waiting as may be.
+        """Return whether as many are kept waiting as may be.
 
         Where nobody may learn who was drawn, all are paced or none: how many are not at work now
         would tell how many are.
@@ -193,7 +193,7 @@ class FederationService:
         return None
 
     def announce(self, name: str, update: UpdateHeader) -> Upload:
-        """Whether an update is wanted, before a byte of it is read."""
+        """Return whether an update is wanted, before a byte of it is read."""
         member, round_state = self._member(name), self.round_state
         blob = update_name(update.round, member.client, update.digest)
         if update.run == self.facts.run and round_state.held.get(member.client) == (
@@ -254,7 +254,7 @@ class FederationService:
             raise Refused(RefusalReason.CLOSED, f"the seat in round {round} is {seat.standing}")
 
     async def arrived(self, name: str, upload: Upload) -> Ack:
-        """An update is whole and on the disk: durable as soon as this returns."""
+        """Return an update is whole and on the disk: durable as soon as this returns."""
         update, client = upload.update, self._member(name).client
         seat = Assignment(
             client,
@@ -271,7 +271,7 @@ class FederationService:
         raise Refused(RefusalReason.DUPLICATE, f"another update for round {update.round} is held")
 
     def disposed(self, name: str, update: UpdateHeader) -> bool:
-        """Whether the ledger disposes of an update: it is counted, or its round is over.
+        """Return whether the ledger disposes of an update: it is counted, or its round is over.
 
         Asks the database, as another server may have taken it; the seat first, which is there until
         its round is the latest.
@@ -287,7 +287,7 @@ class FederationService:
         await self._decide(update.round, "train", seat)
 
     async def answer(self, name: str, message: Decline | TrainingFailure | Measured) -> Ack:
-        """A client that declines, failed, or has measured."""
+        """Return a client that declines, failed, or has measured."""
         client, opened = self._member(name).client, self.round_state.opened
         self._run(message.run)
         self.attempted(message.round, message.attempt)
@@ -347,7 +347,7 @@ class FederationService:
             )
 
     def model(self, digest: str) -> str:
-        """The blob of a model that sites may fetch."""
+        """Return the blob of a model that sites may fetch."""
         name = model_name(digest)
         if self._ledger.blobs.size(name) is None:
             raise Refused(
@@ -377,7 +377,7 @@ class FederationService:
             raise Refused(RefusalReason.CLOSED, str(error)) from error
 
     def status(self) -> dict[str, Any]:
-        """What an operator sees."""
+        """Return what an operator sees."""
         return status(self.round_state)
 
     def _member(self, name: str) -> Member:

@@ -14,7 +14,7 @@ NAMED = 10  # members that a sentence names
 
 
 def status(round_state: RoundState) -> dict[str, Any]:
-    """The state of a run's rounds at one moment, as plain data."""
+    """Return the state of a run's rounds at one moment, as plain data."""
     here = {member.client for member in round_state.present()}
     with round_state.changed:
         opened = round_state.opened

@@ -24,7 +24,7 @@ CHECKS = 2  # updates that are compared with their digests at once
 def updates(
     blobs: Blobs, round: int, seats: Sequence[Assignment], template: Tree
 ) -> Iterator[Reply | Failed]:
-    """The replies of seats that have arrived; each leaves memory before the next.
+    """Yield the replies of seats that have arrived; each leaves memory before the next.
 
     They are compared with their digests ahead, by threads that read a little at a time. One that
     is gone, damaged, or not what the plan says by now leaves its client out, with the reason.
@@ -55,7 +55,7 @@ def updates(
 def honest(
     found: Iterator[Reply | Failed], lost: list[Failed], refusal: Callable[[Reply], str]
 ) -> Iterator[Reply]:
-    """The replies alone; who is left out is put among those who are lost.
+    """Yield the replies alone; who is left out is put among those who are lost.
 
     `refusal(reply)` says why no honest client sends it, or "" (see `plan.outliers`).
     """

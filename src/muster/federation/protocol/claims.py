@@ -68,7 +68,7 @@ class Claims:
 
 
 def claims_of(plan: Plan) -> Claims:
-    """What this plan lets its members say."""
+    """Return what this plan lets its members say."""
     local, secure = plan.local, plan.secure
 
     def steps(rows: int) -> int:
@@ -81,7 +81,7 @@ def claims_of(plan: Plan) -> Claims:
 
 
 def measures_of(plan: Plan) -> Ranges | None:
-    """The sums of an evaluation by name, each with its range for one row; None if unknown.
+    """Return the sums of an evaluation by name, each with its range for one row; None if unknown.
 
     Ranges are those that the metrics declare; of all else any number may come.
     """
@@ -153,7 +153,7 @@ def check_weight(weight: float, rows: int, times: int, weigh: Weigh) -> None:
 
 
 def possible_rows(rows: Any) -> int:
-    """A number of rows that an earlier version let in, as the nearest that this one does.
+    """Return a number of rows that an earlier version let in, as the nearest that this one does.
 
     >>> possible_rows(1 << 50) == ROWS, possible_rows(-3), possible_rows("many")
     (True, 1, 1)

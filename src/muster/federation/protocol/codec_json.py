@@ -53,10 +53,10 @@ class FieldRule(Protocol):
     """What a field may hold."""
 
     def read(self, value: Any, name: str) -> Any:
-        """The value as the record keeps it. Raises `Refused`."""
+        """Return the value as the record keeps it. Raises `Refused`."""
 
     def schema(self) -> dict[str, Any]:
-        """The rule as JSON Schema; what it cannot say is left out."""
+        """Return the rule as JSON Schema; what it cannot say is left out."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Text:
     what: str
 
     def read(self, value: Any, name: str) -> str:
-        """The text."""
+        """Return the text."""
         if not isinstance(value, str) or not re.fullmatch(self.pattern, value):
             malformed(name, value, self.what)
         if not value.replace("\n", "").isprintable():
@@ -75,7 +75,7 @@ class Text:
         return value
 
     def schema(self) -> dict[str, Any]:
-        """The pattern, or the length of a text that may hold anything."""
+        """Return the pattern, or the length of a text that may hold anything."""
         free = re.fullmatch(r"\(\?s:\.\{0,(\d+)\}\)", self.pattern)
         said = {"maxLength": int(free[1])} if free else {"pattern": f"^{self.pattern}$"}
         return {"type": "string", "description": self.what} | said
@@ -90,7 +90,7 @@ class Number:
     whole: bool = False
 
     def read(self, value: Any, name: str) -> int | float:
-        """The number."""
+        """Return the number."""
         if isinstance(value, float) and not math.isfinite(value):
             raise Refused(RefusalReason.NOT_FINITE, f"{name} is {value}; give a finite number")
         kinds = int if self.whole else int | float
@@ -101,7 +101,7 @@ class Number:
         return int(value) if self.whole else float(value)
 
     def schema(self) -> dict[str, Any]:
-        """The range."""
+        """Return the range."""
         kind = "integer" if self.whole else "number"
         return {"type": kind, "minimum": self.low, "maximum": self.high}
 
@@ -111,7 +111,7 @@ class Versions:
     """Versions of the protocol, each once, from the oldest to the newest."""
 
     def read(self, value: Any, name: str) -> tuple[int, ...]:
-        """The versions."""
+        """Return the versions."""
         if isinstance(value, list | tuple) and 0 < len(value) <= 16:
             found = tuple(Number(1, 9999, whole=True).read(part, name) for part in value)
             if list(found) == sorted(set(found)):
@@ -119,7 +119,7 @@ class Versions:
         malformed(name, value, "1 to 16 versions, each once, the oldest first")
 
     def schema(self) -> dict[str, Any]:
-        """The list; its order is not said."""
+        """Return the list; its order is not said."""
         one = Number(1, 9999, whole=True).schema()
         return {"type": "array", "items": one, "minItems": 1, "maxItems": 16, "uniqueItems": True}
 
@@ -129,14 +129,14 @@ class Numbers:
     """A few finite numbers by name."""
 
     def read(self, value: Any, name: str) -> dict[str, float]:
-        """The metrics."""
+        """Return the metrics."""
         if not isinstance(value, Mapping) or len(value) > MOST:
             malformed(name, value, f"at most {MOST} numbers by name")
         one, words = Number(-1.7e308, 1.7e308), Text(*NAME)
         return {words.read(k, name): one.read(v, f"{name}[{shown(k)}]") for k, v in value.items()}
 
     def schema(self) -> dict[str, Any]:
-        """The object."""
+        """Return the object."""
         values = {"type": "number", "minimum": -1.7e308, "maximum": 1.7e308}
         names = Text(*NAME).schema()
         return {
@@ -152,11 +152,11 @@ class Truth:
     """True or false."""
 
     def read(self, value: Any, name: str) -> bool:
-        """The truth."""
+        """Return the truth."""
         return value if isinstance(value, bool) else malformed(name, value, "true or false")
 
     def schema(self) -> dict[str, Any]:
-        """A boolean."""
+        """Return a boolean."""
         return {"type": "boolean"}
 
 
@@ -165,7 +165,7 @@ class Id:
     """A client's id: a whole number, or printable text."""
 
     def read(self, value: Any, name: str) -> ClientId:
-        """The id."""
+        """Return the id."""
         if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63:
             return value
         if isinstance(value, str) and 0 < len(value) <= 128 and value.isprintable():
@@ -173,7 +173,7 @@ class Id:
         malformed(name, value, "a whole number or 1 to 128 printable characters")
 
     def schema(self) -> dict[str, Any]:
-        """A number or a text."""
+        """Return a number or a text."""
         number = {"type": "integer", "minimum": 1 - (1 << 63), "maximum": (1 << 63) - 1}
         return {"anyOf": [number, {"type": "string", "minLength": 1, "maxLength": 128}]}
 
@@ -183,13 +183,13 @@ class Why:
     """A reason, or null."""
 
     def read(self, value: Any, name: str) -> RefusalReason | None:
-        """The reason."""
+        """Return the reason."""
         if value is None or (isinstance(value, str) and value in set(RefusalReason)):
             return None if value is None else RefusalReason(value)
         malformed(name, value, "null or one of " + ", ".join(RefusalReason))
 
     def schema(self) -> dict[str, Any]:
-        """The list of reasons, and null."""
+        """Return the list of reasons, and null."""
         return {"enum": [None, *(reason.value for reason in RefusalReason)]}
 
 
@@ -230,14 +230,17 @@ M = TypeVar("M", bound=Message)
 
 
 def to_json(message: Message) -> bytes:
-    """A message as JSON."""
+    """Return a message as JSON."""
     values = {part.name: getattr(message, part.name) for part in fields(message)}
     kind = {"kind": message.kind}
     return json.dumps(kind | values, separators=(",", ":"), allow_nan=False).encode()
 
 
 def from_json(data: bytes, *kinds: type[M]) -> M:
-    """A message of one of these kinds. Raises `Refused`, and nothing else, whatever the bytes."""
+    """Return a message of one of these kinds.
+
+    Raises `Refused`, and nothing else, whatever the bytes.
+    """
     value = parse(data, LIMIT, DEPTH)
     names = {kind.kind: kind for kind in kinds}
     said = value.pop("kind", None) if isinstance(value, dict) else None
@@ -255,6 +258,6 @@ def from_json(data: bytes, *kinds: type[M]) -> M:
 
 @functools.cache
 def rules(kind: Any) -> dict[str, FieldRule]:
-    """What each field of a kind of message may hold."""
+    """Return what each field of a kind of message may hold."""
     hints = get_type_hints(kind, include_extras=True)
     return {part.name: hints[part.name].__metadata__[0] for part in fields(kind)}

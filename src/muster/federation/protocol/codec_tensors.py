@@ -63,18 +63,18 @@ class _Spec:
 
 
 def longest_head(template: Tree) -> int:
-    """The bytes that no honest header of this template exceeds."""
+    """Return the bytes that no honest header of this template exceeds."""
     return min(LIMIT, _longest(_template(template)))
 
 
 def largest(template: Tree) -> int:
-    """The bytes that a body of this template has at the most, whoever wrote its header."""
+    """Return the bytes that a body of this template has at the most, whoever wrote its header."""
     specs = _template(template)
     return 8 + _longest(specs) + sum(spec.size for spec in specs.values())
 
 
 def encode(tree: Tree) -> Iterator[bytes | memoryview]:
-    """A tree of NumPy arrays in pieces; a contiguous array is sent from where it lies.
+    """Yield a tree of NumPy arrays in pieces; a contiguous array is sent from where it lies.
 
     Raises `Refused` for what cannot travel. The arrays must not change until the last piece.
 
@@ -91,7 +91,7 @@ def encode(tree: Tree) -> Iterator[bytes | memoryview]:
 
 
 def digest(chunks: Iterable[bytes | memoryview]) -> str:
-    """The SHA-256 of a body in hex: the name of a model, the proof of an upload.
+    """Return the SHA-256 of a body in hex: the name of a model, the proof of an upload.
 
     >>> digest([b"a", b"b"]) == digest([b"ab"])
     True
@@ -103,7 +103,7 @@ def digest(chunks: Iterable[bytes | memoryview]) -> str:
 
 
 def head_size(prefix: bytes | memoryview, limit: int = LIMIT) -> int:
-    """How many bytes `check_header` needs, from the first eight. Raises `Refused`."""
+    """Return how many bytes `check_header` needs, from the first eight. Raises `Refused`."""
     if len(prefix) < 8:
         raise Refused(RefusalReason.MALFORMED, f"a body of {len(prefix)} bytes; give at least 8")
     length = int.from_bytes(prefix[:8], "little")
@@ -121,7 +121,7 @@ def head_size(prefix: bytes | memoryview, limit: int = LIMIT) -> int:
 def check_header(
     prefix: bytes | memoryview, template: Tree, limit: int = LIMIT, size: int | None = None
 ) -> Header:
-    """The header of a body that is as the template says.
+    """Return the header of a body that is as the template says.
 
     `prefix` holds the header or more of the body, `template` arrays whose dtype and shape count
     (`np.broadcast_to` makes one of no size), `size` the bytes announced for the whole. Raises
@@ -161,7 +161,7 @@ def decode(
     writable: bool = False,
     limit: int = LIMIT,
 ) -> Tree:
-    """The tree in a body, as arrays that lie in `data`: nothing is copied.
+    """Return the tree in a body, as arrays that lie in `data`: nothing is copied.
 
     They are read-only, unless `writable` is asked for and `data` may be written to. With `finite`,
     NaN and infinity are refused. Raises `Refused`, and nothing else, whatever the bytes. A kernel
@@ -213,7 +213,7 @@ def _fresh(name: str, known: dict[str, Any]) -> None:
 
 
 def _place(name: str, entry: Any, spec: _Spec) -> tuple[int, int]:
-    """Where an array lies behind the header, when its entry is the one of the template."""
+    """Return where an array lies behind the header, when its entry is the one of the template."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         malformed(f"the entry of {shown(name)}", entry, "dtype, shape and data_offsets")
     if entry["dtype"] != _code(spec):
@@ -235,14 +235,14 @@ def _place(name: str, entry: Any, spec: _Spec) -> tuple[int, int]:
 
 
 def _whole(value: Any) -> tuple[int, ...]:
-    """A list of whole numbers as a tuple; one that fits nothing for anything else."""
+    """Return a list of whole numbers as a tuple; one that fits nothing for anything else."""
     if isinstance(value, list) and all(type(part) is int for part in value):
         return tuple(value)
     return (-1,)
 
 
 def _without_gaps(places: dict[str, tuple[int, int]]) -> int:
-    """The end of the last buffer, when each begins where the one before ends."""
+    """Return the end of the last buffer, when each begins where the one before ends."""
     at = 0
     for name, (begin, end) in sorted(places.items(), key=lambda item: item[1]):
         if begin != at:

@@ -84,7 +84,7 @@ WATCHERS = 32  # connections at the loopback port for health and metrics
 
 
 def kept_of_disk(body: int) -> int:
-    """The bytes of a server's disk that no upload may take, by the size of an update.
+    """Return the bytes of a server's disk that no upload may take, by the size of an update.
 
     >>> kept_of_disk(1000) == DISK + MODELS * 1000
     True

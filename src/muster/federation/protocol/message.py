@@ -276,7 +276,7 @@ class Ack(Message):
 
     @classmethod
     def of(cls, error: Refused) -> Ack:
-        """The refusal as it is told to the sender."""
+        """Return the refusal as it is told to the sender."""
         text = "".join(c if c.isprintable() or c == "\n" else "?" for c in error.text[:TEXT])
         return cls(False, error.reason, text)
 

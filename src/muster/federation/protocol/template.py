@@ -21,13 +21,13 @@ __all__ = ["sent_template", "update_template"]
 
 
 def sent_template(plan: Plan) -> Sent:
-    """The body of a model: what a cohort is sent. Costs one initialisation."""
+    """Return the body of a model: what a cohort is sent. Costs one initialisation."""
     hollow: Sent = tree_map(_hollow, start(plan).sent())
     return hollow
 
 
 def update_template(plan: Plan) -> Tree:
-    """The body of one client's update: "payload" by field, and "buffers".
+    """Return the body of one client's update: "payload" by field, and "buffers".
 
     Found by encoding a payload of zeros, so that it holds under any pipeline.
     """

@@ -163,7 +163,10 @@ class SiteAgent:
         )
 
     def _admitted(self, welcome: Welcome) -> bool:
-        """Whether it took a word of the site to join this run. Raises `RunError` without one."""
+        """Return whether it took a word of the site to join this run.
+
+        Raises `RunError` without one.
+        """
         runs, ours = self.study.runs(), self.policy.study
         if welcome.study != ours:
             self._reject(
@@ -300,5 +303,5 @@ class SiteAgent:
 
 
 def _shown(text: str) -> str:
-    """What another side's plan says, as a screen may show it: short and printable."""
+    """Return what another side's plan says, as a screen may show it: short and printable."""
     return "".join(c if c.isprintable() else "?" for c in text[:SHOWN]) + "…" * (len(text) > SHOWN)

@@ -24,7 +24,7 @@ WHOLE = (200, 206)  # the answers to a question for a model that hold some of it
 
 
 def most(path: str) -> int | None:
-    """The bytes that an answer at this address may have; None where whoever reads it counts.
+    """Return the bytes that an answer at this address may have; None where whoever reads it counts.
 
     >>> most("/v1/hello") == ANSWER, most("/v1/plan") > ANSWER, most("/v1/models/0")
     (True, True, None)

@@ -140,7 +140,7 @@ class Assignments:
         site_store.at("site: assignment is begun")
 
     async def _kept(self, task: TrainAssignment) -> PendingUpdate | None:
-        """The update that was kept of this very task, when it is undamaged."""
+        """Return the update that was kept of this very task, when it is undamaged."""
         site_store = self.work.site_store
         pending = site_store.pending
         if pending is None or not _same(pending.task, task):
@@ -148,7 +148,7 @@ class Assignments:
         return pending if await asyncio.to_thread(site_store.sound, pending) else None
 
     async def _trained(self, task: TrainAssignment) -> PendingUpdate | None:
-        """The update of a task, kept; None when training fails or is broken off."""
+        """Return the update of a task, kept; None when training fails or is broken off."""
         work = self.work
         body = await fetch(work.line, work.site_store, task, work.training.largest)
         try:
@@ -212,5 +212,5 @@ class Assignments:
 
 
 def _same(one: TrainAssignment, other: TrainAssignment) -> bool:
-    """Whether two tasks ask for the same; a lease is no part of that."""
+    """Return whether two tasks ask for the same; a lease is no part of that."""
     return replace(one, lease=0.0) == replace(other, lease=0.0)

@@ -84,7 +84,7 @@ class CheckpointedRun:
         return carry
 
     def _resumed(self, task: Any, carry: Carry) -> tuple[int, Carry]:
-        """The steps that a checkpoint of this very task has, and where they led."""
+        """Return the steps that a checkpoint of this very task has, and where they led."""
         step = self.site_store.step
         if step is None or replace(step.task, lease=0) != replace(self.task, lease=0):
             return 0, carry
@@ -108,7 +108,7 @@ class CheckpointedRun:
 
 
 def _bare(carry: Carry, loss: Any) -> Tree:
-    """What a checkpoint holds: all but the memory, which no step changes."""
+    """Return what a checkpoint holds: all but the memory, which no step changes."""
     return carry._replace(memory=None, loss=np.asarray(carry.loss, loss))
 
 
@@ -125,7 +125,7 @@ def _cast(x: Any, dtype: str) -> Any:
 
 
 def _counts(task: Any) -> bool:
-    """Whether a torch model counts its steps in buffers, which begin anew with every piece.
+    """Return whether a torch model counts its steps in buffers, which begin anew with every piece.
 
     BatchNorm's own count is read by a cumulative average only (`momentum=None`).
     """

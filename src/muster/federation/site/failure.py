@@ -29,7 +29,7 @@ MASKS = (
 
 
 def failed(run: str, round: int, error: Exception) -> TrainingFailure:
-    """The failure as the server is told of it.
+    """Return the failure as the server is told of it.
 
     >>> failed("r", 3, ClientError(3, "a", "report", "its delta holds NaN")).stage
     'report'
@@ -55,7 +55,7 @@ def masked(text: str) -> str:
 
 
 def redacted(error: BaseException) -> str:
-    """The traceback of an error, and of those that led to it."""
+    """Return the traceback of an error, and of those that led to it."""
     return "\n".join(line for one in _chain(error) for line in _lines(one))
 
 

@@ -188,7 +188,7 @@ def _patterns(value: Any) -> bool:
 
 
 def _plain(peer: str) -> str:
-    """A peer of the policy as it is compared: its key without colons, in small digits."""
+    """Return a peer of the policy as it is compared: its key without colons, in small digits."""
     name, equals, key = peer.partition("=")
     return name + equals + key.replace(":", "").lower()
 

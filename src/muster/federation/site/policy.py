@@ -244,7 +244,10 @@ class Guarded:
 
 
 def read(path: str | Path) -> Policy:
-    """The policy in a file. Raises `PlanError` for one that is missing, no TOML, or unknown."""
+    """Return the policy in a file.
+
+    Raises `PlanError` for one that is missing, no TOML, or unknown.
+    """
     path = Path(path)
     try:
         found = tomllib.loads(path.read_text("utf-8"))

@@ -60,7 +60,7 @@ class Room:
         return Party(self.notary.name, self.notary.sign, self.signed, judge=self.judge)
 
     def signed(self, name: str, data: bytes, signature: bytes) -> bool:
-        """Whether a member signed these bytes, by a certificate that counts now.
+        """Return whether a member signed these bytes, by a certificate that counts now.
 
         Raises `Aborted` where it counts no more: it was revoked, or has ended, since the roster was
         asked for. That ends the session because of who is there, which is nobody's failure; a
@@ -79,7 +79,10 @@ class Room:
             return str(error)
 
     def peers(self, names: tuple[str, ...]) -> tuple[Peer, ...]:
-        """Who they are. Raises `IdentityError` for one whose certificate does not count now."""
+        """Return who they are.
+
+        Raises `IdentityError` for one whose certificate does not count now.
+        """
         return self.notary.room({name: self._certificate(name) for name in names})
 
     def _certificate(self, name: str) -> str:
@@ -109,7 +112,7 @@ class Room:
             yield {"peers": part} | more
 
     def noted(self) -> str:
-        """What was seen so far, as text for the study's record."""
+        """Return what was seen so far, as text for the study's record."""
         seen = {name: getattr(self, name) for name in SEEN}
         return json.dumps(seen | {"roster": [asdict(one) for one in self.roster]})
 

@@ -114,7 +114,7 @@ class SecAggParticipant:
         return reason is SessionReason.DONE
 
     def stands(self, task: TrainAssignment) -> bool:
-        """Whether this assignment had its session, open or over."""
+        """Return whether this assignment had its session, open or over."""
         begun = self.work.study.begun(task)
         return begun is not None and begun.session is not None
 
@@ -152,7 +152,7 @@ class SecAggParticipant:
             self._over(task, why)
 
     def _at_hand(self) -> TrainAssignment | None:
-        """The task whose session is open."""
+        """Return the task whose session is open."""
         pending = self.work.site_store.pending
         begun = pending and self.work.study.begun(pending.task)
         session = begun and begun.session
@@ -221,7 +221,7 @@ class SecAggParticipant:
         work.note("transcript", round=task.round, number=number, digest=digest)
 
     def _entered(self, notary: Notary, session: JoinedSession) -> Room:
-        """The room of a session, with what an earlier life of this site saw in it."""
+        """Return the room of a session, with what an earlier life of this site saw in it."""
         room = Room(notary, self.work.habits.policy.room)
         if session.seen:
             room.recall(session.seen)
@@ -231,7 +231,7 @@ class SecAggParticipant:
         return datetime.fromtimestamp(self.work.habits.wall(), UTC)
 
     def _kept(self, task: TrainAssignment) -> dict[str, bytes]:
-        """What was kept of the session, all of it. Raises `RunError` when some is gone."""
+        """Return what was kept of the session, all of it. Raises `RunError` when some is gone."""
         site_store = self.work.site_store
         kept, steps = site_store.sealed(task).read(), self._open(task).steps
         if len(kept) < steps:
@@ -273,7 +273,7 @@ class SecAggParticipant:
                 )
 
     async def _side(self, task: TrainAssignment, pending: PendingUpdate) -> Any:
-        """The session as this client sees it, where it stands."""
+        """Return the session as this client sees it, where it stands."""
         site_store, notary = self.work.site_store, self.notary
         if notary is None:
             raise RunError("a secure sum needs an identity to sign with; join over https")
@@ -291,7 +291,7 @@ class SecAggParticipant:
         return client(terms, room.party, partial(self._vector, pending), os.urandom, kept)
 
     def _terms(self, task: TrainAssignment, body: Any) -> SessionTerms:
-        """What it is about, by this site's own plan and the model that it was sent."""
+        """Return what it is about, by this site's own plan and the model that it was sent."""
         return session_terms(
             self.work.training.plan,
             task.peers,
@@ -304,7 +304,7 @@ class SecAggParticipant:
         )
 
     def _vector(self, pending: PendingUpdate) -> Any:
-        """The update as integers, from the disk."""
+        """Return the update as integers, from the disk."""
         plan = self.work.training.plan
         tree = codec_tensors.decode(self.work.site_store.body(pending), update_template(plan))
         fields = {name: np.asarray(part) for name, part in tree["payload"].items()}

@@ -110,7 +110,7 @@ class SiteSecrets:
         return why and f"the site's policy has a budget of privacy: {why}"
 
     def source(self, task: TrainAssignment) -> RandomSource | None:
-        """What this task's draws come from; None where the plan needs no secret."""
+        """Return what this task's draws come from; None where the plan needs no secret."""
         if not self._veiled:
             return None
         if self._entropy is None:
@@ -122,7 +122,7 @@ class SiteSecrets:
         return self._veiled and self._entropy is not None
 
     def _seed(self, task: TrainAssignment) -> bytes:
-        """The secret of an assignment, on the disk when this returns."""
+        """Return the secret of an assignment, on the disk when this returns."""
         files, name = self._vault.blobs, _name(task)
         if files.size(name) is None:
             assert self._entropy is not None
@@ -138,7 +138,7 @@ class SiteSecrets:
 
 
 def _name(place: TrainAssignment | tuple[int, int]) -> str:
-    """The file of an assignment's secret; later ones have names that sort behind it."""
+    """Return the file of an assignment's secret; later ones have names that sort behind it."""
     round, attempt = (place.round, place.attempt) if isinstance(place, TrainAssignment) else place
     return f"noise-{attempt:010d}-{round:010d}-key"
 

@@ -87,7 +87,7 @@ class SecureLine:
         await self.say(task, Quit(reason.name), {})
 
     async def told(self, task: TrainAssignment, number: int) -> tuple[int, bytes]:
-        """What the server says next, and its number. Raises `Refused`."""
+        """Return what the server says next, and its number. Raises `Refused`."""
         line = self.work.line
         wait = self.work.habits.wait
         path = f"{_path(task)}&after={number}&wait={wait}"
@@ -109,7 +109,7 @@ class SecureLine:
             await line.patience.rest(seconds, self.work.habits.clock() - asked)
 
     async def credentials(self, task: TrainAssignment) -> Credentials:
-        """What the server hands out of the members; it is checked where it is used."""
+        """Return what the server hands out of the members; it is checked where it is used."""
         line = self.work.line
 
         async def once() -> Credentials:
@@ -126,5 +126,5 @@ class SecureLine:
 
 
 def _path(task: TrainAssignment) -> str:
-    """Where the session of an assignment is spoken in."""
+    """Return where the session of an assignment is spoken in."""
     return f"/v1/secure/{task.round}?attempt={task.attempt}"

@@ -145,7 +145,7 @@ class ServerClient:
         return await self.persist(once)
 
     async def plan(self) -> Any:
-        """The value of the plan that the server holds."""
+        """Return the value of the plan that the server holds."""
 
         async def once() -> Any:
             answer = await self.http.get("/v1/plan")
@@ -183,7 +183,10 @@ class ServerClient:
             await self.patience.sleep(seconds)
 
     def heard(self, answer: httpx.Response, *kinds: type[M]) -> M:
-        """The message in an answer. Raises `Refused` for a refusal, `RetryLater` for none."""
+        """Return the message in an answer.
+
+        Raises `Refused` for a refusal, `RetryLater` for none.
+        """
         status = answer.status_code
         try:
             said = from_json(answer.content, *kinds, Ack)
@@ -205,7 +208,7 @@ class ServerClient:
 
 
 def number_in(said: str) -> int | None:
-    """The whole number that a header says, below 10^18; None where it says none.
+    """Return the whole number that a header says, below 10^18; None where it says none.
 
     >>> number_in("12"), number_in("-1"), number_in("²"), number_in("9" * 5000)
     (12, None, None, None)
@@ -214,7 +217,7 @@ def number_in(said: str) -> int | None:
 
 
 def _seconds(answer: httpx.Response) -> float:
-    """What Retry-After asks for; 0 when it does not, or asks for a date."""
+    """Return what Retry-After asks for; 0 when it does not, or asks for a date."""
     return min(float(number_in(answer.headers.get("retry-after", "")) or 0), LONGEST_PAUSE)
 
 

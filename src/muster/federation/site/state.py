@@ -195,7 +195,7 @@ class SealedSecrets:
         self._key = self._prefix + KEY
 
     def read(self) -> dict[str, bytes]:
-        """All that was kept, by name."""
+        """Return all that was kept, by name."""
         if self._files.size(self._key) is None:
             return {}
         return {name.removeprefix(self._prefix): self._opened(name) for name in self._names()}
@@ -273,7 +273,7 @@ def _unmarked() -> Mark | None:
 
 
 def locked(folder: Path, taken: str) -> int:
-    """The lock of a folder that its owner alone may read; `taken` says who holds it, if so.
+    """Return the lock of a folder that its owner alone may read; `taken` says who holds it, if so.
 
     Raises `RunError` when another process holds it.
     """

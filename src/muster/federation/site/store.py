@@ -171,7 +171,7 @@ class SiteStore:
         return self._state.pending
 
     def memory(self, template: Tree, *, left: bool = False) -> Tree:
-        """The memory that counts, or (`left`) the one that the pending update left.
+        """Return the memory that counts, or (`left`) the one that the pending update left.
 
         None for one that has never taken part.
         """
@@ -189,7 +189,7 @@ class SiteStore:
                 os.close(file)
 
     def sound(self, pending: PendingUpdate) -> bool:
-        """Whether the pending update is on the disk as it was kept."""
+        """Return whether the pending update is on the disk as it was kept."""
         try:
             self.blobs.whole(pending.blob)
         except NoRoom:
@@ -221,7 +221,7 @@ class SiteStore:
         return pending
 
     def settle(self, round: int, accepted: bool) -> bool:
-        """The fate of the pending update; False when it is known already. Idempotent."""
+        """Return the fate of the pending update; False when it is known already. Idempotent."""
         pending = self.pending
         if pending is None or pending.task.round != round:
             return False
@@ -244,7 +244,7 @@ class SiteStore:
     # The secrets of a secure sum; they last as long as its update is pending, at most.
 
     def sealed(self, task: TrainAssignment) -> SealedSecrets:
-        """Where the secrets of a task's secure sum are kept."""
+        """Return where the secrets of a task's secure sum are kept."""
         return SealedSecrets(self.blobs, self.folder, task)
 
     def destroy(self) -> None:
@@ -272,13 +272,13 @@ class SiteStore:
         self._sweep()
 
     def carry(self, step: PartialTraining, template: Tree) -> Tree:
-        """What a checkpoint holds. Raises `RunError` or `Refused` when it is damaged."""
+        """Return what a checkpoint holds. Raises `RunError` or `Refused` when it is damaged."""
         return self._tree(step.blob, template)
 
     # What was downloaded.
 
     def model(self, digest: str) -> Any:
-        """A map of a model that is held whole; a damaged one is removed, to be fetched anew.
+        """Return a map of a model that is held whole; a damaged one is removed, to be fetched anew.
 
         None when it is not held.
         """

@@ -160,7 +160,7 @@ class StudyRecord:
     # Runs.
 
     def runs(self) -> tuple[str, ...]:
-        """The runs that this site has joined, in order."""
+        """Return the runs that this site has joined, in order."""
         return tuple(run for (run,) in self._read("SELECT run FROM runs ORDER BY number"))
 
     def unasked(self) -> int:
@@ -189,7 +189,7 @@ class StudyRecord:
     # Assignments.
 
     def begun(self, asked: Asked) -> Begun | None:
-        """What is known of an assignment under this run, round and attempt."""
+        """Return what is known of an assignment under this run, round and attempt."""
         rows = self._read(
             "SELECT asked, secret, answer, accepted, until, steps, over, seen FROM assignments "
             f"WHERE {ONE}",
@@ -204,7 +204,7 @@ class StudyRecord:
         return Begun(found, secret, None if answer is None else json.loads(answer), fate, session)
 
     def known(self, run: str, day: str) -> Known:
-        """What is known of a run, and of the day."""
+        """Return what is known of a run, and of the day."""
         ((attempt, settled, trainings, measurings),) = self._read(
             "SELECT coalesce(max(attempt), 0), "
             "coalesce(max(CASE WHEN accepted IS NOT NULL THEN round END), 0), "
@@ -355,7 +355,7 @@ CURE = (
 
 
 def _opened(file: Path) -> sqlite3.Connection:
-    """The database, made if need be. Raises `RunError` for one that is damaged or newer."""
+    """Return the database, made if need be. Raises `RunError` for one that is damaged or newer."""
     db = None
     try:
         fresh = not file.exists()

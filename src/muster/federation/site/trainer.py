@@ -70,7 +70,10 @@ class SiteTrainer:
     study: StudyRecord
 
     async def train(self, task: TrainAssignment, client: ClientId, body: Any) -> PendingUpdate:
-        """The update of a task, kept. Raises `TrainingStopped`, and what goes wrong in training."""
+        """Return the update of a task, kept.
+
+        Raises `TrainingStopped`, and what goes wrong in training.
+        """
         effort = Effort()
         done: PendingUpdate = await self.working(
             task, effort, partial(self._train, task, client, body, effort)

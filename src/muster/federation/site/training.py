@@ -67,7 +67,7 @@ class Training:
         return codec_tensors.largest(self._template)
 
     def sent(self, body: Any) -> Sent:
-        """What the server sent, aligned as kernels like it. Raises `Refused`.
+        """Return what the server sent, aligned as kernels like it. Raises `Refused`.
 
         The model itself is not copied, where it lies so in a map of its file (see `mapped`).
         """
@@ -79,7 +79,10 @@ class Training:
     def train(
         self, task: TrainAssignment, client: ClientId, body: Any, memory: Memory | None, walk: Walk
     ) -> TrainingResult:
-        """The client's round. Raises `ClientError`, `Refused` for the body, what a walk raises."""
+        """Return the client's round.
+
+        Raises `ClientError`, `Refused` for the body, what a walk raises.
+        """
         try:
             x, y = self._mine
         except Exception as fault:
@@ -126,13 +129,13 @@ class Training:
 
 
 def _placed(leaf: Any) -> Any:
-    """An array that starts where kernels like it, and may be written to."""
+    """Return an array that starts where kernels like it, and may be written to."""
     fits = leaf.ctypes.data % codec_tensors.ALIGNED == 0 and leaf.flags.writeable
     return leaf if fits else own(leaf)
 
 
 def _made(outcome: Outcome) -> TrainingResult:
-    """A group of one as its update: all of it weighted, so that the server only adds."""
+    """Return a group of one as its update: all of it weighted, so that the server only adds."""
     weights, buffers = outcome.weights, outcome.buffers
     update = {
         "payload": {name: rows[0] for name, rows in outcome.payload.items()},

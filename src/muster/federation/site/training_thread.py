@@ -39,5 +39,5 @@ class TrainingThread:
         self._stack.enter_context(self._around())  # settings of some libraries are a thread's own
 
     def do(self, deed: Callable[..., T], *given: Any) -> asyncio.Future[T]:
-        """The future of what a function returns, once its turn has come."""
+        """Return the future of what a function returns, once its turn has come."""
         return asyncio.get_running_loop().run_in_executor(self._thread, deed, *given)

@@ -108,7 +108,7 @@ def _drop_halves(site_store: SiteStore, name: str) -> None:
 
 
 def _begin(answer: httpx.Response) -> int:
-    """The place of the first octet of an answer."""
+    """Return the place of the first octet of an answer."""
     if answer.status_code == 200:
         return 0
     found = re.match(r"bytes (\d{1,16})-", answer.headers.get("content-range", ""))
@@ -266,14 +266,14 @@ async def _put(
 
 
 async def cut(piece: memoryview) -> AsyncIterator[bytes]:
-    """A body in pieces that lie where it lies."""
+    """Yield a body in pieces that lie where it lies."""
     for begin in range(0, len(piece), SEND):
         part: Any = piece[begin : begin + SEND]
         yield part
 
 
 def _pays(body: Any) -> bool:
-    """Whether a piece from the middle becomes much smaller."""
+    """Return whether a piece from the middle becomes much smaller."""
     middle = max(0, len(body) // 2 - PROBE // 2)
     sample = bytes(memoryview(body)[middle : middle + PROBE])
     return len(zstandard.ZstdCompressor(level=1).compress(sample)) < PAYS * len(sample)

@@ -31,7 +31,7 @@ class Normal(NamedTuple):
 
 
 def canary(source: RandomSource, size: int) -> NDArray[np.float64]:
-    """A direction uniform on the unit sphere, `(d,)`.
+    """Return a direction uniform on the unit sphere, `(d,)`.
 
     >>> from muster.keys import key
     >>> round(float(np.linalg.norm(canary(key(0), 50))), 6)
@@ -43,7 +43,7 @@ def canary(source: RandomSource, size: int) -> NDArray[np.float64]:
 
 
 def cosine(direction: NDArray[np.float64], moved: NDArray[np.float64]) -> float:
-    """The cosine of a canary with what was released: the model's move, or one round's sum.
+    """Return the cosine of a canary with what was released: the model's move, or one round's sum.
 
     >>> cosine(np.array([1.0, 0.0]), np.array([3.0, 4.0]))
     0.6
@@ -52,7 +52,7 @@ def cosine(direction: NDArray[np.float64], moved: NDArray[np.float64]) -> float:
 
 
 def fitted(cosines: NDArray[np.float64]) -> Normal:
-    """The normal law of a sample.
+    """Return the normal law of a sample.
 
     >>> fitted(np.array([0.0, 1.0, 2.0]))
     Normal(mean=1.0, deviation=1.0)
@@ -67,7 +67,7 @@ def fitted(cosines: NDArray[np.float64]) -> Normal:
 def canary_epsilon(
     seen: NDArray[np.float64], unseen: NDArray[np.float64] | int, delta: float
 ) -> float:
-    """An estimate of ε at δ from the cosines of canaries (algorithms 1 and 2 of the paper).
+    """Return an estimate of ε at δ from the cosines of canaries (algorithms 1 and 2 of the paper).
 
     `unseen` is the dimension d, where the final model alone is seen, or the statistics of
     canaries that took no part: for all rounds visible, give the largest cosine over the rounds
@@ -94,7 +94,7 @@ def canary_epsilon(
 
 
 def hockey_stick(epsilon: float, p: Normal, q: Normal) -> float:
-    """The largest over sets S of P(S) − e^ε Q(S), for two normal laws of any deviations.
+    """Return the largest over sets S of P(S) − e^ε Q(S), for two normal laws of any deviations.
 
     >>> round(hockey_stick(1.0, Normal(1 / 3.730632, 1.0), Normal(0.0, 1.0)), 8)
     1e-05

@@ -11,7 +11,7 @@ __all__ = ["clopper_pearson", "one_run_epsilon"]
 
 
 def clopper_pearson(hits: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The interval of rates under which neither so few nor so many hits are a surprise.
+    """Return the interval of rates under which neither so few nor so many hits are a surprise.
 
     Source: Clopper and Pearson 1934; each side errs with probability (1 − confidence)/2.
 
@@ -30,7 +30,7 @@ def clopper_pearson(hits: int, trials: int, confidence: float = 0.95) -> tuple[f
 
 
 def one_run_epsilon(right: int, guesses: int, confidence: float = 0.95) -> float:
-    """The ε that so many right guesses of secret coins refute, from one run; δ = 0.
+    """Return the ε that so many right guesses of secret coins refute, from one run; δ = 0.
 
     Source: Steinke, Nasr and Jagielski 2023 (arXiv 2305.08846), theorem 5.2: under ε-DP the
     right guesses are below a binomial number of rate e^ε/(1 + e^ε). One-sided.
@@ -43,7 +43,7 @@ def one_run_epsilon(right: int, guesses: int, confidence: float = 0.95) -> float
 
 
 def _quantile(p: float, a: float, b: float) -> float:
-    """The x with I_x(a, b) = p, by bisection."""
+    """Return the x with I_x(a, b) = p, by bisection."""
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
@@ -52,7 +52,7 @@ def _quantile(p: float, a: float, b: float) -> float:
 
 
 def _beta(x: float, a: float, b: float) -> float:
-    """The regularised incomplete beta function by its continued fraction (DLMF 8.17.22)."""
+    """Return the regularised incomplete beta function by its continued fraction (DLMF 8.17.22)."""
     if x > (a + 1) / (a + b + 2):
         return 1 - _beta(1 - x, b, a)
     front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)

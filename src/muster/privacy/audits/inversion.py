@@ -34,7 +34,7 @@ def linear_input(weight: NDArray[np.float64], bias: NDArray[np.float64]) -> NDAr
 
 
 def label(bias: NDArray[np.float64]) -> int:
-    """The class of the one row behind a cross-entropy: the only negative last-bias gradient.
+    """Return the class of the one row behind a cross-entropy: the only negative last-bias gradient.
 
     Source: iDLG, Zhao, Mopuri and Bilen 2020 (arXiv 2001.02610).
 
@@ -96,7 +96,7 @@ def psnr(found: NDArray[np.float64], truth: NDArray[np.float64], peak: float = 1
 
 
 def best_match(found: NDArray[np.float64], truths: NDArray[np.float64], peak: float = 1.0) -> float:
-    """The PSNR with the nearest of several rows `(rows, d)`.
+    """Return the PSNR with the nearest of several rows `(rows, d)`.
 
     >>> best_match(np.zeros(2), np.array([[1.0, 1.0], [0.1, 0.1]]))
     20.0

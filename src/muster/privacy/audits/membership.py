@@ -20,7 +20,7 @@ __all__ = ["auc", "epsilon_found", "tpr_at", "violates"]
 
 
 def auc(members: NDArray[np.float64], others: NDArray[np.float64]) -> float:
-    """The chance that a member scores above another; ties count half.
+    """Return the chance that a member scores above another; ties count half.
 
     >>> auc(np.array([2.0, 3.0]), np.array([1.0, 2.0]))
     0.875
@@ -32,7 +32,7 @@ def auc(members: NDArray[np.float64], others: NDArray[np.float64]) -> float:
 
 
 def tpr_at(members: NDArray[np.float64], others: NDArray[np.float64], fpr: float = 0.001) -> float:
-    """The share of members found by a threshold that accuses at most `fpr` of the others.
+    """Return the share of members found by a threshold that accuses at most `fpr` of the others.
 
     >>> tpr_at(np.array([1.0, 5.0]), np.array([0.0, 2.0]), fpr=0.0)
     0.5
@@ -51,7 +51,7 @@ def epsilon_found(
     threshold: float,
     confidence: float = 0.95,
 ) -> float:
-    """The ε that an attack at a threshold chosen beforehand refutes, at a confidence.
+    """Return the ε that an attack at a threshold chosen beforehand refutes, at a confidence.
 
     ln((TPR − δ)/FPR) with Clopper-Pearson bounds against the attacker, and the same for the
     complement (Nasr et al. 2021, arXiv 2101.04535). Choose the threshold on other scores.
@@ -75,7 +75,7 @@ def violates(
     delta: float,
     threshold: float,
 ) -> bool:
-    """Whether an attack did what (ε, δ) forbids: TPR ≤ e^ε FPR + δ. If so, there is a fault.
+    """Return whether an attack did what (ε, δ) forbids: TPR ≤ e^ε FPR + δ. If so, there is a fault.
 
     At 99.9 % confidence, so that a hundred audits raise one false alarm in ten times.
 

@@ -70,7 +70,7 @@ class RowFacts:
 
 
 def row_statement(facts: RowFacts) -> Statement:
-    """What may be claimed of single rows; no claim where one of its grounds is missing.
+    """Return what may be claimed of single rows; no claim where one of its grounds is missing.
 
     The items are those of `muster.privacy.statement`, which speaks of clients.
 
@@ -88,7 +88,7 @@ def row_statement(facts: RowFacts) -> Statement:
 
 
 def _reasons(facts: RowFacts) -> Iterator[str]:
-    """Each ground that is missing; from where this is written, one always is."""
+    """Yield each ground that is missing; from where this is written, one always is."""
     if facts.away:
         yield (
             "the plan promises that each site clips its rows' gradients and adds noise, and the "

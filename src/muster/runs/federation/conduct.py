@@ -57,7 +57,7 @@ class ServerSettings:
 def facts_of(
     plan: Plan, run: str, terms: ServerSettings, *, study: str = STUDY, raised: tuple[int, ...] = ()
 ) -> FederationFacts:
-    """What a server tells its sites, and holds them to."""
+    """Return what a server tells its sites, and holds them to."""
     template = update_template(plan)
     size = sum(memoryview(piece).nbytes for piece in encode(template))
 
@@ -176,7 +176,10 @@ def conduct(
 
 
 def _ends(round_state: RoundState, text: str = "") -> bool:
-    """Whether no order to go back waits: then none is taken any more. With `text` it is refused."""
+    """Return whether no order to go back waits: then none is taken any more.
+
+    With `text` it is refused.
+    """
     with round_state.changed:
         back = round_state.back
         if back is None or text:
@@ -226,7 +229,7 @@ class _Witness:
     network: NetworkClients
 
     def examine(self, round: int, state: RunState) -> dict[str, Any]:
-        """What a round's record has beside who replied; for version 0 nobody was asked."""
+        """Return what a round's record has beside who replied; for version 0 nobody was asked."""
         who = self.network.population() if round else {}
         return self.examiner.examine(round, state) | who
 

@@ -21,7 +21,7 @@ AHEAD, WRONG = 5.0, 300.0  # seconds between two clocks: a warning, a problem
 
 
 def proxies(host: str, effects: Effects = USUAL) -> list[Finding]:
-    """Whether a proxy of the environment stands between this machine and a host."""
+    """Return whether a proxy of the environment stands between this machine and a host."""
     found = {k: v for k, v in effects.proxies().items() if k in ("http", "https", "all")}
     if not found:
         return [Finding("proxy", "ok", "no proxy is set in the environment")]
@@ -33,13 +33,13 @@ def proxies(host: str, effects: Effects = USUAL) -> list[Finding]:
 
 
 def _hidden(url: str) -> str:
-    """A proxy's address without its password."""
+    """Return a proxy's address without its password."""
     before, at, after = url.rpartition("@")
     return f"{before.partition('//')[0]}//…@{after}" if at else url
 
 
 def reach(url: str, home: Path | None, effects: Effects = USUAL) -> list[Finding]:
-    """The way to a server: its name, its port, its certificate, its health, its clock."""
+    """Return the way to a server: its name, its port, its certificate, its health, its clock."""
     parts = urlsplit(url)
     host, secure = parts.hostname or "", parts.scheme == "https"
     number = parts.port or (443 if secure else 80)
@@ -90,7 +90,7 @@ def _talk(raw: socket.socket, host: str, home: Path | None, effects: Effects) ->
 
 
 def _said(text: str) -> str:
-    """The sentence of a refusal, or the beginning of whatever else it is."""
+    """Return the sentence of a refusal, or the beginning of whatever else it is."""
     try:
         said = json.loads(text)["text"]
     except (ValueError, TypeError, KeyError):

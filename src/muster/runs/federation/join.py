@@ -43,7 +43,7 @@ class Stop(Protocol):
     """An `asyncio.Event` or a `threading.Event`."""
 
     def is_set(self) -> bool:
-        """Whether to stop."""
+        """Return whether to stop."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,10 @@ async def _attended(
 
 
 def _notary(plan: Plan, place: _ClientFolder) -> Notary | None:
-    """Who signs for a client of a plan whose sums are masked. Raises `RunError` without one."""
+    """Return who signs for a client of a plan whose sums are masked.
+
+    Raises `RunError` without one.
+    """
     if plan.secure is None:
         return None
     if place.identity is None:
@@ -208,7 +211,7 @@ async def _stopped(stop: Stop) -> None:
 
 
 def site_rows(planfile: PlanFile, data: str | Path, loader: str | None = None) -> tuple[Any, Any]:
-    """A site's own rows `(x, y)`: what `local_data(data)` of the plan file returns.
+    """Return a site's own rows `(x, y)`: what `local_data(data)` of the plan file returns.
 
     `loader`, written "file.py:name", names another function, which the plan's fingerprint does
     not cover. Raises `DataError` for what cannot be loaded or trained on.

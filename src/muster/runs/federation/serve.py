@@ -75,7 +75,7 @@ class ListenSettings:
     meters: int | None = None
 
     def listening(self, folder: Path) -> listen.ListenAddress:
-        """The same, for the sockets. Raises `RunError` for what is no address."""
+        """Return the same, for the sockets. Raises `RunError` for what is no address."""
         host, colon, port = self.address.rpartition(":")
         if not colon or not port.isdigit() or not 0 <= int(port) < 1 << 16:
             raise RunError(f"the address {self.address!r} is not HOST:PORT; use 0.0.0.0:8443")
@@ -144,7 +144,10 @@ def serve(
 
 
 def patient(deed: Callable[[], T], stop: threading.Event, tell: Watch) -> T:
-    """What a deed returns, once there is room for it. Raises `Stopped` when told to stop first."""
+    """Return what a deed returns, once there is room for it.
+
+    Raises `Stopped` when told to stop first.
+    """
     shortage = Shortage(tell)
     while True:
         try:
@@ -180,7 +183,7 @@ def _opened(
     *,
     plain: bool,
 ) -> tuple[_Server, contextlib.ExitStack]:
-    """A server whose run is opened and is this plan's, and what closes it again."""
+    """Return a server whose run is opened and is this plan's, and what closes it again."""
     folder = federation.folder
     with said(f"the folder {folder} cannot be made"):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # updates of single sites lie here
@@ -199,7 +202,10 @@ def _opened(
 
 
 def _notary(plan: Plan, where: ListenSettings) -> pki.Notary | None:
-    """Who knows the members of a plan whose sums are masked. Raises `RunError` without one."""
+    """Return who knows the members of a plan whose sums are masked.
+
+    Raises `RunError` without one.
+    """
     if plan.secure is None:
         return None
     if where.identity is None:
@@ -211,7 +217,7 @@ def _notary(plan: Plan, where: ListenSettings) -> pki.Notary | None:
 
 
 def _log(folder: Path) -> audit.AuditLog:
-    """The server's audit log, after a check of the whole of it."""
+    """Return the server's audit log, after a check of the whole of it."""
     path = folder / "audit.jsonl"
     if path.exists() and path.stat().st_size:  # a kill may come before its first entry
         audit.verify(path)
@@ -366,7 +372,7 @@ class _Server:
         )
 
     def _begin(self) -> Options:
-        """What this life writes down before it plays; how it plays."""
+        """Return what this life writes down before it plays; how it plays."""
         federation = self.federation
         if federation.population is None and self.ledger.meta("carrier") != "plain":
             self.ledger.note(
@@ -432,7 +438,7 @@ class _Server:
 
 
 def _name(ledger: FederationStore) -> str:
-    """The run's id: its folder's name, and what tells it from one that was there before."""
+    """Return the run's id: its folder's name, and what tells it from one that was there before."""
     name = re.sub(r"[^A-Za-z0-9._-]", "-", ledger.path.resolve().name)[:96].lstrip("._-") or "run"
     if ledger.shared:
         return name  # all servers must say the same without asking each other

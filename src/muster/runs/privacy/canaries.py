@@ -74,7 +74,7 @@ class Canaries:
         self._inner.send(Cohort(real), sent, round)
 
     def replies(self) -> Iterator[Answer]:
-        """The updates of those who trained, then one of each canary, as long as its bound."""
+        """Yield the updates of those who trained, then one of each canary, as long as its bound."""
         yield from self._inner.replies()
         assert self._asked is not None
         asked, sent, round = self._asked
@@ -120,7 +120,7 @@ def why_not(plan: Plan) -> str | None:
 
 
 def shown(plan: Plan, population: Population, rounds: int, delta: float) -> CanaryScores:
-    """What canaries estimate in a simulation of this plan; half as many again stay unseen.
+    """Return what canaries estimate in a simulation of this plan; half as many again stay unseen.
 
     A secure sum is left out of the simulation, as its sums have the same bits without it.
     """

@@ -29,14 +29,14 @@ __all__ = ["facts_of", "ledger_of", "stated", "statements"]
 
 
 def stated(run: Run, audits: tuple[AuditFinding, ...] = ()) -> Statement:
-    """What may be claimed of a run, or why nothing is."""
+    """Return what may be claimed of a run, or why nothing is."""
     if not run.facts.get("privacy"):
         return unprotected(run, audits)
     return statement(facts_of(run, audits))
 
 
 def statements(run: Run) -> tuple[Statement, ...]:
-    """All that may be said of a run: of its clients, of their single rows, or of both."""
+    """Return all that may be said of a run: of its clients, of their single rows, or of both."""
     rows = run.facts.get("examples")
     clients = () if rows and not run.facts.get("privacy") else (stated(run),)
     if not rows:

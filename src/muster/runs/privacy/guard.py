@@ -91,7 +91,7 @@ class RunAccountant:
         return (self._named(record["round"], before), record["round"]), accepted
 
     def _named(self, round: int, before: int | None = None) -> str:
-        """What a round is charged as: one that is played again is another release."""
+        """Return what a round is charged as: one that is played again is another release."""
         return charged_as(self._run, self._back, round, before)
 
     def _opened(self, before: str | None, file: Path | None) -> LedgerFile | None:
@@ -151,7 +151,7 @@ class RunAccountant:
         check_delta(ledger.delta, len(roster.clients))
 
     def _so_far(self, roster: Roster) -> PrivacyLedger:
-        """The ledger, with the replies of this run's rounds that are committed."""
+        """Return the ledger, with the replies of this run's rounds that are committed."""
         if self._ledger is None:
             budget, clients = self._plan.budget, len(roster.clients)
             delta = budget.delta if budget else usual_delta(clients)
@@ -205,7 +205,7 @@ class RunAccountant:
             self._store.amend(dict(leaves(state._replace(stages=stages))), sealed=True)
 
     def source(self) -> RandomSource | None:
-        """What the admitted round draws from: its secret, or None for the plan's seed."""
+        """Return what the admitted round draws from: its secret, or None for the plan's seed."""
         return self._secret
 
     def record(self) -> dict[str, Any]:
@@ -234,7 +234,7 @@ class RunAccountant:
         self._secret = None
 
     def _facts(self, roster: Roster) -> dict[str, Any]:
-        """What a statement needs beside the ledger (see `runs.privacy.facts`)."""
+        """Return what a statement needs beside the ledger (see `runs.privacy.facts`)."""
         plan, how = self._plan, selection(self._plan, roster)
         return {
             "run": self._run,
@@ -251,7 +251,7 @@ class RunAccountant:
 
 
 def afforded(plan: Plan, roster: Roster) -> int | None:
-    """How many rounds the plan's budget affords people who were in no run before."""
+    """Return how many rounds the plan's budget affords people who were in no run before."""
     budget: Budget | None = plan.budget
     if budget is None or not plan.stages.releases():
         return afforded_rows(plan, roster)

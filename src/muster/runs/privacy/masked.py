@@ -21,7 +21,7 @@ __all__ = ["honest_shares", "mask_of", "own_needed", "settings_of"]
 
 
 def mask_of(run: Run) -> Mask | None:
-    """The secure sums of a run as they were made, at the worst of them; None without."""
+    """Return the secure sums of a run as they were made, at the worst of them; None without."""
     settings = settings_of(run.facts.get("plan", {}))
     if settings is None:
         return None
@@ -75,13 +75,13 @@ def own_needed(
 
 
 def _drawn(plan: Mapping[str, Any]) -> int:
-    """How many clients a recorded plan draws; 0 where it does not say."""
+    """Return how many clients a recorded plan draws; 0 where it does not say."""
     count = int(plan["sampling"].get("count") or 0)
     return math.ceil(count * float(plan["overselect"]))
 
 
 def honest_shares(run: Run, mask: Mask) -> int | None:
-    """The fewest honest clients that a sum is sure to hold; None before the first.
+    """Return the fewest honest clients that a sum is sure to hold; None before the first.
 
     All who may work together of those who were invited may be among those whose sum was opened; of
     a ring, a part may have been opened.
@@ -92,11 +92,11 @@ def honest_shares(run: Run, mask: Mask) -> int | None:
 
 
 def _sure(record: Mapping[str, Any], corrupt: float) -> int:
-    """How many honest clients whatever was opened in one round is sure to hold."""
+    """Return how many honest clients whatever was opened in one round is sure to hold."""
     parts = [int(note["honest"]) for note in record.get("secure", ()) if _ring(note)]
     return min([len(record["accepted"]) - known_shares(len(record["invited"]), corrupt), *parts])
 
 
 def _ring(note: Mapping[str, Any]) -> bool:
-    """Whether the clients of a recorded sum shared with some of the others only."""
+    """Return whether the clients of a recorded sum shared with some of the others only."""
     return bool(note["degree"] + 1 < note["members"])

@@ -151,7 +151,7 @@ def _charged(found: Worst, rounds: int, delta: float) -> Charged:
 
 
 def facts_from(kept: dict[str, Any]) -> RowFacts:
-    """The facts as a run's store keeps them."""
+    """Return the facts as a run's store keeps them."""
     found = dict(kept)
     if found["charged"] is not None:
         charged = dict(found["charged"])
@@ -163,7 +163,7 @@ def facts_from(kept: dict[str, Any]) -> RowFacts:
 
 
 def afforded_rows(plan: Plan, roster: Roster) -> int | None:
-    """How many rounds the budget affords any one client, where the budget is about rows."""
+    """Return how many rounds the budget affords any one client, where the budget is about rows."""
     budget, rule = plan.budget, plan.local.examples
     if budget is None or rule is None or plan.stages.releases():
         return None

@@ -125,7 +125,7 @@ class SiteStudy:
 
 
 def studies(folder: str | Path, policy: Any = None) -> list[SiteStudy]:
-    """Each study of a site, by the folder of its identity, or of its studies, or one.
+    """Return each study of a site, by the folder of its identity, or of its studies, or one.
 
     `policy`, a `Policy`, says which budget and which rules count and which study is meant, instead
     of what the site itself noted when it last joined. Raises `RunError` where there is none.
@@ -134,13 +134,16 @@ def studies(folder: str | Path, policy: Any = None) -> list[SiteStudy]:
 
 
 def accounts(folder: str | Path, policy: Any = None) -> list[Account]:
-    """The ledger of each study of a site, as `studies` finds them. Raises `RunError` for none."""
+    """Return the ledger of each study of a site, as `studies` finds them.
+
+    Raises `RunError` for none.
+    """
     found = _found(folder, policy, (NOTE, LEDGER))
     return [_account(one / LEDGER, _budget(policy) or _noted(one)) for one in found]
 
 
 def peers_of(rules: PeerRules) -> Peers:
-    """A site's rules about those it sums with, as a table needs them."""
+    """Return a site's rules about those it sums with, as a table needs them."""
     named = rules.peers is not None and not any("*" in pattern for pattern in rules.peers)
     keyed = named and all("=" in peer for peer in rules.peers or ())
     return Peers(rules.least_peers or 0, named, rules.organisations is not None, keyed)
@@ -164,7 +167,7 @@ def _study(path: Path, policy: Any) -> SiteStudy:
 
 
 def _setting(came: Joined, account: Account | None, worst: Sums | None) -> Setting | None:
-    """What a site's table is made of; None where masked sums were planned and none made."""
+    """Return what a site's table is made of; None where masked sums were planned and none made."""
     if worst is None and settings_of(came.plan) is not None:
         return None
     peers = peers_of(came.rules)
@@ -181,7 +184,7 @@ def _setting(came: Joined, account: Account | None, worst: Sums | None) -> Setti
 
 
 def _stated(came: Joined, account: Account | None) -> Statement:
-    """What this site's own noise hides, by its own ledger; else why nothing can be said."""
+    """Return what this site's own noise hides, by its own ledger; else why nothing can be said."""
     if account is not None and account.ledger.entries:
         ledger = account.ledger
         claim = (
@@ -204,7 +207,7 @@ def _worst(shown: tuple[Transcript, ...]) -> Sums | None:
 
 
 def _sums(shown: Transcript) -> Sums | None:
-    """What one session was safe from; None where nothing was masked in it."""
+    """Return what one session was safe from; None where nothing was masked in it."""
     if "mask" not in dict(shown.left):
         return None
     cohort, colluders, losses = (
@@ -221,7 +224,7 @@ def _sums(shown: Transcript) -> Sums | None:
 
 
 def _found(folder: str | Path, policy: Any, kept: tuple[str, ...]) -> list[Path]:
-    """The studies at a place that hold one of these files. Raises `RunError` for none."""
+    """Return the studies at a place that hold one of these files. Raises `RunError` for none."""
     folder = Path(folder)
     if not folder.is_dir():
         raise RunError(f"{folder} is no folder; give a site's identity, or the folder of a study")
@@ -247,7 +250,7 @@ def _in(folder: Path) -> list[Path]:
 
 
 def _noted(study: Path) -> Budget | None:
-    """The budget that was in force when the site last joined."""
+    """Return the budget that was in force when the site last joined."""
     note = study / NOTE
     if not note.exists():
         return None

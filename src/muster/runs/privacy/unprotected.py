@@ -25,7 +25,7 @@ DIVIDED = {
 
 
 def unprotected(run: Run, audits: tuple[AuditFinding, ...] = ()) -> Statement:
-    """The statement about one client of a run that adds no noise, from its recorded plan.
+    """Return the statement about one client of a run that adds no noise, from its recorded plan.
 
     No number in it is made up: sampling, weights and denominator are the plan's, and what a plan
     does not say is left out.

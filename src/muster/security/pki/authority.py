@@ -93,7 +93,7 @@ class CertificateEntry:
         return (datetime.fromisoformat(self.ends) - now).days
 
     def live(self, now: datetime) -> bool:
-        """Whether it opens a door now."""
+        """Return whether it opens a door now."""
         return self.state == "valid" and now <= datetime.fromisoformat(self.ends)
 
 
@@ -203,7 +203,7 @@ def revoke(folder: Path, who: str, reason: str, now: datetime) -> list[Certifica
 
 
 def entries(folder: Path) -> list[CertificateEntry]:
-    """Every certificate that an authority issued, in that order, as it stands now."""
+    """Return every certificate that an authority issued, in that order, as it stands now."""
     _certificate_of(folder)
     return list(_latest(_lines(folder)).values())
 
@@ -222,7 +222,7 @@ def unconfirmed(folder: Path, asked: Path, now: datetime, *, renewal: bool = Fal
 
 
 def _held(folder: Path) -> AbstractContextManager[None]:
-    """The folder for oneself, when it is an authority's."""
+    """Return the folder for oneself, when it is an authority's."""
     _certificate_of(folder)
     return locked(folder)
 
@@ -254,7 +254,7 @@ def _latest(lines: list[CertificateEntry]) -> dict[str, CertificateEntry]:
 
 
 def _opened(folder: Path) -> tuple[Authority, list[CertificateEntry], RevocationList | None]:
-    """The authority, its ledger, and the list that lies there, if it is one that may."""
+    """Return the authority, its ledger, and the list that lies there, if it is one that may."""
     authority = Authority(_certificate_of(folder), private(folder / KEY))
     try:
         there = standing(folder, authority.certificate)
@@ -308,7 +308,7 @@ def _with_lost(
 
 
 def _held_by(lines: list[CertificateEntry], name: str, now: datetime, renewal: bool) -> str:
-    """The organisation that a name speaks for already; "" where it is a new one."""
+    """Return the organisation that a name speaks for already; "" where it is a new one."""
     known = [entry for entry in _latest(lines).values() if entry.name == name]
     standing_ = [entry for entry in known if renewal or entry.live(now)]
     return standing_[-1].organisation if standing_ else ""
@@ -321,7 +321,7 @@ def _organisation(
     now: datetime,
     renewal: bool,
 ) -> str:
-    """The organisation that a certificate is to name, by the authority's word."""
+    """Return the organisation that a certificate is to name, by the authority's word."""
     if grant.organisation:
         return grant.organisation
     held = _held_by(lines, asked.name, now, renewal)

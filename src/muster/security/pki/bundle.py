@@ -50,14 +50,14 @@ class Bundle:
 
 
 def seal(bundle: Bundle, authority: Authority) -> bytes:
-    """The bundle as JSON, signed by the authority."""
+    """Return the bundle as JSON, signed by the authority."""
     body = {"format": FORMAT} | asdict(bundle)
     mark = base64.b64encode(sign(authority, _canonical(body))).decode()
     return (json.dumps(body | {"signature": mark}, indent=1) + "\n").encode()
 
 
 def unseal(data: bytes) -> Bundle:
-    """The bundle, when its format is known and the authority named in it has signed it."""
+    """Return the bundle, when its format is known and the authority named in it has signed it."""
     body = _object(data)
     if body.get("format") != FORMAT:
         raise IdentityError(
@@ -78,7 +78,7 @@ def unseal(data: bytes) -> Bundle:
 
 
 def fits(bundle: Bundle, key: bytes, now: datetime) -> Identity:
-    """Who the bundle makes the holder of a private key (PEM).
+    """Return who the bundle makes the holder of a private key (PEM).
 
     Raises `IdentityError` when the certificate belongs to another key or another name, does not
     come from the authority, is revoked, or is not valid now.

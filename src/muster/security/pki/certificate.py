@@ -96,7 +96,7 @@ class SigningRequest:
 
 
 def new_key() -> bytes:
-    """A new private key, PEM."""
+    """Return a new private key, PEM."""
     return _key_bytes(ec.generate_private_key(ec.SECP256R1()))
 
 
@@ -113,7 +113,7 @@ def fingerprint(pem: bytes) -> str:
 
 
 def new_authority(title: str, now: datetime) -> Authority:
-    """A new authority: a key, and a certificate that it signs itself."""
+    """Return a new authority: a key, and a certificate that it signs itself."""
     if not title.strip() or not title.isprintable() or len(title.encode()) > 64:
         raise IdentityError(f"the title {title!r} is not allowed; use 1 to 64 printable letters")
     key = ec.generate_private_key(ec.SECP256R1())
@@ -130,7 +130,7 @@ def new_authority(title: str, now: datetime) -> Authority:
 
 
 def request(name: str, key: bytes, organisation: str = "") -> bytes:
-    """A signing request (PEM) for a name, by the holder of a key; it holds no secret.
+    """Return a signing request (PEM) for a name, by the holder of a key; it holds no secret.
 
     `organisation` is what the holder asks to speak for; the authority decides.
     """
@@ -159,7 +159,7 @@ def read_request(pem: bytes) -> SigningRequest:
 
 
 def issue(authority: Authority, asked: SigningRequest, grant: Grant, now: datetime) -> bytes:
-    """A certificate (PEM) for whoever made a request.
+    """Return a certificate (PEM) for whoever made a request.
 
     Its holder speaks for the organisation of the grant or, where that names none, for itself: what
     a request asks for is not looked at.
@@ -208,7 +208,7 @@ def check_issued(issued: bytes, authority: bytes, now: datetime) -> None:
 
 
 def sign(authority: Authority, data: bytes) -> bytes:
-    """The authority's signature over some bytes."""
+    """Return the authority's signature over some bytes."""
     return bytes(private_key(authority.key).sign(data, ECDSA))
 
 
@@ -223,12 +223,15 @@ def check_signature(authority: bytes, signature: bytes, data: bytes) -> None:
 
 
 def public_key(pem: bytes) -> ec.EllipticCurvePublicKey:
-    """The public key in a certificate (PEM). Raises `IdentityError` for another kind of key."""
+    """Return the public key in a certificate (PEM).
+
+    Raises `IdentityError` for another kind of key.
+    """
     return _p256(_key_of(certificate(pem)))
 
 
 def private_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
-    """The private key in some PEM. Raises `IdentityError` for another kind of key."""
+    """Return the private key in some PEM. Raises `IdentityError` for another kind of key."""
     key = parsed(lambda data: serialization.load_pem_private_key(data, None), pem, "the key")
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise IdentityError(f"the key is a {type(key).__name__}; an EC P-256 key is required")

@@ -39,7 +39,7 @@ class Credentials:
     revoked: str
 
     def to_json(self) -> bytes:
-        """The message as it travels."""
+        """Return the message as it travels."""
         said = {"format": FORMAT, "certificates": dict(self.certificates), "revoked": self.revoked}
         return json.dumps(said, separators=(",", ":")).encode()
 

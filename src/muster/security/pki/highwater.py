@@ -32,7 +32,7 @@ Stamp = tuple[int, ...]
 
 
 def seen(folder: Path) -> ListMark | None:
-    """The highest list that a folder has seen; None where it has seen none."""
+    """Return the highest list that a folder has seen; None where it has seen none."""
     path = folder / SEEN
     if not has(path):
         return None
@@ -182,7 +182,7 @@ class Revocations:
             return newest.mark != known
 
     def _noted(self, known: ListMark | None) -> RevocationList:
-        """The list that lies in the folder, once its number is noted there."""
+        """Return the list that lies in the folder, once its number is noted there."""
         found = standing(self.folder, self.authority, known)
         if seen(self.folder) == found.mark:
             return found

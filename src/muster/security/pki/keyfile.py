@@ -20,13 +20,13 @@ LARGEST = 1 << 24  # bytes of a file that is worth reading
 
 
 def has(path: Path) -> bool:
-    """Whether there is such a file."""
+    """Return whether there is such a file."""
     with told(path):
         return path.is_file()
 
 
 def read(path: Path) -> bytes:
-    """A file's bytes, or an `IdentityError` that says why not."""
+    """Return a file's bytes, or an `IdentityError` that says why not."""
     with told(path), path.open("rb") as stream:
         data = stream.read(LARGEST + 1)
     if len(data) > LARGEST:
@@ -35,7 +35,7 @@ def read(path: Path) -> bytes:
 
 
 def private(path: Path) -> bytes:
-    """A private key's file, when nobody but its owner can read it."""
+    """Return a private key's file, when nobody but its owner can read it."""
     data = read(path)
     mode = path.stat().st_mode & 0o777
     if mode & 0o077:

@@ -103,14 +103,14 @@ class Notary:
         return bytes(self._key.sign(data, ECDSA))
 
     def vouch(self, name: str, pem: str, data: bytes, signature: bytes) -> bool:
-        """Whether the site of this name, with this certificate, signed these bytes."""
+        """Return whether the site of this name, with this certificate, signed these bytes."""
         try:
             return self.verified(name, pem, data, signature)
         except IdentityError:
             return False
 
     def verified(self, name: str, pem: str, data: bytes, signature: bytes) -> bool:
-        """The same; raises `IdentityError` where the certificate is none that counts now."""
+        """Return the same; raises `IdentityError` where the certificate is none that counts now."""
         _, key = self._counts(name, pem)
         try:
             key.verify(signature, data, ECDSA)
@@ -134,11 +134,11 @@ class Notary:
         return whose == name
 
     def peer(self, name: str, pem: str) -> Peer:
-        """Who the site of this name is, by a certificate that counts; or `IdentityError`."""
+        """Return who the site of this name is, by a certificate that counts; or `IdentityError`."""
         return _peer(self._counts(name, pem)[0], fingerprint(pem.encode()))
 
     def room(self, certificates: Mapping[str, str]) -> tuple[Peer, ...]:
-        """Who these sites are, sorted by name, by certificates that all count now.
+        """Return who these sites are, sorted by name, by certificates that all count now.
 
         Raises `IdentityError` for the first that does not.
         """

@@ -112,7 +112,7 @@ class _Look:
 
 
 def stores(place: Path) -> list[Path]:
-    """The folders of transcripts at a place: itself, or those of the studies below it."""
+    """Return the folders of transcripts at a place: itself, or those of the studies below it."""
     if has(place / HEAD) or (place.is_dir() and numbered(place)):
         return [place]
     found = [folder for folder in sorted(place.rglob(SECURE)) if folder.is_dir()]
@@ -156,7 +156,7 @@ def examine(
 
 
 def _key_changes(whole: Sequence[Whole]) -> Iterator[KeyChange]:
-    """The peers of each transcript, but for the site itself, that had another key before."""
+    """Yield the peers of each transcript, but for the site itself, that had another key before."""
     keys: dict[str, str] = {}
     for one in whole:
         for peer in one.transcript.roster:
@@ -183,7 +183,7 @@ def _head(look: _Look) -> TranscriptHead | None:
 def _one(
     look: _Look, head: TranscriptHead | None, number: int, before: str | None
 ) -> tuple[Whole | None, str | None]:
-    """A transcript if it is whole, and the digest of its file for the next one to name."""
+    """Return a transcript if it is whole, and the digest of its file for the next one to name."""
     name = named(number)
     try:
         data = read(look.folder / name)

@@ -38,7 +38,7 @@ class Signer(Protocol):
     authority: bytes
 
     def sign(self, data: bytes) -> bytes:
-        """The member's signature."""
+        """Return the member's signature."""
 
 
 @dataclass(frozen=True)
@@ -124,5 +124,5 @@ def canonical(value: Any) -> bytes:
 
 
 def _statement(said: dict[str, Any]) -> bytes:
-    """What is signed; a bundle or a message of a session begins with other words."""
+    """Return what is signed; a bundle or a message of a session begins with other words."""
     return b"muster document\n" + canonical(said)

@@ -160,7 +160,10 @@ class TranscriptStore:
         write(self.folder / HEAD, seal(HEAD_KIND, asdict(head), self.signer), 0o600)
 
     def _head(self) -> TranscriptHead:
-        """The head as it stands. Raises `AuditError` where it is not this study's, or altered."""
+        """Return the head as it stands.
+
+        Raises `AuditError` where it is not this study's, or altered.
+        """
         place, remedy = self.folder / HEAD, "move the folder away, and keep it for the audit"
         if not has(place):
             if set(numbered(self.folder)) - {1}:  # the first one may have been written, and a kill
@@ -207,29 +210,29 @@ class TranscriptStore:
 
 
 def _place(transcript: Transcript) -> tuple[str, int, int]:
-    """The assignment that it is of."""
+    """Return the assignment that it is of."""
     return transcript.run, transcript.round, transcript.attempt
 
 
 def named(number: int) -> str:
-    """The file of a transcript."""
+    """Return the file of a transcript."""
     return f"{number:08d}.json"
 
 
 def numbered(folder: Path) -> dict[int, Path]:
-    """The transcripts in a folder by the number in their file's name, in order."""
+    """Return the transcripts in a folder by the number in their file's name, in order."""
     with told(folder):
         found = {int(m[1]): path for path in folder.iterdir() if (m := FILE.fullmatch(path.name))}
     return dict(sorted(found.items()))
 
 
 def root(study: str, site: str) -> str:
-    """What the first transcript names as the digest of the one before it."""
+    """Return what the first transcript names as the digest of the one before it."""
     return sha256(canonical(["muster secure transcripts 1", study, site])).hexdigest()
 
 
 def read_transcript(data: bytes) -> tuple[int, str, Transcript, Sealed]:
-    """The number, the digest before, the transcript and its seal. Raises `AuditError`."""
+    """Return the number, the digest before, the transcript and its seal. Raises `AuditError`."""
     sealed = unseal(KIND, data)
     body: Any = sealed.body
     if not isinstance(body, dict) or set(body) != {
@@ -253,7 +256,7 @@ def read_transcript(data: bytes) -> tuple[int, str, Transcript, Sealed]:
 
 
 def read_head(data: bytes) -> tuple[TranscriptHead, Sealed]:
-    """The head and its seal. Raises `AuditError`."""
+    """Return the head and its seal. Raises `AuditError`."""
     sealed = unseal(HEAD_KIND, data)
     try:
         head = TranscriptHead(**sealed.body)

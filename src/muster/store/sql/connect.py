@@ -40,7 +40,7 @@ SETTINGS = (
 
 
 def connected(folder: Path, url: str | None, name: str) -> Engine:
-    """An engine for the database, its schema made or upgraded. Raises `RunError`.
+    """Return an engine for the database, its schema made or upgraded. Raises `RunError`.
 
     None is SQLite in the folder, which the caller has locked; `name` is what errors call the run.
     """
@@ -70,7 +70,7 @@ def connected(folder: Path, url: str | None, name: str) -> Engine:
 
 
 def run_name(folder: Path, url: str) -> str:
-    """The run that a PostgreSQL address means: `?run=NAME`, or the folder's name.
+    """Return the run that a PostgreSQL address means: `?run=NAME`, or the folder's name.
 
     >>> run_name(Path("runs/x"), "postgresql://host/db?run=hospitals")
     'hospitals'
@@ -85,7 +85,7 @@ def run_name(folder: Path, url: str) -> str:
 
 
 def lock_key(text: str) -> int:
-    """The number of an advisory lock.
+    """Return the number of an advisory lock.
 
     >>> lock_key("a") == lock_key("a") != lock_key("b")
     True
@@ -116,7 +116,7 @@ def _sqlite(folder: Path) -> Engine:
 
 
 def _parsed(text: Any) -> Any:
-    """A JSON column; None for one that was altered to what is no JSON: its reader checks."""
+    """Return a JSON column; None for one that was altered to what is no JSON: its reader checks."""
     try:
         return json.loads(text)
     except (ValueError, TypeError, RecursionError):

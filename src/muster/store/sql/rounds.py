@@ -35,11 +35,11 @@ class RoundTables(ABC):
     _staged: dict[tuple[int, ClientId], bytes]
 
     def meta(self, key: str) -> Any:
-        """A fact about the run (plan, engine, versions), or None."""
+        """Return a fact about the run (plan, engine, versions), or None."""
         return self.facts().get(key)
 
     def facts(self) -> dict[str, Any]:
-        """All facts about the run."""
+        """Return all facts about the run."""
         return self._transactions.read(states.facts)
 
     def note(self, **facts: Any) -> None:
@@ -70,7 +70,7 @@ class RoundTables(ABC):
                     raise  # else: a later round was committed, and this one's blob is gone
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
-        """The last committed round and its state's arrays."""
+        """Return the last committed round and its state's arrays."""
         while True:
             row = self._transactions.read(states.row)
             try:
@@ -80,34 +80,34 @@ class RoundTables(ABC):
                     raise
 
     def history(self) -> list[dict[str, Any]]:
-        """The records of all committed rounds in order."""
+        """Return the records of all committed rounds in order."""
         return self._transactions.read(states.history)
 
     def round_record(self, round: int) -> dict[str, Any] | None:
-        """The record of one committed round; None for a round that is not committed."""
+        """Return the record of one committed round; None for a round that is not committed."""
         return self._transactions.read(lambda c: states.recorded(c, round))
 
     def latest_round(self) -> int:
-        """The last committed round, by any server; 0 before the first."""
+        """Return the last committed round, by any server; 0 before the first."""
         return self._transactions.read(seats.last_round)
 
     def last_line(self) -> str:
-        """The record of the last committed round as JSON, without the line's end."""
+        """Return the record of the last committed round as JSON, without the line's end."""
         line = self._transactions.read(states.last_line)
         if line is None:
             raise RunError(f"{self._transactions.name} has no committed round yet; resume it")
         return line
 
     def last_record(self) -> dict[str, Any]:
-        """The record of the last committed round."""
+        """Return the record of the last committed round."""
         return dict(json.loads(self.last_line()))
 
     def versions(self) -> list[int]:
-        """The committed versions whose states are kept, in order; the last is always one."""
+        """Return the committed versions whose states are kept, in order; the last is always one."""
         return self._transactions.read(states.kept)
 
     def state(self, round: int) -> dict[str, Any] | None:
-        """The arrays of a version that is kept, or None."""
+        """Return the arrays of a version that is kept, or None."""
         while True:
             row = self._transactions.read(lambda c: states.version(c, round))
             try:
@@ -128,7 +128,7 @@ class RoundTables(ABC):
     def memory(
         self, clients: Iterable[ClientId], version: int | None = None
     ) -> dict[ClientId, dict[str, Any]]:
-        """The committed memory of these clients; those without one are left out.
+        """Return the committed memory of these clients; those without one are left out.
 
         With a `version` that is kept, as it was when that was committed.
         """
@@ -140,7 +140,7 @@ class RoundTables(ABC):
             self._staged[round, client] = save(plain(arrays))
 
     def staged(self, round: int, clients: Iterable[ClientId]) -> dict[ClientId, dict[str, Any]]:
-        """The memory of these clients that waits for this round's commit."""
+        """Return the memory of these clients that waits for this round's commit."""
         waits = self._staged
         return {c: dict(load(waits[round, c])) for c in clients if (round, c) in waits}
 

@@ -46,12 +46,12 @@ class DatabaseBlobs:
         self._transactions = transactions
 
     def size(self, name: str) -> int | None:
-        """The bytes of a finished blob, or None."""
+        """Return the bytes of a finished blob, or None."""
         size, finished = self._entry(name)
         return size if finished else None
 
     def held(self, name: str) -> int:
-        """The bytes that are there of an unfinished blob."""
+        """Return the bytes that are there of an unfinished blob."""
         size, finished = self._entry(name)
         return 0 if finished else size
 
@@ -109,7 +109,7 @@ class DatabaseBlobs:
         return data
 
     def names(self, prefix: str) -> list[str]:
-        """The sorted names that begin so, finished or not."""
+        """Return the sorted names that begin so, finished or not."""
         query = select(blobs.c.name).where(blobs.c.name.startswith(prefix, autoescape=True))
         return sorted(self._transactions.read(lambda c: c.execute(query).scalars().all()))
 

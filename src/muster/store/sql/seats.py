@@ -93,13 +93,13 @@ def enrol(turn: Turn, one: Member) -> Member:
 
 
 def listed(connection: Connection) -> dict[str, Member]:
-    """All members by name, as they are stored: whoever takes them in checks them."""
+    """Return all members by name, as they are stored: whoever takes them in checks them."""
     rows = connection.execute(select(members).order_by(members.c.name))
     return {row.name: member(row) for row in rows}
 
 
 def last_round(connection: Connection) -> int:
-    """The last committed round, or 0."""
+    """Return the last committed round, or 0."""
     return connection.execute(LAST).scalar() or 0
 
 
@@ -128,7 +128,7 @@ def open_round(turn: Turn, one: OpenWork) -> None:
 
 
 def latest(connection: Connection) -> tuple[OpenWork, dict[ClientId, Assignment]] | None:
-    """What was opened last and is not over, and who sits there."""
+    """Return what was opened last and is not over, and who sits there."""
     row = connection.execute(LATEST).one_or_none()
     if row is None:
         return None
@@ -136,22 +136,22 @@ def latest(connection: Connection) -> tuple[OpenWork, dict[ClientId, Assignment]
 
 
 def version(connection: Connection) -> int:
-    """How often anything that followers look at has changed."""
+    """Return how often anything that followers look at has changed."""
     return int(connection.execute(select(control.c.version)).scalar_one())
 
 
 def wanted(connection: Connection) -> str:
-    """What operators want of the run."""
+    """Return what operators want of the run."""
     return str(connection.execute(select(control.c.wanted)).scalar_one())
 
 
 def all_open(connection: Connection) -> list[OpenWork]:
-    """All that is open: a round's training, and its evaluation."""
+    """Return all that is open: a round's training, and its evaluation."""
     return [opening(row) for row in connection.execute(select(opened))]
 
 
 def seated(connection: Connection, round: int, kind: Kind) -> dict[ClientId, Assignment]:
-    """All seats of what is open, as they are stored: whoever takes them in checks them."""
+    """Return all seats of what is open, as they are stored: whoever takes them in checks them."""
     rows = connection.execute(select(seats).where(*PLACE), {"b_round": round, "b_kind": kind})
     return {found.client: found for found in map(seat, rows) if found.client is not None}
 
@@ -193,7 +193,7 @@ def recorded(turn: Turn, steps: Sequence[Transition]) -> None:
 
 
 def written(connection: Connection, last: int) -> list[Transition]:
-    """The last steps, in order."""
+    """Return the last steps, in order."""
     rows = connection.execute(select(transitions).order_by(transitions.c.id.desc()).limit(last))
     return [transition(row) for row in reversed(rows.all())]
 

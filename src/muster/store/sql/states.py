@@ -110,7 +110,7 @@ class States:
         return Drawn(round, name, None)
 
     def loaded(self, row: Row | None) -> tuple[int, dict[str, Any]] | None:
-        """The state of a row. Raises `RunError` for one that is damaged or gone."""
+        """Return the state of a row. Raises `RunError` for one that is damaged or gone."""
         if row is None:
             return None
         round, file, data = row
@@ -145,7 +145,7 @@ class States:
 
 
 def facts(connection: Connection) -> dict[str, Any]:
-    """All facts about the run."""
+    """Return all facts about the run."""
     return {row.key: json.loads(row.value) for row in connection.execute(select(meta))}
 
 
@@ -156,19 +156,19 @@ def note(turn: Turn, rows: Sequence[tuple[str, str]]) -> None:
 
 
 def history(connection: Connection) -> list[dict[str, Any]]:
-    """The records of all committed rounds in order."""
+    """Return the records of all committed rounds in order."""
     lines = connection.execute(select(rounds.c.record).order_by(rounds.c.round)).scalars()
     return [json.loads(line) for line in lines]
 
 
 def recorded(connection: Connection, round: int) -> dict[str, Any] | None:
-    """The record of one committed round."""
+    """Return the record of one committed round."""
     line = connection.execute(select(rounds.c.record).where(rounds.c.round == round)).scalar()
     return None if line is None else dict(json.loads(line))
 
 
 def last_line(connection: Connection) -> str | None:
-    """The record of the last committed round as JSON."""
+    """Return the record of the last committed round as JSON."""
     query = select(rounds.c.record).order_by(rounds.c.round.desc()).limit(1)
     line: str | None = connection.execute(query).scalar()
     return line
@@ -177,7 +177,7 @@ def last_line(connection: Connection) -> str | None:
 def remembered(
     connection: Connection, clients: Iterable[ClientId], version: int | None = None
 ) -> dict[ClientId, dict[str, Any]]:
-    """The committed memory of these clients, now or when a version was committed."""
+    """Return the committed memory of these clients, now or when a version was committed."""
     query = select(memory.c.arrays).order_by(memory.c.round.desc()).limit(1)
     if version is not None:
         query = query.where(memory.c.round <= version)
@@ -195,19 +195,19 @@ def remembered(
 
 
 def row(connection: Connection) -> Row | None:
-    """The row of the last state."""
+    """Return the row of the last state."""
     found = connection.execute(LAST).one_or_none()
     return None if found is None else (found.round, found.file, found.arrays)
 
 
 def kept(connection: Connection) -> list[int]:
-    """The versions that are kept, in order; the last is one."""
+    """Return the versions that are kept, in order; the last is one."""
     both = union(select(versions.c.round), select(state.c.round)).subquery()
     return list(connection.execute(select(both.c.round).order_by(both.c.round)).scalars())
 
 
 def version(connection: Connection, round: int) -> Row | None:
-    """The row of a version that is kept."""
+    """Return the row of a version that is kept."""
     last = row(connection)
     if last is not None and last[0] == round:
         return last
@@ -216,12 +216,12 @@ def version(connection: Connection, round: int) -> Row | None:
 
 
 def files(connection: Connection) -> set[str]:
-    """The blobs of all versions that are kept."""
+    """Return the blobs of all versions that are kept."""
     return {name for name in connection.execute(FILES).scalars() if name}
 
 
 def set_aside(connection: Connection) -> list[tuple[int, dict[str, Any]]]:
-    """The records that rollbacks went back before, each with the rollback's number."""
+    """Return the records that rollbacks went back before, each with the rollback's number."""
     query = select(superseded).order_by(superseded.c.number, superseded.c.round)
     return [(row.number, json.loads(row.record)) for row in connection.execute(query)]
 
@@ -291,5 +291,5 @@ def amend(turn: Turn, drawn: Drawn) -> str | None:
 
 
 def _own(array: Any) -> Any:
-    """An array that its reader may change, outside of any file."""
+    """Return an array that its reader may change, outside of any file."""
     return array if array.flags.writeable else own(array)

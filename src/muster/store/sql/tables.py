@@ -175,7 +175,7 @@ chunks = Table(
 
 
 def name_of(client: ClientId) -> str:
-    """A client's id as the tables keep it.
+    """Return a client's id as the tables keep it.
 
     >>> name_of(1), name_of("1")
     ('1', '"1"')
@@ -184,7 +184,7 @@ def name_of(client: ClientId) -> str:
 
 
 def client_of(name: Any) -> Any:
-    """The client's id that a table keeps; None for what is none.
+    """Return the client's id that a table keeps; None for what is none.
 
     >>> client_of("1"), client_of('"1"'), client_of("eve")
     (1, '1', None)
@@ -197,12 +197,15 @@ def client_of(name: Any) -> Any:
 
 
 def member(row: Any) -> Member:
-    """A row of `members`, whatever it holds."""
+    """Return a row of `members`, whatever it holds."""
     return Member(row.name, client_of(row.client), row.rows, row.certificate)
 
 
 def opening(row: Any) -> OpenWork:
-    """A row of `opened`. Raises `RunError` where it is none: nobody but the server wrote it."""
+    """Return a row of `opened`.
+
+    Raises `RunError` where it is none: nobody but the server wrote it.
+    """
     try:
         roster = tuple((client, rows) for client, rows in row.roster)
         groups = tuple(map(tuple, row.groups))
@@ -216,40 +219,40 @@ def opening(row: Any) -> OpenWork:
 
 
 def opened_row(one: OpenWork) -> dict[str, Any]:
-    """The inverse of `opening`."""
+    """Return the inverse of `opening`."""
     lists = {"cohort": [*one.cohort], "times": [*one.times], "groups": [*map(list, one.groups)]}
     return vars(one) | lists | {"roster": [[client, rows] for client, rows in one.roster]}
 
 
 def seat(row: Any) -> Assignment:
-    """A row of `seats`, whatever it holds."""
+    """Return a row of `seats`, whatever it holds."""
     fields = ("standing", "reason", "text", "digest", "size", "weight", "metrics")
     return Assignment(client_of(row.client), *(getattr(row, field) for field in fields))
 
 
 def seat_row(round: int, kind: str, one: Assignment) -> dict[str, Any]:
-    """The inverse of `seat`."""
+    """Return the inverse of `seat`."""
     place = {"round": round, "kind": kind, "client": name_of(one.client)}
     return vars(one) | place | {"metrics": dict(one.metrics)}
 
 
 def word(row: Any) -> SecAggEvent:
-    """A row of `words`."""
+    """Return a row of `words`."""
     found = (row.name, row.kind, row.data, row.blob, row.digest, row.metrics, row.number)
     return SecAggEvent(*found)
 
 
 def word_row(round: int, one: SecAggEvent) -> dict[str, Any]:
-    """The inverse of `word`."""
+    """Return the inverse of `word`."""
     return vars(one) | {"round": round, "metrics": dict(one.metrics)}
 
 
 def transition(row: Any) -> Transition:
-    """A row of `transitions`."""
+    """Return a row of `transitions`."""
     client = None if row.client is None else client_of(row.client)
     return Transition(row.at, row.round, row.before, row.after, row.cause, client)
 
 
 def transition_row(one: Transition) -> dict[str, Any]:
-    """The inverse of `transition`."""
+    """Return the inverse of `transition`."""
     return vars(one) | {"client": None if one.client is None else name_of(one.client)}

@@ -53,7 +53,7 @@ class Turn:
         )
 
     def lost(self, error: Exception) -> bool:
-        """Whether the whole transaction is gone, and not only the savepoint of one job."""
+        """Return whether the whole transaction is gone, and not only the savepoint of one job."""
         if self.epoch is None:
             driver: Any = self.connection.connection.dbapi_connection
             return not driver.in_transaction
@@ -76,13 +76,13 @@ class Transactions:
         self.engine.dispose()
 
     def connected(self, **options: Any) -> Connection:
-        """A connection with these options. Raises `RunError` when closed."""
+        """Return a connection with these options. Raises `RunError` when closed."""
         if self.closed:
             raise RunError(f"{self.name} is closed; open it again")
         return self.engine.connect().execution_options(**options)
 
     def read(self, body: Callable[[Connection], T]) -> T:
-        """What `body` reads of one instant."""
+        """Return what `body` reads of one instant."""
         for last in (False, True):
             try:
                 with self.connected(**self._reading) as connection, connection.begin():
@@ -93,7 +93,7 @@ class Transactions:
         raise AssertionError
 
     def write(self, deed: str, body: Callable[[Turn], T]) -> T:
-        """What `body` returns, once it is durable; `deed` says what failed if it is not."""
+        """Return what `body` returns, once it is durable; `deed` says what failed if it is not."""
         fate: tuple[str, T] | None = None
         with self._gate:
             for last in (False, True):
@@ -125,7 +125,7 @@ class Transactions:
         raise AssertionError
 
     def told(self, deed: str, error: Exception) -> Exception:
-        """An error of one job as its caller should see it."""
+        """Return an error of one job as its caller should see it."""
         if isinstance(error, SQLAlchemyError):
             return self.said(deed, error)
         if isinstance(error, ValueError | OverflowError):  # text or a number that no row can hold
@@ -133,7 +133,7 @@ class Transactions:
         return error
 
     def said(self, deed: str, error: SQLAlchemyError) -> RunError:
-        """What the database says, in a sentence."""
+        """Return what the database says, in a sentence."""
         cause = getattr(error, "orig", None) or error
         why = " ".join(str(cause).split())
         text = f"{self.name} could not {deed} ({why}); "

@@ -49,5 +49,5 @@ def upgrade(connection: Connection, name: str) -> None:
 
 
 def _plain(path: Path) -> str:
-    """A path for the configuration's own language, in which % has a meaning."""
+    """Return a path for the configuration's own language, in which % has a meaning."""
     return str(path).replace("%", "%%")

@@ -37,6 +37,6 @@ def hear(turn: Turn, round: int, one: SecAggEvent) -> SecAggEvent | None:
 
 
 def heard(connection: Connection, round: int, after: int) -> list[SecAggEvent]:
-    """The next events of a round, in order; none when all were read."""
+    """Return the next events of a round, in order; none when all were read."""
     rows = select(words).where(words.c.round == round, words.c.number > after)
     return [word(row) for row in connection.execute(rows.order_by(words.c.number).limit(PAGE))]

@@ -38,7 +38,7 @@ class WriterThread:
         self._thread.start()
 
     def submit(self, deed: str, body: Callable[[Turn], T]) -> Future[T]:
-        """What `body` returns, once it is durable. Raises `RunError` when closed."""
+        """Return what `body` returns, once it is durable. Raises `RunError` when closed."""
         job = _Job(deed, body)
         with self._gate:
             if self._closed:

@@ -167,7 +167,7 @@ class HTTPApp:
             await route(exchange)
 
     def _who(self, exchange: Request, path: str) -> str:
-        """The name of the site that asks, admitted now. Raises `Refused`."""
+        """Return the name of the site that asks, admitted now. Raises `Refused`."""
         who = exchange.scope.get("state", {}).get("identity")
         if who is not None:
             try:

@@ -161,7 +161,7 @@ def _next(pieces: Iterator[bytes]) -> bytes | None:
 
 
 def _accepts(exchange: Request) -> bool:
-    """Whether zstd is asked for: listed, and not with a weight of zero."""
+    """Return whether zstd is asked for: listed, and not with a weight of zero."""
     for entry in exchange.header(b"accept-encoding").lower().split(","):
         name, _, weight = entry.strip().partition(";")
         if name.strip() == "zstd":

@@ -46,7 +46,7 @@ OCTETS: dict[str, Any] = {"application/octet-stream": {"schema": {}}}
 
 
 def document() -> dict[str, Any]:
-    """The document; the version is that of the protocol.
+    """Return the document; the version is that of the protocol.
 
     >>> document()["info"]["version"], sorted(document()["paths"])[0]
     ('2', '/healthz')
@@ -76,7 +76,7 @@ FAULT = {
 
 
 def _schema(kind: Any) -> dict[str, Any]:
-    """A message as JSON Schema."""
+    """Return a message as JSON Schema."""
     said = {"kind": {"const": kind.kind}}
     held = {name: rule.schema() for name, rule in rules(kind).items()}
     return {

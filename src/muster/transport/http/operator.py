@@ -85,7 +85,7 @@ class Meters:
             self._checkin.observe(seconds)
 
     def text(self, *, operator: bool) -> bytes:
-        """All that an operator, or whoever watches, may see, as Prometheus reads it."""
+        """Return all that an operator, or whoever watches, may see, as Prometheus reads it."""
         whole = operator or not self.hides
         return prometheus_client.generate_latest(self._registry if whole else self._open)
 
@@ -176,7 +176,7 @@ class Operator:
 
 
 def _order(data: bytes) -> tuple[int, str, str]:
-    """What an operator wants to go back to, who that is, and why."""
+    """Return what an operator wants to go back to, who that is, and why."""
     said = parse(data, 4096, 1)
     if not isinstance(said, dict) or said.keys() != {"round", "by", "reason"}:
         raise Refused(

@@ -186,7 +186,7 @@ class Connection(httptools_impl.HttpToolsProtocol):
         super().resume_writing()
 
     def stalled(self, now: float, patience: float) -> bool:
-        """Whether this end has waited for the other for longer than `patience` seconds."""
+        """Return whether this end has waited for the other for longer than `patience` seconds."""
         if self.flow.read_paused:
             self.heard = now  # it is this end that does not read
         cycle = self.cycle
@@ -218,7 +218,7 @@ class Trust:
         return self._context
 
     def revoked(self) -> frozenset[int]:
-        """The serials that open no door."""
+        """Return the serials that open no door."""
         return self.revocations.current.serials
 
     def look(self) -> None:

@@ -82,21 +82,21 @@ class Request:
         self.whole = bodiless and b"transfer-encoding" not in self.headers
 
     def header(self, name: bytes) -> str:
-        """A header's text, or nothing."""
+        """Return a header's text, or nothing."""
         return self.headers.get(name, b"").decode("latin-1").strip()
 
     def query(self) -> str:
-        """The text behind the question mark."""
+        """Return the text behind the question mark."""
         found: bytes = self.scope["query_string"]
         return found.decode("latin-1")
 
     def length(self) -> int | None:
-        """How long the body says it is; None when it does not say."""
+        """Return how long the body says it is; None when it does not say."""
         said = self.headers.get(b"content-length", b"").strip()
         return int(said) if said.isdigit() and len(said) < 19 else None
 
     async def piece(self) -> bytes | None:
-        """The next piece of the body, or None behind the last. Raises `Gone`."""
+        """Return the next piece of the body, or None behind the last. Raises `Gone`."""
         if self.whole:
             return None
         message = await self.receive()
@@ -108,7 +108,7 @@ class Request:
         return data
 
     async def body(self, limit: int = LIMIT) -> bytes:
-        """The whole of a small body. Raises `Refused` for a larger or a very slow one."""
+        """Return the whole of a small body. Raises `Refused` for a larger or a very slow one."""
         if (self.length() or 0) > limit:
             raise Refused(
                 RefusalReason.TOO_LARGE, f"{self.length()} bytes; at most {limit} are read here"

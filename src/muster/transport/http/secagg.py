@@ -118,7 +118,7 @@ class SecAggEndpoint:
             await round_state.notifier.wait(client, left)
 
     def members(self, name: str, round: int) -> bytes:
-        """The credentials of those whose updates are masked with this one's, as JSON."""
+        """Return the credentials of those whose updates are masked with this one's, as JSON."""
         session, _ = self._session(name, round)
         if not session.certificates:
             raise Refused(
@@ -143,7 +143,7 @@ class SecAggEndpoint:
         return session, client
 
     def _mine(self, name: str, round: int) -> SecAggProgress | None:
-        """The session of a round that this member takes part in; None before it begins."""
+        """Return the session of a round that this member takes part in; None before it begins."""
         round_state = self.service.round_state
         session = round_state.session
         if round <= round_state.committed:
@@ -163,7 +163,7 @@ class SecAggEndpoint:
         word: SecAggEvent,
         query: Mapping[str, str],
     ) -> SecAggEvent | ResumeAt:
-        """The body, in memory or on the disk; an `ResumeAt` where more of it is to come."""
+        """Return the body, in memory or on the disk; an `ResumeAt` where more of it is to come."""
         size = exchange.length()
         if size is None or size > session.limit:
             raise Refused(
@@ -214,7 +214,7 @@ class SecAggEndpoint:
                 self.blobs.drop(other)
 
     def _held(self, blob: str, size: int) -> int:
-        """How much of a message is on the disk."""
+        """Return how much of a message is on the disk."""
         done = self.blobs.size(blob)
         held = self.blobs.held(blob) if done is None else done
         if held > size:
@@ -225,7 +225,7 @@ class SecAggEndpoint:
     async def _received(
         self, exchange: Request, who: tuple[str, int], blob: str, place: int
     ) -> int:
-        """The octets of one request behind those held; how many there are then."""
+        """Return the octets of one request behind those held; how many there are then."""
 
         def put(data: bytearray) -> None:
             nonlocal place
@@ -257,7 +257,7 @@ class SecAggEndpoint:
         return kind
 
     def _stored_kind(self, blob: str) -> str:
-        """The kind of a message on the disk. Raises `Refused` for one that is none."""
+        """Return the kind of a message on the disk. Raises `Refused` for one that is none."""
         head = next(iter(self.blobs.read(blob, 0, len(HEAD) + 1)), b"")
         if self._held(blob, 1 << 62) <= LIMIT:
             return _checked(b"".join(self.blobs.read(blob)))
@@ -278,14 +278,14 @@ class SecAggEndpoint:
 
 
 def _kind(data: bytes) -> str:
-    """The number of a message's kind, when clients say such."""
+    """Return the number of a message's kind, when clients say such."""
     if not data.startswith(HEAD) or len(data) <= len(HEAD) or data[len(HEAD)] not in CLIENT_KINDS:
         malformed("the message", data[:5], "a message of a secure sum that clients say")
     return str(data[len(HEAD)])
 
 
 def _checked(data: bytes) -> str:
-    """The same, of octets that are a whole message. Raises `Refused`."""
+    """Return the same, of octets that are a whole message. Raises `Refused`."""
     kind = _kind(data)
     try:
         messages.read(data)

@@ -34,7 +34,7 @@ class Sparse(logging.Filter):
         self._seen: dict[tuple[str, str], tuple[float, int]] = {}  # since when, and how many
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a record is written."""
+        """Return whether a record is written."""
         key, now = (record.name, str(record.msg)), self.clock()
         since, count = self._seen.get(key, (now, 0))
         if now - since >= MINUTE:

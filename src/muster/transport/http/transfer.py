@@ -60,7 +60,7 @@ class _Arrival:
         return self.wanted.update.size
 
     def is_of(self, wanted: Upload) -> bool:
-        """Whether it is this very update: that of another attempt may have the same bits."""
+        """Return whether it is this very update: that of another attempt may have the same bits."""
         ours, theirs = self.wanted, wanted
         return (ours.blob, ours.update.attempt) == (theirs.blob, theirs.update.attempt)
 
@@ -80,7 +80,7 @@ class Uploads:
         self._checks = asyncio.Semaphore(1)  # whole bodies looked at together: a bound on memory
 
     async def announce(self, name: str, update: UpdateHeader) -> ResumeAt:
-        """Where to go on from, when the update is wanted. Raises `Refused`."""
+        """Return where to go on from, when the update is wanted. Raises `Refused`."""
         wanted = self.service.announce(name, update)
         if wanted.held:
             return ResumeAt(update.size)
