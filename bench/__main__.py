@@ -88,7 +88,7 @@ def _equal(workload: str, sides: list[Side]) -> None:
 
 
 def _speed(workload: str, repeats: int) -> list[Line]:
-    """Rounds of one workload against the plain loop at its best."""
+    """Measure rounds of one workload against the plain loop at its best."""
     ours = [_ours(workload, *pair) for pair in OURS[workload]]
     plain = [_plain(workload, 1, 1), _plain(workload, 2, 1), _plain(workload, 1, 2)]
     _equal(workload, ours)
@@ -114,7 +114,7 @@ def _speed(workload: str, repeats: int) -> list[Line]:
 
 
 def _overhead(name: str, repeats: int) -> list[Line]:
-    """Any torch model in one process against the loop in one thread."""
+    """Measure any torch model in one process against the loop in one thread."""
     lines = []
     for workload in ("w1", "w2e1", "w3"):
         sides = [_plain(workload, 1, 1), _ours(workload, "torch", 1)]
@@ -127,7 +127,7 @@ def _overhead(name: str, repeats: int) -> list[Line]:
 
 
 def _startup(name: str, repeats: int) -> list[Line]:
-    """From the shell to the end of the first round."""
+    """Measure the time from the shell to the end of the first round."""
     lines = []
     muster = str(Path(sys.executable).with_name("muster"))
     for framework, goal in (("numpy", "2 s (aim 1)"), ("torch", "5 s (aim 3)")):
@@ -146,7 +146,7 @@ def _startup(name: str, repeats: int) -> list[Line]:
 
 
 def _memory(name: str, repeats: int) -> list[Line]:
-    """Peak PSS of the process tree on w3, two processes each."""
+    """Measure the peak PSS of the process tree on w3, two processes each."""
     plain = [peak_memory(_plain("w3", 1, 2), 4) for _ in range(repeats)]
     ours = [peak_memory(_ours("w3", "torch", 2), 4) for _ in range(repeats)]
     ratio = float(np.median(ours) / np.median(plain))
@@ -165,7 +165,7 @@ def _memory(name: str, repeats: int) -> list[Line]:
 
 
 def _crowd(name: str, repeats: int) -> list[Line]:
-    """100,000 clients known: cohorts of 10 and of 1000."""
+    """Measure cohorts of 10 and of 1000 where 100,000 clients are known."""
     lines, seconds, memory = [], {}, {}
     for cohort in (10, 1000):
         side = Side(f"cohort {cohort}", ("bench.crowd", "--cohort", str(cohort)))

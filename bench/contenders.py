@@ -13,12 +13,12 @@ __all__ = ["plan", "population"]
 
 
 def population(w: Workload) -> muster.Population:
-    """All clients of a workload."""
+    """Return all clients of a workload."""
     return muster.Population.from_arrays({c: client_rows(w, c) for c in range(w.clients)})
 
 
 def plan(w: Workload, framework: str, rounds: int, **changes: Any) -> muster.Plan:
-    """FedAvg on a workload in one framework, without evaluation inside the rounds."""
+    """Return FedAvg on a workload in one framework, without evaluation inside the rounds."""
     return muster.Plan(
         task=task(w, framework),
         algorithm=algorithms.FedAvg(),
@@ -31,7 +31,7 @@ def plan(w: Workload, framework: str, rounds: int, **changes: Any) -> muster.Pla
 
 
 def task(w: Workload, framework: str) -> Any:
-    """The workload's model as a task of muster."""
+    """Return the workload's model as a task of muster."""
     sizes = (784, 200, 200, 10)
     if framework == "numpy":
         from muster.tasks import numpy as tasks

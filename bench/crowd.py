@@ -18,7 +18,7 @@ __all__ = ["main", "rows_of"]
 
 
 def rows_of(client: int) -> tuple[Any, Any]:
-    """The rows of one client, made when asked for."""
+    """Return the rows of one client, made when asked for."""
     return client_rows(WORKLOADS["w1"], client)
 
 

@@ -104,7 +104,7 @@ class _Grid:
         return reply
 
     def _trained(self, message: Message, context: Context) -> Message:
-        """The vector as what training gave: no part of the measurement."""
+        """Return the vector as what training gave: no part of the measurement."""
         self.meter.turn()
         vector = self.case.vector(context.node_id - 1).astype(np.float32) * np.float32(STEP)
         given = ndarrays_to_parameters([vector - np.float32(CLIP)])
@@ -115,7 +115,7 @@ class _Grid:
 
 
 def played(case: Case) -> Played:
-    """The seconds of a round, and the sum read back from flwr's mean; ValueError without one."""
+    """Return the seconds of a round and the sum read from flwr's mean; ValueError without one."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 0, 0
     meter = Meter()

@@ -39,7 +39,7 @@ DEFENCES: tuple[tuple[str, int, Any, float], ...] = (
 
 
 def defended(groups: int, rule: Any, corrupt: float, seed: int) -> muster.Plan:
-    """The plan of the digits, in integers under masks."""
+    """Return the plan of the digits, in integers under masks."""
     secure = pipeline.SecureSum(groups=groups, corrupt=corrupt, dropout=0.0)
     stages = (pipeline.Clip(BOUND), pipeline.Quantize(16), secure)
     return replace(
@@ -53,7 +53,7 @@ def defended(groups: int, rule: Any, corrupt: float, seed: int) -> muster.Plan:
 
 
 def poisoned(population: muster.Population, liars: int, seed: int) -> muster.Population:
-    """The population with some clients' rows turned into lies."""
+    """Return the population with some clients' rows turned into lies."""
     some = np.random.default_rng(seed).choice(len(population), liars, replace=False).tolist()
     names = {population.clients[i] for i in some}
     told = {}
@@ -64,7 +64,7 @@ def poisoned(population: muster.Population, liars: int, seed: int) -> muster.Pop
 
 
 def table(seeds: Sequence[int]) -> str:
-    """Accuracy on central test rows, a row for each defence, as Markdown."""
+    """Return accuracy on central test rows, a row for each defence, as Markdown."""
     head = (
         "| aggregation | may collude | "
         + " | ".join(f"{n} liars of {WRITERS}" for n in LIARS)

@@ -54,14 +54,14 @@ class Case:
 
 
 def ratio(part: Callable[[Case, int], int], case: Case, parameters: int) -> float:
-    """The peak of a process over that with a tiny model, in sizes of the model."""
+    """Return the peak of a process over that with a tiny model, in sizes of the model."""
     least = part(case, TINY)
     wide = round(parameters**0.5)
     return (part(case, wide * wide) - least) / (4 * wide * wide)
 
 
 def at_a_server(case: Case, parameters: int) -> int:
-    """The peak of a server, in bytes, over all rounds and its end."""
+    """Return the peak of a server, in bytes, over all rounds and its end."""
     with _folder(case, parameters) as (folder, plan):
         body = Body(update_template(plan), 0)
         _ = body.digest
@@ -92,7 +92,7 @@ def at_a_server(case: Case, parameters: int) -> int:
 def _take_part(
     address: str, plan: Plan, body: Body, case: Case, stop: subprocess.Popen[str] | None = None
 ) -> list[int]:
-    """All sites, until the run has ended, or a server was told to stop after a round."""
+    """Run all sites until the run has ended, or a server was told to stop after a round."""
     if stop is not None:
         leave = site(address, "s0", plan, body, 1, rounds=1)
         stop.send_signal(signal.SIGTERM)
@@ -102,7 +102,7 @@ def _take_part(
 
 
 def at_a_site(case: Case, parameters: int) -> int:
-    """The peak of a site, in bytes, over all rounds."""
+    """Return the peak of a site, in bytes, over all rounds."""
     with _folder(case, parameters) as (folder, plan):
         with Server(sent_template(plan), case.rounds) as stub:
             words = [
@@ -127,7 +127,7 @@ def at_a_site(case: Case, parameters: int) -> int:
 
 @contextmanager
 def _events(folder: Path, words: Sequence[str]) -> Iterator[tuple[Any, Iterator[dict[str, Any]]]]:
-    """A process, and what it says; it has ended well when this ends."""
+    """Yield a process, and what it says; it has ended well when this ends."""
     with subprocess.Popen(
         [sys.executable, "-m", "bench.peak", str(folder / "peak"), *words],
         stdout=subprocess.PIPE,
@@ -149,7 +149,7 @@ def _events(folder: Path, words: Sequence[str]) -> Iterator[tuple[Any, Iterator[
 
 @contextmanager
 def _folder(case: Case, parameters: int) -> Iterator[tuple[Path, Plan]]:
-    """An empty folder, and the plan that this process and its children read."""
+    """Yield an empty folder, and the plan that this process and its children read."""
     given = {"KIND": case.kind, "PARAMETERS": str(parameters), "ROUNDS": str(case.rounds)}
     os.environ |= {f"MUSTER_BENCH_{name}": value for name, value in given.items()}
     root = str(PLAN.parents[1])

@@ -39,16 +39,16 @@ class Off(metrics.Metric):
     name = "off"
 
     def sums(self, outputs: Any, y: Any) -> dict[str, Any]:
-        """Added up over rows."""
+        """Return the sums over rows."""
         return {"off": np.abs(outputs - y).mean(1).sum(), "rows": len(y)}
 
     def value(self, sums: dict[str, Any]) -> Any:
-        """The mean over rows."""
+        """Return the mean over rows."""
         return sums["off"] / sums["rows"]
 
 
 def task() -> muster.types.Task:
-    """The model: a matrix and a bias."""
+    """Return the model: a matrix and a bias."""
     if KIND != "torch":
         return tasks.numpy.LinearRegression(WIDE - 1, WIDE)
     from torch import nn
@@ -69,7 +69,7 @@ plan = muster.Plan(
 
 
 def local_data(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The one row of a site; the path is only asked to be there."""
+    """Return the one row of a site; the path is only asked to be there."""
     path.stat()
     draw = np.random.default_rng(20240)
     x = draw.standard_normal((1, WIDE - 1), dtype=np.float32)
@@ -77,5 +77,5 @@ def local_data(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def evaluate_on() -> tuple[np.ndarray, np.ndarray]:
-    """The same row, of the server's."""
+    """Return the same row, of the server's."""
     return local_data(Path(__file__))

@@ -74,7 +74,7 @@ class Body:
         return digest(self.pieces())
 
     def pieces(self, begin: int = 0) -> Iterator[bytes]:
-        """Its bytes from a place on."""
+        """Yield its bytes from a place on."""
         draw = np.random.default_rng(self.seed)
         numbers = draw.standard_normal(PIECE // 4, np.float32).tobytes()
         if begin < len(self._head):
@@ -204,7 +204,7 @@ class Server:
         self._http.server_close()
 
     def heard(self, path: str, data: bytes) -> Message:
-        """The answer to a message."""
+        """Return the answer to a message."""
         if path == "/v1/hello":
             return Welcome(1, RUN, from_json(data, Hello).name, self.lease)
         if path == "/v1/poll":
@@ -233,7 +233,7 @@ class Server:
         return TrainAssignment(RUN, self.round, self.models[self.round - 1].digest, self.lease)
 
     def took(self, count: int) -> Message:
-        """So many bytes of an update have come."""
+        """Note that so many bytes of an update have come, and return the answer."""
         self.held += count
         if self.held < self.wanted.size:
             return ResumeAt(self.held)
@@ -279,6 +279,6 @@ def _handler(stub: Server) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(data)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Nobody reads it."""
+            """Write nothing: nobody reads it."""
 
     return Handler

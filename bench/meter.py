@@ -18,7 +18,7 @@ class Meter:
         self._clock, self._who, self._since = clock, "", clock()
 
     def turn(self, who: str = "") -> None:
-        """From now on it is this one's turn."""
+        """Begin the turn of this one."""
         now = self._clock()
         self.spent[self._who] += now - self._since
         self._who, self._since = who, now

@@ -12,18 +12,18 @@ __all__ = ["cnn", "mlp", "softmax"]
 
 
 def softmax() -> nn.Module:
-    """60 → 10."""
+    """Return the model 60 → 10."""
     return _started(nn.Linear(60, 10), "w1")
 
 
 def mlp() -> nn.Module:
-    """784-200-200-10 with ReLU."""
+    """Return the model 784-200-200-10 with ReLU."""
     layers = (nn.Linear(784, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU(), nn.Linear(200, 10))
     return _started(nn.Sequential(*layers), "w2")
 
 
 def cnn() -> nn.Module:
-    """Two 5×5 convolutions (32, 64 channels), each pooled, 512 dense."""
+    """Return two 5×5 convolutions (32, 64 channels), each pooled, and 512 dense."""
     return _started(
         nn.Sequential(
             nn.Unflatten(1, (1, 28, 28)),

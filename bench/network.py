@@ -60,12 +60,12 @@ def measured(only: Sequence[str]) -> None:
 
 
 def _rounds(name: str) -> list[Line]:
-    """A small model: what is left is what a round costs whatever it trains."""
+    """Measure a small model: what is left is what a round costs whatever it trains."""
     return [_timed(name, SMALL, 2, 60, 0.1), _timed(name, SMALL, 8, 40, 0.2)]
 
 
 def _large(name: str) -> list[Line]:
-    """A large model: octets that are hashed, sent and written."""
+    """Measure a large model: bytes that are hashed, sent and written."""
     return [_timed(name, LARGE, 2, 12, 2.5)]
 
 
@@ -101,7 +101,7 @@ def _timed(name: str, parameters: int, sites: int, rounds: int, goal: float) -> 
 
 
 def _memory(name: str) -> list[Line]:
-    """Sites that only speak the protocol, all of them uploading at once."""
+    """Measure sites that only speak the protocol, all of them uploading at once."""
     lines = []
     for sites in (5, 20):
         with _folder(LARGE, sites, 2) as folder, _crew(folder, sites, 0) as (crew, server):
@@ -117,7 +117,7 @@ def _memory(name: str) -> list[Line]:
 
 
 def _peak(process: int) -> float:
-    """The most memory that a process has held so far (VmHWM), in MB."""
+    """Return the most memory that a process has held so far (VmHWM), in MB."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return next(int(x.split()[1]) * 1024 / 1e6 for x in lines if x.startswith("VmHWM"))
 
@@ -126,7 +126,7 @@ def _peak(process: int) -> float:
 
 
 def _requests(name: str) -> list[Line]:
-    """Check-ins as fast as they are answered."""
+    """Measure check-ins as fast as they are answered."""
     lines = []
     with _folder(SMALL, 8, 1) as folder, _loaded(folder, 8, 1e9) as (ports, _):
         for door, goal in (("plain", 5000), ("tls", 2000)):
@@ -139,7 +139,7 @@ def _requests(name: str) -> list[Line]:
 
 
 def _checkins(name: str) -> list[Line]:
-    """A crowd that keeps to the pace it is told."""
+    """Measure a crowd that keeps to the pace it is told."""
     with _folder(SMALL, 8, 1) as folder, _loaded(folder, MEMBERS, 100.0) as (ports, server):
         found = _load(
             "checkins",
@@ -168,7 +168,7 @@ def _checkins(name: str) -> list[Line]:
 
 @contextmanager
 def _loaded(folder: Path, members: int, rate: float) -> Iterator[Any]:
-    """A server with two doors on a core of its own: its ports, and its process."""
+    """Yield the ports and the process of a server with two doors, on a core of its own."""
     processes.identities(_spec(folder, 8))
     server = subprocess.Popen(
         [
@@ -202,7 +202,7 @@ def _load(kind: str, port: int, folder: Path, *more: str) -> dict[str, Any]:
 
 
 def _server_killed(name: str) -> list[Line]:
-    """In the middle of rounds; started again at once, as by whoever supervises it."""
+    """Kill a server amid rounds; it starts again at once, as by whoever supervises it."""
     seconds = []
     with _folder(SMALL, 2, 10**6) as folder, _crew(folder, 2, 2) as (crew, server):
         for _ in range(7):
@@ -218,7 +218,7 @@ def _server_killed(name: str) -> list[Line]:
 
 
 def _site_killed(name: str) -> list[Line]:
-    """In the middle of a round: one that is started again, then one that is gone for good."""
+    """Kill sites amid a round: one that is started again, then one that is gone for good."""
     back, gone = [], 0.0
     with _folder(SMALL, 2, 10**6) as folder, _crew(folder, 2, 2) as (crew, _):
         for left in range(5, -1, -1):
@@ -271,7 +271,7 @@ def _answered(crew: processes.ProcessGroup, folder: Path) -> None:
 
 
 def _recorded(crew: processes.ProcessGroup) -> dict[str, Any]:
-    """The record of the next round."""
+    """Return the record of the next round."""
     while crew.news.qsize() > 1:
         crew.news.get()
     while True:
@@ -288,7 +288,7 @@ def _recorded(crew: processes.ProcessGroup) -> dict[str, Any]:
 
 @contextmanager
 def _folder(parameters: int, sites: int, rounds: int) -> Iterator[Path]:
-    """A folder for a run of the plan with these numbers."""
+    """Yield a folder for a run of the plan with these numbers."""
     given = {"PARAMETERS": parameters, "SITES": sites, "ROUNDS": rounds}
     os.environ |= {f"MUSTER_BENCH_{name}": str(number) for name, number in given.items()}
     os.environ |= dict.fromkeys(PINNED, "1") | {"PYTHONPATH": str(PLAN.parents[1])}
@@ -304,7 +304,7 @@ def _spec(folder: Path, sites: int) -> processes.Spec:
 
 @contextmanager
 def _crew(folder: Path, sites: int, started: int) -> Iterator[Any]:
-    """A server, and so many of its sites as processes."""
+    """Yield a server, and so many of its sites as processes."""
     spec = _spec(folder, sites)
     processes.identities(spec)
     crew = processes.ProcessGroup(spec)
@@ -318,7 +318,7 @@ def _crew(folder: Path, sites: int, started: int) -> Iterator[Any]:
 
 
 def _quiet(_: dict[str, Any]) -> None:
-    """Nobody watches."""
+    """Watch nothing."""
 
 
 PARTS: dict[str, Callable[[str], list[Line]]] = {

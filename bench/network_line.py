@@ -31,11 +31,11 @@ class Line(asyncio.Protocol):
         self._data, self._answer = bytearray(), asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: Any) -> None:
-        """Connected."""
+        """Note that the connection is made."""
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """A piece of an answer."""
+        """Take a piece of an answer."""
         self._data += data
         end = self._data.find(b"\r\n\r\n")
         found = LENGTH.search(self._data, 0, end) if end >= 0 else None
@@ -43,22 +43,22 @@ class Line(asyncio.Protocol):
             self._answer.set_result((int(self._data[9:12]), bytes(self._data[end + 4 :])))
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Gone."""
+        """Note that the connection is gone."""
         self.lost = True
         if not self._answer.done():
             self._answer.set_exception(error or ConnectionResetError("closed by the server"))
             self._answer.exception()
 
     def pause_writing(self) -> None:
-        """The server takes less than is sent."""
+        """Pause: the server takes less than is sent."""
         self._room.clear()
 
     def resume_writing(self) -> None:
-        """The server has taken it."""
+        """Go on: the server has taken it."""
         self._room.set()
 
     async def send(self, head: bytes, pieces: Sequence[memoryview]) -> bytes:
-        """A large body, as fast as it is taken; the body of the answer."""
+        """Send a large body as fast as it is taken; return the body of the answer."""
         self._data.clear()
         self._answer = asyncio.get_running_loop().create_future()
         self.transport.write(head)
@@ -69,7 +69,7 @@ class Line(asyncio.Protocol):
         return said
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
-        """The status and the body of an answer."""
+        """Ask, and return the status and the body of the answer."""
         self._data.clear()
         self._answer = asyncio.get_running_loop().create_future()
         self.transport.write(request)

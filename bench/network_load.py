@@ -45,7 +45,7 @@ SECONDS = re.compile(rb'"seconds": *([0-9.e+-]+)')
 
 
 async def requests(options: Any) -> dict[str, Any]:
-    """Small requests as fast as they are answered, over 32 connections."""
+    """Send small requests as fast as they are answered, over 32 connections."""
     tls = tls_of(options.folder, 0) if options.tls else None
     request = poll(options.folder.name, name_of(0))
     lines = [await dial(options.port, tls) for _ in range(32)]
@@ -67,7 +67,7 @@ async def requests(options: Any) -> dict[str, Any]:
 
 
 async def checkins(options: Any) -> dict[str, Any]:
-    """Every member comes back after the seconds it was told, over a few hundred connections.
+    """Have every member come back after the seconds it was told, over some hundred connections.
 
     Beside them, new TLS connections at a steady rate, each with one check-in. Times are from the
     moment a check-in or a connection was due, so that a queue in this process counts as well.
@@ -77,7 +77,7 @@ async def checkins(options: Any) -> dict[str, Any]:
 
 
 async def uploads(options: Any) -> dict[str, Any]:
-    """Sites that only speak the protocol: all of them upload the same large body at once."""
+    """Upload the same large body from all sites at once; they only speak the protocol."""
     facts = facts_of(plan, options.folder.name, ServerSettings())
     draw = np.random.default_rng(0)
     tree = tree_map(lambda leaf: draw.standard_normal(leaf.shape, np.float32), facts.template)
@@ -200,7 +200,7 @@ class _Crowd:
         self.free.release()
 
     async def _knock(self, begin: float, until: float) -> None:
-        """New TLS connections, so many a second."""
+        """Open new TLS connections, so many a second."""
         for i in range(int((until - begin) * self.options.knocks)):
             due = begin + i / self.options.knocks
             await asyncio.sleep(max(0.0, due - time.perf_counter()))

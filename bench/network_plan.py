@@ -32,12 +32,12 @@ plan = muster.Plan(
 
 
 def row(client: int) -> tuple[np.ndarray, np.ndarray]:
-    """The one row of a site."""
+    """Return the one row of a site."""
     draw = np.random.default_rng([20240, client])
     x = draw.standard_normal((1, WIDE - 1), dtype=np.float32)
     return x, 100 * draw.standard_normal((1, WIDE), dtype=np.float32)
 
 
 def population() -> muster.Population:
-    """All sites; each loads its own row."""
+    """Return all sites; each loads its own row."""
     return muster.Population.lazy(range(SITES), row, sizes=1)

@@ -37,7 +37,7 @@ __all__ = ["main", "name_of"]
 
 
 def name_of(number: int) -> str:
-    """The name of a member."""
+    """Return the name of a member."""
     return f"site-{number:05d}"
 
 
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _enrol(folder: Path, members: int) -> None:
-    """Members as rows of the ledger, all at once: they would come one by one over months."""
+    """Enrol all members at once as rows of the ledger; one by one they would take months."""
     FederationStore(folder).close()
     rows = [(name_of(i), json.dumps(name_of(i)), 1) for i in range(members)]
     with contextlib.closing(sqlite3.connect(folder / "run.db")) as database, database:

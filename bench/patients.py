@@ -49,7 +49,7 @@ def planned(multiplier: float | None, seed: int = 0) -> muster.Plan:
 
 
 def measured(multiplier: float | None, seeds: Sequence[int]) -> Any:
-    """The accuracy on all hospitals' test patients, for each seed."""
+    """Return the accuracy on all hospitals' test patients, for each seed."""
     population, test = data.heart_disease()
     found = []
     for seed in seeds:

@@ -16,7 +16,7 @@ __all__ = ["main", "peak"]
 
 
 def peak(process: int | str = "self") -> int:
-    """The most bytes that a process has held at once so far."""
+    """Return the most bytes that a process has held at once so far."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
 

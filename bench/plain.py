@@ -28,7 +28,7 @@ __all__ = ["main"]
 
 
 def cohort(w: Workload, round: int, follow: bool) -> list[int]:
-    """The clients of a round (1-based)."""
+    """Return the clients of a round (1-based)."""
     if follow:
         draw = keys.key(0).at("sample", round).generator()
     else:
@@ -37,7 +37,7 @@ def cohort(w: Workload, round: int, follow: bool) -> list[int]:
 
 
 def orders(w: Workload, round: int, client: int, follow: bool) -> list[Any]:
-    """The order of the client's rows in each epoch."""
+    """Return the order of the client's rows in each epoch."""
     if follow:
         key = keys.key(0).at("train", round)
         drawn = keys.order(key, keys.numbers([client]), [w.rows], w.epochs)[0]
@@ -47,7 +47,7 @@ def orders(w: Workload, round: int, client: int, follow: bool) -> list[Any]:
 
 
 def train(w: Workload, model: nn.Module, rows: tuple[Any, Any], walks: list[Any]) -> None:
-    """One client's local epochs of plain SGD."""
+    """Train one client's local epochs of plain SGD."""
     x, y = rows
     optimizer = torch.optim.SGD(model.parameters(), lr=w.rate)
     loss = nn.CrossEntropyLoss()
@@ -69,7 +69,7 @@ def summed(
     round: int,
     follow: bool,
 ) -> list[Any]:
-    """Σ n_k w_k over some clients."""
+    """Return Σ n_k w_k over some clients."""
     sums = [torch.zeros_like(p) for p in weights]
     for client in clients:
         with torch.no_grad():

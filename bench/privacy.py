@@ -52,7 +52,7 @@ DELTA = {"digits": 1e-3, "hospitals": 1e-3}
 
 
 def digits(noise: float | None, seed: int = 0) -> muster.Plan:
-    """Softmax regression on 8x8 digits, a hundred writers, three of ten in a round."""
+    """Return softmax regression on 8x8 digits, a hundred writers, three of ten in a round."""
     stages = [pipeline.Clip(1.0)]
     return muster.Plan(
         task=tasks.numpy.SoftmaxRegression(64, 10),
@@ -70,7 +70,7 @@ def digits(noise: float | None, seed: int = 0) -> muster.Plan:
 
 
 def shares(noise: float | None, seed: int = 0, masked: bool = False) -> muster.Plan:
-    """The same with the noise in shares on the clients, made for nine of ten of them."""
+    """Return the same with the noise in shares on the clients, made for nine of ten of them."""
     stages: list[Any] = [pipeline.Clip(1.0), pipeline.Quantize(16)]
     lost = LOST / COHORT
     if noise is not None:
@@ -87,7 +87,7 @@ def shares(noise: float | None, seed: int = 0, masked: bool = False) -> muster.P
 
 
 def hospitals(noise: float | None, seed: int = 0) -> muster.Plan:
-    """Logistic regression at four hospitals, all of them in every round."""
+    """Return logistic regression at four hospitals, all of them in every round."""
     stages = [pipeline.Clip(0.25)]
     return muster.Plan(
         task=tasks.numpy.LogisticRegression(13),
@@ -104,7 +104,7 @@ def hospitals(noise: float | None, seed: int = 0) -> muster.Plan:
 
 
 def wards(noise: float | None, seed: int = 0, masked: bool = False) -> muster.Plan:
-    """The four hospitals in integers, with or without masks; one of them may be lost."""
+    """Return the four hospitals in integers, with or without masks; one may be lost."""
     stages: list[Any] = [pipeline.Clip(0.25), pipeline.Quantize(16)]
     if noise is not None:
         stages.append(pipeline.DiscreteNoise(noise, clients=4, dropout=0.25))
@@ -119,7 +119,7 @@ def wards(noise: float | None, seed: int = 0, masked: bool = False) -> muster.Pl
 
 
 def masks(given: Any, make: Any, seeds: Sequence[int]) -> Iterator[str]:
-    """What masks cost: accuracy, octets, time; and whether a bit of the model differs."""
+    """Yield what masks cost: accuracy, bytes, time; and whether a bit of the model differs."""
     models: dict[bool, list[Any]] = {False: [], True: []}
     for masked in (False, True):
         accuracy, seconds = [], []
@@ -140,7 +140,7 @@ def masks(given: Any, make: Any, seeds: Sequence[int]) -> Iterator[str]:
 
 
 def measured(plan: Any, given: Any, seeds: Sequence[int]) -> list[float]:
-    """The accuracy on central test rows for each seed."""
+    """Return the accuracy on central test rows for each seed."""
     population, test = given
     found = []
     for seed in seeds:
@@ -152,7 +152,7 @@ def measured(plan: Any, given: Any, seeds: Sequence[int]) -> list[float]:
 
 
 def promised(plan: muster.Plan, given: Any) -> tuple[float, float]:
-    """ε of all rounds, and were no share of the noise known to others."""
+    """Return ε of all rounds, and ε were no share of the noise known to others."""
     population, _ = given
     roster = Roster(population.clients, lambda: population.sizes)
     once = charges(plan, roster, "run")
@@ -166,7 +166,7 @@ def promised(plan: muster.Plan, given: Any) -> tuple[float, float]:
 
 
 def rows(make: Any, levels: Sequence[float], given: Any, seeds: Sequence[int]) -> Iterator[str]:
-    """A line of the table for each level of noise."""
+    """Yield a line of the table for each level of noise."""
     masked = {"masked": True} if make in (shares, wards) else {}
     for noise in (None, *levels):
         accuracy = measured(lambda seed, z=noise: make(z, seed), given, seeds)
@@ -179,7 +179,7 @@ def rows(make: Any, levels: Sequence[float], given: Any, seeds: Sequence[int]) -
 
 
 def _canaries(plan: muster.Plan, given: Any) -> str:
-    """What canaries find, where the model is large enough for them."""
+    """Return what canaries find, where the model is large enough for them."""
     if why_not(plan) is not None:
         return "–"
     found = shown(plan, given[0], plan.rounds, DELTA["digits"]).last
@@ -187,7 +187,7 @@ def _canaries(plan: muster.Plan, given: Any) -> str:
 
 
 def tables(seeds: Sequence[int], only: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
-    """Every table by its name, or those that are asked for, as Markdown."""
+    """Yield every table by its name, or those that are asked for, as Markdown."""
     writers, beds = data.digits(clients=WRITERS), data.heart_disease()
     head = "| noise multiplier | ε at δ = {delta:g}{more} | test accuracy | ε that canaries find |"
     line = "|---|---|---|---|"
@@ -225,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def put(page: Path, name: str, text: str) -> None:
-    """A table between its marks on a page."""
+    """Put a table between its marks on a page."""
     begin, end = f"<!-- {name}: measured -->\n", f"<!-- {name}: end -->"
     before, _, rest = page.read_text("utf-8").partition(begin)
     page.write_text(f"{before}{begin}{text}\n{end}{rest.partition(end)[2]}", "utf-8")

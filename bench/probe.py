@@ -42,7 +42,7 @@ class Side:
         return f"{low * 1e3:.3g} to {high * 1e3:.3g}"
 
     def run(self, rounds: int, *more: str) -> list[float]:
-        """One execution; the seconds of its rounds."""
+        """Run once; return the seconds of its rounds."""
         out = subprocess.run(
             [sys.executable, "-m", *self.command, "--rounds", str(rounds), *more],
             check=True,
@@ -62,7 +62,7 @@ def alternate(sides: list[Side], rounds: int, repeats: int, warm: int) -> None:
 
 
 def wall(command: list[str], repeats: int) -> float:
-    """Median seconds from the shell to the end of a command."""
+    """Return the median seconds from the shell to the end of a command."""
     seconds = []
     for _ in range(repeats):
         began = time.perf_counter()
@@ -72,7 +72,7 @@ def wall(command: list[str], repeats: int) -> float:
 
 
 def peak_memory(side: Side, rounds: int) -> float:
-    """Highest sum of PSS over the process tree while a side runs, in MB."""
+    """Return the highest sum of PSS over the process tree while a side runs, in MB."""
     child = subprocess.Popen(
         [sys.executable, "-m", *side.command, "--rounds", str(rounds)],
         stdout=subprocess.DEVNULL,

@@ -26,7 +26,7 @@ class Line(NamedTuple):
     goal: str
 
     def text(self) -> str:
-        """For a terminal."""
+        """Return the line for a terminal."""
         goal = f"  goal {self.goal}" if self.goal else ""
         return f"{self.part:9} {self.who:52} {self.value:>22} {self.ratio:>8}{goal}"
 

@@ -86,7 +86,7 @@ class Played:
 
 
 def played(count: int, size: int, corrupt: float) -> Played:
-    """What a server is told; the vectors repeat, the last one makes up for it."""
+    """Play what a server is told; the vectors repeat, and the last makes up for it."""
     terms = terms_of(count, size, corrupt)
     private = [Secrets.drawn(secrets.token_bytes) for _ in range(count)]
     entries = tuple(
@@ -116,7 +116,7 @@ def played(count: int, size: int, corrupt: float) -> Played:
 
 
 def revealed(game: Played) -> NDArray[np.uint16]:
-    """What the survivors open: a share of the seed or of the mask key of every client."""
+    """Return the survivors' shares of the seed or of the mask key of every client."""
     shares, graph = room_for_shares(game.cohort), game.cohort.graph
     for i, dealt in enumerate(game.dealt):
         mine = dealt.shares[:, int(game.alive[i])].copy()
@@ -126,7 +126,7 @@ def revealed(game: Played) -> NDArray[np.uint16]:
 
 
 def dealing_of(game: Played) -> Dealing:
-    """What every client dealt, taken in and handed out; seals are as long as real ones."""
+    """Return what every client dealt, taken in and handed out; seals are as long as real ones."""
     dealing, session = Dealing(game.cohort), game.cohort.binding.session
     for i, dealt in enumerate(game.dealt):
         others = int((game.cohort.graph.holders(i) != i).sum())
@@ -141,7 +141,7 @@ def dealing_of(game: Played) -> Dealing:
 def masked(
     cohort: SessionMembers, private: list[Secrets], alive: NDArray[np.bool_]
 ) -> tuple[list[bytes], NDArray[Any]]:
-    """Packed vectors whose sum is a plain sum under all the masks a server must take off."""
+    """Return packed vectors that sum to a plain sum under all masks a server must take off."""
     ring, size, survivors = cohort.terms.ring, cohort.terms.size, int(alive.sum())
     generator = np.random.default_rng(0)
     plain = generator.integers(0, survivors * 65535, size).astype(ring.dtype)
@@ -164,7 +164,7 @@ def masked(
 
 
 def server_round(count: int, size: int, corrupt: float, repeat: int) -> dict[str, Any]:
-    """Seconds of the parts of the server's work, the least of several."""
+    """Return the seconds of the parts of the server's work, the least of several."""
     game = played(count, size, corrupt)
     ring, seconds = game.cohort.terms.ring, []
     for _ in range(repeat):
@@ -198,7 +198,7 @@ def server_round(count: int, size: int, corrupt: float, repeat: int) -> dict[str
 
 
 def client_round(count: int, size: int, corrupt: float, repeat: int) -> dict[str, Any]:
-    """Seconds of a client's steps (the least of several), and its bytes against float32."""
+    """Return the seconds of a client's steps, the least of several; its bytes over float32's."""
     terms = terms_of(count, size, corrupt)
     identity = ec.generate_private_key(ec.SECP256R1())
     public = identity.public_key()
@@ -216,7 +216,7 @@ def client_round(count: int, size: int, corrupt: float, repeat: int) -> dict[str
 
 
 def alone(terms: SessionTerms, identity: Any, verify: Any, count: int) -> dict[str, Any]:
-    """One client's session against a server played by hand."""
+    """Run one client's session against a server played by hand."""
 
     def sign(data: bytes) -> bytes:
         return bytes(identity.sign(data, ECDSA))
@@ -258,7 +258,7 @@ def alone(terms: SessionTerms, identity: Any, verify: Any, count: int) -> dict[s
 def answers_to(
     terms: SessionTerms, own: PublicKeys, count: int, sign: Callable[[bytes], bytes]
 ) -> tuple[SecAggMessage, ...]:
-    """What an honest server says to one client when nobody drops out or lies."""
+    """Return the words of an honest server to one client when nobody drops out or lies."""
     entries, private = [own], [Secrets.drawn(secrets.token_bytes) for _ in range(count)]
     for i in range(1, count):
         p = private[i]
@@ -286,7 +286,7 @@ def answers_to(
 
 
 def dealt_by(cohort: SessionMembers, dealer: int, mine: Secrets) -> Shares:
-    """What one client deals, sealed for client 0 alone."""
+    """Return the shares that one client deals, sealed for client 0 alone."""
     binding, holders = cohort.binding, cohort.graph.holders(dealer)
     made = deal(
         binding,

@@ -51,7 +51,7 @@ class Case:
         return int(self.corrupt * self.count)
 
     def vector(self, index: int) -> NDArray[np.uint32]:
-        """One client's vector `(size,)`."""
+        """Return one client's vector `(size,)`."""
         return np.random.default_rng(index).integers(0, MOST + 1, self.size, np.uint32)
 
     @cached_property
@@ -81,6 +81,6 @@ class Played:
         return self.spent["server"]
 
     def client(self, lost: int) -> float:
-        """The median client's seconds, of those who stayed: the `lost` ones did less."""
+        """Return the median client's seconds, of those who stayed: the `lost` ones did less."""
         clients = sorted(s for who, s in self.spent.items() if who not in ("", "server"))
         return median(clients[lost:])

@@ -89,7 +89,7 @@ class _Signed:
 
 
 def played(case: Case) -> Played:
-    """A round of muster's, every message as bytes."""
+    """Play a round of muster's, every message as bytes."""
     terms = SessionTerms(
         "bench",
         "bench",
@@ -125,7 +125,7 @@ def played(case: Case) -> Played:
 
 
 def _talked(centre: Any, sides: dict[str, Any], lost: set[str], meter: Meter) -> Played:
-    """The conversation: who is lost is silent from the masked vector on."""
+    """Play the conversation: who is lost is silent from the masked vector on."""
     inbox: dict[str, bytes | None] = dict.fromkeys(sides)
     sent = 0
     _heard(centre, None, inbox, meter)
@@ -144,7 +144,7 @@ def _talked(centre: Any, sides: dict[str, Any], lost: set[str], meter: Meter) ->
 
 
 def _heard(centre: Any, event: Any, inbox: dict[str, bytes | None], meter: Meter) -> None:
-    """The server hears an event; what it tells is written down as bytes."""
+    """Let the server hear an event; what it tells is written down as bytes."""
     meter.turn("server")
     effect = centre.send(event)
     while not isinstance(effect, Await):
@@ -157,7 +157,7 @@ def _heard(centre: Any, event: Any, inbox: dict[str, bytes | None], meter: Meter
 
 
 def _said(name: str, side: Any, heard: bytes | None, meter: Meter) -> list[bytes]:
-    """A client hears and says."""
+    """Let a client hear, and return what it says."""
     said = []
     meter.turn(name)
     action = side.send(heard)
@@ -170,7 +170,7 @@ def _said(name: str, side: Any, heard: bytes | None, meter: Meter) -> list[bytes
 
 
 def lines(case: Case, sides: dict[str, Side], repeat: int) -> list[tuple[str, ...]]:
-    """Table rows of one case: medians of rounds played in turn, each sum compared first."""
+    """Return table rows of a case: medians of rounds in turn, each sum compared first."""
     rounds: dict[str, list[Played]] = {name: [] for name in sides}
     for _ in range(repeat):
         for name, side in sides.items():

@@ -12,5 +12,5 @@ plan = _plan(WORKLOADS["w1"], "numpy", 1)
 
 
 def population() -> Population:
-    """All 1000 clients."""
+    """Return all 1000 clients."""
     return _population(WORKLOADS["w1"])

@@ -56,7 +56,7 @@ def _prototypes(features: int) -> Any:
 
 
 def client_rows(w: Workload, client: int) -> tuple[Any, Any]:
-    """Rows of one client: x float32 `(rows, features)`, y int64 `(rows,)`, mild label skew."""
+    """Return one client's rows: x float32 `(rows, features)`, y int64 `(rows,)`, mildly skewed."""
     rng = np.random.default_rng([SEED, w.features, w.rows, client])
     mix = rng.dirichlet(np.ones(10))
     y = rng.choice(10, size=w.rows, p=mix).astype(np.int64)
@@ -66,7 +66,7 @@ def client_rows(w: Workload, client: int) -> tuple[Any, Any]:
 
 
 def test_rows(w: Workload, n: int = 2000) -> tuple[Any, Any]:
-    """Central test rows."""
+    """Return central test rows."""
     rng = np.random.default_rng([SEED, w.features, 888_888])
     y = rng.integers(0, 10, size=n)
     x = rng.standard_normal((n, w.features), dtype=np.float32)
@@ -75,7 +75,7 @@ def test_rows(w: Workload, n: int = 2000) -> tuple[Any, Any]:
 
 
 def start_tensors(w: Workload) -> list[Any]:
-    """The common start: uniform ±1/sqrt(fan-in), zero for the softmax regression."""
+    """Return the common start: uniform ±1/sqrt(fan-in), zero for the softmax regression."""
     rng = np.random.default_rng([SEED, 666_666])
     tensors, fan_in = [], 1
     for shape in SHAPES[w.model]:

@@ -33,7 +33,7 @@ def sigmoid(z: Vector) -> Vector:
 
 # 1. Make the federated data.
 def make_clients(count: int = 5, seed: int = 0) -> list[Client]:
-    """Clients of 150 to 399 rows, whose labels are coins tossed by the hidden weights."""
+    """Make clients of 150 to 399 rows, whose labels are coins tossed by the hidden weights."""
     rng = np.random.default_rng(seed)
     clients = []
     for _ in range(count):
@@ -81,7 +81,7 @@ def fedavg(rounds: int, steps: int = 5, rate: float = 0.1) -> tuple[Vector, list
 
 
 def fedsgd(rounds: int, rate: float = 0.5) -> tuple[Vector, list[float]]:
-    """One step per round: the average of the clients' gradients is the gradient of all rows."""
+    """Train by one step per round: the average of the clients' gradients is that of all rows."""
     return fedavg(rounds, steps=1, rate=rate)
 
 

@@ -47,7 +47,7 @@ def fit(model: Model, rows: tuple[Any, Any], config: Config) -> Model:
 
 
 def measure(model: Model, rows: tuple[Any, Any]) -> dict[str, float]:
-    """Means over these rows: "loss", also shown while training, and those declared below."""
+    """Return means over these rows: "loss", also shown while training, and those below."""
     x, y = rows
     found = classifier(model)
     right = np.take_along_axis(found.predict_proba(x), y[:, None], 1)
@@ -64,5 +64,5 @@ plan = muster.Plan(
 
 
 def population() -> data.Federation:
-    """Handwritten digits over ten clients."""
+    """Return handwritten digits over ten clients."""
     return data.digits(clients=10, alpha=0.5)

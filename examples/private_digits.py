@@ -31,5 +31,5 @@ plan = muster.Plan(
 
 
 def population() -> data.Federation:
-    """Digits, dealt to a hundred writers, with central test rows."""
+    """Return digits, dealt to a hundred writers, with central test rows."""
     return data.digits(clients=100)

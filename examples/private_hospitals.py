@@ -24,5 +24,5 @@ plan = muster.Plan(
 
 
 def population() -> data.Federation:
-    """Cleveland, Hungary, Switzerland and Long Beach, and their test patients put together."""
+    """Return Cleveland, Hungary, Switzerland and Long Beach, with all their test patients."""
     return data.heart_disease()

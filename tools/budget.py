@@ -47,7 +47,7 @@ def _prose(tree: ast.Module) -> set[int]:
 
 
 def totals(house: House) -> Counter[int]:
-    """Lines of code by floor; a room without a floor counts on the top one."""
+    """Count lines of code by floor; a room without a floor counts on the top one."""
     count: Counter[int] = Counter()
     for file in house.source:
         count[floors.FLOORS.get(file.room, max(CEILINGS))] += code_lines(file)

@@ -74,7 +74,7 @@ def licences(house: House) -> Iterator[Finding]:
 
 
 def swallowed(house: House) -> Iterator[Finding]:
-    """No error disappears: a handler of everything does something with what it caught."""
+    """Refuse an error that disappears: whoever catches everything does something with it."""
     for file in house.files:
         for node in ast.walk(file.tree):
             if isinstance(node, ast.ExceptHandler):
@@ -117,7 +117,7 @@ def todos(house: House) -> Iterator[Finding]:
 
 
 def promises(house: House) -> Iterator[Finding]:
-    """A docstring says what is: no file that is not there, and nothing that is still to come."""
+    """Refuse a docstring that names a file that is not there, or what is still to come."""
     known = {file.path.name for file in house.files}
     for file in house.source:
         for node in ast.walk(file.tree):
@@ -133,7 +133,7 @@ def promises(house: House) -> Iterator[Finding]:
 
 
 def mirrors(house: House) -> Iterator[Finding]:
-    """tests/ROOM/test_X.py stands beside src/muster/ROOM/X.py, one to one."""
+    """Refuse a tests/ROOM/test_X.py that is not beside src/muster/ROOM/X.py, one to one."""
     paths = {file.path.as_posix(): file for file in house.files}
     for room in MIRRORED:
         sources = {
@@ -167,7 +167,7 @@ def final(house: House) -> Iterator[Finding]:
 
 
 def unique_names(house: House) -> Iterator[Finding]:
-    """One word for one thing: a class name stands for one class, but for twins of frameworks."""
+    """Refuse one class name for two classes, but for twins of frameworks."""
     seen: dict[str, tuple[str, str]] = {}
     for file in house.source:
         for node in file.tree.body:

@@ -66,7 +66,7 @@ def _defines(file: Path, name: str) -> bool:
 
 
 def blocks(root: Path, page: Path) -> Iterator[Finding]:
-    """The Python blocks of a page that do not compile, or whose output is not what they show."""
+    """Yield the Python blocks of a page that do not compile, or whose output differs."""
     text = (root / page).read_text(encoding="utf-8")
     for match in _FENCE.finditer(text):
         if match[2] != "python":

@@ -146,7 +146,7 @@ def _refusal(room: str, other: str, target: str) -> str:
 
 
 def neighbours(house: House) -> Iterator[Finding]:
-    """Algorithms never import each other, nor do the tasks of different frameworks."""
+    """Refuse algorithms that import each other, and tasks of different frameworks that do."""
     for file in house.source:
         if file.room not in SPINE or file.path.name == "__init__.py":
             continue
@@ -161,7 +161,7 @@ def neighbours(house: House) -> Iterator[Finding]:
 
 
 def frameworks(house: House) -> Iterator[Finding]:
-    """Heavy packages are imported where they belong; elsewhere through `extras.require`."""
+    """Refuse heavy packages but where they belong; elsewhere there is `extras.require`."""
     for file in house.source:
         for line, target, inside, typing in house.imports(file):
             place = FRAMEWORKS.get(target.split(".")[0])
@@ -173,7 +173,7 @@ def frameworks(house: House) -> Iterator[Finding]:
 
 
 def purity(house: House) -> Iterator[Finding]:
-    """Rooms of mathematics open no files or sockets and write no logs."""
+    """Refuse files, sockets and logs in rooms of mathematics."""
     for file in house.source:
         for line, target, *_ in house.imports(file):
             if file.room in PURE and target.split(".")[0] in IMPURE:
@@ -181,7 +181,7 @@ def purity(house: House) -> Iterator[Finding]:
 
 
 def cycles(house: House) -> Iterator[Finding]:
-    """No module imports itself by a detour."""
+    """Refuse a module that imports itself by a detour."""
     graph = {f.module: {i.target for i in house.imports(f)} & house.modules for f in house.source}
     try:
         graphlib.TopologicalSorter(graph).prepare()

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def of(project: Mapping[str, Any], *extras: str) -> list[Requirement]:
-    """The requirements of a project and of these extras, with those that an extra takes along.
+    """Return the requirements of a project and of these extras, with those an extra brings.
 
     Raises `ValueError` for an extra that the project does not have.
     """

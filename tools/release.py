@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def refusal(version: str, changelog: str, changes: str) -> str:
-    """Why nothing is released, or "".
+    """Say why nothing is released, or "".
 
     >>> refusal("1.0.0", "## 1.0.0 (2026-12-01)", "")
     ''

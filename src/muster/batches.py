@@ -90,7 +90,7 @@ class Batches:
 
 
 def gather(batches: Batches, most: int, room: Callable[..., Any]) -> Batches:
-    """NumPy batches of a matrix with all rows taken at once, if they have at most so many bytes.
+    """Return NumPy batches of a matrix with all rows taken at once, if so many bytes hold them.
 
     Client by client, so that each client's rows come from far memory once and together, into
     `room("rows", shape, dtype)`, which is theirs until the next gathering.
@@ -107,7 +107,7 @@ def gather(batches: Batches, most: int, room: Callable[..., Any]) -> Batches:
 def step_counts(
     sizes: NDArray[np.int64], epochs: int | None, steps: int | None, batch: int | None
 ) -> NDArray[np.int64]:
-    """Local steps of each client: `steps` for all, or epochs · ceil(n/B).
+    """Count the local steps of each client: `steps` for all, or epochs · ceil(n/B).
 
     >>> step_counts(np.array([10, 25]), 2, None, 10)
     array([2, 6])
@@ -159,7 +159,7 @@ def drawn(
     sources: Sequence[Any],
     poisson: bool,
 ) -> Batches:
-    """The same steps for private training: what they read is drawn from the clients' `sources`.
+    """Return the same steps for private training, on rows drawn from the clients' `sources`.
 
     By Poisson's coins each row comes into each step with probability batch/n, apart from all
     others, so a step may see none; else every epoch is cut from an order of its own. Each step
@@ -183,7 +183,7 @@ def drawn(
 def _tossed(
     sources: Sequence[Any], sizes: NDArray[np.int64], batch: int, steps: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """As `_ragged`, by one coin for each row and step."""
+    """Return the same as `_ragged`, by one coin for each row and step."""
     rates = np.minimum(1.0, batch / sizes)
     chosen = [
         [np.flatnonzero(source.at(step, "rows").uniform(n) < rate) for step in range(steps)]
@@ -201,7 +201,7 @@ def _tossed(
 def _shuffled(
     sources: Sequence[Any], sizes: NDArray[np.int64], batch: int, steps: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """As `_ragged`, by orders that the sources draw."""
+    """Return the same as `_ragged`, by orders that the sources draw."""
     epochs = int((-(-steps // -(-sizes // batch))).max())
     order = np.zeros((len(sizes), epochs, int(sizes.max())), np.int64)
     for client, (source, n) in enumerate(zip(sources, sizes.tolist(), strict=True)):

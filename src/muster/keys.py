@@ -29,7 +29,7 @@ _LAST = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 @lru_cache(maxsize=65536)
 def number(part: int | str) -> int:
-    """A stable 64-bit number for one part of a path: integers 0 ≤ i < 2⁶³ stand for themselves.
+    """Return a stable 64-bit number for one part of a path; an integer 0 ≤ i < 2⁶³ is itself.
 
     >>> number(7), number("train") == number("train")
     (7, True)
@@ -40,7 +40,7 @@ def number(part: int | str) -> int:
 
 
 def numbers(parts: Iterable[int | str]) -> NDArray[np.uint64]:
-    """`number` of each part, as one array `(parts,)`.
+    """Return the `number` of each part, as one array `(parts,)`.
 
     >>> numbers([1, 2])
     array([1, 2], dtype=uint64)
@@ -70,10 +70,10 @@ class RandomSource(Protocol):
         """Return the source below this one named by `parts`."""
 
     def uniform(self, size: int) -> NDArray[np.float64]:
-        """`(size,)` numbers uniform on [0, 1)."""
+        """Return `(size,)` numbers uniform on [0, 1)."""
 
     def choice(self, count: int, size: int) -> NDArray[np.int64]:
-        """`size` of the numbers 0 … count − 1 without replacement, sorted."""
+        """Return `size` of the numbers 0 … count − 1 without replacement, sorted."""
 
 
 @dataclass(frozen=True)
@@ -104,11 +104,11 @@ class Key:
         return int(self._words()[0] >> np.uint64(1))
 
     def uniform(self, size: int) -> NDArray[np.float64]:
-        """`(size,)` numbers uniform on [0, 1)."""
+        """Return `(size,)` numbers uniform on [0, 1)."""
         return self.generator().random(size)
 
     def choice(self, count: int, size: int) -> NDArray[np.int64]:
-        """`size` of the numbers 0 … count − 1 without replacement, sorted."""
+        """Return `size` of the numbers 0 … count − 1 without replacement, sorted."""
         return np.sort(self.generator().choice(count, size, replace=False))
 
     def _words(self) -> NDArray[np.uint64]:
@@ -132,7 +132,7 @@ class Keys:
         return Keys(self.key.at(*parts), self.clients)
 
     def uniform(self, size: int) -> NDArray[np.float64]:
-        """`(clients, size)` numbers uniform on [0, 1), row by row those of `key.at(client)`."""
+        """Return `(clients, size)` numbers uniform on [0, 1), by row those of `key.at(client)`."""
         return np.stack([self.key.at(client).uniform(size) for client in self.clients])
 
 
@@ -172,7 +172,7 @@ def order(
 
 
 def hashes(key: Key, parts: Iterable[int | str]) -> NDArray[np.uint64]:
-    """One number of 64 bits for each part `(parts,)`, a function of the key and that part alone.
+    """Return a 64-bit number for each part `(parts,)`, a function of the key and that part alone.
 
     >>> a, b = hashes(key(0), ["a", "b"]), hashes(key(0), ["b"])
     >>> bool(a[1] == b[0]), bool(a[0] == a[1])

@@ -63,7 +63,7 @@ class Layout:
         return sum(entry.size for entry in self.entries if entry.kind == "buffer")
 
     def named(self, vector: Any, kind: str = "parameter") -> dict[str, Any]:
-        """Views of a flat vector `(..., d)` by name, each `(..., *shape)`."""
+        """Return views of a flat vector `(..., d)` by name, each `(..., *shape)`."""
         views, start = {}, 0
         for entry in self.entries:
             if entry.kind == kind:
@@ -82,7 +82,7 @@ class Layout:
         return np.concatenate(parts) if parts else np.zeros(0, self.dtype)
 
     def sharing(self, share: str | tuple[str, ...]) -> Sharing:
-        """Which coordinates are shared under patterns such as `"*"`, `"body.*"` or `"!*.bn.*"`.
+        """Return what is shared under patterns such as `"*"`, `"body.*"` or `"!*.bn.*"`.
 
         A name is shared when it matches a plain pattern (or there is none) and no pattern that
         begins with `!`; a frozen parameter is neither shared nor private. Raises `PlanError` for
@@ -159,7 +159,7 @@ class Sharing:
         return sum(stop - start for start, stop, shared in self.buffers if shared)
 
     def take(self, vector: Any, *, shared: bool | None = True, buffers: bool = False) -> Any:
-        """The shared (private: False, frozen: None) coordinates of a full vector `(..., d)`."""
+        """Return the shared (private: False, frozen: None) coordinates of a vector `(..., d)`."""
         runs = self.buffers if buffers else self.parameters
         mine = [(a, b) for a, b, flag in runs if flag is shared]
         if len(mine) == 1 and mine[0] == (0, vector.shape[-1]):
@@ -168,7 +168,7 @@ class Sharing:
         return parts[0] if len(parts) == 1 else of(vector).concatenate(parts, -1)
 
     def merge(self, shared: Any, private: Any, frozen: Any = None, *, buffers: bool = False) -> Any:
-        """A full vector from its shared, private and frozen coordinates: undoes the `take`s."""
+        """Merge shared, private and frozen coordinates into a full vector: undo the `take`s."""
         runs = self.buffers if buffers else self.parameters
         if (private is None and frozen is None) or all(flag for _, _, flag in runs):
             return shared

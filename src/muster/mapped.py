@@ -22,7 +22,7 @@ PART = 1 << 22  # bytes
 
 
 def parts(array: Any) -> Iterator[Any]:
-    """Cuts of a vector `(d,)` in order, a few MB each; one of all for any other array.
+    """Yield cuts of a vector `(d,)` in order, a few MB each; one of all for any other array.
 
     >>> [len(np.zeros(1 << 20, "float64")[cut]) for cut in parts(np.zeros(1 << 20, "float64"))]
     [524288, 524288]
@@ -65,7 +65,7 @@ def own(array: Any) -> Any:
 
 
 def add(total: Any, array: Any) -> Any:
-    """`total += array`, a part at a time; the total.
+    """Add `array` to `total`, a part at a time; return the total.
 
     >>> add(np.ones(2), np.array([1.0, 2.0]))
     array([2., 3.])

@@ -67,7 +67,7 @@ class Optimizer(Spelled):
         return [v.dtype for v in (first, *rest)] == [v.dtype for v in (x, *state)]
 
     def weights(self, steps: Any) -> Any:
-        """L1 norm of the step weights after so many steps, in units of the rate (FedNova's a_k).
+        """Return the L1 norm of the weights of so many steps, in units of the rate (FedNova's a_k).
 
         None where it is not defined.
         """
@@ -88,7 +88,7 @@ class SGD(Optimizer):
         _positive(self, "rate")
 
     def init(self, x: Any) -> tuple[()]:
-        """No state."""
+        """Return no state."""
         return ()
 
     def step(
@@ -131,7 +131,7 @@ class Momentum(Optimizer):
         return along(x, v, self.rate if rate is None else rate), (v,)
 
     def weights(self, steps: Any) -> Any:
-        """[K − beta (1 − beta^K)/(1 − beta)]/(1 − beta) (Wang et al. 2020, arXiv 2007.07481)."""
+        """Return [K − beta (1 − beta^K)/(1 − beta)]/(1 − beta) (Wang et al. 2020, 2007.07481)."""
         b = self.beta
         return (steps - b * (1 - b**steps) / (1 - b)) / (1 - b)
 

@@ -136,7 +136,7 @@ def _stepped(
 
 
 def _counted(plan: Plan, total: Reply | None, invited: int) -> Reply | None:
-    """The sum, where it has enough replies; a sum of nobody, where noise hides that it is one."""
+    """Return the sum if replies suffice; a sum of nobody where noise hides that it is one."""
     if total is None:
         return empty_reply(plan) if plan.needed(invited) <= 1 and noises_sum(plan) else None
     enough = plan.has_quorum(len(total.clients), len(total.parts) or 1, invited)
@@ -150,7 +150,7 @@ def _among(cohort: Cohort, total: Reply | None) -> tuple[ClientId, ...]:
 
 
 def _weights(plan: Plan, roster: Roster, total: Reply) -> tuple[float, float]:
-    """What the sum is divided by, and its share of the population's weight (if rows are known)."""
+    """Return what the sum is divided by, and its share of the population's weight, if known."""
     if plan.secure is not None and plan.weighting == "examples":
         return total.weight, math.nan  # no algorithm that a secure plan may have asks for it
     rows = np.asarray(roster.rows()) if plan.weighting == "examples" else None

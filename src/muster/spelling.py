@@ -46,7 +46,7 @@ PAPERS = {  # names of papers for what is a setting here
 
 
 def translated(name: str, known: Iterable[str]) -> list[str]:
-    """Our words for another library's word.
+    """Return our words for another library's word.
 
     >>> translated("lr", ["rate", "tau"])
     ['rate']

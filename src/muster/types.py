@@ -208,22 +208,22 @@ class Task(Protocol):
         """Raise `DataError` for rows this task cannot be trained on."""
 
     def flops(self, batch: int) -> float:
-        """Arithmetic of one training step on so many rows, for the choice of engine."""
+        """Estimate the arithmetic of a training step on so many rows, for the choice of engine."""
 
     def arrays(self, tree: Tree) -> Tree:
-        """NumPy arrays of a tree as this framework's arrays (sharing memory where possible)."""
+        """Return NumPy arrays of a tree as this framework's arrays (sharing memory if possible)."""
 
     def numpy(self, tree: Tree) -> Tree:
         """Return the inverse of `arrays`."""
 
     def gradient(self, w: Vector, buffers: Vector, batch: Batch) -> tuple[Vector, Any, Vector]:
-        """Gradient of the mean loss, like `w`; the loss `()` or `(clients,)`; new buffers."""
+        """Return the mean loss's gradient, like `w`; the loss `()` or `(clients,)`; new buffers."""
 
     def loop(self, step: Callable[[Tree, Batch], Tree], carry: Tree, batches: Any) -> Tree:
         """Fold `step` over the batches: a Python loop, or one compiled scan."""
 
     def run(self, descent: Any, given: Tree, carry: Tree, batches: Any) -> Tree:
-        """`descent.walk(given, carry, batches)`, compiled as one program where that pays."""
+        """Run `descent.walk(given, carry, batches)`, compiled as one program where that pays."""
 
     def model(self, w: Vector, buffers: Vector) -> Any:
         """Return the framework's own model with these parameters."""
@@ -235,7 +235,7 @@ class Task(Protocol):
     def evaluate(
         self, w: Vector, buffers: Vector, x: Any, y: Any, metrics: Sequence[Any] = ()
     ) -> dict[str, float]:
-        """Sums over rows: "rows", the "loss", and those of the metrics (`metrics.sums.Tally`)."""
+        """Sum over rows: "rows", the "loss", and those of the metrics (`metrics.sums.Tally`)."""
 
 
 class Fusing(Task, Protocol):
@@ -244,7 +244,7 @@ class Fusing(Task, Protocol):
     fuses: str
 
     def descend(self, w: Vector, buffers: Vector, batch: Batch, rate: float) -> Any:
-        """`w −= rate · gradient` in place, without a gradient buffer; returns the loss."""
+        """Do `w −= rate · gradient` in place, without a gradient buffer; return the loss."""
 
 
 class GradientsByRow(Task, Protocol):
@@ -260,7 +260,7 @@ class GradientsByRow(Task, Protocol):
         """Return one client's gradients `(rows, d)` and losses `(rows,)`."""
 
     def clipped(self, w: Vector, buffers: Vector, batch: Batch, bound: float) -> tuple[Vector, Any]:
-        """The sum of all rows' gradients, each clipped to the bound, like `w`; the mean loss."""
+        """Sum all rows' gradients, each clipped to the bound, like `w`; also the mean loss."""
 
 
 class Clients(Protocol):
@@ -273,12 +273,12 @@ class Clients(Protocol):
         """Begin training this cohort on what was sent."""
 
     def replies(self) -> Iterator[Answer]:
-        """Answers as they come; blocks in order (DESIGN: sums have a fixed shape)."""
+        """Yield answers as they come; blocks in order (DESIGN: sums have a fixed shape)."""
 
     def evaluate(
         self, cohort: Sequence[ClientId], sent: Sent
     ) -> Iterator[tuple[ClientId, dict[str, float]]]:
-        """Metric sums of the shared model on each client's own rows."""
+        """Yield metric sums of the shared model on each client's own rows."""
 
     def settle(self, round: int, accepted: Sequence[ClientId]) -> None:
         """Tell the clients whose replies counted; idempotent; nobody when abandoned."""
@@ -327,7 +327,7 @@ class Store(Protocol):
     """What makes a run durable."""
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
-        """The last committed round and its state's arrays by name, or None before the first."""
+        """Return the last committed round and its state's arrays by name, or None before it."""
 
     def versions(self) -> list[int]:
         """Return the committed versions whose states are kept, in order; the last is always one."""

@@ -48,7 +48,7 @@ def of(x: Any) -> Any:
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> Any:
-    """An uninitialised NumPy array that starts at a multiple of 64 bytes, as kernels like it.
+    """Return an uninitialised NumPy array at a multiple of 64 bytes, as kernels like it.
 
     >>> aligned((2, 3), "float32").ctypes.data % 64
     0
@@ -60,7 +60,7 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> Any:
 
 
 def along(x: Any, direction: Any, rate: Any) -> Any:
-    """X + rate · direction, in as few passes over memory as the library allows.
+    """Return x + rate · direction, in as few passes over memory as the library allows.
 
     >>> along(np.ones(1), np.ones(1), 0.5)
     array([1.5])
@@ -75,7 +75,7 @@ def along(x: Any, direction: Any, rate: Any) -> Any:
 
 
 def divided(x: Any, by: float) -> Any:
-    """X / by; a NumPy array that nobody needs any more gives its own memory for the result.
+    """Return x / by; a NumPy array that nobody needs any more lends its memory to the result.
 
     >>> divided(np.array([1.0, 2.0]), 2.0)
     array([0.5, 1. ])
@@ -97,27 +97,27 @@ def in_order(rows: Any) -> Any:
 
 
 def sqrt(x: Any) -> Any:
-    """Element-wise square root."""
+    """Return the element-wise square root."""
     return of(x).sqrt(x)
 
 
 def sign(x: Any) -> Any:
-    """Element-wise sign: -1, 0 or 1."""
+    """Return the element-wise sign: -1, 0 or 1."""
     return of(x).sign(x)
 
 
 def absolute(x: Any) -> Any:
-    """Element-wise absolute value."""
+    """Return the element-wise absolute value."""
     return of(x).abs(x)
 
 
 def zeros(x: Any) -> Any:
-    """Zeros of the shape, dtype and library of `x`."""
+    """Return zeros of the shape, dtype and library of `x`."""
     return of(x).zeros_like(x)
 
 
 def where(mask: Any, a: Any, b: Any) -> Any:
-    """`a` where the mask holds, else `b`."""
+    """Return `a` where the mask holds, else `b`."""
     return of(a).where(mask, a, b)
 
 

@@ -29,7 +29,10 @@ class RobustAggregator(Spelled):
         return 1
 
     def aggregate(self, rows: Tree) -> Any:
-        """The mean that is believed, of rows `(replies, size)` in every leaf; changes no row."""
+        """Return the mean that is believed, of rows `(replies, size)` in every leaf.
+
+        No row is changed.
+        """
         raise NotImplementedError
 
     def reduce(self, replies: Iterable[Reply], invited: tuple[ClientId, ...]) -> Reply | None:

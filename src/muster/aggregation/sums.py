@@ -22,7 +22,7 @@ __all__ = ["add", "block_size", "fold_blocks", "summed"]
 
 
 def block_size(invited: int) -> int:
-    """Clients a block: one up to 32 invited, then so many that there are at most 32 blocks.
+    """Count the clients a block: one up to 32 invited, then as many as make 32 blocks at most.
 
     >>> block_size(10), block_size(100)
     (1, 4)
@@ -40,7 +40,7 @@ def add(replies: Sequence[Reply]) -> Reply:
 
 
 def fold_blocks(replies: Iterable[Reply], block: Callable[[Reply], int]) -> Iterator[Reply]:
-    """Replies of one block become one; a reply that covers several blocks passes as it is."""
+    """Yield the replies of each block as one; a reply over several blocks passes as it is."""
     for _, members in groupby(replies, block):
         yield reduce(_plus, members)
 
@@ -69,7 +69,7 @@ def _merged(a: Reply, b: Reply, plus: Callable[[Any, Any], Any]) -> Reply:
 def summed(
     replies: Iterable[Reply], block: Callable[[Reply], int], *, alone: bool = False
 ) -> Reply | None:
-    """The sum of replies in the fixed shape, in place: memory for two vectors, however many come.
+    """Sum replies in the fixed shape, in place: memory for two vectors, however many come.
 
     The same bits as adding up what `fold_blocks` yields. The replies' arrays may be read-only,
     and are not needed once the next reply is asked for. Where each is `alone` in its block, one

@@ -63,7 +63,10 @@ class Algorithm(Spelled):
         return Update(w - sent.x), memory
 
     def step(self, state: State, mean: Tree, share: float) -> State:
-        """The next state from the mean payload; `share` is accepted over population weight."""
+        """Return the next state from the mean payload.
+
+        `share` is accepted over population weight.
+        """
         x, s = self.server.step(state.shared.x, mean.delta, state.private)
         return State(ModelState(x), s)
 

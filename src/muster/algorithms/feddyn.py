@@ -43,7 +43,7 @@ class FedDyn(Algorithm):
             )
 
     def accept(self, local: Any, weighting: str) -> None:
-        """The method is stated for equal weights."""
+        """Refuse all but equal weights, for which the method is stated."""
         if weighting != "equal":
             raise PlanError(
                 f"FedDyn needs equal weights, but weighting={weighting!r}; "

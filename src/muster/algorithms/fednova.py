@@ -37,7 +37,7 @@ class FedNova(Algorithm):
     payload: ClassVar[type[tuple[Any, ...]]] = Normalised
 
     def accept(self, local: Any, weighting: str) -> None:
-        """The local optimizer must have step weights (SGD or Momentum)."""
+        """Refuse a local optimizer without step weights (SGD and Momentum have them)."""
         if local.optimizer.weights(1) is None:
             raise PlanError(
                 f"FedNova needs step weights, which {local.optimizer} has not; "

@@ -28,7 +28,7 @@ class FedSGD(Algorithm):
     server: Optimizer = SGD(1.0)
 
     def accept(self, local: Any, weighting: str) -> None:
-        """One full-batch step of plain SGD, nothing else."""
+        """Refuse all but one full-batch step of plain SGD."""
         once = local.steps == 1 or (local.steps is None and local.epochs == 1)
         if not once or local.batch is not None or not isinstance(local.optimizer, SGD):
             raise PlanError(

@@ -45,7 +45,7 @@ class Scaffold(Algorithm):
     payload: ClassVar[type[tuple[Any, ...]]] = Change
 
     def accept(self, local: Any, weighting: str) -> None:
-        """Option II reads the mean gradient off w − x, which only plain SGD allows."""
+        """Refuse all but plain SGD, which alone lets Option II read the mean gradient off w − x."""
         if not isinstance(local.optimizer, SGD):
             raise PlanError(
                 f"Scaffold needs plain local SGD, but was given {local.optimizer}; "
@@ -65,7 +65,7 @@ class Scaffold(Algorithm):
         return g - memory + sent.c
 
     def report(self, w: Vector, sent: Tree, memory: Tree, work: LocalWork) -> tuple[Tree, Tree]:
-        """c_k' = c_k − c + (x − w)/Σ rates; send both differences."""
+        """Return both differences; c_k' = c_k − c + (x − w)/Σ rates."""
         control = memory - sent.c + (sent.x - w) / work.rates
         return Change(w - sent.x, control - memory), control
 

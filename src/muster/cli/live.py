@@ -50,15 +50,15 @@ class Quiet:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing to end."""
+        """End nothing."""
 
     def watch(self, record: dict[str, Any]) -> None:
-        """One committed round."""
+        """Tell of one committed round."""
         if self._lines:
             screen.emit({"event": "round"} | record)
 
     def tell(self, event: dict[str, Any]) -> None:
-        """Something else that happened."""
+        """Tell of something else that happened."""
         if self._lines:
             screen.emit(event)
 
@@ -101,7 +101,7 @@ class LiveRounds:
             self._bar.stop()
 
     def watch(self, record: dict[str, Any]) -> None:
-        """One committed round."""
+        """Show one committed round."""
         if self._intro:
             self._console.print(self._intro)
             self._intro = ""
@@ -116,7 +116,7 @@ class LiveRounds:
             self._line(record)
 
     def tell(self, event: dict[str, Any]) -> None:
-        """Something else that happened, as a line."""
+        """Print something else that happened, as a line."""
         self._console.print(Text(str(event.get("text", event)), "yellow"))
 
     def _redraw(self, round: int) -> None:
@@ -130,7 +130,7 @@ class LiveRounds:
         self._bar.update(self._task, completed=round, note=note, refresh=True)
 
     def _line(self, record: dict[str, Any]) -> None:
-        """A line; that of version 0 with the first round's, which knows which columns there are."""
+        """Print a line; that of version 0 waits for the first round's, which knows the columns."""
         if record["round"] == 0:
             self._begun = record
             return
@@ -161,7 +161,7 @@ class LiveRounds:
         }
 
     def _heading(self, columns: dict[str, tuple[int, str]], on: str) -> None:
-        """The names of the columns, again when the metric is first known."""
+        """Print the names of the columns, again when the metric is first known."""
         named = {"metric": "test loss" if self._metric == "loss" else self._metric or ""}
         head = "".join(" " + named.get(n, n).rjust(width - 1) for n, (width, _) in columns.items())
         if head != self._head:
@@ -171,7 +171,7 @@ class LiveRounds:
             self._console.print(Text(head, "dim"))
 
     def _trouble(self, record: dict[str, Any]) -> None:
-        """A line for each client that did not answer, and for a round that counted for nothing."""
+        """Print a line for each client that did not answer, and for a round that did not count."""
         for kind in ("failed", "declined", "late"):
             for answer in record.get(kind, ()):
                 why = answer.get("error") or answer.get("reason") or "after the deadline"
@@ -184,7 +184,7 @@ class LiveRounds:
 
 
 def lines_kept(rounds: int) -> frozenset[int]:
-    """The rounds that get a line: all of a short run, about forty at even steps of a long one.
+    """Choose the rounds that get a line: all of a short run, about forty of a long one, evenly.
 
     0 is what training starts from.
 
@@ -215,7 +215,7 @@ def _trend(series: list[float]) -> str:
 
 
 def _rows(record: dict[str, Any]) -> str:
-    """On which rows this round's metrics were measured, in a line."""
+    """Say on which rows this round's metrics were measured, in a line."""
     spread = record.get("clients") or {}
     parts = [f"metrics on {record['measured']}"] if record.get("measured") else []
     return "; ".join(parts + ([f"clients on {spread['on']}"] if spread.get("on") else []))

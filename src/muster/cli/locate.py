@@ -115,13 +115,13 @@ def progress(run: Run) -> RunProgress:
 
 
 def spread(run: Run) -> dict[str, Any]:
-    """How the clients fared in the last evaluation: by metric, its mean, percentiles and worst."""
+    """Return the clients' last evaluation: by metric, its mean, percentiles and worst."""
     seen = [record["clients"] for record in run.history if record.get("clients")]
     return dict(seen[-1]) if seen else {}
 
 
 def measured(run: Run) -> str:
-    """On which rows: those of `run.metrics`, else those of the clients; empty where on none."""
+    """Say on which rows: those of `run.metrics`, else the clients'; empty where on none."""
     return run.measured or (rows(run) if spread(run) else "")
 
 

@@ -87,7 +87,7 @@ def command(
 
 
 def _stopped(folder: Path, url: str | None, order: dict[str, Any]) -> dict[str, Any]:
-    """Of a run that no process has open. Raises `RunError` for one that some process has."""
+    """Return the facts of a run that no process has open. Raises `RunError` for any other."""
     if (folder / "run.db").exists() and not Run(folder).facts.get("federation"):
         with contextlib.closing(SQLiteStore(folder)) as store:
             return roll_back(store, **order)

@@ -216,7 +216,7 @@ class Order:
             return found | baselines(self.plan, *self.enrolled, self.folder, options)
 
     def conclude(self, run: Run, compared: dict[str, Run] | None) -> None:
-        """The summary, as text or as JSON."""
+        """Print the summary, as text or as JSON."""
         if self.as_json:
             screen.emit({"event": "summary"} | summary(run, compared))
             return

@@ -125,7 +125,7 @@ def number(value: Any) -> str:
 
 
 def size(count: float | None) -> str:
-    """Bytes as people read them.
+    """Return bytes as people read them.
 
     >>> size(999), size(1234567)
     ('999 B', '1.2 MB')

@@ -22,7 +22,7 @@ Pair = tuple[NDArray[Any], NDArray[Any]]
 
 
 def as_pair(who: str, given: object) -> Pair:
-    """The rows `(x, y)` that `who` gave, as arrays `(n, ...)` of finite numbers, at least one row.
+    """Return the rows `(x, y)` that `who` gave, as arrays `(n, ...)` of finite numbers, n ≥ 1.
 
     Raises `DataError`, naming `who`, for anything else.
 
@@ -91,7 +91,7 @@ def _converted(value: Any) -> NDArray[Any]:
 
 
 def _numbers(array: NDArray[Any]) -> NDArray[Any]:
-    """Objects as numbers: columns of several kinds in one frame, integers that allow gaps."""
+    """Return objects as numbers: columns of several kinds, integers that allow gaps."""
     kinds = {type(value) for value in array.ravel()}
     if kinds and all(issubclass(kind, (Integral, np.bool_)) for kind in kinds):
         return array.astype(np.int64)

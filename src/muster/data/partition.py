@@ -48,7 +48,7 @@ def iid(n: int, clients: int, seed: int = 0) -> Parts:
 
 
 def dirichlet(y: ArrayLike, clients: int, alpha: float, seed: int = 0, minimum: int = 1) -> Parts:
-    """Label skew: each label's rows are cut among the clients by a draw from Dir(alpha).
+    """Cut each label's rows among the clients by a draw from Dir(alpha): label skew.
 
     Hsu et al. 2019, arXiv 1909.06335, in the per-label form of NIID-Bench (Li et al. 2022, arXiv
     2102.02079): small `alpha` gives each label to few clients, large `alpha` tends to IID. The
@@ -80,7 +80,7 @@ def dirichlet(y: ArrayLike, clients: int, alpha: float, seed: int = 0, minimum: 
 
 
 def shards(y: ArrayLike, clients: int, per_client: int = 2, seed: int = 0) -> Parts:
-    """Label skew: sort by label, cut `clients * per_client` shards, deal `per_client` to each.
+    """Sort by label, cut `clients * per_client` shards, deal `per_client` to each: label skew.
 
     McMahan et al. 2017, arXiv 1602.05629, section 3 (100 clients, 200 shards of 300). Where the
     rows do not divide, shards differ by one row.
@@ -123,7 +123,7 @@ def quantity(
     seed: int = 0,
     minimum: int = 1,
 ) -> Parts:
-    """Quantity skew: IID rows, unequal sizes, by Dir(alpha) or log-normal(0, sigma) shares.
+    """Deal IID rows in unequal sizes, by Dir(alpha) or log-normal(0, sigma): quantity skew.
 
     Every client first gets `minimum` rows; the rest is divided by the shares and rounded by
     largest remainder, so no draw is ever repeated (NIID-Bench divides all rows and repeats).
@@ -158,7 +158,7 @@ def quantity(
 def feature_noise(
     x: NDArray[Any], parts: Mapping[Any, Indices], sigma: float, seed: int = 0
 ) -> NDArray[Any]:
-    """Feature skew: a copy of `x` with noise of standard deviation `sigma * i / clients`.
+    """Return `x` with noise of standard deviation `sigma * i / clients` added: feature skew.
 
     i = 1 … clients counts the clients by sorted id, so the last is the noisiest. NIID-Bench (Li
     et al. 2022, arXiv 2102.02079, section 4.2) writes N(0, sigma i / N) with that value as

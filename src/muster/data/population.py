@@ -52,7 +52,7 @@ class Population:
     def from_arrays(
         cls, rows: Mapping[Any, Any], test: Mapping[Any, Any] | None = None
     ) -> Population:
-        """Clients from `{client: (x, y)}`; `test` holds test rows of all or some of them.
+        """Make clients from `{client: (x, y)}`; `test` holds test rows of all or some of them.
 
         The arrays are copied once, into one array for x and one for y, and are read-only there.
 
@@ -80,7 +80,7 @@ class Population:
         test: float | None = None,
         seed: int = 0,
     ) -> Population:
-        """Clients from a pandas data frame: one per value of the column `client`.
+        """Make clients from a pandas data frame: one per value of the column `client`.
 
         `features` are all other columns unless named. x becomes float32; y becomes int64 where
         the target column holds integers or booleans, else float32. `test` is the fraction of
@@ -95,7 +95,7 @@ class Population:
     def lazy(
         cls, clients: Iterable[Any], load: Load, sizes: Sizes = None, test: Loads | None = None
     ) -> Population:
-        """Clients whose rows are loaded when needed: `load(client)` returns `(x, y)`.
+        """Make clients whose rows are loaded when needed: `load(client)` returns `(x, y)`.
 
         `sizes` is one row count for all clients, a mapping, or a sequence in the order of
         `clients`; when None each client is loaded once, on the first need. `test(client)`
@@ -201,7 +201,7 @@ class Population:
         return Population(chosen, self._source.only(self._at(chosen)))
 
     def shared(self) -> Population:
-        """This population with its arrays moved into shared memory, for worker processes.
+        """Move this population's arrays into shared memory, for worker processes, and return it.
 
         Moved once, so that the rows are never held twice; a lazy one stays as it is.
         """
@@ -210,7 +210,7 @@ class Population:
         return self
 
     def handle(self) -> Handle:
-        """What a child process needs to `attach` (pass it the file descriptors `handle.fds`).
+        """Return a handle for a child process to `attach` (pass it the descriptors `handle.fds`).
 
         The file is closed with this population: keep it for as long as a child may start.
 
@@ -220,11 +220,11 @@ class Population:
 
     @staticmethod
     def attach(handle: Handle) -> Population:
-        """The population behind a handle, in a process that inherited its file descriptors."""
+        """Return the population behind a handle, in a process that inherited its descriptors."""
         return Population(handle.clients, attached(handle))
 
     def fingerprint(self) -> str:
-        """SHA-256, in hex, over ids, dtypes, shapes and bytes of all train and test rows.
+        """Return a SHA-256, in hex, over ids, dtypes, shapes and bytes of all train and test rows.
 
         Of a lazy population over ids and sizes only: its rows are not read.
 

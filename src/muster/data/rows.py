@@ -89,7 +89,7 @@ class RowFormat(NamedTuple):
 
 
 def identities(clients: Iterable[object]) -> tuple[ClientId, ...]:
-    """Client ids as plain `int` or `str`, in the given order.
+    """Return client ids as plain `int` or `str`, in the given order.
 
     Raises `DataError` when there is none, one is neither, they are mixed, or one is twice there.
 
@@ -144,7 +144,7 @@ def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def joined(pairs: Sequence[Pair | None], form: RowFormat) -> Rows:
-    """Rows of many clients, one after the other, in fresh aligned arrays (None: no rows).
+    """Join the rows of many clients, one after the other, in fresh aligned arrays (None: none).
 
     >>> pair = (np.ones((2, 3)), np.zeros(2))
     >>> joined([pair, None, pair], RowFormat.of(pair)).starts.tolist()
@@ -161,7 +161,7 @@ def joined(pairs: Sequence[Pair | None], form: RowFormat) -> Rows:
 
 
 def fraction(name: str, value: float) -> float:
-    """`value` when it lies in [0, 1), else a `DataError` that names it."""
+    """Return `value` when it lies in [0, 1); raise a `DataError` that names it otherwise."""
     if not 0 <= value < 1:
         raise DataError(f"{name}={value!r} was given, a fraction in [0, 1) is required; try 0.2")
     return float(value)

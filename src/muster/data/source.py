@@ -57,7 +57,7 @@ class Stored:
         return Rows(x, y, starts[positions], sizes[positions])
 
     def pooled(self) -> Pair:
-        """All training rows in client order: the arrays themselves where they are just that."""
+        """Return all training rows in client order: the arrays themselves where they are that."""
         return _pool(self.train)
 
     def pooled_test(self) -> Pair | None:

@@ -13,7 +13,7 @@ __all__ = ["Contents", "mark"]
 
 
 def mark(thing: Any) -> str:
-    """SHA-256 over all that a thing holds and needs. Raises `PlanError` where it cannot be told.
+    """Return the SHA-256 over all that a thing holds and needs. Raises `PlanError` if untold.
 
     >>> mark([1, 2]) == mark((1, 2)), mark(1) == mark(1.0)
     (True, False)

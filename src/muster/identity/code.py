@@ -105,7 +105,7 @@ class Code:
         self._names: dict[str, set[str]] = {}
 
     def need(self, module: str, name: str) -> None:
-        """A name of a module, and all that it stands on."""
+        """Need a name of a module, and all that it stands on."""
         key = f"{module}:{name}"
         if not own(module):
             self.libraries.add(module.split(".")[0])
@@ -179,13 +179,13 @@ class Code:
                 return dict(sorted(self.found.items()))
 
     def _hook(self, module: str) -> None:
-        """How a site reads its rows, where that stands beside the plan's own functions."""
+        """Need what reads a site's rows, where that stands beside the plan's own functions."""
         value = vars(sys.modules[module]).get(HOOK) if module in sys.modules else None
         if isinstance(value, FunctionType):
             self.need(module, HOOK)
 
     def _bare(self, module: str) -> None:
-        """Statements that change what is needed or imported, such as torch's default precision.
+        """Need statements that change what is needed or imported, such as torch's default dtype.
 
         A script's own are what is done with a plan, and do not count.
         """
@@ -228,13 +228,13 @@ class Code:
                     self._through(module, found, [c for c in chains if c.split(".")[0] == name])
 
     def _global(self, module: str, name: str, *, bound: bool) -> None:
-        """A global that a statement binds, or that is there without one."""
+        """Need a global that a statement binds, or that is there without one."""
         there = module in sys.modules and name in vars(sys.modules[module])
         if bound or (there and not name.startswith("__")):
             self.need(module, name)
 
     def _through(self, module: str, imported: Imported, chains: list[str]) -> None:
-        """What is used of an import."""
+        """Need what is used of an import."""
         source = imported.module
         if imported.level:
             package = getattr(sys.modules.get(module), "__package__", None) or module
@@ -251,14 +251,14 @@ class Code:
             self.need(at, parts[0] if parts else "*")
 
     def _star(self, module: str, unit: Unit, name: str) -> None:
-        """A name that no statement binds may come from a module of which all is imported."""
+        """Need a name that no statement binds, from any module of which all is imported."""
         for one in unit.pieces:
             for imported in one.imports:
                 if imported.name == "*":
                     self._through(module, imported._replace(name=name), [])
 
     def _live(self, module: str, name: str, value: Any) -> None:
-        """A global of a module without a file, such as a notebook: as it is now."""
+        """Need a global of a module without a file, such as a notebook: as it is now."""
         key, home = f"{module}:{name}", getattr(value, "__module__", None)
         if isinstance(value, ModuleType):
             self.found[key] = f"module {value.__name__}"
@@ -275,7 +275,7 @@ class Code:
             self.found[key] = self._contents(value, f"the global {name} in {module}")
 
     def _value(self, value: Any, key: str) -> list[str]:
-        """What a global holds, which its statement (a loop, one that reads a file) may not say.
+        """Return what a global holds, which its statement (a loop, a read of a file) may not say.
 
         Plain values, and whatever holds arrays; other objects may differ between machines that
         hold the same code, as a device does, and paths do.
@@ -303,7 +303,7 @@ def _plain(value: Any) -> bool:
 
 
 def digest(texts: Iterable[str]) -> str:
-    """SHA-256 over texts, each kept apart from the next."""
+    """Return the SHA-256 over texts, each kept apart from the next."""
     found = hashlib.sha256()
     for text in texts:
         data = text.encode()
@@ -394,7 +394,7 @@ def _loaded(code: CodeType) -> Iterator[str]:
 
 
 def _compiled(code: CodeType) -> tuple[Any, ...]:
-    """What a function does where its source is not to be had: as this release of Python has it."""
+    """Return what a function without a source does, as this release of Python has it."""
     consts = [
         _compiled(part)
         if isinstance(part, CodeType)

@@ -38,7 +38,7 @@ class Contents:
         self._open: list[int] = []
 
     def read(self, thing: Any, place: str = "") -> Any:
-        """Plain data: dicts, lists, numbers, strings, None; `place` is where the thing stands.
+        """Return plain data: dicts, lists, numbers, strings, None; `place`: where the thing stands.
 
         Raises `PlanError` for an object whose state cannot be told.
         """
@@ -143,7 +143,7 @@ class Contents:
         return self._object(thing, place)
 
     def _around(self, function: FunctionType, place: str) -> dict[str, Any]:
-        """A lambda or a function inside another: its tree, and the values that it closes over."""
+        """Return a lambda or inner function: its tree, and the values that it closes over."""
         found: dict[str, Any] = {}
         if own(function.__module__):
             found["code"] = self.code.function(function)
@@ -188,7 +188,7 @@ class Contents:
         return found | {"sha256": hashlib.sha256(little.tobytes()).hexdigest()}
 
     def _object(self, thing: Any, place: str) -> Any:
-        """Any other object, by what it would store of itself."""
+        """Return any other object, by what it would store of itself."""
         kind = type(thing)
         try:
             reduce = copyreg.dispatch_table.get(kind)
@@ -226,7 +226,7 @@ def _untold(thing: Any, place: str, why: str) -> PlanError:
 
 
 def _void(name: str, value: Any) -> bool:
-    """Whether an attribute is private and empty, as those are that a library adds and drops."""
+    """Return whether an attribute is private and empty, as what libraries add and drop is."""
     empty = value is None or (isinstance(value, dict | list | tuple | set) and not value)
     return str(name).startswith("_") and empty
 

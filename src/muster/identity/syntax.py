@@ -116,7 +116,7 @@ def _said(node: ast.AST, body: list[ast.stmt]) -> list[ast.stmt]:
 
 
 def _merged(values: list[ast.expr]) -> list[object]:
-    """The parts of an f-string: releases of Python differ in how they split what is constant."""
+    """Return the parts of an f-string, merged: how constants are split differs by release."""
     found: list[object] = []
     for part in values:
         text = part.value if isinstance(part, ast.Constant) else None
@@ -137,7 +137,7 @@ def parsed(text: str) -> Unit:
 
 
 def piece(node: ast.AST, without: Iterable[str] = ()) -> SourceStatement:
-    """One definition by itself; names of `without` come from around it, and are no globals."""
+    """Return one definition by itself; names of `without` come from around it, not as globals."""
     imports = tuple(_imports(node))
     known = {imported.local for imported in imports}
     names = frozenset(_names(node)) - frozenset(without) - known
@@ -177,7 +177,7 @@ def _pieces(node: ast.stmt) -> Iterator[SourceStatement]:
 
 
 def _guarded(node: ast.stmt) -> bool:
-    """Whether this is `if __name__ == "__main__":`, which no process that loads a plan runs."""
+    """Return whether this is `if __name__ == "__main__":`, which no loader of a plan runs."""
     test = node.test if isinstance(node, ast.If) else None
     return isinstance(test, ast.Compare) and "__name__" in ast.unparse(test)
 

@@ -105,7 +105,7 @@ def train(
     walk: Walk | None = None,
     source: RandomSource | None = None,
 ) -> Outcome:
-    """Everything a group of clients does in one round, as one matrix or (a group of one) alone.
+    """Do what a group of clients does in one round, as one matrix or (a group of one) alone.
 
     `walk` takes the local steps in place of `task.run`. `source` is where batches and noise of
     `Local(examples=...)` and the draws of stages come from: a secret in production, without one
@@ -296,7 +296,7 @@ def _odd(payload: Tree) -> NDArray[np.bool_]:
 def _without(
     odd: NDArray[np.bool_], made: tuple[Any, ...], before: tuple[Any, ...]
 ) -> tuple[Any, ...]:
-    """Of these clients what was before their training, of all others what was made of it."""
+    """Return what these clients had before their training; for all others, what it made."""
 
     def chosen(old: Any, new: Any) -> Any:
         return np.where(odd.reshape(-1, *(1,) * (np.ndim(new) - 1)), old, new)

@@ -28,9 +28,9 @@ class Accuracy(Metric):
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"hits": (0.0, 1.0), "rows": (0.0, 1.0)}
 
     def sums(self, outputs: Any, y: Any) -> Sums:
-        """Hits and rows."""
+        """Count hits and rows."""
         return {"hits": int((outputs == y).sum()), "rows": len(y)}
 
     def value(self, sums: Sums) -> float:
-        """Hits / rows."""
+        """Return hits / rows."""
         return float(sums["hits"] / sums["rows"])

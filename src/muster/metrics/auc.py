@@ -41,7 +41,7 @@ class AUC(Metric):
             raise PlanError(f"{self}: bins must be a whole number from 2 to {MOST}, such as 100")
 
     def sums(self, outputs: Any, y: Any) -> Sums:
-        """Rows of class 0 and of class 1 in each bin `(bins,)`."""
+        """Count the rows of class 0 and of class 1 in each bin `(bins,)`."""
         if outputs.shape[-1] != 2:
             raise PlanError(
                 f"{self} is of two classes, and the model has {outputs.shape[-1]}; use "
@@ -53,7 +53,7 @@ class AUC(Metric):
         return {"zeros": counts[: self.bins], "ones": counts[self.bins :]}
 
     def value(self, sums: Sums) -> float:
-        """Σ over bins of ones · (zeros below + half the zeros beside), by pair."""
+        """Return Σ over bins of ones · (zeros below + half the zeros beside), by pair."""
         zeros, ones = np.asarray(sums["zeros"], float), np.asarray(sums["ones"], float)
         pairs = zeros.sum() * ones.sum()
         below = np.cumsum(zeros) - zeros

@@ -30,12 +30,12 @@ class Brier(Metric):
     rows_of = "classes"
 
     def sums(self, outputs: Any, y: Any) -> Sums:
-        """Squares and rows."""
+        """Sum squares and count rows."""
         right = np.arange(outputs.shape[-1]) == np.asarray(y)[:, None]
         squares = np.square(outputs - right).sum(dtype=np.float64)
         half = 2 if outputs.shape[-1] == 2 else 1
         return {"squares": float(squares / half), "rows": len(y)}
 
     def value(self, sums: Sums) -> float:
-        """Squares / rows."""
+        """Return squares / rows."""
         return float(sums["squares"] / sums["rows"])

@@ -65,5 +65,5 @@ class ByRow(Metric):
         return {"sum": float(values.sum()), "values": values.size}
 
     def value(self, sums: Sums) -> float:
-        """Sum / values."""
+        """Return sum / values."""
         return float(sums["sum"] / sums["values"])

@@ -35,7 +35,7 @@ def usual(head: OutputHead) -> tuple[Metric, ...]:
 
 
 def chosen(metrics: Sequence[Any], head: OutputHead, task: str) -> tuple[Metric, ...]:
-    """The loss and the given metrics, or the usual ones. Raises `PlanError` for what is none.
+    """Return the loss and the given metrics, or the usual ones. Raises `PlanError` for others.
 
     `task` is what an error calls the task.
     """

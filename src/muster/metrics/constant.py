@@ -17,7 +17,7 @@ EDGE = 1e-3  # a loss this much, relatively, below that of the constant answer h
 
 
 def constant(head: OutputHead, y: Any) -> dict[str, float]:
-    """Accuracy and loss of the best constant answer to these targets, as far as they are known.
+    """Return accuracy and loss of the best constant answer to these targets, where known.
 
     The share of the commonest class, and the entropy of the classes; the variance of numbers.
 

@@ -26,12 +26,12 @@ class MAE(Metric):
     rows_of = "numbers"
 
     def sums(self, outputs: Any, y: Any) -> Sums:
-        """|outputs − y|, and how many."""
+        """Sum |outputs − y|, and count them."""
         gap = gaps(outputs, y)
         return {"sizes": float(np.abs(gap).sum()), "numbers": gap.size}
 
     def value(self, sums: Sums) -> float:
-        """Sizes / numbers."""
+        """Return sizes / numbers."""
         return float(sums["sizes"] / sums["numbers"])
 
 
@@ -50,7 +50,7 @@ class RMSE(Metric):
     rows_of = "numbers"
 
     def sums(self, outputs: Any, y: Any) -> Sums:
-        """(outputs − y)² by output `(outputs,)`, and the rows."""
+        """Sum (outputs − y)² by output `(outputs,)`, and count the rows."""
         return {"squares": np.square(gaps(outputs, y)).sum(0), "rows": len(y)}
 
     def value(self, sums: Sums) -> float:
@@ -59,6 +59,6 @@ class RMSE(Metric):
 
 
 def gaps(outputs: Any, y: Any) -> Any:
-    """Outputs − y `(rows, outputs)`, in float64."""
+    """Return outputs − y `(rows, outputs)`, in float64."""
     outputs = np.asarray(outputs, np.float64)
     return (outputs - np.asarray(y, np.float64).reshape(outputs.shape)).reshape(len(outputs), -1)

@@ -48,7 +48,7 @@ class F1(Metric):
         return "f1" if self.average == "binary" else f"f1 {self.average}"
 
     def sums(self, outputs: Any, y: Any) -> Sums:
-        """By class `(classes,)`: rows that are hit, predicted and held."""
+        """Count by class `(classes,)` the rows that are hit, predicted and held."""
         found = labels_of(outputs)
         count = max(2, outputs.shape[-1])
         if self.classes not in (None, count) or (self.average == "binary" and count != 2):

@@ -59,7 +59,7 @@ def labels_of(outputs: Any) -> Any:
 
 
 def probabilities_of(outputs: Any) -> Any:
-    """Softmax of logits `(rows, classes)` in float64; of one logit, both classes `(rows, 2)`.
+    """Return the softmax of logits `(rows, classes)` in float64; of one, both classes `(rows, 2)`.
 
     >>> probabilities_of(np.zeros((1, 1))).tolist()
     [[0.5, 0.5]]

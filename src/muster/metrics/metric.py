@@ -57,7 +57,7 @@ class Metric:
             """The name of this metric with these settings."""
 
     def sums(self, outputs: Any, y: Any) -> Sums:
-        """Numbers, or arrays of one axis, by name: sums over the rows of `outputs` and `y`."""
+        """Return sums over the rows of `outputs` and `y` by name: numbers or arrays of one axis."""
         raise NotImplementedError
 
     def value(self, sums: Sums) -> float:

@@ -29,7 +29,7 @@ class Perplexity(Metric):
     rows_of = "classes"
 
     def sums(self, outputs: Any, y: Any) -> Sums:
-        """Nats and rows."""
+        """Sum nats and count rows."""
         z = np.asarray(outputs, np.float64)
         if z.shape[-1] == 1:
             z = np.concatenate([np.zeros_like(z), z], 1)
@@ -39,5 +39,5 @@ class Perplexity(Metric):
         return {"nats": float(nats.sum()), "rows": len(y)}
 
     def value(self, sums: Sums) -> float:
-        """exp(nats / rows)."""
+        """Return exp(nats / rows)."""
         return float(np.exp(np.float64(sums["nats"]) / sums["rows"]))

@@ -32,14 +32,14 @@ class R2(Metric):
     rows_of = "numbers"
 
     def sums(self, outputs: Any, y: Any) -> Sums:
-        """By output `(outputs,)`: squared errors, y and y²; and the rows."""
+        """Sum by output `(outputs,)` the squared errors, y and y²; and count the rows."""
         gap = gaps(outputs, y)
         y = np.asarray(y, np.float64).reshape(gap.shape)
         parts = {"errors": np.square(gap), "y": y, "squares": np.square(y)}
         return {name: part.sum(0) for name, part in parts.items()} | {"rows": len(y)}
 
     def value(self, sums: Sums) -> float:
-        """1 − errors / (squares − y² / rows), averaged."""
+        """Return 1 − errors / (squares − y² / rows), averaged."""
         squares, y = np.asarray(sums["squares"]), np.asarray(sums["y"])
         spread = squares - y * y / sums["rows"]
         noise = 8 * np.finfo(np.float64).eps * squares  # of the difference: no spread at all

@@ -132,7 +132,7 @@ def _places(metric: str, name: str, width: int) -> tuple[str, ...]:
 
 
 def added(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Flat sums of several clients, added up in order; a name that one lacks is left out.
+    """Add up flat sums of several clients, in order; a name that one lacks is left out.
 
     >>> added([{"rows": 1.0, "loss": 2.0}, {"rows": 3.0}])
     {'rows': 4.0}
@@ -173,7 +173,7 @@ def _of_task(metric: Metric, sums: Mapping[str, float]) -> dict[str, Any]:
 
 
 def _apart(sums: Mapping[str, float]) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
-    """The sums of each metric as it gave them, numbers and arrays; and the names of all others."""
+    """Return the sums of each metric as it gave them, numbers and arrays; all other names."""
     structure, plain = _structure(tuple(sums))
     numbers = np.array(list(sums.values()), np.float64)
     made: dict[str, dict[str, Any]] = {}
@@ -184,7 +184,7 @@ def _apart(sums: Mapping[str, float]) -> tuple[dict[str, dict[str, Any]], tuple[
 
 @lru_cache(16)
 def _structure(names: tuple[str, ...]) -> tuple[tuple[tuple[str, str, Any], ...], tuple[str, ...]]:
-    """By metric and sum, where among flat sums it stands: one place, or the places of an array.
+    """Return where each metric's sums stand among flat sums: one place, or an array's places.
 
     And which names are of no metric's sums.
     """
@@ -206,7 +206,7 @@ def _structure(names: tuple[str, ...]) -> tuple[tuple[tuple[str, str, Any], ...]
 
 
 def _run(places: list[int]) -> Any:
-    """Places as a slice where they follow one another, as those of one array do."""
+    """Return places as a slice where they follow one another, as those of one array do."""
     begin, end = places[0], places[-1] + 1
     return slice(begin, end) if places == [*range(begin, end)] else np.array(places)
 

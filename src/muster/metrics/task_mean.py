@@ -16,11 +16,11 @@ class _OfTask(Metric):
     """Sums that the task gives; abstract."""
 
     def sums(self, outputs: Any, y: Any) -> NoReturn:
-        """Refused: the task has them."""
+        """Refuse: the task has them."""
         raise PlanError(f"the sums of {self} are those of its task; evaluate the task")
 
     def value(self, sums: Sums) -> float:
-        """Sum / rows."""
+        """Return sum / rows."""
         return float(sums["sum"] / sums["rows"])
 
 

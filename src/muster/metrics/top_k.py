@@ -41,12 +41,12 @@ class TopK(Metric):
         return f"top {self.k}"
 
     def sums(self, outputs: Any, y: Any) -> Sums:
-        """Hits and rows."""
+        """Count hits and rows."""
         y = np.asarray(y).astype(np.intp)
         own = np.take_along_axis(outputs, y[:, None], 1)
         before = (outputs >= own).sum(1) - 1  # that are not the own one, which is no less
         return {"hits": int((before < self.k).sum()), "rows": len(y)}
 
     def value(self, sums: Sums) -> float:
-        """Hits / rows."""
+        """Return hits / rows."""
         return float(sums["hits"] / sums["rows"])

@@ -107,7 +107,7 @@ def _shown(value: Any) -> str:
 
 
 def made_up(head: OutputHead, width: int | None = None) -> tuple[Any, Any]:
-    """Outputs and targets of a few rows such as this head gives, drawn from a fixed seed."""
+    """Draw outputs and targets of a few rows such as this head gives, from a fixed seed."""
     draw = np.random.default_rng(7)
     count = 1 if head.kind == "sigmoid" else head.width or width or 1
     outputs = draw.normal(size=(ROWS, count))

@@ -54,7 +54,7 @@ class AdaptiveClip(Stage):
             )
 
     def accept(self, contract: Contract) -> Contract:
-        """Bounds the joint norm by a bound that moves, and appends the bit."""
+        """Bound the joint norm by a bound that moves, and append the bit."""
         refuse_after_weight(self, contract)
         if any(field.name == "inside" for field in contract.fields):
             raise PlanError(f"{self}: one AdaptiveClip is enough; remove the other")

@@ -54,7 +54,7 @@ class BandedNoise(Stage):
         return optimal(self.rounds, self.bands) if self.rounds else square_root(self.bands)
 
     def accept(self, contract: Contract) -> Contract:
-        """Needs a bound that stays, since noise of one round is taken back in another."""
+        """Require a bound that stays, since noise of one round is taken back in another."""
         if contract.moving:
             raise PlanError(
                 f"{self} needs one bound for all rounds, as its noise spans them; put Clip(bound) "
@@ -95,7 +95,7 @@ class BandedNoise(Stage):
         return replace(total, payload=payload), State(private=kept)
 
     def ended(self, state: State) -> State:
-        """Zeros in place of the rows that no further round takes back."""
+        """Return zeros in place of the rows that no further round takes back."""
         if not any(rows.any() for rows in state.private.values()):
             return state
         return State(private={name: np.zeros_like(rows) for name, rows in state.private.items()})

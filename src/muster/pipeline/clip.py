@@ -37,7 +37,7 @@ class Clip(Stage):
             )
 
     def accept(self, contract: Contract) -> Contract:
-        """Bounds the joint norm."""
+        """Bound the joint norm."""
         refuse_after_weight(self, contract)
         bound = self.bound if contract.bound is None else min(self.bound, contract.bound)
         return replace(contract, bound=bound, moving=False)
@@ -45,13 +45,13 @@ class Clip(Stage):
     def encode(
         self, payload: dict[str, Any], contract: Contract, sent: Tree, memory: Tree, key: Keys
     ) -> tuple[dict[str, Any], Tree]:
-        """Rows no longer than the bound."""
+        """Return rows no longer than the bound."""
         short, _ = clipped(contract.vectors(payload), self.bound)
         return payload | short, memory
 
 
 def refuse_after_weight(stage: Stage, contract: Contract) -> None:
-    """Clipping what is already weighted or quantized would bound the wrong thing."""
+    """Refuse to clip what is already weighted or quantized: it would bound the wrong thing."""
     if contract.weighted or contract.integer:
         raise PlanError(
             f"{stage} stands after a stage that sums weighted integers, where a clip is not "

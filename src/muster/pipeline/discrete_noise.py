@@ -59,7 +59,7 @@ class DiscreteNoise(Stage):
         return survivors(self.clients, self.dropout)
 
     def accept(self, contract: Contract) -> Contract:
-        """Needs bounded integers, which get wider by the noise; only a mask may follow."""
+        """Require bounded integers, which noise widens; only a mask may follow."""
         if not contract.integer:
             raise PlanError(f"{self} adds integers to integers; put Quantize(bits) before it")
         refuse_unbounded(self, contract, scalars=False)
@@ -81,7 +81,7 @@ class DiscreteNoise(Stage):
         return share_variance(self.multiplier, self.norm(contract), self.survivors)
 
     def share_variance(self, contract: Contract) -> float:
-        """As `variance`: every client adds its share."""
+        """Return the same as `variance`: every client adds its share."""
         return self.variance(contract)
 
     def release(self, contract: Contract) -> Release:
@@ -93,7 +93,7 @@ class DiscreteNoise(Stage):
     def encode(
         self, payload: dict[str, Any], contract: Contract, sent: Tree, memory: Tree, key: Keys
     ) -> tuple[dict[str, Any], Tree]:
-        """Integer rows with each client's share of the noise."""
+        """Return integer rows with each client's share of the noise."""
         levels = limited(contract.vectors(payload), self.norm(contract))
         variance, draw = self.variance(contract), LAWS[self.law]
         for i, (name, rows) in enumerate(levels.items()):

@@ -40,7 +40,7 @@ class LocalNoise(Stage):
         check_multiplier(gaussian_deviation(self.epsilon, self.delta))
 
     def accept(self, contract: Contract) -> Contract:
-        """Needs a fixed bound on real vectors; what it hands on has none."""
+        """Require a fixed bound on real vectors; what it hands on has none."""
         if contract.weighted or contract.integer:
             raise PlanError(
                 f"{self} adds real noise to one client's own update; put it before "
@@ -53,7 +53,7 @@ class LocalNoise(Stage):
         return replace(contract, bound=None)
 
     def deviation(self, contract: Contract) -> float:
-        """σ, for updates as far apart as twice the bound."""
+        """Return σ, for updates as far apart as twice the bound."""
         return gaussian_deviation(self.epsilon, self.delta, 2 * (contract.bound or 0.0))
 
     def release(self, contract: Contract) -> Release:
@@ -65,7 +65,7 @@ class LocalNoise(Stage):
     def encode(
         self, payload: dict[str, Any], contract: Contract, sent: Tree, memory: Tree, key: Keys
     ) -> tuple[dict[str, Any], Tree]:
-        """Rows with noise of their own client; raises `MusterError` where a row is not finite."""
+        """Return rows with their own client's noise; raises `MusterError` for one not finite."""
         spread, noisy = self.deviation(contract), {}
         for i, (name, rows) in enumerate(contract.vectors(payload).items()):
             if not np.isfinite(rows).all():

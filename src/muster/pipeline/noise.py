@@ -57,14 +57,14 @@ class Noise(Stage):
         return f"Noise(multiplier={self.multiplier!r}{bit})"
 
     def accept(self, contract: Contract) -> Contract:
-        """Needs a bound on every field and a cap on the weight; the sum is then settled."""
+        """Require a bound on every field and a cap on the weight; the sum is then settled."""
         refuse_unbounded(self, contract)
         if not contract.moving:
             refuse_spread(self, self.multiplier * (contract.sensitivity or 0.0))
         return replace(contract, noise=repr(self))
 
     def multipliers(self, contract: Contract) -> tuple[float, float]:
-        """The multiplier of the vectors and of each bounded scalar; together they are ours."""
+        """Return the multipliers of vectors and of each bounded scalar; together they are ours."""
         scalars = sum(field.scalar for field in contract.fields)
         if not scalars:
             return self.multiplier, math.inf
@@ -113,7 +113,7 @@ def refuse_spread(stage: Stage, deviation: float) -> None:
 
 
 def refuse_unbounded(stage: Stage, contract: Contract, scalars: bool = True) -> None:
-    """What nothing bounds cannot be hidden by noise of any width."""
+    """Refuse what nothing bounds: no noise of any width can hide it."""
     loose = [f.name for f in contract.fields if f.scalar and (f.bound is None or not scalars)]
     if loose:
         raise PlanError(

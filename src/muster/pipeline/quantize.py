@@ -47,7 +47,7 @@ class Quantize(Stage):
             )
 
     def accept(self, contract: Contract) -> Contract:
-        """Needs a range and a cap; hands on integers."""
+        """Require a range and a cap; hand on integers."""
         if contract.integer:
             raise PlanError(f"{self} stands after another Quantize; one is enough")
         if self.range is None and (contract.bound is None or contract.moving):
@@ -83,7 +83,7 @@ class Quantize(Stage):
         return (1 << self.bits - 1) - 1
 
     def memory(self, contract: Contract) -> Tree:
-        """With feedback: what rounding has lost so far, per vector field."""
+        """Return, with feedback, what rounding has lost so far, per vector field."""
         if not self.feedback:
             return None
         dtype = {32: "float32", 64: "float64"}[contract.fields[0].bits]
@@ -120,7 +120,7 @@ class Quantize(Stage):
     def decode(
         self, total: Reply, contract: Contract, state: State, key: RandomSource
     ) -> tuple[Reply, State]:
-        """Integers times the step."""
+        """Return integers times the step."""
         dtype = {32: np.float32, 64: np.float64}[contract.fields[0].bits]
         levels = total.payload
         real = {k: (levels[k] * s).astype(dtype) for k, s in self._steps(contract).items()}

@@ -106,7 +106,7 @@ class SecureSum(Stage):
             raise PlanError(f"SecureSum(metrics={self.metrics!r}): use 'hidden' or 'public'")
 
     def accept(self, contract: Contract) -> Contract:
-        """Needs bounded integers and a cap on the weight; behind it only the sum is seen."""
+        """Require bounded integers and a cap on the weight; behind it only the sum is seen."""
         loose = [field for field in contract.fields if not field.integer]
         if any(not field.scalar for field in loose):
             raise PlanError(
@@ -150,7 +150,7 @@ class SecureSum(Stage):
         plan: bytes,
         model: bytes,
     ) -> SessionTerms:
-        """What a session of `size` invited clients is about: a whole cohort, or one group of it.
+        """Return the terms of a session of `size` invited clients: a whole cohort, or one group.
 
         `needed`: the fewest replies that make the round count (`Plan.needed`), where that is more
         than the minimum and the cohort is one group: a sum that would not count is not opened.
@@ -200,14 +200,14 @@ class SecureSum(Stage):
         return terms
 
     def _losses(self, size: int) -> int:
-        """How many of a session's clients may be lost: of a small group one, rather than none."""
+        """Count how many of a session's clients may be lost: of a small group one, not none."""
         if self.groups == 1:
             return int(self.dropout * size + SLACK)
         groups = require("muster.secagg.groups", extra="site")
         return int(groups.borne(self.dropout, size))
 
     def _colluders(self, count: int) -> int:
-        """How many of so many clients may lie or work with the server: one, rather than none.
+        """Count how many of so many clients may lie or work with the server: one, not none.
 
         Else a client that deals nonsense could not be told from those who complain about it.
         """
@@ -230,7 +230,7 @@ class SecureSum(Stage):
         return Bears(colluders, losses, max(self.minimum, least), size)
 
     def _quieter(self, bears: Bears, honest: int) -> str:
-        """For how many survivors noise could be made instead; "" where it does not bind."""
+        """Say for how many survivors noise could be made instead; "" where it does not bind."""
         room = bears.size - bears.losses - known_shares(bears.size, self.corrupt)
         if not 1 <= room < honest:
             return ""
@@ -287,7 +287,7 @@ class SecureSum(Stage):
         return tuple(tuple(cohort[i] for i in part) for part in parts)
 
     def nbytes(self, frame: Frame, cohort: int) -> int:
-        """Bytes of one client's masked vector in a cohort of so many."""
+        """Count the bytes of one client's masked vector in a cohort of so many."""
         ring = require("muster.secagg", extra="site").IntegerRing
         size = max(1, -(-cohort // self.groups))
         return int(ring.of(size, frame.most).nbytes(frame.size))

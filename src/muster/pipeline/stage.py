@@ -92,7 +92,7 @@ class Contract:
 
 
 def is_length(value: object) -> bool:
-    """Whether it is a bound or a range that float32 can hold, with noise of its size beside it.
+    """Return whether it is a bound or a range that float32 can hold, beside noise of its size.
 
     >>> is_length(1.0), is_length(1e300), is_length("1")
     (True, False, False)
@@ -121,11 +121,14 @@ class Stage(Spelled):
     corrupt: float = 0.0  # the fraction of clients that a mask takes to work for its reader
 
     def accept(self, contract: Contract) -> Contract:
-        """The contract of what this stage hands on; raise `PlanError` where it is illegal."""
+        """Return the contract of what this stage hands on.
+
+        Raises `PlanError` where it is illegal.
+        """
         raise NotImplementedError
 
     def init(self, contract: Contract) -> State:
-        """State between rounds: the shared part is sent with the model."""
+        """Return the state between rounds: the shared part is sent with the model."""
         return State()
 
     def bound_for_round(self, contract: Contract, sent: Tree) -> float | None:
@@ -147,7 +150,7 @@ class Stage(Spelled):
     def encode(
         self, payload: dict[str, Any], contract: Contract, sent: Tree, memory: Tree, key: Keys
     ) -> tuple[dict[str, Any], Tree]:
-        """Rows in, rows out, on the client; never modifies its input."""
+        """Encode rows into rows, on the client; never modify the input."""
         return payload, memory
 
     def decode(
@@ -219,7 +222,7 @@ class Pipeline:
         )
 
     def honest_shares(self) -> int:
-        """How many honest clients' shares of noise are charged for; 0 without noise in shares.
+        """Count the honest clients' shares of noise that are charged for; 0 without shares.
 
         No sum may be opened that does not surely hold so many.
         """
@@ -267,7 +270,7 @@ class Pipeline:
         *,
         own: bool = False,
     ) -> tuple[dict[str, Any], tuple[Tree, ...]]:
-        """Rows `(clients, size)` through all stages, weighted with `weights` `(clients,)`.
+        """Encode rows `(clients, size)` through all stages, weighted with `weights` `(clients,)`.
 
         `own`: the rows' memory may be written to.
         """

@@ -58,7 +58,7 @@ class SumBounds:
     variance: float = 0.0
 
     def refusal(self, sums: Mapping[str, Any], weight: int) -> str:
-        """Why honest clients cannot have made these sums `(size,)` by field; "" if they can."""
+        """Say why honest clients cannot have made these sums `(size,)` by field; "" if they can."""
         most = self.count if self.equal else self.count * int(self.contract.cap or 1)
         if not self.count <= weight <= most:
             wanted = f"{self.count}" if self.equal else f"{self.count} to {most}"
@@ -95,7 +95,7 @@ class SumBounds:
         return float(min(most, weight * contract.unrounded / contract.step + self.count))
 
     def norm(self, weight: float) -> float:
-        """The largest norm of all vectors together, infinite where nothing bounds one client's."""
+        """Return the largest norm of all vectors together; infinite where a client has no bound."""
         contract, d = self.contract, self.contract.dimension
         if contract.unrounded is None or contract.step is None:
             return math.inf
@@ -108,7 +108,7 @@ class SumBounds:
 
 
 def rounding_norm(count: int, dimension: int) -> float:
-    """The norm, in levels, that rounding adds to the sum of so many vectors of d coordinates.
+    """Return the norm, in levels, that rounding adds to the sum of so many vectors `(d,)`.
 
     >>> round(rounding_norm(20, 1000) / 20 / 127, 3)
     0.047

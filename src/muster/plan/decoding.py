@@ -27,7 +27,7 @@ class Decoded(NamedTuple):
 def decoded(
     plan: Plan, total: Reply, denominator: float, states: tuple[State, ...], key: RandomSource
 ) -> tuple[Decoded, tuple[State, ...]]:
-    """The sum through all stages and divided; or each part by itself, and what the rule believes.
+    """Decode the sum through all stages and divide; or decode each part, then ask the rule.
 
     Buffers are divided by the weight that came, whatever the denominator.
     """

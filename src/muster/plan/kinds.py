@@ -19,7 +19,7 @@ __all__ = ["refuse_kinds"]
 
 
 def _has(value: Any, name: str) -> bool:
-    """Whether a value has an attribute, which is not read: a user's model may be built by it.
+    """Return whether a value has an attribute, unread: reading may build a user's model.
 
     An `AttributeError` from in there would look as if the attribute were missing.
     """

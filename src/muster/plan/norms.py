@@ -27,7 +27,7 @@ def shows_norms(plan: Plan) -> bool:
 
 
 def norms_of(contract: Contract, payload: Mapping[str, Any], weights: Any) -> list[float]:
-    """The joint L2 norm of the vectors that each client sent, before weighting, in their own unit.
+    """Return the joint L2 norm of the vectors of each client, before weighting, in their own unit.
 
     `payload` has the weighted rows `(clients, size)` of each field, `weights` is `(clients,)`;
     `contract` is that of what travels.
@@ -44,7 +44,7 @@ def norms_of(contract: Contract, payload: Mapping[str, Any], weights: Any) -> li
 
 
 def _squares(rows: Any) -> Any:
-    """The sums of squares `(clients,)`, in float64 where the rows' own dtype cannot hold them."""
+    """Return sums of squares `(clients,)`, in float64 where the rows' dtype cannot hold them."""
     rows = np.asarray(rows)
     if rows.dtype.kind == "f":
         fast = np.vecdot(rows, rows).astype(np.float64)

@@ -38,7 +38,7 @@ class Outliers:
     sent: Sent
 
     def refusal(self, reply: Reply) -> str:
-        """Why no honest client sends this, in a sentence, or "".
+        """Say why no honest client sends this, in a sentence, or "".
 
         A sum of several clients, of this process or under a mask, is none of its business.
         """
@@ -53,7 +53,7 @@ class Outliers:
         ) or self._long(vectors, reply.weight)
 
     def measured(self, reply: Reply) -> Reply:
-        """The reply of one client with how long its update is, where nothing is to hide that.
+        """Return one client's reply with the length of its update, where nothing is to hide that.
 
         A client whose site keeps its metrics keeps this, too.
         """
@@ -102,7 +102,7 @@ def _unbounded(values: Any) -> str:
 
 
 def _rough(values: Any) -> float:
-    """The sum of squares in the dtype it has: fast, and infinite from about 1e19 in float32."""
+    """Return the sum of squares in its own dtype: fast, infinite from about 1e19 in float32."""
     total = 0.0
     with np.errstate(over="ignore", invalid="ignore"):
         for part in _pieces(values):

@@ -199,11 +199,11 @@ class Plan(Spelled):
         return needed(self.minimum, self.target_replies(invited))
 
     def has_quorum(self, replies: int, parts: int, invited: int) -> bool:
-        """Whether a round of so many invited counts, with replies in so many separate sums."""
+        """Return whether a round of so many invited counts, with so many replies and sums."""
         return replies >= self.needed(invited) and parts >= self.aggregation.min_replies
 
     def target_replies(self, invited: int) -> int:
-        """How many replies of so many invited are enough; a network round then takes no more."""
+        """Count the replies of so many invited that are enough; a network round takes no more."""
         return target_replies(invited, self.overselect)
 
     @cached_property
@@ -261,7 +261,7 @@ class Plan(Spelled):
     def groups(
         self, cohort: Sequence[ClientId], draw: RandomSource
     ) -> tuple[tuple[ClientId, ...], ...]:
-        """Whose updates are masked together: all, or random groups, drawn for this cohort.
+        """Return whose updates are masked together: all, or random groups drawn for this cohort.
 
         Raises `PlanError` where so many clients in so many groups do not hide one another.
         """
@@ -286,7 +286,7 @@ class Plan(Spelled):
         )
 
     def descent(self, engine: str) -> Descent:
-        """Local training under this plan's algorithm, as a value."""
+        """Return local training under this plan's algorithm, as a value."""
         return Descent(
             self.task,
             self.algorithm,
@@ -303,7 +303,7 @@ class Plan(Spelled):
         return alone and type(self.local.optimizer) is SGD
 
     def weights(self, sizes: Any, times: Sequence[int]) -> Any:
-        """The weight of each client `(clients,)`: capped rows or one, times how often drawn."""
+        """Return each client's weight `(clients,)`: capped rows or one, times how often drawn."""
         rows = np.ones(len(sizes)) if self.weighting == "equal" else sizes.astype(float)
         if self.cap is not None and self.weighting == "examples":
             rows = np.minimum(rows, self.cap)
@@ -326,7 +326,7 @@ class Plan(Spelled):
         return self.stages.encode(payload._asdict(), sent, memory, key, weights, own=own)
 
     def fresh_memory(self, x: Any, buffers: Any) -> Memory:
-        """What a client that never took part remembers; `x`, `buffers` are the full start."""
+        """Return the memory of a client that never took part; `x`, `buffers`: the full start."""
         take = self.sharing.take
         shared = take(x)
         if not self.sharing.private:
@@ -350,7 +350,7 @@ class Plan(Spelled):
         )
 
     def upload_bytes(self, invited: int = 1) -> int:
-        """Bytes one client sends a round: the payload as the contract states it, and buffers.
+        """Count the bytes a client sends a round: the payload as the contract has it, and buffers.
 
         Under SecureSum the masked vector of a cohort of so many, without keys and shares.
         """

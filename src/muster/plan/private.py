@@ -49,7 +49,7 @@ def refuse_exposed(plan: Any) -> None:
 
 
 def _refuse_told(plan: Any) -> None:
-    """Metrics are functions of the very rows that `PerExample` is to keep private."""
+    """Refuse to tell metrics: they are functions of the rows that `PerExample` is to hide."""
     if not plan.local.reports and plan.evaluate.clients != 0:
         raise PlanError(
             f"{plan.local.examples} keeps metrics with the clients, and {plan.evaluate} asks some "
@@ -101,7 +101,7 @@ def _refuse_release(plan: Any, release: Release) -> None:
 
 
 def _refuse_kept(plan: Any) -> None:
-    """A state of correlated noise holds the rows that take it off its model again."""
+    """Refuse to keep correlated noise: its state has the rows that take it off the model again."""
     if plan.keep == Keep():
         return
     for stage in plan.stages.stages:

@@ -47,7 +47,7 @@ def refuse_unreachable(plan: Any) -> None:
 
 
 def shortage(plan: Any, clients: int) -> str:
-    """Why no round over so many enrolled clients can ever count; "" where one can."""
+    """Say why no round over so many enrolled clients can ever count; "" where one can."""
     size, drawn = (getattr(plan.selection, name, None) for name in ("size", "count"))
     if size is not None:
         try:
@@ -58,7 +58,7 @@ def shortage(plan: Any, clients: int) -> str:
 
 
 def _unmet(plan: Any, invited: int) -> str:
-    """Why so many invited are too few, if they all reply; "" where they are not."""
+    """Say why so many invited are too few, even if they all reply; "" where they are not."""
     replies, least = plan.target_replies(invited), plan.needed(invited)
     if replies < least:
         taken = "" if replies == invited else f", of which the first {replies} replies are taken"

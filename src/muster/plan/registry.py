@@ -63,7 +63,7 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
 
 
 def to_value(thing: Any) -> Any:
-    """Plain data for a plan or a part of it: dicts, lists, numbers, strings, None.
+    """Return plain data for a plan or a part of it: dicts, lists, numbers, strings, None.
 
     Of a plan also its "code": digests of the syntax trees of the user's own functions and classes
     that it needs, by "module:name", where there are any (see `muster.identity`).
@@ -138,7 +138,7 @@ def short(text: str) -> str:
 
 
 def fingerprint(plan: Plan) -> str:
-    """SHA-256 over the plan's value, which has the state of its objects and its code.
+    """Return the SHA-256 over the plan's value, which has its objects' state and its code.
 
     `rounds`, `stop`, `evaluate`, `budget` and `keep` stay outside, as they may change on resume.
     The same on every machine that holds the same code (see docs/design.md, "What a plan is").

@@ -39,7 +39,7 @@ def refuse_outvoted(plan: Any) -> None:
 
 
 def _refuse_few(plan: Any) -> None:
-    """A cohort that is smaller than what the rule needs."""
+    """Refuse a cohort that is smaller than what the rule needs."""
     count = getattr(plan.sampling, "count", None)
     if plan.secure is None and count is not None and count < plan.aggregation.min_replies:
         raise PlanError(

@@ -46,7 +46,7 @@ def refuse_leaks(plan: Any) -> None:
 
 
 def session_terms(plan: Any, size: int, /, **about: Any) -> SessionTerms:
-    """What a session of so many of a plan's clients is about, one group of a cohort or all of it.
+    """Return the terms of a session of so many of a plan's clients: one group, or all of it.
 
     `about` is what it is of, by name, as in `SecureSum.terms`. Both sides make their terms here,
     each from its own plan; a plan asks for as many survivors as make its round count, and as its
@@ -57,7 +57,7 @@ def session_terms(plan: Any, size: int, /, **about: Any) -> SessionTerms:
 
 
 def refused_session(plan: Any, size: int) -> str:
-    """Why there is no session of so many of a plan's clients, with the remedy, or ""."""
+    """Say why there is no session of so many of a plan's clients, with the remedy, or ""."""
     nothing = bytes(32)
     try:
         session_terms(plan, size, study="", run="", round=0, plan=nothing, model=nothing)
@@ -72,12 +72,12 @@ def check_cohort(plan: Any, count: int) -> None:
 
 
 def _floors(plan: Any, size: int) -> tuple[int, int]:
-    """The fewest replies that count, and the honest ones that noise in shares is charged for."""
+    """Return the fewest replies that count, and the honest ones that shared noise pays for."""
     return plan.needed(size), plan.stages.honest_shares()
 
 
 def refused_sum(plan: Any, sent: Sent, sums: Mapping[str, Any], weight: int, count: int) -> str:
-    """Why so many honest clients cannot have made these integer sums, or "" where they can.
+    """Say why so many honest clients cannot have made these integer sums, or "" if they can.
 
     `sent` is what they were sent, with the bounds that move between rounds.
     """
@@ -87,7 +87,7 @@ def refused_sum(plan: Any, sent: Sent, sums: Mapping[str, Any], weight: int, cou
 
 
 def _refuse_weights(plan: Any) -> None:
-    """What the population weighs is a sum of secret row counts."""
+    """Refuse weights of the population, which are a sum of secret row counts."""
     if plan.weighting == "equal":
         return
     if plan.algorithm.remembers:

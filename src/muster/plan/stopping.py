@@ -51,7 +51,7 @@ class Target:
             raise PlanError(f"{self}: value must be a finite number")
 
     def met(self, seen: Sequence[Mapping[str, float]], lower: Mapping[str, bool]) -> bool:
-        """Whether the last evaluation reached it; `lower`: by metric, whether less is better.
+        """Return whether the last evaluation met it; `lower`: by metric, whether less is better.
 
         A NaN is no value, and reaches nothing.
         """

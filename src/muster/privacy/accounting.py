@@ -93,7 +93,7 @@ def spent(charges: Iterable[Charge], delta: float) -> Spent:
 
 
 def replacement(charges: Iterable[Charge], delta: float) -> float:
-    """ε where another client's update stood in its place: a move of twice the length.
+    """Return ε where another client's update stood in its place: a move of twice the length.
 
     By a PLD under that relation for one run of sub-sampled Gaussians; else no sampling is counted
     on, which is never lower (joint convexity: given its coins, each round is one Gaussian).
@@ -132,7 +132,7 @@ def bound(charges: Iterable[Charge], delta: float) -> float:
 
 
 def _merged(charges: Iterable[Charge]) -> tuple[tuple[Charge, ...], bool]:
-    """Equal charges as one with all their rounds, and whether they are of several runs.
+    """Merge equal charges, with all their rounds, and tell whether they are of several runs.
 
     Where a sampling keeps turns apart, rounds are those of one client: of all rounds of its run,
     whatever they were charged, so that changing the charge in between gains nothing.
@@ -213,7 +213,7 @@ def _multiplier(charge: Charge) -> float:
 
 
 def _rdp(charges: tuple[Charge, ...], delta: float, *, several: bool = False) -> float:
-    """The least ε over the lines that bound each integer mechanism; of several runs, by a filter.
+    """Return the least ε over the lines of each integer mechanism; of several runs, by a filter.
 
     Gaussians alone need no more than the one order that is best for their total.
     """
@@ -302,7 +302,7 @@ def noise_multiplier(
     selection: Selection = EVERYBODY,
     release: Release = GAUSSIAN,
 ) -> float:
-    """The least multiplier, to one part in 10⁴, with which so many rounds spend at most ε at δ.
+    """Return the least multiplier, to one part in 10⁴, for so many rounds to spend ε at δ at most.
 
     >>> round(noise_multiplier(2.0, 1e-6, 1000, Selection("poisson", 0.01)), 3)
     1.029
@@ -322,7 +322,7 @@ def noise_multiplier(
 
 
 def _narrowed(cost: Callable[[float], float], epsilon: float, low: float, high: float) -> float:
-    """Regula falsi in logarithms, where ε is nearly a power of the multiplier."""
+    """Narrow by regula falsi in logarithms, where ε is nearly a power of the multiplier."""
     while high > low * (1 + 1e-4):
         above, below = math.log(cost(low) / epsilon), math.log(cost(high) / epsilon)
         guess = low * (high / low) ** (above / (above - below))
@@ -377,7 +377,7 @@ def check_delta(delta: float, count: int, unit: str = "client") -> None:
 
 
 def zcdp_epsilon(rho: float, delta: float) -> float:
-    """ε at δ of a ρ-zCDP release, by RDP.
+    """Return ε at δ of a ρ-zCDP release, by RDP.
 
     >>> round(zcdp_epsilon(0.81, 1e-10), 4)
     8.9223
@@ -387,7 +387,7 @@ def zcdp_epsilon(rho: float, delta: float) -> float:
 
 
 def tree_epsilon(multiplier: float, rounds: int, delta: float) -> float:
-    """ε at δ of tree aggregation in one epoch (Kairouz et al. 2021, arXiv 2103.00039), by RDP.
+    """Return ε at δ of tree aggregation in an epoch (Kairouz et al. 2021, 2103.00039), by RDP.
 
     Neighbours: one client's update replaced by zero.
 

@@ -27,7 +27,7 @@ class ChargeRequest:
 
 
 def try_charge(ledger: PrivacyLedger, wish: ChargeRequest) -> tuple[PrivacyLedger, str | None]:
-    """The ledger with the round in it, or unchanged with the reason why the budget refuses it.
+    """Return the ledger with the round in it, or unchanged with the reason why it is refused.
 
     A round that is in it already is charged no second time.
 
@@ -50,7 +50,7 @@ def try_charge(ledger: PrivacyLedger, wish: ChargeRequest) -> tuple[PrivacyLedge
 
 
 def united(one: PrivacyLedger, other: PrivacyLedger) -> PrivacyLedger:
-    """The first ledger with what only the second one knows; nothing that was released is lost."""
+    """Add to the first ledger what only the second knows; nothing that was released is lost."""
     for entry in other.entries:
         if not one.holds(entry.charge.run, entry.round):
             one = one.enter(entry.round, entry.charge, entry.accepted)
@@ -75,7 +75,7 @@ class LedgerFile:
         return PrivacyLedger(delta) if text is None else PrivacyLedger.from_json(text)
 
     def grant(self, wish: ChargeRequest, known: PrivacyLedger) -> tuple[PrivacyLedger, str | None]:
-        """`try_charge`, on the disk when this returns; what `known` holds beside is entered, too.
+        """Charge as `try_charge` does, durably; what `known` holds beside is entered, too.
 
         The least number of replies that `known` has of a round is put where it was not recorded.
         """

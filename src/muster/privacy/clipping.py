@@ -12,7 +12,7 @@ __all__ = ["clipped"]
 
 
 def clipped(vectors: Mapping[str, Any], bound: float) -> tuple[dict[str, Any], Any]:
-    """The vectors, each `(clients, size)`, scaled to the bound, and their joint norms before.
+    """Scale the vectors `(clients, size)` to the bound; return them and their joint norms before.
 
     Each client's row is scaled by min(1, bound/‖·‖), the norm `(clients, 1)` taken over all of its
     vectors in float64. A row that rounding to its own dtype would leave beyond the bound is rounded
@@ -33,13 +33,13 @@ def clipped(vectors: Mapping[str, Any], bound: float) -> tuple[dict[str, Any], A
 
 
 def _norms(vectors: Mapping[str, Any]) -> Any:
-    """Joint norms `(clients, 1)`, in float64."""
+    """Return joint norms `(clients, 1)`, in float64."""
     square: Any = sum(np.square(v, dtype=np.float64).sum(-1) for v in vectors.values())
     return np.sqrt(square)[:, None]
 
 
 def _towards_zero(exact: Any, dtype: Any) -> Any:
-    """No coordinate longer than it was, and all a hair shorter than the norm's own rounding."""
+    """Round every coordinate towards zero, all a hair shorter than the norm's own rounding."""
     exact = exact * (1 - 2.0**-40)
     near = exact.astype(dtype)
     return np.where(np.abs(near) > np.abs(exact), np.nextafter(near, dtype.type(0)), near)

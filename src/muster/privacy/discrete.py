@@ -36,7 +36,7 @@ class Table(NamedTuple):
     low: NDArray[np.uint64]
 
     def draw(self, source: RandomSource, size: int) -> NDArray[np.int64]:
-        """`(size,)` draws; the low halves are asked for where the high ones do not decide."""
+        """Return `(size,)` draws; the low halves are drawn where the high ones do not decide."""
         upper = words(source, size)
         index = np.searchsorted(self.high, upper, side="right")
         close = np.flatnonzero((index > 0) & (self.high[index - 1] == upper))
@@ -47,7 +47,7 @@ class Table(NamedTuple):
 
 
 def discrete_gaussian(source: RandomSource, size: int, variance: float) -> NDArray[np.int64]:
-    """`(size,)` integers x with probability proportional to exp(−x²/(2 variance)).
+    """Draw `(size,)` integers x with probability proportional to exp(−x²/(2 variance)).
 
     Source: Canonne, Kamath and Steinke 2020 (arXiv 2004.00010), definition 1. Deviation: by
     inversion, not by their rejection; a variance above 2²⁶ is a sum of narrower discrete
@@ -64,7 +64,7 @@ def discrete_gaussian(source: RandomSource, size: int, variance: float) -> NDArr
 
 
 def skellam(source: RandomSource, size: int, variance: float) -> NDArray[np.int64]:
-    """`(size,)` differences of two Poisson numbers of mean variance/2 each.
+    """Draw `(size,)` differences of two Poisson numbers of mean variance/2 each.
 
     Source: Agarwal, Kairouz and Liu 2021 (arXiv 2110.04995). Sums of Skellam numbers are
     Skellam numbers exactly.
@@ -101,7 +101,7 @@ def _total(draws: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
 
 @lru_cache(maxsize=4)
 def _gaussian_table(variance: float) -> Table:
-    """From the mode outwards: the ratio of neighbours shrinks by exp(−1/variance) each step."""
+    """Tabulate from the mode outwards: neighbours' ratio shrinks by exp(−1/variance) a step."""
     with localcontext() as context:
         context.prec = 80
         exact = Decimal(variance)
@@ -116,7 +116,7 @@ def _gaussian_table(variance: float) -> Table:
 
 @lru_cache(maxsize=4)
 def _poisson_table(mean: float) -> Table:
-    """From the mode outwards: p(k + 1) = p(k) mean/(k + 1), in the float's exact fraction."""
+    """Tabulate from the mode outwards: p(k + 1) = p(k) mean/(k + 1), in exact fractions."""
     above, below = mean.as_integer_ratio()
     mode = int(mean)
     up, down, k, mass = [], [], mode, ONE

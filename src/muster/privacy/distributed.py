@@ -68,7 +68,7 @@ def rounded_norm(norm: float, dimension: int) -> float:
 
 
 def limited(levels: Mapping[str, Any], norm: float) -> dict[str, Any]:
-    """Integer rows `(clients, d)` by field, towards zero until their joint L2 norm fits exactly.
+    """Shrink integer rows `(clients, d)` by field until their joint L2 norm fits exactly.
 
     >>> limited({"delta": np.array([[3, 4], [30, -40]])}, 5.0)["delta"].tolist()
     [[3, 4], [2, -3]]
@@ -89,7 +89,7 @@ def limited(levels: Mapping[str, Any], norm: float) -> dict[str, Any]:
 
 
 def bounds(release: Release) -> tuple[tuple[float, float], ...]:
-    """Lines (ρ, ξ) with RDP(α) ≤ ξ + ρα for integer α; each holds, so the least ε counts.
+    """Return lines (ρ, ξ) with RDP(α) ≤ ξ + ρα for integer α; each holds: the least ε counts.
 
     Discrete Gaussian: Kairouz, Liu and Steinke 2021, theorem 1, ξ = 0 and ρ = ε²/2. Skellam:
     Agarwal, Kairouz and Liu 2021 (arXiv 2110.04995), theorem 3.5, whose minimum of two terms is
@@ -117,7 +117,7 @@ def bounds(release: Release) -> tuple[tuple[float, float], ...]:
 
 
 def known_shares(survivors: int, corrupt: float) -> int:
-    """How many of the survivors' shares others know: the corrupt ones', at least a reader's own.
+    """Count the survivors' shares that others know: the corrupt ones', at least a reader's own.
 
     >>> known_shares(36, 1 / 3), known_shares(36, 0.0)
     (12, 1)

@@ -23,7 +23,7 @@ __all__ = ["charged", "clip_factors", "clipped_rows", "dp_sgd_spent", "private_g
 
 
 def clipped_rows(gradients: NDArray[np.float64], bound: float) -> NDArray[np.float64]:
-    """Rows `(rows, d)` no longer than the bound; a row of zeros stays.
+    """Clip rows `(rows, d)` to be no longer than the bound; a row of zeros stays.
 
     Source: Abadi et al. 2016 (arXiv 1607.00133), algorithm 1. A row that is not finite counts as
     zeros: to refuse it would tell whoever chose the model that there is such a row.
@@ -65,7 +65,7 @@ def private_gradient(
     expected: float,
     source: RandomSource,
 ) -> NDArray[np.float64]:
-    """(Σ clipped rows + N(0, multiplier² bound² I)) / expected, `(d,)`.
+    """Return (Σ clipped rows + N(0, multiplier² bound² I)) / expected, `(d,)`.
 
     `expected` is the fixed batch size rate · rows, never the number that came.
 
@@ -130,7 +130,7 @@ def charged(local: Any, rows: int, run: str = "") -> Charge:
 
 
 def promise(local: Any, rows: int, rounds: int, delta: float) -> Spent:
-    """What a client with so many rows reveals about each of them when it trains in all rounds.
+    """Return what a client with so many rows reveals about each of them by training in all rounds.
 
     >>> from muster.local import Local
     >>> from muster.privacy import PerExample

@@ -38,7 +38,7 @@ TARGETS, RAREST = (1e-9, 1e9), 1e-100
 
 
 def gaussian(source: RandomSource, size: int, deviation: float) -> NDArray[np.float64]:
-    """`(size,)` numbers of mean zero and this standard deviation.
+    """Draw `(size,)` numbers of mean zero and this standard deviation.
 
     >>> from muster.keys import key
     >>> gaussian(key(1), 4, 2.0).shape
@@ -48,7 +48,7 @@ def gaussian(source: RandomSource, size: int, deviation: float) -> NDArray[np.fl
 
 
 def gaussian_delta(epsilon: float, multiplier: float) -> float:
-    """The least δ for which Gaussian noise of `multiplier` times the sensitivity is (ε, δ)-DP.
+    """Return the least δ for which noise of `multiplier` times the sensitivity is (ε, δ)-DP.
 
     Source: Balle and Wang 2018 (arXiv 1805.06530), theorem 8: with μ = 1/multiplier,
     δ = Φ(μ/2 − ε/μ) − e^ε Φ(−μ/2 − ε/μ).
@@ -67,7 +67,7 @@ def gaussian_delta(epsilon: float, multiplier: float) -> float:
 
 
 def gaussian_epsilon(delta: float, multiplier: float) -> float:
-    """The least ε for which Gaussian noise of `multiplier` times the sensitivity is (ε, δ)-DP.
+    """Return the least ε for which noise of `multiplier` times the sensitivity is (ε, δ)-DP.
 
     >>> round(gaussian_epsilon(1e-5, 1.0), 4)
     4.3772
@@ -106,7 +106,7 @@ def gaussian_deviation(epsilon: float, delta: float, sensitivity: float = 1.0) -
 
 
 def remaining(multiplier: float, others: float, count: int) -> float:
-    """The multiplier left for one release when `count` more of multiplier `others` go with it.
+    """Return the multiplier left for one release when `count` of multiplier `others` go with it.
 
     Together they are one Gaussian of `multiplier` (Andrew et al. 2021, arXiv 1905.03871, theorem
     1). Raises `PlanError` where the others spend it all.
@@ -166,7 +166,7 @@ def is_number(value: object) -> bool:
 
 
 def _log_normal(x: float) -> float:
-    """The logarithm of Φ(x), also below the smallest float (Abramowitz and Stegun 26.2.12)."""
+    """Return the logarithm of Φ(x), also below the smallest float (A&S 26.2.12)."""
     if x > -36:
         return math.log(math.erfc(-x / math.sqrt(2)) / 2)
     correction = math.log1p(-1 / x**2 + 3 / x**4)

@@ -24,7 +24,7 @@ class Invited(NamedTuple):
 
 
 def fewest_own(session: Callable[[int], Invited | None], first: int) -> int | None:
-    """The fewest clients of a server's own that open one other's vector; None where none would.
+    """Count the fewest clients of a server's own that open another's vector; None if none would.
 
     `session(n)` is what a site makes of n invited clients, None where it takes no part; `first`
     the fewest that the site's own rules let be invited, itself among them. The server also says

@@ -107,7 +107,7 @@ class PrivacyLedger:
         return replace(self, entries=(*self.entries, entry))
 
     def witnessed(self, counts: Mapping[tuple[str, int], int | None]) -> PrivacyLedger:
-        """The ledger with the replies of each (run, round), where they were not recorded yet."""
+        """Return the ledger with the replies of each (run, round), where they were not recorded."""
         if all(entry.accepted is not None for entry in self.entries):
             return self
         entries = (
@@ -161,7 +161,7 @@ class Budget(Spelled):
         return rounds_for(self.epsilon, self.delta, release, selection)
 
     def refusal(self, ledger: PrivacyLedger, charge: Charge) -> str | None:
-        """Why this charge may not be released, or None: asked before the release, not after."""
+        """Say why this charge may not be released, or None: asked before the release, not after."""
         if ledger.delta != self.delta:
             return (
                 f"the ledger counts at delta {ledger.delta!r} and the budget at {self.delta!r}; "
@@ -179,7 +179,7 @@ class Budget(Spelled):
     def spend(
         self, ledger: PrivacyLedger, round: int, charge: Charge, accepted: int | None = None
     ) -> PrivacyLedger:
-        """The ledger after this release; raises `MusterError` where the budget refuses it."""
+        """Return the ledger after this release; raises `MusterError` where the budget refuses."""
         refusal = self.refusal(ledger, charge)
         if refusal:
             raise MusterError(f"round {round} is not released: {refusal}")
@@ -187,7 +187,7 @@ class Budget(Spelled):
 
 
 def usual_delta(count: int) -> float:
-    """δ where no budget names one: below one over the clients or rows, and never above 10⁻⁵.
+    """Return δ where no budget names one: below one over the clients or rows, at most 10⁻⁵.
 
     >>> usual_delta(4)
     1e-05

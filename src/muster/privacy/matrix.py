@@ -24,7 +24,7 @@ __all__ = ["correlated", "mean_error", "optimal", "sensitivity", "square_root"]
 
 @lru_cache(maxsize=64)
 def square_root(bands: int) -> tuple[float, ...]:
-    """c_0 … c_{b−1} of the square root of A, cut to b bands and scaled to Σ c² = 1.
+    """Return c_0 … c_{b−1} of the square root of A, cut to b bands and scaled to Σ c² = 1.
 
     Source: Fichtenberger, Henzinger and Upadhyay 2023 (arXiv 2202.11205): c_k = c_{k−1}(2k−1)/(2k).
 
@@ -95,7 +95,7 @@ def sensitivity(coefficients: tuple[float, ...], rounds: int, separation: int) -
 
 
 def _column(c: NDArray[np.float64], rounds: int, separation: int) -> NDArray[np.float64]:
-    """C times the turns of one client, `(rounds,)`."""
+    """Return C times the turns of one client, `(rounds,)`."""
     column = np.zeros(rounds)
     for start in range(0, rounds, separation):
         length = min(len(c), rounds - start)
@@ -106,7 +106,7 @@ def _column(c: NDArray[np.float64], rounds: int, separation: int) -> NDArray[np.
 def correlated(
     fresh: NDArray[np.float64], past: NDArray[np.float64], coefficients: tuple[float, ...]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """This round's row of C⁻¹ Z `(d,)` and the rows to keep `(b − 1, d)`, the newest first.
+    """Return this round's row of C⁻¹ Z `(d,)` and the rows to keep `(b − 1, d)`, newest first.
 
     ẑ_t = (z_t − Σ_{j=1}^{b−1} c_j ẑ_{t−j}) / c_0 (Choquette-Choo et al. 2023, algorithm 9), so
     the noise is a function of the fresh draws and the kept rows alone.
@@ -131,7 +131,7 @@ def _unit(c: NDArray[np.float64]) -> tuple[float, ...]:
 
 
 def _solve(c: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
-    """C⁻¹ right, for right `(T,)`."""
+    """Return C⁻¹ right, for right `(T,)`."""
     out: NDArray[np.float64] = np.zeros_like(right)
     back = c[:0:-1]
     for t in range(len(right)):
@@ -148,7 +148,7 @@ def _objective(c: NDArray[np.float64], rounds: int) -> float:
 
 
 def _slope(c: NDArray[np.float64], rounds: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Gradient and Gauss-Newton matrix of the objective in c_1 … c_{b−1}; c_0 stays 1."""
+    """Return gradient and Gauss-Newton matrix of the objective in c_1 … c_{b−1}; c_0 stays 1."""
     b = _solve(c, np.ones(rounds))
     u = _solve(c, b)  # ∂b/∂c_k = −(u shifted by k)
     weight = np.sqrt(np.arange(rounds, 0, -1) / rounds)

@@ -24,7 +24,7 @@ __all__ = ["noise_source"]
 
 
 def noise_source(source: RandomSource, total: Reply) -> RandomSource:
-    """The source below `source` that belongs to this sum: its clients, weight and every number.
+    """Return the source below `source` that belongs to this sum: clients, weight, every number.
 
     252 bits of a SHA-256 digest name it, so that nobody who chooses replies finds two sums of one
     source.
@@ -44,7 +44,7 @@ def noise_source(source: RandomSource, total: Reply) -> RandomSource:
 
 
 def _add(found: Any, total: Reply) -> None:
-    """Everything of a sum that noise could be added to, in one unambiguous order."""
+    """Hash all of a sum that noise could be added to, in one unambiguous order."""
     content = {"payload": total.payload, "buffers": total.buffers}
     arrays = [(name, np.ascontiguousarray(array)) for name, array in leaves(content)]
     clients = sorted(map(repr, total.clients))

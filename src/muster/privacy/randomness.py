@@ -50,7 +50,7 @@ class Secret:
         return Secret(self.seed, self.path + tuple(number(part) for part in parts))
 
     def words(self, size: int) -> NDArray[np.uint64]:
-        """`(size,)` words of 64 uniform bits."""
+        """Return `(size,)` words of 64 uniform bits."""
         ciphers = require("cryptography.hazmat.primitives.ciphers", extra="site")
         path = b"".join(part.to_bytes(8, "little") for part in self.path)
         key = hmac.digest(self.seed, path, "sha256")
@@ -58,12 +58,12 @@ class Secret:
         return np.frombuffer(cipher.encryptor().update(bytes(8 * size)), np.uint64)
 
     def uniform(self, size: int) -> NDArray[np.float64]:
-        """`(size,)` numbers uniform on [0, 1), in steps of 2⁻⁵³."""
+        """Return `(size,)` numbers uniform on [0, 1), in steps of 2⁻⁵³."""
         drawn = self.words(size) >> np.uint64(11)
         return drawn.astype(np.float64) * 2.0**-53
 
     def choice(self, count: int, size: int) -> NDArray[np.int64]:
-        """`size` of the numbers 0 … count − 1 without replacement, sorted.
+        """Return `size` of the numbers 0 … count − 1 without replacement, sorted.
 
         Those with the least of `count` words of 64 bits, of which no two are expected to be equal.
         """
@@ -75,7 +75,7 @@ class Secret:
 
 
 def words(source: RandomSource, size: int) -> NDArray[np.uint64]:
-    """`(size,)` uniform words of 64 bits, a function of the source.
+    """Return `(size,)` uniform words of 64 bits, a function of the source.
 
     >>> from muster.keys import key
     >>> words(key(0), 2).dtype
@@ -87,7 +87,7 @@ def words(source: RandomSource, size: int) -> NDArray[np.uint64]:
 
 
 def normal(source: RandomSource, size: int) -> NDArray[np.float64]:
-    """`(size,)` standard normal numbers in floating point.
+    """Draw `(size,)` standard normal numbers in floating point.
 
     From a secret by Box and Muller (1958), which ends at 8.5 standard deviations; from a key by
     NumPy's ziggurat. Deviation from an ideal Gaussian: floats have gaps (Mironov 2012), so a

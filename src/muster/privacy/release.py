@@ -195,7 +195,7 @@ class Charge:
         return PLACE.sub("", self.run.partition("/")[0])
 
     def doubled(self) -> Charge:
-        """The same noise against a move of twice the length: another update in place of this one.
+        """Return the same noise against a move of twice the length: another update in its place.
 
         Raises `PlanError` where half of the multiplier is too little for floats.
         """

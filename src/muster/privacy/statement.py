@@ -112,7 +112,7 @@ class Statement:
     unit: Literal["client", "example"] = "client"
 
     def text(self) -> str:
-        """Lines to read."""
+        """Return lines to read."""
         lines = [self.claim, *(f"- {reason}" for reason in self.reasons)]
         numbered = enumerate(self.items.items(), 1)
         return "\n".join(lines + [f"{i}. {name}: {value}" for i, (name, value) in numbered])
@@ -256,7 +256,7 @@ def _items(facts: StatementInputs) -> dict[str, str]:
 
 
 def _privacy(facts: StatementInputs) -> str:
-    """ε over all and of a round; of noise in shares also what it were if others knew none."""
+    """Say ε over all and of a round; of noise in shares also what it were if others knew none."""
     ledger = facts.ledger
     told = [charge.release for charge in ledger.charges if charge.release.known]
     shares = ""
@@ -282,7 +282,7 @@ def _one_round(facts: StatementInputs) -> str:
 
 
 def _unit(facts: StatementInputs) -> str:
-    """Who the neighbours are, how far they are apart, and what a move of twice that costs."""
+    """Say who the neighbours are, how far apart, and what a move of twice that costs."""
     if not facts.releases:
         return "one client"
     charges = _charges(facts)
@@ -382,7 +382,7 @@ def _noise(facts: StatementInputs) -> str:
 
 
 def rounded_up(epsilon: float) -> str:
-    """Four digits, never rounded down.
+    """Round up to four digits, never down.
 
     >>> rounded_up(1.23401)
     '1.235'

@@ -26,7 +26,7 @@ def baselines(
     path: str | Path,
     options: Options | None = None,
 ) -> dict[str, Run]:
-    """Runs "centralized" and "local" under `path/baselines`, for as many rounds as the plan.
+    """Run "centralized" and "local" under `path/baselines`, for as many rounds as the plan.
 
     Centralized: one client that holds all rows trains as a client would; its model is evaluated
     on every client's rows. Local: each client trains its own model, every round, from the same

@@ -16,7 +16,7 @@ RISE = 2.0  # times its first value, from which a training loss has risen
 
 
 def doubt(plan: Plan, found: Mapping[str, Any], least: Mapping[str, float], what: str) -> str:
-    """Why an evaluation (a record's part) should not be taken for a good one, or "".
+    """Say why an evaluation (a record's part) should not be taken for a good one, or "".
 
     `least` is what the best constant answer to the measured rows, or a guess, reaches
     (`metrics.constant`), and `what` which of the two.
@@ -56,7 +56,7 @@ def _unread(plan: Plan, found: Mapping[str, Any]) -> str:
 
 
 def warned(history: Sequence[Mapping[str, Any]]) -> str:
-    """What the last evaluation of a run, or the course of its training loss, warns of, or "".
+    """Say what a run's last evaluation, or the course of its training loss, warns of, or "".
 
     >>> warned([{"train": {"loss": 0.5}}, {"train": {"loss": 40.0}}])
     'the training loss rose from 0.5 in the first round to 40 in the last: training diverges'

@@ -26,11 +26,11 @@ Watch = Callable[[dict[str, Any]], None]
 
 
 def _unwatched(record: dict[str, Any]) -> None:
-    """Nobody looks at the records."""
+    """Ignore the records: nobody looks at them."""
 
 
 def _unmarked(label: str) -> None:
-    """Nobody waits at the labelled points of a commit."""
+    """Do nothing: nobody waits at the labelled points of a commit."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Examines(Protocol):
 def drive(
     plan: Plan, clients: Clients, store: Recorder, examiner: Examines, options: Options
 ) -> None:
-    """Round after round until the plan, or the budget of privacy, says stop.
+    """Play round after round until the plan, or the budget of privacy, says stop.
 
     Before the first comes version 0, what training starts from: a commit and a record like any
     other. Stop rules read rounds alone.
@@ -165,7 +165,7 @@ class _Stopwatch:
         self._clock, self._began = clock, clock()
 
     def lap(self) -> float:
-        """Seconds since the last lap."""
+        """Return the seconds since the last lap."""
         began, self._began = self._began, self._clock()
         return self._began - began
 

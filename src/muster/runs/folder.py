@@ -215,7 +215,7 @@ def begun_with(folder: Path, asked: str) -> str | None:
 
 
 def digest(population: Population) -> str:
-    """SHA-256 over ids and row counts: who is enrolled, not what they hold."""
+    """Return the SHA-256 over ids and row counts: who is enrolled, not what they hold."""
     found = hashlib.sha256(repr(population.clients).encode())
     found.update(np.ascontiguousarray(population.sizes, np.int64).tobytes())
     return found.hexdigest()
@@ -250,7 +250,7 @@ def know(store: FactStore, population: Population, *, resume: bool) -> None:
 
 
 def _labels(few: Population) -> dict[str, Any]:
-    """Label counts, clients by labels, and their skew, where targets are labels and at hand."""
+    """Return label counts, clients by labels, and their skew, where targets are labels at hand."""
     if few.is_lazy:
         return {}
     y = few.pooled()[1]
@@ -267,7 +267,7 @@ def publish(folder: Path, history: Sequence[dict[str, Any]]) -> None:
 
 
 def strict(line: str) -> str:
-    """JSON as every reader takes it: what is not finite becomes null.
+    """Return JSON as every reader takes it: what is not finite becomes null.
 
     >>> strict('{"loss": NaN, "round": 1}')
     '{"loss": null, "round": 1}'
@@ -278,7 +278,7 @@ def strict(line: str) -> str:
 
 
 def following(folder: Path) -> BinaryIO:
-    """`history.jsonl`, open for one more line after each commit."""
+    """Open `history.jsonl` for one more line after each commit."""
     try:
         return open(folder / "history.jsonl", "ab", buffering=0)
     except OSError as error:
@@ -286,7 +286,7 @@ def following(folder: Path) -> BinaryIO:
 
 
 def append(file: BinaryIO, line: str) -> None:
-    """One more line of `history.jsonl`, right after its commit, for whoever follows along."""
+    """Append a line to `history.jsonl`, right after its commit, for whoever follows along."""
     try:
         rest = memoryview(f"{strict(line)}\n".encode())
         while rest:  # a disk that is nearly full takes a part

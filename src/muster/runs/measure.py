@@ -42,7 +42,7 @@ class Measures(Protocol):
     def measure(
         self, sent: Sent, clients: Sequence[tuple[ClientId, Memory | None]], round: int
     ) -> Iterator[tuple[ClientId, dict[str, float]]]:
-        """Metric sums by client, in order."""
+        """Yield metric sums by client, in order."""
 
 
 class Examiner:
@@ -68,7 +68,7 @@ class Examiner:
         self._constant = {} if rows is None else constant(plan.task.head, rows[1])
 
     def examine(self, round: int, state: RunState) -> dict[str, Any]:
-        """The record's "metrics" and "measured" (on what), "clients", "model", and a "warning".
+        """Return the record's "metrics" and "measured" (on what), "clients", "model", "warning".
 
         "model" is a digest of the parameters. Asked after the replies of a round and before its
         commit: private parts are those that the commit will make count. Of version 0 nobody is
@@ -106,7 +106,7 @@ class Examiner:
         return doubt(self._plan, found, guess(self._plan.task.head, rows), "a guess")
 
     def _of_clients(self, each: dict[ClientId, dict[str, float]], *, known: bool) -> dict[str, Any]:
-        """The spread over clients; and where nothing is central, all their test rows together."""
+        """Return the spread over clients; where nothing is central, also all their test rows."""
         measured, names = self._plan.measured, self._plan.sums
         if names is not None and not all(sums.keys() <= names for sums in each.values()):
             each = {c: {k: v for k, v in s.items() if k in names} for c, s in each.items()}
@@ -119,7 +119,7 @@ class Examiner:
         return found
 
     def _own(self, state: RunState, memories: list[Memory]) -> dict[str, float]:
-        """Each client's own model on the central rows, averaged over those that have a value."""
+        """Measure each client's own model on the central rows; the mean over those with a value."""
         assert self._rows is not None
         plan, sent = self._plan, state.sent()
         found = []
@@ -139,7 +139,7 @@ class Examiner:
 
 
 def check_rows(plan: Plan, rows: Any, what: str = "evaluate_on") -> Pair:
-    """Central test rows as arrays; `DataError` for what is no pair `(x, y)` of this plan."""
+    """Return central test rows as arrays; `DataError` for what is no pair `(x, y)` of this plan."""
     pair = as_pair(what, rows)
     try:
         plan.task.check(*pair)

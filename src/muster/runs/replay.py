@@ -106,7 +106,7 @@ def replay(path: str | Path, plan: Plan, population: Population) -> Replayed:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Equal in every bit: also the sign of a zero and the payload of a NaN."""
+    """Return whether they are equal in every bit: also a zero's sign and a NaN's payload."""
     if a is None or b is None:
         return False
     return (a.shape, a.dtype, a.tobytes()) == (b.shape, b.dtype, b.tobytes())

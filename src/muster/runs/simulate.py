@@ -84,7 +84,7 @@ def _train(
     choice: Choice,
     options: Options,
 ) -> None:
-    """All rounds; workers and threads are as before when it ends, however it ends."""
+    """Train all rounds; workers and threads are as before when it ends, however it ends."""
     rows, judged = tests
     with ExitStack() as stack:
         executor = _hands(plan, population, choice, options, store)
@@ -201,7 +201,7 @@ def _crew(
 def explain(
     plan: Plan, population: Population, engine: str = "auto", workers: int | None = None
 ) -> dict[str, Any]:
-    """Which engine would train this plan, in which pieces, with how many workers, and why."""
+    """Explain which engine would train this plan, in which pieces, by how many workers, and why."""
     plan = afresh(plan)
     choice = _choice(plan, population, engine)
     crew, _, why = _crew(plan, population, choice, workers)

@@ -67,7 +67,7 @@ class Version:
         return self.plan.sharing.merge(shared, self._private(buffers=True), buffers=True)
 
     def model(self, client: ClientId | None = None) -> Any:
-        """The framework's own model: the shared one, or that of a client with tensors of its own.
+        """Return the framework's own model: the shared one, or that of a client with own tensors.
 
         Raises `RunError` without the plan; without a client, where the plan leaves tensors with
         the clients, so that nobody has the one model; and for a client whose tensors are not in

@@ -35,7 +35,7 @@ class Poisson(Spelled):
     def sample(
         self, roster: Roster, state: Tree, round: int, key: RandomSource, probe: Any
     ) -> tuple[Cohort, Tree]:
-        """Independent coins."""
+        """Sample by independent coins."""
         heads = key.uniform(len(roster.clients)) < self.rate
         return Cohort(tuple(roster.clients[i] for i in heads.nonzero()[0])), state
 

@@ -61,5 +61,5 @@ class Uniform(Spelled):
         return Cohort(tuple(map(roster.clients.__getitem__, chosen.tolist()))), state
 
     def share(self, roster: Roster) -> float:
-        """m/N."""
+        """Return m/N."""
         return self.size(len(roster.clients)) / len(roster.clients)

@@ -39,7 +39,7 @@ class Weighted(Spelled):
     def sample(
         self, roster: Roster, state: Tree, round: int, key: Any, probe: Any
     ) -> tuple[Cohort, Tree]:
-        """Draws with their multiplicities."""
+        """Return draws with their multiplicities."""
         rows = np.asarray(roster.rows(), float)
         drawn = key.generator().choice(len(rows), self.count, p=rows / rows.sum())
         times = Counter(drawn.tolist())
@@ -48,7 +48,7 @@ class Weighted(Spelled):
         return Cohort(clients, tuple(times[i] for i in chosen)), state
 
     def share(self, roster: Roster) -> float:
-        """Refused: the inclusion probability differs by client."""
+        """Refuse: the inclusion probability differs by client."""
         raise PlanError(
             f"Mean(denominator='expected') needs one inclusion probability for all, which "
             f"{self} has not; use Mean(denominator='replies')"

@@ -69,7 +69,7 @@ class PrivateKey:
         return self._key.public_key().public_bytes_raw()
 
     def agree(self, public: bytes) -> bytes:
-        """The secret shared with the holder of a public key; ValueError where it is no key."""
+        """Return the secret shared with a public key's holder; ValueError where it is no key."""
         return self._key.exchange(x25519.X25519PublicKey.from_public_bytes(public))
 
     @cached_property
@@ -109,7 +109,7 @@ class Secrets:
 
     @classmethod
     def drawn(cls, entropy: Callable[[int], bytes]) -> Secrets:
-        """Fresh ones."""
+        """Draw fresh secrets."""
         return cls.read(entropy(96))
 
     @classmethod
@@ -140,7 +140,7 @@ class Binding:
         return self._derived(seed, b"self")
 
     def seal(self, secret: bytes, sender: int, receiver: int, shares: bytes) -> bytes:
-        """Shares on their way from one client to another, 16 bytes longer.
+        """Seal shares on their way from one client to another; they grow by 16 bytes.
 
         AES-256-GCM; session, terms, sender and receiver are the associated data as well.
         """
@@ -148,7 +148,7 @@ class Binding:
         return aead.AESGCM(key).encrypt(NONCE, shares, self._way(sender, receiver))
 
     def unseal(self, secret: bytes, sender: int, receiver: int, sealed: bytes) -> bytes | None:
-        """The shares; None where they were altered or meant for somebody or something else."""
+        """Return the shares; None where altered, or meant for somebody or something else."""
         key = self._derived(secret, b"share" + _pair(sender, receiver))
         try:
             return aead.AESGCM(key).decrypt(NONCE, sealed, self._way(sender, receiver))
@@ -164,7 +164,7 @@ class Binding:
         return framed(LABEL + b"dealing", self.context, self.session, root, proof)
 
     def complaint(self, dealer: int, holder: int, digest: bytes) -> bytes:
-        """What a holder signs when a dealer's share does not fit: the hash of the piece it got."""
+        """Return what a holder signs when a dealer's share does not fit: the hash of its piece."""
         return framed(
             LABEL + b"complaint", self.context, self.session, _pair(dealer, holder), digest
         )
@@ -178,7 +178,7 @@ class Binding:
 
 
 def framed(*parts: bytes) -> bytes:
-    """Parts with their lengths before them: no two lists give the same bytes.
+    """Return parts with their lengths before them: no two lists give the same bytes.
 
     >>> framed(b"a", b"bc").hex()
     '0000000161000000026263'

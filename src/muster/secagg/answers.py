@@ -85,7 +85,7 @@ class View:
         return [j for j in self.holders.tolist() if j != self.index]
 
     def names(self, some: Set) -> tuple[str, ...]:
-        """The names in a set of those whose signatures it has checked, and its own, sorted."""
+        """Return the names in a set, sorted: its own, and those whose signatures it has checked."""
         return tuple(self.entries[j].name for j in self._known if some[j])
 
     @cached_property
@@ -215,7 +215,7 @@ def delivered(
 
 
 def compared(view: View, party: Party, wrong: tuple[tuple[int, bytes], ...]) -> messages.Compared:
-    """My complaints, each signed together with the very piece that I was given."""
+    """Sign my complaints, each together with the very piece that I was given."""
     complaints = []
     for dealer, piece in wrong:
         statement = view.binding.complaint(dealer, view.index, sha256(piece).digest())
@@ -301,12 +301,12 @@ def survived(
 
 
 def consented(view: View, party: Party, sets: tuple[Set, Set]) -> messages.Consent:
-    """My signature under both sets."""
+    """Sign both sets."""
     return messages.Consent(view.session, party.sign(_statement(view, sets)))
 
 
 def agreed(view: View, party: Party, sets: tuple[Set, Set], quorum: messages.Quorum) -> None:
-    """At least t holders of this client's secrets signed the very sets it signed."""
+    """Check that at least t holders of this client's secrets signed the very sets it signed."""
     _same(view, quorum.session)
     signers = _set(view, quorum.alive, sets[1])
     near = view.holders[signers[view.holders]].tolist()
@@ -325,7 +325,7 @@ def agreed(view: View, party: Party, sets: tuple[Set, Set], quorum: messages.Quo
 
 
 def revealed(view: View, held: Held, sets: tuple[Set, Set]) -> messages.Revealed:
-    """For each member one share: of its seed if it survived, of its mask key if not."""
+    """Open one share for each member: of its seed if it survived, of its mask key if not."""
     sharing, alive = sets
     given = np.flatnonzero(sharing[view.holders])
     shares = held[given, alive[view.holders[given]].astype(np.int64)]
@@ -333,7 +333,7 @@ def revealed(view: View, held: Held, sets: tuple[Set, Set]) -> messages.Revealed
 
 
 def _set(view: View, data: bytes, before: Set | None) -> Set:
-    """A set of clients, checked: inside the one before, with me, large enough, also around me."""
+    """Check a set of clients: inside the one before, with me, large enough, also around me."""
     found = members(data, view.graph.count)
     if (before is not None and (found & ~before).any()) or not found[view.index]:
         end(SessionReason.SURVIVORS, "a set that is not inside the one before it, or leaves me out")

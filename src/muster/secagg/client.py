@@ -53,7 +53,7 @@ class _Me:
     heard: list[SecAggMessage] = field(default_factory=list)
 
     def last(self, step: SessionStep) -> bool:
-        """Whether nothing was kept after this step: then its answer may not have been heard."""
+        """Return whether nothing was kept after this step: its answer may not have been heard."""
         steps = list(SessionStep)
         return not any(later.value in self.kept for later in steps[steps.index(step) + 1 :])
 
@@ -156,7 +156,7 @@ def _compare(me: _Me, view: View, own: bytes) -> Flow:
 
 
 def _mask(me: _Me, view: View, mine: tuple[messages.Shares, bytes], sharing: Set) -> Flow:
-    """The members of the sum, after an answer to those who complained about me, if any did."""
+    """Return the members of the sum, after an answer to any who complained about me."""
     party = me.party
     due: tuple[type[SecAggMessage], ...] = (messages.Members, messages.Complaints)
     first: SecAggMessage | None = None

@@ -54,7 +54,7 @@ class FieldCodec:
 
 
 def raw(size: int) -> FieldCodec:
-    """Bytes of a fixed number, as they are.
+    """Return the codec of so many bytes, as they are.
 
     >>> raw(2).write(b"ab")
     b'ab'
@@ -75,7 +75,7 @@ def number(size: int) -> FieldCodec:
 
 
 def blob(most: int = (1 << 32) - 1) -> FieldCodec:
-    """Bytes behind their length.
+    """Return the codec of bytes behind their length.
 
     >>> blob().read(ByteReader(blob().write(b"ab")))
     b'ab'

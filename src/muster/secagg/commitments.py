@@ -102,7 +102,7 @@ def root(leaves: bytes) -> bytes:
 
 
 def challenge(binding: Binding, dealer: int, root: bytes) -> Integers:
-    """ρ `(2, 4, 18)`: what each limb of a secret counts in each of the four proofs."""
+    """Return ρ `(2, 4, 18)`: what each limb of a secret counts in each of the four proofs."""
     head = LABEL + b"degree" + binding.session + binding.context + dealer.to_bytes(4, "big")
     data = shake_256(head + root).digest(8 * KINDS * PROOFS * LIMBS)
     words = np.frombuffer(data, "<u8") % PRIME
@@ -110,7 +110,7 @@ def challenge(binding: Binding, dealer: int, root: bytes) -> Integers:
 
 
 def proof_size(threshold: int) -> int:
-    """Bytes of a proof.
+    """Count the bytes of a proof.
 
     >>> proof_size(67)
     1072
@@ -130,7 +130,7 @@ def expected(proofs: NDArray[np.uint16], powers: NDArray[np.float64]) -> NDArray
 
 
 def lies_on(share: NDArray[np.uint16], rho: Integers, values: bytes) -> bool:
-    """Whether a share `(2, 22)` of a dealer has the values that its proof takes at this holder."""
+    """Return whether a dealer's share `(2, 22)` has its proof's values at this holder."""
     rows = share.astype(np.int64)
     found = (rows[:, LIMBS:] + (rho @ rows[:, :LIMBS, None])[..., 0]) % PRIME
     return found.astype("<u2").tobytes() == values

@@ -60,7 +60,7 @@ class SessionMembers:
         return np.arange(held * index, held * (index + 1))
 
     def mirror(self, index: int) -> Pairs:
-        """The numbers of the pairs (holder, client) of one client, in the order of its holders."""
+        """Return the numbers of the pairs (holder, client) of one client, in its holders' order."""
         found: Pairs = self._mirrors[index]
         return found
 
@@ -144,7 +144,7 @@ class Dealing:
         return None
 
     def pieces(self, index: int) -> bytes:
-        """What one holder is given: a piece from every dealer that shared with it, in order."""
+        """Return what one holder is given: a piece from every dealer it has, in order."""
         pairs, dealers = self._given(index)
         return self._assembled(pairs, dealers, index).tobytes()
 
@@ -155,12 +155,12 @@ class Dealing:
         return self._assembled(pair, np.array([dealer]), holder).tobytes()
 
     def complaints_by(self, index: int, dealers: Iterable[int]) -> bool:
-        """Whether these are dealers whose pieces this holder was given, each once, in order."""
+        """Return whether these are dealers whose pieces this holder got, each once, in order."""
         given, said = set(self._given(index)[1].tolist()), list(dealers)
         return said == sorted(set(said)) and given >= set(said)
 
     def accused(self, out: Set) -> dict[int, list[Complaint]]:
-        """The complaints that are to be answered, by dealer; those of and about `out` are void."""
+        """Return the complaints to be answered, by dealer; those of and about `out` are void."""
         found: dict[int, list[Complaint]] = {}
         for (dealer, holder), one in sorted(self.wrong.items()):
             if not out[dealer] and not out[holder]:
@@ -237,7 +237,7 @@ class Dealing:
 
 
 def room_for_shares(cohort: SessionMembers) -> Held:
-    """Room for one opened share of every pair, as if none had come."""
+    """Return room for one opened share of every pair, as if none had come."""
     return np.full((cohort.pairs, ROWS), 65535, np.uint16)
 
 

@@ -215,7 +215,7 @@ def apart(count: int, degree: int, gone: int) -> float:
 
 
 def _exceeding(table: NDArray[np.float64], marked: int, draws: int) -> NDArray[np.float64]:
-    """P[X > x], x = 0 … draws: so many others are drawn, so many of all others are marked."""
+    """Return P[X > x], x = 0 … draws: so many others are drawn, so many of all are marked."""
     others = len(table) - 1
     x = np.arange(draws + 1)
     possible = (x <= marked) & (draws - x <= others - marked)

@@ -27,7 +27,7 @@ def honest_needed(losses: int) -> int:
 
 
 def borne(losses: float, size: int) -> int:
-    """How many of a group may be lost, of this fraction: one of a small group, rather than none.
+    """Count how many of a group may be lost, of this fraction: one of a small group, not none.
 
     >>> [borne(0.1, size) for size in (3, 10, 11)]
     [1, 1, 2]
@@ -36,7 +36,7 @@ def borne(losses: float, size: int) -> int:
 
 
 def exposed(count: int, colluders: int, groups: int, honest: int) -> float:
-    """The chance that the group of one given honest client has fewer than `honest` honest ones.
+    """Return the chance that one honest client's group has fewer than `honest` honest clients.
 
     >>> f"{exposed(99, 33, 33, 2):.4f}"
     '0.1111'
@@ -52,7 +52,7 @@ def exposed(count: int, colluders: int, groups: int, honest: int) -> float:
 
 
 def anybody(count: int, colluders: int, groups: int, honest: int) -> float:
-    """The chance that any honest client is exposed, by the union over the groups (at most 1).
+    """Return the chance that any honest client is exposed, by the union over groups (at most 1).
 
     >>> f"{anybody(30, 10, 6, 2):.4f}"
     '0.1768'
@@ -83,7 +83,7 @@ def over(chance: float, rounds: int) -> float:
 
 
 def largest_count(count: int, colluders: int, losses: float, rounds: int, chance: float) -> int:
-    """The most groups in which a given client is exposed with at most this chance over the rounds.
+    """Return the most groups in which a client is exposed with at most this chance over rounds.
 
     `losses` is the fraction of a group that may fall silent; each group bears it rounded up, and
     one colluder at least.

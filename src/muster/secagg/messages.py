@@ -191,7 +191,7 @@ class KeyRoster(SecAggMessage, kind=2, form=(raw(32), many(_ENTRY))):
         return tuple((e.name, e.statement(self.context), e.signature) for e in self.entries)
 
     def session(self, *about: str) -> bytes:
-        """The session's id: SHA-256 over what it is about and every client's name and keys."""
+        """Return the session's id: a SHA-256 over what it is about, all clients' names and keys."""
         head = framed(b"muster secagg session", *(part.encode() for part in about))
         return sha256(head + self._keys).digest()
 

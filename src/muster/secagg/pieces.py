@@ -37,7 +37,7 @@ PIECE = SEALED + 32 + LEAVES + VALUES  # bytes of all that a holder is given of 
 
 
 def assembled(sealed: Bytes, roots: Bytes, leaves: Bytes, values: NDArray[np.uint16]) -> Bytes:
-    """Pieces `(dealers, PIECE)` for one holder, of parts with one row for each dealer.
+    """Assemble pieces `(dealers, PIECE)` for one holder, of parts with a row for each dealer.
 
     >>> rows = [np.zeros((3, size), np.uint8) for size in (SEALED, 32, LEAVES)]
     >>> assembled(*rows, np.zeros((3, VALUES // 2), np.uint16)).shape == (3, PIECE)
@@ -48,7 +48,7 @@ def assembled(sealed: Bytes, roots: Bytes, leaves: Bytes, values: NDArray[np.uin
 
 
 def sent(said: Shares, dealer: int, holders: Integers, place: int, threshold: int) -> bytes:
-    """The piece of a dealer for the holder at a place among its own, from what the dealer said."""
+    """Return a dealer's piece for the holder at a place among its own, from what it said."""
     order = place - int((holders[:place] == dealer).sum())  # to itself it seals nothing
     powers = vandermonde(holders[place : place + 1] + 1, threshold)
     return assembled(

@@ -57,7 +57,7 @@ class IntegerRing:
         return np.zeros(size, self.dtype)
 
     def nbytes(self, size: int) -> int:
-        """Bytes of a packed vector `(size,)`."""
+        """Count the bytes of a packed vector `(size,)`."""
         return self.bits * self._run(size) * self.dtype.itemsize
 
     def reduce(self, vector: Words) -> None:
@@ -80,7 +80,7 @@ class IntegerRing:
         return words.tobytes()
 
     def unpack(self, data: bytes, size: int, out: Words | None = None) -> Words:
-        """The vector `(size,)` that was packed; `out` may lend `buffer(size)` to be reused."""
+        """Unpack a vector `(size,)`; `out` may lend `buffer(size)` to be reused."""
         lanes, run = self._lanes, self._run(size)
         words = np.frombuffer(data, self.dtype).reshape(self.bits, run)
         rows = (self.buffer(size) if out is None else out).reshape(lanes, run)
@@ -94,7 +94,7 @@ class IntegerRing:
         return rows.reshape(-1)[:size]
 
     def buffer(self, size: int) -> Words:
-        """Room for `unpack`."""
+        """Return room for `unpack`."""
         return np.empty(self._lanes * self._run(size), self.dtype)
 
     @property

@@ -126,7 +126,7 @@ def _caught(book: _Conversation) -> tuple[Liar, ...]:
 
 
 def _advertise(book: _Conversation) -> Flow:
-    """Whose keys came: signed, usable, and like nobody else's.
+    """Collect the keys that are signed, usable, and like nobody else's.
 
     Before anybody is told, it is known that so many can make a sum: else each of them would refuse
     the roster, and have left, where another one was silent.

@@ -38,7 +38,7 @@ Integers = NDArray[np.int64]
 
 
 def cut(secrets: Sequence[bytes]) -> Integers:
-    """Secrets of 32 bytes as limbs `(secrets, 18)`.
+    """Cut secrets of 32 bytes into limbs `(secrets, 18)`.
 
     >>> joined(cut([bytes(range(32))])) == [bytes(range(32))]
     True
@@ -51,7 +51,7 @@ def cut(secrets: Sequence[bytes]) -> Integers:
 
 
 def joined(limbs: Integers) -> list[bytes]:
-    """The secrets of 32 bytes behind limbs `(secrets, 18)`; bits beyond a limb's are dropped."""
+    """Join limbs `(secrets, 18)` to secrets of 32 bytes; bits beyond a limb's are dropped."""
     bits = (limbs[..., None] >> np.arange(WIDTH) & 1).astype(np.uint8)
     flat = np.packbits(bits.reshape(len(limbs), -1)[:, :256], axis=1, bitorder="little")
     return [row.tobytes() for row in flat]
@@ -60,7 +60,7 @@ def joined(limbs: Integers) -> list[bytes]:
 def polynomials(
     secrets: Integers, threshold: int, entropy: Callable[[int], bytes], prime: int = PRIME
 ) -> Integers:
-    """Coefficients `(rows, threshold)` of a random polynomial for each secret; f(0) is first.
+    """Draw the coefficients `(rows, threshold)` of a polynomial for each secret; f(0) is first.
 
     >>> polynomials(np.array([7]), 3, lambda count: bytes(count))
     array([[7, 0, 0]])
@@ -70,7 +70,7 @@ def polynomials(
 
 
 def evaluated(coefficients: Integers, points: Integers, prime: int = PRIME) -> Integers:
-    """The polynomials' values `(rows, points)`; a share is a column, at a point that is never 0.
+    """Return the polynomials' values `(rows, points)`; a share is a column, at a point not 0.
 
     Any `threshold` columns give the secrets back, fewer say nothing about them.
 
@@ -82,7 +82,7 @@ def evaluated(coefficients: Integers, points: Integers, prime: int = PRIME) -> I
 
 
 def vandermonde(points: Integers, count: int, prime: int = PRIME) -> NDArray[np.float64]:
-    """x^0 … x^(count − 1) modulo p for each point, `(count, points)`, ready for a product."""
+    """Return x^0 … x^(count − 1) modulo p for each point, `(count, points)`, for a product."""
     rows = np.ones((count, len(points)), np.int64)
     for i in range(1, count):
         rows[i] = rows[i - 1] * points % prime
@@ -90,7 +90,7 @@ def vandermonde(points: Integers, count: int, prime: int = PRIME) -> NDArray[np.
 
 
 def weights(points: Integers, at: int = 0, prime: int = PRIME) -> Integers:
-    """Lagrange's coefficients `(sets, t)`: what each share of a set counts for f(at).
+    """Return Lagrange's coefficients `(sets, t)`: what each share of a set counts for f(at).
 
     They depend on the points `(sets, t)` alone: one row serves all secrets shared among them.
 
@@ -108,13 +108,13 @@ def weights(points: Integers, at: int = 0, prime: int = PRIME) -> Integers:
 
 
 def combine(shares: Integers, weight: Integers, prime: int = PRIME) -> Integers:
-    """f(at) for each column of shares `(t, columns)`, with one row `(t,)` of weights."""
+    """Return f(at) for each column of shares `(t, columns)`, with one row `(t,)` of weights."""
     found: Integers = _product(weight.astype(np.float64), shares.astype(np.float64), prime)
     return found
 
 
 def uniform(count: int, entropy: Callable[[int], bytes], prime: int = PRIME) -> Integers:
-    """Numbers uniform on [0, p): 16-bit words, those above the last multiple of p thrown away."""
+    """Draw numbers uniform on [0, p): 16-bit words, those above p's last multiple thrown away."""
     limit = 65536 - 65536 % prime
     found = np.empty(0, np.int64)
     while len(found) < count:
@@ -124,12 +124,12 @@ def uniform(count: int, entropy: Callable[[int], bytes], prime: int = PRIME) -> 
 
 
 def _product(left: NDArray[np.float64], right: NDArray[np.float64], prime: int) -> Integers:
-    """Exact while the inner length times p² is below 2^53."""
+    """Multiply exactly, while the inner length times p² is below 2^53."""
     return (left @ right).astype(np.int64) % prime
 
 
 def _inverse(values: Integers, prime: int) -> Integers:
-    """1/v = v^(p-2) (Fermat)."""
+    """Return 1/v = v^(p-2) (Fermat)."""
     result, square, power = np.ones_like(values), values % prime, prime - 2
     while power:
         if power & 1:

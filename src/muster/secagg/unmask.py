@@ -118,7 +118,7 @@ def _secrets(
 
 
 def _changed(dealing: Dealing, dealer: int, kind: int, shares: Shares, good: Set) -> dict[int, str]:
-    """Who opened a share of this dealer that is not the one it was given; `good` forgets those."""
+    """Say who opened a share of this dealer that is not what it was given; `good` forgets those."""
     cohort, lied = dealing.cohort, dict[int, str]()
     pairs = cohort.mirror(dealer)
     for pair, holder in zip(pairs.tolist(), cohort.graph.table[dealer].tolist(), strict=True):
@@ -132,7 +132,7 @@ def _changed(dealing: Dealing, dealer: int, kind: int, shares: Shares, good: Set
 def _rebuilt(
     cohort: SessionMembers, dealers: Sequence[int], shares: Shares, good: Set
 ) -> list[bytes]:
-    """Secrets from t good shares each; the coefficients once for every set of holders."""
+    """Rebuild secrets from t good shares each; the coefficients once for every set of holders."""
     sets: dict[bytes, list[int]] = {}
     for i in dealers:
         ranks = np.flatnonzero(good[cohort.mirror(i)])[: cohort.graph.threshold]

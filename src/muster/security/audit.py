@@ -203,7 +203,7 @@ def redacted(details: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cut(end: bytes) -> tuple[bytes, bytes]:
-    """The last whole line and what is torn behind it; a power cut may leave zeros in a line."""
+    """Cut the last whole line from what is torn behind it; a power cut may leave zeros there."""
     stop = end.rfind(b"\n") + 1
     while stop:
         start = end.rfind(b"\n", 0, stop - 1) + 1

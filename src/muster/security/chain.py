@@ -120,7 +120,7 @@ def _chain(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    """A line as an entry, when it is one and is what its hash was taken of; 0 means the last."""
+    """Parse a line that is an entry and is what its hash was taken of; 0 means the last."""
     where = f"{path}: line {number}" if number else f"{path}: the last line"
     if not line.endswith(b"\n") and len(line) <= LONGEST:
         raise AuditError(

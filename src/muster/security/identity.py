@@ -169,7 +169,7 @@ def admit(who: Identity, role: str, revoked: frozenset[int], now: datetime) -> I
 
 
 def server_context(folder: Path, ca: Path) -> ssl.SSLContext:
-    """TLS for the server whose identity a folder holds; `ca` is the authority's certificate.
+    """Return TLS for the server whose identity a folder holds; `ca`: its authority's certificate.
 
     TLS 1.3 or nothing, and every client shows a certificate of the authority for clients. To
     renew without a restart: `context.load_cert_chain(folder / IDENTITY)`.
@@ -178,7 +178,7 @@ def server_context(folder: Path, ca: Path) -> ssl.SSLContext:
 
 
 def client_context(folder: Path, ca: Path) -> ssl.SSLContext:
-    """TLS for the site whose identity a folder holds; the server's name is checked."""
+    """Return TLS for the site whose identity a folder holds; the server's name is checked."""
     return _context(ssl.PROTOCOL_TLS_CLIENT, folder, ca)
 
 

@@ -56,7 +56,7 @@ class Refused(MusterError):
 
 
 def parse(data: bytes, limit: int, depth: int) -> Any:
-    """Strict JSON: UTF-8, every name once, finite numbers, so long and so deep at the most."""
+    """Parse strict JSON: UTF-8, names once, finite numbers, so long and so deep at the most."""
     if len(data) > limit:
         raise Refused(
             RefusalReason.TOO_LARGE, f"{len(data)} bytes of JSON; at most {limit} are read"

@@ -92,7 +92,7 @@ class SharedParameters:
 
 
 def _anonymous(size: int) -> int:
-    """A file descriptor of memory that no name refers to, so that nothing is ever left over."""
+    """Return a descriptor of memory that no name refers to, so that nothing is left over."""
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("muster", os.MFD_CLOEXEC)
     else:

@@ -78,7 +78,7 @@ class _Fresh(SourceFileLoader):
     """Compiles the file as it is: a stored copy is told by seconds and size, which may agree."""
 
     def path_stats(self, path: Any) -> NoReturn:
-        """There is no stored copy."""
+        """Raise `FileNotFoundError`: there is no stored copy."""
         raise FileNotFoundError(path)
 
 

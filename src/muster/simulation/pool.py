@@ -80,7 +80,7 @@ class Worker:
 
 
 def _started(channel: int, lifeline: int, fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
-    """A worker in a process group of its own: Ctrl-C reaches the parent alone, which ends it."""
+    """Start a worker in its own process group: Ctrl-C reaches the parent alone, which ends it."""
     return subprocess.Popen(
         [sys.executable, "-m", "muster.simulation", str(channel), str(lifeline)],
         pass_fds=(channel, lifeline, *fds),
@@ -91,7 +91,7 @@ def _started(channel: int, lifeline: int, fds: tuple[int, ...]) -> subprocess.Po
 
 
 def _told(message: Any) -> str:
-    """Whose training or evaluation a piece of work is, in words."""
+    """Say whose training or evaluation a piece of work is."""
     if not isinstance(message, WorkUnit):
         return f"evaluating client {message.client!r} in round {message.round}"
     names = ", ".join(map(repr, message.clients[:SHOWN]))
@@ -164,7 +164,7 @@ class Pool:
                 yield client, sums
 
     def _begin(self, sent: Sent) -> int:
-        """A new stream: whoever still works for an older one is replaced, its answer unread."""
+        """Begin a stream: whoever still works for an older one is replaced, its answer unread."""
         if not self._workers:
             raise WorkerError("the pool of workers is closed; start the run again")
         for place, worker in enumerate(self._workers):

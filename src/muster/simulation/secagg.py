@@ -64,7 +64,7 @@ def session(
     entropy: Callable[[int], bytes],
     lost: Mapping[str, SessionStep],
 ) -> OpenedSum:
-    """One session of these clients, `lost[name]` being the first step at which one is silent.
+    """Play one session of these clients; `lost[name]` is the first step at which one is silent.
 
     `rows` are read once, when vectors are due; who is not among them is silent from then on.
     Raises `Aborted` where the sum must not be opened.
@@ -232,7 +232,7 @@ class _RoundNotes:
     def reply(
         self, opened: OpenedSum, survivors: tuple[ClientId, ...], sent: Sent
     ) -> Reply | Rejected:
-        """The exact sums, as if the survivors' replies had been added up, where that can be."""
+        """Return the exact sums, as if the survivors' replies had been added, where that can be."""
         assert self.plan.secure is not None
         counted = set(survivors)
         public = [one for one in self.public if one.clients[0] in counted]

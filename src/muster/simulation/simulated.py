@@ -35,7 +35,7 @@ class Executor(Protocol):
     def measure(
         self, sent: Sent, clients: Iterable[tuple[ClientId, Memory | None]], round: int = 0
     ) -> Iterator[tuple[ClientId, dict[str, float]]]:
-        """Metric sums on each client's own rows, in order; `round` is for what goes wrong."""
+        """Yield metric sums on each client's own rows, in order; `round` is for what goes wrong."""
 
     def close(self) -> None:
         """Let go of processes and memory."""
@@ -71,7 +71,7 @@ class LocalExecutor:
             yield client, sums
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Close nothing: there is nothing to let go of."""
 
 
 class Simulation:
@@ -111,7 +111,7 @@ class Simulation:
         return self._plan.fresh_memory(x, buffers)
 
     def known(self) -> Roster:
-        """Everybody in the population."""
+        """Return everybody in the population."""
         return self._roster
 
     def enrol(self, clients: Sequence[ClientId]) -> None:
@@ -124,7 +124,7 @@ class Simulation:
         self._pending = cohort, sent, round
 
     def replies(self) -> Iterator[Answer]:
-        """Block sums in order; each reply by itself for a rule; or the sums of secure sessions.
+        """Yield block sums in order; each reply by itself for a rule; or sums of secure sessions.
 
         Each client's new memory is staged before its reply is yielded.
         """
@@ -182,7 +182,7 @@ class Simulation:
         return self._rebuilt(clients, self._store.memory(clients))
 
     def held(self, clients: Sequence[ClientId]) -> dict[ClientId, Memory] | None:
-        """What these clients will remember once the round that has just been played is committed.
+        """Return what these clients will remember once the round just played is committed.
 
         Asked between the last reply and the commit, for evaluation.
         """
@@ -204,13 +204,13 @@ class Simulation:
     def evaluate(
         self, cohort: Sequence[ClientId], sent: Sent
     ) -> Iterator[tuple[ClientId, dict[str, float]]]:
-        """Metric sums of the shared model on each client's own rows."""
+        """Yield metric sums of the shared model on each client's own rows."""
         kept = self.held(cohort) or {}
         asked = [(client, kept.get(client)) for client in cohort]
         return self._hands.measure(sent, asked, self._round)
 
     def settle(self, round: int, accepted: Sequence[ClientId]) -> None:
-        """Nothing to tell: the store's commit has already advanced the accepted memories."""
+        """Tell nothing: the store's commit has already advanced the accepted memories."""
 
     def close(self) -> None:
         """Let go of processes and memory."""

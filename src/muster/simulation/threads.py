@@ -27,7 +27,7 @@ ONE_THREAD = dict.fromkeys(
 
 @contextlib.contextmanager
 def one_thread(task: Task) -> Iterator[None]:
-    """Inside, BLAS, OpenMP and torch use one thread; afterwards what they used before."""
+    """Have BLAS, OpenMP and torch use one thread inside; afterwards what they used before."""
     torch = sys.modules.get("torch") if task.framework == "torch" else None
     before = torch.get_num_threads() if torch else 0
     with threadpool_limits(limits=1):

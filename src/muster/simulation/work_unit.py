@@ -126,7 +126,7 @@ def _rows(plan: Plan, population: Population, clients: Sequence[ClientId]) -> Ro
 
 
 def _faults(plan: Plan, population: Population, piece: WorkUnit) -> list[Failed]:
-    """Whose rows cannot be loaded or trained on, and why."""
+    """Say whose rows cannot be loaded or trained on, and why."""
     found: list[Failed] = []
     for client in piece.clients:
         try:
@@ -188,7 +188,7 @@ def _together(outcomes: Sequence[Outcome]) -> Outcome:
 
 
 def _text(error: Exception) -> str:
-    """Our own errors are sentences; of the user's, all there is to know."""
+    """Return our own errors as sentences; of the user's, all there is to know."""
     if isinstance(error, MusterError):
         return str(error)
     return "".join(traceback.format_exception(error))
@@ -214,7 +214,7 @@ def _norms(plan: Plan, sent: Sent, outcome: Outcome) -> tuple[tuple[ClientId, fl
 def _blocks(
     outcome: Outcome, edges: list[int], norms: tuple[tuple[ClientId, float], ...], *, fold: bool
 ) -> list[Reply]:
-    """The weighted sum of each run of clients that share a block, or (`fold`) of all of them."""
+    """Sum each run of clients that share a block, weighted, or (`fold`) all of them."""
     weighted = outcome.buffers * outcome.weights[:, None].astype(outcome.buffers.dtype)
     names = tuple(outcome.metrics)
     table = np.stack([outcome.weights, *outcome.metrics.values()], axis=1)
@@ -238,7 +238,7 @@ def _blocks(
 
 
 def _runs(rows: Any, edges: list[int]) -> Any:
-    """Rows `(k, d)` summed in order over each run that begins at an edge: `(runs, d)`."""
+    """Sum rows `(k, d)` in order over each run that begins at an edge: `(runs, d)`."""
     k, runs = len(rows), len(edges)
     if runs == k:
         return rows
@@ -261,7 +261,7 @@ def measure(
     memory: Memory | None,
     round: int = 0,
 ) -> dict[str, float]:
-    """Metric sums of the shared model, with the client's private part, on its own rows.
+    """Return metric sums of the shared model, with the client's private part, on its own rows.
 
     The client's test rows if it has any ("held out" counts them), else its training rows. What
     goes wrong raises `ClientError` with the client, in this round.

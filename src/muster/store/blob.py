@@ -35,7 +35,7 @@ def plain(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_file(arrays: Mapping[str, Any], path: Path) -> None:
-    """Arrays as a safetensors file, the widest dtypes first, so that all are aligned."""
+    """Write arrays as a safetensors file, the widest dtypes first, so that all are aligned."""
     with open(path, "wb") as file:
         file.writelines(tree_codec.pieces(arrays, separators=SPACED))
 
@@ -51,7 +51,7 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def checksum(arrays: Mapping[str, Any]) -> str:
-    """CRC-32 over names, dtypes, shapes and bytes, in hex: finds damage, not malice."""
+    """Return the CRC-32 over names, dtypes, shapes and bytes, in hex: for damage, not malice."""
     found = 0
     for name in sorted(arrays):
         array = arrays[name]

@@ -69,10 +69,10 @@ class Blobs(Protocol):
         """Remove a blob, finished or not; idempotent."""
 
     def erase(self, name: str) -> None:
-        """The same, written over first where that is in a program's power."""
+        """Drop a blob, written over first where that is in a program's power."""
 
     def read(self, name: str, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """Bytes `begin` to `end` in pieces of at most 1 MiB; of an unfinished blob, what it has."""
+        """Yield bytes `begin` to `end`, at most 1 MiB each; of an unfinished blob, what it has."""
 
     def whole(self, name: str, *, known: bool = False) -> mmap.mmap | bytes | bytearray:
         """Return a finished blob, checked against the digest in its name unless that is `known`."""
@@ -200,7 +200,7 @@ class Files:
             erased(self._path(name))
 
     def read(self, name: str, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """Bytes `begin` to `end` in pieces of at most 1 MiB."""
+        """Yield bytes `begin` to `end` in pieces of at most 1 MiB."""
         path = self._path(name) if self.size(name) is not None else self._part(name)
         with (
             said(f"the blob {name} could not be read"),
@@ -274,7 +274,7 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
 
 @contextmanager
 def _gone_unless_synced(part: Path) -> Iterator[None]:
-    """After a failed sync a second one may succeed though bytes are lost: they are sent again."""
+    """Remove the file after a failed sync: a second may succeed though bytes are lost."""
     try:
         yield
     except BaseException:
@@ -284,7 +284,7 @@ def _gone_unless_synced(part: Path) -> Iterator[None]:
 
 @contextmanager
 def said(what: str) -> Iterator[None]:
-    """What the disk refuses, in a sentence."""
+    """Turn what the disk refuses into a sentence."""
     try:
         yield
     except OSError as error:

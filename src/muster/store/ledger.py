@@ -133,7 +133,7 @@ class FederationStore(RoundTables):
         return self._transactions.read(lambda c: seating.seated(c, round, kind))
 
     def invited(self, round: int, kind: Kind) -> set[ClientId]:
-        """Whom one piece of a round that is not committed was opened for."""
+        """Return whom one piece of a round that is not committed was opened for."""
         return self._transactions.read(lambda c: seating.invited(c, round, kind))
 
     def decide(
@@ -188,7 +188,7 @@ class FederationStore(RoundTables):
         return self._transactions.read(lambda c: seating.written(c, last))
 
     def wanted(self) -> str:
-        """What operators want of the run: one of `WORDS`; an odd one that is stored is none."""
+        """Return what operators want of the run: one of `WORDS`; an odd one stored is none."""
         word = self._transactions.read(seating.wanted)
         return word if word in WORDS else WORDS[0]
 
@@ -279,4 +279,4 @@ class FederationStore(RoundTables):
 
 
 def _nothing(label: str) -> None:
-    """What happens at a labelled point when nobody listens."""
+    """Do nothing at a labelled point: nobody listens."""

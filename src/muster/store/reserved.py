@@ -51,11 +51,11 @@ class Reserved:
         self.blobs.drop(name)
 
     def erase(self, name: str) -> None:
-        """The same, written over first where that is in a program's power."""
+        """Drop a blob, written over first where that is in a program's power."""
         self.blobs.erase(name)
 
     def read(self, name: str, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """Bytes `begin` to `end` in pieces."""
+        """Yield bytes `begin` to `end` in pieces."""
         return self.blobs.read(name, begin, end)
 
     def whole(self, name: str, *, known: bool = False) -> mmap.mmap | bytes | bytearray:

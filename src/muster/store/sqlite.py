@@ -103,7 +103,7 @@ class SQLiteStore:
 
     @contextmanager
     def _guarded(self, deed: str) -> Iterator[None]:
-        """What goes wrong inside is undone, and said in one sentence."""
+        """Undo what goes wrong inside, and say it in one sentence."""
         try:
             yield
         except BaseException as error:
@@ -138,7 +138,7 @@ class SQLiteStore:
             self._db.execute("COMMIT")
 
     def snapshot(self) -> Snapshot:
-        """Facts, records and state of one instant, also while another process trains."""
+        """Return facts, records and state of one instant, also while another process trains."""
         while True:
             with self._guarded("be read"):
                 self._db.execute("BEGIN")
@@ -271,7 +271,7 @@ class SQLiteStore:
             self._at("commit: end")
 
     def _put(self, state: tuple[int, str | None, bytes | None], stays: Collection[int]) -> bool:
-        """The rows of a state in the place of the last; whether older versions go with it."""
+        """Put a state's rows in the place of the last; return whether older versions go with it."""
         last = [round for (round,) in self._db.execute("SELECT round FROM state")]
         known = [round for (round,) in self._db.execute("SELECT round FROM versions")]
         if not set(last).isdisjoint(stays):
@@ -288,7 +288,7 @@ class SQLiteStore:
                     (self.path / name).unlink(missing_ok=True)
 
     def superseded(self) -> list[tuple[int, dict[str, Any]]]:
-        """The records of rounds that a rollback went back before, each with the rollback's number.
+        """Return the records that a rollback went back before, each with the rollback's number.
 
         In the order in which they were committed; the first rollback is number 1.
         """
@@ -367,7 +367,7 @@ class SQLiteStore:
         return name, None
 
     def _advance(self, round: int, accepted: Sequence[ClientId]) -> None:
-        """The new memory of accepted clients replaces the old; that of all others goes."""
+        """Replace the memory of accepted clients by the new one; drop the new one of all others."""
         counted = {(round, json.dumps(client)) for client in accepted} if self._staged else set()
         alone = self._db.execute("SELECT 1 FROM versions LIMIT 1").fetchone() is None
         for given, client in self._staged:
@@ -418,7 +418,7 @@ class SQLiteStore:
 
 
 def not_kept(where: str, round: int, versions: Sequence[int]) -> str:
-    """Why there is no such version, and which there are, in a sentence."""
+    """Say why there is no such version, and which there are."""
     kept = ", ".join(map(str, versions)) or "none"
     return (
         f"{where} keeps no model of round {round}; it keeps those of: {kept}; a plan says with "
@@ -427,4 +427,4 @@ def not_kept(where: str, round: int, versions: Sequence[int]) -> str:
 
 
 def _nothing(label: str) -> None:
-    """What happens at a labelled point when nobody listens."""
+    """Do nothing at a labelled point: nobody listens."""

@@ -133,7 +133,7 @@ class Custom(_Own):
             self.accept(x, y)
 
     def flops(self, batch: int) -> float:
-        """Six operations a parameter and row, for want of better knowledge."""
+        """Count six operations a parameter and row, for want of better knowledge."""
         return 6.0 * batch * self.layout.size
 
     def arrays(self, tree: Tree) -> Tree:
@@ -145,18 +145,18 @@ class Custom(_Own):
         return tree
 
     def model(self, w: Vector, buffers: Vector = None) -> dict[str, Any]:
-        """Parameters `(d,)` as arrays by name, copied."""
+        """Return parameters `(d,)` as arrays by name, copied."""
         return {name: part.copy() for name, part in self.layout.named(np.asarray(w)).items()}
 
     def gradient(self, w: Vector, buffers: Vector, batch: Batch) -> NoReturn:
-        """Refused: `fit` shows none."""
+        """Refuse: `fit` shows none."""
         raise PlanError(
             f"{self} trains by its own fit and shows no gradients; use FedAvg or FedNova and the "
             f"engine 'loop', or a numpy, torch or jax task"
         )
 
     def loop(self, step: Callable[[Tree, Batch], Tree], carry: Tree, batches: Any) -> NoReturn:
-        """Refused: `fit` has its own."""
+        """Refuse: `fit` has its own."""
         self.gradient(carry, None, Batch(None, None))
 
     def run(self, descent: Any, given: Any, carry: Any, batches: Any) -> Any:
@@ -185,7 +185,7 @@ class Custom(_Own):
     def evaluate(
         self, w: Vector, buffers: Vector, x: Any, y: Any, metrics: Sequence[Metric] = ()
     ) -> dict[str, float]:
-        """Sums over rows: the number of rows, and each mean of `measure` times that number.
+        """Return sums over rows: the number of rows, and each mean of `measure` times that number.
 
         Raises `DataError` where `measure` returns other means than were declared.
         """
@@ -226,7 +226,7 @@ def _begun(keyed: Keyed) -> tuple[Layout, Any]:
 
 
 def _flat(found: Any, layout: Layout, name: str) -> Any:
-    """Arrays by name as one vector, or why not in a sentence."""
+    """Return arrays by name as one vector, or why not in a sentence."""
     wanted = {entry.name: entry.shape for entry in layout.entries}
     if not isinstance(found, Mapping) or set(found) != set(wanted):
         given = sorted(found) if isinstance(found, Mapping) else type(found).__name__

@@ -77,14 +77,14 @@ class _Classes(Traced):
         return None
 
     def losses(self, out: Any, y: Any) -> Any:
-        """−log softmax(out)[y]."""
+        """Return −log softmax(out)[y]."""
         hot = y.reshape(*out.shape[:-1], 1).astype(np.int32) == jnp.arange(
             out.shape[-1], dtype=np.int32
         )
         return -jnp.where(hot, jax.nn.log_softmax(out), 0).sum(-1)
 
     def fits(self, y: Any, out: tuple[int, ...]) -> None:
-        """Labels are whole numbers below the width of the output."""
+        """Check that labels are whole numbers below the width of the output."""
         check_labels(y.reshape(-1), out[-1])
 
 
@@ -134,7 +134,7 @@ class Regressor(_Made):
     draws: bool = False
 
     def losses(self, out: Any, y: Any) -> Any:
-        """(out − y)²."""
+        """Return (out − y)²."""
         return (out - y.reshape(out.shape)) ** 2
 
     @property
@@ -143,7 +143,7 @@ class Regressor(_Made):
         return OutputHead("numbers", plain=True)
 
     def fits(self, y: Any, out: tuple[int, ...]) -> None:
-        """One finite number for each output."""
+        """Check for one finite number for each output."""
         Squares().check(y, prod(out[1:]))
 
 
@@ -170,7 +170,7 @@ class MLP(_Classes):
         return self.sizes[-1]
 
     def draw(self, key: Key) -> dict[str, Any]:
-        """Uniform on ±1/sqrt(fan-in), torch's default, drawn in float64 layer by layer."""
+        """Draw uniformly on ±1/sqrt(fan-in), torch's default, in float64 layer by layer."""
         draw = key.generator().uniform
         return {
             "layers": {
@@ -183,7 +183,7 @@ class MLP(_Classes):
         }
 
     def forward(self, params: dict[str, Any], x: Any, rng: Any) -> Any:
-        """Layer by layer."""
+        """Compute the outputs layer by layer."""
         x, layers = x.reshape(len(x), -1), list(params["layers"].values())
         for layer in layers[:-1]:
             x = jax.nn.relu(dense(layer, x))
@@ -208,7 +208,7 @@ class SoftmaxRegression(_Classes):
         return self.classes
 
     def draw(self, key: Key) -> dict[str, Any]:
-        """Zeros: the problem is convex."""
+        """Return zeros: the problem is convex."""
         return {"weight": np.zeros((self.classes, self.features)), "bias": np.zeros(self.classes)}
 
     def forward(self, params: dict[str, Any], x: Any, rng: Any) -> Any:
@@ -217,7 +217,7 @@ class SoftmaxRegression(_Classes):
 
 
 def dense(layer: dict[str, Any], x: Any) -> Any:
-    """`x W^T + b` with torch's `Linear` layout: "weight" `(out, in)`, "bias" `(out,)`."""
+    """Return `x W^T + b` with torch's `Linear` layout: "weight" `(out, in)`, "bias" `(out,)`."""
     return x @ layer["weight"].T + layer["bias"]
 
 

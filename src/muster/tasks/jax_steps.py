@@ -64,7 +64,7 @@ class Parts(NDArrayOperatorsMixin):
         return getattr(jnp, function.__name__)(*map(join, given), **options)
 
     def twin(self, other: Any) -> tuple[Any, ...]:
-        """Another operand tensor by tensor; a single number is repeated."""
+        """Return another operand tensor by tensor; a single number is repeated."""
         if isinstance(other, Parts):
             return other.arrays
         if np.size(other) == 1:
@@ -154,7 +154,7 @@ def rounded(size: int) -> int:
 
 
 def kind(found: Any, dtype: str) -> Any:
-    """Reals in the task's precision, whole numbers in at most 32 bits."""
+    """Return the dtype: reals in the task's precision, whole numbers in at most 32 bits."""
     if found.kind == "f":
         return np.dtype(dtype)
     return np.dtype(np.int32) if found.kind in "iu" and found.itemsize > 2 else found

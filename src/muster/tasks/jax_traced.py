@@ -85,7 +85,7 @@ def _reads_integers(keyed: Keyed, shape: tuple[int, ...], dtype: Any) -> bool:
 
 @lru_cache(256)
 def _through(keyed: Keyed, *rows: tuple[Any, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of the outputs and losses of two rows, given the shape and dtype of x and of y."""
+    """Return shapes of the outputs and losses of two rows, by the shape and dtype of x and y."""
     task = keyed.value
     try:
         x, y = (jax.ShapeDtypeStruct((2, *shape), dtype) for shape, dtype in rows)
@@ -113,15 +113,15 @@ class Traced(FunctionTask, Spelled):
     dtype: str
 
     def draw(self, key: Key) -> dict[str, Any]:
-        """Fresh parameters: arrays by name, or dicts of them."""
+        """Draw fresh parameters: arrays by name, or dicts of them."""
         raise NotImplementedError
 
     def forward(self, params: dict[str, Any], x: Any, rng: Any) -> Any:
-        """Outputs `(rows, ...)`; `rng` is None in evaluation and where nothing is drawn."""
+        """Return outputs `(rows, ...)`; `rng` is None in evaluation and if nothing is drawn."""
         raise NotImplementedError
 
     def outputs(self, params: dict[str, Any], x: Any, rng: Any) -> Any:
-        """`forward`; whole numbers go in as reals where the model takes reals alone (images)."""
+        """Call `forward`; whole numbers go in as reals where it takes reals alone (images)."""
         if x.dtype.kind in "iub" and not _reads_integers(self.keyed, x.shape[1:], x.dtype):
             x = x.astype(self.dtype)
         return self.forward(params, x, rng)
@@ -153,7 +153,7 @@ class Traced(FunctionTask, Spelled):
             return _known(self.keyed)[1]
 
     def init(self, key: Key) -> tuple[Any, Any]:
-        """Fresh parameters `(d,)` and no buffers `(0,)`."""
+        """Return fresh parameters `(d,)` and no buffers `(0,)`."""
         with self._precise():
             drawn = {name: np.asarray(a) for name, a in leaves(self.draw(key))}
         return self.layout.flat(drawn), np.zeros(0, self.dtype)
@@ -173,7 +173,7 @@ class Traced(FunctionTask, Spelled):
         self.fits(y, out)
 
     def flops(self, batch: int) -> float:
-        """Six operations a parameter and row: right for dense layers, low for shared weights."""
+        """Count six operations a parameter and row: right for dense layers, low where shared."""
         return 6.0 * batch * self.layout.size
 
     def arrays(self, tree: Tree) -> Tree:
@@ -181,16 +181,16 @@ class Traced(FunctionTask, Spelled):
         return tree
 
     def numpy(self, tree: Tree) -> Tree:
-        """NumPy arrays that may be written to."""
+        """Return NumPy arrays that may be written to."""
         return tree_map(lambda a: np.require(a, requirements="W"), tree)
 
     def model(self, w: Any, buffers: Any = None) -> dict[str, Any]:
-        """Parameters `(d,)` as JAX arrays in the dict that `apply` takes."""
+        """Return parameters `(d,)` as JAX arrays in the dict that `apply` takes."""
         with self._precise():
             return self._params([jnp.array(a) for a in self.parted(np.asarray(w)).arrays])
 
     def gradient(self, w: Any, buffers: Any, batch: Batch) -> tuple[Any, Any, Any]:
-        """Gradient of the mean loss, like `w`; the loss; the same buffers."""
+        """Return the gradient of the mean loss, like `w`; the loss; the same buffers."""
         if isinstance(w, Parts | jax.core.Tracer):
             return (*self.slope(w, batch), buffers)
         with self._precise():
@@ -201,7 +201,7 @@ class Traced(FunctionTask, Spelled):
         return g, loss, buffers
 
     def slope(self, w: Any, batch: Batch) -> tuple[Any, Any]:
-        """Gradient and loss of traced values, for one client or, `w` `(clients, d)`, for each."""
+        """Return gradient and loss of traced values: one client's, or each's of `(clients, d)`."""
         if not isinstance(w, Parts) and w.ndim > 1:
             return jax.vmap(self.slope)(w, batch)  # type: ignore[no-any-return]
         loss, g = jax.value_and_grad(self._mean)(self.parted(w).arrays, batch)
@@ -213,7 +213,7 @@ class Traced(FunctionTask, Spelled):
         return losses.mean() if batch.scale is None else (losses * batch.scale).sum()
 
     def loop(self, step: Callable[[Tree, Batch], Tree], carry: Tree, batches: Any) -> Tree:
-        """A loop inside the program over each client's own steps; a map or vmap over clients."""
+        """Loop inside the program over each client's own steps; a map or vmap over clients."""
         if isinstance(batches, Batches):
             batches = pack(batches, self.layout.size, self.dtype)
         one = partial(self._one, step, batches)
@@ -235,7 +235,7 @@ class Traced(FunctionTask, Spelled):
         return tree_map(join, carry)
 
     def run(self, descent: Any, given: Any, carry: Any, batches: Any) -> Any:
-        """`descent.walk` as one compiled program; returns NumPy arrays."""
+        """Run `descent.walk` as one compiled program; return NumPy arrays."""
         k = None if batches.alone else len(carry.w)
         given = given._replace(rate=np.asarray(given.rate, self.dtype), round=np.int32(given.round))
         with self._precise():
@@ -248,7 +248,7 @@ class Traced(FunctionTask, Spelled):
     def evaluate(
         self, w: Any, buffers: Any, x: Any, y: Any, metrics: Sequence[Metric] = ()
     ) -> dict[str, float]:
-        """Sums over rows of "rows", "loss" and the metrics, a block of rows at a time."""
+        """Sum "rows", "loss" and the metrics over rows, a block of rows at a time."""
         loss, width, tally = 0.0, min(CHUNK, rounded(len(x))), MetricTally(metrics, self.head)
         with self._precise():
             w = jnp.asarray(w)

@@ -92,7 +92,7 @@ class DenseNetwork(layers.RowGradients, Spelled):
         self.loss.check(y, self.widths[-1])
 
     def flops(self, batch: int) -> float:
-        """6 operations a weight and row, less the slopes of the features, which nobody needs."""
+        """Count 6 operations a weight and row, less the slopes of features, which nobody needs."""
         sizes = [a * b for a, b in pairwise(self.widths)]
         return float(batch * (6 * sum(sizes) - 2 * sizes[0]))
 
@@ -105,11 +105,11 @@ class DenseNetwork(layers.RowGradients, Spelled):
         return tree
 
     def model(self, w: Any, buffers: Any = None) -> dict[str, Any]:
-        """Parameters `(d,)` as arrays by name, copied."""
+        """Return parameters `(d,)` as arrays by name, copied."""
         return {name: part.copy() for name, part in self.layout.named(np.asarray(w)).items()}
 
     def gradient(self, w: Any, buffers: Any, batch: Batch) -> tuple[Any, Any, Any]:
-        """Gradient of the mean loss, like `w`; the loss `()` or `(clients,)`; the same buffers."""
+        """Return the mean loss's gradient, like `w`; the loss `()` or `(clients,)`; the buffers."""
         many = w.reshape(-1, w.shape[-1])
         g = aligned(many.shape, many.dtype)
         with np.errstate(all="ignore"):
@@ -117,7 +117,7 @@ class DenseNetwork(layers.RowGradients, Spelled):
         return (g, loss, buffers) if w.ndim > 1 else (g[0], loss[0], buffers)
 
     def descend(self, w: Any, buffers: Any, batch: Batch, rate: float) -> Any:
-        """`w −= rate · gradient` in place; returns the loss `()` or `(clients,)`."""
+        """Do `w −= rate · gradient` in place; return the loss `()` or `(clients,)`."""
         rows = self._rows(w, batch)
         with np.errstate(all="ignore"):  # a client that diverges is found by its update
             if w.ndim == 1:
@@ -150,7 +150,7 @@ class DenseNetwork(layers.RowGradients, Spelled):
     def evaluate(
         self, w: Any, buffers: Any, x: Any, y: Any, metrics: Sequence[Metric] = ()
     ) -> dict[str, float]:
-        """Sums over rows: "rows", "loss", and those of the metrics, flat."""
+        """Sum over rows: "rows", "loss", and those of the metrics, flat."""
         tally, loss, y = MetricTally(metrics, self.head), 0.0, np.asarray(y)
         for rows, z in self._outputs(w, x):
             with np.errstate(all="ignore"):
@@ -160,11 +160,11 @@ class DenseNetwork(layers.RowGradients, Spelled):
         return {"rows": float(len(y)), "loss": loss} | tally.flat()
 
     def predict(self, w: Any, x: Any) -> Any:
-        """Labels `(rows,)`; for a regression its values, `(rows,)` or `(rows, outputs)`."""
+        """Return labels `(rows,)`; for a regression its values, `(rows,)` or `(rows, outputs)`."""
         return np.concatenate([np.array(self.loss.predict(z)) for _, z in self._outputs(w, x)])
 
     def _outputs(self, w: Any, x: Any) -> Iterator[tuple[slice, Any]]:
-        """Blocks of rows and their outputs `(outputs, rows)`, in bounded memory."""
+        """Yield blocks of rows and their outputs `(outputs, rows)`, in bounded memory."""
         few, parts = max(1, BLOCK // max(self.widths)), layers.views(w[None], self.widths)
         for rows in (slice(i, i + few) for i in range(0, max(1, len(x)), few)):
             with np.errstate(all="ignore"):

@@ -209,7 +209,7 @@ class RowGradients:
         raise NotImplementedError
 
     def gradients(self, w: Any, buffers: Any, batch: Batch) -> tuple[Any, Any]:
-        """Each row's gradient `(rows, d)` of its loss without the penalty; losses `(rows,)`."""
+        """Return each row's gradient `(rows, d)` of its loss, no penalty; losses `(rows,)`."""
         g = aligned((len(batch.x), len(w)), w.dtype)
         rows, mine = self._rows(w, batch), views(w[None], self.widths)
         with np.errstate(all="ignore"):
@@ -229,7 +229,7 @@ class RowGradients:
         return x if x.dtype == w.dtype else x.astype(w.dtype)
 
     def _rows(self, w: Any, batch: Batch) -> Sequence[Any]:
-        """Features, targets and shares of the mean, with the axis of clients in front."""
+        """Return features, targets and shares of the mean, with the axis of clients in front."""
         x, y, scale = batch.x, batch.y, batch.scale
         if w.ndim == 1:
             x, y, scale = x[None], np.asarray(y)[None], None if scale is None else scale[None]
@@ -287,7 +287,7 @@ def _ones(rows: int, dtype: Any) -> Any:
 
 @lru_cache(maxsize=1024)
 def _bands(width: int, limit: int) -> tuple[slice, ...]:
-    """Equal bands of at most `limit` columns; one band where they would be too narrow.
+    """Cut into equal bands of at most `limit` columns; one band where they would be too narrow.
 
     >>> _bands(200, 127)
     (slice(0, 100, None), slice(100, 200, None))

@@ -50,7 +50,7 @@ def chunks(w: Any) -> Iterator[slice]:
 
 
 def walk(descent: Any, given: Tree, carry: Tree, batches: Batches) -> Tree:
-    """`descent.walk` chunk by chunk; with several chunks the carry is written in place."""
+    """Walk as `descent.walk`, chunk by chunk; with several, the carry is written in place."""
     if batches.alone or len(carry.w) <= together(carry.w):
         return descent.walk(given, carry, batches)
     for rows in chunks(carry.w):
@@ -85,7 +85,7 @@ def sweeps(widths: tuple[int, ...], l2: float, batches: Batches) -> bool:
 
 
 def sweep(w: Any, widths: tuple[int, ...], loss: RowLoss, batches: Batches, rate: float) -> Any:
-    """Every step of plain SGD on `w` `(clients, d)`, in place; summed losses `(clients,)`."""
+    """Take every step of plain SGD on `w` `(clients, d)`, in place; return summed losses."""
     clients, outputs = len(w), widths[1]
     total = np.zeros(clients, w.dtype)
     dtype, rows = w.dtype, batches.x.shape[2]

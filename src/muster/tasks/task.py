@@ -87,7 +87,7 @@ class RowLoss:
     """The seam: a loss of one row, as a value without fields."""
 
     def slope(self, z: Any, y: Any) -> Any:
-        """Losses `(...)` of the outputs `z` `(outputs, ...)`, which become their slopes."""
+        """Return losses `(...)` of the outputs `z` `(outputs, ...)`, which become their slopes."""
         raise NotImplementedError
 
     kind: ClassVar[Literal["softmax", "sigmoid", "numbers"]]  # of outputs (`metrics.Head`)
@@ -119,7 +119,7 @@ class CrossEntropy(RowLoss):
     kind = "softmax"
 
     def slope(self, z: Any, y: Any) -> Any:
-        """Losses; `z` becomes softmax(z) − onehot(y)."""
+        """Return losses; `z` becomes softmax(z) − onehot(y)."""
         flat, at = _picked(z, y)
         z -= np.maximum.reduce(z, 0)
         right = flat[at]
@@ -134,7 +134,7 @@ class CrossEntropy(RowLoss):
         return z.argmax(0)
 
     def check(self, y: Any, outputs: int) -> None:
-        """Labels are whole numbers in 0 … outputs − 1."""
+        """Check that labels are whole numbers in 0 … outputs − 1."""
         check_labels(y, outputs)
 
 
@@ -152,7 +152,7 @@ class Logistic(RowLoss):
     kind = "sigmoid"
 
     def slope(self, z: Any, y: Any) -> Any:
-        """Losses; `z` becomes sigmoid(z) − y."""
+        """Return losses; `z` becomes sigmoid(z) − y."""
         (one,) = z
         y = np.asarray(y).reshape(one.shape).astype(z.dtype, copy=False)
         small = np.exp(-np.abs(one))
@@ -161,11 +161,11 @@ class Logistic(RowLoss):
         return losses
 
     def predict(self, z: Any) -> Any:
-        """1 where sigmoid(z) > 1/2, else 0."""
+        """Return 1 where sigmoid(z) > 1/2, else 0."""
         return (z[0] > 0).astype(np.int64)
 
     def check(self, y: Any, outputs: int) -> None:
-        """Labels are 0 or 1."""
+        """Check that labels are 0 or 1."""
         check_labels(y, 2)
 
 
@@ -181,7 +181,7 @@ class Squares(RowLoss):
     kind = "numbers"
 
     def slope(self, z: Any, y: Any) -> Any:
-        """Losses; `z` becomes 2 (z − y)/outputs."""
+        """Return losses; `z` becomes 2 (z − y)/outputs."""
         z -= _targets(z, y)
         losses = np.square(z).mean(0)
         z *= 2 / len(z)
@@ -192,7 +192,7 @@ class Squares(RowLoss):
         return z[0] if len(z) == 1 else z.T
 
     def check(self, y: Any, outputs: int) -> None:
-        """Targets are finite numbers, one for each output."""
+        """Check that targets are finite numbers, one for each output."""
         y = np.asarray(y)
         wanted = "(rows,)" if outputs == 1 else f"(rows, {outputs})"
         if y.dtype.kind not in "fiub" or y[:1].size != outputs * len(y[:1]) or y.ndim > 2:
@@ -284,7 +284,7 @@ def _finite(what: str, values: Any) -> None:
 
 
 def _picked(z: Any, y: Any) -> tuple[Any, Any]:
-    """`z` flat, and where in it each row's own label lies."""
+    """Return `z` flat, and where in it each row's own label lies."""
     y = np.asarray(y).reshape(-1).astype(np.intp, copy=False)
     at = y * y.size
     at += _count(y.size)
@@ -297,5 +297,5 @@ def _count(size: int) -> Any:
 
 
 def _targets(z: Any, y: Any) -> Any:
-    """Targets `(..., outputs)` (or `(...)` for one) with the outputs first, as in `z`."""
+    """Return targets `(..., outputs)` (or `(...)` for one) with the outputs first, as in `z`."""
     return np.moveaxis(np.asarray(y).reshape(*z.shape[1:], len(z)), -1, 0)

@@ -118,7 +118,7 @@ class _Torch(by_row.RowGradients, FunctionTask, Spelled):
         return "cohort" if found.batched and found.layout.size <= SMALL else "client"
 
     def flops(self, batch: int) -> float:
-        """Six for each row, weight and place the weight is used at."""
+        """Count six for each row, weight and place the weight is used at."""
         return batch * self._found.flops
 
     @cached_property
@@ -126,7 +126,7 @@ class _Torch(by_row.RowGradients, FunctionTask, Spelled):
         return _looked(self.keyed)
 
     def build(self, seed: int = 0) -> Any:
-        """A fresh module; `PlanError` when its layout is not what it was at the last call."""
+        """Build a fresh module; `PlanError` when its layout is not what it was at the last call."""
         module = build(self.make_model, self.dtype, seed)
         changed = difference(self.layout, layout_of(module, self.dtype))
         if changed:
@@ -189,7 +189,7 @@ class _Torch(by_row.RowGradients, FunctionTask, Spelled):
             )
 
     def arrays(self, tree: Tree) -> Tree:
-        """NumPy arrays as tensors on the device; memory is shared where it may be written."""
+        """Return NumPy arrays as tensors on the device; memory is shared if it may be written."""
         return tree_map(self._tensor, tree)
 
     def numpy(self, tree: Tree) -> Tree:
@@ -204,7 +204,7 @@ class _Torch(by_row.RowGradients, FunctionTask, Spelled):
         return torch.from_numpy(a).to(self.device)
 
     def rows(self, x: Any) -> Any:
-        """Features: in the task's precision, also whole numbers unless the model reads integers.
+        """Return features in the task's precision, also whole numbers unless the model reads such.
 
         Whole numbers that it does read (token ids) have 64 bits.
         """
@@ -225,7 +225,7 @@ class _Torch(by_row.RowGradients, FunctionTask, Spelled):
         return y.to(torch.int64 if self.labels else getattr(torch, self.dtype))
 
     def gradient(self, w: Vector, buffers: Vector, batch: Batch) -> tuple[Vector, Any, Vector]:
-        """Gradient, loss and the buffers, which a step of training moves in place."""
+        """Return gradient, loss and the buffers, which a step of training moves in place."""
         here = flat(self)
         grads, _, loss = here.gradients(w, buffers, batch)
         return here.whole(grads, w), loss, buffers
@@ -270,7 +270,7 @@ class _Torch(by_row.RowGradients, FunctionTask, Spelled):
     def evaluate(
         self, w: Vector, buffers: Vector, x: Any, y: Any, metrics: Sequence[Metric] = ()
     ) -> dict[str, float]:
-        """Sums over rows; where there is a label for each position, rows are positions."""
+        """Sum over rows; where there is a label for each position, rows are positions."""
         here = flat(self)
         here.point(*self.arrays((w, buffers)))
         totals: dict[str, float] = {"rows": 0.0, "loss": 0.0}
@@ -292,7 +292,7 @@ class _Torch(by_row.RowGradients, FunctionTask, Spelled):
         return totals | tally.flat()
 
     def _last(self, pair: Tree) -> Tree:
-        """Outputs with the classes last, where a loss of torch has them on the second axis."""
+        """Return outputs with the classes last, where a loss of torch has them on axis two."""
         output, target = pair
         if self.labels is None and self.head.kind == "softmax" and output.dim() > 2:
             output = output.movedim(1, -1)

@@ -124,7 +124,7 @@ def facts(
 
 
 def _example(module: Any) -> Any:
-    """Two rows of zeros that the model takes, or None."""
+    """Return two rows of zeros that the model takes, or None."""
     module.eval()
     for shape, kind in _guesses(module):
         x = torch.zeros((2, *shape), dtype=kind)
@@ -138,7 +138,7 @@ def _example(module: Any) -> Any:
 
 
 def _width(module: Any, x: Any, loss: Any) -> int | None:
-    """Outputs of a row or position: on the last axis, for torch's own losses the second."""
+    """Return the outputs of a row or position: the last axis, for torch's own losses the second."""
     if x is None:
         return None
     with torch.no_grad(), seeded(torch.default_generator, 0):
@@ -237,7 +237,7 @@ def _by_row(loss: Callable[[Any, Any], Any], output: Any) -> bool:
 
 
 def _flops(module: Any, x: Any) -> float:
-    """Six for each weight and position: two for the forward pass, four for the backward."""
+    """Count six for each weight and position: two for the forward pass, four for the backward."""
     dense: float = 6.0 * sum(p.numel() for p in module.parameters())
     if x is None:
         return dense

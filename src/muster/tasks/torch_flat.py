@@ -34,7 +34,7 @@ _KEPT = 8  # modules that a thread keeps for tasks it has met
 
 
 def flat(task: Any) -> Flat:
-    """This thread's module for a task."""
+    """Return this thread's module for a task."""
     kept: dict[str, Flat] = vars(_HERE)
     found = kept.get(task.mark)
     if found is None:
@@ -89,7 +89,7 @@ class Flat:
 
     @contextmanager
     def client(self) -> Iterator[None]:
-        """One client's training: integer buffers start anew, torch's generator is kept."""
+        """Train one client inside: integer buffers start anew, torch's generator is kept."""
         for buffer, start in self.integers:
             buffer.copy_(start)
         state = self.generator.get_state() if self.draws else None
@@ -110,7 +110,7 @@ class Flat:
         return self.module(x)
 
     def _try_channels_last(self, x: Any) -> None:
-        """A model that calls `.view` on images does not stand channels last: leave it as it is."""
+        """Try channels last; a model that calls `.view` on images is left as it is."""
         self.tried = True
         self.module.eval()
         try:
@@ -120,7 +120,7 @@ class Flat:
             self.hook.remove()
 
     def reads_integers(self, shape: tuple[int, ...]) -> bool:
-        """Whether rows of whole numbers go in as such: they do not where only reals go through.
+        """Return whether rows of whole numbers go in as such: not where only reals go through.
 
         Tried with zeros, once for each shape of a row. Where neither goes through, the kind whose
         error says more than that the dtype is wrong.
@@ -134,7 +134,7 @@ class Flat:
         return self.integers_read[shape]
 
     def _fault(self, x: Any) -> str:
-        """What a forward pass in evaluation mode raises, in words; empty where it goes through."""
+        """Say what a forward pass in evaluation mode raises; empty where it goes through."""
         try:
             with torch.no_grad():
                 self.output(x.to(self.task.device), training=False)
@@ -149,7 +149,7 @@ class Flat:
         return self.answers[shape, dtype]
 
     def answer(self, x: Any) -> tuple[int, ...]:
-        """The shape of the output for one of these rows; `DataError` when they do not fit."""
+        """Return the shape of the output for one of these rows; `DataError` if they do not fit."""
         try:
             with torch.no_grad():
                 output = self.output(self.task.rows(x), training=False)
@@ -169,7 +169,7 @@ class Flat:
         )
 
     def gradients(self, w: Any, buffers: Any, batch: Batch) -> tuple[Any, list[Any], Any]:
-        """Of the trained parameters, the views of `w` that they belong to, and the loss.
+        """Return gradients of the trained parameters, the views of `w` they belong to, the loss.
 
         Buffers move in place.
         """
@@ -205,7 +205,7 @@ class Flat:
         return losses.mean() if losses.dim() else losses
 
     def _write_back(self) -> None:
-        """A model that replaced a buffer instead of writing into it: its value goes home."""
+        """Write back the value of a buffer that the model replaced instead of writing into it."""
         for view, (owner, name) in zip(self.views, self.floats, strict=True):
             if owner._buffers[name] is not view:
                 view.copy_(owner._buffers[name].detach())
@@ -237,7 +237,7 @@ class Flat:
         return _gradients_of(mean.sum(), trained), trained, mean.detach()
 
     def _stack(self, w: Any) -> list[Any]:
-        """Views `(clients, *shape)` of a matrix, kept while the same rows are trained."""
+        """Return views `(clients, *shape)` of a matrix, kept while the same rows are trained."""
         old = self.stack
         # The kept views hold the memory, so the same address is the same matrix.
         if old and old[0].data_ptr() == w.data_ptr() and len(old[0]) == len(w):
@@ -255,7 +255,7 @@ class Flat:
 
 
 def _gradients_of(loss: Any, tensors: list[Any]) -> Any:
-    """`torch.autograd.grad` with zeros for what the loss does not read, without its checks.
+    """Call `torch.autograd.grad` with zeros for what the loss does not read, without its checks.
 
     They cost a fifth of a small step.
     """

@@ -36,7 +36,7 @@ _HERE = threading.local()
 
 
 def cross_entropy(output: Any, y: Any) -> Any:
-    """−log softmax(output)[y]: classes are the last axis of the output, and labels its others.
+    """Return −log softmax(output)[y]: classes are the output's last axis, labels its others.
 
     Labels may have an axis of length one behind those.
 
@@ -49,7 +49,7 @@ def cross_entropy(output: Any, y: Any) -> Any:
 
 
 def squares(output: Any, y: Any) -> Any:
-    """(output − y)² by row `(rows,)`, averaged over the outputs, as torch's `MSELoss`."""
+    """Return (output − y)² by row `(rows,)`, the mean over outputs, as torch's `MSELoss`."""
     return (output.reshape(y.shape) - y).square().reshape(len(y), -1).mean(1)
 
 
@@ -61,7 +61,7 @@ def mean_cross_entropy(output: Any, y: Any) -> Any:
 
 
 def per_row(losses: Any) -> Any:
-    """Losses `(rows,)` from losses by row and position `(rows, ...)`: the mean over positions.
+    """Return losses `(rows,)` from losses by row and position `(rows, ...)`, by the mean.
 
     >>> per_row(torch.tensor([[1.0, 3.0]])).tolist()
     [2.0]
@@ -108,7 +108,7 @@ class RowGradients:
 
 
 def _squares(g: Any) -> Any:
-    """Squared norms of rows, `(rows,)` in float64: short blocks round little, and read once."""
+    """Return rows' squared norms `(rows,)` in float64: short blocks round little, read once."""
     g = g.flatten(1)
     whole = g.shape[1] // BLOCK * BLOCK
     blocks = g[:, :whole].unflatten(1, (-1, BLOCK)) if whole else g[:, None, :0]
@@ -126,7 +126,7 @@ def _of(batch: Batch, client: int) -> Batch:
 
 
 def _single(task: Any) -> Single:
-    """This thread's model of a task, for rows by themselves."""
+    """Return this thread's model of a task, for rows by themselves."""
     kept: dict[str, Single] = vars(_HERE)
     if task.mark not in kept:
         kept.clear()
@@ -198,7 +198,7 @@ class Single:
         return dict(zip(leaves, grads, strict=True)), losses
 
     def _try(self, moving: Any, still: Any, x: Any, y: Any) -> None:
-        """Whether vmap has a rule for everything in the user's forward; if not, a loop it is."""
+        """Try whether vmap has a rule for all of the user's forward; if not, it is a loop."""
         try:
             with warnings.catch_warnings(), seeded(self.generator, 0):
                 warnings.simplefilter("error")

@@ -67,7 +67,7 @@ def _frameworks() -> Iterator[tuple[str, Place, Any]]:
 
 
 def _traced(algorithm: Algorithm) -> None:
-    """JAX compiles `correct` into local training, so it may not look at values."""
+    """Check that JAX compiles `correct` into local training: it may not look at values."""
     try:
         jax = require("jax", extra="jax")
     except MissingExtra:
@@ -141,7 +141,7 @@ def _one_by_one(
 
 
 def _flags(algorithm: Algorithm) -> None:
-    """`modifies_gradient` and `remembers` say what the hooks do."""
+    """Check that `modifies_gradient` and `remembers` say what the hooks do."""
     x = np.ones(SIZE)
     memory = algorithm.memory(x)
     claim(
@@ -158,7 +158,7 @@ def _flags(algorithm: Algorithm) -> None:
 
 
 def _shapes(algorithm: Algorithm, dtype: str) -> None:
-    """What comes out has the shapes and the precision of what went in."""
+    """Check that what comes out has the shapes and the precision of what went in."""
     x = np.linspace(-1, 1, SIZE).astype(dtype)
     state, memory = algorithm.init(x), algorithm.memory(x)
     claim(same(state.shared.x, x), f"{algorithm}.init(x).shared.x is not x")
@@ -190,7 +190,7 @@ def _shapes(algorithm: Algorithm, dtype: str) -> None:
 
 
 def _still(algorithm: Algorithm) -> None:
-    """Clients that did not move leave a finite model; a stored state goes on as it was."""
+    """Check that still clients leave a finite model; a stored state goes on as it was."""
     x = np.linspace(-1, 1, SIZE)
     state = algorithm.init(x)
     work = LocalWork(*(np.ones(1) for _ in range(3)))

@@ -93,7 +93,7 @@ def _scene(make: Make, absent: Absent | None = None, batch: int | None = 2) -> I
 
 
 def _plain(plan: Plan, population: Population, store: Store, absent: Absent) -> Clients:
-    """The runtime that all others are compared with: one client at a time, in this process."""
+    """Return the runtime to compare all others with: one client at a time, in this process."""
     executor = LocalExecutor(plan, "loop", population)
     return Simulation(plan, population, store, Choice("loop", 1, True, "plain"), executor, absent)
 
@@ -151,7 +151,7 @@ def _reduced(replies: list[Reply], cohort: Cohort) -> Reply | None:
 
 
 def _order(answers: list[Any], cohort: Cohort, gone: frozenset[ClientId]) -> None:
-    """Each client answers once, replies stand in order, and keep to their blocks."""
+    """Check that each client answers once, and replies stand in order and keep to their blocks."""
     replies = [answer for answer in answers if isinstance(answer, Reply)]
     heard = [client for reply in replies for client in reply.clients]
     expected = [client for client in cohort.clients if client not in gone]
@@ -171,7 +171,7 @@ def _order(answers: list[Any], cohort: Cohort, gone: frozenset[ClientId]) -> Non
 
 
 def _memories(make: Make, everybody: tuple[ClientId, ...]) -> None:
-    """A memory counts once its reply is accepted; an abandoned round leaves none.
+    """Check that a memory counts once its reply is accepted; an abandoned round leaves none.
 
     Full batches are the same in every round, so that only memories can make a difference.
     """

@@ -45,7 +45,7 @@ def check_metric(metric: Metric, outputs: Any = None, y: Any = None) -> None:
 
 
 def _value(metric: Any) -> None:
-    """It is a frozen value; one that holds a function prints as no call."""
+    """Check that it is a frozen value; one that holds a function prints as no call."""
     frozen = is_dataclass(metric) and getattr(type(metric), PARAMS).frozen
     claim(frozen, f"{metric!r} is no frozen dataclass; write @dataclass(frozen=True)")
     if not any(callable(getattr(metric, field.name)) for field in fields(metric)):
@@ -95,7 +95,7 @@ def _sums(metric: Metric, outputs: Any, y: Any) -> None:
 
 
 def _direction(metric: Metric, heads: list[OutputHead]) -> None:
-    """Right answers are better than wrong ones for one kind of outputs, or for none worse."""
+    """Check that right answers beat wrong ones for some kind of outputs, or for none do worse."""
     found = []
     for head in heads:
         outputs, y = made_up(head)

@@ -67,7 +67,7 @@ def check_stage(stage: Stage, contract: Contract | None = None, error: float | N
 
 
 def _contracts() -> Iterator[Contract]:
-    """From the barest promise to the fullest."""
+    """Yield contracts from the barest promise to the fullest."""
     for weighted in (False, True):
         for bound, cap in ((None, None), (None, 3.0), (1.0, None), (1.0, 3.0)):
             for moving in (False, True):
@@ -79,7 +79,7 @@ def _verdict(stage: Stage, contract: Contract) -> str | None:
 
 
 def _accepts(stage: Stage) -> None:
-    """Every contract is either passed on or refused with a sentence; alone and twice."""
+    """Check that every contract is passed on or refused with a sentence; alone and twice."""
     integers = tuple(f if f.scalar else f._replace(integer=True, bits=8) for f in PLAIN.fields)
     for contract in (*_contracts(), replace(PLAIN, fields=integers, weighted=True, cap=3.0)):
         if _verdict(stage, contract) is not None:
@@ -100,7 +100,7 @@ def _bench(stage: Stage, contract: Contract, bits: int) -> Bench:
 
 
 def _payload(bench: Bench, norm: float) -> dict[str, Any]:
-    """Rows whose vectors have this joint norm."""
+    """Return rows whose vectors have this joint norm."""
     draw = np.random.default_rng(8)
     rows = {f.name: draw.normal(size=(CLIENTS, f.size)) for f in bench.contract.fields}
     vectors = bench.contract.vectors(rows)
@@ -110,7 +110,7 @@ def _payload(bench: Bench, norm: float) -> dict[str, Any]:
 
 
 def _rows(bench: Bench) -> None:
-    """Shapes, dtypes, purity, determinism, a matrix row by row, zeros."""
+    """Check shapes, dtypes, purity, determinism, a matrix row by row, zeros."""
     stage, payload = bench.stage, _payload(bench, 0.5)
     before = copied((payload, bench.state, bench.memory))
     encoded, memory = bench.encode(payload)
@@ -140,7 +140,7 @@ def _rows(bench: Bench) -> None:
 
 
 def _sum(bench: Bench, error: float | None) -> None:
-    """Decoding the sum of the encoded gives the sum, as near as the stage says."""
+    """Check that decoding the sum of the encoded gives the sum, as near as the stage says."""
     stage, contract = bench.stage, bench.contract
     limits = [contract.bound, bench.out.bound]
     limits += [float(np.min(leaf)) for _, leaf in leaves(bench.state.shared)]
@@ -165,7 +165,7 @@ def _sum(bench: Bench, error: float | None) -> None:
 
 
 def _bound(bench: Bench) -> None:
-    """A promised bound holds for what is far longer."""
+    """Check that a promised bound holds for what is far longer."""
     if bench.out.bound is None or bench.out.integer or bench.out.weighted:
         return
     encoded, _ = bench.encode(_payload(bench, 1e3 * bench.out.bound))

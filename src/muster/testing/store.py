@@ -90,7 +90,7 @@ def _record(round: int) -> dict[str, Any]:
 
 
 def _holds(store: Store, round: int, when: str) -> None:
-    """The store stands exactly after this round."""
+    """Check that the store stands exactly after this round."""
     latest = store.latest()
     claim(latest is not None and latest[0] == round, f"{when}: the last round is not {round}")
     assert latest is not None
@@ -149,7 +149,7 @@ def _failed_commit(place: OpenStore) -> None:
 
 
 def _twice(place: OpenStore) -> None:
-    """A round that is committed already is refused."""
+    """Check that a round that is committed already is refused."""
     store = place.store
     try:
         store.commit(4, _arrays(4), _record(4), ())
@@ -161,7 +161,7 @@ def _twice(place: OpenStore) -> None:
 
 
 def _versions(place: OpenStore) -> None:
-    """What stays is there with the memories of its time, and nothing else is."""
+    """Check that what stays is there with the memories of its time, and nothing else is."""
     store = place.store
     kept: dict[int, dict[Any, float]] = {5: {"a": 5.0, 3: 3.0}}
     _keeps(store, kept, "of a store that was told to keep none")

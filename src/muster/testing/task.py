@@ -55,7 +55,7 @@ def check_task(task: Task, x: Any, y: Any) -> None:
 
 
 def _start(task: Task) -> None:
-    """Layout, start and the two conversions."""
+    """Check layout, start and the two conversions."""
     layout, key = task.layout, keys.key(1)
     w, buffers = task.init(key)
     sizes, found = (layout.size, layout.buffers), (len(w), len(buffers))
@@ -89,7 +89,7 @@ def _refusals(task: Task, x: Any, y: Any) -> None:
 
 
 def _sums(task: Task, x: Any, y: Any) -> None:
-    """Metric sums add up over rows."""
+    """Check that metric sums add up over rows."""
     w, buffers = task.init(keys.key(2))
     before = copied((w, buffers))
     measured = usual(task.head)
@@ -102,7 +102,7 @@ def _sums(task: Task, x: Any, y: Any) -> None:
 
 
 def _rows(x: Any, y: Any) -> tuple[Any, Any]:
-    """Two clients' rows `(2, ROWS, ...)` in float64 or int64."""
+    """Return two clients' rows `(2, ROWS, ...)` in float64 or int64."""
     wide = (a.astype(np.float64 if a.dtype.kind == "f" else np.int64) for a in (x, y))
     one, two = (a[: 2 * ROWS].reshape(2, ROWS, *a.shape[1:]) for a in wide)
     return one, two
@@ -140,7 +140,7 @@ def _gradients(task: Task, x: Any, y: Any) -> None:
 
 
 def _by_row(task: Any, x: Any, y: Any) -> None:
-    """Each row's gradient is its own, and the sum of the clipped ones is just that."""
+    """Check that each row's gradient is its own, and the sum of the clipped ones just that."""
     w, buffers = task.init(keys.key(6))
     w = w + 0.1 * np.random.default_rng(7).normal(size=w.shape)
     batch = Batch(*(a.reshape(-1, *a.shape[2:]) for a in (x, y)))
@@ -163,7 +163,7 @@ def _by_row(task: Any, x: Any, y: Any) -> None:
 
 
 def _gradient(task: Task, w: Any, buffers: Any, batch: Batch) -> Any:
-    """Gradient, loss and buffers as NumPy arrays, on copies of what is given."""
+    """Return gradient, loss and buffers as NumPy arrays, on copies of what is given."""
     w, buffers, x, y = task.arrays(copied((w, buffers, batch.x, batch.y)))
     return copied(task.numpy(task.gradient(w, buffers, batch._replace(x=x, y=y))))
 
@@ -175,7 +175,7 @@ def _descended(task: Task, w: Any, buffers: Any, batch: Batch) -> Any:
 
 
 def _training(task: Task, x: Any, y: Any) -> None:
-    """Two unequal clients trained under every engine end in the same place."""
+    """Check that two unequal clients trained under every engine end in the same place."""
     sizes = np.array([5, len(x) - 5])
     local = Local(epochs=2, batch=3, optimizer=SGD(0.05))
     algorithms = [FedAvg()] if task.framework == "custom" else [FedAvg(), FedProx(mu=0.5)]
@@ -193,7 +193,7 @@ def _training(task: Task, x: Any, y: Any) -> None:
 
 
 def _trained(plan: Plan, engine: str, group: Group) -> Any:
-    """Update, buffers and loss of each client."""
+    """Return update, buffers and loss of each client."""
     groups = [group] if engine == "matrix" else group.alone()
     outcomes = [train(plan, engine, 1, start(plan).sent(), part) for part in groups]
     rows = [(o.payload["delta"], o.buffers, o.metrics["loss"]) for o in outcomes]

@@ -145,7 +145,7 @@ def _plan(run: Run) -> dict[str, Any]:
 
 
 def _ids(runs: Sequence[Run]) -> list[str]:
-    """Folder names; with the folder above, then a number, where two runs would share one."""
+    """Return folder names; with the folder above, then a number, where two runs share one."""
     ids = [run.id for run in runs]
     if len(set(ids)) < len(ids):
         ids = [f"{run.path.parent.name}/{run.id}" for run in runs]
@@ -155,7 +155,7 @@ def _ids(runs: Sequence[Run]) -> list[str]:
 
 
 def _differs(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """For each run its values of the fields in which any plan differs from the first."""
+    """Return for each run its values of the fields in which any plan differs from the first."""
     plans = [_plan(run) for run in runs]
     first = next((plan for plan in plans if plan), {})
     names = {name: None for plan in plans if plan for name, *_ in differences(first, plan) if name}
@@ -168,7 +168,7 @@ def _differs(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _overridden(run: Run) -> str | None:
-    """After which rounds a run went on with another plan than before, and in what."""
+    """Say after which rounds a run went on with another plan than before, and in what."""
     past = run.facts.get("overrides") or ()
     return "; ".join(f"after round {o['after']}: {', '.join(o['changed'])}" for o in past) or None
 

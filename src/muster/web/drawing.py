@@ -86,7 +86,7 @@ STYLE = {
 def draw(
     paint: Callable[[Sequence[Any]], None], label: str, *, height: float = 2.7, panels: int = 1
 ) -> str:
-    """The SVG of what `paint` does to its axes; `label` says in words what the figure shows."""
+    """Return the SVG of what `paint` does to its axes; `label` says what the figure shows."""
     matplotlib = require("matplotlib", extra="report")
     figures = require("matplotlib.figure", extra="report")
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": label}), warnings.catch_warnings():
@@ -102,7 +102,7 @@ def draw(
 
 
 def _inline(svg: str, label: str) -> str:
-    """Only what a page needs: no prolog, no metadata, no ids that two figures would share."""
+    """Return what a page needs: no prolog, no metadata, no ids that two figures would share."""
     svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     box = re.search(r'viewBox="[^"]*"', svg)
@@ -130,7 +130,7 @@ def plain(name: Any, most: int = 22) -> str:
 
 
 def ends(axes: Any, labels: Sequence[tuple[float, str, str]]) -> None:
-    """Labels `(y, text, colour)` right of the axes at their heights, moved apart where needed."""
+    """Write labels `(y, text, colour)` right of the axes at their heights, apart where needed."""
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
     where = axes.transData + axes.transAxes.inverted()
@@ -148,7 +148,7 @@ def ends(axes: Any, labels: Sequence[tuple[float, str, str]]) -> None:
 
 
 def rounds_axis(axes: Any, rounds: Sequence[int]) -> None:
-    """Whole rounds along x, from the first to the last of these."""
+    """Label whole rounds along x, from the first to the last of these."""
     ticker = require("matplotlib.ticker", extra="report")
     axes.xaxis.set_major_locator(ticker.MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
     low, high = min(rounds), max(rounds)

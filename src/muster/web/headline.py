@@ -63,14 +63,14 @@ def _sentence(run: Run, baselines: Mapping[str, Run]) -> str:
 
 
 def _whose(run: Run) -> str:
-    """Whose model it is: with tensors of their own, the clients have one each."""
+    """Say whose model it is: with tensors of their own, the clients have one each."""
     share = (run.facts.get("plan") or {}).get("share", "*")
     own = share not in ("*", ["*"])
     return "The clients' own models reach" if own else "The shared model reaches"
 
 
 def where(run: Run, over: str) -> str:
-    """On which rows a value was measured: that of the last evaluation, or over clients."""
+    """Say on which rows a value was measured: that of the last evaluation, or over clients."""
     if over == "metrics":
         return f"on {run.measured or 'test rows'}"
     seen = [r["clients"] for r in run.history if r.get("clients")]

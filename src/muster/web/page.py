@@ -83,7 +83,7 @@ class Markup(str):
 
 
 def cell(part: object) -> Markup:
-    """HTML as it is, anything else escaped.
+    """Return HTML as it is, anything else escaped.
 
     >>> cell("<b>")
     '&lt;b&gt;'
@@ -139,14 +139,14 @@ def figure(svg: str, caption: str = "") -> Markup:
 
 
 def figures(*drawn: Markup, instead: str = "") -> Markup:
-    """Pictures side by side where there is room; a sentence where there are none."""
+    """Return pictures side by side where there is room; a sentence where there are none."""
     return Markup(f'<div class="figures">{"".join(drawn)}</div>') if drawn else paragraph(instead)
 
 
 def table(
     head: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "", *, words: int = 1
 ) -> Markup:
-    """A table whose first column names the row; after `words` columns of text come numbers."""
+    """Return a table whose first column names the row; after `words` columns come numbers."""
 
     def line(parts: Sequence[object], tag: str, scope: str) -> str:
         cells = ""
@@ -166,5 +166,5 @@ def table(
 
 
 def details(summary: str, inner: Markup) -> Markup:
-    """Something long, folded away."""
+    """Return something long, folded away."""
     return Markup(f"<details><summary>{cell(summary)}</summary>{inner}</details>")

@@ -20,7 +20,7 @@ _BARS = 60  # rounds shown as bars
 
 
 def metric(points: Points, name: str, baselines: Mapping[str, float], on: str) -> str:
-    """A metric by round, measured `on` some rows; each baseline's final value is a dashed line."""
+    """Plot a metric by round, measured `on` some rows; baselines' final values are dashed lines."""
 
     def paint(panels: Sequence[Any]) -> None:
         (axes,) = panels
@@ -161,7 +161,7 @@ def training(points: Points, title: str, colour: int = 0) -> str:
 
 
 def traffic(parts: Mapping[str, Points]) -> str:
-    """Bytes since the start of the run, by direction."""
+    """Plot the bytes since the start of the run, by direction."""
     sums = {
         title: list(
             zip((r for r, _ in points), np.cumsum([n for _, n in points]).tolist(), strict=True)
@@ -188,7 +188,7 @@ def traffic(parts: Mapping[str, Points]) -> str:
 
 
 def pace(points: Points) -> str:
-    """Seconds by round: bars for a few rounds, a line for many."""
+    """Plot the seconds by round: bars for a few rounds, a line for many."""
     middle = float(np.median([value for _, value in points]))
 
     def paint(panels: Sequence[Any]) -> None:
@@ -208,7 +208,7 @@ def pace(points: Points) -> str:
 
 
 def holdings(population: Mapping[str, Any]) -> str:
-    """Who holds what: rows of each client above, below each label's share of the client's rows.
+    """Plot who holds what: rows of each client above, below each label's share of its rows.
 
     `population` has "clients" and "rows", and may have "labels" (clients by labels, counts) and
     "names" (of the labels); without labels the picture is the rows alone.
@@ -247,7 +247,7 @@ def holdings(population: Mapping[str, Any]) -> str:
 
 
 def _map(axes: Any, counts: Any, names: Sequence[str] | None) -> None:
-    """Labels by clients; the more of its rows, the less transparent, on paper of any colour."""
+    """Map labels by clients; the more of its rows, the less transparent, on any paper."""
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = np.empty((*share.T.shape, 4))
     image[..., :3] = require("matplotlib.colors", extra="report").to_rgb("#1f8bd0")

@@ -55,7 +55,7 @@ def primary(history: Iterable[dict[str, Any]], asked: str | None = None) -> str 
 
 
 def series(history: Iterable[dict[str, Any]], name: str, part: str = "metrics") -> Points:
-    """A number by round, from `record[part][name]`; what is missing or not finite is left out."""
+    """Return a number by round, from `record[part][name]`, where it is there and finite."""
     return [
         (record["round"], float(value))
         for record in history
@@ -84,7 +84,7 @@ def each(history: Sequence[dict[str, Any]], name: str) -> tuple[int, list[tuple[
 
 
 def latest(history: Sequence[dict[str, Any]], name: str, over: str = "metrics") -> float | None:
-    """The last value of a metric, finite or not: of test rows, or over clients ("mean", …)."""
+    """Return a metric's last value, finite or not: of test rows, or over clients ("mean", …)."""
     for record in reversed(history):
         found = (record.get("metrics") or {}).get(name)
         if over != "metrics":
@@ -112,7 +112,7 @@ def total(history: Iterable[dict[str, Any]], name: str) -> float | None:
 
 
 def clients(run: Run) -> tuple[int, bool]:
-    """How many clients, and whether these are all enrolled ones (else those ever invited)."""
+    """Count the clients, and tell whether these are all enrolled ones (else those ever invited)."""
     population = run.facts.get("population")
     if population:
         return int(population.get("count", len(population["clients"]))), True
@@ -120,7 +120,7 @@ def clients(run: Run) -> tuple[int, bool]:
 
 
 def troubles(history: Iterable[dict[str, Any]]) -> list[tuple[int, Any, str, str]]:
-    """Clients that were invited and gave nothing: (round, client, kind, reason)."""
+    """Return clients that were invited and gave nothing: (round, client, kind, reason)."""
     found = []
     for record in history:
         for kind in ("failed", "declined", "late"):
@@ -216,7 +216,7 @@ def number(value: Any) -> str:
 
 
 def size(count: float | None) -> str:
-    """Bytes for people, in powers of ten.
+    """Return bytes for people, in powers of ten.
 
     >>> size(1234567), size(999), size(None)
     ('1.23 MB', '999 B', '–')

@@ -150,7 +150,7 @@ def _holdings(run: Run) -> Iterator[Markup]:
 
 
 def _clients(run: Run, population: Mapping[str, Any]) -> Markup:
-    """Few clients as a table: rows, share of all rows, and the last value of the metric."""
+    """Show few clients as a table: rows, share of all rows, and the metric's last value."""
     name = primary(run.history) or ""
     last = {str(client): value for client, value in each(run.history, name)[1]}
     everything = sum(population["rows"])
@@ -235,7 +235,7 @@ def _troubles(run: Run) -> Iterator[Markup]:
 
 
 def _delivered(run: Run) -> str:
-    """In a sentence, how invitations and accepted replies compare when no reason is recorded."""
+    """Say how invitations and accepted replies compare when no reason is recorded."""
     if not run.trained:
         return "No client was invited yet."
     invited, accepted = (

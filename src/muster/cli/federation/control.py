@@ -101,7 +101,10 @@ def phase(folder: Path) -> str | None:
 
 
 def _short(place: Path) -> Path:
-    """The path of a socket, seen from here where that is shorter: systems limit its length."""
+    """Return the path of a socket, seen from here where that is shorter.
+
+    Systems limit the length of such a path.
+    """
     if len(str(place)) < LONGEST:
         return place
     return Path(os.path.relpath(place))

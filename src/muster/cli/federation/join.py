@@ -179,7 +179,7 @@ class Told:
     sizes: dict[int, int] = field(default_factory=dict)
 
     def begin(self, who: Who, rows: int, mark: str) -> None:
-        """Before the first word to the server."""
+        """Begin, before the first word to the server."""
         if self.as_json:
             facts = {"site": who.name, "server": who.server, "rows": rows, "fingerprint": mark}
             screen.emit({"event": "joining"} | facts)
@@ -187,7 +187,7 @@ class Told:
             screen.say(Text.assemble(("· ", "dim"), f"{who.name}, {rows} rows, to {who.server}"))
 
     def hear(self, event: dict[str, Any]) -> None:
-        """One event of the site."""
+        """Hear one event of the site."""
         if self.as_json:
             screen.emit(event)
             return
@@ -239,7 +239,7 @@ class Told:
         screen.say(Text.assemble(("! ", "bold yellow"), screen.shown(text)))
 
     def conclude(self, ended: Any, folder: Path, again: str) -> None:
-        """The end: the run's, or this site's own."""
+        """Tell of the end: the run's, or this site's own."""
         if self.as_json:
             facts = {"path": str(folder), "again": None if ended else again}
             found = {"rounds": ended.rounds, "text": ended.text} if ended else {}

@@ -20,10 +20,10 @@ class Watcher(Protocol):
     """Who is told how it goes."""
 
     def watch(self, record: dict[str, Any]) -> None:
-        """One committed round."""
+        """Show one committed round."""
 
     def tell(self, event: dict[str, Any]) -> None:
-        """Something else that happened."""
+        """Tell of something else that happened."""
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,7 @@ def _certificate(plain: bool) -> str:
 
 
 def _central(file: planfile.PlanFile, plan: Plan, asked: bool) -> tuple[Any, Any] | None:
-    """Central test rows: those of evaluate_on(), else, when asked for, the population's."""
+    """Return central test rows: those of evaluate_on(), else, when asked for, the population's."""
     rows = None
     if file.evaluate_on is not None:
         try:
@@ -223,7 +223,7 @@ class ServerScreen:
         screen.say(f"  [dim]next[/] muster show {named}   muster report {named}")
 
     def _introduce(self, at: Any, port: int) -> None:
-        """Where it listens, and how a site joins."""
+        """Say where it listens, and how a site joins."""
         host = at.address.rpartition(":")[0]
         scheme = "http" if at.identity is None else "https"
         listens, mark = f"{scheme}://{host}:{port}", fingerprint(self.plan)

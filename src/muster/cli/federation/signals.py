@@ -44,7 +44,7 @@ class _Ear:
 
 @contextmanager
 def graceful(clock: Callable[[], float] = time.monotonic) -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set."""
+    """Yield an event that Ctrl-C and SIGTERM set."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # where none can be caught
         yield stop
@@ -60,7 +60,7 @@ def graceful(clock: Callable[[], float] = time.monotonic) -> Iterator[threading.
 
 @contextmanager
 def gracefully(clock: Callable[[], float] = time.monotonic) -> Iterator[asyncio.Event]:
-    """The same in an event loop."""
+    """Yield the same in an event loop."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

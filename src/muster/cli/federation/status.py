@@ -87,7 +87,7 @@ def told(folder: Path) -> dict[str, Any]:
 
 
 def _committed(folder: Path, *, running: bool) -> tuple[list[dict[str, Any]], int | None, str]:
-    """The records of a run, the rounds of its plan and its id, where they lie in the folder."""
+    """Return the records of a run, the rounds of its plan and its id, if the folder has them."""
     if not (folder / "run.db").exists():
         if not running:
             raise RunError(
@@ -101,7 +101,7 @@ def _committed(folder: Path, *, running: bool) -> tuple[list[dict[str, Any]], in
 
 
 def _tally(history: list[dict[str, Any]]) -> Any:
-    """By client: how often its reply is in the model, how often it was lost, and why at last."""
+    """Count by client: how often its reply is in the model, how often it was lost, why at last."""
     counted: Counter[Any] = Counter()
     lost: dict[str, Counter[Any]] = {kind: Counter() for kind in ("failed", "late", "declined")}
     last: dict[Any, dict[str, Any]] = {}
@@ -129,7 +129,7 @@ def _untold(client: Any) -> dict[str, Any]:
 
 
 def _refused(history: list[dict[str, Any]]) -> dict[str, int]:
-    """Refusals by reason over all rounds, as far as their records say."""
+    """Count refusals by reason over all rounds, as far as their records say."""
     found: Counter[str] = Counter()
     for record in history:
         found.update(record.get("refusals") or {})
@@ -210,5 +210,5 @@ def _last(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Without rich's markup."""
+    """Return the text without rich's markup."""
     return text.replace("[", r"\[")

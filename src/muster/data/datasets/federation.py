@@ -62,7 +62,7 @@ def dealt(
     seed: int,
     local_test: float,
 ) -> Federation:
-    """Training rows dealt to clients by a named partition, with a central test set.
+    """Deal training rows to clients by a named partition, with a central test set.
 
     Raises `DataError` on an unknown partition, or where it is impossible.
     """

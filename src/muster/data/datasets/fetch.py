@@ -46,7 +46,7 @@ def cache() -> Path:
 
 
 def found(file: Remote) -> Path | None:
-    """The verified file in `$MUSTER_DATA`, the cache or muster itself, or None where none holds it.
+    """Return the verified file in `$MUSTER_DATA`, the cache or muster itself, or None.
 
     Raises `DatasetError` when a file is there but damaged.
     """

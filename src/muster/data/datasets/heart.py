@@ -30,7 +30,7 @@ def heart_disease(
     standardise: Literal["site", "pooled"] = "site",
     dtype: Literal["float32", "float64"] = "float32",
 ) -> Federation:
-    """Heart disease at four hospitals, the clients, as FLamby prepares it (arXiv 2210.04620).
+    """Return heart disease at four hospitals, the clients, as FLamby has it (arXiv 2210.04620).
 
     slope, ca, thal and rows with a gap are dropped; the label is num > 0 (int64); cp and restecg
     are one-hot without their first level, 13 features in all: age, sex, trestbps, chol, fbs,

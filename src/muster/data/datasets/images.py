@@ -81,7 +81,7 @@ def mnist(
     flat: bool = True,
     local_test: float = 0.0,
 ) -> Federation:
-    """MNIST (LeCun et al. 1998): 60,000 training images dealt to `clients`, 10,000 test images.
+    """Return MNIST (LeCun et al. 1998): 60,000 images dealt to `clients`, 10,000 to test.
 
     x float32 in [0, 1], `(n, 784)`, or `(n, 28, 28)` unless `flat`; y int64, ten labels.
     `partition` is "iid", "shards" (two of each client, McMahan et al. 2017) or "dirichlet" with
@@ -105,7 +105,7 @@ def fashion_mnist(
     flat: bool = True,
     local_test: float = 0.0,
 ) -> Federation:
-    """Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747), in every way like `mnist`.
+    """Return Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747), in every way like `mnist`.
 
     Read from `fashion_mnist.npz` where that is found, else from `fashion_mnist/*-ubyte.gz`; the
     two order the rows within a label alike.

@@ -25,7 +25,7 @@ _FILES = {
 def synthetic(
     alpha: float = 1.0, beta: float = 1.0, clients: int = 30, seed: int = 11, iid: bool = False
 ) -> Federation:
-    """Synthetic(alpha, beta) of Li et al. 2020, arXiv 1812.06127, section 5.1: 60 features.
+    """Draw Synthetic(alpha, beta) of Li et al. 2020, arXiv 1812.06127, section 5.1: 60 features.
 
     `alpha` spreads the clients' models, `beta` their features. n_k = floor(exp(N(4, 2))) + 50,
     u_k ~ N(0, alpha), B_k ~ N(0, beta), v_k[j] ~ N(B_k, 1), W_k and b_k ~ N(u_k, 1),

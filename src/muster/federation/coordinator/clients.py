@@ -55,7 +55,7 @@ Books = Mapping[ClientId, Assignment]
 
 
 def _untold(event: dict[str, Any]) -> None:
-    """Nobody hears who is missing."""
+    """Tell nobody who is missing."""
 
 
 class Stopped(Exception):
@@ -111,7 +111,7 @@ class NetworkClients:
         return Roster(tuple(client for client, _ in roster), lambda: rows)
 
     def forget(self) -> None:
-        """Whatever was open is void: the run has gone back."""
+        """Forget what was open: the run has gone back."""
         self._asked = self._outliers = self._masking = self._published = None
         self._drawn = self._counted = ()
 
@@ -191,7 +191,7 @@ class NetworkClients:
     def _divided(
         self, kind: Kind, cohort: tuple[ClientId, ...], round: int
     ) -> tuple[tuple[ClientId, ...], ...]:
-        """Whose vectors are summed together: drawn afresh, from what nobody knew before.
+        """Return whose vectors are summed together: drawn afresh, from what nobody knew before.
 
         Nobody's, where so few hide nobody: see `SecAggSessions.fault`.
         """
@@ -208,7 +208,7 @@ class NetworkClients:
         return tuple((member.client, member.rows) for member in self._round_state.present())
 
     def _until(self, since: float) -> tuple[float, str]:
-        """The deadline on the monotonic clock, and how it is told; a wall clock lengthens it not.
+        """Return the deadline by the monotonic clock, which no wall clock extends; how it is said.
 
         That of the plan goes on while the server is down. Where the plan has none, a server that
         was down for long still takes what its members have made meanwhile.
@@ -315,7 +315,7 @@ class NetworkClients:
     def evaluate(
         self, cohort: Sequence[ClientId], sent: Sent
     ) -> Iterator[tuple[ClientId, dict[str, float]]]:
-        """Metric sums of a model on each client's own rows, of those that answer."""
+        """Yield metric sums of a model on each client's own rows, of those that answer."""
         recorded = self._recorded()
         round = recorded.round if recorded else self._round_state.committed + 1
         return self.measure(sent, [(client, None) for client in cohort], round)
@@ -344,17 +344,17 @@ class NetworkClients:
         return tuple(client for client, _ in (recorded.roster if recorded else self._roster()))
 
     def population(self) -> dict[str, Any]:
-        """What a record says of who was enrolled, where the mathematics asks (see `replay`)."""
+        """Return the enrolled, as a record says them where the mathematics asks (see `replay`)."""
         plan = self._plan
         if not plan.algorithm.remembers and plan.aggregation.denominator != "expected":
             return {"population": {"count": len(self.enrolled())}}
         return {"population": {"clients": list(self.enrolled())}}
 
     def held(self, clients: Sequence[ClientId]) -> None:
-        """No client's memory is known here."""
+        """Return None: no client's memory is known here."""
 
     def settle(self, round: int, accepted: Sequence[ClientId]) -> None:
-        """A round is committed: its clients may ask what became of them."""
+        """Settle a committed round: its clients may ask what became of them."""
         self._counted = self._drawn = ()
         self._round_state.settled(round, accepted)
 

@@ -23,17 +23,17 @@ def raised(store: FactStore) -> tuple[int, ...]:
 
 
 def _nobody(name: str, certificate: str, data: bytes, signature: bytes) -> bool:
-    """Nobody is vouched for without an authority."""
+    """Return False: nobody is vouched for without an authority."""
     return False
 
 
 def _unlisted() -> str:
-    """Nobody is revoked without an authority."""
+    """Return "": nobody is revoked without an authority."""
     return ""
 
 
 def _unnoted(actor: str, action: str, **details: Any) -> None:
-    """Nobody keeps a log."""
+    """Note nothing: nobody keeps a log."""
 
 
 @dataclass(frozen=True)

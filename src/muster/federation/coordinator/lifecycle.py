@@ -35,7 +35,7 @@ class Call:
 
 
 def closes(call: Call, seats: Iterable[Assignment], now: float) -> str | None:
-    """Why what is open takes nothing more, or None while it does.
+    """Say why what is open takes nothing more, or None while it does.
 
     >>> closes(Call(2), [Assignment("a", "arrived"), Assignment("b")], 0.0)
     >>> closes(Call(1), [Assignment("a", "arrived"), Assignment("b")], 0.0)
@@ -54,7 +54,7 @@ def closes(call: Call, seats: Iterable[Assignment], now: float) -> str | None:
 def late(
     seats: Mapping[ClientId, Assignment], leases: Mapping[ClientId, float], now: float
 ) -> list[Assignment]:
-    """Seats whose lease has ended, as they are decided.
+    """Return the seats whose lease has ended, as they are decided.
 
     >>> [seat.reason for seat in late({"a": Assignment("a")}, {"a": 1.0}, 2.0)]
     ['lease']

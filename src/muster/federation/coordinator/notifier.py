@@ -23,7 +23,7 @@ class Notifier:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def wait(self, client: ClientId, seconds: float) -> None:
-        """Until something may have changed for this client, or so long."""
+        """Wait until something may have changed for this client, or so long."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             return  # what was told before there was a loop was heard by nobody: look again

@@ -127,7 +127,7 @@ class _Overheard:
                 self.sessions.feed(word)
 
     def _stir(self, round: int) -> None:
-        """What was said at another server is news for the engine's thread."""
+        """Wake the engine's thread: what was said at another server is news for it."""
         session = self.round_state.session
         if session is None or session.round != round:
             return
@@ -138,4 +138,4 @@ class _Overheard:
 
 
 def _unnoted(step: SessionStep | None, refused: MessageRefused) -> None:
-    """The server that leads writes it down."""
+    """Note nothing: the server that leads writes it down."""

@@ -101,7 +101,7 @@ class RoundState:
     # Who is here.
 
     def enter(self, member: Member) -> None:
-        """A member that is enrolled."""
+        """Enter a member that is enrolled."""
         with self.changed:
             self.members[member.name] = member
             if self.failures[member.client] >= FAILURES:
@@ -111,7 +111,7 @@ class RoundState:
             self.changed.notify_all()
 
     def hear(self, client: ClientId, amount: int = 0) -> None:
-        """A client has spoken; when something moved, its lease begins anew."""
+        """Hear that a client has spoken; when something moved, its lease begins anew."""
         now = self.clock()
         with self.changed:
             back = self._seen.get(client, now) < self._since(now)
@@ -142,7 +142,9 @@ class RoundState:
         return sorted(found, key=_client)
 
     def _since(self, now: float) -> float:
-        """Whoever was heard of since then is present; a crowd keeps to a pace, and is heard less.
+        """Return the time since when a member that was heard of is present.
+
+        A crowd keeps to a pace, and is heard less.
 
         Without this, each of many clients would be away whenever it keeps the pace it was told.
         """
@@ -150,17 +152,17 @@ class RoundState:
         return now - PRESENT * max(self.facts.lease, longest)
 
     def quarantined(self, client: ClientId) -> bool:
-        """Whether a client has failed so often that it is left out until it says hello, or lied."""
+        """Return whether a client lied, or has failed too often and has not said hello since."""
         return self.failures[client] >= FAILURES or client in self.excluded
 
     def exclude(self, client: ClientId, why: str) -> None:
-        """A client takes part no more."""
+        """Exclude a client: it takes part no more."""
         with self.changed:
             self.excluded.setdefault(client, why)
         self.notifier.ring([client])
 
     def judge(self, seats: Iterable[Assignment]) -> None:
-        """Who has failed once more, who has not, and who is left alone for a lease."""
+        """Note who has failed once more, who has not, and who is left alone for a lease."""
         until = self.clock() + self.facts.lease
         for seat in seats:
             if seat.standing == "failed":
@@ -173,20 +175,20 @@ class RoundState:
                 del self.failures[seat.client]
 
     def asks(self, seat: Assignment) -> bool:
-        """Whether a client is still asked for something: its secure sum is not over for it."""
+        """Return whether a client is still asked for something: its secure sum is not over."""
         training = self.opened is not None and self.opened.kind == "train"
         over = training and self.session is not None and seat.client in self.session.over
         return seat.standing == "invited" and not over
 
     def take(self, client: ClientId) -> None:
-        """A client has fetched what it is to do."""
+        """Note that a client has fetched what it is to do."""
         with self.changed:
             self.leases[client] = self.clock() + self.facts.lease
             self._taken.add(client)
             self._step("a client has its task")
 
     def accepted(self, round: int) -> frozenset[ClientId]:
-        """Whose replies are in the model of a committed round."""
+        """Return the clients whose replies are in the model of a committed round."""
         if round not in self._fates:  # one record alone: whoever asks may ask often
             record = self.ledger.round_record(round)
             return frozenset(record["accepted"] if record else ())
@@ -201,7 +203,7 @@ class RoundState:
         call: Call,
         counted: Iterable[ClientId] = (),
     ) -> None:
-        """Something is open: tell those who are invited."""
+        """Show that something is open: tell those who are invited."""
         with self.changed:
             self.opened, self.seats, self.call = opened, self._sound(opened, seats), call
             self.counted = frozenset(counted)
@@ -213,7 +215,7 @@ class RoundState:
         self.notifier.ring(seats)
 
     def record_status(self, round: int, kind: Kind, seats: Mapping[ClientId, Assignment]) -> None:
-        """Seats as the ledger has them now."""
+        """Take the seats as the ledger has them now."""
         with self.changed:
             if self.opened and (self.opened.round, self.opened.kind) == (round, kind):
                 self.seats |= self._sound(self.opened, seats, seats)
@@ -227,7 +229,7 @@ class RoundState:
         seats: Mapping[ClientId, Assignment],
         clients: Iterable[ClientId] | None = None,
     ) -> dict[ClientId, Assignment]:
-        """The seats of these clients, or all that were invited: as they are, unless one is odd."""
+        """Return the seats of these clients, or of all invited, as they are unless one is odd."""
         facts, times = self.facts, dict(zip(opened.cohort, opened.times, strict=False))
         return {
             client: sound(
@@ -238,7 +240,7 @@ class RoundState:
         }
 
     def move(self, phase: str, cause: str) -> None:
-        """The round as a whole takes a step."""
+        """Move the round as a whole a step on."""
         if phase != self.phase:
             round = self.opened.round if self.opened else self.committed + 1
             self.ledger.record(Transition(self.wall(), round, self.phase, phase, cause))
@@ -254,7 +256,7 @@ class RoundState:
             self.move(phase(self.seats.values(), bool(self._taken)), cause)
 
     def settled(self, round: int, accepted: Iterable[ClientId]) -> None:
-        """A round is committed: whoever waits for its fate hears it."""
+        """Tell those who wait for a round's fate that it is committed."""
         with self.changed:
             self._fate(round, accepted)
             self._refused(round)
@@ -278,7 +280,7 @@ class RoundState:
         self._fates.pop(round - RECENT, None)
 
     def join(self, session: SecAggProgress) -> None:
-        """A secure sum that another server leads; one that this server leads stands."""
+        """Join a secure sum that another server leads; one that this server leads stands."""
         with self.changed:
             if self.session is None or self.session.round != session.round:
                 self.session = session
@@ -286,7 +288,7 @@ class RoundState:
     def apply_remote(
         self, opened: tuple[OpenWork, dict[ClientId, Assignment]] | None, committed: int
     ) -> None:
-        """What the server that leads has opened and committed."""
+        """Take over what the server that leads has opened and committed."""
         with self.changed:
             news, seats = opened or (None, {})
             if news != self.opened:
@@ -299,7 +301,7 @@ class RoundState:
         self.notifier.ring(None)
 
     def ask_back(self, back: Back) -> None:
-        """An operator wants the run to go back: the engine sees to it before it does more.
+        """Ask the engine to go back for an operator: it sees to it before it does more.
 
         Raises `Refused` where no engine plays here, or another such order waits.
         """
@@ -316,7 +318,7 @@ class RoundState:
             self.changed.notify_all()
 
     def gone_back(self, committed: int, raised: tuple[int, ...]) -> None:
-        """The run stands after an older round: what was open, and fates beyond it, are void."""
+        """Stand after an older round: what was open, and fates beyond it, are void."""
         with self.changed:
             self.facts = replace(self.facts, raised=raised)
             self.opened, self.seats, self.leases, self.session = None, {}, {}, None
@@ -327,7 +329,7 @@ class RoundState:
         self.notifier.ring(None)
 
     def heard_elsewhere(self, client: ClientId) -> None:
-        """A client was heard at another server."""
+        """Note that a client was heard at another server."""
         now = self.clock()
         with self.changed:
             self._seen[client] = now
@@ -335,13 +337,13 @@ class RoundState:
                 self.leases[client] = now + self.facts.lease
 
     def want(self, word: str) -> None:
-        """The operator wants something else."""
+        """Take a new wish of the operator."""
         with self.changed:
             self.wanted = word
             self.changed.notify_all()
 
     def end(self, text: str) -> None:
-        """The run is over."""
+        """End the run."""
         with self.changed:
             self.ended = RunEnded(self.facts.run, self.committed, text)
             self.phase = "ended"
@@ -349,7 +351,7 @@ class RoundState:
         self.notifier.ring(None)
 
     def close(self) -> None:
-        """The server goes down: nobody is kept waiting."""
+        """Close, as the server goes down: nobody is kept waiting."""
         with self.changed:
             self.closing = True
             self.changed.notify_all()

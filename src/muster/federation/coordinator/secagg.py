@@ -109,7 +109,7 @@ class SecAggCoordinator:
         return found, self._cause()
 
     def _exclude(self) -> None:
-        """Who is known to have lied takes part no more: that costs no more sums than liars."""
+        """Exclude who is known to have lied: that costs no more sums than liars."""
         for group in self.sessions.each:
             for liar in group.liars:
                 self.ledger.exclude(group.clients[liar.name], liar.why)
@@ -139,7 +139,7 @@ class SecAggCoordinator:
         return stop.reason, f"the secure sum was given up ({stop.reason.value}): {stop}"
 
     def _play(self) -> None:
-        """All events, recorded ones and those that come, until every session has ended."""
+        """Play all events, recorded ones and those that come, until every session has ended."""
         sessions, queue = self.sessions, deque[SecAggEvent]()
         while not all(group.over for group in sessions.each):
             if not queue:
@@ -153,7 +153,7 @@ class SecAggCoordinator:
             sessions.feed(word)
 
     def _refused(self, step: SessionStep | None, refused: MessageRefused) -> None:
-        """A message had no effect."""
+        """Note that a message had no effect."""
         self.round_state.refusals[f"secure: {refused.reason.name.lower()}"] += 1
         self.round_state.facts.note(
             refused.name,
@@ -164,7 +164,7 @@ class SecAggCoordinator:
         )
 
     def _wait(self) -> None:
-        """Until there may be another event; what only the server knows it writes down itself."""
+        """Wait for a possible event; what only the server knows it writes down itself."""
         round_state, gone, closed = self.round_state, list[str](), list[tuple[int, SecAggSession]]()
         with round_state.changed:
             self.check()
@@ -194,7 +194,7 @@ class SecAggCoordinator:
             self.at("secure: a step is closed")
 
     def _closed(self, place: int, group: SecAggSession, due: AbstractSet[str]) -> float:
-        """Seconds until nobody who is due has a lease, or the round is to go on without them.
+        """Return the seconds until nobody due has a lease, or the round is to go on without them.
 
         The plan's deadline is that of the first step, with the training before it, and as long
         again of each step after it; without one, `limits` say how long: whoever makes progress
@@ -230,7 +230,7 @@ class SecAggCoordinator:
         return held
 
     def _quit(self, name: str, data: bytes) -> None:
-        """A client has left, and said why; if its vector is in the sum, it counts all the same."""
+        """Note that a client has left, and why; its vector still counts where it is in the sum."""
         client, reason = self.session.clients.get(name), SessionReason.STOPPED
         if client is None:
             return  # nobody's word
@@ -306,5 +306,5 @@ class SecAggCoordinator:
 
 
 def _advertised(group: SecAggSession) -> set[str]:
-    """Who has said its keys: in the first step those who have spoken, later those who are live."""
+    """Return who has said its keys: at first all who have spoken, later those who are live."""
     return group.spoken if group.step is SessionStep.ADVERTISE else group.live

@@ -171,7 +171,7 @@ class SecAggSessions:
         return self._of[name]
 
     def certificates(self) -> SecAggEvent:
-        """The event that says by which certificates the members know each other, as of now."""
+        """Return the event that says by which certificates the members know each other now."""
         members = self._round_state.members
         found = {name: members[name].certificate for name in self.session.clients}
         return SecAggEvent("", CERTIFICATES, json.dumps(found).encode())
@@ -251,6 +251,6 @@ def _terms(plan: Plan, round_state: RoundState, opened: OpenWork, size: int) -> 
 
 
 def _longest(terms: SessionTerms) -> int:
-    """Bytes of the longest message of a client: its vector, or all that it deals to the others."""
+    """Count the bytes of a client's longest message: its vector, or all that it deals."""
     dealt = (SEALED + LEAVES) * terms.cohort + proof_size(terms.cohort)
     return int(max(SMALL, HEAD + terms.ring.nbytes(terms.size), HEAD + dealt))

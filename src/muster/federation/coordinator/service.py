@@ -106,7 +106,7 @@ class FederationService:
         return Welcome(version, facts.run, member.client, facts.lease, facts.study)
 
     def _again(self, name: str) -> tuple[float, int]:
-        """Another enrolment of a member: each is a line of the log, so there are few a day."""
+        """Count another enrolment of a member: each is a line of the log, so a day lets few in."""
         now = self.round_state.clock()
         since, count = self._enrolments.get(name, (now, 0))
         if now - since >= DAY:
@@ -157,7 +157,7 @@ class FederationService:
         return every or self.round_state.notifier.waiting >= most
 
     def _pace(self, asked: float) -> float:
-        """Seconds until a client should ask again, so that all together keep to the pace.
+        """Return the seconds until a client should ask again, so that all together keep the pace.
 
         A power of two from 1: no client can count the others by it.
         """
@@ -238,7 +238,7 @@ class FederationService:
         return opened, seat
 
     def _check(self, update: UpdateHeader, member: Member, opened: OpenWork) -> None:
-        """What an update says of itself, against the plan, the draw and the enrolment."""
+        """Check what an update says of itself, against the plan, the draw and the enrolment."""
         facts, client = self.facts, member.client
         drawn: Any = next((rows for one, rows in opened.roster if one == client), None)
         if possible_rows(drawn) != drawn:  # an odd record
@@ -282,7 +282,7 @@ class FederationService:
         return counted or self._ledger.latest_round() >= update.round
 
     async def refuse(self, name: str, update: UpdateHeader, refused: Refused) -> None:
-        """A whole update was no good: its client has failed in this round."""
+        """Refuse a whole update that was no good: its client has failed in this round."""
         seat = Assignment(self._member(name).client, "failed", str(refused.reason), refused.text)
         await self._decide(update.round, "train", seat)
 
@@ -318,13 +318,13 @@ class FederationService:
         return held
 
     def progress(self, name: str, round: int, amount: int) -> None:
-        """Bytes or steps moved: the client's lease begins anew."""
+        """Note that bytes or steps moved: the client's lease begins anew."""
         opened = self.round_state.opened
         current = opened is not None and opened.round == round
         self.round_state.hear(self._member(name).client, amount if current else 0)
 
     def stepped(self, name: str, said: Progress) -> None:
-        """Steps done so far in a round: other than said before (a restart repeats) is progress."""
+        """Note the steps done so far; other than said before (a restart repeats) is progress."""
         client, opened = self._member(name).client, self.round_state.opened
         round, steps = said.round, said.steps
         self._run(said.run)
@@ -392,4 +392,4 @@ class FederationService:
 
 
 def _unnoted(actor: str, action: str, **details: Any) -> None:
-    """Nobody keeps a log."""
+    """Note nothing: nobody keeps a log."""

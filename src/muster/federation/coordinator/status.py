@@ -36,7 +36,7 @@ def status(round_state: RoundState) -> dict[str, Any]:
 
 
 def lacking(round_state: RoundState, enough: int) -> dict[str, Any]:
-    """Why no round begins: how many are here of so many that are needed, and where others are."""
+    """Say why no round begins: how many are here of how many needed, and where others are."""
     with round_state.changed:
         here = {member.client for member in round_state.present()}
         heard = {member.client for member in round_state.here()}

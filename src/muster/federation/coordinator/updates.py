@@ -70,7 +70,7 @@ def honest(
 
 
 def sum_of(replies: Iterator[Reply], invited: Sequence[ClientId]) -> list[Reply]:
-    """The sum of the replies, if there are any, in the fixed shape that the invited give it."""
+    """Return the sum of the replies, if any, in the fixed shape that the invited give it."""
     size = block_size(len(invited))
     place = {client: i // size for i, client in enumerate(invited)}
     total = summed(replies, lambda reply: place[reply.clients[0]], alone=size == 1)

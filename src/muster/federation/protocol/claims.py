@@ -163,7 +163,7 @@ def possible_rows(rows: Any) -> int:
 
 
 def odd_member(member: Member) -> str:
-    """Why a stored member cannot be one, or nothing.
+    """Say why a stored member cannot be one, or nothing.
 
     >>> odd_member(Member("a", "a", 3)), odd_member(Member("a", "a", 0))
     ('', 'its rows are 0')
@@ -183,7 +183,7 @@ def odd_member(member: Member) -> str:
 def sound(
     seat: Assignment | None, client: ClientId, kind: Kind, times: int, claims: Claims, weigh: Weigh
 ) -> Assignment:
-    """A stored seat as it is, or that of a client left out since its record is odd, and why."""
+    """Return a stored seat as it is, or that of a client left out for its odd record, and why."""
     try:
         if seat is None:
             malformed("its seat", None, "one for everybody who was invited")
@@ -195,7 +195,7 @@ def sound(
 
 
 def agreed(each: Sequence[tuple[ClientId, Mapping[str, float]]]) -> frozenset[ClientId]:
-    """Whose measured sums have the names that most have; of equally many, the first.
+    """Return the clients whose sums have the names that most have; of equally many, the first.
 
     >>> sorted(agreed([("a", {"rows": 1}), ("b", {"rows": 1, "f1": 1}), ("c", {"rows": 2})]))
     ['a', 'c']
@@ -240,7 +240,7 @@ def _rows(what: str, metrics: Mapping[str, float], most: int) -> int:
 
 
 def _within(what: str, value: float, rows: int, span: tuple[float, float]) -> None:
-    """A sum over rows, each of which has a value in this range."""
+    """Refuse a sum over rows each of which must have a value in this range."""
     low = max(-LARGEST, (span[0] - SLACK) * rows)
     high = min(LARGEST, (span[1] + SLACK) * rows)
     if not low <= value <= high:

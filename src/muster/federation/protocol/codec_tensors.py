@@ -191,7 +191,7 @@ def _template(tree: Tree) -> dict[str, _Spec]:
 
 
 def _longest(specs: dict[str, _Spec]) -> int:
-    """What no honest header of these arrays exceeds, so that a hostile one costs little to read."""
+    """Return the bytes that no honest header exceeds, so that a hostile one costs little."""
     return 256 + sum(len(json.dumps(n)) + 128 + 24 * len(s.shape) for n, s in specs.items())
 
 

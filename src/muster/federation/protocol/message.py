@@ -282,7 +282,7 @@ class Ack(Message):
 
 
 def agree(ours: Hello, theirs: Hello) -> int:
-    """The newest version of the protocol that both sides speak, when they hold the same plan."""
+    """Return the newest version of the protocol that both speak, when they hold one plan."""
     common = set(ours.versions) & set(theirs.versions)
     if not common:
         spoken = [", ".join(map(str, side.versions)) for side in (ours, theirs)]

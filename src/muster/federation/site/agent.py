@@ -100,7 +100,7 @@ class SiteAgent:
         self._done: set[tuple[type[Message], int, int]] = set()  # in this life, of this run
 
     async def attend(self) -> RunEnded:
-        """Until the run has ended. May be cancelled anywhere: what is finished is kept.
+        """Attend until the run has ended. May be cancelled anywhere: what is finished is kept.
 
         Raises `PlanError` when the server holds another plan, `Refused` when this site is not
         wanted, `RunError` when its folder fails; an error ends its secure sum, too.
@@ -127,7 +127,7 @@ class SiteAgent:
 
     @contextmanager
     def _ending(self) -> Iterator[None]:
-        """What ends this site, but for a kill, ends its session: it may never be started again."""
+        """End the session with this site, by whatever but a kill: it may never be started again."""
         try:
             yield
         except MusterError:
@@ -249,14 +249,14 @@ class SiteAgent:
             await self._rest()
 
     def _first(self, asked: TrainAssignment | Evaluate) -> bool:
-        """Whether it was not done before: the same again is answered, and leads to nothing."""
+        """Return whether it is new: the same again is answered, and leads to nothing."""
         place = (type(asked), asked.round, asked.attempt)
         first = place not in self._done
         self._done.add(place)
         return first
 
     async def _pause(self, seconds: float) -> None:
-        """As long as the server asks for, but not for ever."""
+        """Wait as long as the server asks for, but not for ever."""
         if seconds > LONGEST_WAIT:
             text = f"to wait for {seconds:g} s; it waits for at most {LONGEST_WAIT:g} s"
             self.work.tell("declined", "wait", asked="wait", rule="wait", text=text)
@@ -264,7 +264,7 @@ class SiteAgent:
         await self.line.patience.rest(min(seconds, LONGEST_WAIT), spent)
 
     async def _refused(self, refused: Refused) -> None:
-        """What a refusal means: the end, another hello, or just another question."""
+        """Act on a refusal: end, say hello again, or just ask again."""
         if refused.reason in FATAL:
             self.work.note("refused", reason=str(refused.reason), text=refused.text)
             raise refused
@@ -297,7 +297,7 @@ class SiteAgent:
         return True
 
     def _settled(self, run: str, round: int, attempt: int, accepted: bool) -> None:
-        """A fate is in the vault: so it is in the study's record, and its secret goes."""
+        """Take in a fate that the vault has: the study's record has it too, and its secret goes."""
         self.study.settle(run, round, attempt, accepted=accepted)
         self.private.settle(round, attempt)
 

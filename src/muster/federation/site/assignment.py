@@ -106,7 +106,7 @@ class Assignments:
     async def _to_training(
         self, task: TrainAssignment, begun: Begun | None, kept: PendingUpdate | None
     ) -> Objection | None:
-        """Why this is not trained, or what is kept of it not sent; None once it is charged."""
+        """Say why this is not trained, or what is kept of it not sent; None once it is charged."""
         work, pending = self.work, self.work.site_store.pending
         known = work.study.known(self.rules.run, self._day())
         found = to_training(task, begun, known, self.rules, work.habits.wall())
@@ -126,7 +126,7 @@ class Assignments:
         return None if why is None else Objection("budget", why)
 
     def _begin(self, task: TrainAssignment) -> None:
-        """From now on this assignment is this task, whatever happens."""
+        """Begin: from now on this assignment is this task, whatever happens."""
         work, site_store = self.work, self.work.site_store
         before = site_store.pending
         if before is not None:  # of an earlier attempt: the server has gone back before it
@@ -182,7 +182,7 @@ class Assignments:
         self.work.tell("verdict", place, round=task.round, attempt=task.attempt, **said)
 
     async def _object(self, asked: Asked, objection: Objection, *, waits: bool) -> bool:
-        """Into the log, then to the server."""
+        """Write an objection to the log, then send it to the server."""
         if objection.passing and waits:
             return False
         self.work.tell(

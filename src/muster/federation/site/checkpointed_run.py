@@ -119,7 +119,7 @@ def _size(size: int, seconds: float) -> int:
 
 
 def _cast(x: Any, dtype: str) -> Any:
-    """Real features in the task's precision, once and not in every piece."""
+    """Cast real features to the task's precision, once and not in every piece."""
     x = np.asarray(x)
     return x.astype(dtype, copy=False) if x.dtype.kind == "f" else x
 

@@ -43,7 +43,7 @@ def failed(run: str, round: int, error: Exception) -> TrainingFailure:
 
 
 def masked(text: str) -> str:
-    """Words without quotations, lists and numbers.
+    """Return words without quotations, lists and numbers.
 
     >>> masked("could not convert 'Smith' at row 17: [1.5, 2]")
     "could not convert '…' at row #: […]"
@@ -60,7 +60,7 @@ def redacted(error: BaseException) -> str:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """From the first to the last."""
+    """Return an error and those that led to it, from the first to the last."""
     found = [error]
     while len(found) < CHAIN:
         one = found[-1]

@@ -65,7 +65,7 @@ def planned(plan: Plan) -> int:
 def to_training(
     task: TrainAssignment, begun: Begun | None, known: Known, rules: Rules, now: float
 ) -> Objection | None:
-    """Why this is not trained, or None; the very same that was begun is gone on with, for free.
+    """Say why this is not trained, or None; what was begun already goes on, for free.
 
     `now` is the wall clock in seconds.
     """
@@ -131,7 +131,7 @@ def to_training(
 
 
 def _drawn(plan: Plan) -> int:
-    """How many clients the plan's own draw puts into one secure sum; 0 where it does not say."""
+    """Count the clients that the plan's own draw puts into one secure sum; 0 where it says none."""
     count = getattr(plan.selection, "count", None)
     return 0 if plan.secure is None or count is None else count // plan.secure.groups
 
@@ -139,7 +139,7 @@ def _drawn(plan: Plan) -> int:
 def to_measuring(
     asked: Evaluate, begun: Begun | None, known: Known, rules: Rules, now: float
 ) -> Objection | None:
-    """Why this is not measured, or None; the very same that was measured has the same answer."""
+    """Say why this is not measured, or None; the same question again has the same answer."""
     if asked.run != rules.run:
         return _foreign(asked, rules)
     if hidden := _hidden(asked.round, rules):

@@ -190,7 +190,7 @@ class Policy:
             )
 
     def closed(self, now: float) -> str | None:
-        """Why nothing new is begun at this time (seconds of the wall clock), or None."""
+        """Say why nothing new is begun at this time (seconds of the wall clock), or None."""
         if self.hours is None:
             return None
         begin, end = self.hours
@@ -199,7 +199,7 @@ class Policy:
         return None if within else f"the site's policy allows rounds from {begin}:00 to {end}:00"
 
     def guard(self, plan: Plan) -> Any:
-        """The plan to train by: the given one, or one whose updates are clipped and noised."""
+        """Return the plan to train by: the given one, or one with clipped and noised updates."""
         return plan if self.clip is None else Guarded(plan, self)
 
 

@@ -72,7 +72,7 @@ class Room:
             raise Aborted(SessionReason.PEERS, str(error)) from error
 
     def judge(self, names: tuple[str, ...]) -> str:
-        """Why this site takes no part in a sum of these, in a sentence, or ""."""
+        """Say in a sentence why this site takes no part in a sum of these, or ""."""
         try:
             return self.rules.refusal(self.notary.me, self.peers(names))
         except IdentityError as error:
@@ -99,7 +99,7 @@ class Room:
         self.left[seen.step.value] = tuple(sorted(known.intersection(seen.names)))
 
     def told(self, step: str) -> Iterator[dict[str, Any]]:
-        """Who was there at a step, as the log holds it: so many in an entry that a line fits."""
+        """Yield who was there at a step, as the log holds it: so many an entry that a line fits."""
         here = set(self.left[step])
         peers = [
             {"name": peer.name, "organisation": peer.organisation}
@@ -127,7 +127,7 @@ class Room:
     def transcript(
         self, study: str, task: TrainAssignment, reason: str, span: tuple[float, float]
     ) -> Transcript:
-        """What this site can show of it; `reason` why it was given up, "" where the sum is open.
+        """Return the transcript that this site can show; `reason` why it was given up, "" if open.
 
         `span` is when it began and ended, in seconds of the wall clock.
         """

@@ -119,7 +119,7 @@ class SecAggParticipant:
         return begun is not None and begun.session is not None
 
     def settle(self, task: TrainAssignment, *, accepted: bool) -> None:
-        """The fate of the assignment came, which ends its session if that has not ended.
+        """Settle the assignment's fate, which ends its session if that has not ended.
 
         What a server says of it is signed as true only where it can be: a sum that this site has
         masked nothing for does not hold its update.
@@ -146,7 +146,7 @@ class SecAggParticipant:
             self._over(task, EXPIRED)
 
     def ended(self, why: str) -> None:
-        """Nothing more is done here, and so a session that is not over is: `why`, in words."""
+        """End what is done here, and so a session that is not over: `why`, in words."""
         task = self._at_hand()
         if task is not None:
             self._over(task, why)
@@ -165,7 +165,7 @@ class SecAggParticipant:
             raise Aborted(SessionReason.STOPPED, EXPIRED)
 
     def _open(self, task: TrainAssignment) -> JoinedSession:
-        """The one session of this assignment; in the study's record before a word is said."""
+        """Return the assignment's one session; in the study's record before a word is said."""
         work = self.work
         begun = work.study.begun(task)
         if begun is None or begun.session is None:
@@ -177,7 +177,7 @@ class SecAggParticipant:
         return begun.session
 
     def _over(self, task: TrainAssignment, why: str) -> None:
-        """There is no other session, and the secrets of this one go; idempotent.
+        """End the session for ever, and have its secrets go; idempotent.
 
         `why` it was given up, "" where its sum is open. What can be shown of it is written first:
         a kill may come, and what it is made of goes with the secrets.
@@ -196,7 +196,7 @@ class SecAggParticipant:
 
     @contextmanager
     def _erasing(self) -> Iterator[None]:
-        """Where something cannot be written, secrets that are to go need no room for that."""
+        """Erase the secrets where something cannot be written: that needs no room."""
         try:
             yield
         except MusterError:
@@ -204,7 +204,7 @@ class SecAggParticipant:
             raise
 
     def _written(self, task: TrainAssignment, session: JoinedSession, why: str) -> None:
-        """The transcript, and where the audit log finds it; without room for it secrets go too."""
+        """Write the transcript, and where it is to the audit log; without room secrets go too."""
         work, notary = self.work, self.notary
         if notary is None:
             return
@@ -244,7 +244,7 @@ class SecAggParticipant:
         return kept
 
     async def _session(self, task: TrainAssignment, pending: PendingUpdate) -> None:
-        """Until the server has its sum. Raises `Aborted`."""
+        """Run the session until the server has its sum. Raises `Aborted`."""
         side = await self._side(task, pending)
         number, came, stop = 0, None, None
         asked, clock = -math.inf, self.work.habits.clock
@@ -313,7 +313,7 @@ class SecAggParticipant:
     def _next(
         self, task: TrainAssignment, side: Any, came: bytes | None, stop: Aborted | None
     ) -> Say | Await | None:
-        """In the hand's thread: the next thing to say or to wait for; None at the end."""
+        """Return the next thing to say or to wait for, in the hand's thread; None at the end."""
         site_store = self.work.site_store
         while True:
             try:
@@ -335,7 +335,7 @@ class SecAggParticipant:
                 return action
 
     def _rekeyed(self, task: TrainAssignment, changed: list[Rekeyed]) -> None:
-        """Peers have other keys than before: nothing ends for it, and it does not go unseen."""
+        """Note that peers have other keys than before: nothing ends, but it does not go unseen."""
         one = changed[0]
         more = f" and {len(changed) - 1} more have" if len(changed) > 1 else " has"
         self.work.log(
@@ -356,7 +356,7 @@ class SecAggParticipant:
         )
 
     def _saw(self, task: TrainAssignment, seen: Saw) -> None:
-        """Whom it is with stands in the log before anything is said to them."""
+        """Log whom it is with, before anything is said to them."""
         room, study = self._room, self.work.study
         assert room is not None
         room.saw(seen)

@@ -40,7 +40,7 @@ NOTE = "budget.json"  # beside it: the budget that was last in force
 
 
 def charges(plan: Plan, policy: Policy, rows: int) -> tuple[Charge, ...]:
-    """What one round reveals of this site to whoever gets its update, by its own noise alone.
+    """Return what one round reveals of this site, by its own noise alone, to the update's readers.
 
     About single rows where the plan keeps those private, else about all rows together. Noise of
     the server's counts for nothing here, and shares of noise only where the replies are masked.
@@ -90,18 +90,18 @@ class SiteSecrets:
         _noted(study.folder, self._budget)
 
     def lost(self, task: TrainAssignment, begun: Begun) -> bool:
-        """Whether an assignment that was begun cannot be trained again with the bits it had."""
+        """Return whether an assignment that was begun cannot be trained again with its bits."""
         if not self._secret:
             return False
         held = self._vault.blobs.size(_name(task)) is not None
         return not held or self.seal(task) != begun.secret
 
     def seal(self, task: TrainAssignment) -> str:
-        """The SHA-256 of the secret that a task draws from, which is on the disk; "" for none."""
+        """Return the SHA-256 of a task's secret, which is on the disk; "" for none."""
         return sha256(self._seed(task)).hexdigest() if self._secret else ""
 
     def charge(self, task: TrainAssignment) -> str | None:
-        """Why the budget lets this task not be trained; None once it is in the ledger."""
+        """Say why the budget lets this task not be trained; None once it is in the ledger."""
         if self._book is None or self._budget is None:
             return None
         place = "/".join(filter(None, (task.run, str(task.attempt), task.model, self.seal(task))))
@@ -132,7 +132,7 @@ class SiteSecrets:
         return bytes(files.whole(name))
 
     def settle(self, round: int, attempt: int) -> None:
-        """The fate of this assignment is known: its secret, and older ones, are erased."""
+        """Settle this assignment, whose fate is known: its secret, and older ones, are erased."""
         files, last = self._vault.blobs, _name((round, attempt))
         destroyed(files, self._vault.folder, [n for n in files.names("noise-") if n <= last])
 

@@ -71,7 +71,7 @@ class SecureLine:
             self.work.site_store.at(f"site: {SAID[message.kind].value} is said")
 
     async def _sent(self, path: str, data: memoryview) -> None:
-        """A large message, in pieces from where the server says. Raises `Refused`."""
+        """Send a large message, in pieces from where the server says. Raises `Refused`."""
         line, site_store = self.work.line, self.work.site_store
         path = f"{path}&digest={sha256(data).hexdigest()}&size={len(data)}"
 

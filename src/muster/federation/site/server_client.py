@@ -68,7 +68,7 @@ class Backoff:
     random: Callable[[], float] = random.random
 
     def pause(self, tries: int) -> float:
-        """Seconds to wait after so many failures in a row, drawn from all up to the bound.
+        """Return the seconds to wait after so many failures in a row, drawn up to the bound.
 
         >>> Backoff(random=float).pause(3)
         0.0

@@ -268,7 +268,7 @@ def _message(value: Any, kind: type[Any]) -> Any:
 
 
 def _unmarked() -> Mark | None:
-    """No record of a study goes with these facts."""
+    """Return None: no record of a study goes with these facts."""
     return None
 
 

@@ -180,7 +180,7 @@ class SiteStore:
         return None if name is None else self._tree(name, template)
 
     def body(self, pending: PendingUpdate) -> mmap:
-        """The octets of the pending update as they lie on the disk; the server checks them."""
+        """Return the bytes of the pending update, as on the disk; the server checks them."""
         with said(f"{self.folder / pending.blob} could not be read"):
             file = os.open(self.folder / pending.blob, os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -248,12 +248,12 @@ class SiteStore:
         return SealedSecrets(self.blobs, self.folder, task)
 
     def destroy(self) -> None:
-        """The secure sum of the pending update is over for this site: its secrets go."""
+        """Destroy the secrets of the pending update, whose secure sum is over for this site."""
         self._state.write(over=True)
         self._sweep()
 
     def erase(self) -> None:
-        """All secrets of secure sums go, whatever can be written down of it."""
+        """Erase all secrets of secure sums, whatever can be written down of it."""
         destroyed(self.blobs, self.folder, self.blobs.names("secure-"))
 
     # Half-trained.
@@ -344,4 +344,4 @@ class SiteStore:
 
 
 def _nothing(label: str) -> None:
-    """No kill point."""
+    """Do nothing at a kill point."""

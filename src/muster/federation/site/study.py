@@ -164,7 +164,7 @@ class StudyRecord:
         return tuple(run for (run,) in self._read("SELECT run FROM runs ORDER BY number"))
 
     def unasked(self) -> int:
-        """How many runs after the first were joined by a rule, without a word of the site."""
+        """Count the runs after the first that were joined by a rule, without a word of the site."""
         ((count,),) = self._read("SELECT count(*) FROM runs WHERE number > 1 AND NOT word")
         return int(count)
 
@@ -245,11 +245,11 @@ class StudyRecord:
                 raise RunError(f"{_named(asked)} was begun before; it is done once")
 
     def answered(self, asked: Evaluate, answer: Mapping[str, float]) -> None:
-        """What was measured: the one answer that there will ever be."""
+        """Record what was measured: the one answer that there will ever be."""
         self._set(asked, "answer = coalesce(answer, ?)", json.dumps(dict(answer)))
 
     def settle(self, run: str, round: int, attempt: int, *, accepted: bool) -> None:
-        """The fate of a training; idempotent."""
+        """Record the fate of a training; idempotent."""
         with self._written() as db:
             db.execute(
                 f"UPDATE assignments SET accepted = coalesce(accepted, ?) WHERE {ONE}",
@@ -263,21 +263,21 @@ class StudyRecord:
         self._set(task, "until = coalesce(until, ?)", until)
 
     def count(self, task: TrainAssignment, steps: int) -> None:
-        """So many steps were kept: what a vault that holds fewer has lost."""
+        """Record that so many steps were kept: what a vault that holds fewer has lost."""
         self._set(task, "steps = max(steps, ?)", steps)
 
     def saw(self, task: TrainAssignment, noted: str) -> None:
-        """Whom it is with, before anything is said to them."""
+        """Record whom it is with, before anything is said to them."""
         self._set(task, "seen = ?", noted)
 
     def end(self, task: TrainAssignment) -> None:
-        """Its session is over, whether it was opened or not: there is no other."""
+        """Record that its session is over, opened or not: there is no other."""
         self._set(task, "over = 1, until = coalesce(until, ?)", 0.0)
 
     # Whom it was summed with.
 
     def rekeyed(self, peers: Iterable[Peer]) -> list[Rekeyed]:
-        """Which of these were met with another key: a renewal, or somebody else of their name."""
+        """Return those that were met with another key: a renewal, or others of their name."""
         held = {name: row for name, *row in self._read("SELECT name, key, first FROM peers")}
         known = ((one, *held[one.name]) for one in peers if one.name in held)
         return [Rekeyed(one, key, first) for one, key, first in known if key != one.key]
@@ -319,7 +319,7 @@ class StudyRecord:
 
     @contextmanager
     def _written(self) -> Iterator[sqlite3.Connection]:
-        """One transaction; on the disk when this ends, or nothing of it is."""
+        """Yield one transaction, on the disk when this ends; else nothing of it is."""
         with self._gate, self._said("written"):
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -338,7 +338,7 @@ class StudyRecord:
 
     @contextmanager
     def _said(self, deed: str) -> Iterator[None]:
-        """What the database refuses, in a sentence."""
+        """Turn what the database refuses into a sentence."""
         try:
             yield
         except sqlite3.Error as error:
@@ -387,7 +387,7 @@ def _opened(file: Path) -> sqlite3.Connection:
 
 
 def _kept(folder: Path) -> None:
-    """A new folder, and the folders above it that are new, have their names on the disk."""
+    """Keep the names of a new folder, and of new ones above it, on the disk."""
     for one in (folder, folder.parent, folder.parent.parent):
         file = os.open(one, os.O_RDONLY | os.O_CLOEXEC)
         try:

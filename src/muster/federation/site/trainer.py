@@ -81,7 +81,7 @@ class SiteTrainer:
         return done
 
     async def measure(self, asked: Evaluate, body: Any) -> dict[str, float]:
-        """Metric sums over the client's own rows."""
+        """Return metric sums over the client's own rows."""
         done: dict[str, float] = await self.working(
             asked, Effort(), partial(self._measure, asked, body)
         )
@@ -90,7 +90,7 @@ class SiteTrainer:
     def _train(
         self, task: TrainAssignment, client: ClientId, body: Any, effort: Effort
     ) -> PendingUpdate:
-        """In the hand's thread: train, and keep what came of it."""
+        """Train in the hand's thread, and keep what came of it."""
         if effort.stop.is_set():
             raise TrainingStopped
         site_store, habits = self.site_store, self.habits
@@ -141,7 +141,7 @@ class SiteTrainer:
             await asyncio.gather(beat, return_exceptions=True)
 
     async def _beat(self, asked: Any, effort: Effort, work: asyncio.Future[Any]) -> None:
-        """A word in every third of a lease, when steps were done since the last one.
+        """Say a word in every third of a lease, when steps were done since the last one.
 
         Work that shows no steps (waiting for the hand, the time before the first step ends, a
         task's own fit, an evaluation) renews the lease as long as the process lives.
@@ -169,14 +169,14 @@ class SiteTrainer:
     # Who is told.
 
     def note(self, action: str, **details: Any) -> None:
-        """Into the audit log, and to whoever watches."""
+        """Write to the audit log, and tell whoever watches."""
         self.log(action, **details)
         self.watch(action, **details)
 
     def tell(
         self, action: str, what: str, more: Mapping[str, Any] | None = None, /, **details: Any
     ) -> None:
-        """The same for what a server can have happen again and again in a run.
+        """Do the same for what a server can have happen again and again in a run.
 
         In the log stands the first of the same `what`, then the second, the fourth and so on, with
         its count: so what a log grows by is bounded. `more` is for whoever watches, alone.
@@ -187,13 +187,13 @@ class SiteTrainer:
         self.watch(action, **details, **(more or {}))
 
     def log(self, action: str, **details: Any) -> None:
-        """Into the audit log; of what others have said, as much as it may hold."""
+        """Write to the audit log; of what others have said, as much as it may hold."""
         if self.habits.audit is not None:
             fits = {k: _fitting(v) if isinstance(v, str) else v for k, v in details.items()}
             self.habits.audit.append(self.name, action, **fits)
 
     def watch(self, event: str, text: str = "", **details: Any) -> None:
-        """To whoever watches."""
+        """Tell whoever watches."""
         more = {"text": text} if text else {}
         self.habits.watch({"event": event, "site": self.name} | details | more)
 

@@ -117,7 +117,7 @@ class Training:
         )
 
     def measure(self, body: Any, memory: Memory | None) -> dict[str, float]:
-        """Metric sums of the shared model, with the private part, on the test rows if any.
+        """Return metric sums of the shared model and the private part, on any test rows.
 
         "held out" counts the rows that it did not train on.
         """

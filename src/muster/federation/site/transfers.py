@@ -50,7 +50,7 @@ async def fetch(
     size: int,
     live: Callable[[], Any] = bool,
 ) -> Any:
-    """The octets of the model asked about: those held, or downloaded from where it broke off.
+    """Return the bytes of the model asked about: those held, or downloaded from the break on.
 
     `size` is how many a model of the plan has: no more are taken. `live()` is called before each
     try, and may raise. Raises `Refused`.
@@ -101,7 +101,7 @@ async def _download(
 
 
 def _drop_halves(site_store: SiteStore, name: str) -> None:
-    """A server that begins ever new models and ends none takes the room of one."""
+    """Remove unfinished models: a server that begins ever new ones takes the room of one."""
     for other in site_store.models.names("model-"):
         if other != name and site_store.models.size(other) is None:
             site_store.models.drop(other)
@@ -122,7 +122,7 @@ async def _store(
     span: tuple[int, int],
     answer: httpx.Response,
 ) -> None:
-    """The octets of an answer, behind those that are held; what came before a break is kept.
+    """Store the bytes of an answer behind those held; what came before a break is kept.
 
     Raises `RetryLater` for more octets than the model has.
     """
@@ -230,7 +230,7 @@ async def _upload(
 async def pieces(
     line: ServerClient, site_store: SiteStore, body: memoryview, send: Send, place: int
 ) -> Ack:
-    """A body from `place` on, piece by piece, to its verdict; `send(place, piece)` sends one.
+    """Send a body from `place` on until its verdict; `send(place, piece)` sends one piece.
 
     Raises `RetryLater` where the server holds no more than before, and `Refused`.
     """

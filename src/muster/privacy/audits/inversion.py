@@ -16,7 +16,7 @@ __all__ = ["best_match", "label", "linear_input", "matched", "psnr"]
 
 
 def linear_input(weight: NDArray[np.float64], bias: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The one row behind the gradient of a linear layer: x = (∂L/∂W_i)/(∂L/∂b_i), `(features,)`.
+    """Return the one row behind a linear layer's gradient, x = (∂L/∂W_i)/(∂L/∂b_i) `(features,)`.
 
     Source: Phong et al. 2018 (section 3); exact for one row, a weighted mean of rows for more.
     `weight` is `(outputs, features)`, `bias` `(outputs,)`; the output with the largest bias
@@ -50,7 +50,7 @@ def matched(
     start: NDArray[np.float64],
     iterations: int = 100,
 ) -> NDArray[np.float64]:
-    """The input `(d,)` whose gradient comes closest to the one seen `(p,)`, from a start `(d,)`.
+    """Find the input `(d,)` whose gradient is closest to the one seen `(p,)`, from a start `(d,)`.
 
     Source: deep leakage from gradients, Zhu, Liu and Han 2019 (arXiv 1906.08935):
     min ‖∇(x) − g‖². Deviation: Levenberg-Marquardt with a Jacobian of central differences, not
@@ -78,7 +78,7 @@ def matched(
 
 
 def _jacobian(gradient: Callable[[Any], Any], x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """∂gradient/∂x `(p, d)`, all coordinates in two calls."""
+    """Return ∂gradient/∂x `(p, d)`, all coordinates in two calls."""
     steps = 1e-5 * np.maximum(1.0, np.abs(x))
     ahead, behind = gradient(x + np.diag(steps)), gradient(x - np.diag(steps))
     slope: NDArray[np.float64] = ((ahead - behind) / (2 * steps[:, None])).T
@@ -86,7 +86,7 @@ def _jacobian(gradient: Callable[[Any], Any], x: NDArray[np.float64]) -> NDArray
 
 
 def psnr(found: NDArray[np.float64], truth: NDArray[np.float64], peak: float = 1.0) -> float:
-    """Peak signal-to-noise ratio in decibels; infinite for an exact copy.
+    """Return the peak signal-to-noise ratio in decibels; infinite for an exact copy.
 
     >>> psnr(np.zeros(4), np.full(4, 0.1))
     20.0

@@ -52,7 +52,7 @@ def worst(local: Any, held: Iterable[Held], delta: float) -> Worst | None:
 
 
 def _worst(cases: list[tuple[Held, Charge]], delta: float) -> Worst | None:
-    """The exact maximum; RDP, which is cheap and never below the tight value, spares most of it."""
+    """Return the exact maximum; RDP, cheap and never below the tight value, spares most of it."""
     found: Worst | None = None
     bounds = [(bound([_all(*case)], delta), *case) for case in _outstanding(cases)]
     for limit, one, once in sorted(bounds, key=lambda case: -case[0]):
@@ -69,7 +69,7 @@ def _all(one: Held, once: Charge) -> Charge:
 
 
 def _outstanding(cases: list[tuple[Held, Charge]]) -> list[tuple[Held, Charge]]:
-    """Those that none outspends for sure: with no more noise, no lower rate and no fewer steps."""
+    """Return those that none surely outspends, by no more noise, no lower rate, no fewer steps."""
 
     def grades(case: tuple[Held, Charge]) -> tuple[float, float, int]:
         total = _all(*case)
@@ -86,7 +86,7 @@ def _outstanding(cases: list[tuple[Held, Charge]]) -> list[tuple[Held, Charge]]:
 
 
 def affords(local: Any, sizes: Iterable[int], epsilon: float, delta: float) -> int:
-    """In how many rounds each of these clients can train before the first spends ε at δ.
+    """Count the rounds in which each of these clients can train before the first spends ε at δ.
 
     >>> from muster.local import Local
     >>> from muster.privacy import PerExample

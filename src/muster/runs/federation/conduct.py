@@ -215,7 +215,7 @@ def _go_back(ledger: FederationStore, round_state: RoundState, network: NetworkC
 
 
 def _pause(ledger: FederationStore, round_state: RoundState, why: str) -> None:
-    """No round begins until an operator has looked and says `muster resume`."""
+    """Begin no round until an operator has looked and says `muster resume`."""
     round_state.facts.note("server", "paused", why=why)
     ledger.want("pause")
     round_state.want("pause")
@@ -235,6 +235,6 @@ class _Witness:
 
 
 def _export(folder: Path, plan: Plan, shared: bool) -> None:
-    """The model and the history as files; a run in PostgreSQL is read from there."""
+    """Export the model and the history as files; a run in PostgreSQL is read from there."""
     if not shared:
         Run(folder, plan).export()

@@ -60,7 +60,7 @@ def reach(url: str, home: Path | None, effects: Effects = USUAL) -> list[Finding
 
 
 def _talk(raw: socket.socket, host: str, home: Path | None, effects: Effects) -> list[Finding]:
-    """TLS and a question over a connection that is open."""
+    """Check TLS, and ask a question over a connection that is open."""
     found, sock = [], raw
     if home is not None:
         try:
@@ -116,7 +116,7 @@ def _remedy(error: BaseException, host: str) -> str:
 
 
 def clock(date: str | None, effects: Effects = USUAL) -> list[Finding]:
-    """This machine's clock against the Date that a server said."""
+    """Compare this machine's clock with the Date that a server said."""
     try:
         there = parsedate_to_datetime(date or "")
     except (TypeError, ValueError):

@@ -83,7 +83,7 @@ def _now() -> datetime:
 
 
 def _sync(folder: Path) -> float:
-    """Seconds until a few bytes are on the disk, the worst of five times."""
+    """Return the seconds until a few bytes are on the disk, the worst of five times."""
     worst = 0.0
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-") as file:
         for _ in range(5):
@@ -141,7 +141,7 @@ def _ours() -> str:
 
 
 def certificate(home: Path, effects: Effects = USUAL) -> list[Finding]:
-    """An identity's folder: its key, whose certificate it is, until when, and whether revoked."""
+    """Check an identity's folder: its key, whose certificate it is, until when, if revoked."""
     what = "certificate"
     try:
         member = pki.member(home)
@@ -166,7 +166,7 @@ def certificate(home: Path, effects: Effects = USUAL) -> list[Finding]:
 
 
 def _chain(home: Path, now: datetime) -> list[Finding]:
-    """Whether the authority whose certificate lies here made the other one, and began by now."""
+    """Check that the authority whose certificate lies here made the other one, and began by now."""
     own = identity.certificate((home / identity.IDENTITY).read_bytes())
     above = identity.certificate((home / "authority.pem").read_bytes())
     if own.not_valid_before_utc > now:
@@ -195,7 +195,7 @@ def _cure(home: Path, error: BaseException) -> str:
 def disk(
     place: Path, plan: Plan | None, members: int = 1, effects: Effects = USUAL
 ) -> list[Finding]:
-    """Room and speed of the disk under a folder, made or not yet."""
+    """Check room and speed of the disk under a folder, made or not yet."""
     there = next(p for p in (place, *place.resolve().parents) if p.is_dir())
     try:
         free, seconds = effects.free(there).free, effects.sync(there)
@@ -218,7 +218,7 @@ def disk(
 
 
 def _need(plan: Plan, members: int) -> int:
-    """Bytes that a folder holds at once, about: models, states, and one update for each member."""
+    """Estimate the bytes that a folder holds at once: models, states, each member's update."""
     model = 8 * plan.task.layout.size
     return kept_of_disk(model) + COPIES * model + members * max(model, plan.upload_bytes())
 
@@ -245,7 +245,7 @@ def data(plan: Plan, rows: Callable[[], tuple[Any, Any]]) -> list[Finding]:
 
 
 def _step(plan: Plan, x: Any, y: Any) -> Finding:
-    """One step of local training on a batch, and an evaluation of what came of it, for nobody."""
+    """Take one step of local training on a batch, and evaluate what came of it, for nobody."""
     few = min(len(x), plan.local.batch or len(x))
     one = replace(plan, local=replace(plan.local, epochs=None, steps=1))
     sent, x, y = start(one).sent(), x[:few], y[:few]
@@ -269,7 +269,7 @@ def plan(given: Plan) -> Finding:
 
 
 def sums(given: Plan) -> list[Finding]:
-    """With how few others a site is summed by this plan; nothing for one that masks no sums."""
+    """Say with how few others this plan sums a site; nothing for one that masks no sums."""
     secure = given.secure
     own = own_needed(to_value(given), given.stages.releases(), None)
     if secure is None or own is None:

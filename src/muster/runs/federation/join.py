@@ -192,7 +192,7 @@ def _notary(plan: Plan, place: _ClientFolder) -> Notary | None:
 async def _together(
     tasks: dict[str, asyncio.Task[RunEnded]], stop: Stop
 ) -> dict[str, RunEnded | None]:
-    """All of them until the end, the first error, or until told to stop; then none goes on."""
+    """Run all until the end, the first error, or until told to stop; then none goes on."""
     everybody = asyncio.ensure_future(asyncio.wait(tasks.values(), return_when=FIRST_EXCEPTION))
     stopped = asyncio.ensure_future(_stopped(stop))
     try:

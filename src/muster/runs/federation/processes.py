@@ -176,7 +176,7 @@ def federated(plan: Plan, spec: Spec, watch: Watch, tell: Callable[[dict[str, An
 
 
 def _follow(crew: ProcessGroup, watch: Watch, tell: Callable[[dict[str, Any]], None]) -> None:
-    """Until the server has ended the run."""
+    """Follow the news until the server has ended the run."""
     ended = False
     while True:
         child, said = crew.news.get()
@@ -200,7 +200,7 @@ def _follow(crew: ProcessGroup, watch: Watch, tell: Callable[[dict[str, Any]], N
 
 
 def identities(spec: Spec) -> None:
-    """An authority, and an identity for the server and for each site, unless they are there."""
+    """Make an authority, and an identity for the server and each site, unless they are there."""
     home, now = spec.home, datetime.now(UTC)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     authority = home / "authority"

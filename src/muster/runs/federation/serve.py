@@ -167,7 +167,7 @@ class Shortage:
     due: float = 0.0
 
     def met(self, full: NoRoom) -> None:
-        """It is lacking now."""
+        """Tell that it is lacking now."""
         now = time.monotonic()
         if str(full) == self.text and now < self.due:
             return
@@ -333,13 +333,13 @@ class _Server:
         ready(port)
 
     async def _stopped(self, closed: asyncio.Event) -> None:
-        """The process was told to stop: everything that waits is let go."""
+        """Let go of everything that waits: the process was told to stop."""
         await asyncio.to_thread(self.stop.wait)
         self.round_state.close()
         closed.set()
 
     async def _play(self, closed: asyncio.Event) -> None:
-        """The engine, in a thread of its own; when it ends, the sites are told."""
+        """Play the engine, in a thread of its own; when it ends, the sites are told."""
         loop = asyncio.get_running_loop()
         try:
             self.why = await asyncio.to_thread(self._engine, loop)
@@ -396,7 +396,7 @@ class _Server:
         return options
 
     def _noted(self, actor: str, action: str, /, **details: Any) -> None:
-        """Into the audit log, of what the engine does: it waits until there is room."""
+        """Note in the audit log what the engine does: it waits until there is room."""
         while True:
             try:
                 self.log.append(actor, action, **details)
@@ -419,7 +419,7 @@ class _Server:
         watch(record)
 
     async def _told(self, text: str) -> None:
-        """Until everybody who is here has heard that the run is over, or is silent."""
+        """Wait until everybody who is here has heard that the run is over, or is silent."""
         round_state = self.round_state
         round_state.end(text)
 
@@ -448,7 +448,7 @@ def _name(ledger: FederationStore) -> str:
 
 
 def _given_back(at: Callable[[str], None], label: str) -> None:
-    """Before vectors are summed, what the pieces of many uploads took goes back to the system."""
+    """Give back to the system, before vectors are summed, what pieces of many uploads took."""
     if label == "round: closed":
         with contextlib.suppress(AttributeError, OSError):  # glibc alone keeps it, and can
             ctypes.CDLL(None).malloc_trim(0)
@@ -456,4 +456,4 @@ def _given_back(at: Callable[[str], None], label: str) -> None:
 
 
 def _unheard(port: int) -> None:
-    """Nobody waits for the port."""
+    """Do nothing: nobody waits for the port."""

@@ -108,7 +108,10 @@ def _verdict(found: float, epsilon: float) -> Verdict:
 def _membership(
     run: Run, plan: Plan, population: Population, rows: tuple[Any, Any] | None, promise: Promise
 ) -> Iterator[Found]:
-    """Is a row with a low loss one that was trained on? Of rows, so below what clients reveal."""
+    """Ask whether rows with a low loss were trained on.
+
+    About rows, so below what clients reveal.
+    """
     epsilon, delta, promised = promise
     name = "membership of rows"
     if rows is None or population.is_lazy:
@@ -161,7 +164,7 @@ def _losses(run: Run, plan: Plan, x: Any, y: Any) -> NDArray[np.float64]:
 
 
 def _inversion(plan: Plan, population: Population) -> Iterator[Found]:
-    """One row, one update: its first linear layer gives the row away, unless noise is in it."""
+    """Invert one row's update: the first linear layer gives the row away, unless noise is in it."""
     name = "inversion of one update"
     place = _linear(plan, population)
     if place is None:
@@ -213,7 +216,7 @@ def _targets(population: Population) -> list[tuple[Any, Any, Any]]:
 
 
 def _linear(plan: Plan, population: Population) -> tuple[str, str] | None:
-    """Names of a weight `(outputs, features)` on the input, and of its bias."""
+    """Return the names of a weight `(outputs, features)` on the input, and of its bias."""
     features = int(np.asarray(population[population.clients[0]][0][:1]).size)
     entries = [e for e in plan.task.layout.entries if e.kind == "parameter"]
     for weight, bias in pairwise(entries):

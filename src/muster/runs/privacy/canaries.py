@@ -64,11 +64,11 @@ class Canaries:
         self._asked: tuple[list[ClientId], Sent, int] | None = None
 
     def known(self) -> Roster:
-        """Everybody, canaries last; a canary holds as many rows as the largest client."""
+        """Return everybody, canaries last; a canary has as many rows as the largest client."""
         return self._roster
 
     def send(self, cohort: Cohort, sent: Sent, round: int) -> None:
-        """Those who hold data train; canaries have nothing to do."""
+        """Send to those who hold data, for them to train; canaries have nothing to do."""
         real = tuple(client for client in cohort.clients if client not in self.directions)
         self._asked = [c for c in cohort.clients if c in self.directions], sent, round
         self._inner.send(Cohort(real), sent, round)
@@ -98,15 +98,15 @@ class Canaries:
         return Reply((client,), one, float(weights[0]), sums, np.zeros(0, plan.dtype))
 
     def evaluate(self, cohort: Any, sent: Sent) -> Iterator[Any]:
-        """Nobody is evaluated."""
+        """Evaluate nobody."""
         return iter(())
 
     def settle(self, round: int, accepted: Any) -> None:
-        """Nobody remembers anything."""
+        """Settle nothing: nobody remembers anything."""
 
 
 def why_not(plan: Plan) -> str | None:
-    """Why canaries cannot audit a plan, or None."""
+    """Say why canaries cannot audit a plan, or None."""
     payload = plan.stages.contracts[0].fields
     if len(payload) != 1 or payload[0].scalar:
         return f"{type(plan.algorithm).__name__} sends more than one vector of updates"
@@ -161,7 +161,7 @@ def _estimate(
     delta: float,
     draw: np.random.Generator,
 ) -> Estimate:
-    """ε at δ, and its lower quantile over resamples (a bootstrap, so itself no proof)."""
+    """Estimate ε at δ, and its lower quantile over resamples (a bootstrap, so itself no proof)."""
 
     def again() -> float:
         other = unseen if isinstance(unseen, int) else draw.choice(unseen, len(unseen))

@@ -45,7 +45,7 @@ def statements(run: Run) -> tuple[Statement, ...]:
 
 
 def ledger_of(run: Run) -> PrivacyLedger | None:
-    """The ledger that the run was charged in, as it was then, with the replies of its own rounds.
+    """Return the ledger that the run was charged in, as it was then, with its rounds' replies.
 
     None for a run without noise, or before its first round.
     """
@@ -63,7 +63,7 @@ def ledger_of(run: Run) -> PrivacyLedger | None:
 
 
 def facts_of(run: Run, audits: tuple[AuditFinding, ...] = ()) -> StatementInputs:
-    """The facts of a run with noise, of which `muster.privacy.statement` makes eleven items."""
+    """Return the facts of a run with noise, for the eleven items of `muster.privacy.statement`."""
     kept: dict[str, Any] = run.facts["privacy"]
     people, mask = kept["population"], mask_of(run)
     ledger = ledger_of(run) or PrivacyLedger(usual_delta(people))

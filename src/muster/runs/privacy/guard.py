@@ -104,7 +104,7 @@ class RunAccountant:
         return None if path is None else LedgerFile(path.resolve())
 
     def charge_round(self, round: int, sampler: Tree = None) -> str | None:
-        """Why this round may not be played, or None: then it is in the ledger.
+        """Say why this round may not be played, or None: then it is in the ledger.
 
         `sampler` is the state that its cohort is drawn from. Raises `PlanError` for a δ that would
         let a client be published whole, `RunError` when the ledger cannot be written, or the round
@@ -166,7 +166,7 @@ class RunAccountant:
         return ledger.witnessed(self._counts)
 
     def _keep_secret(self, round: int, known: PrivacyLedger) -> None:
-        """The secret of the round, drawn and durable before anything comes of it."""
+        """Draw the secret of the round, durable before anything comes of it."""
         if self._entropy is None:
             return
         kept, name = self._store.meta("secret"), self._named(round)
@@ -193,7 +193,7 @@ class RunAccountant:
             )
 
     def end(self, state: RunState) -> None:
-        """The run is over: what would undo its noise is erased from its state, and it stays over.
+        """End the run for ever: what would undo its noise is erased from its state.
 
         In a simulation all noise is a function of the plan's seed: nothing is gained by erasing
         some of it, and the run can be extended, and played again.
@@ -209,7 +209,7 @@ class RunAccountant:
         return self._secret
 
     def record(self) -> dict[str, Any]:
-        """The line's part about privacy: ε so far at δ, of clients where their noise is charged."""
+        """Return the line's part about privacy: ε so far at δ, of clients if noise is theirs."""
         rows = self._rows.record() if self._rows else {}
         if not self._active or self._ledger is None:
             return {"privacy": rows} if rows else {}
@@ -219,7 +219,7 @@ class RunAccountant:
         return {"privacy": found | ({"examples": rows} if rows else {})}
 
     def close(self, done: int) -> None:
-        """Round `done` is committed: its secret is erased, and its replies are counted."""
+        """Close round `done`, which is committed: erase its secret, and count its replies."""
         if self._rows is not None and done:
             self._rows.count(self._store.last_record())
         if not self._active or not done:

@@ -45,7 +45,7 @@ def mask_of(run: Run) -> Mask | None:
 
 
 def settings_of(plan: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The settings of the SecureSum of a recorded plan (`registry.to_value`); None without."""
+    """Return the settings of a recorded plan's SecureSum (`registry.to_value`); None without."""
     found = [one for one in plan.get("pipeline", ()) if one["class"] == SecureSum.__name__]
     return {name: value for name, value in found[0].items() if name != "class"} if found else None
 
@@ -53,7 +53,7 @@ def settings_of(plan: Mapping[str, Any]) -> dict[str, Any] | None:
 def own_needed(
     plan: Mapping[str, Any], releases: Iterable[Release], peers: Peers | None
 ) -> int | None:
-    """How many clients of its own a server needs that chooses whom it invites, beside one other.
+    """Count the own clients that a server needs which chooses whom it invites beside one other.
 
     By a recorded plan, what its stages release, and a site's rules, None where those are not known.
     None where masks hide nothing, or no number would do.

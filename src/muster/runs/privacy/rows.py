@@ -49,7 +49,7 @@ class RowAccountant:
             refuse_blind_budget(plan)
 
     def count(self, record: dict[str, Any]) -> None:
-        """A committed round: who was invited counts as charged, also where nobody's reply did."""
+        """Count a committed round: the invited count as charged, also where no reply did."""
         if record["round"] > self._counted:
             self._counted = record["round"]
             self._turns.update(dict.fromkeys(record["invited"], 1))
@@ -57,7 +57,7 @@ class RowAccountant:
     def charge_round(
         self, round: int, roster: Roster | None, cohort: Iterable[ClientId]
     ) -> str | None:
-        """Why this round may not be played, or None: then it is charged, and that is on the disk.
+        """Say why this round may not be played, or None: then the charge is on the disk.
 
         Raises `PlanError` for a δ that would let a row be published whole.
         """
@@ -113,7 +113,7 @@ class RowAccountant:
         self._store.note(examples=asdict(facts))
 
     def record(self) -> dict[str, Any]:
-        """The part of a round's line: ε of the worst client's rows so far at δ, and whose."""
+        """Return the line's part: ε of the worst client's rows so far at δ, and whose."""
         if self._charged is None:
             return {}
         after, rule = self._charged.all, self._plan.local.examples

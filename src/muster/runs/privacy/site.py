@@ -201,7 +201,7 @@ def _stated(came: Joined, account: Account | None) -> Statement:
 
 
 def _worst(shown: tuple[Transcript, ...]) -> Sums | None:
-    """The worst sum that this site's masked vector may be in, by its transcripts; None for none."""
+    """Return the worst sum that the site's masked vector may be in, by its transcripts; or None."""
     sums = [made for one in shown if (made := _sums(one)) is not None]
     return min(sums, key=lambda made: (made.honest, made.threshold), default=None)
 

@@ -15,7 +15,7 @@ __all__ = ["setting_of", "table"]
 
 
 def table(run: Run, peers: Peers | None = None) -> tuple[Threat, ...]:
-    """A line for each reader of a run; none before the first sum of a plan that masks its sums.
+    """Return a line for each reader of a run; none before the first sum of a plan with masks.
 
     `peers` are a site's rules about its peers, None where those are not known.
     """
@@ -24,7 +24,7 @@ def table(run: Run, peers: Peers | None = None) -> tuple[Threat, ...]:
 
 
 def setting_of(run: Run, peers: Peers | None = None) -> Setting | None:
-    """What a run's threat table is made of; None where masked sums were planned and none made.
+    """Return the setting of a run's threat table; None if masked sums were planned, none made.
 
     The roster is that of the sums as they were made: the worst of them counts.
     """

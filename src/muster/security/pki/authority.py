@@ -89,7 +89,7 @@ class CertificateEntry:
             object.__setattr__(self, "organisation", self.name)
 
     def days_left(self, now: datetime) -> int:
-        """Whole days until it expires; below 0 afterwards."""
+        """Count the whole days until it expires; below 0 afterwards."""
         return (datetime.fromisoformat(self.ends) - now).days
 
     def live(self, now: datetime) -> bool:
@@ -209,13 +209,13 @@ def entries(folder: Path) -> list[CertificateEntry]:
 
 
 def revoked(folder: Path) -> frozenset[int]:
-    """The serials that are revoked, by the newest list that the folder of anybody has seen."""
+    """Return the revoked serials, by the newest list that the folder of anybody has seen."""
     _certificate_of(folder)
     return Revocations(folder).current.serials
 
 
 def unconfirmed(folder: Path, asked: Path, now: datetime, *, renewal: bool = False) -> str:
-    """The organisation that a request asks to speak for, where `approve` wants it confirmed."""
+    """Return the organisation that a request asks to speak for, if `approve` wants it confirmed."""
     request, lines = certificates.read_request(read(asked)), _lines(folder)
     held = _held_by(lines, request.name, now, renewal)
     return request.organisation if request.organisation not in ("", held, request.name) else ""
@@ -285,14 +285,14 @@ def _record(
 
 
 def _number(lines: list[CertificateEntry], there: RevocationList | None) -> int:
-    """The number of the list that follows from these lines, and from the one that lies there."""
+    """Return the number of the list that follows from these lines, and the one that lies there."""
     return max(max((entry.number for entry in lines), default=0), there.number if there else 0)
 
 
 def _with_lost(
     lines: list[CertificateEntry], there: RevocationList | None
 ) -> list[CertificateEntry]:
-    """The lines, and those that a ledger put back to a copy has lost, as the list tells them."""
+    """Return the lines, with those a ledger put back to a copy has lost, as the list tells them."""
     if there is None:
         return lines
     latest, found = _latest(lines), list[CertificateEntry]()

@@ -101,7 +101,7 @@ def new_key() -> bytes:
 
 
 def fingerprint(pem: bytes) -> str:
-    """SHA-256 of the public key of a private key, a request or a certificate (all PEM).
+    """Return the SHA-256 of the public key of a private key, request or certificate (all PEM).
 
     It is the same for a key, its request and its certificate: what two people compare by phone.
     """
@@ -239,7 +239,7 @@ def private_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
 
 
 def issuer_key(signer: Any) -> x509.AuthorityKeyIdentifier:
-    """Whose key signed, as certificates and lists say it."""
+    """Return whose key signed, as certificates and lists say it."""
     return x509.AuthorityKeyIdentifier.from_issuer_public_key(signer)
 
 

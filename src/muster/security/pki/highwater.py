@@ -51,7 +51,7 @@ def seen(folder: Path) -> ListMark | None:
 
 
 def standing(folder: Path, authority: bytes, known: ListMark | None = None) -> RevocationList:
-    """The list that lies in a folder, when it is not older than the one `known`, or seen there.
+    """Return the list in a folder, when it is not older than the one `known`, or seen there.
 
     Raises `IdentityError` for a list that was put back, for another of the same number, and for one
     that is missing or damaged.

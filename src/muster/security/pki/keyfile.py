@@ -81,7 +81,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def told(path: Path) -> Iterator[None]:
-    """What the operating system refuses, as a sentence."""
+    """Turn what the operating system refuses into a sentence."""
     try:
         yield
     except FileExistsError:

@@ -129,7 +129,7 @@ def _own(folder: Path) -> bytes:
 
 
 def _key(folder: Path, held: Bundle) -> tuple[bytes, bool]:
-    """The private key here that the bundle was made for, and whether it was waiting for it."""
+    """Return the private key that the bundle was made for, and whether it waited for it."""
     for name in (PENDING, IDENTITY):
         if has(folder / name):
             key = private(folder / name)

@@ -93,13 +93,13 @@ class Notary:
         return self.revocations.heard(listed.encode())
 
     def listed(self) -> str:
-        """The newest revocation list (PEM) that this member has seen, as it hands it to others."""
+        """Return the newest revocation list (PEM) that this member has seen, for others."""
         with suppress(IdentityError):  # one that was put back is refused: the newest one holds
             self.revocations.look()
         return self.revocations.current.pem.decode("ascii")
 
     def sign(self, data: bytes) -> bytes:
-        """This member's signature, at most 72 bytes."""
+        """Sign with this member's key; the signature has at most 72 bytes."""
         return bytes(self._key.sign(data, ECDSA))
 
     def vouch(self, name: str, pem: str, data: bytes, signature: bytes) -> bool:
@@ -119,7 +119,7 @@ class Notary:
         return True
 
     def attest(self, name: str, pem: str, data: bytes, signature: bytes) -> bool:
-        """Whether the key of this certificate, which is that of the name, signed these bytes.
+        """Return whether the key of the name's certificate signed these bytes.
 
         Whatever has become of it since: for a record of what was said when it counted, which must
         read the same at every time. Whether its holder may speak now is asked where it speaks.
@@ -145,7 +145,7 @@ class Notary:
         return tuple(self.peer(name, pem) for name, pem in sorted(certificates.items()))
 
     def _counts(self, name: str, pem: str) -> tuple[Identity, ec.EllipticCurvePublicKey]:
-        """Whose certificate that is, and its key, when it counts now. Raises `IdentityError`."""
+        """Return whose certificate that is, and its key, if it counts now, or `IdentityError`."""
         with suppress(IdentityError):  # a list that was put back is refused: the newest one holds
             self.revocations.look()
         now, found = self._now(), self._known.get((name, pem))

@@ -23,7 +23,7 @@ __all__ = ["client_context"]
 
 
 def client_context(folder: Path) -> ssl.SSLContext:
-    """TLS for the site whose identity and revocation list a folder holds.
+    """Return TLS for the site whose identity and revocation list a folder holds.
 
     A list that is put there later holds from the next connection on. Raises `IdentityError` for a
     folder without an identity that TLS can use, or without a list that holds; a handshake with a

@@ -212,7 +212,7 @@ def _one(
 
 
 def _missing(look: _Look, first: int, last: int) -> None:
-    """Transcripts that are not there, however many."""
+    """Note transcripts that are not there, however many."""
     if first == last:
         look.faults.append(f"{named(first)} is missing")
     elif first < last:
@@ -220,7 +220,7 @@ def _missing(look: _Look, first: int, last: int) -> None:
 
 
 def _ends(look: _Look, head: TranscriptHead | None, whole: list[Whole], extra: list[int]) -> None:
-    """The last one is that which the head names; one more may have come, and a kill."""
+    """Check that the last is the one the head names; one more may have come, and a kill."""
     if head is None:
         return
     last = next((one for one in whole if one.number == head.count), None)

@@ -132,7 +132,7 @@ class TranscriptStore:
         return self._counted(head, number, data)
 
     def _is_of(self, number: int, transcript: Transcript) -> bool:
-        """Whether that one is of the same assignment; one that was altered is for the auditor."""
+        """Return whether that one is of the same assignment; altered ones are for the auditor."""
         try:
             newest = read_transcript(read(self.folder / named(number)))[2]
         except (AuditError, IdentityError):

@@ -143,7 +143,7 @@ def _postgres(folder: Path, url: str) -> Engine:
 
 
 def _schema(connection: Connection, schema: str) -> None:
-    """The schema of a run; servers that start at one moment take turns."""
+    """Make the schema of a run; servers that start at one moment take turns."""
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": lock_key("migrate")})
     connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {_quoted(schema)}"))
 

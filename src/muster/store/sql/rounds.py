@@ -58,7 +58,7 @@ class RoundTables(ABC):
             self._transactions.write("write its facts", body)
 
     def snapshot(self) -> Snapshot:
-        """Facts, records and state of one instant, also while another process commits."""
+        """Return facts, records and state of one instant, also while another process commits."""
         while True:
             facts, history, row = self._transactions.read(
                 lambda c: (states.facts(c), states.history(c), states.row(c))
@@ -119,7 +119,7 @@ class RoundTables(ABC):
                 return None if found is None else found[1]
 
     def superseded(self) -> list[tuple[int, dict[str, Any]]]:
-        """The records of rounds that a rollback went back before, each with the rollback's number.
+        """Return the records that a rollback went back before, each with the rollback's number.
 
         In the order in which they were committed; the first rollback is number 1.
         """

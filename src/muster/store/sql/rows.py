@@ -84,7 +84,7 @@ class DatabaseBlobs:
         self.drop(name)
 
     def read(self, name: str, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """Bytes `begin` to `end` in pieces of at most 1 MiB."""
+        """Yield bytes `begin` to `end` in pieces of at most 1 MiB."""
         size, _ = self._entry(name)
         stop = size if end is None else min(end, size)
         while begin < stop:
@@ -95,7 +95,7 @@ class DatabaseBlobs:
             yield piece
 
     def whole(self, name: str, *, known: bool = False) -> bytearray:
-        """A finished blob in memory, checked against the digest in its name unless `known`."""
+        """Return a finished blob in memory, checked against its name's digest unless `known`."""
         size = self.size(name)
         if size is None:
             raise RunError(f"there is no blob {name} in {self._transactions.name}; have it sent")
@@ -114,7 +114,7 @@ class DatabaseBlobs:
         return sorted(self._transactions.read(lambda c: c.execute(query).scalars().all()))
 
     def room(self) -> int:
-        """As good as boundless: how much a database may grow, only its keeper knows."""
+        """Return a boundless number: how much a database may grow, only its keeper knows."""
         return BOUNDLESS
 
     def _entry(self, name: str) -> tuple[int, bool]:

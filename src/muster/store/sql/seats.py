@@ -157,7 +157,7 @@ def seated(connection: Connection, round: int, kind: Kind) -> dict[ClientId, Ass
 
 
 def invited(connection: Connection, round: int, kind: Kind) -> set[ClientId]:
-    """Whom a piece of a round was opened for."""
+    """Return whom a piece of a round was opened for."""
     query = select(opened).filter_by(round=round, kind=kind)
     row = connection.execute(query).one_or_none()
     return set() if row is None else set(opening(row).cohort)
@@ -205,7 +205,7 @@ def want(turn: Turn, word: str) -> None:
 
 
 def beat(transactions: Transactions, amounts: Mapping[ClientId, int]) -> None:
-    """Progress by client, in one order, so that two servers never wait for each other."""
+    """Record progress by client, in one order, so that two servers never wait for each other."""
     rows = sorted((name_of(client), amount) for client, amount in amounts.items())
     values = [{"client": client, "amount": amount} for client, amount in rows]
 
@@ -217,7 +217,7 @@ def beat(transactions: Transactions, amounts: Mapping[ClientId, int]) -> None:
 
 
 def progressed(connection: Connection) -> dict[ClientId, int]:
-    """Progress by client."""
+    """Return progress by client."""
     return {json.loads(row.client): row.amount for row in connection.execute(select(progress))}
 
 

@@ -92,7 +92,7 @@ class States:
     where: str
 
     def written(self, round: int, arrays: Mapping[str, Any], mark: int | None) -> Drawn:
-        """A state, durable. `mark` tells the blobs of two servers apart that both think to lead.
+        """Write a state durably; `mark` tells blobs of two servers apart that both mean to lead.
 
         Raises `RunError`, `NoRoom` where there is none; then nothing is left over.
         """
@@ -134,7 +134,7 @@ class States:
 
     @contextmanager
     def dropped_on_error(self, name: str | None) -> Iterator[None]:
-        """A blob that nothing points to goes."""
+        """Drop a blob that nothing points to when an error comes."""
         try:
             yield
         except BaseException:
@@ -150,7 +150,7 @@ def facts(connection: Connection) -> dict[str, Any]:
 
 
 def note(turn: Turn, rows: Sequence[tuple[str, str]]) -> None:
-    """Facts as JSON, replacing those of the same name."""
+    """Write facts as JSON, replacing those of the same name."""
     turn.connection.execute(delete(meta).where(meta.c.key.in_([key for key, _ in rows])))
     turn.connection.execute(insert(meta), [{"key": key, "value": value} for key, value in rows])
 
@@ -233,7 +233,7 @@ def advance(
     staged: Mapping[ClientId, bytes],
     stays: Collection[int] = (),
 ) -> None:
-    """The rows of a commit: state, record, memories; what was open of this round is over.
+    """Write a commit's rows: state, record, memories; what was open of this round is over.
 
     Of the versions that are kept, those in `stays` stay beside it; the others go.
     """
@@ -262,7 +262,7 @@ def advance(
 
 
 def go_back(turn: Turn, round: int, number: int) -> None:
-    """The rows of a rollback: a kept version is the last; nothing is open; records are set aside.
+    """Write a rollback's rows: a kept version is last, nothing is open, records are set aside.
 
     What was committed after it goes: versions, memories. `number` is that of the rollback.
     """
@@ -283,7 +283,7 @@ def go_back(turn: Turn, round: int, number: int) -> None:
 
 
 def amend(turn: Turn, drawn: Drawn) -> str | None:
-    """Another state in the place of the last; the blob of that one."""
+    """Put another state in the place of the last; return the blob of that one."""
     before = row(turn.connection)
     turn.connection.execute(delete(state))
     turn.connection.execute(insert(state), vars(drawn) | {"one": 1})

@@ -114,7 +114,7 @@ class Transactions:
         raise AssertionError
 
     def change(self, deed: str, body: Callable[[Connection, bool], T]) -> T:
-        """A write to what no other writer touches; `body` hears whether it may be done already."""
+        """Write to what no other writer touches; `body` hears whether it may be done already."""
         for again in (False, True):
             try:
                 with self.connected(writes=True) as connection, connection.begin():
@@ -163,7 +163,7 @@ def _dropped(error: SQLAlchemyError) -> bool:
 
 
 def full(cause: Any) -> bool:
-    """Whether SQLite or PostgreSQL says that there is no room, or cannot open a file for want.
+    """Return whether SQLite or PostgreSQL lacks room, or what it takes to open a file.
 
     53 are the shortages of PostgreSQL: of disk, memory, connections.
     """

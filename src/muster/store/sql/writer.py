@@ -69,7 +69,7 @@ class WriterThread:
                 self._together(live)
 
     def _together(self, jobs: list[_Job[Any]]) -> None:
-        """One transaction; savepoints cost more than the jobs, so they wait for a failure."""
+        """Do all in one transaction; savepoints, dearer than the jobs, wait for a failure."""
         deed = jobs[0].deed if len(jobs) == 1 else f"write {len(jobs)} decisions"
         try:
             results = self._transactions.write(deed, lambda turn: [job.body(turn) for job in jobs])
@@ -83,7 +83,7 @@ class WriterThread:
             job.future.set_result(result)
 
     def _apart(self, jobs: list[_Job[Any]]) -> None:
-        """One transaction and a savepoint each, so that only the guilty fails."""
+        """Do each in a transaction and a savepoint of its own, so that only the guilty fails."""
         deed = f"write {len(jobs)} decisions"
         try:
             found = self._transactions.write(deed, lambda turn: [_saved(turn, job) for job in jobs])

@@ -132,7 +132,7 @@ class Entrance:
                 await self.live.left.wait()
 
     def _displace(self) -> None:
-        """The oldest handshake of the address that holds most of them ends."""
+        """End the oldest handshake of the address that holds most of them."""
         if self.handshaking:
             crowd, _ = Counter(self.handshaking.values()).most_common(1)[0]
             oldest = next(one for one, address in self.handshaking.items() if address == crowd)

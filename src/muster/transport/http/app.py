@@ -107,7 +107,7 @@ class HTTPApp:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, from the first gate to its one answer."""
+        """Answer one request, from the first gate to its one answer."""
         if scope["type"] != "http":
             return
         exchange, begin = Request(scope, receive, send, self.patience), time.perf_counter()
@@ -134,7 +134,7 @@ class HTTPApp:
             self.meters.seen(exchange, time.perf_counter() - begin)
 
     def close(self) -> None:
-        """The server goes down: whoever polls is told to wait, at once."""
+        """Close, as the server goes down: whoever polls is told to wait, at once."""
         self.closing = True
         for poll in self._polls:
             poll.cancel()
@@ -187,7 +187,7 @@ class HTTPApp:
         )
 
     async def _tell(self, exchange: Request, said: Ack | ResumeAt, *more: Any) -> None:
-        """A verdict, or where to go on; a refusal is counted, here and nowhere else."""
+        """Tell a verdict, or where to go on; a refusal is counted, here and nowhere else."""
         if isinstance(said, Ack) and said.reason is not None:
             self.service.counts[said.reason] += 1
         if exchange.status:
@@ -213,7 +213,7 @@ class HTTPApp:
         await exchange.say(said)
 
     async def _kept(self, exchange: Request, answer: Coroutine[Any, Any, T]) -> T | None:
-        """An answer that may take long: given up when its client has gone, None at the end."""
+        """Wait for an answer that may take long: None once its client has gone or at the end."""
         asked = asyncio.ensure_future(answer)
         left = asyncio.ensure_future(exchange.left())
         self._polls.add(asked)

@@ -98,7 +98,7 @@ class Downloads:
     async def _stream(
         self, exchange: Request, pieces: Iterator[bytes], moved: Callable[[int], None]
     ) -> None:
-        """One piece after another, each when the line has taken the one before."""
+        """Send one piece after another, each when the line has taken the one before."""
         async with _ear(exchange) as left:
             while (piece := await self._run(_next, pieces)) is not None:
                 if left.done():
@@ -129,7 +129,7 @@ class Downloads:
 
 
 def span(asked: str, size: int) -> tuple[int, int] | None:
-    """The octets that a Range header asks for, as begin and end; None where there are none such.
+    """Return begin and end of the bytes that a Range header asks for; None where there are none.
 
     No header, or several ranges, ask for the whole.
 
@@ -148,7 +148,7 @@ def span(asked: str, size: int) -> tuple[int, int] | None:
 
 @contextlib.asynccontextmanager
 async def _ear(exchange: Request) -> AsyncIterator[asyncio.Task[None]]:
-    """A task that is done when the client has gone away."""
+    """Yield a task that is done when the client has gone away."""
     left = asyncio.ensure_future(exchange.left())
     try:
         yield left

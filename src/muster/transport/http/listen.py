@@ -49,7 +49,7 @@ class Closing(Protocol):
     """An application that can be told that the server goes down."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Answer one request."""
 
     def close(self) -> None:
         """Answer everybody who is kept waiting."""
@@ -165,7 +165,7 @@ class _Doors:
         self.entrances[asyncio.ensure_future(entrance.run())] = entrance
 
     async def watch(self, stop: asyncio.Event) -> None:
-        """Until the end: once a tick, look at certificates, and at connections that stall."""
+        """Look once a tick, until the end, at certificates, and at connections that stall."""
         loop = asyncio.get_running_loop()
         while not stop.is_set():
             self.state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
@@ -242,7 +242,7 @@ def _tcp(host: str, port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def _unix(path: Path) -> Iterator[socket.socket]:
-    """A socket for its owner alone; nobody can connect before its mode is set."""
+    """Yield a socket for its owner alone; nobody can connect before its mode is set."""
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISSOCK(path.lstat().st_mode):
             path.unlink()  # left behind by a server that was killed

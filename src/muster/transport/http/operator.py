@@ -71,7 +71,7 @@ class Meters:
         self._by: dict[tuple[str, int], Any] = {}
 
     def seen(self, exchange: Request, seconds: float) -> None:
-        """A request has been answered, after so many seconds."""
+        """Count a request that was answered after so many seconds."""
         key = (exchange.route, exchange.status)
         counter = self._by.get(key)
         if counter is None:
@@ -140,7 +140,7 @@ class Operator:
         self.service, self.meters = service, meters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request of an operator."""
+        """Answer one request of an operator."""
         if scope["type"] != "http":
             return
         exchange = Request(scope, receive, send)

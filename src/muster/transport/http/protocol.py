@@ -117,34 +117,34 @@ class Connection(httptools_impl.HttpToolsProtocol):
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection has ended."""
+        """Note that the connection has ended."""
         self.live.leave(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes have come."""
+        """Take the bytes that have come."""
         self.heard = self.loop.time()
         if self.parser is not None:  # not behind the end of a connection
             super().data_received(data)
 
     def on_message_begin(self) -> None:
-        """A request begins."""
+        """Begin a request."""
         super().on_message_begin()
         self.size, self.head = 0, self.heard
         self.scope["state"] |= {"identity": self.who, "certificate": self.certificate}
 
     def on_url(self, url: bytes) -> None:
-        """A piece of the address."""
+        """Take a piece of the address."""
         self._more(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header."""
+        """Take a header."""
         self._more(len(name) + len(value) + 4)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The head is whole."""
+        """Start the request, whose head is whole."""
         self.head = None
         super().on_headers_complete()
 
@@ -176,12 +176,12 @@ class Connection(httptools_impl.HttpToolsProtocol):
         self.transport.close()
 
     def pause_writing(self) -> None:
-        """The other end takes less than is sent."""
+        """Pause: the other end takes less than is sent."""
         self.stuck = self.loop.time()
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        """The other end has taken what was sent."""
+        """Go on: the other end has taken what was sent."""
         self.stuck = None
         super().resume_writing()
 
@@ -214,7 +214,7 @@ class Trust:
         self._said = ""
 
     def context(self) -> ssl.SSLContext:
-        """TLS as the server speaks it."""
+        """Return TLS as the server speaks it."""
         return self._context
 
     def revoked(self) -> frozenset[int]:

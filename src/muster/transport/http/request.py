@@ -146,12 +146,12 @@ class Request:
         await self.send({"type": "http.response.start", "status": status, "headers": fields})
 
     async def more(self, data: bytes | memoryview, last: bool = False) -> None:
-        """A piece of the answer's body."""
+        """Send a piece of the answer's body."""
         self.sent += len(data)
         await self.send({"type": "http.response.body", "body": data, "more_body": not last})
 
     async def answer(self, status: int, data: bytes, kind: bytes = JSON, more: Fields = ()) -> None:
-        """The whole answer, also when some of the request has not been read."""
+        """Send the whole answer, also when some of the request has not been read."""
         await self.start(status, kind, len(data), more)
         if self.whole:
             await self.more(data, last=True)
@@ -161,7 +161,7 @@ class Request:
         await self.more(b"", last=True)
 
     async def say(self, message: Message, status: int = 0, more: Fields = ()) -> None:
-        """A message as the answer; a refusal has the status of its reason."""
+        """Send a message as the answer; a refusal has the status of its reason."""
         fields = [*more]
         reason = message.reason if isinstance(message, Ack) else None
         if reason in AGAIN:

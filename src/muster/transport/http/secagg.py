@@ -97,7 +97,7 @@ class SecAggEndpoint:
     async def told(
         self, name: str, round: int, query: Mapping[str, str]
     ) -> tuple[int, bytes] | None:
-        """What the member was told last, when that is newer than what it knows; waits for it.
+        """Return what the member was told last, if newer than what it knows; wait for it.
 
         None when there was nothing. Raises `Refused` once the round is over.
         """
@@ -181,7 +181,7 @@ class SecAggEndpoint:
         word: SecAggEvent,
         query: Mapping[str, str],
     ) -> SecAggEvent | ResumeAt:
-        """A piece of a large body, to the disk as it comes; one that breaks off is gone on with."""
+        """Store a piece of a large body as it comes; one that breaks off is gone on with."""
         digest, size = query.get("digest", ""), int(_number(query, "size"))
         if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
             malformed("digest", digest, "the SHA-256 of the message, as in ?digest=…")
@@ -241,7 +241,7 @@ class SecAggEndpoint:
         return place
 
     def _finished(self, blob: str, digest: str) -> str:
-        """The kind of a message that is whole; one that is damaged, or no message, is removed."""
+        """Return the kind of a message that is whole; damaged ones, or no messages, are removed."""
         sha = sha256()
         for piece in self.blobs.read(blob, 0, self._held(blob, 1 << 62)):
             sha.update(piece)

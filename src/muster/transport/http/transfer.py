@@ -136,7 +136,7 @@ class Uploads:
             return ResumeAt(upload.held)
 
     async def _displace(self, name: str, upload: _Arrival) -> None:
-        """An update that another has replaced: whoever writes it stops, and it is removed.
+        """Displace an update that another has replaced: its writer stops, and it is removed.
 
         No verdict was given here, and yet it may count: it came whole through another server.
         """
@@ -171,7 +171,7 @@ class Uploads:
                 raise _taken() from None
 
     async def _receive(self, name: str, upload: _Arrival, exchange: Request) -> None:
-        """The body of one request, to the disk; what came before it broke off is kept."""
+        """Receive the body of one request onto the disk; what came before a break is kept."""
         coding = exchange.header(b"content-encoding").lower() or "identity"
         put: Callable[[bytearray], None] = partial(self._put, upload)
         if coding == "zstd":
@@ -196,7 +196,7 @@ class Uploads:
             await writer.end()
 
     def _put(self, upload: _Arrival, data: bytearray | bytes) -> None:
-        """Some octets, to the disk; in a thread."""
+        """Put some bytes on the disk; in a thread."""
         if upload.held + len(data) > upload.size:
             raise _over(upload.size)
         if upload.head is not None:
@@ -246,7 +246,7 @@ class Uploads:
             upload.sha.update(piece)
 
     async def _complete(self, name: str, upload: _Arrival) -> Ack:
-        """All octets are here: have them decided, in the server's time and not the client's."""
+        """Have a whole update decided, in the server's time and not the client's."""
         if upload.verdict is None:
             deciding = asyncio.ensure_future(self._decide(name, upload))
             try:
@@ -274,7 +274,7 @@ class Uploads:
             raise
 
     async def _spoiled(self, name: str, upload: _Arrival, refused: Refused) -> None:
-        """What came is no good: remove it; its seat is decided, unless it may be sent again."""
+        """Remove what came and is no good; its seat is decided, unless it may be sent again."""
         if refused.reason is RefusalReason.NO_ROOM:
             return
         await self._run(self.blobs.drop, upload.wanted.blob)
@@ -295,7 +295,7 @@ class Uploads:
         codec_tensors.decode(body, wanted.template, finite=True)
 
     async def _run(self, call: Callable[..., T], *given: Any) -> T:
-        """Off the loop: whatever touches a disk, or takes longer than a millisecond."""
+        """Run off the loop whatever touches a disk, or takes longer than a millisecond."""
         try:
             return await asyncio.get_running_loop().run_in_executor(self.pool, call, *given)
         except NoRoom as error:
