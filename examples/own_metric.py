@@ -28,12 +28,12 @@ class Within(metrics.Metric):
         return f"within {self.k}"
 
     def sums(self, outputs: Any, y: Any) -> dict[str, Any]:
-        """Return what adds up over rows, clients and masks."""
+        """Return the sums, which add up over rows, clients and masks."""
         hits = (np.argsort(-outputs, 1)[:, : self.k] == y[:, None]).any(1)
         return {"hits": hits.sum(), "rows": len(y)}
 
     def value(self, sums: Mapping[str, Any]) -> float:
-        """Return what these sums stand for."""
+        """Return the value that these sums stand for."""
         return float(sums["hits"] / sums["rows"])
 
 

@@ -36,7 +36,7 @@ def classifier(model: Model, **settings: Any) -> Any:
 
 
 def fit(model: Model, rows: tuple[Any, Any], config: Config) -> Model:
-    """Return one client's round; `config` holds epochs, rate, seed and the round."""
+    """Train one client's round; `config` holds epochs, rate, seed and the round."""
     found = classifier(
         model, learning_rate="constant", eta0=config.rate, random_state=config.seed % 2**31
     )

@@ -28,7 +28,7 @@ LONG_FILE, LONG_PAGE, LONG_FUNCTION, MANY_PARAMETERS, MANY_FILES = 400, 80, 50, 
 
 
 def file_names(house: House) -> Iterator[Finding]:
-    """Yield a file is named by its idea."""
+    """Refuse a file whose name names no idea."""
     for file in house.files:
         vague = VAGUE & {*file.path.stem.split("_"), *file.path.parent.parts}
         if vague:
@@ -36,7 +36,7 @@ def file_names(house: House) -> Iterator[Finding]:
 
 
 def exports(house: House) -> Iterator[Finding]:
-    """Yield every public module says what is public, in sorted order."""
+    """Refuse a public module that does not say what is public, in sorted order."""
     for file in house.source:
         if file.path.stem.startswith("_") and file.path.name != "__init__.py":
             continue
@@ -54,7 +54,7 @@ def exports(house: House) -> Iterator[Finding]:
 
 
 def docstrings(house: House) -> Iterator[Finding]:
-    """Yield every module, public class and public function says in a sentence what it is."""
+    """Refuse a module, a public class or a public function without a docstring."""
     for file in house.files:
         if ast.get_docstring(file.tree) is None and file.text.strip():
             yield file.finding(1, "the module has no docstring; say its idea in a sentence")
@@ -67,14 +67,14 @@ def docstrings(house: House) -> Iterator[Finding]:
 
 
 def licences(house: House) -> Iterator[Finding]:
-    """Yield the first line names the licence."""
+    """Refuse a file whose first line does not name the licence."""
     for file in house.files:
         if not file.text.startswith(SPDX):
             yield file.finding(1, f"the first line must be {SPDX!r}")
 
 
 def swallowed(house: House) -> Iterator[Finding]:
-    """Refuse an error that disappears: whoever catches everything does something with it."""
+    """Refuse a handler of everything that does nothing with what it caught."""
     for file in house.files:
         for node in ast.walk(file.tree):
             if isinstance(node, ast.ExceptHandler):
@@ -89,7 +89,7 @@ def _steps(handler: ast.ExceptHandler) -> list[ast.AST]:
 
 
 def lambdas(house: House) -> Iterator[Finding]:
-    """Yield a default is a value that prints, compares and travels."""
+    """Refuse a lambda as a default: a default is a value that prints, compares and travels."""
     for file in house.source:
         defaults = [
             default
@@ -109,7 +109,7 @@ def lambdas(house: House) -> Iterator[Finding]:
 
 
 def todos(house: House) -> Iterator[Finding]:
-    """Yield what is left to do has an issue."""
+    """Refuse a TODO without the number of its issue."""
     for file in house.files:
         for number, line in enumerate(file.text.splitlines(), 1):
             if re.search(r"#\s*(TODO|FIXME|XXX)\b(?!.*#\d)", line):
@@ -133,7 +133,7 @@ def promises(house: House) -> Iterator[Finding]:
 
 
 def mirrors(house: House) -> Iterator[Finding]:
-    """Refuse a tests/ROOM/test_X.py that is not beside src/muster/ROOM/X.py, one to one."""
+    """Refuse a src/muster/ROOM/X.py without its tests/ROOM/test_X.py, and the reverse."""
     paths = {file.path.as_posix(): file for file in house.files}
     for room in MIRRORED:
         sources = {
@@ -150,7 +150,7 @@ def mirrors(house: House) -> Iterator[Finding]:
 
 
 def final(house: House) -> Iterator[Finding]:
-    """Yield a class is abstract or final: no algorithm or stage is refined by inheritance."""
+    """Refuse an algorithm or a stage refined by inheritance: a class is abstract or final."""
     concrete = {
         node.name
         for file in house.source
@@ -180,7 +180,7 @@ def unique_names(house: House) -> Iterator[Finding]:
 
 
 def formatted(house: House) -> Iterator[Finding]:
-    """Yield the formatter has the last word on every line."""
+    """Refuse a line kept from the formatter, which has the last word on every line."""
     for file in house.files:
         for number, line in enumerate(file.text.splitlines(), 1):
             if re.search(r"#\s*fmt:\s*(skip|off)\b", line):

@@ -42,7 +42,7 @@ def shares(report: Mapping[str, Any]) -> dict[str, float]:
 
 
 def floor_of(name: str) -> float:
-    """Return what a room has to reach."""
+    """Return the share that a room has to reach."""
     return WHOLE if floors.FLOORS.get(name, ROUNDS + 1) <= ROUNDS else MOST
 
 

@@ -116,7 +116,7 @@ PURE = {"aggregation", "algorithms", "optimizers", "pipeline", "sampling", "seca
 
 
 def floors(house: House) -> Iterator[Finding]:
-    """Yield a room imports only from floors below, and some rooms from fewer."""
+    """Refuse imports other than from floors below, or from fewer for some rooms."""
     for file in house.source:
         if file.room not in FLOORS:
             yield file.finding(
@@ -192,7 +192,7 @@ def cycles(house: House) -> Iterator[Finding]:
 
 
 def inner_imports(house: House) -> Iterator[Finding]:
-    """Yield an import stands at the top of its file."""
+    """Refuse an import that does not stand at the top of its file."""
     for file in house.source:
         for line, target, inside, _ in house.imports(file):
             if inside:

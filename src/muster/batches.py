@@ -55,7 +55,7 @@ class Batches:
         return (self.at(step) for step in range(len(self)))
 
     def at(self, step: int) -> tuple[int, Batch]:
-        """Return how many clients take this step, and their rows."""
+        """Return the number of clients that take this step, and their rows."""
         k = int(self.active[step])
         if self.alone:
             rows = self.index[step, 0]

@@ -43,7 +43,7 @@ class Optimizer(Spelled):
     def move(
         self, x: Any, direction: Any, state: Any, rate: float | None = None
     ) -> tuple[Any, Any]:
-        """Return the same step for whoever owns `x` and the state, and needs neither any more.
+        """Take the same step for whoever owns `x` and the state, and needs neither any more.
 
         A large NumPy vector is moved where it lies, part by part, with the same bits.
         """
@@ -94,11 +94,11 @@ class SGD(Optimizer):
     def step(
         self, x: Any, direction: Any, state: Any, rate: float | None = None
     ) -> tuple[Any, Any]:
-        """Return one plain step."""
+        """Take one plain step."""
         return along(x, direction, self.rate if rate is None else rate), state
 
     def weights(self, steps: Any) -> Any:
-        """Return every step counts once."""
+        """Return the number of steps: every step counts once."""
         return steps
 
 
@@ -126,7 +126,7 @@ class Momentum(Optimizer):
     def step(
         self, x: Any, direction: Any, state: Any, rate: float | None = None
     ) -> tuple[Any, Any]:
-        """Return one heavy-ball step."""
+        """Take one heavy-ball step."""
         v = self.beta * state[0] + direction
         return along(x, v, self.rate if rate is None else rate), (v,)
 
@@ -162,7 +162,7 @@ class Adagrad(Optimizer):
     def step(
         self, x: Any, direction: Any, state: Any, rate: float | None = None
     ) -> tuple[Any, Any]:
-        """Return one adaptive step."""
+        """Take one adaptive step."""
         v = state[-1] + direction * direction
         m = direction
         if self.beta1:
@@ -191,7 +191,7 @@ class Moments(Optimizer):
     def step(
         self, x: Any, direction: Any, state: Any, rate: float | None = None
     ) -> tuple[Any, Any]:
-        """Return one adaptive step with momentum."""
+        """Take one adaptive step with momentum."""
         m = self.beta1 * state[0] + (1 - self.beta1) * direction
         v = self.second(state[1], direction * direction)
         return x + (self.rate if rate is None else rate) * m / (_root(v) + self.tau), (m, v)
@@ -227,7 +227,7 @@ class Yogi(Moments):
     """
 
     def second(self, v: Any, square: Any) -> Any:
-        """Return the additive rule: v − (1 − beta2) d² sign(v − d²)."""
+        """Return v by the additive rule: v − (1 − beta2) d² sign(v − d²)."""
         return v - (1 - self.beta2) * square * sign(v - square)
 
 

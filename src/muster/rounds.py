@@ -62,7 +62,7 @@ class RunState(NamedTuple):
     frozen: Any = None
 
     def sent(self) -> Sent:
-        """Return what a cohort receives."""
+        """Return the states and buffers that a cohort receives."""
         stages = tuple(s.shared for s in self.stages)
         return Sent(self.algorithm.shared, stages, self.buffers, self.frozen)
 
@@ -82,7 +82,7 @@ def start(plan: Plan) -> RunState:
 def drawn(
     plan: Plan, roster: Roster, sampler: Tree, round: int, source: keys.RandomSource
 ) -> tuple[Cohort, Tree]:
-    """Return who is invited to a round, and the sampler's next state.
+    """Draw the cohort of a round; return it and the sampler's next state.
 
     A sampling that is `public` draws from the plan's seed, whatever the source is.
     """
@@ -100,7 +100,7 @@ def play(
     measure: Measure,
     source: keys.RandomSource | None = None,
 ) -> RunState:
-    """Return one round, from the draw of the cohort to clients that know whether they counted.
+    """Play one round, from the draw of the cohort to clients that know whether they counted.
 
     Cohort and noise are drawn from `source`: the plan's seed, or a secret of this round alone,
     whose noise is bound to the sum that it hides (see `noise_source`).
@@ -128,7 +128,7 @@ def play(
 def _stepped(
     plan: Plan, state: RunState, roster: Roster, total: Reply, key: keys.RandomSource, sampler: Tree
 ) -> RunState:
-    """Return what the sum leads to: decode it, divide it, and step."""
+    """Return the state that the sum leads to: decode it, divide it, and step."""
     denominator, share = _weights(plan, roster, total)
     mean, stages = decoded(plan, total, denominator, state.stages, key)
     algorithm = plan.algorithm.step(state.algorithm, mean.payload, share)
@@ -144,7 +144,7 @@ def _counted(plan: Plan, total: Reply | None, invited: int) -> Reply | None:
 
 
 def _among(cohort: Cohort, total: Reply | None) -> tuple[ClientId, ...]:
-    """Return who is in the sum, in the cohort's order."""
+    """Return the clients in the sum, in the cohort's order."""
     accepted = frozenset(total.clients if total else ())
     return tuple(client for client in cohort.clients if client in accepted)
 

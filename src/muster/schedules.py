@@ -20,7 +20,7 @@ class Schedule(Spelled):
     """The seam: a frozen value with `factor(round)`."""
 
     def factor(self, round: int) -> float:
-        """Return what to multiply the local rate with in this round (1-based)."""
+        """Return the factor of the local rate in this round (1-based)."""
         raise NotImplementedError
 
 

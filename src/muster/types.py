@@ -113,7 +113,7 @@ class Cohort:
     times: tuple[int, ...] | None = None
 
     def counts(self) -> dict[ClientId, int]:
-        """Return how often each client was drawn (1 unless drawn with replacement)."""
+        """Count how often each client was drawn (1 unless drawn with replacement)."""
         return dict(zip(self.clients, self.times or (1,) * len(self.clients), strict=True))
 
 
@@ -267,7 +267,7 @@ class Clients(Protocol):
     """The runtime seam: a simulation, a network and a tree of regions all implement it."""
 
     def known(self) -> Roster:
-        """Return who is enrolled."""
+        """Return the roster of the enrolled."""
 
     def send(self, cohort: Cohort, sent: Sent, round: int) -> None:
         """Begin training this cohort on what was sent."""

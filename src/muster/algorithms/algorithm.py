@@ -51,7 +51,7 @@ class Algorithm(Spelled):
         return State(ModelState(x), self.server.init(x))
 
     def memory(self, x: Vector) -> Tree:
-        """Return what a client that never took part remembers."""
+        """Return the memory of a client that never took part."""
         return None
 
     def correct(self, g: Vector, w: Vector, sent: Tree, memory: Tree) -> Vector:

@@ -49,6 +49,6 @@ class FedNova(Algorithm):
         return Normalised((w - sent.x) / work.norm, work.norm), memory
 
     def step(self, state: State, mean: Tree, share: float) -> State:
-        """Return one server step along the mean direction, scaled by the mean number of steps."""
+        """Take one server step along the mean direction, scaled by the mean number of steps."""
         x, s = self.server.step(state.shared.x, mean.norm * mean.delta, state.private)
         return State(ModelState(x), s)

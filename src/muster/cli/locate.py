@@ -49,7 +49,7 @@ def folders(base: Path = RUNS) -> list[Path]:
 
 
 def active(folder: Path) -> float:
-    """Return when a run last wrote something, in seconds since 1970."""
+    """Return the time at which a run last wrote something, in seconds since 1970."""
     files = (folder / name for name in ("run.db", "run.db-wal"))
     return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
 
@@ -100,7 +100,7 @@ class RunProgress:
 
 
 def progress(run: Run) -> RunProgress:
-    """Return how far a run is, from what it recorded."""
+    """Return the progress of a run, from what it recorded."""
     plan: dict[str, Any] = run.facts.get("plan") or {}
     done, planned = run.round, int(plan.get("rounds", 0))
     if _held(run.path):
@@ -126,12 +126,12 @@ def measured(run: Run) -> str:
 
 
 def rows(run: Run) -> str:
-    """Return which rows of their own the clients were measured on in the last evaluation."""
+    """Say which rows of their own the clients were measured on in the last evaluation."""
     return str(spread(run).get("on", "their own rows"))
 
 
 def epsilon(run: Run) -> float | None:
-    """Return what the noise of all rounds reveals at most, or None for a run without noise."""
+    """Return the ε that the noise of all rounds reveals at most; None for a run without noise."""
     seen = (record["privacy"] for record in reversed(run.history) if record.get("privacy"))
     return next((float(found["epsilon"]) for found in seen), None)
 

@@ -49,7 +49,7 @@ def command(
 
 
 def _why(folder: Path, plan: Plan) -> str:
-    """Return what may be the cause, as the plan and its code are the same."""
+    """Say what may be the cause, as the plan and its code are the same."""
     other = upgraded(Run(folder).facts, plan)
     if other:
         return escape(f"it was trained with other releases: {other}")

@@ -120,7 +120,7 @@ def _lead(ledger: Any, folder: Path) -> None:
 
 
 def _user() -> str:
-    """Return who gives the order, as the system knows them."""
+    """Return the user who gives the order, as the system knows them."""
     with contextlib.suppress(KeyError, OSError):
         return getpass.getuser()
     return f"user {os.getuid()}"

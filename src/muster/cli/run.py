@@ -206,7 +206,7 @@ class Order:
             )
 
     def compare(self, run: Run) -> dict[str, Run]:
-        """Return the same plan on pooled rows, and by each client alone."""
+        """Return the runs of the same plan on pooled rows, and by each client alone."""
         found = {"federated": run}
         quiet = replace(self, quiet=True, as_json=False)
         with quiet._watcher("", 0) as watcher:
@@ -252,7 +252,7 @@ class Order:
         return LiveRounds(title, self.plan.rounds, done, intro=self._intro())
 
     def _done(self, *, always: bool = False) -> int:
-        """Return the rounds committed so far."""
+        """Count the rounds committed so far."""
         with contextlib.suppress(RunError):
             return Run(self.folder).round if self.resume or always else 0
         return 0
@@ -269,7 +269,7 @@ class Order:
 
 
 def told(plan: Plan, clients: int, sizes: Any) -> str:
-    """Return what the budget of privacy affords, as a line of an introduction."""
+    """Say what the budget of privacy affords, in a line of an introduction."""
     rounds = afforded(plan, Roster(tuple(range(clients)), lambda: sizes))
     if plan.budget is None or rounds is None:
         return ""

@@ -64,7 +64,7 @@ def command(run: locate.RunName = locate.LATEST, as_json: screen.Json = False) -
 
 
 def _back(run: Run) -> Iterator[str]:
-    """Yield what the run went back to, and which rounds are superseded by that."""
+    """Yield a line for each version that the run went back to, with the rounds it superseded."""
     for one in run.rollbacks:
         later = [record for number, record in run.superseded if number == one["number"]]
         gone: list[int] = [record["round"] for record in later]

@@ -168,7 +168,7 @@ def fraction(name: str, value: float) -> float:
 
 
 def holdout(n: int, share: float, client: ClientId, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return which of a client's `n` rows train and which test, each in ascending order.
+    """Return the training and the test rows of a client's `n`, each in ascending order.
 
     `round(n * share)` rows test, but one row at least is left to train; the choice depends on
     seed, client and `n` only.

@@ -114,7 +114,7 @@ class Contents:
         return found | keywords
 
     def _fields(self, thing: Any, place: str) -> dict[str, Any]:
-        """Return a dataclass: its fields, and of a user's own whatever else it was given."""
+        """Return a dataclass's fields, and of a user's own whatever else it was given."""
         kind, names = type(thing), [f.name for f in fields(thing)]
         more = []
         if not kind.__module__.startswith("muster."):

@@ -53,12 +53,12 @@ class Descent:
     examples: PerExample | None = None
 
     def walk(self, given: Given, carry: Carry, batches: Any) -> Carry:
-        """Return all steps of the pass."""
+        """Walk all steps of the pass."""
         end: Carry = self.task.loop(partial(self.step, given), carry, batches)
         return end
 
     def step(self, given: Given, carry: Carry, batch: Batch) -> Carry:
-        """Return one local step."""
+        """Take one local step."""
         shared, rate, _ = given
         w, buffers, s, memory, loss = carry
         if self.fused:

@@ -275,7 +275,7 @@ def _reply(
 def _reported(
     plan: Any, shared: Any, sent: Sent, memories: Memory, work: LocalWork, mine: bool
 ) -> tuple[Tree, Tree]:
-    """Return what the algorithm has clients send, and keep.
+    """Return the payloads that the algorithm has clients send, and the memories they keep.
 
     Where that is w − x and nothing else it takes the place of w, if that is nobody else's: so a
     large model is in memory once.
@@ -287,7 +287,7 @@ def _reported(
 
 
 def _odd(payload: Tree) -> NDArray[np.bool_]:
-    """Return which clients' payloads hold something that is not finite, or whose square is not."""
+    """Mark the clients whose payload holds something not finite, or whose square is not."""
     with np.errstate(all="ignore"):
         sound = np.stack([np.isfinite(np.vecdot(field, field)) for field in payload])
     return np.asarray(~sound.all(0), np.bool_)

@@ -20,7 +20,7 @@ __all__ = ["chosen", "usual"]
 
 
 def usual(head: OutputHead) -> tuple[Metric, ...]:
-    """Return what is measured beside the loss where a plan names no metrics.
+    """Return the metrics beside the loss where a plan names none.
 
     Accuracy of classes, and AUC where there are two; RMSE and R² of numbers; of a task with its
     own training what that measures.

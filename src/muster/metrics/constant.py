@@ -35,7 +35,7 @@ def constant(head: OutputHead, y: Any) -> dict[str, float]:
 
 
 def guess(head: OutputHead, rows: int) -> dict[str, float]:
-    """Return what guessing among the classes at random reaches on so many rows of unknown labels.
+    """Return the score of guessing at random among the classes, on rows of unknown labels.
 
     The accuracy is three standard deviations above its mean, the loss the logarithm of how many
     classes there are; nothing where that, or the loss, is not known.

@@ -71,7 +71,7 @@ class MetricTally:
 
 
 def sums_of(metric: Metric, outputs: Any, y: Any) -> dict[str, Any]:
-    """Return what `metric.sums` gives, in float64. Raises `PlanError` where these are no sums."""
+    """Return the sums that `metric.sums` gives, in float64. Raises `PlanError` for others."""
     try:
         with np.errstate(all="ignore"):  # a model that diverged is no fault of the metric
             found = metric.sums(outputs, y)

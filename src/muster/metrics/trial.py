@@ -57,7 +57,7 @@ class Tried(Metric):
         return self.metric.native
 
     def sums(self, outputs: Any, y: Any) -> Sums:
-        """Return the metric's, once they are found to add up."""
+        """Return the metric's sums, once they are found to add up."""
         whole, rows = sums_of(self.metric, outputs, y), len(y)
         if rows > 1:
             cut = rows // 2
@@ -98,7 +98,7 @@ class Tried(Metric):
                 )
 
     def value(self, sums: Sums) -> float:
-        """Return the metric's."""
+        """Return the metric's value."""
         return value_of(self.metric, sums)
 
 

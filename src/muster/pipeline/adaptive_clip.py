@@ -62,7 +62,7 @@ class AdaptiveClip(Stage):
         return replace(contract, fields=(*contract.fields, bit), moving=True)
 
     def init(self, contract: Contract) -> State:
-        """Return the moving bound C is shared."""
+        """Return the state: the moving bound C, shared."""
         return State(shared=np.array([self.start]))
 
     def bound_for_round(self, contract: Contract, sent: Tree) -> float:

@@ -127,7 +127,7 @@ class SecureSum(Stage):
         return replace(contract, visible=False)
 
     def frame(self, contract: Contract) -> Frame:
-        """Return how a payload under this contract and its weight lie in one vector."""
+        """Return the frame in which a payload under this contract and its weight lie."""
         secagg = require("muster.secagg", extra="site")
         spans = []
         for field in contract.fields:
@@ -214,7 +214,7 @@ class SecureSum(Stage):
         return max(1, int(self.corrupt * count + SLACK))
 
     def bears(self, size: int, needed: int = 0, honest: int = 0) -> Bears:
-        """Return what a session of so many clients is made for.
+        """Return the numbers that a session of so many clients bears.
 
         All its colluders may be among those who are left, and know their shares of the noise.
         """
@@ -295,7 +295,7 @@ class SecureSum(Stage):
     def facts(
         self, terms: SessionTerms, advertised: int, survivors: Sequence[ClientId]
     ) -> dict[str, Any]:
-        """Return what a round's record notes of a sum: whose it is, and what it was safe from.
+        """Return a round's notes of a sum: whose it is, and what it was safe from.
 
         `advertised` is the number of clients whose keys came, for whom the graph was made
         (`members`).

@@ -136,7 +136,7 @@ class Stage(Spelled):
         return self.accept(contract).bound
 
     def release(self, contract: Contract) -> Release | None:
-        """Return what one round reveals under this stage's noise; None for a stage without."""
+        """Return the release of one round under this stage's noise; None for a stage without."""
         return None
 
     def share_variance(self, contract: Contract) -> float:
@@ -144,7 +144,7 @@ class Stage(Spelled):
         return 0.0
 
     def memory(self, contract: Contract) -> Tree:
-        """Return what a client keeps for this stage, without a leading axis; None for most."""
+        """Return a client's memory for this stage, without a leading axis; None for most."""
         return None
 
     def encode(
@@ -160,7 +160,7 @@ class Stage(Spelled):
         return total, state
 
     def ended(self, state: State) -> State:
-        """Return what may outlive the run: the state without what would undo its noise."""
+        """Return the state that may outlive the run, without what would undo its noise."""
         return state
 
 
@@ -208,7 +208,7 @@ class Pipeline:
         return tuple(s.memory(c) for s, c in zip(self.stages, self.contracts, strict=False))
 
     def releases(self) -> tuple[Release, ...]:
-        """Return what each round reveals under the noise of the stages that add any.
+        """Return the releases of each round under the noise of the stages that add any.
 
         Of noise in shares, those that others know are noted: of the corrupt clients behind a mask,
         and without one of a reader that is a client itself.
@@ -289,7 +289,7 @@ class Pipeline:
     def decode(
         self, total: Reply, states: tuple[State, ...], key: RandomSource
     ) -> tuple[Reply, tuple[State, ...]]:
-        """Return the sum back through all stages in reverse."""
+        """Take the sum back through all stages in reverse."""
         fresh, contracts = list(states), self.now(tuple(state.shared for state in states))
         for i in reversed(range(len(self.stages))):
             total, fresh[i] = self.stages[i].decode(total, contracts[i], states[i], key.at(i))

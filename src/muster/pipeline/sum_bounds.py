@@ -66,7 +66,7 @@ class SumBounds:
         return self.sizes(sums, weight)
 
     def sizes(self, sums: Mapping[str, Any], weight: float) -> str:
-        """Return the same of coordinates and norm alone, for a weight that is known."""
+        """Say the same of coordinates and norm alone, for a weight that is known."""
         for field in self.contract.fields:
             found = sums[field.name]  # whose absolute value may be beyond its own dtype
             high = max(int(found.max(initial=0)), -int(found.min(initial=0)))

@@ -41,7 +41,7 @@ class Keep(Spelled):
     def stays(
         self, versions: Collection[int], values: Mapping[int, float], *, lower: bool
     ) -> frozenset[int]:
-        """Return which of these versions stay, of which the newest is the last that was committed.
+        """Return those of these versions that stay; the newest is the last that was committed.
 
         `values` are those of the metric `best` by version; `lower` whether less of it is better.
         """

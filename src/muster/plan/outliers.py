@@ -73,7 +73,7 @@ class Outliers:
         return SumBounds(self._contract, 1, equal, variance)
 
     def _long(self, vectors: dict[str, Any], weight: float) -> str:
-        """Return whether it is longer than the plan's clip lets an update be."""
+        """Say that it is longer than the plan's clip lets an update be, or ""."""
         bound = self._contract.bound
         if bound is None:
             return ""
@@ -90,7 +90,7 @@ class Outliers:
 
 
 def _unbounded(values: Any) -> str:
-    """Return whether so many replies like this one could add up to infinity."""
+    """Say that so many replies like this one could add up to infinity, or ""."""
     values = np.asarray(values)
     if values.dtype.kind != "f" or math.isfinite(_rough(values)):
         return ""

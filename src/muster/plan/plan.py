@@ -319,7 +319,7 @@ class Plan(Spelled):
         *,
         own: bool = False,
     ) -> tuple[dict[str, Any], tuple[Tree, ...]]:
-        """Return the algorithm's payload rows through the pipeline.
+        """Encode the algorithm's payload rows through the pipeline.
 
         `own`: nobody needs the rows any more, so their memory may be written to.
         """

@@ -133,7 +133,7 @@ def empty_reply(plan: Any) -> Reply:
 
 
 def selection(plan: Any, roster: Roster) -> Selection:
-    """Return how the plan draws its clients from those.
+    """Return the selection by which the plan draws its clients from those.
 
     A mask needs its cohort to know one another, so whoever is in it, and the server, sees who is.
     """
@@ -146,7 +146,7 @@ def selection(plan: Any, roster: Roster) -> Selection:
 
 
 def charges(plan: Any, roster: Roster, run: str) -> tuple[Charge, ...]:
-    """Return what one round reveals, a charge for each stage with noise.
+    """Return the charges of one round, one for each stage with noise.
 
     The second one and those after it go by the run's name with their number, as a ledger has one
     entry for a round of a run.

@@ -28,7 +28,7 @@ def needed(minimum: float, goal: int) -> int:
 
 
 def target_replies(invited: int, overselect: float) -> int:
-    """Return how many replies of so many invited are enough.
+    """Count the replies of so many invited that are enough.
 
     >>> target_replies(13, 1.3)
     10

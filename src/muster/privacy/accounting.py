@@ -79,7 +79,7 @@ class Spent:
 
 
 def spent(charges: Iterable[Charge], delta: float) -> Spent:
-    """Return what all charges reveal together about one client, by the theorem that holds for them.
+    """Return the privacy spent by all charges together on one client, by the theorem that holds.
 
     Rounds of one mechanism and selection compose; Poisson sampling amplifies a central
     Gaussian and nothing else. Rounds of one run under the matrix mechanism are one Gaussian.
@@ -267,7 +267,7 @@ def _step(charges: tuple[Charge, ...], rdp: float, delta: float) -> float:
 
 
 def _pld(charges: tuple[Charge, ...], step: float, relation: str = "ADD_OR_REMOVE_ONE") -> Any:
-    """Return all losses together.
+    """Return the distribution of all losses together.
 
     Under "REPLACE_ONE" the library doubles how far a client moves.
     """

@@ -67,7 +67,7 @@ class LedgerFile:
         self.path = Path(path)
 
     def read(self, delta: float) -> PrivacyLedger:
-        """Return what stands in it; an empty ledger at this δ where there is no file yet."""
+        """Return the ledger that stands in it; an empty one at this δ where there is no file."""
         try:
             text = self.path.read_text("utf-8") if self.path.exists() else None
         except OSError as error:

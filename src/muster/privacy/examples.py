@@ -45,7 +45,7 @@ def clipped_rows(gradients: NDArray[np.float64], bound: float) -> NDArray[np.flo
 def clip_factors(
     norms: NDArray[np.float64], bound: float, dtype: str = "float64"
 ) -> NDArray[np.float64]:
-    """Return what rows of these L2 norms are multiplied with, to be no longer than the bound.
+    """Return the factors that make rows of these L2 norms no longer than the bound.
 
     64 units of rounding in `dtype` less than the bound, so that norm and product may round. 0 for a
     norm that is not finite; what has it must count as zeros (0 · NaN is none).
@@ -83,7 +83,7 @@ def private_gradient(
 
 
 def dp_sgd_spent(multiplier: float, rate: float, steps: int, delta: float) -> Spent:
-    """Return what so many steps reveal about one example, for batches drawn by Poisson's coins.
+    """Return the privacy spent by so many steps on one example, in batches by Poisson's coins.
 
     Batches cut from a shuffled epoch are another mechanism (Chua et al. 2024, arXiv
     2403.17673) with less privacy: account them with rate 1.
@@ -97,7 +97,7 @@ def dp_sgd_spent(multiplier: float, rate: float, steps: int, delta: float) -> Sp
 
 
 def charged(local: Any, rows: int, run: str = "") -> Charge:
-    """Return what one round of a client with so many rows releases about each row.
+    """Return the charge for each row of one round of a client with so many rows.
 
     `local` is a `Local` with `examples`; n, its number of rows, is taken as known to all.
     Poisson batches: so many sub-sampled Gaussians. A full batch: so many Gaussians. Shuffled

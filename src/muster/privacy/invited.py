@@ -50,7 +50,7 @@ def fewest_own(session: Callable[[int], Invited | None], first: int) -> int | No
 
 
 def _ways(count: int, made: Invited) -> list[int]:
-    """Return how many own ones open a vector in a session in which so many clients' keys came."""
+    """Return the numbers of own clients that open a vector where so many clients' keys came."""
     threshold = (count + made.colluders) // 2 + 1
     least = max(made.minimum, threshold)
     if least > count or threshold < made.colluders + 2:  # every client refuses it

@@ -157,7 +157,7 @@ class Budget(Spelled):
         check_target(self.epsilon, self.delta)
 
     def rounds(self, release: Release, selection: Selection = EVERYBODY) -> int:
-        """Return how many rounds a fresh population affords."""
+        """Count the rounds that a fresh population affords."""
         return rounds_for(self.epsilon, self.delta, release, selection)
 
     def refusal(self, ledger: PrivacyLedger, charge: Charge) -> str | None:

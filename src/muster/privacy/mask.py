@@ -45,7 +45,7 @@ class Mask:
 
 
 def described(mask: Mask | None) -> str:
-    """Return what the masked sums of a run are safe from, and what they are not, in a line.
+    """Describe in a line what the masked sums of a run are safe from, and what they are not.
 
     >>> described(None)
     'none'
@@ -85,7 +85,7 @@ def _groups(mask: Mask) -> str:
 
 
 def _not_covered(mask: Mask) -> str:
-    """Return what no mask does."""
+    """Say what no mask does."""
     worth = "all its clients" if mask.worst is None else f"all {mask.worst.clients} clients"
     would = "would bound" if mask.settings.get("groups", 1) == 1 else "bounds"
     bound = f"a rule across groups {would} it; "

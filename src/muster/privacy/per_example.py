@@ -80,7 +80,7 @@ class PerExample(Spelled):
             )
 
     def noise(self, private: Any, layout: Layout) -> tuple[Any, Any]:
-        """Return what is added to the sums, and what they are then divided by.
+        """Return the noise added to the sums, and the number that they are then divided by.
 
         `(d,)` and a number for a `Private`, `(clients, d)` and `(clients, 1)` for an array of
         them. What nobody trains gets no noise.

@@ -148,7 +148,7 @@ class Selection:
         return "add-or-remove" if self.amplification < 1 else "zero-out"
 
     def turns(self, rounds: int) -> int:
-        """Return how often a client takes part in so many rounds in a row, at most.
+        """Count how often a client takes part in so many rounds in a row, at most.
 
         >>> Selection("rotation", 0.25, separation=4).turns(9)
         3

@@ -118,13 +118,13 @@ class Statement:
         return "\n".join(lines + [f"{i}. {name}: {value}" for i, (name, value) in numbered])
 
     def to_json(self) -> str:
-        """Return the same for a program."""
+        """Return the statement as JSON, for a program."""
         value = {"private": self.private, "claim": self.claim, "unit": self.unit}
         return json.dumps(value | {"reasons": self.reasons, "items": dict(self.items)}, indent=1)
 
 
 def statement(facts: StatementInputs) -> Statement:
-    """Return what may be claimed, item by item; no claim where one of its grounds is missing.
+    """Return the claims, item by item; no claim where one of its grounds is missing.
 
     The items follow NIST SP 800-226 (2025), guidelines for evaluating differential privacy.
 
@@ -148,7 +148,7 @@ def _claim(facts: StatementInputs) -> str:
 
 
 def _charges(facts: StatementInputs) -> tuple[Charge, ...]:
-    """Return those of the ledger; before the first, one round of what the plan will release."""
+    """Return the charges of the ledger; before the first, one round of what the plan releases."""
     planned = tuple(Charge(release, facts.selection) for release in facts.releases)
     return facts.ledger.charges or planned
 

@@ -209,7 +209,7 @@ def _colluding(setting: Setting) -> Line:
 
 
 def _chosen(setting: Setting) -> str:
-    """Return what a server needs that invites whom it likes, and says how many."""
+    """Say what a server needs that invites whom it likes, and says how many."""
     if setting.own is None:
         return ""
     named = setting.peers is not None and setting.peers.named

@@ -41,7 +41,7 @@ def doubt(plan: Plan, found: Mapping[str, Any], least: Mapping[str, float], what
 
 
 def _unread(plan: Plan, found: Mapping[str, Any]) -> str:
-    """Return what names a metric, to stop or to keep by, that was not measured, or has no value."""
+    """Say which rule, to stop or to keep by, names a metric without a measured value, or ""."""
     metrics = found.get("metrics") or {}
     rules = [(one, one.metric) for one in plan.stop if isinstance(one, Target | EarlyStopping)]
     for rule, name in [*rules, *([(plan.keep, plan.keep.best)] if plan.keep.best else [])]:

@@ -153,7 +153,7 @@ def spread(
     each: Sequence[Mapping[str, float]],
     found: Sequence[Mapping[str, float]],
 ) -> dict[str, Any]:
-    """Return how metrics vary over clients: mean, row-weighted mean, percentiles, the worst client.
+    """Return the spread of metrics over clients: means, percentiles, the worst client.
 
     `lower` says of which metrics less is better; without a word of it there is no worst. `each` are
     the sums of each client, `found` their values. "count" is how many these are, "rows" of how many
@@ -191,7 +191,7 @@ def _spread(found: Any, rows: Any, *, lower: bool | None) -> dict[str, float]:
 
 
 def _on(each: Sequence[Mapping[str, float]]) -> str:
-    """Return which of their own rows the clients were measured on, in words."""
+    """Say which of their own rows the clients were measured on."""
     tested = sum(sums.get(HELD_OUT, 0) > 0 for sums in each)
     if tested in (0, len(each)):
         return "their own test rows" if tested else TRAINED

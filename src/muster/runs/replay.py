@@ -115,7 +115,7 @@ def _same(a: Any, b: Any) -> bool:
 def _played(
     plan: Plan, population: Population, history: Sequence[dict[str, Any]], facts: dict[str, Any]
 ) -> RunState:
-    """Return every recorded round again, with the recorded cohorts and accepted sets."""
+    """Play every recorded round again, with the recorded cohorts and accepted sets."""
     cohorts = {
         r["round"]: Cohort(tuple(r["invited"]), tuple(r["times"]) if "times" in r else None)
         for r in history

@@ -157,7 +157,7 @@ class Run:
         return self.last.model(client)
 
     def _travels(self, kind: str) -> Any:
-        """Tell of each coordinate of a full vector whether it leaves the clients."""
+        """Return for each coordinate of a full vector whether it leaves the clients."""
         assert self.plan is not None
         layout, sharing, arrays = self.plan.task.layout, self.plan.sharing, self.last.arrays
         buffers = kind == "buffer"

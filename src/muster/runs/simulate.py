@@ -176,7 +176,7 @@ def _hands(
 def _crew(
     plan: Plan, population: Population, choice: Choice, asked: int | None
 ) -> tuple[int, bytes | None, str]:
-    """Return how many workers, the plan as it travels to them, and why."""
+    """Return the number of workers, the plan as it travels to them, and why."""
     if asked is not None and asked < 1:
         raise PlanError(f"workers={asked}: at least 1 is needed; 1 trains in this process")
     if asked == 1:

@@ -88,7 +88,7 @@ class Version:
         return plan.task.model(w, merge(arrays["buffers"], memory.buffers, buffers=True))
 
     def _memory(self, client: ClientId) -> Memory:
-        """Return what a client kept when this was committed."""
+        """Return the memory of a client when this was committed."""
         assert self.plan is not None
         store = SQLiteStore(self.path, readonly=True)
         try:

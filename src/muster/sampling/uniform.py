@@ -43,7 +43,7 @@ class Uniform(Spelled):
             )
 
     def size(self, population: int) -> int:
-        """Return how many clients of a population take part."""
+        """Count the clients of a population that take part."""
         size = self.count if self.count else max(1, round(float(self.fraction or 0) * population))
         if size > population:
             raise PlanError(

@@ -114,7 +114,7 @@ class Secrets:
 
     @classmethod
     def read(cls, data: bytes) -> Secrets:
-        """Return those that were kept as `data`."""
+        """Return the secrets that were kept as `data`."""
         return cls(PrivateKey(data[:32]), PrivateKey(data[32:64]), data[64:96])
 
     @property
@@ -156,15 +156,15 @@ class Binding:
             return None
 
     def consent(self, shared: bytes, alive: bytes) -> bytes:
-        """Return what a client signs before it reveals anything: who shared, and who survived."""
+        """Return the bytes a client signs before it reveals anything: who shared, who survived."""
         return framed(LABEL + b"survivors", self.context, self.session, shared, alive)
 
     def dealing(self, root: bytes, proof: bytes) -> bytes:
-        """Return what a dealer signs: the root of its leaves and the proof of their degree."""
+        """Return the bytes that a dealer signs: its leaves' root and the proof of their degree."""
         return framed(LABEL + b"dealing", self.context, self.session, root, proof)
 
     def complaint(self, dealer: int, holder: int, digest: bytes) -> bytes:
-        """Return what a holder signs when a dealer's share does not fit: the hash of its piece."""
+        """Return the bytes a holder signs when a share does not fit: the hash of its piece."""
         return framed(
             LABEL + b"complaint", self.context, self.session, _pair(dealer, holder), digest
         )

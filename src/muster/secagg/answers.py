@@ -186,7 +186,7 @@ def shared(
 def delivered(
     view: View, own: bytes, delivery: messages.Delivery
 ) -> tuple[Set, Held, tuple[tuple[int, bytes], ...]]:
-    """Return who shared, the shares held of them `(holders, 2, 22)`, and whose do not fit.
+    """Return the sharers, the shares held of them `(holders, 2, 22)`, and those that do not fit.
 
     A share that cannot be unsealed, is not the one behind its leaf or does not lie on its dealer's
     polynomial is not held; its dealer is named, with the piece it came in.
@@ -261,7 +261,7 @@ def accused(
 
 
 def admitted(view: View, party: Party, sharing: Set, said: messages.Members) -> Set:
-    """Return who is a member of the sum: of those who shared, and whom I will be in a sum with."""
+    """Return the members of the sum: those who shared, and whom I will be in a sum with."""
     _same(view, said.session)
     found = _set(view, said.alive, sharing)
     judged(party, view.names(found))
@@ -293,7 +293,7 @@ def masked(view: View, sharing: Set, vector: Callable[[], Words]) -> messages.Ma
 def survived(
     view: View, party: Party, sharing: Set, survivors: messages.Survivors
 ) -> tuple[Set, Set]:
-    """Return who was a member, and who of them survived."""
+    """Return the members, and those of them who survived."""
     _same(view, survivors.session)
     found = _set(view, survivors.alive, sharing)
     judged(party, view.names(found))

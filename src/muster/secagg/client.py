@@ -65,7 +65,7 @@ def client(
     entropy: Callable[[int], bytes],
     kept: Mapping[str, bytes] | None = None,
 ) -> Flow:
-    """Yield one client's session; returns when the server has its sum, or raises `Aborted`.
+    """Run one client's session; returns when the server has its sum, or raises `Aborted`.
 
     `vector` gives the integers `(size,)`, in uint32 or uint64, 0 to `terms.most`, and is called
     once, when they are due; `entropy(n)` gives n bytes fit for keys, such as `os.urandom`. `kept`
@@ -130,7 +130,7 @@ def _advertise(me: _Me) -> Flow:
 
 
 def _share(me: _Me, secrets: Secrets, advert: messages.Advert) -> Flow:
-    """Yield who is in the session; my shares for my holders, as said and as they are."""
+    """Deal; return the view of the session, my shares for my holders as said, and as they are."""
     terms, party = me.terms, me.party
     view, said, own = yield from _turn(
         me,
@@ -145,7 +145,7 @@ def _share(me: _Me, secrets: Secrets, advert: messages.Advert) -> Flow:
 
 
 def _compare(me: _Me, view: View, own: bytes) -> Flow:
-    """Yield who shared, and the shares held of them that fit."""
+    """Compare; return who shared, and the shares held of them that fit."""
     (sharing, held, _), _, _ = yield from _turn(
         me,
         (SessionStep.COMPARE, messages.Delivery),
@@ -183,7 +183,7 @@ def _mask(me: _Me, view: View, mine: tuple[messages.Shares, bytes], sharing: Set
 
 
 def _consent(me: _Me, view: View, members: Set) -> Flow:
-    """Yield the members and the survivors, under my signature."""
+    """Consent, by my signature; return the members and the survivors."""
     sets, _, _ = yield from _turn(
         me,
         (SessionStep.CONSENT, messages.Survivors),
@@ -202,7 +202,7 @@ def _turn(
     seen: Callable[[Any], Saw] | None = None,
     first: SecAggMessage | None = None,
 ) -> Flow:
-    """Yield one step: hear (or take what was heard), check, show, keep, say.
+    """Take one step: hear (or take what was heard), check, show, keep, say.
 
     Kept already, it is checked and shown, and said again where nothing was kept after it. Returns
     what the check found, what was said, and what else was kept.
@@ -229,7 +229,7 @@ def _turn(
 
 
 def _hear(me: _Me, step: SessionStep, *kinds: type[SecAggMessage]) -> Flow:
-    """Yield the next message that is new; anything but what is due ends the session."""
+    """Hear the next message that is new; anything but what is due ends the session."""
     while True:
         came = yield Await(step)
         try:

@@ -63,7 +63,7 @@ def raw(size: int) -> FieldCodec:
 
 
 def number(size: int) -> FieldCodec:
-    """Return a whole number from 0 up in so many bytes, the highest first.
+    """Return the codec of a whole number from 0 up in so many bytes, the highest first.
 
     >>> number(2).write(258).hex()
     '0102'
@@ -86,7 +86,7 @@ def blob(most: int = (1 << 32) - 1) -> FieldCodec:
 
 
 def text(most: int) -> FieldCodec:
-    """Return a text in UTF-8 of 1 to `most` bytes, behind its length.
+    """Return the codec of a text in UTF-8 of 1 to `most` bytes, behind its length.
 
     >>> text(9).write("ab").hex()
     '000000026162'
@@ -98,7 +98,7 @@ def text(most: int) -> FieldCodec:
 
 
 def many(form: FieldCodec) -> FieldCodec:
-    """Return a list, its number of items before it.
+    """Return the codec of a list, its number of items before it.
 
     >>> many(raw(1)).write((b"a", b"b")).hex()
     '000000026162'

@@ -168,7 +168,7 @@ class Dealing:
         return found
 
     def overdone(self) -> dict[int, str]:
-        """Return who complains about more than all colluders, or is complained about by more.
+        """Return those who complain about more than all colluders, or are complained about by more.
 
         No honest client is, while at most c = `colluders` lie. What an honest dealer sent fits, and
         an honest server hands it on unchanged, so an honest holder complains about liars alone,

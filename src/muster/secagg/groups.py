@@ -18,7 +18,7 @@ __all__ = ["anybody", "borne", "exposed", "honest_needed", "largest_count", "ove
 
 
 def honest_needed(losses: int) -> int:
-    """Return how many honest clients a group needs, itself counted, to bear so many losses.
+    """Count the honest clients that a group needs, itself counted, to bear so many losses.
 
     >>> [honest_needed(losses) for losses in (0, 1, 2)]
     [2, 3, 5]

@@ -110,7 +110,7 @@ class PublicKeys:
         return b"".join(form.write(value) for form, value in zip(_KEYS, values, strict=True))
 
     def statement(self, context: bytes) -> bytes:
-        """Return what the client signs: its keys together with the digest of the terms."""
+        """Return the bytes that the client signs: its keys with the digest of the terms."""
         return framed(b"muster secagg keys", context, self.keys)
 
 

@@ -85,7 +85,7 @@ class _Conversation:
 
 
 def server(terms: SessionTerms, invited: Iterable[str], verify: Verify) -> Flow:
-    """Yield one session of the invited clients; returns a `Sum`, or raises `Aborted`.
+    """Run one session of the invited clients; returns a `Sum`, or raises `Aborted`.
 
     `verify(name, data, signature)` says whether a signature is that client's. All clients are
     told how it ended, those who fell out as soon as they did.
@@ -110,7 +110,7 @@ def server(terms: SessionTerms, invited: Iterable[str], verify: Verify) -> Flow:
 
 
 def _session(book: _Conversation) -> Flow:
-    """Yield the straight line."""
+    """Walk the straight line."""
     cohort = yield from _advertise(book)
     dealing = yield from _share(book, cohort)
     members = yield from _compare(book, dealing)
@@ -168,7 +168,7 @@ def _advertise(book: _Conversation) -> Flow:
 
 
 def _share(book: _Conversation, cohort: SessionMembers) -> Flow:
-    """Yield what was dealt, and by whom."""
+    """Collect what is dealt, and by whom; hand out the pieces."""
     dealing = Dealing(cohort)
 
     def accept(name: str, shares: messages.Shares) -> SessionReason | None:
@@ -187,7 +187,7 @@ def _share(book: _Conversation, cohort: SessionMembers) -> Flow:
 
 
 def _compare(book: _Conversation, dealing: Dealing) -> Flow:
-    """Yield who is in the sum: who compared what it was dealt, without those who lied."""
+    """Find who is in the sum: who compared what it was dealt, without those who lied."""
     cohort = dealing.cohort
 
     def accept(name: str, compared: messages.Compared) -> SessionReason | None:
@@ -253,7 +253,7 @@ def _out(book: _Conversation, cohort: SessionMembers, there: Set, found: Mapping
 
 
 def _mask(book: _Conversation, cohort: SessionMembers, members: Set) -> Flow:
-    """Yield who survived, and the sum of their masked vectors."""
+    """Collect the masked vectors; return who survived, and their sum."""
     ring, size = book.terms.ring, book.terms.size
     total, room = ring.zeros(size), ring.buffer(size)
     alive = np.zeros(len(cohort.entries), np.bool_)
@@ -274,7 +274,7 @@ def _mask(book: _Conversation, cohort: SessionMembers, members: Set) -> Flow:
 
 
 def _consent(book: _Conversation, cohort: SessionMembers, members: Set, alive: Set) -> Flow:
-    """Yield each client gets the signatures of the holders of its secrets under the survivors."""
+    """Give each client its secrets' holders' signatures under the survivors."""
     statement = cohort.binding.consent(bitmap(members), bitmap(alive))
     signatures: dict[int, bytes] = {}
 
@@ -296,7 +296,7 @@ def _consent(book: _Conversation, cohort: SessionMembers, members: Set, alive: S
 
 
 def _reveal(book: _Conversation, cohort: SessionMembers, members: Set) -> Flow:
-    """Yield who spoke, and the shares that came, `(pairs, 22)` by holder."""
+    """Collect the shares `(pairs, 22)`, by holder; return who spoke, and them."""
     shares = room_for_shares(cohort)
     spoke = np.zeros(len(cohort.entries), np.bool_)
 

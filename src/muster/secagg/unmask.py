@@ -67,7 +67,7 @@ def unmask(
 
 
 def _kept_back(cohort: SessionMembers, good: Set, members: Set, spoke: Set) -> dict[int, str]:
-    """Return who spoke, and opened no number of the field where it holds a share of a member."""
+    """Return those who spoke, and opened no number where they hold a member's share."""
     table, lied = cohort.graph.table, dict[int, str]()
     none = ~good.reshape(table.shape) & members[table] & spoke[:, None]
     for holder in np.flatnonzero(none.any(1)).tolist():

@@ -156,7 +156,7 @@ def genesis(path: Path, entry: dict[str, Any], wanted: Any) -> dict[str, str]:
 
 
 def root(purpose: str, id: str) -> str:
-    """Return what the first line of a log names as the line before it."""
+    """Return the digest that the first line of a log names as the line before it."""
     return sha256(json.dumps(["muster audit 1", purpose, id]).encode()).hexdigest()
 
 

@@ -140,12 +140,12 @@ def check_name(name: str) -> str:
 
 
 def holder(pem: bytes) -> Identity:
-    """Return who a certificate (PEM) speaks for; its signature is not looked at."""
+    """Return the identity that a certificate (PEM) speaks for; its signature is not looked at."""
     return _identity(pem, x509.load_pem_x509_certificate)
 
 
 def peer_identity(der: bytes) -> Identity:
-    """Return who the other end of a connection is: `peer_identity(ssl_object.getpeercert(True))`.
+    """Return the identity at a connection's other end, by `ssl_object.getpeercert(True)`.
 
     TLS has checked signature, chain and dates; whether it is revoked is for `admit`.
     """
@@ -236,7 +236,7 @@ def _facts(found: x509.Certificate) -> tuple[list[str], list[Any], int, datetime
 
 
 def parsed(parse: Callable[[bytes], Any], data: bytes, what: str) -> Any:
-    """Return what some bytes hold; an `IdentityError` when they cannot be read."""
+    """Return the object that some bytes hold; an `IdentityError` when they cannot be read."""
     try:
         return parse(data)
     except UNREADABLE as error:

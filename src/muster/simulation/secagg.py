@@ -123,7 +123,7 @@ def _serve(
 
 
 def _said(side: Any, heard: SecAggMessage | None) -> list[SecAggMessage]:
-    """Return what a client says to what it hears."""
+    """Return a client's answers to what it hears."""
     said, action = [], side.send(heard)
     while not isinstance(action, Await):
         if isinstance(action, Say):
@@ -176,7 +176,7 @@ class SimulatedSecAgg:
         trained: Iterator[Answer],
         gone: Set[ClientId],
     ) -> Iterator[Answer]:
-        """Yield one session."""
+        """Play one session and yield what came of it."""
         terms = session_terms(
             plan,
             len(cohort.clients),

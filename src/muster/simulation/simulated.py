@@ -30,7 +30,7 @@ class Executor(Protocol):
     """Who does the work: this process, or a pool."""
 
     def perform(self, sent: Sent, pieces: Iterable[WorkUnit]) -> Iterator[WorkResult]:
-        """Yield what became of each piece, in order."""
+        """Yield the result of each piece, in order."""
 
     def measure(
         self, sent: Sent, clients: Iterable[tuple[ClientId, Memory | None]], round: int = 0
@@ -176,7 +176,7 @@ class Simulation:
             yield WorkUnit(round, n, clients, counts, places, memories)
 
     def memories(self, clients: Sequence[ClientId]) -> dict[ClientId, Memory] | None:
-        """Return what these clients remember, the blank memory for those that never took part."""
+        """Return these clients' memories, the blank one for those that never took part."""
         if self._blank is None:
             return None
         return self._rebuilt(clients, self._store.memory(clients))

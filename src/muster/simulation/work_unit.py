@@ -195,7 +195,7 @@ def _text(error: Exception) -> str:
 
 
 def _edges(places: Sequence[int], block: int) -> list[int]:
-    """Return where among clients at these places each block begins."""
+    """Return the indices, in clients at these places, at which each block begins."""
     if places[-1] - places[0] == len(places) - 1:  # nobody is absent
         return [0, *range(block - places[0] % block, len(places), block)]
     at = [place // block for place in places]
@@ -203,7 +203,7 @@ def _edges(places: Sequence[int], block: int) -> list[int]:
 
 
 def _norms(plan: Plan, sent: Sent, outcome: Outcome) -> tuple[tuple[ClientId, float], ...]:
-    """Return how long each client's update is; nobody's where that is to be hidden."""
+    """Return the length of each client's update; nobody's where that is to be hidden."""
     if not shows_norms(plan):
         return ()
     contract = plan.stages.now(sent.stages)[-1]

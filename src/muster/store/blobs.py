@@ -85,7 +85,7 @@ class Blobs(Protocol):
 
 
 def model_name(digest: str) -> str:
-    """Return the blob of a model.
+    """Return the name of a model's blob.
 
     >>> model_name("0" * 64)[:12]
     'model-000000'
@@ -94,7 +94,7 @@ def model_name(digest: str) -> str:
 
 
 def update_name(round: int, client: ClientId, digest: str, kind: str = "update") -> str:
-    """Return the blob of a client's update to a round; `kind` is "masked" for one that is hidden.
+    """Return the blob's name of a client's update to a round; `kind` is "masked" if hidden.
 
     >>> update_name(3, "a", "0" * 64)[:32]
     'update-000003-ac8d8342bbb2362d-0'

@@ -112,7 +112,7 @@ class FederationStore(RoundTables):
         )
 
     def members(self) -> dict[str, Member]:
-        """Return who enrolled, by name."""
+        """Return the members, by name."""
         return self._transactions.read(seating.listed)
 
     def open(self, opened: OpenWork) -> None:
@@ -125,7 +125,7 @@ class FederationStore(RoundTables):
         self._transactions.write(f"open round {opened.round}", body)
 
     def opened(self) -> tuple[OpenWork, dict[ClientId, Assignment]] | None:
-        """Return what was opened last, with its seats, until the round is committed."""
+        """Return the work opened last, with its seats, until the round is committed."""
         return self._transactions.read(seating.latest)
 
     def seats(self, round: int, kind: Kind) -> dict[ClientId, Assignment]:
@@ -205,7 +205,7 @@ class FederationStore(RoundTables):
             self.note(excluded=[*map(list, known.items()), [client, why]])
 
     def excluded(self) -> dict[ClientId, str]:
-        """Return who takes part no more, and why."""
+        """Return those who take part no more, and why."""
         return dict(self.meta("excluded") or ())
 
     def lead(self, stop: threading.Event) -> bool:
@@ -235,7 +235,7 @@ class FederationStore(RoundTables):
             seating.beat(self._transactions, progress)
 
     def progress(self) -> dict[ClientId, int]:
-        """Return how far clients are, as any server last said."""
+        """Return the progress of clients, as any server last said."""
         return self._transactions.read(seating.progressed) if self.shared else {**self._progress}
 
     def _recorded(self, job: Future[None]) -> None:

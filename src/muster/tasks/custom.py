@@ -160,7 +160,7 @@ class Custom(_Own):
         self.gradient(carry, None, Batch(None, None))
 
     def run(self, descent: Any, given: Any, carry: Any, batches: Any) -> Any:
-        """Return one client's round by `fit`, and the loss of what it returned by `measure`.
+        """Return the result of one client's round by `fit`, and its loss by `measure`.
 
         Raises `MusterError` with the traceback when `fit` raises, `DataError` when it returns
         other names or shapes than it was given.

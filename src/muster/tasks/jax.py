@@ -55,11 +55,11 @@ class _Made(Traced):
         )
 
     def draw(self, key: Key) -> dict[str, Any]:
-        """Return what make_params draws."""
+        """Return the parameters that make_params draws."""
         return self.make_params(jax.random.key(np.uint32(key.integer() % 2**32)))
 
     def forward(self, params: dict[str, Any], x: Any, rng: Any) -> Any:
-        """Return what apply says."""
+        """Return the outputs of apply."""
         return self.apply(params, x, rng) if self.draws else self.apply(params, x)
 
 
@@ -110,7 +110,7 @@ class Model(_Made):
         )
 
     def losses(self, out: Any, y: Any) -> Any:
-        """Return the user's."""
+        """Return the user's losses."""
         return self.loss(out, y)
 
 

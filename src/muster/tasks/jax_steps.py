@@ -109,7 +109,7 @@ class Steps(NamedTuple):
 
 
 def pack(batches: Any, size: int, dtype: str) -> Steps:
-    """Return what `muster.batches.Batches` say, for a model of so many parameters."""
+    """Pack what `muster.batches.Batches` say, for a model of so many parameters."""
     steps, k, width = batches.index.shape
     count = (batches.active[:, None] > np.arange(k)).sum(0, dtype=np.int32)
     together = not batches.alone and size <= LOCKSTEP and bool((count == steps).all())

@@ -129,11 +129,11 @@ class DenseNetwork(layers.RowGradients, Spelled):
         return np.concatenate(parts)
 
     def loop(self, step: Callable[[Tree, Batch], Tree], carry: Tree, batches: Batches) -> Tree:
-        """Return a Python loop."""
+        """Loop in Python."""
         return fold(step, carry, batches)
 
     def run(self, descent: Any, given: Tree, carry: Tree, batches: Batches) -> Tree:
-        """Return all steps, few clients at a time (`numpy_walk.py`)."""
+        """Run all steps, few clients at a time (`numpy_walk.py`)."""
         with np.errstate(all="ignore"):
             if not batches.alone and len(carry.w) <= walk.together(carry.w):
                 batches = gather(batches, walk.ROWS, layers.scratch)

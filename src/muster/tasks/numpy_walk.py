@@ -31,7 +31,7 @@ ROWS = 1 << 23  # bytes of rows that are taken at once
 
 
 def together(w: Any) -> int:
-    """Return how many clients of `w` `(clients, d)` fit `CACHE`; at least one.
+    """Count the clients of `w` `(clients, d)` that fit `CACHE`; at least one.
 
     >>> together(np.zeros((5, 1 << 17), "float32"))
     2

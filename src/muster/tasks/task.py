@@ -55,7 +55,7 @@ class FunctionTask:
         return Keyed(self, self.mark)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the fields alone travel: another process finds out for itself what it needs."""
+        """Return the fields alone: another process finds out for itself what it needs."""
         return {field.name: getattr(self, field.name) for field in fields(cast("Any", self))}
 
 
@@ -73,7 +73,7 @@ class Keyed:
 
 
 def name_of(function: Any) -> str:
-    """Return what a sentence calls a function: its name, or that of what a partial calls.
+    """Return a function's name in a sentence: its own, or that of what a partial calls.
 
     >>> name_of(name_of), name_of(partial(name_of, 1))
     ('name_of', 'partial(name_of)')
@@ -97,7 +97,7 @@ class RowLoss:
         return float(self.slope(z, y).sum(dtype=np.float64))
 
     def predict(self, z: Any) -> Any:
-        """Return what the outputs say about each row."""
+        """Return the prediction of the outputs for each row."""
         raise NotImplementedError
 
     def check(self, y: Any, outputs: int) -> None:

@@ -231,14 +231,14 @@ class _Torch(by_row.RowGradients, FunctionTask, Spelled):
         return here.whole(grads, w), loss, buffers
 
     def descend(self, w: Vector, buffers: Vector, batch: Batch, rate: float) -> Any:
-        """Return one step of plain SGD in place; returns the loss."""
+        """Take one step of plain SGD in place; return the loss."""
         grads, moved, loss = flat(self).gradients(w, buffers, batch)
         with torch.no_grad():
             torch._foreach_add_(moved, grads, alpha=-float(rate))
         return loss
 
     def loop(self, step: Callable[[Tree, Batch], Tree], carry: Tree, batches: Any) -> Tree:
-        """Return a Python loop."""
+        """Loop in Python."""
         if not batches.alone:
             return fold(step, carry, batches)
         index, x, y = batches.index[:, 0].unbind(0), batches.x, batches.y
@@ -254,7 +254,7 @@ class _Torch(by_row.RowGradients, FunctionTask, Spelled):
         return carry
 
     def run(self, descent: Any, given: Tree, carry: Tree, batches: Batches) -> Tree:
-        """Return all steps, on tensors that share memory with the arrays."""
+        """Run all steps, on tensors that share memory with the arrays."""
         index, scale = self.arrays((batches.index, batches.scale))
         tensors = dataclasses.replace(
             batches, x=self.rows(batches.x), y=self._targets(batches.y), index=index, scale=scale
@@ -364,7 +364,7 @@ def _on_cpu(a: Any) -> Any:
 
 
 def _kind(loss: Any, width: int | None) -> Literal["softmax", "sigmoid", "numbers", "own"]:
-    """Return what a loss takes the outputs for, where it is one of torch's."""
+    """Return the kind of outputs that a loss takes, where it is one of torch's."""
     nn = torch.nn
     if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)):
         return "softmax"

@@ -102,7 +102,7 @@ class Flat:
                 self.generator.set_state(state)
 
     def output(self, x: Any, training: bool) -> Any:
-        """Return the forward pass of the rows pointed at."""
+        """Return the outputs of the rows pointed at."""
         if self.hook is not None and not self.tried:
             self._try_channels_last(x[:1])
         if self.module.training is not training:

@@ -168,7 +168,7 @@ class Single:
         return loss, loss.detach()
 
     def parts(self, w: Any, batch: Batch) -> Iterator[tuple[list[Any], Any]]:
-        """Chunk by chunk, each parameter's gradients `(rows, *shape)` and the losses `(rows,)`."""
+        """Yield chunk by chunk each parameter's gradients `(rows, *shape)` and losses `(rows,)`."""
         sizes = [shape.numel() for shape in self.shapes.values()]
         views = w.detach().split(sizes)
         values = {n: v.view(s) for (n, s), v in zip(self.shapes.items(), views, strict=True)}

@@ -57,7 +57,7 @@ def check_algorithm(algorithm: Algorithm) -> None:
 
 
 def _frameworks() -> Iterator[tuple[str, Place, Any]]:
-    """Yield the optional ones that are installed: how an array gets there, and a context for it."""
+    """Yield the optional ones installed: how an array gets there, and a context for it."""
     with contextlib.suppress(MissingExtra):
         torch = require("torch", extra="torch")
         yield "torch", lambda a: torch.from_numpy(np.array(a)), contextlib.nullcontext()
@@ -102,7 +102,7 @@ def _made(x: Any, round: int, dtype: str = "float64") -> InventedWork:
 
 
 def _play(algorithm: Algorithm, place: Place, *, alone: bool = False) -> Any:
-    """Return a few rounds by hand; everything that came out of any hook, as NumPy arrays."""
+    """Play a few rounds by hand; return all that came out of any hook, as NumPy arrays."""
     x = place(np.linspace(-1.0, 1.0, SIZE))
     state, blank = algorithm.init(x), algorithm.memory(x)
     memory = tree_map(lambda a: place(np.stack([np.asarray(a)] * CLIENTS)), blank)

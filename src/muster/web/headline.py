@@ -27,12 +27,12 @@ __all__ = ["header", "heading", "result", "where"]
 
 
 def heading(run: Run) -> str:
-    """Return what the run is called: its algorithm."""
+    """Return the title of the run: its algorithm."""
     return str(((run.facts.get("plan") or {}).get("algorithm") or {}).get("class") or "Run")
 
 
 def header(run: Run, baselines: Mapping[str, Run]) -> Markup:
-    """Return what the page is about, and the main finding in a sentence."""
+    """Return the page's subject, and the main finding in a sentence."""
     task = (run.facts.get("plan") or {}).get("task")
     kind = str(task.get("class", "")) if isinstance(task, dict) else str(task or "")
     kind = kind.removeprefix("tasks.").split(":")[-1]
@@ -119,7 +119,7 @@ def result(run: Run, baselines: Mapping[str, Run]) -> Iterator[Markup]:
 
 
 def _measured(run: Run) -> str:
-    """Return what the columns of the table were measured on, in a sentence or two."""
+    """Say what the columns of the table were measured on, in a sentence or two."""
     seen = [r["clients"]["on"] for r in run.history if (r.get("clients") or {}).get("on")]
     parts = [f"Test rows: {run.measured}."] if run.measured else []
     return " ".join(parts + ([f"Clients: {seen[-1]}."] if seen else []))

@@ -43,7 +43,7 @@ def metric(points: Points, name: str, baselines: Mapping[str, float], on: str) -
 
 
 def curves(lines: Mapping[str, Points], name: str, *, lower: bool) -> str:
-    """Return the same metric of several runs; the best eight carry colour and label."""
+    """Plot the same metric of several runs; the best eight carry colour and label."""
     better = sorted(lines, key=lambda run: lines[run][-1][1] * (1 if lower else -1))
     chosen = [run for run in lines if run in better[:8]]
 
@@ -66,7 +66,7 @@ def curves(lines: Mapping[str, Points], name: str, *, lower: bool) -> str:
 
 
 def spread(points: Sequence[tuple[int, Mapping[str, float]]], name: str) -> str:
-    """Return how a metric varies over clients by round: a band, the median, the mean, the worst."""
+    """Plot a metric's spread over clients by round: a band, the median, the mean, the worst."""
     rounds = [round for round, _ in points]
     of = {part: [values[part] for _, values in points] for part in points[0][1]}
 
@@ -96,7 +96,7 @@ def spread(points: Sequence[tuple[int, Mapping[str, float]]], name: str) -> str:
 
 
 def clients(values: Sequence[tuple[Any, float]], name: str, *, lower: bool) -> str:
-    """Return every client's value: a row of named dots for a few clients, a histogram for many."""
+    """Plot every client's value: a row of named dots for a few clients, a histogram for many."""
     worst = max if lower else min
     low = worst(values, key=lambda pair: pair[1])
     ordered = sorted(values, key=lambda pair: pair[1], reverse=lower)
@@ -148,7 +148,7 @@ def clients(values: Sequence[tuple[Any, float]], name: str, *, lower: bool) -> s
 
 
 def training(points: Points, title: str, colour: int = 0) -> str:
-    """Return a number of local training by round: its loss, or its drift."""
+    """Plot a number of local training by round: its loss, or its drift."""
 
     def paint(panels: Sequence[Any]) -> None:
         (axes,) = panels

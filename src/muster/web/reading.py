@@ -132,7 +132,7 @@ def troubles(history: Iterable[dict[str, Any]]) -> list[tuple[int, Any, str, str
 
 
 def ending(run: Run) -> str:
-    """Return one sentence: how far the run came, and why it ended there."""
+    """Say in one sentence how far the run came, and why it ended there."""
     done, planned = run.round, (run.facts.get("plan") or {}).get("rounds")
     if not done:
         return "No round has been committed yet."

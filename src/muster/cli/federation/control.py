@@ -59,7 +59,7 @@ def ask(
     *,
     patience: float = PATIENCE,
 ) -> dict[str, Any] | None:
-    """Return what the server in a folder answers; None when none runs there. Raises `RunError`.
+    """Return the answer of the server in a folder; None when none runs there. Raises `RunError`.
 
     `order` is what it is told, `patience` the seconds in which it must have answered.
     """
@@ -90,7 +90,7 @@ def ask(
 
 
 def phase(folder: Path) -> str | None:
-    """Return where the round of a federation stands, when its server runs here and can be asked."""
+    """Return the phase of a federation's round, when its server runs here and can be asked."""
     if not (folder / CONTROL).exists():
         return None
     try:

@@ -35,7 +35,7 @@ Authority = Annotated[Path, typer.Argument(help="The authority's folder.")]
 
 
 def now() -> datetime:
-    """Return the clock."""
+    """Return the time now."""
     return datetime.now(UTC)
 
 

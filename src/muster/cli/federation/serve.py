@@ -287,7 +287,7 @@ class ServerScreen:
             screen.say(Text.assemble(("· ", "dim"), event["text"]))
 
     def _done(self) -> int:
-        """Return the rounds committed so far."""
+        """Count the rounds committed so far."""
         with contextlib.suppress(RunError):
             return Run(self.folder).round
         return 0

@@ -56,7 +56,7 @@ def command(run: RunName = locate.LATEST, as_json: screen.Json = False) -> None:
 
 
 def told(folder: Path) -> dict[str, Any]:
-    """Return what the server says, and what is committed; the latter alone when no server runs."""
+    """Return the server's answer, and what is committed; the latter alone when no server runs."""
     said = control.ask(folder, "GET", "/status")
     history, planned, name = _committed(folder, running=said is not None)
     found: dict[str, Any] = {"path": str(folder), "running": said is not None, "planned": planned}
@@ -124,7 +124,7 @@ def _tally(history: list[dict[str, Any]]) -> Any:
 
 
 def _untold(client: Any) -> dict[str, Any]:
-    """Return what a folder without rounds tells of a client: they are in PostgreSQL."""
+    """Return the facts that a folder tells of a client without rounds, which are in PostgreSQL."""
     return {"accepted": None, "failed": 0, "late": 0, "declined": 0, "trouble": None}
 
 

@@ -57,7 +57,7 @@ class News:
 
 
 def changes(before: Event | None, now: Event, enough: int) -> Iterator[Event]:
-    """Yield what is different between two looks, as events with a `text` for people."""
+    """Yield the differences between two looks, as events with a `text` for people."""
     if before is None:
         names = [member["name"] for member in now["members"]]
         if names:  # whether those of an earlier day are still there will be seen

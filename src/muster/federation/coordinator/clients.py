@@ -101,7 +101,7 @@ class NetworkClients:
         self._kept: list[str] = []  # models, the oldest first
 
     def known(self) -> Roster:
-        """Return who is enrolled and present; waits until that is enough, and nothing is paused.
+        """Return the enrolled who are present; wait until they are enough, and nothing is paused.
 
         The same until the round is settled: what is charged is what is played.
         """
@@ -223,7 +223,7 @@ class NetworkClients:
         return round_state.clock() + deadline - spent, "the deadline has passed"
 
     def replies(self) -> Iterator[Answer]:
-        """Yield who gave no update, and why; then the sum of all, in the fixed shape, or each."""
+        """Yield those without update, and why; then the sum of all in the fixed shape, or each."""
         if self._asked is None:
             return
         (cohort, round), self._asked = self._asked, None
@@ -251,7 +251,7 @@ class NetworkClients:
         self._at("round: summed")
 
     def _masked(self, masking: SecAggCoordinator, cohort: Cohort) -> Iterator[Answer]:
-        """Yield who is in no secure sum, and why; then the sums."""
+        """Yield those in no secure sum, and why; then the sums."""
         found, cause = masking.outcome()
         seats = self._close(masking.opened, cause)
         self._at("round: closed")
@@ -339,7 +339,7 @@ class NetworkClients:
         yield from (one for one in came if one[0] in alike)
 
     def enrolled(self) -> tuple[ClientId, ...]:
-        """Return who was enrolled and present when the round that is open began."""
+        """Return the clients enrolled and present when the round that is open began."""
         recorded = self._recorded()
         return tuple(client for client, _ in (recorded.roster if recorded else self._roster()))
 

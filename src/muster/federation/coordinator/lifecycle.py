@@ -67,7 +67,7 @@ def late(
 
 
 def missing(seat: Assignment) -> Declined | Failed | Late:
-    """Return what the engine is told of a client that gave no update.
+    """Return the engine's answer of a client that gave no update.
 
     >>> missing(Assignment("a", "declined", "declined", "not at night"))
     Declined(client='a', reason='not at night')
@@ -101,7 +101,7 @@ def next_event(
 
 
 def phase(seats: Iterable[Assignment], taken: bool) -> str:
-    """Return where an open round stands; `taken` when a client has fetched its task.
+    """Return the phase of an open round; `taken` when a client has fetched its task.
 
     >>> phase([Assignment("a", "arrived"), Assignment("b")], True)
     'collecting'

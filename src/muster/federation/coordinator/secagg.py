@@ -83,7 +83,7 @@ class SecAggCoordinator:
         self.sessions.know(self._hear(self.sessions.certificates()))
 
     def outcome(self) -> tuple[list[Reply | Rejected], str]:
-        """Return what became of each group's sum, and why it took nothing more.
+        """Return the outcome of each group's sum, and why it took nothing more.
 
         Seats are decided.
         """
@@ -119,7 +119,7 @@ class SecAggCoordinator:
                 )
 
     def _cause(self) -> str:
-        """Return how it ended, in words."""
+        """Say how it ended."""
         sessions = self.sessions.each
         counts = [
             len(group.found.survivors)
@@ -254,7 +254,7 @@ class SecAggCoordinator:
             self.round_state.record_status(self.opened.round, "train", found)
 
     def _seat(self, client: ClientId) -> Assignment:
-        """Return what became of a client that is not decided yet."""
+        """Return the seat of a client that is not decided yet."""
         name = self._names[client]
         group = self.sessions.of(name) if self.sessions.each else None
         if group and group.found and name in group.found.survivors:

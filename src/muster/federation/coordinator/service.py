@@ -120,7 +120,7 @@ class FederationService:
         return since, count + 1
 
     async def poll(self, name: str, poll: Poll) -> Message:
-        """Return what this site is to do next; it is kept waiting until there is something."""
+        """Return the next thing for this site to do; it is kept waiting until there is one."""
         client, round_state = self._member(name).client, self.round_state
         self._run(poll.run)
         until = round_state.clock() + poll.wait
@@ -193,7 +193,7 @@ class FederationService:
         return None
 
     def announce(self, name: str, update: UpdateHeader) -> Upload:
-        """Return whether an update is wanted, before a byte of it is read."""
+        """Decide whether an update is wanted, before a byte of it is read."""
         member, round_state = self._member(name), self.round_state
         blob = update_name(update.round, member.client, update.digest)
         if update.run == self.facts.run and round_state.held.get(member.client) == (
@@ -254,7 +254,7 @@ class FederationService:
             raise Refused(RefusalReason.CLOSED, f"the seat in round {round} is {seat.standing}")
 
     async def arrived(self, name: str, upload: Upload) -> Ack:
-        """Return an update is whole and on the disk: durable as soon as this returns."""
+        """Take an update that is whole and on the disk: durable as soon as this returns."""
         update, client = upload.update, self._member(name).client
         seat = Assignment(
             client,
@@ -287,7 +287,7 @@ class FederationService:
         await self._decide(update.round, "train", seat)
 
     async def answer(self, name: str, message: Decline | TrainingFailure | Measured) -> Ack:
-        """Return a client that declines, failed, or has measured."""
+        """Take the answer of a client that declines, failed, or has measured."""
         client, opened = self._member(name).client, self.round_state.opened
         self._run(message.run)
         self.attempted(message.round, message.attempt)
@@ -377,7 +377,7 @@ class FederationService:
             raise Refused(RefusalReason.CLOSED, str(error)) from error
 
     def status(self) -> dict[str, Any]:
-        """Return what an operator sees."""
+        """Return the state of the run as an operator sees it."""
         return status(self.round_state)
 
     def _member(self, name: str) -> Member:

@@ -68,7 +68,7 @@ class Claims:
 
 
 def claims_of(plan: Plan) -> Claims:
-    """Return what this plan lets its members say."""
+    """Return the claims that this plan lets its members make."""
     local, secure = plan.local, plan.secure
 
     def steps(rows: int) -> int:

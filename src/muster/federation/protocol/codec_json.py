@@ -152,7 +152,7 @@ class Truth:
     """True or false."""
 
     def read(self, value: Any, name: str) -> bool:
-        """Return the truth."""
+        """Return the truth value."""
         return value if isinstance(value, bool) else malformed(name, value, "true or false")
 
     def schema(self) -> dict[str, Any]:
@@ -258,6 +258,6 @@ def from_json(data: bytes, *kinds: type[M]) -> M:
 
 @functools.cache
 def rules(kind: Any) -> dict[str, FieldRule]:
-    """Return what each field of a kind of message may hold."""
+    """Return the rule for each field of a kind of message."""
     hints = get_type_hints(kind, include_extras=True)
     return {part.name: hints[part.name].__metadata__[0] for part in fields(kind)}

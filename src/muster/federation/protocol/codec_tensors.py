@@ -103,7 +103,7 @@ def digest(chunks: Iterable[bytes | memoryview]) -> str:
 
 
 def head_size(prefix: bytes | memoryview, limit: int = LIMIT) -> int:
-    """Return how many bytes `check_header` needs, from the first eight. Raises `Refused`."""
+    """Count the bytes that `check_header` needs, from the first eight. Raises `Refused`."""
     if len(prefix) < 8:
         raise Refused(RefusalReason.MALFORMED, f"a body of {len(prefix)} bytes; give at least 8")
     length = int.from_bytes(prefix[:8], "little")
@@ -213,7 +213,7 @@ def _fresh(name: str, known: dict[str, Any]) -> None:
 
 
 def _place(name: str, entry: Any, spec: _Spec) -> tuple[int, int]:
-    """Return where an array lies behind the header, when its entry is the one of the template."""
+    """Return the place of an array behind the header, when its entry is the template's."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         malformed(f"the entry of {shown(name)}", entry, "dtype, shape and data_offsets")
     if entry["dtype"] != _code(spec):

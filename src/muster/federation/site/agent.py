@@ -303,5 +303,5 @@ class SiteAgent:
 
 
 def _shown(text: str) -> str:
-    """Return what another side's plan says, as a screen may show it: short and printable."""
+    """Return the words of another side's plan as a screen may show them: short and printable."""
     return "".join(c if c.isprintable() else "?" for c in text[:SHOWN]) + "…" * (len(text) > SHOWN)

@@ -108,7 +108,7 @@ class CheckpointedRun:
 
 
 def _bare(carry: Carry, loss: Any) -> Tree:
-    """Return what a checkpoint holds: all but the memory, which no step changes."""
+    """Return a carry as a checkpoint holds it: all but the memory, which no step changes."""
     return carry._replace(memory=None, loss=np.asarray(carry.loss, loss))
 
 

@@ -46,7 +46,7 @@ class Joined:
 
     @classmethod
     def of(cls, plan: Plan, policy: Policy, rows: int, *, plain: bool) -> Joined:
-        """Return what a site with so many rows joins, over `plain` HTTP or TLS."""
+        """Return the record of what a site with so many rows joins, over `plain` HTTP or TLS."""
         told = plan.secure is None or plan.secure.metrics == "public"
         return cls(
             to_value(plan),
@@ -73,7 +73,7 @@ def write(folder: Path, joined: Joined) -> None:
 
 
 def read(folder: Path) -> Joined | None:
-    """Return what was joined last by this study; None before that.
+    """Return the record of what this study joined last; None before that.
 
     Raises `RunError` where it is odd.
     """

@@ -50,7 +50,7 @@ class Rules:
 
 
 def planned(plan: Plan) -> int:
-    """Return how many evaluations the plan asks for.
+    """Count the evaluations that the plan asks for.
 
     >>> from muster import Every, Local, algorithms, tasks
     >>> plan = Plan(tasks.numpy.LogisticRegression(2), algorithms.FedAvg(), Local(epochs=1),
@@ -163,7 +163,7 @@ def _foreign(asked: TrainAssignment | Evaluate, rules: Rules) -> Objection:
 
 
 def _differs(asked: TrainAssignment | Evaluate, begun: Begun) -> Objection | None:
-    """Return whether it is another question under the same name."""
+    """Object to another question under the same name."""
     ours = begun.asked
     names = [part.name for part in fields(asked) if part.name != "lease"]
     other = [name for name in names if getattr(asked, name) != getattr(ours, name)]
@@ -176,7 +176,7 @@ def _differs(asked: TrainAssignment | Evaluate, begun: Begun) -> Objection | Non
 
 
 def _back(asked: TrainAssignment | Evaluate, known: Known, latest: int) -> Objection | None:
-    """Return whether the server stands before what this site has seen of it."""
+    """Object where the server stands before what this site has seen of it."""
     if asked.attempt < known.attempt:
         return Objection(
             "attempt",
@@ -194,7 +194,7 @@ def _back(asked: TrainAssignment | Evaluate, known: Known, latest: int) -> Objec
 
 
 def _hidden(round: int, rules: Rules) -> Objection | None:
-    """Return whether metrics of this round stay with this site."""
+    """Object where metrics of this round stay with this site."""
     plan, policy = rules.plan, rules.policy
     masked = plan.secure is not None and plan.secure.metrics == "hidden"
     if not plan.local.reports or masked:

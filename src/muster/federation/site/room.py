@@ -79,7 +79,7 @@ class Room:
             return str(error)
 
     def peers(self, names: tuple[str, ...]) -> tuple[Peer, ...]:
-        """Return who they are.
+        """Return the peers of these names.
 
         Raises `IdentityError` for one whose certificate does not count now.
         """
@@ -112,7 +112,7 @@ class Room:
             yield {"peers": part} | more
 
     def noted(self) -> str:
-        """Return what was seen so far, as text for the study's record."""
+        """Return the notes of what was seen so far, as text for the study's record."""
         seen = {name: getattr(self, name) for name in SEEN}
         return json.dumps(seen | {"roster": [asdict(one) for one in self.roster]})
 

@@ -231,7 +231,7 @@ class SecAggParticipant:
         return datetime.fromtimestamp(self.work.habits.wall(), UTC)
 
     def _kept(self, task: TrainAssignment) -> dict[str, bytes]:
-        """Return what was kept of the session, all of it. Raises `RunError` when some is gone."""
+        """Return all that was kept of the session. Raises `RunError` when some is gone."""
         site_store = self.work.site_store
         kept, steps = site_store.sealed(task).read(), self._open(task).steps
         if len(kept) < steps:
@@ -291,7 +291,7 @@ class SecAggParticipant:
         return client(terms, room.party, partial(self._vector, pending), os.urandom, kept)
 
     def _terms(self, task: TrainAssignment, body: Any) -> SessionTerms:
-        """Return what it is about, by this site's own plan and the model that it was sent."""
+        """Return the session's terms, by this site's own plan and the model that it was sent."""
         return session_terms(
             self.work.training.plan,
             task.peers,

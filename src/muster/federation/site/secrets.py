@@ -110,7 +110,7 @@ class SiteSecrets:
         return why and f"the site's policy has a budget of privacy: {why}"
 
     def source(self, task: TrainAssignment) -> RandomSource | None:
-        """Return what this task's draws come from; None where the plan needs no secret."""
+        """Return the source of this task's draws; None where the plan needs no secret."""
         if not self._veiled:
             return None
         if self._entropy is None:

@@ -87,7 +87,7 @@ class SecureLine:
         await self.say(task, Quit(reason.name), {})
 
     async def told(self, task: TrainAssignment, number: int) -> tuple[int, bytes]:
-        """Return what the server says next, and its number. Raises `Refused`."""
+        """Return the next message of the server, and its number. Raises `Refused`."""
         line = self.work.line
         wait = self.work.habits.wait
         path = f"{_path(task)}&after={number}&wait={wait}"
@@ -109,7 +109,7 @@ class SecureLine:
             await line.patience.rest(seconds, self.work.habits.clock() - asked)
 
     async def credentials(self, task: TrainAssignment) -> Credentials:
-        """Return what the server hands out of the members; it is checked where it is used."""
+        """Return the members' credentials that the server hands out; their user checks them."""
         line = self.work.line
 
         async def once() -> Credentials:
@@ -126,5 +126,5 @@ class SecureLine:
 
 
 def _path(task: TrainAssignment) -> str:
-    """Return where the session of an assignment is spoken in."""
+    """Return the path under which the session of an assignment is spoken."""
     return f"/v1/secure/{task.round}?attempt={task.attempt}"

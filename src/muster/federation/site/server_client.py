@@ -217,7 +217,7 @@ def number_in(said: str) -> int | None:
 
 
 def _seconds(answer: httpx.Response) -> float:
-    """Return what Retry-After asks for; 0 when it does not, or asks for a date."""
+    """Return the seconds that Retry-After asks for; 0 when it asks for none, or for a date."""
     return min(float(number_in(answer.headers.get("retry-after", "")) or 0), LONGEST_PAUSE)
 
 

@@ -221,7 +221,7 @@ class SiteStore:
         return pending
 
     def settle(self, round: int, accepted: bool) -> bool:
-        """Return the fate of the pending update; False when it is known already. Idempotent."""
+        """Settle the fate of the pending update; False when it is known already. Idempotent."""
         pending = self.pending
         if pending is None or pending.task.round != round:
             return False
@@ -244,7 +244,7 @@ class SiteStore:
     # The secrets of a secure sum; they last as long as its update is pending, at most.
 
     def sealed(self, task: TrainAssignment) -> SealedSecrets:
-        """Return where the secrets of a task's secure sum are kept."""
+        """Return the store of the secrets of a task's secure sum."""
         return SealedSecrets(self.blobs, self.folder, task)
 
     def destroy(self) -> None:
@@ -272,7 +272,7 @@ class SiteStore:
         self._sweep()
 
     def carry(self, step: PartialTraining, template: Tree) -> Tree:
-        """Return what a checkpoint holds. Raises `RunError` or `Refused` when it is damaged."""
+        """Return the carry of a checkpoint. Raises `RunError` or `Refused` when it is damaged."""
         return self._tree(step.blob, template)
 
     # What was downloaded.

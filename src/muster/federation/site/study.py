@@ -189,7 +189,7 @@ class StudyRecord:
     # Assignments.
 
     def begun(self, asked: Asked) -> Begun | None:
-        """Return what is known of an assignment under this run, round and attempt."""
+        """Return the record of an assignment under this run, round and attempt."""
         rows = self._read(
             "SELECT asked, secret, answer, accepted, until, steps, over, seen FROM assignments "
             f"WHERE {ONE}",
@@ -204,7 +204,7 @@ class StudyRecord:
         return Begun(found, secret, None if answer is None else json.loads(answer), fate, session)
 
     def known(self, run: str, day: str) -> Known:
-        """Return what is known of a run, and of the day."""
+        """Return the known facts of a run, and of the day."""
         ((attempt, settled, trainings, measurings),) = self._read(
             "SELECT coalesce(max(attempt), 0), "
             "coalesce(max(CASE WHEN accepted IS NOT NULL THEN round END), 0), "

@@ -67,7 +67,7 @@ class Training:
         return codec_tensors.largest(self._template)
 
     def sent(self, body: Any) -> Sent:
-        """Return what the server sent, aligned as kernels like it. Raises `Refused`.
+        """Return the model that the server sent, aligned as kernels like it. Raises `Refused`.
 
         The model itself is not copied, where it lies so in a map of its file (see `mapped`).
         """
@@ -79,7 +79,7 @@ class Training:
     def train(
         self, task: TrainAssignment, client: ClientId, body: Any, memory: Memory | None, walk: Walk
     ) -> TrainingResult:
-        """Return the client's round.
+        """Train the client's round.
 
         Raises `ClientError`, `Refused` for the body, what a walk raises.
         """

@@ -32,7 +32,7 @@ class Worst(NamedTuple):
 
 
 def worst(local: Any, held: Iterable[Held], delta: float) -> Worst | None:
-    """Return what is revealed of any one row by clients that train by `local`; None before a round.
+    """Return the worst that clients training by `local` reveal of any row; None before a round.
 
     Source: McSherry 2009 (SIGMOD, PINQ), theorem 4: mechanisms on disjoint rows cost what the
     costliest of them costs. The rounds of a client must not depend on any row's content.

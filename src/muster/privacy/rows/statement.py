@@ -70,7 +70,7 @@ class RowFacts:
 
 
 def row_statement(facts: RowFacts) -> Statement:
-    """Return what may be claimed of single rows; no claim where one of its grounds is missing.
+    """Return the claims about single rows; no claim where one of its grounds is missing.
 
     The items are those of `muster.privacy.statement`, which speaks of clients.
 

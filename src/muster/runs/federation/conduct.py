@@ -57,7 +57,7 @@ class ServerSettings:
 def facts_of(
     plan: Plan, run: str, terms: ServerSettings, *, study: str = STUDY, raised: tuple[int, ...] = ()
 ) -> FederationFacts:
-    """Return what a server tells its sites, and holds them to."""
+    """Return the facts that a server tells its sites, and holds them to."""
     template = update_template(plan)
     size = sum(memoryview(piece).nbytes for piece in encode(template))
 
@@ -229,7 +229,7 @@ class _Witness:
     network: NetworkClients
 
     def examine(self, round: int, state: RunState) -> dict[str, Any]:
-        """Return what a round's record has beside who replied; for version 0 nobody was asked."""
+        """Return a round's record beside who replied; for version 0 nobody was asked."""
         who = self.network.population() if round else {}
         return self.examiner.examine(round, state) | who
 

@@ -21,7 +21,7 @@ AHEAD, WRONG = 5.0, 300.0  # seconds between two clocks: a warning, a problem
 
 
 def proxies(host: str, effects: Effects = USUAL) -> list[Finding]:
-    """Return whether a proxy of the environment stands between this machine and a host."""
+    """Look for a proxy of the environment between this machine and a host."""
     found = {k: v for k, v in effects.proxies().items() if k in ("http", "https", "all")}
     if not found:
         return [Finding("proxy", "ok", "no proxy is set in the environment")]
@@ -39,7 +39,7 @@ def _hidden(url: str) -> str:
 
 
 def reach(url: str, home: Path | None, effects: Effects = USUAL) -> list[Finding]:
-    """Return the way to a server: its name, its port, its certificate, its health, its clock."""
+    """Check the way to a server: its name, its port, its certificate, its health, its clock."""
     parts = urlsplit(url)
     host, secure = parts.hostname or "", parts.scheme == "https"
     number = parts.port or (443 if secure else 80)

@@ -117,7 +117,7 @@ USUAL = Effects()
 
 
 def versions(*, serves: bool) -> list[Finding]:
-    """Return what is installed; `serves` says that this machine is to be a server."""
+    """Check what is installed; `serves` says that this machine is to be a server."""
     found, missing = [f"python {platform.python_version()}", _ours()], []
     for name in (*SITE, *SERVER):
         try:
@@ -232,7 +232,7 @@ def _size(count: float) -> str:
 
 
 def data(plan: Plan, rows: Callable[[], tuple[Any, Any]]) -> list[Finding]:
-    """Return a site's rows, as its plan needs them, and a step on them; `rows()` reads them."""
+    """Check a site's rows, as its plan needs them, and a step on them; `rows()` reads them."""
     try:
         x, y = as_pair("the site", rows())
         plan.task.check(x, y)
@@ -263,7 +263,7 @@ def _step(plan: Plan, x: Any, y: Any) -> Finding:
 
 
 def plan(given: Plan) -> Finding:
-    """Return which plan it is: both sides must have the same."""
+    """Say which plan it is: both sides must have the same."""
     size = given.task.layout.size
     return Finding("plan", "ok", f"{fingerprint(given)[:12]}…, {size} parameters")
 
@@ -286,7 +286,7 @@ def sums(given: Plan) -> list[Finding]:
 
 
 def port(address: str, ours: Path | None = None, effects: Effects = USUAL) -> list[Finding]:
-    """Return whether a server could listen at HOST:PORT; `ours` is a run whose server may do so."""
+    """Check whether a server could listen at HOST:PORT; `ours` is a run whose server may do so."""
     host, _, digits = address.rpartition(":")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -304,7 +304,7 @@ def port(address: str, ours: Path | None = None, effects: Effects = USUAL) -> li
 
 
 def folder(place: Path) -> list[Finding]:
-    """Return whether a folder can hold a run, and for whose eyes."""
+    """Check whether a folder can hold a run, and for whose eyes."""
     there = next(p for p in (place, *place.resolve().parents) if p.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         text = f"{there} cannot be written by this user"
@@ -320,7 +320,7 @@ def folder(place: Path) -> list[Finding]:
 
 
 def log(place: Path) -> list[Finding]:
-    """Return whether the audit log in a folder is whole."""
+    """Check whether the audit log in a folder is whole."""
     path = place / "audit.jsonl"
     if not path.exists():
         return [Finding("audit", "ok", "no audit log yet")]

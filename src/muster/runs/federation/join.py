@@ -175,7 +175,7 @@ async def _attended(
 
 
 def _notary(plan: Plan, place: _ClientFolder) -> Notary | None:
-    """Return who signs for a client of a plan whose sums are masked.
+    """Return the notary of a client of a plan whose sums are masked.
 
     Raises `RunError` without one.
     """

@@ -104,7 +104,7 @@ class ProcessGroup:
                 return server
 
     def start(self, role: str, number: int, deaths: int = 0) -> _Child:
-        """Return one more process; what it says is put among the news, and its end as None."""
+        """Start one more process; what it says is put among the news, and its end as None."""
         errors = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the child)
         spec = json.dumps(asdict(self.spec)).encode()
         process = subprocess.Popen(
@@ -129,7 +129,7 @@ class ProcessGroup:
         self.news.put((child, None))
 
     def replace(self, child: _Child) -> _Child:
-        """Return a process that died: start it again. Raises `RunError` when it dies for ever."""
+        """Start a process again that died. Raises `RunError` when it dies for ever."""
         self.children.remove(child)
         code, said = child.process.wait(), child.said()
         child.errors.close()
@@ -220,6 +220,6 @@ def identities(spec: Spec) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Return the parent's, with its import path, so that a plan's modules are found."""
+    """Return the parent's environment, with its import path, so that a plan's modules are found."""
     path = os.pathsep.join(part for part in sys.path if part)
     return os.environ | {"PYTHONPATH": path}

@@ -75,7 +75,7 @@ class ListenSettings:
     meters: int | None = None
 
     def listening(self, folder: Path) -> listen.ListenAddress:
-        """Return the same, for the sockets. Raises `RunError` for what is no address."""
+        """Return the address for the sockets. Raises `RunError` for what is no address."""
         host, colon, port = self.address.rpartition(":")
         if not colon or not port.isdigit() or not 0 <= int(port) < 1 << 16:
             raise RunError(f"the address {self.address!r} is not HOST:PORT; use 0.0.0.0:8443")
@@ -144,7 +144,7 @@ def serve(
 
 
 def patient(deed: Callable[[], T], stop: threading.Event, tell: Watch) -> T:
-    """Return what a deed returns, once there is room for it.
+    """Do a deed once there is room for it, and return what it returns.
 
     Raises `Stopped` when told to stop first.
     """
@@ -202,7 +202,7 @@ def _opened(
 
 
 def _notary(plan: Plan, where: ListenSettings) -> pki.Notary | None:
-    """Return who knows the members of a plan whose sums are masked.
+    """Return the notary that knows the members of a plan whose sums are masked.
 
     Raises `RunError` without one.
     """
@@ -372,7 +372,7 @@ class _Server:
         )
 
     def _begin(self) -> Options:
-        """Return what this life writes down before it plays; how it plays."""
+        """Write down what this life begins with; return how it plays."""
         federation = self.federation
         if federation.population is None and self.ledger.meta("carrier") != "plain":
             self.ledger.note(

@@ -57,7 +57,7 @@ class Found:
 def audited(
     run: Run, plan: Plan, population: Population, rows: tuple[Any, Any] | None
 ) -> list[Found]:
-    """Return all attacks on a run of this plan; `rows` are rows that nobody trained on."""
+    """Return the findings of all attacks on a run of this plan; `rows`: rows nobody trained on."""
     ledger = ledger_of(run)
     delta = ledger.delta if ledger else usual_delta(len(population))
     epsilon = ledger.epsilon if ledger else math.inf
@@ -74,7 +74,7 @@ Promise = tuple[float, float, str]
 
 
 def _of_rows(run: Run) -> Promise | None:
-    """Return what is promised to single rows, where the plan keeps them private by themselves."""
+    """Return the promise to single rows, where the plan keeps them private by themselves."""
     kept = run.facts.get("examples")
     charged = facts_from(kept).charged if kept else None
     if charged is None:

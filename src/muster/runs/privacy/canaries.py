@@ -120,7 +120,7 @@ def why_not(plan: Plan) -> str | None:
 
 
 def shown(plan: Plan, population: Population, rounds: int, delta: float) -> CanaryScores:
-    """Return what canaries estimate in a simulation of this plan; half as many again stay unseen.
+    """Return the canaries' scores in a simulation of this plan; half as many again stay unseen.
 
     A secure sum is left out of the simulation, as its sums have the same bits without it.
     """

@@ -29,7 +29,7 @@ __all__ = ["facts_of", "ledger_of", "stated", "statements"]
 
 
 def stated(run: Run, audits: tuple[AuditFinding, ...] = ()) -> Statement:
-    """Return what may be claimed of a run, or why nothing is."""
+    """Return the statement of what may be claimed of a run, or why nothing is."""
     if not run.facts.get("privacy"):
         return unprotected(run, audits)
     return statement(facts_of(run, audits))

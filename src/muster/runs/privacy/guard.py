@@ -91,7 +91,7 @@ class RunAccountant:
         return (self._named(record["round"], before), record["round"]), accepted
 
     def _named(self, round: int, before: int | None = None) -> str:
-        """Return what a round is charged as: one that is played again is another release."""
+        """Return the name that a round is charged under: one played again is another release."""
         return charged_as(self._run, self._back, round, before)
 
     def _opened(self, before: str | None, file: Path | None) -> LedgerFile | None:
@@ -205,7 +205,7 @@ class RunAccountant:
             self._store.amend(dict(leaves(state._replace(stages=stages))), sealed=True)
 
     def source(self) -> RandomSource | None:
-        """Return what the admitted round draws from: its secret, or None for the plan's seed."""
+        """Return the source of the admitted round's draws: its secret; None for the plan's seed."""
         return self._secret
 
     def record(self) -> dict[str, Any]:
@@ -234,7 +234,7 @@ class RunAccountant:
         self._secret = None
 
     def _facts(self, roster: Roster) -> dict[str, Any]:
-        """Return what a statement needs beside the ledger (see `runs.privacy.facts`)."""
+        """Return the facts that a statement needs beside the ledger (see `runs.privacy.facts`)."""
         plan, how = self._plan, selection(self._plan, roster)
         return {
             "run": self._run,
@@ -251,7 +251,7 @@ class RunAccountant:
 
 
 def afforded(plan: Plan, roster: Roster) -> int | None:
-    """Return how many rounds the plan's budget affords people who were in no run before."""
+    """Count the rounds that the plan's budget affords people who were in no run before."""
     budget: Budget | None = plan.budget
     if budget is None or not plan.stages.releases():
         return afforded_rows(plan, roster)

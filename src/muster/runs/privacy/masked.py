@@ -75,7 +75,7 @@ def own_needed(
 
 
 def _drawn(plan: Mapping[str, Any]) -> int:
-    """Return how many clients a recorded plan draws; 0 where it does not say."""
+    """Count the clients that a recorded plan draws; 0 where it does not say."""
     count = int(plan["sampling"].get("count") or 0)
     return math.ceil(count * float(plan["overselect"]))
 
@@ -92,7 +92,7 @@ def honest_shares(run: Run, mask: Mask) -> int | None:
 
 
 def _sure(record: Mapping[str, Any], corrupt: float) -> int:
-    """Return how many honest clients whatever was opened in one round is sure to hold."""
+    """Count the honest clients that whatever was opened in one round is sure to hold."""
     parts = [int(note["honest"]) for note in record.get("secure", ()) if _ring(note)]
     return min([len(record["accepted"]) - known_shares(len(record["invited"]), corrupt), *parts])
 

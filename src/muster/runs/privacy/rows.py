@@ -163,7 +163,7 @@ def facts_from(kept: dict[str, Any]) -> RowFacts:
 
 
 def afforded_rows(plan: Plan, roster: Roster) -> int | None:
-    """Return how many rounds the budget affords any one client, where the budget is about rows."""
+    """Count the rounds that the budget affords any one client, where the budget is about rows."""
     budget, rule = plan.budget, plan.local.examples
     if budget is None or rule is None or plan.stages.releases():
         return None

@@ -167,7 +167,7 @@ def _study(path: Path, policy: Any) -> SiteStudy:
 
 
 def _setting(came: Joined, account: Account | None, worst: Sums | None) -> Setting | None:
-    """Return what a site's table is made of; None where masked sums were planned and none made."""
+    """Return the setting of a site's table; None where masked sums were planned and none made."""
     if worst is None and settings_of(came.plan) is not None:
         return None
     peers = peers_of(came.rules)
@@ -184,7 +184,7 @@ def _setting(came: Joined, account: Account | None, worst: Sums | None) -> Setti
 
 
 def _stated(came: Joined, account: Account | None) -> Statement:
-    """Return what this site's own noise hides, by its own ledger; else why nothing can be said."""
+    """State what this site's own noise hides, by its own ledger; else why nothing can be said."""
     if account is not None and account.ledger.entries:
         ledger = account.ledger
         claim = (
@@ -207,7 +207,7 @@ def _worst(shown: tuple[Transcript, ...]) -> Sums | None:
 
 
 def _sums(shown: Transcript) -> Sums | None:
-    """Return what one session was safe from; None where nothing was masked in it."""
+    """Return the facts of one session's sum; None where nothing was masked in it."""
     if "mask" not in dict(shown.left):
         return None
     cohort, colluders, losses = (

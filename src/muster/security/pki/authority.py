@@ -222,7 +222,7 @@ def unconfirmed(folder: Path, asked: Path, now: datetime, *, renewal: bool = Fal
 
 
 def _held(folder: Path) -> AbstractContextManager[None]:
-    """Return the folder for oneself, when it is an authority's."""
+    """Hold the folder for oneself, when it is an authority's."""
     _certificate_of(folder)
     return locked(folder)
 

@@ -78,7 +78,7 @@ def unseal(data: bytes) -> Bundle:
 
 
 def fits(bundle: Bundle, key: bytes, now: datetime) -> Identity:
-    """Return who the bundle makes the holder of a private key (PEM).
+    """Return the identity that the bundle gives the holder of a private key (PEM).
 
     Raises `IdentityError` when the certificate belongs to another key or another name, does not
     come from the authority, is revoked, or is not valid now.

@@ -94,7 +94,7 @@ def accept(bundle: Path, folder: Path, now: datetime, authority: str = "") -> Me
 
 
 def member(folder: Path) -> Membership:
-    """Return who this folder is, and where its server is."""
+    """Return the membership of this folder: who it is, and where its server is."""
     who = holder(_own(folder))
     try:
         server = str(json.loads(read(folder / FEDERATION))["server"])

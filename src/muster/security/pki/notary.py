@@ -134,11 +134,11 @@ class Notary:
         return whose == name
 
     def peer(self, name: str, pem: str) -> Peer:
-        """Return who the site of this name is, by a certificate that counts; or `IdentityError`."""
+        """Return the peer of this name, by a certificate that counts; or `IdentityError`."""
         return _peer(self._counts(name, pem)[0], fingerprint(pem.encode()))
 
     def room(self, certificates: Mapping[str, str]) -> tuple[Peer, ...]:
-        """Return who these sites are, sorted by name, by certificates that all count now.
+        """Return these sites as peers, sorted by name, by certificates that all count now.
 
         Raises `IdentityError` for the first that does not.
         """

@@ -140,7 +140,7 @@ def read_list(pem: bytes, authority: bytes) -> RevocationList:
 
 
 def overtakes(known: ListMark, found: ListMark, where: object) -> bool:
-    """Tell whether a list that was found `where` takes the place of the one that is known.
+    """Return whether a list that was found `where` takes the place of the one that is known.
 
     False for the same list. Raises `IdentityError` for an older one, and for another list of the
     same number.

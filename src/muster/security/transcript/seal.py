@@ -124,5 +124,5 @@ def canonical(value: Any) -> bytes:
 
 
 def _statement(said: dict[str, Any]) -> bytes:
-    """Return what is signed; a bundle or a message of a session begins with other words."""
+    """Return the bytes to sign; a bundle or a message of a session begins with other words."""
     return b"muster document\n" + canonical(said)

@@ -227,7 +227,7 @@ def numbered(folder: Path) -> dict[int, Path]:
 
 
 def root(study: str, site: str) -> str:
-    """Return what the first transcript names as the digest of the one before it."""
+    """Return the digest that the first transcript names as that of the one before it."""
     return sha256(canonical(["muster secure transcripts 1", study, site])).hexdigest()
 
 

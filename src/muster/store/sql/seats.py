@@ -128,7 +128,7 @@ def open_round(turn: Turn, one: OpenWork) -> None:
 
 
 def latest(connection: Connection) -> tuple[OpenWork, dict[ClientId, Assignment]] | None:
-    """Return what was opened last and is not over, and who sits there."""
+    """Return the work opened last that is not over, and its seats."""
     row = connection.execute(LATEST).one_or_none()
     if row is None:
         return None
@@ -136,7 +136,7 @@ def latest(connection: Connection) -> tuple[OpenWork, dict[ClientId, Assignment]
 
 
 def version(connection: Connection) -> int:
-    """Return how often anything that followers look at has changed."""
+    """Count how often anything that followers look at has changed."""
     return int(connection.execute(select(control.c.version)).scalar_one())
 
 

@@ -133,7 +133,7 @@ class Transactions:
         return error
 
     def said(self, deed: str, error: SQLAlchemyError) -> RunError:
-        """Return what the database says, in a sentence."""
+        """Return an error that says in a sentence what the database says."""
         cause = getattr(error, "orig", None) or error
         why = " ".join(str(cause).split())
         text = f"{self.name} could not {deed} ({why}); "

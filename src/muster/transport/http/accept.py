@@ -44,7 +44,7 @@ def more_descriptors(most: int = 1 << 16) -> int:
 
 
 def affordable(descriptors: int) -> int:
-    """Return how many connections sites may hold together, of so many descriptors.
+    """Count the connections that sites may hold together, of so many descriptors.
 
     The rest is kept for the store, logs, bodies and the operator.
 

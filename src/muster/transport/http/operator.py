@@ -176,7 +176,7 @@ class Operator:
 
 
 def _order(data: bytes) -> tuple[int, str, str]:
-    """Return what an operator wants to go back to, who that is, and why."""
+    """Return the round that an operator wants to go back to, who that is, and why."""
     said = parse(data, 4096, 1)
     if not isinstance(said, dict) or said.keys() != {"round", "by", "reason"}:
         raise Refused(

@@ -91,7 +91,7 @@ class Request:
         return found.decode("latin-1")
 
     def length(self) -> int | None:
-        """Return how long the body says it is; None when it does not say."""
+        """Return the length that the body says it has; None when it does not say."""
         said = self.headers.get(b"content-length", b"").strip()
         return int(said) if said.isdigit() and len(said) < 19 else None
 
@@ -129,7 +129,7 @@ class Request:
         return data
 
     async def left(self) -> None:
-        """Return when the client has gone away; nothing of the body may be wanted any more."""
+        """Wait until the client has gone away; nothing of the body may be wanted any more."""
         while (await self.receive())["type"] != "http.disconnect":
             continue
 

@@ -214,7 +214,7 @@ class SecAggEndpoint:
                 self.blobs.drop(other)
 
     def _held(self, blob: str, size: int) -> int:
-        """Return how much of a message is on the disk."""
+        """Count the bytes of a message that are on the disk."""
         done = self.blobs.size(blob)
         held = self.blobs.held(blob) if done is None else done
         if held > size:
@@ -225,7 +225,7 @@ class SecAggEndpoint:
     async def _received(
         self, exchange: Request, who: tuple[str, int], blob: str, place: int
     ) -> int:
-        """Return the octets of one request behind those held; how many there are then."""
+        """Receive the bytes of one request behind those held; return how many there are then."""
 
         def put(data: bytearray) -> None:
             nonlocal place

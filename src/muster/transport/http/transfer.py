@@ -80,7 +80,7 @@ class Uploads:
         self._checks = asyncio.Semaphore(1)  # whole bodies looked at together: a bound on memory
 
     async def announce(self, name: str, update: UpdateHeader) -> ResumeAt:
-        """Return where to go on from, when the update is wanted. Raises `Refused`."""
+        """Return the place to go on from, when the update is wanted. Raises `Refused`."""
         wanted = self.service.announce(name, update)
         if wanted.held:
             return ResumeAt(update.size)
