@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What liars do to a masked sum, and what groups with a rule across them do about it.
+"""Lies in a masked sum: what liars do, and what groups with a rule across them do about it.
 
     python -m bench.liars [--seeds 5] [--write docs/privacy.md]
 

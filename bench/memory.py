@@ -42,7 +42,7 @@ SIZES = (100, 1000, 4000)  # MB
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured: the kind of plan (see `memory_plan`), rounds, sites at a server.
+    """A case to measure: the kind of plan (see `memory_plan`), rounds, sites at a server.
 
     `again`: the server is stopped after its first round, and the peak is that of its second life.
     """

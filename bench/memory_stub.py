@@ -178,7 +178,7 @@ KINDS: tuple[type[Message], ...] = (
 
 
 class Server:
-    """What one real site is asked: so many rounds, each with a model of its own and evaluated.
+    """A server for one real site: so many rounds, each with a model of its own and evaluated.
 
     A context: `address` is where it listens meanwhile. `updates` are the sizes of those that came.
     """

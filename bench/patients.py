@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What it costs to promise every patient privacy: accuracy against ε at four hospitals.
+"""The price of promising every patient privacy: accuracy against ε at four hospitals.
 
     python -m bench.patients [--seeds 20]
 

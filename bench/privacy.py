@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What it costs to promise every client privacy: accuracy against ε, measured.
+"""The price of promising every client privacy: accuracy against ε, measured.
 
     python -m bench.privacy [--seeds 5] [--only shares wards] [--write docs/privacy.md]
 

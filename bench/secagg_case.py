@@ -31,7 +31,7 @@ class Case:
 
     @cached_property
     def lost(self) -> frozenset[int]:
-        """Who shares, and then falls silent."""
+        """The clients that share, and then fall silent."""
         chosen = np.random.default_rng(1).permutation(self.count)[: self.count // 10]
         return frozenset(chosen.tolist())
 
@@ -47,7 +47,7 @@ class Case:
 
     @property
     def colluders(self) -> int:
-        """How many may work with the server."""
+        """The number that may work with the server."""
         return int(self.corrupt * self.count)
 
     def vector(self, index: int) -> NDArray[np.uint32]:

@@ -24,7 +24,7 @@ class Within(metrics.Metric):
 
     @property
     def name(self) -> str:
-        """What tables and stop rules call it."""
+        """The name in tables and stop rules."""
         return f"within {self.k}"
 
     def sums(self, outputs: Any, y: Any) -> dict[str, Any]:

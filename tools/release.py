@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a release is made of: built from what git knows, and tried where nothing else is installed.
+"""A release: built from what git knows, and tried where nothing else is installed.
 
     python tools/release.py
 

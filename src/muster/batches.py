@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rows each local step of a cohort sees.
+"""Batches: the rows that each local step of a cohort sees.
 
 One local epoch of a client with n rows at batch size B is ceil(n/B) steps over a fresh order of
 its rows; the short last batch is kept, and its mean is over its own rows. E epochs are

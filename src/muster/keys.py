@@ -64,7 +64,7 @@ class _Words(ISeedSequence):
 
 
 class RandomSource(Protocol):
-    """Where draws come from: a `Key` that a plan's seed fixes, or a secret that somebody holds."""
+    """A source of draws: a `Key` that a plan's seed fixes, or a secret that somebody holds."""
 
     def at(self, *parts: int | str) -> Any:
         """Return the source below this one named by `parts`."""

@@ -140,22 +140,22 @@ class Sharing:
 
     @cached_property
     def everything(self) -> bool:
-        """Whether all is shared: nothing is private, nothing frozen."""
+        """Return whether all is shared: nothing is private, nothing frozen."""
         return all(shared for _, _, shared in self.parameters + self.buffers)
 
     @cached_property
     def private(self) -> bool:
-        """Whether clients keep a part of the model to themselves."""
+        """Return whether clients keep a part of the model to themselves."""
         return any(shared is False for _, _, shared in self.parameters + self.buffers)
 
     @cached_property
     def size(self) -> int:
-        """How many parameters are shared: the width of what an algorithm works on."""
+        """The number of shared parameters: the width of what an algorithm works on."""
         return sum(stop - start for start, stop, shared in self.parameters if shared)
 
     @cached_property
     def averaged(self) -> int:
-        """How many buffers are shared, and so averaged beside the parameters."""
+        """The number of shared buffers, which are averaged beside the parameters."""
         return sum(stop - start for start, stop, shared in self.buffers if shared)
 
     def take(self, vector: Any, *, shared: bool | None = True, buffers: bool = False) -> Any:

@@ -14,7 +14,7 @@ __all__ = ["DISK", "Disk"]
 
 @dataclass(frozen=True)
 class Disk:
-    """How bytes reach the disk; a test puts faults here, and `sync=int` waits for no disk.
+    """A disk to write to; a test puts faults here, and `sync=int` waits for no disk.
 
     >>> Disk(sync=int).sync(3)
     3

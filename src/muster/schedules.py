@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the local rate moves over rounds: a schedule maps a round (1-based) to a factor.
+"""Schedules of the local rate over rounds: each maps a round (1-based) to a factor.
 
 The factor multiplies the local optimizer's rate for the whole round; algorithms that need the
 sum of the rates used (SCAFFOLD) receive it in `Work.rates`.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What travels between the rooms, and the seams as Protocols.
+"""Types that travel between the rooms, and the seams as Protocols.
 
 A vector is an array whose last axis is the parameters; leading axes are clients. A payload is
 a named tuple of vectors, so that an algorithm names what it sends; its per-client scalars have
@@ -53,14 +53,14 @@ class Scalar:
 
 
 class State(NamedTuple):
-    """What a hook keeps between rounds: `shared` is sent with the model, `private` is not."""
+    """The state of a hook between rounds: `shared` is sent with the model, `private` is not."""
 
     shared: Tree = None
     private: Tree = None
 
 
 class LocalWork(NamedTuple):
-    """What a client did in one round: `(1,)` or `(clients, 1)` each.
+    """The local work of a client in one round: `(1,)` or `(clients, 1)` each.
 
     `steps` is the number of local steps, `rates` the sum of the local rates used, `norm` the
     L1 norm of the step weights (FedNova's a_k).
@@ -72,7 +72,7 @@ class LocalWork(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """What a cohort receives: the shared states of algorithm and stages, the buffers, and `frozen`.
+    """The shared states of algorithm and stages, the buffers, and `frozen`, as a cohort gets them.
 
     `frozen` `(f,)` are the parameters that nobody trains, None where there are none.
     """
@@ -119,7 +119,7 @@ class Cohort:
 
 @dataclass(frozen=True)
 class Roster:
-    """Who is enrolled: `clients` sorted, and a function for their row counts `(clients,)`."""
+    """A roster of the enrolled: `clients` sorted, and a function for their rows `(clients,)`."""
 
     clients: tuple[ClientId, ...]
     rows: Callable[[], Any]
@@ -230,7 +230,7 @@ class Task(Protocol):
 
     @property
     def head(self) -> Any:
-        """What the model's outputs are (`metrics.head.Head`), so that metrics can be read off."""
+        """The head of the model's outputs (`metrics.head.Head`), to read metrics off them."""
 
     def evaluate(
         self, w: Vector, buffers: Vector, x: Any, y: Any, metrics: Sequence[Any] = ()
@@ -311,7 +311,7 @@ class Turns(Protocol):
 
 
 class Commits(Protocol):
-    """Where a round is committed."""
+    """A place where a round is committed."""
 
     def commit(
         self,
@@ -324,7 +324,7 @@ class Commits(Protocol):
 
 
 class Store(Protocol):
-    """What makes a run durable."""
+    """A store makes a run durable."""
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
         """Return the last committed round and its state's arrays by name, or None before it."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How replies become one: the mean here; rules that need every reply are its siblings."""
+"""Aggregation: replies become one by the mean here; rules that need each are its siblings."""
 
 from muster.aggregation.mean import Mean
 from muster.aggregation.median import Median

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a rule is that looks at every reply: some of them may be lies."""
+"""A rule that looks at every reply: some of them may be lies."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an algorithm is: a frozen dataclass of hyper-parameters with six pure hooks.
+"""An algorithm: a frozen dataclass of hyper-parameters with six pure hooks.
 
 Symbols are the papers': x the global vector, w a local one, g a gradient, `sent` the shared
 state that was broadcast, `memory` what a client keeps between rounds. All of them are flat
@@ -72,15 +72,15 @@ class Algorithm(Spelled):
 
     @property
     def modifies_gradient(self) -> bool:
-        """Whether `correct` changes gradients (if not, they need no buffer of their own)."""
+        """Return whether `correct` changes gradients (if not, they need no own buffer)."""
         return type(self).correct is not Algorithm.correct
 
     @property
     def plain_delta(self) -> bool:
-        """Whether clients report w − x and nothing else."""
+        """Return whether clients report w − x and nothing else."""
         return type(self).report is Algorithm.report
 
     @property
     def remembers(self) -> bool:
-        """Whether clients keep memory between rounds."""
+        """Return whether clients keep memory between rounds."""
         return type(self).memory is not Algorithm.memory

@@ -16,7 +16,7 @@ __all__ = ["FedDyn"]
 
 
 class Kept(NamedTuple):
-    """What the server keeps to itself: h, and its optimizer's state."""
+    """The server's own part of the state: h, and its optimizer's state."""
 
     h: Vector
     optimizer: Tree

@@ -15,7 +15,7 @@ __all__ = ["FedNova"]
 
 
 class Normalised(NamedTuple):
-    """What a client sends: (w − x)/a_k, and a_k itself."""
+    """A client's payload: (w − x)/a_k, and a_k itself."""
 
     delta: Vector
     norm: Scalar

@@ -16,14 +16,14 @@ __all__ = ["Scaffold"]
 
 
 class Controlled(NamedTuple):
-    """What is broadcast: the model x and the server's control c."""
+    """The broadcast: the model x and the server's control c."""
 
     x: Vector
     c: Vector
 
 
 class Change(NamedTuple):
-    """What a client sends: w − x and c_k' − c_k."""
+    """A client's payload: w − x and c_k' − c_k."""
 
     delta: Vector
     control: Vector

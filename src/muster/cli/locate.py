@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which run is meant: by its id, its path, or the latest; and how far and how good it is."""
+"""The run that is meant: by its id, its path, or the latest; how far and how good it is."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def latest_of(plan: Plan) -> Path:
 
 @dataclass(frozen=True)
 class RunProgress:
-    """How far a run is: rounds done and planned, and its state.
+    """The progress of a run: rounds done and planned, and its state.
 
     "training", "finished", "resumable", or "spent": resumable with a larger budget of privacy.
     """

@@ -180,7 +180,7 @@ def _as_long(plan: Plan, folder: Path) -> Plan:
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be trained, where, and how it is told."""
+    """An order to train: what, where, and how it is told."""
 
     plan: Plan
     enrolled: planfile.Enrolled

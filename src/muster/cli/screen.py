@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every command prints with: tables for people, JSON for programs, errors in a sentence."""
+"""Printing for every command: tables for people, JSON for programs, errors in a sentence."""
 
 from __future__ import annotations
 

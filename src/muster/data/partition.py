@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who gets which rows: pure functions from labels and a seed to `{client: row indices}`.
+"""Partitions: pure functions from labels and a seed to `{client: row indices}`.
 
 Every partition hands out each row exactly once, each client's indices in ascending order. What
 is drawn depends on the arguments alone: nothing drawn before or after changes it.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who holds what, as a picture: rows per client above, each client's label mix below."""
+"""A picture of who holds what: rows per client above, each client's label mix below."""
 
 from __future__ import annotations
 

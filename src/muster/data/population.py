@@ -153,12 +153,12 @@ class Population:
 
     @property
     def is_lazy(self) -> bool:
-        """Whether rows are loaded on demand, so that nobody has seen them all."""
+        """Return whether rows are loaded on demand, so that nobody has seen them all."""
         return isinstance(self._source, Lazy)
 
     @property
     def has_test(self) -> bool:
-        """Whether any client has test rows of its own."""
+        """Return whether any client has test rows of its own."""
         return self._source.test is not None
 
     def index(self, client: ClientId) -> int:

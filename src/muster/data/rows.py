@@ -48,7 +48,7 @@ class Rows(NamedTuple):
 
 
 class RowFormat(NamedTuple):
-    """How rows are stored: dtype and trailing shape of `x` and of `y`."""
+    """The form in which rows are stored: dtype and trailing shape of `x` and of `y`."""
 
     x: np.dtype[Any]
     x_shape: tuple[int, ...]

@@ -23,7 +23,7 @@ __all__ = ["Handle", "SharedArraySpec", "attached", "described", "share"]
 
 @dataclass(frozen=True)
 class SharedArraySpec:
-    """Where one array lies in the shared file: `offset` is a multiple of 64 bytes."""
+    """The place of one array in the shared file: `offset` is a multiple of 64 bytes."""
 
     offset: int
     dtype: str
@@ -42,7 +42,7 @@ class SharedArraySpec:
 
 @dataclass(frozen=True, eq=False)
 class Handle:
-    """What a process needs to open a population it did not make; small, and picklable.
+    """A handle to open a population that another process made; small, and picklable.
 
     Either `fd`, `length` and `places` (x, y and, where there are, test x and y) of a shared
     file, with each client's starts and sizes `(k,)`; or `lazy`, the pickled loader, and no file.

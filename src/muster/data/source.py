@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a population's rows come from: stored in one array, or loaded client by client."""
+"""The source of a population's rows: stored in one array, or loaded client by client."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Lazy:
 
     @property
     def sizes_known(self) -> bool:
-        """Whether `sizes` costs nothing."""
+        """Return whether `sizes` costs nothing."""
         return self._sizes is not None
 
     @property

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who holds what, in numbers: rows and labels per client, and how skewed the labels are."""
+"""A table of who holds what: rows and labels per client, and how skewed the labels are."""
 
 from __future__ import annotations
 

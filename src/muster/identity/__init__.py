@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a thing is, apart from where it lies: its values, the state it holds, the code it needs."""
+"""The identity of a thing, wherever it lies: its values, the state it holds, the code it needs."""
 
 from __future__ import annotations
 

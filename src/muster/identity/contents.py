@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan's objects hold, as plain data: the same on every machine, whatever lies where.
+"""The contents of a plan's objects, as plain data: the same on every machine, whatever lies where.
 
 A muster value is its class and fields; a function its name, or its syntax tree and what is around
 it; an array its numbers or their digest; any other object its class and the state that `pickle`

@@ -19,7 +19,7 @@ __all__ = ["Carry", "Descent", "Given", "Walk"]
 
 
 class Given(NamedTuple):
-    """What a whole pass is told: the algorithm's shared state, the local rate, the round."""
+    """The givens of a whole pass: the algorithm's shared state, the local rate, the round."""
 
     shared: Tree
     rate: Any
@@ -27,7 +27,7 @@ class Given(NamedTuple):
 
 
 class Carry(NamedTuple):
-    """What a local step turns over; a leading axis of clients when they train as a matrix."""
+    """The carry of a local step; a leading axis of clients when they train as a matrix."""
 
     w: Any
     buffers: Any

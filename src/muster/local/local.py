@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan says of local training."""
+"""Local training, as a plan says it."""
 
 from __future__ import annotations
 
@@ -55,5 +55,5 @@ class Local(Spelled):
 
     @property
     def reports(self) -> bool:
-        """Whether clients tell how training went: not where single rows are private."""
+        """Return whether clients tell how training went: not if single rows are private."""
         return self.examples is None or self.examples.metrics == "public"

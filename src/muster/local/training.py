@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a client, or a cohort of them, does in one round: the only local-training loop.
+"""The round of a client, or of a cohort of clients: the only local-training loop.
 
     start → [ gradient → correct → descend ]* → report → check → weight → encode
 
@@ -29,7 +29,7 @@ __all__ = ["Group", "Memory", "Outcome", "train"]
 
 
 class Memory(NamedTuple):
-    """What one client keeps between rounds: the algorithm's, the stages', its private part."""
+    """A client's memory between rounds: the algorithm's, the stages', its private part."""
 
     algorithm: Tree = None
     stages: Tree = None
@@ -127,7 +127,7 @@ def train(
 
 
 class Trained(NamedTuple):
-    """What local training came to, a row for each client; `mine`: nobody else looks at `w`."""
+    """The outcome of local training, a row for each client; `mine`: nobody else looks at `w`."""
 
     w: Any
     buffers: Any

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which metrics a plan measures: those it names, or the usual ones of its task."""
+"""The metrics that a plan measures: those it names, or the usual ones of its task."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the outputs of a task's model are, and how probabilities and labels are read off them."""
+"""The outputs of a task's model, and how probabilities and labels are read off them."""
 
 from __future__ import annotations
 

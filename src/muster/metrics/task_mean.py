@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a task measures by itself: its loss, and the means that its own code returns."""
+"""The measures of a task by itself: its loss, and the means that its own code returns."""
 
 from __future__ import annotations
 

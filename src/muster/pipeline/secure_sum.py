@@ -25,7 +25,7 @@ SLACK = 1e-9  # a third of three is one, whatever floats say
 
 
 class Bears(NamedTuple):
-    """What a session of `size` clients is made for: colluders, losses, the least whose sum opens.
+    """The numbers a session of `size` clients bears: colluders, losses, the least whose sum opens.
 
     >>> Bears(colluders=1, losses=1, minimum=3, size=4).least
     3
@@ -48,7 +48,7 @@ class Bears(NamedTuple):
 
     @property
     def hides(self) -> bool:
-        """Whether a sum is left after the losses, with two honest clients in it at least."""
+        """Return whether a sum is left after the losses, of two honest clients at least."""
         return self.size - self.losses >= self.least and self.threshold - self.colluders >= 2
 
 

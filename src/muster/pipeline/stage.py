@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a stage of the update pipeline is, and how stages compose.
+"""A stage of the update pipeline, and how stages compose.
 
 Clients encode in order, the server decodes the sum in reverse. Whether an order is legal is
 settled when the plan is built: each stage is shown the `Contract` of what reaches it, refuses
@@ -43,7 +43,7 @@ class Field(NamedTuple):
 
 @dataclass(frozen=True)
 class Contract:
-    """What is promised of a payload at one point of the pipeline.
+    """The contract of a payload: what is promised of it at one point of the pipeline.
 
     `bound` is the joint L2 norm of the vector fields of one client before weighting, None if
     nothing bounds it; `cap` the largest weight, None if unknown; `weighted` whether the weight
@@ -78,7 +78,7 @@ class Contract:
 
     @property
     def integer(self) -> bool:
-        """Whether vectors travel as integers."""
+        """Return whether vectors travel as integers."""
         return any(field.integer for field in self.fields)
 
     @property

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the masked sum of honest clients can be: a liar under a mask is bounded by nothing else.
+"""Bounds on the masked sum of honest clients: nothing else bounds a liar under a mask.
 
 A clip binds nobody who does not run it. Behind a mask the server sees the sum alone, so before it
 is decoded the sum is compared with what honest clients could have made of it: its weight within

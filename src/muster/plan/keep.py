@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of the committed models stay on the disk."""
+"""The committed models that stay on the disk."""
 
 from __future__ import annotations
 

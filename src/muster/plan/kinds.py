@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What kind of thing each field of a plan is: a class for a value, or no list, is said at once."""
+"""The kind of each field of a plan: a class for a value, or no list, is said at once."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan measures must be measurable, and what its stop rules read must be measured."""
+"""Metrics of a plan must be measurable, and what its stop rules read must be measured."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long each client's update is, where nothing hides it: one that stands out is seen by name."""
+"""The length of each client's update, where nothing hides it: one that stands out is named."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ PIECE = 1 << 20  # coordinates that are looked at at once
 
 @dataclass(frozen=True)
 class Outliers:
-    """What a reply must be in a round in which `sent` was sent."""
+    """The bounds on a reply in a round in which `sent` was sent."""
 
     plan: Plan
     sent: Sent

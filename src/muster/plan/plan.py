@@ -48,7 +48,7 @@ MOST_ROWS = 10**12  # of one client, that a sum of floats tells apart
 
 @dataclass(frozen=True)
 class Plan(Spelled):
-    """What to train, how, with whom, for how long: a value that prints, compares and travels.
+    """A plan to train: what, how, with whom, for how long; it prints, compares and travels.
 
     `weighting` is "examples" (n_k rows) or "equal"; `cap` the most rows a client counts with
     (needed by stages that sum in integers); `share` which tensors travel; `minimum` the fewest
@@ -208,7 +208,7 @@ class Plan(Spelled):
 
     @cached_property
     def sharing(self) -> Sharing:
-        """Which coordinates travel."""
+        """The coordinates that travel, and those that do not."""
         return self.task.layout.sharing(self.share)
 
     @cached_property
@@ -248,14 +248,14 @@ class Plan(Spelled):
 
     @cached_property
     def frame(self) -> Frame:
-        """How an encoded payload and its weight lie in the vector that SecureSum masks."""
+        """The frame in which an encoded payload and its weight lie, for SecureSum to mask."""
         if self.secure is None:
             raise PlanError("this plan masks nothing; put SecureSum() last in its pipeline")
         return self.secure.frame(self.stages.contracts[len(self.pipeline) - 1])
 
     @cached_property
     def needs_individual_replies(self) -> bool:
-        """Whether replies are not added up as they come: masked first, or judged by a rule."""
+        """Return whether replies are not added as they come: masked first, or judged."""
         return self.secure is not None or isinstance(self.aggregation, RobustAggregator)
 
     def groups(
@@ -272,13 +272,13 @@ class Plan(Spelled):
 
     @cached_property
     def veiled(self) -> bool:
-        """Whether what a client sends hides something of it: noise of its own, or a mask."""
+        """Return whether what a client sends hides something of it: own noise, or a mask."""
         noisy = any(release.trust != "central" for release in self.stages.releases())
         return noisy or self.secure is not None or self.local.examples is not None
 
     @cached_property
     def remembers(self) -> bool:
-        """Whether clients keep anything between rounds."""
+        """Return whether clients keep anything between rounds."""
         return (
             self.algorithm.remembers
             or any(memory is not None for memory in self.stages.memory())
@@ -298,7 +298,7 @@ class Plan(Spelled):
 
     @property
     def fusible(self) -> bool:
-        """Whether gradients are left alone, so that a task may update in place."""
+        """Return whether gradients are left alone, so that a task may update in place."""
         alone = not self.algorithm.modifies_gradient and self.local.examples is None
         return alone and type(self.local.optimizer) is SGD
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan must be for its noise to hide anybody, and what each round then reveals."""
+"""Private plans: what makes their noise hide anybody, and what each round then reveals."""
 
 from __future__ import annotations
 

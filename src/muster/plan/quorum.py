@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many clients a round of a plan needs, and whether so many could ever be enough."""
+"""The quorum: how many clients a plan's round needs, and whether so many could ever be enough."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan with a rule that looks at every reply must be for the rule to see what it needs."""
+"""Plans with a rule that looks at every reply, and what the rule needs to see."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan whose sums are masked must not do, and what such a sum cannot be."""
+"""Plans whose sums are masked: what they must not do, and what such a sum cannot be."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a run is evaluated, and when it ends before its last round."""
+"""Stopping: when a run is evaluated, and when it ends before its last round."""
 
 from __future__ import annotations
 

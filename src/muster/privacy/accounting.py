@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How private releases are together: ε at δ, and the noise or the rounds for a wanted ε.
+"""Accounting for private releases together: ε at δ, and the noise or the rounds for a wanted ε.
 
 The tight value is a privacy loss distribution (PLD) for sub-sampled Gaussians, a closed form
 where no sampling helps, and Rényi divergence (RDP) where integers are released; RDP stands

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many clients of its own a server needs that invites whom it likes, and says how many.
+"""The number of own clients that a server needs which invites whom it likes, and tells how many.
 
 A site knows its plan and its own rules, not how many are drawn. So a server is free to say the size
 that suits it, within what plan and rules let a site take part in. What a plan assumes of `corrupt`

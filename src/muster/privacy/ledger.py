@@ -82,7 +82,7 @@ class PrivacyLedger:
 
     @property
     def theorem(self) -> Theorem:
-        """What ε rests on: settings that were fixed, or a filter (see `accounting`)."""
+        """The ground of ε: settings that were fixed, or a filter (see `accounting`)."""
         return spent(self.charges, self.delta).theorem
 
     def holds(self, run: str, round: int) -> bool:
@@ -96,7 +96,7 @@ class PrivacyLedger:
 
     @property
     def charges(self) -> tuple[Charge, ...]:
-        """What every entry was charged."""
+        """The charges of every entry."""
         return tuple(entry.charge for entry in self.entries)
 
     def enter(self, round: int, charge: Charge, accepted: int | None = None) -> PrivacyLedger:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What masked sums are safe from, and what they are not, as a statement says it."""
+"""The safety of masked sums, and its limits, as a statement says them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Mask:
 
     @property
     def public(self) -> bool:
-        """Whether losses, steps and rows are told beside the sum."""
+        """Return whether losses, steps and rows are told beside the sum."""
         return self.settings.get("metrics") == "public"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan says of the privacy of single rows, such as one patient of a hospital."""
+"""The privacy of single rows, such as one patient of a hospital, as a plan says it."""
 
 from __future__ import annotations
 

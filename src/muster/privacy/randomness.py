@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where noise comes from: the plan's key in a simulation, a secret in production.
+"""Sources of noise: the plan's key in a simulation, a secret in production.
 
 Every draw of every mechanism passes through `words` or `normal`, so what stands behind a key is
 decided in this one file. A `muster.keys.Key` is a seed that many people hold: good for a

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one round releases, and to whom it can have listened: the facts an accountant needs."""
+"""The release of one round, and to whom it can have listened: the facts an accountant needs."""
 
 from __future__ import annotations
 
@@ -89,12 +89,12 @@ class Release:
 
     @property
     def discrete(self) -> bool:
-        """Whether the noise is drawn as integers."""
+        """Return whether the noise is drawn as integers."""
         return self.mechanism in ("discrete gaussian", "skellam")
 
     @property
     def trust(self) -> str:
-        """Who must be trusted: "central" (the server), "distributed" (its sum) or "local"."""
+        """The party to be trusted: "central" (the server), "distributed" (its sum) or "local"."""
         if self.mechanism == "local gaussian":
             return "local"
         return "distributed" if self.discrete else "central"
@@ -102,7 +102,7 @@ class Release:
 
 @dataclass(frozen=True)
 class Selection:
-    """How a round's clients were drawn, with what rate, and under which neighbours that is proven.
+    """The selection of a round's clients: how, at what rate, proven under which neighbours.
 
     "zero-out": in one of two neighbours a client's update is zero, and nothing else differs: who
     is enrolled, who is drawn, what the sum is divided by. It moves a sum by one bound, whoever is
@@ -144,7 +144,7 @@ class Selection:
 
     @property
     def relation(self) -> Relation:
-        """Which two data sets are neighbours."""
+        """The relation of two neighbouring data sets."""
         return "add-or-remove" if self.amplification < 1 else "zero-out"
 
     def turns(self, rounds: int) -> int:
@@ -158,7 +158,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Charge:
-    """So many rounds of one release under one selection.
+    """A charge: so many rounds of one release under one selection.
 
     `run` is the name of the run, which tells its noise, and its settings, from another's. Behind a
     "/" stands what else tells entries of one run apart, behind a "#" the number of a stage.
@@ -180,7 +180,7 @@ class Charge:
 
     @property
     def relation(self) -> Relation:
-        """Which two data sets are neighbours: those of the selection, or any two updates."""
+        """The relation of two neighbouring data sets: the selection's, or any two updates."""
         if self.release.trust == "local":
             return "another update"
         return "add-or-remove" if self.amplification < 1 else "zero-out"

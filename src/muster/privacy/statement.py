@@ -63,7 +63,7 @@ THEOREMS: dict[Theorem, str] = {
 
 @dataclass(frozen=True)
 class AuditFinding:
-    """What an attack found: a lower bound on ε at a confidence."""
+    """An attack's finding: a lower bound on ε at a confidence."""
 
     name: str
     epsilon: float
@@ -72,7 +72,7 @@ class AuditFinding:
 
 @dataclass(frozen=True)
 class StatementInputs:
-    """What a statement is made of; a plan, its ledger and the runtime know all of it.
+    """The inputs of a statement; a plan, its ledger and the runtime know all of them.
 
     `enforced` says how the sampling rate was made true, `randomness` whether the noise came from a
     secret of the operating system or from the plan's seed, `mask` the secure sums,

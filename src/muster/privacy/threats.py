@@ -43,7 +43,7 @@ class Threat:
 
 @dataclass(frozen=True)
 class Peers:
-    """What a site asks of those it sums with (`site.toml`).
+    """The demands of a site on those it sums with (`site.toml`).
 
     `named`: each of them stands there by name; `keyed`: and with its public key.
     """
@@ -56,7 +56,7 @@ class Peers:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a table is made of.
+    """The setting that a table is made of.
 
     `carrier`: how messages travel. `sums`: those that were made under masks, None where the server
     sees each reply; `public` whether losses, steps and rows are told beside them. `statements`:
@@ -78,7 +78,7 @@ class Setting:
 
     @property
     def claims(self) -> str:
-        """What noise hides from those who read what is released; empty where nothing is claimed."""
+        """The claim of noise against those who read what is released; empty for none."""
         return " ".join(made.claim for made in self.statements if made.private)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What federation is compared with: the same plan trained on pooled rows, and by each alone."""
+"""Baselines to compare federation with: the same plan on pooled rows, and by each alone."""
 
 from __future__ import annotations
 

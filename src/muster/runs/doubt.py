@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What speaks against a model: a loss that is no number, no more than a constant answer, a rise."""
+"""Doubts about a model: a loss that is no number, no more than a constant answer, a rise."""
 
 from __future__ import annotations
 

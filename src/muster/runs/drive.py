@@ -35,7 +35,7 @@ def _unmarked(label: str) -> None:
 
 @dataclass(frozen=True)
 class Options:
-    """How to run, as against what: the plan.
+    """Options of how to run, as against what: the plan.
 
     The engine moves the last bits of a result, and a run that goes on without clients (`lenient`)
     or draws with secret `entropy` has another one; the rest changes nothing.
@@ -89,7 +89,7 @@ class Recorder(Store, Protocol):
 
 
 class Examines(Protocol):
-    """Who says how good a state is (see `measure.Examiner`)."""
+    """An examiner says how good a state is (see `measure.Examiner`)."""
 
     def examine(self, round: int, state: RunState) -> dict[str, Any]:
         """Return the record's part about it."""

@@ -30,14 +30,14 @@ TRAINED = "the rows they trained on"
 
 
 class Memories(Protocol):
-    """Who knows what clients keep, as it will count after this round's commit (or None)."""
+    """A source of what clients keep, as it will count after this round's commit (or None)."""
 
     def held(self, clients: Sequence[ClientId]) -> dict[ClientId, Memory] | None:
         """Return the memories of these clients, where they are known."""
 
 
 class Measures(Protocol):
-    """Who evaluates a model on clients' own rows."""
+    """An evaluator of a model on clients' own rows."""
 
     def measure(
         self, sent: Sent, clients: Sequence[tuple[ClientId, Memory | None]], round: int

@@ -27,7 +27,7 @@ EXTRAS = {"torch": "torch", "jax": "jax", "sklearn": "sklearn", "pandas": "sklea
 
 
 class Enrolled(NamedTuple):
-    """What a plan file trains on: the population, and central test rows `(x, y)` if any."""
+    """The population that a plan file trains on, and central test rows `(x, y)` if any."""
 
     population: Population
     evaluate_on: tuple[Any, Any] | None

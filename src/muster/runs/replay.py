@@ -45,7 +45,7 @@ class Recorded:
 
     @property
     def kind(self) -> str | None:
-        """What an accountant of privacy calls the plan's own sampling."""
+        """The kind of the plan's own sampling, as an accountant of privacy calls it."""
         return getattr(self.before, "kind", None)
 
     @property

@@ -31,7 +31,7 @@ MOST_LOST = 10_000  # rounds, each of which is charged
 
 
 class Reverts(Protocol):
-    """What is needed of a store (SQLiteStore, FederationStore)."""
+    """A store that can go back: what a rollback needs of it (SQLiteStore, FederationStore)."""
 
     path: Path
 

@@ -57,7 +57,7 @@ class Run:
 
     @property
     def rollbacks(self) -> list[dict[str, Any]]:
-        """What the run went back to, from where, when, by whom and why, in order."""
+        """The rollbacks, in order: to where, from where, when, by whom and why."""
         return list(self.facts.get(FACT) or ())
 
     @property
@@ -88,7 +88,7 @@ class Run:
 
     @property
     def warning(self) -> str:
-        """What speaks against the last evaluation, or the course of training; "" where nothing."""
+        """A warning about the last evaluation, or the course of training; "" for none."""
         return warned(self.history)
 
     @property

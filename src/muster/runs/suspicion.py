@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When masked sums that honest clients cannot have made come round after round.
+"""Suspicion, when masked sums that honest clients cannot have made come round after round.
 
 A member that lies under a mask can stop the rounds it is drawn for; it cannot poison the model,
 and it cannot do the one or the other unseen: after a few such rounds in a row the run stands still

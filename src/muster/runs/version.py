@@ -41,7 +41,7 @@ class Version:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What it was measured to be when it was committed, by metric; empty where it was not."""
+        """The metrics measured when it was committed, by name; empty where none were."""
         return dict(self.record.get("metrics") or {})
 
     @property

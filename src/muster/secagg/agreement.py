@@ -101,7 +101,7 @@ class Pairs:
 
 @dataclass(frozen=True, repr=False)
 class Secrets:
-    """What a client draws for one session: mask key s_i, channel key e_i, self seed b_i."""
+    """Secrets that a client draws for one session: mask key s_i, channel key e_i, self seed b_i."""
 
     mask: PrivateKey
     channel: PrivateKey
@@ -125,7 +125,7 @@ class Secrets:
 
 @dataclass(frozen=True)
 class Binding:
-    """What every derived key is bound to: the session's id and the terms' digest."""
+    """The binding of every derived key: the session's id and the terms' digest."""
 
     session: bytes
     context: bytes

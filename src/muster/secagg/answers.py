@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a client checks in each step and what it answers: pure functions, no order among them.
+"""Checks and answers of a client in each step: pure functions, no order among them.
 
 The checks are those of Bonawitz et al. 2017, figure 4, and Bell et al. 2020, algorithm 3, made
 by the client on what the server says; each failure is an `Aborted` with its reason. Which share
@@ -58,7 +58,7 @@ MISSING = 65535  # no number of the field: in the place of a share that never ca
 
 @dataclass(frozen=True)
 class View:
-    """What a client knows from the roster on: everybody's keys, its place, its own secrets."""
+    """The view of a client from the roster on: everybody's keys, its place, its own secrets."""
 
     entries: tuple[messages.PublicKeys, ...]
     session: bytes
@@ -71,12 +71,12 @@ class View:
 
     @cached_property
     def binding(self) -> Binding:
-        """What its derived keys are bound to."""
+        """The binding of its derived keys."""
         return Binding(self.session, self.terms.context)
 
     @cached_property
     def holders(self) -> NDArray[np.int64]:
-        """Who holds its secrets, and whose secrets it holds."""
+        """The holders of its secrets, who share theirs with it."""
         return self.graph.holders(self.index)
 
     @cached_property

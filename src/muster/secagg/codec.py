@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How one field of a message is written and read: of fixed size, behind its length, text, lists.
+"""Codecs of the fields of a message: of fixed size, behind its length, text, lists.
 
 Reading is strict: a length beyond the message and a text that is none are `Malformed`, before
 anything is allocated.
@@ -47,7 +47,7 @@ class ByteReader:
 
 @dataclass(frozen=True)
 class FieldCodec:
-    """How one field is written and read."""
+    """The codec of one field: how it is written and read."""
 
     write: Callable[[Any], bytes]
     read: Callable[[ByteReader], Any]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a dealer binds itself to when it shares its secrets, so that a lie has a name.
+"""Commitments of a dealer when it shares its secrets, so that a lie has a name.
 
 For each holder and each of the two secrets a dealer publishes a *leaf*, the hash of that share. A
 holder compares its share with the leaf when it comes, and the share that it opens at the end is
@@ -52,7 +52,7 @@ VALUES = 2 * PROOFS * KINDS  # bytes of the values that Z takes at one holder's 
 
 @dataclass(frozen=True)
 class Dealt:
-    """What one dealer made: shares `(holders, 2, 22)`, the leaves and the proof as they travel."""
+    """One dealer's work: shares `(holders, 2, 22)`, the leaves and the proof as they travel."""
 
     shares: NDArray[np.uint16]
     leaves: bytes

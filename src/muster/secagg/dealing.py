@@ -51,7 +51,7 @@ class SessionMembers:
 
     @property
     def pairs(self) -> int:
-        """How many pairs there are."""
+        """The number of pairs."""
         return self.graph.table.size
 
     def places(self, index: int) -> Pairs:
@@ -105,7 +105,7 @@ class SessionMembers:
 
 @dataclass
 class Dealing:
-    """What the dealers of a session sent: sealed shares, leaves and proofs, by pair or by dealer.
+    """The dealing of a session: sealed shares, leaves and proofs, by pair or by dealer.
 
     `wrong` are the complaints that came, by (dealer, holder), `opened` the shares `(2, 22)` of
     those that were answered.

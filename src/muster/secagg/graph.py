@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who shares masks and secrets with whom, and how many shares open a secret.
+"""The graph of who shares masks and secrets with whom; how many shares open a secret.
 
 **The threshold.** A server that lies can tell some clients that a client is alive, so that they
 give shares of its seed, and others that it is gone, so that they give shares of its mask key.
@@ -61,7 +61,7 @@ FULL = 300  # clients up to which everybody shares with everybody
 
 @dataclass(frozen=True)
 class Odds:
-    """What a session must bear: colluders and losses among its clients, for so many sessions.
+    """The odds that a session must bear: colluders and losses of its clients, over sessions.
 
     Over `sessions` together the chance that a colluding server opens a vector is at most 2^-40,
     and that honest losses end a session at most 2^-30.
@@ -118,7 +118,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class RingParameters:
-    """What the finder found: degree k, threshold t, and x, the most colluders of a neighbourhood.
+    """A ring as found: degree k, threshold t, and x, the most colluders of a neighbourhood.
 
     >>> find_ring(1000, Odds(colluders=100, losses=100, sessions=1))
     RingParameters(degree=114, threshold=78, colluders=40)

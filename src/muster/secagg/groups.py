@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a random division into groups costs in secrecy: chances of sitting with colluders.
+"""The price of a random division into groups, in secrecy: chances of sitting with colluders.
 
 A cohort of n with c colluders is divided at random into groups that are summed apart. A client
 whose group holds fewer than h honest ones, itself counted, is exposed: two quorums of its group

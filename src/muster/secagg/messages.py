@@ -57,7 +57,7 @@ NAME = 255
 
 
 class SecAggMessage:
-    """What all messages can: `to_bytes` and `from_bytes`; `kind` tells them apart on the wire."""
+    """A message: `to_bytes` and `from_bytes`; `kind` tells messages apart on the wire."""
 
     kind: ClassVar[int]
     form: ClassVar[tuple[FieldCodec, ...]]
@@ -169,12 +169,12 @@ class KeyRoster(SecAggMessage, kind=2, form=(raw(32), many(_ENTRY))):
 
     @cached_property
     def ordered(self) -> bool:
-        """Whether it is sorted by name, and names nobody twice."""
+        """Return whether it is sorted by name, and names nobody twice."""
         return all(a.name < b.name for a, b in pairwise(self.entries))
 
     @cached_property
     def distinct(self) -> bool:
-        """Whether no two keys in it are the same."""
+        """Return whether no two keys in it are the same."""
         keys = {key for e in self.entries for key in (e.mask_key, e.channel_key, e.commitment)}
         return len(keys) == 3 * len(self.entries)
 
@@ -187,7 +187,7 @@ class KeyRoster(SecAggMessage, kind=2, form=(raw(32), many(_ENTRY))):
 
     @cached_property
     def signed(self) -> tuple[tuple[str, bytes, bytes], ...]:
-        """Who signed, what, and the signature, to be verified by each client for itself."""
+        """The signers, what each signed, and the signature, for each client to verify."""
         return tuple((e.name, e.statement(self.context), e.signature) for e in self.entries)
 
     def session(self, *about: str) -> bytes:

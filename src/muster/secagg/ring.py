@@ -117,7 +117,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Frame:
-    """How fields of integers, and one weight of at most `cap`, lie in one vector without a sign.
+    """A frame: fields of integers, and one weight of at most `cap`, in one vector without a sign.
 
     Each field is shifted by its lowest value. The weight is exact: it is cut into digits no wider
     than the widest field, each a coordinate of its own, so that it never widens the ring.

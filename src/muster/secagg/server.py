@@ -71,7 +71,7 @@ SAID = {  # the step in which a client says what
 
 @dataclass
 class _Conversation:
-    """What the server knows of the conversation; `live` are the clients it still counts on."""
+    """The server's knowledge of the conversation; `live` are the clients it still counts on."""
 
     terms: SessionTerms
     live: set[str]

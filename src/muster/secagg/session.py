@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What both sides of a session hold before it begins, and the words a driver and a side exchange.
+"""Both sides of a session: what they hold before it begins, and a driver's words with a side.
 
 A side is a generator without input or output. It yields what is to be done (`Persist`, `Say`,
 `Saw`, `Forget`; `Tell`, `MessageRefused`) and, with `Await`, asks for what came. Everything but the
@@ -64,7 +64,7 @@ class SessionStep(Enum):
 
 
 class SessionReason(Enum):
-    """Why a session ended or a message was refused: one for every exit."""
+    """The reason why a session ended or a message was refused: one for every exit."""
 
     DONE = "done"
     STOPPED = "stopped by its driver"
@@ -120,7 +120,7 @@ class Aborted(MusterError):
 
 @dataclass(frozen=True)
 class SessionTerms:
-    """What a session is about; each side takes them from its own plan and copy of the model.
+    """The terms of a session; each side takes them from its own plan and copy of the model.
 
     Fields: `study` and `run` by name; `round`, and which `attempt` at it; `plan` and `model`, 32
     bytes each (the plan's fingerprint, the hash of the model as received); `size`, coordinates of a
@@ -234,7 +234,7 @@ class Say:
 
 @dataclass(frozen=True)
 class Saw:
-    """Whom this client was told of before it acts on it: the roster before it shares (`SHARE`).
+    """The names a client was told before it acts on them: the roster before it shares (`SHARE`).
 
     At `MASK` the members of the sum, at `CONSENT` the survivors; all sorted, this client among
     them; in a ring, its neighbours alone. `session` is the session's id.

@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is who, who may what, and what was done: certificates, refusals, the audit log."""
+"""Security: who is who, who may what, and what was done; certificates, refusals, the audit log."""
 
 __all__ = ()

@@ -41,7 +41,7 @@ class Anchor(NamedTuple):
 
 
 class Verified(NamedTuple):
-    """What a whole log was found to be: how many entries, its head, and what it is the log of."""
+    """The findings about a whole log: how many entries, its head, and what it is the log of."""
 
     entries: int
     head: str

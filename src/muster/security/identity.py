@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is who in a federation: what a certificate says, what it allows, and TLS on both sides.
+"""Identities in a federation: what a certificate says, what it allows, and TLS on both sides.
 
 A certificate names its holder as the URI `urn:muster:site:NAME` or `urn:muster:server:NAME`; a
 site's serves clients only and a server's servers only, so neither can play the other. Its subject
@@ -75,7 +75,7 @@ HOST = r"(?=.{1,253}$)(NAME\.)*NAME".replace("NAME", NAME)
 
 @dataclass(frozen=True)
 class Identity:
-    """Who a certificate speaks for.
+    """The identity that a certificate speaks for.
 
     Fields: `name`, `serial` number, `role` ("site" or "server"), its last day `not_after`, and the
     `organisation` that the holder speaks for, which is the name where the certificate has none.
@@ -97,7 +97,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Grant:
-    """What an authority grants.
+    """A grant of an authority.
 
     Fields: `server`, the federation's https address; `role`; `days` of validity; `hosts`, the
     DNS names and IP addresses of a server (by default the host of `server`), none for a site;

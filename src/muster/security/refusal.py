@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why something that came over the wire is refused, and JSON read so strictly that it can be."""
+"""Refusals of what came over the wire, and JSON read so strictly that it can be refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BRACKETS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
 
 
 class RefusalReason(StrEnum):
-    """Why something was refused; the sender is always told one of these, and each is counted."""
+    """A reason for a refusal; the sender is always told one of these, and each is counted."""
 
     LATE = "late"  # after the lease or the deadline
     DUPLICATE = "duplicate"  # another update of the same client and round is held

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a worker process begins: `python -m muster.simulation FD LIFELINE`."""
+"""A worker process begins here: `python -m muster.simulation FD LIFELINE`."""
 
 import sys
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How muster's own processes on one machine talk: objects over a socket pair, arrays apart.
+"""The channel of muster's own processes on a machine: objects over a socket pair, arrays apart.
 
 Both ends are this program, started by it over an inherited socket, so pickle is safe here; it
 is never used for anything that comes from a network or a file. Arrays travel as raw buffers

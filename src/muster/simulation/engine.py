@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which engine trains a cohort, and in which pieces: a pure function of plan and data shapes.
+"""The engine that trains a cohort, and the pieces: a pure function of plan and data shapes.
 
 Never of clocks, free memory or the number of workers, so that a run chooses the same on every
 machine and gives the same bits with one worker as with many.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a plan's own functions live, so that another process can find them.
+"""The origins of a plan's own functions, for another process to find them.
 
 A plan file is loaded as a module under a name made from its stem; a worker loads the same file
 under the same name, so that pickled references resolve without importing the user's `__main__`.

@@ -102,7 +102,7 @@ def _told(message: Any) -> str:
 
 
 class Pool:
-    """So many workers; `Hands` for a simulation on all cores.
+    """A pool of so many workers; `Hands` for a simulation on all cores.
 
     One stream of results is read at a time: a new `perform` or `measure` drops what an older
     one, left unfinished, still had under way. Raises `WorkerError` when a worker cannot be

@@ -51,7 +51,7 @@ Rows = Iterable[tuple[str, Any]]  # the vector of each client by name, as it is 
 
 
 class OpenedSum(NamedTuple):
-    """What a session gave, and how many clients' keys it began with."""
+    """The sum that a session opened, and how many clients' keys it began with."""
 
     sum: Sum
     advertised: int
@@ -208,7 +208,7 @@ class SimulatedSecAgg:
 
 @dataclass
 class _RoundNotes:
-    """What is known of a round beside its session: names, public metrics, failures."""
+    """Notes of a round beside its session: names, public metrics, failures."""
 
     plan: Plan
     terms: SessionTerms

@@ -27,7 +27,7 @@ __all__ = ["Executor", "LocalExecutor", "Simulation"]
 
 
 class Executor(Protocol):
-    """Who does the work: this process, or a pool."""
+    """An executor does the work: this process, or a pool."""
 
     def perform(self, sent: Sent, pieces: Iterable[WorkUnit]) -> Iterator[WorkResult]:
         """Yield the result of each piece, in order."""

@@ -49,7 +49,7 @@ class WorkUnit:
 
 
 class WorkResult(NamedTuple):
-    """What became of a piece: block sums in order, new memories, and who failed.
+    """The result of a piece: block sums in order, new memories, and who failed.
 
     Where `Plan.needs_individual_replies`, one reply a client instead. `alone` says why its clients
     could not train as one group although each of them could by itself; empty if they did.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What makes a run durable."""
+"""The store makes a run durable."""
 
 from muster.store.memory import MemoryStore
 from muster.store.sqlite import SQLiteStore

@@ -45,7 +45,7 @@ NAMED = re.compile(r"(?:model|(?:update|masked)-\d{6,}-[0-9a-f]{16})-([0-9a-f]{6
 
 
 class Blobs(Protocol):
-    """Where blobs lie; every method is thread-safe and raises `RunError` in a sentence.
+    """A store of blobs; every method is thread-safe and raises `RunError` in a sentence.
 
     A finished blob takes nothing more: it is dropped before another of its name is begun.
     """

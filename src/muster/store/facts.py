@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run's store keeps beside models: facts by name, and the records of its rounds."""
+"""A run's facts by name and the records of its rounds, which its store keeps beside models."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a federation writes down between commits: its members, what is open, and who sits where."""
+"""The records of a federation between commits: its members, what is open, who sits where."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Standing = Literal["invited", "arrived", "declined", "failed", "late"]
 
 @dataclass(frozen=True)
 class Member:
-    """Who enrolled: the certificate's name, the id among the run's clients, how many rows.
+    """A member: the certificate's name, the id among the run's clients, how many rows.
 
     `certificate` is the PEM that it showed, empty without TLS.
     """
@@ -51,7 +51,7 @@ class OpenWork:
 
 @dataclass(frozen=True)
 class Assignment:
-    """What became of one client in what is open: "invited" until it is decided, once.
+    """An assignment of one client in what is open: "invited" until it is decided, once.
 
     When it arrived: `digest` and `size` of the update's body, `weight`, and `metrics` as sums.
     Else `reason` is one word of a list and `text` a sentence or a traceback.

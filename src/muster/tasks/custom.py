@@ -33,7 +33,7 @@ Arrays = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Config:
-    """What `fit` is told beside the model and the data.
+    """The configuration for `fit`, beside the model and the data.
 
     `round` counts from 1; `epochs`, `steps` and `batch` (rows a step) are what `muster.Local`
     comes to for this client; `rate` is the local rate of this round; `seed` differs by round
@@ -49,7 +49,7 @@ class Config:
 
 
 class _Own(FunctionTask, Spelled):
-    """What the runtime reads off a task with its own training."""
+    """The facts that the runtime reads off a task with its own training."""
 
     framework: str = "custom"
     draws: bool = True  # `Config.seed` is fit's to use

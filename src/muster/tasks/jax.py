@@ -73,7 +73,7 @@ class _Classes(Traced):
 
     @property
     def width(self) -> int | None:
-        """How many classes, where that is known before rows are."""
+        """The number of classes, where that is known before rows are."""
         return None
 
     def losses(self, out: Any, y: Any) -> Any:

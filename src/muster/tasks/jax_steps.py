@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a compiled program turns over: vectors as tensors, batches as arrays of rounded sizes."""
+"""The data of a compiled program: vectors as tensors, batches as arrays of rounded sizes."""
 
 from __future__ import annotations
 

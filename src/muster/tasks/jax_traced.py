@@ -132,7 +132,7 @@ class Traced(FunctionTask, Spelled):
 
     @property
     def head(self) -> OutputHead:
-        """What the outputs are, as far as the loss says."""
+        """The head that the outputs have, as far as the loss says."""
         return OutputHead("own")
 
     def fits(self, y: Any, out: tuple[int, ...]) -> None:

@@ -50,7 +50,7 @@ Layers = list[tuple[Any, Any]]  # weight (clients, out, in) and bias (clients, o
 
 
 class NetworkSpec(Protocol):
-    """What a task tells the passes about itself."""
+    """A task's facts for the passes over its layers."""
 
     loss: RowLoss
     activation: str

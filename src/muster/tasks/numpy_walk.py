@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a cohort walks through its local steps.
+"""A cohort's walk through its local steps.
 
 A cohort of large models that takes one step of every client after another reads all its
 parameters from far memory at every step. Walked a few clients at a time through all their steps,

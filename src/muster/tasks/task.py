@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tasks of every framework share: losses, and what data they refuse.
+"""The shared part of the tasks of every framework: losses, and what data they refuse.
 
 A loss reads the outputs of a model as `z` `(outputs, ...)`: outputs first, because a reduction
 over the first axis runs along memory.
@@ -43,7 +43,7 @@ class FunctionTask:
 
     @cached_property
     def mark(self) -> str:
-        """What the task is made of, digested; of what cannot be told, a name for this one alone."""
+        """The digest of what the task is made of; if that cannot be told, a name of its own."""
         try:
             return identity.mark(self)
         except PlanError:

@@ -52,7 +52,7 @@ CHUNK = 512  # rows evaluated at once
 
 
 class _Torch(by_row.RowGradients, FunctionTask, Spelled):
-    """What the three tasks share; each is a frozen value of the fields it adds."""
+    """The shared part of the three tasks; each is a frozen value of the fields it adds."""
 
     framework: ClassVar[str] = "torch"
     labels: ClassVar[bool | None] = None  # y holds classes, numbers, or what the loss takes
@@ -99,7 +99,7 @@ class _Torch(by_row.RowGradients, FunctionTask, Spelled):
 
     @property
     def draws(self) -> bool:
-        """Whether forward may draw: dropout and its kin, in layers or in the user's code."""
+        """Return whether forward may draw: dropout and its kin, in layers or user code."""
         return self._found.draws
 
     @property
@@ -113,7 +113,7 @@ class _Torch(by_row.RowGradients, FunctionTask, Spelled):
 
     @property
     def fuses(self) -> str:
-        """Whether "fused" does best on one "client" at a time or on a small model's "cohort"."""
+        """The shape "fused" does best on: one "client" at a time, or a small model's "cohort"."""
         found = self._found
         return "cohort" if found.batched and found.layout.size <= SMALL else "client"
 

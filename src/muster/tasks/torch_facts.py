@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be known about a torch model before it sees data: layout, draws, cost, vmap or not.
+"""Facts about a torch model before it sees data: layout, draws, cost, vmap or not.
 
 A model does not say what rows it takes, so an example is guessed from its first layers and
 tried. Where no guess fits, the careful answer is given: it may draw, it is not batched.

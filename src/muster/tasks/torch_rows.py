@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What torch models say row by row: losses, and each row's own gradient.
+"""Torch models row by row: losses, and each row's own gradient.
 
 A row's gradient is that of a batch of one, so nothing else can be in it. vmap takes many rows at
 once, with a loop where a model has layers that vmap does not know (recurrent ones).

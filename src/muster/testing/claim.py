@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a check says that a promise is broken: one sentence."""
+"""Claims: a check says in one sentence that a promise is broken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the messages of a federation travel. A server needs the extra `service`, a site `site`."""
+"""Transports of a federation's messages. A server needs the extra `service`, a site `site`."""
 
 __all__ = ()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run's history says, in the words and numbers of people."""
+"""A run's history, in the words and numbers of people."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which federation is meant, and what its server says over the control socket in its folder."""
+"""The federation that is meant, and what its server says over the control socket in its folder."""
 
 from __future__ import annotations
 

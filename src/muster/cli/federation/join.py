@@ -94,7 +94,7 @@ def command(
 
 @dataclass(frozen=True)
 class Who:
-    """Which site this is, and the server it speaks to."""
+    """A site, and the server it speaks to."""
 
     name: str
     server: str
@@ -170,7 +170,7 @@ class Site:
 
 @dataclass
 class Told:
-    """What a site does, a calm line each; an outage is told once, and its end."""
+    """The report of what a site does, a calm line each; an outage is told once, and its end."""
 
     as_json: bool
     quiet: bool

@@ -17,7 +17,7 @@ __all__ = ["Staged", "Watcher", "staged"]
 
 
 class Watcher(Protocol):
-    """Who is told how it goes."""
+    """A watcher is told how it goes."""
 
     def watch(self, record: dict[str, Any]) -> None:
         """Show one committed round."""

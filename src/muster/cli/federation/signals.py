@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a command that runs for weeks is told to end: once gently, the second time at once."""
+"""Signals that end a command which runs for weeks: once gently, the second time at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ECHO = 1.0  # seconds: `timeout` and some shells send a signal twice in one mome
 
 
 class Event(Protocol):
-    """What is waited for, in a thread or in an event loop."""
+    """An event to wait for, in a thread or in an event loop."""
 
     def set(self) -> None:
         """Have the command end."""

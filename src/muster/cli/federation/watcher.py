@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens at a server between its rounds: who comes and goes, and what is waited for."""
+"""Events at a server between its rounds: who comes and goes, and what is waited for."""
 
 from __future__ import annotations
 

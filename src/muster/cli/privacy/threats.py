@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who learns what of a client, as a terminal shows it: of a run, or of a site."""
+"""The table of who learns what of a client, on a terminal: of a run, or of a site."""
 
 from __future__ import annotations
 

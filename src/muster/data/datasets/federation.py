@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every dataset function returns: who holds what, and the test rows they are judged by."""
+"""A federation, as every dataset function returns it: who holds what, and central test rows."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether an announced update is wanted, decided before a byte of its body is read.
+"""Admission of an announced update, decided before a byte of its body is read.
 
 A pure function of what was announced and of what the server knows at that moment: the clock, the
 disk and the list of revoked certificates are looked at by the caller.
@@ -22,7 +22,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class AdmissionLimits:
-    """What a server takes from one client at one moment.
+    """The limits on what a server takes from one client at one moment.
 
     Fields: the `run`, its `round` and `attempt`; whether the client is `invited` to it and its
     certificate `revoked`; `left`, the seconds of its lease; `held`, the digest of the update it has

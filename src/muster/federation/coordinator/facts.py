@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does not change while a server runs: the run, its plan, and how members are held to it."""
+"""Facts that do not change while a server runs: the run, its plan, the rules for its members."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _unnoted(actor: str, action: str, **details: Any) -> None:
 
 @dataclass(frozen=True)
 class FederationFacts:
-    """What does not change while a server runs.
+    """Facts that do not change while a server runs.
 
     `study` names the runs over the same people, of which this is one. `run`, `fingerprint` and
     `plan` say what is trained; `weigh(rows, times)` the weight a client must claim, `claims` what

@@ -24,7 +24,7 @@ ORDER = ("waiting", "selected", "training", "collecting", "committing", "committ
 
 @dataclass(frozen=True)
 class Call:
-    """What is asked of the invited: how many arrivals suffice, and until when (monotonic time).
+    """A call to the invited: how many arrivals suffice, and until when (monotonic time).
 
     `passed` tells that this time has come.
     """

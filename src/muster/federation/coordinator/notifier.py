@@ -12,7 +12,7 @@ __all__ = ["Notifier"]
 
 
 class Notifier:
-    """Who waits, by client; `waiting` is how many do.
+    """A notifier of those who wait, by client; `waiting` is how many do.
 
     >>> asyncio.run(Notifier().wait("a", 0.0))
     """

@@ -78,13 +78,13 @@ class SecAggSession:
 
     @property
     def liars(self) -> tuple[Liar, ...]:
-        """Who was caught lying in it."""
+        """The clients that were caught lying in it."""
         ended = self.found or self.stop
         return ended.liars if ended else ()
 
     @property
     def over(self) -> bool:
-        """Whether it has ended, with a sum or without."""
+        """Return whether it has ended, with a sum or without."""
         return self.found is not None or self.stop is not None
 
     def take(self, event: Heard | Closed | None) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a site says, checked, made durable, and answered.
+"""The service: what a site says is checked, made durable, and answered.
 
 All of it runs in the event loop; a name is the one in a certificate that was admitted. What is
 refused changes nothing, and raises `Refused` with the reason that the site is told.
@@ -66,7 +66,7 @@ class Upload:
 
 
 class FederationService:
-    """Where requests of sites and operators are answered, over the state of one run's rounds.
+    """The service that answers sites and operators, over the state of one run's rounds.
 
     `note(actor, action, **details)` writes an audit log, on the disk when it returns.
     """
@@ -84,7 +84,7 @@ class FederationService:
 
     @property
     def facts(self) -> FederationFacts:
-        """What does not change while the server runs."""
+        """The facts that do not change while the server runs."""
         return self.round_state.facts
 
     async def welcome(self, name: str, hello: Hello, certificate: str = "") -> Welcome:

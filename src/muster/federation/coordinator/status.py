@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operator sees: the run, its round, who is here, who sits where, what was refused."""
+"""The status for an operator: the run, its round, who is here, who sits where, refusals."""
 
 from __future__ import annotations
 

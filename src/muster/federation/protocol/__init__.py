@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the two sides of a federation say to each other: messages, tensors, claims and bounds."""
+"""The protocol between the two sides of a federation: messages, tensors, claims and bounds."""
 
 __all__ = ()

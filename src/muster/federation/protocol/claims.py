@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a member says of its rows, its training and its measuring, held to plan and enrolment.
+"""A member's claims of its rows, training and measuring, held to plan and enrolment.
 
 Pure functions. The door asks them before anything is stored, and whoever reads what is stored asks
 them again: an older version may have stored it, a disk or a person may have changed it.
@@ -52,7 +52,7 @@ def _any(rows: int) -> int:
 
 @dataclass(frozen=True)
 class Claims:
-    """What a plan lets its members say.
+    """The claims that a plan lets its members make.
 
     `measures` are the metrics of an evaluation and the range of each for one row, None where only
     the sites know them; `loss` is the range of a training's; `steps(rows)` the most local steps of

@@ -50,7 +50,7 @@ REPORT = 8000  # characters of a traceback
 
 
 class FieldRule(Protocol):
-    """What a field may hold."""
+    """The rule for what a field may hold."""
 
     def read(self, value: Any, name: str) -> Any:
         """Return the value as the record keeps it. Raises `Refused`."""

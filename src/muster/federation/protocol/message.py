@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What server and site say to each other beside tensors.
+"""Messages between server and site, beside tensors.
 
 A site says `Hello` and is told `Welcome`, then polls: the answer is a `TrainAssignment`, an
 `Evaluate`, whether its last update was `Settled`, `Wait`, or `RunEnded`. It announces an
@@ -99,7 +99,7 @@ class Welcome(Message):
 
 @dataclass(frozen=True)
 class Poll(Message):
-    """What is there to do? `pending` is the round of an update whose fate is open, or 0.
+    """Ask what there is to do; `pending` is the round of an update whose fate is open, or 0.
 
     The server may keep the question for `wait` seconds until there is something. `attempt` is that
     of the pending update.
@@ -180,7 +180,7 @@ class RunEnded(Message):
 
 @dataclass(frozen=True)
 class UpdateHeader(Message):
-    """What a site is about to upload: the digest and size of its body, its weight, its metrics.
+    """The header of an upload: the digest and size of its body, its weight, its metrics.
 
     No metrics where the plan, or the site's policy, keeps them with the site.
     """

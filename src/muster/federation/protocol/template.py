@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan says of the bodies that travel: names, dtypes and shapes, known to both sides.
+"""Templates of the bodies that travel: names, dtypes and shapes, known to both sides.
 
 A template's arrays have no size in memory; `wire.check_header` and `wire.decode` read their dtype
 and shape.

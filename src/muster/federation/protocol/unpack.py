@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was compressed, unpacked a little at a time, so that whoever takes it can say stop."""
+"""Unpacking a little at a time, so that whoever takes what was compressed can say stop."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server may answer: bodies of a bounded size, and compressed only where that was asked for.
+"""Bounds on a server's answers: the size of a body, and compression only where it was asked for.
 
 A site that reads whatever comes has all of its memory taken by a server that lies, and a few
 kilobytes are enough where they are unpacked.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one client is asked to do, done once: an assignment is begun on the disk before anything.
+"""An assignment to one client, done once: it is begun on the disk before anything.
 
     objection? → charge → log → begin → download → train → keep → deliver
     objection? →          log → begin → download → measure → keep → answer

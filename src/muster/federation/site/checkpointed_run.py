@@ -38,7 +38,7 @@ class TrainingStopped(Exception):
 
 @dataclass
 class Effort:
-    """What a training shows of itself while it runs, and the request to break it off."""
+    """The effort of a training while it runs, as it shows it, and the request to break it off."""
 
     total: int = 0  # steps; 0 where nothing is known of any
     steps: int = 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a site says of an error in its own code: where and what, without a value of its data.
+"""A failure in a site's own code, as the site tells it: where and what, no value of its data.
 
 Of every frame: the file's name, the line, the function. Of the error: its type and the first
 characters of its text, in which quotations, lists and numbers are masked. No line of source.

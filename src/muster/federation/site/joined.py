@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a site joined last, in its study's folder: enough to say later who learns what of it.
+"""The federation a site joined last, in its study's folder: enough to say who learns what of it.
 
 It is what this site knows itself, its own plan and policy, and nothing that a server said.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a site does not do what it is asked: the plan does not say so, or its own policy does not.
+"""Objections of a site to what it is asked: its plan says no such thing, or its policy forbids it.
 
 Pure functions of what was asked, of what the study's record knows, and of the plan as this site
 holds it: nothing that a server says outranks them.
@@ -22,7 +22,7 @@ __all__ = ["Objection", "Rules", "planned", "to_measuring", "to_training"]
 
 @dataclass(frozen=True)
 class Objection:
-    """Why something is not done: the `rule` that it breaks, in a word, and a sentence.
+    """An objection to doing something: the `rule` that it breaks, in a word, and a sentence.
 
     A server that only lags may ask for it as well where it is `passing`: it gets some time. One
     that `ends` is for a person: nothing can go on here.
@@ -36,7 +36,7 @@ class Objection:
 
 @dataclass(frozen=True)
 class Rules:
-    """What a site goes by: its own plan and policy, the run that it joined, and as which client."""
+    """The rules of a site: its own plan and policy, the run that it joined, and as which client."""
 
     plan: Plan
     policy: Policy

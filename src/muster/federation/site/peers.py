@@ -83,7 +83,7 @@ class PeerRules:
 
     @property
     def least(self) -> int:
-        """How many others must be in a sum."""
+        """The number of others that must be in a sum."""
         return max(FEWEST, self.least_peers or 0)
 
     def _few(self, others: Sequence[Peer]) -> str:

@@ -57,7 +57,7 @@ KEPT = ("hidden", "public")
 
 @dataclass(frozen=True)
 class Policy:
-    """What a site takes part in; a field that is None rules nothing.
+    """The policy of what a site takes part in; a field that is None rules nothing.
 
     >>> Policy(least_rows=50).least_rows
     50
@@ -128,7 +128,7 @@ class Policy:
 
     @property
     def reports(self) -> bool:
-        """Whether metrics of this site's rows may be told, where the plan does not hide them."""
+        """Return whether metrics of this site's rows may be told, if the plan shows them."""
         if self.metrics is not None:
             return self.metrics == "public"
         return self.budget_epsilon is None and self.rows != "hidden"
@@ -215,7 +215,7 @@ class Guarded:
 
     @property
     def veiled(self) -> bool:
-        """Whether what is sent hides something of this site: see `Plan.veiled`."""
+        """Return whether what is sent hides something of this site: see `Plan.veiled`."""
         return self.policy.noise is not None or self.plan.veiled
 
     def encode(

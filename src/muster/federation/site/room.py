@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is in one secure sum with this site: checked, judged by its own rules, and written down.
+"""The room of a secure sum: those in it with this site, checked, judged by its rules, written down.
 
 What a server hands out about members is not believed. Certificates count by the authority's
 signature and the newest revocation list that either side has seen, names and organisations by

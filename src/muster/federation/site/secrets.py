@@ -58,7 +58,7 @@ def charges(plan: Plan, policy: Policy, rows: int) -> tuple[Charge, ...]:
 
 
 class SiteSecrets:
-    """What one client keeps of secrets and charges; `entropy` None takes the plan's seed.
+    """The secrets and charges that a client keeps; `entropy` None takes the plan's seed.
 
     Secrets lie in the vault, charges in the folder of the study. Raises `PlanError` for a policy
     with a budget and a plan that adds no noise here.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a client says in a secure sum and what it is told, over the line: each until it is heard.
+"""The line of a client in a secure sum: it says each message until it is heard, and is told others.
 
 However long that is, no secret of the session outlives its end: that is asked before each try.
 """

@@ -56,7 +56,7 @@ PLAN = (1 << 22, 32)  # bytes and levels of a plan's value
 
 @dataclass(frozen=True)
 class Backoff:
-    """How long to wait before trying again: up to `first` · 2^tries seconds, at most `longest`.
+    """The time to wait before trying again: up to `first` · 2^tries seconds, at most `longest`.
 
     After an answer that has nothing to do, a question follows the one before it by `least` seconds.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What counts in a vault: a few facts in one file that is replaced as a whole, and the lock.
+"""The state of a vault: a few facts in one file that is replaced as a whole, and the lock.
 
 Beside them, while a secure sum lasts, its secrets: sealed under a key that has a file of its own,
 so that to destroy that one file is to destroy all of them.
@@ -125,7 +125,7 @@ class SiteState:
 
     @property
     def step(self) -> PartialTraining | None:
-        """Where a training was broken off."""
+        """The step at which a training was broken off."""
         found = self["step"]
         task = found and _message(found["task"], TrainAssignment)
         return found and PartialTraining(task, found["steps"], found["blob"], found["loss"])

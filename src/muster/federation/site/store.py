@@ -260,7 +260,7 @@ class SiteStore:
 
     @property
     def step(self) -> PartialTraining | None:
-        """Where a training was broken off."""
+        """The step at which a training was broken off."""
         return self._state.step
 
     def checkpoint(self, task: TrainAssignment, steps: int, carry: Tree, loss: str) -> None:

@@ -91,7 +91,7 @@ class Begun:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a run, and of a day, when something is asked.
+    """The known facts of a run, and of a day, when something is asked.
 
     `attempt` is the highest that was seen, 0 before the first; `latest` and `measured` the highest
     rounds begun in it; `settled` the highest round of the run whose fate was heard; `trainings`

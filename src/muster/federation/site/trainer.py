@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a client does when asked, by the hand's thread, while the server hears that it goes on."""
+"""The trainer: a client does what it is asked in the hand's thread, and the server hears of it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SHORTEST = 0.1  # seconds between two of them, however short a lease the server 
 
 @dataclass(frozen=True)
 class Habits:
-    """What may differ from site to site, and in tests: policy, clocks, who watches.
+    """The habits that may differ from site to site, and in tests: policy, clocks, who watches.
 
     `wall` is the clock of days and hours, `clock` a monotonic one; `every` the seconds between
     two checkpoints; `wait` the seconds that the server may keep a question. `entropy(n)` draws n

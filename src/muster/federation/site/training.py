@@ -31,7 +31,7 @@ __all__ = ["Training"]
 
 @dataclass(frozen=True)
 class Training:
-    """What one site trains: a plan, its rows and, if any, its test rows.
+    """The training of one site: a plan, its rows and, if any, its test rows.
 
     `acting` is the plan that is trained by, where the site's policy outranks the given one.
     `source` gives the randomness of a task where nobody else may know it: the batches and noise of
@@ -47,14 +47,14 @@ class Training:
 
     @cached_property
     def blank(self) -> Memory | None:
-        """What a client that has never taken part remembers; None where nobody remembers."""
+        """The memory of a client that has never taken part; None where nobody remembers."""
         if not self.plan.remembers:
             return None
         return self.plan.fresh_memory(*self.plan.task.init(keys.key(self.plan.seed).at("init")))
 
     @property
     def veiled(self) -> bool:
-        """Whether what this site sends hides something of its rows."""
+        """Return whether what this site sends hides something of its rows."""
         return bool((self.acting or self.plan).veiled)
 
     @cached_property

@@ -142,7 +142,7 @@ async def _store(
 
 
 class _ModelSink:
-    """Where the octets of a model go: to the disk as they come, and no more than a model has."""
+    """The sink for the bytes of a model: to the disk as they come, and no more than it has."""
 
     def __init__(
         self, line: ServerClient, site_store: SiteStore, name: str, end: int, most: int

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run reveals of single rows, over all clients: the worst client's, and what may be said."""
+"""The privacy of single rows in a run: the worst client's, and what may be said of it."""
 
 from muster.privacy.rows.parallel import Held, Worst, affords, worst
 from muster.privacy.rows.statement import Charged, RowFacts, row_statement

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What may be claimed of the privacy of single rows in a run, item by item."""
+"""The claims about the privacy of single rows in a run, item by item."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Charged:
 
 @dataclass(frozen=True)
 class RowFacts:
-    """What a statement about single rows is made of.
+    """The facts that a statement about single rows is made of.
 
     `charged` is None before the first round, and where clients train `away`, on machines of
     their own: what they draw, how often and whether is then known to them alone. `rows` are those

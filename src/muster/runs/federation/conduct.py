@@ -43,7 +43,7 @@ ENGINE = "loop"  # a site trains one client at a time, so its bits are those of 
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """How a server runs its federation.
+    """The settings by which a server runs its federation.
 
     `enough` members must be present before a round begins; `lease` in seconds; `names` are the
     client ids of members whose certificates are named otherwise.

@@ -62,7 +62,7 @@ class LocalClient:
 
 @dataclass(frozen=True)
 class Joining:
-    """How to join: the site's policy, when to stop, who watches; the rest is for tests.
+    """The way to join: the site's policy, when to stop, who watches; the rest is for tests.
 
     `at` is called at each of `site.vault.LABELS`; `audit` keeps an audit log beside the vault.
     """
@@ -78,7 +78,7 @@ class Joining:
 
 @dataclass(frozen=True)
 class _ClientFolder:
-    """Where a client keeps what it must not lose, and who it is on the line."""
+    """A client's folder of what it must not lose, and its name on the line."""
 
     site_store: Path
     studies: Path

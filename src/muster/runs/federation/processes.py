@@ -41,7 +41,7 @@ HOST = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Spec:
-    """What a child process is told: the plan file as it was altered, the folder, who is who.
+    """The settings of a child process: the plan file as altered, the folder, who is who.
 
     `names[i]` is the certificate's name of the population's client i; a site process has the
     clients i with i % processes = its number.
@@ -62,7 +62,7 @@ class Spec:
 
     @property
     def home(self) -> Path:
-        """Where identities and vaults lie."""
+        """The folder of identities and vaults."""
         return Path(self.folder) / "federation"
 
 

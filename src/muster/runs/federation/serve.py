@@ -63,7 +63,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ListenSettings:
-    """Where a server listens, and as whom.
+    """The address at which a server listens, and its identity.
 
     `address` is HOST:PORT, port 0 any that is free; `identity` the folder of the server's
     certificate, None for plain HTTP, which a loopback address alone may have; `meters` a
@@ -85,7 +85,7 @@ class ListenSettings:
 
 @dataclass(frozen=True)
 class ServedFederation:
-    """What is served: a plan, its folder, central test rows if any, and the terms.
+    """A federation to serve: a plan, its folder, central test rows if any, and the terms.
 
     `url` is a PostgreSQL that several servers share, instead of SQLite in the folder; with
     `keep_updates` every update outlives its commit, for tests and audits. `population` is known on
@@ -160,7 +160,7 @@ def patient(deed: Callable[[], T], stop: threading.Event, tell: Watch) -> T:
 
 @dataclass
 class Shortage:
-    """What a server that starts has no room for: told at once, and again each minute."""
+    """The room that a server lacks when it starts: told at once, and again each minute."""
 
     tell: Watch
     text: str = ""

@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run reveals: charged before each round, stated afterwards, and put to the test."""
+"""The privacy of a run: charged before each round, stated afterwards, and put to the test."""
 
 __all__ = ()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What attacks find in a run, against what its ledger promises.
+"""Attacks on a run, and what they find against what its ledger promises.
 
 Three attacks, none of which can prove privacy: canaries, membership inference on the released
 model, and inversion of one update as the server sees it. One that finds more than was promised

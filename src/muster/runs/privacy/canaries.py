@@ -39,7 +39,7 @@ class Estimate(NamedTuple):
 
 
 class CanaryScores(NamedTuple):
-    """What canaries show: in the last model alone, and in the models of all rounds."""
+    """Scores of canaries: in the last model alone, and in the models of all rounds."""
 
     last: Estimate
     every: Estimate

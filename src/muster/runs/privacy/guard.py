@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands before each round: its charge in the ledger, the budget, and its secret.
+"""The guard before each round: its charge in the ledger, the budget, and its secret.
 
 The order is that of the disk: the round's secret, then the ledger, then the round. So a round
 that was released is in the ledger, and one that is resumed releases the very same noise. A round

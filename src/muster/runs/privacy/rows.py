@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the rounds of a run reveal of single rows: charged to the clients that a round invites.
+"""Privacy of single rows over a run's rounds, charged to the clients that a round invites.
 
 Turns are counted by the committed rounds and the one that is about to be played, so a round that is
 resumed is charged once, and the ledger of a run is as long as its history.

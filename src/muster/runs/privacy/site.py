@@ -39,7 +39,7 @@ SHARE = "all rows of this site together: its update in a masked sum is this one,
 
 
 class Part(NamedTuple):
-    """What one run was charged: trainings, its first and last round, ε of this run by itself."""
+    """The charges of one run: trainings, its first and last round, ε of this run by itself."""
 
     run: str
     trainings: int
@@ -58,7 +58,7 @@ class Account:
 
     @property
     def unit(self) -> str:
-        """Whom ε is about: noise in each local step hides rows, noise on an update all of them."""
+        """The unit that ε is about: noise in each local step hides rows, on an update all."""
         kinds = {charge.release.mechanism for charge in self.ledger.charges}
         if "gaussian" in kinds:
             return ROW
@@ -91,7 +91,7 @@ class Account:
 
     @property
     def more(self) -> int | None:
-        """How many more trainings like the last the budget affords; None before the first."""
+        """The number of further trainings like the last in the budget; None before the first."""
         if self.budget is None or not self.ledger.entries:
             return None
         budget, before = self.budget, self.ledger.charges

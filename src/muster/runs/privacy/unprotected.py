@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is said of a run without noise: what its plan does, and that nothing of it is a promise."""
+"""The statement about a run without noise: what its plan does, none of which is a promise."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class CertificateEntry:
 
 @dataclass(frozen=True)
 class Approval:
-    """What an approval made: the line in the ledger, and the bundle to send back."""
+    """An approval: the line in the ledger, and the bundle to send back."""
 
     entry: CertificateEntry
     bundle: Path

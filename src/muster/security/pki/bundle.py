@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an authority sends back to a site, as one JSON file that its key has signed.
+"""The bundle that an authority sends back to a site: one JSON file that its key has signed.
 
 No secret is in it. The signature covers every field, so that the server's address cannot be
 changed on the way either; who replaces a whole bundle by their own, with their own authority,

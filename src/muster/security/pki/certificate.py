@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How certificates are made: authority, requests and issue, as pure functions.
+"""The making of certificates: authority, requests and issue, as pure functions.
 
 An *authority* is a key and its own certificate. A site makes a key, which never leaves it, and
 a *request*; the authority answers with a certificate, in a *bundle*. Everything is PEM in bytes;

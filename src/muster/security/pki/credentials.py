@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server hands a member about its peers: their certificates, and the revocation list.
+"""Credentials of a member's peers from the server: their certificates, the revocation list.
 
 One JSON object, `{"format": 2, "certificates": {NAME: PEM, …}, "revoked": PEM}`. The list travels
 with the certificates that it judges, so a site need not be told by anybody who was revoked, and a

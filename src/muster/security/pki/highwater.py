@@ -106,7 +106,7 @@ def store(
 
 
 class Revocations:
-    """Who is revoked, as the newest list says that a folder, or this process, has seen.
+    """The revoked, by the newest list that a folder, or this process, has seen.
 
     `current` is read from no file. Methods may be called from any thread. Raises `IdentityError`
     where the folder holds no list that holds.

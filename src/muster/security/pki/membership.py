@@ -34,7 +34,7 @@ END = b"-----END PRIVATE KEY-----\n"
 
 @dataclass(frozen=True)
 class Membership:
-    """Who a folder is in which federation.
+    """The membership of a folder: who it is, and in which federation.
 
     `authority` is its authority's fingerprint, `key` that of its own key.
     """

@@ -72,7 +72,7 @@ class Revoked:
 
 @dataclass(frozen=True)
 class ListMark:
-    """What is remembered of a list: its number, and the SHA-256 of what was signed (in hex)."""
+    """The mark of a list: its number, and the SHA-256 of what was signed (in hex)."""
 
     number: int
     content: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a site can show of the secure sums that it took part in: signed, numbered, chained.
+"""Transcripts of the secure sums that a site took part in, to show: signed, numbered, chained.
 
 record.py    one session as a frozen record, and its one form in JSON
 seal.py      a document in canonical JSON that a member's key has signed

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an auditor finds in a folder of transcripts: which are whole, and every fault by name.
+"""An auditor's findings in a folder of transcripts: which are whole, and every fault by name.
 
 Nothing outside the folder is needed but the fingerprint of the authority, to compare by telephone:
 whoever wrote the folder anew with an authority of their own has another one. A fault never hides
@@ -65,7 +65,7 @@ class KeyChange:
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found in a `folder`.
+    """The examination of a `folder`, and what was found.
 
     Fields: the `head` (None where it is missing or altered); the transcripts that are `whole`; the
     `faults`, each in a sentence that names its file; the fingerprint of the `authority`; the
@@ -82,7 +82,7 @@ class Examination:
 
 @dataclass
 class _Look:
-    """What is known so far, while one file after the other is looked at."""
+    """The findings so far, while one file after the other is looked at."""
 
     folder: Path
     authority: str

@@ -33,7 +33,7 @@ WHOLE = 1 << 63
 
 @dataclass(frozen=True)
 class Transcript:
-    """What a site knows of one session.
+    """A transcript of one session, as a site knows it.
 
     Fields: the `study`, the `run`, its `round` and which `attempt` at it (both from 1); the
     `session`'s id, 64 hexadecimal digits, or "" where it ended before there was one; the `terms`,

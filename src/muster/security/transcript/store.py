@@ -49,7 +49,7 @@ NOW = partial(datetime.now, UTC)
 
 @dataclass(frozen=True)
 class TranscriptHead:
-    """What a store is: of which `study` and `site`; how many transcripts are `gone` and `kept`.
+    """The head of a store: its `study` and `site`; how many transcripts are `gone` and `kept`.
 
     `last` is the SHA-256 of the newest one's file in hexadecimal digits, `time` when this was
     written (ISO 8601, UTC).

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who leads, among servers that share a PostgreSQL: a lock of one session, and its epoch.
+"""The lead among servers that share a PostgreSQL: a lock of one session, and its epoch.
 
 The lock falls when the session ends, however it ends; the epoch grows with each lead, and every
 write of a leader is compared with it, so that one who lost the lead without knowing changes

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a ledger has of any Store: facts, committed rounds, their states, memories of clients."""
+"""The part of a ledger that any Store has: facts, committed rounds, states, client memories."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class Turn:
 
 
 class Transactions:
-    """What a ledger asks of its database; `name` is what errors call it."""
+    """The demands of a ledger on its database; `name` is what errors call it."""
 
     def __init__(self, engine: Engine, name: str) -> None:
         self.engine, self.name = engine, name

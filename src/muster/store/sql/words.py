@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was said in a round's secure sum, in the one order in which it counts, until the commit."""
+"""The words of a round's secure sum, in the one order in which they count, until the commit."""
 
 from __future__ import annotations
 

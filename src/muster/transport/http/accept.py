@@ -85,7 +85,7 @@ class Entrance:
 
     @property
     def places(self) -> int:
-        """How many may be in a handshake at once; without TLS it is over at once."""
+        """The number that may be in a handshake at once; without TLS it is over at once."""
         return self.most if self.tls is None else max(1, min(HANDSHAKES, self.most // 2))
 
     async def run(self) -> None:

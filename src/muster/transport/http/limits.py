@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often one identity may ask."""
+"""Limits on how often one identity may ask."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Limits"]
 
 
 class Limits:
-    """How many requests each identity may make: `rate` a second, and `burst` at once.
+    """Limits on the requests of each identity: `rate` a second, and `burst` at once.
 
     At most `names` identities are remembered: the one that was silent for longest is forgotten,
     which forgives it at most one burst. `clock` is monotonic, in seconds.

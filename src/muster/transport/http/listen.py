@@ -57,7 +57,7 @@ class Closing(Protocol):
 
 @dataclass(frozen=True)
 class ListenAddress:
-    """Where a server listens; times in seconds.
+    """The addresses at which a server listens; times in seconds.
 
     Fields: `host` and `port` (0: any that is free) for the sites; `control`, the path of the
     operator's socket; `meters`, a loopback port for health and metrics; `backlog` of connections

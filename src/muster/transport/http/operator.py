@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operator sees and says: metrics for Prometheus, and the routes of the control socket.
+"""An operator's view and orders: metrics for Prometheus, and the control socket's routes.
 
 The socket is the operator's alone. The loopback port is for whoever may watch; where the privacy of
 clients counts on nobody knowing who was drawn, it tells of rounds and nothing else, since seats,
@@ -39,7 +39,7 @@ SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0)
 
 
 class Meters:
-    """What one server counts, in a registry of its own.
+    """Meters of one server, in a registry of its own.
 
     Rounds, seats and refusals are read from the service when somebody looks; requests, octets and
     times are counted as they pass (`seen`).
@@ -100,7 +100,7 @@ def _rounds(status: Mapping[str, Any]) -> Iterator[Any]:
 
 
 class _Rounds(registry.Collector):
-    """How far the run is."""
+    """The rounds: how far the run is."""
 
     def __init__(self, service: FederationService) -> None:
         self.service = service
@@ -110,7 +110,7 @@ class _Rounds(registry.Collector):
 
 
 class _Desk(registry.Collector):
-    """What the service knows, when it is asked."""
+    """The service's knowledge, when it is asked."""
 
     def __init__(self, service: FederationService) -> None:
         self.service = service

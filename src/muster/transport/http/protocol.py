@@ -199,7 +199,7 @@ class Connection(httptools_impl.HttpToolsProtocol):
 
 
 class Trust:
-    """What a server's folder says of certificates: its own, and those that are revoked.
+    """The trust of a server's folder: its own certificates, and those that are revoked.
 
     `look` reads again what has changed: a renewed identity serves the next handshake, and a newer
     list of what is revoked (`revocations`) holds from then on. What cannot be used, or is an older

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What members say in a secure sum, and what they are told: durable before it is answered.
+"""The words of members in a secure sum, and to them: durable before they are answered.
 
 What is no message is refused here, and nothing is kept of it; what a message says is the session's
 business. Of each kind the first by a member stands. One that is larger than others goes to the disk
