@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every test stands on, however the suite was started."""
+"""The ground that every test stands on, however the suite was started."""
 
 import os
 import platform

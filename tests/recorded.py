@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run would have written down, every number of it by chance."""
+"""A record as a run would have written it down, every number of it by chance."""
 
 from muster.runs.measure import CENTRAL, spread
 
@@ -7,7 +7,7 @@ DIRECTIONS = {"accuracy": False, "loss": True}
 
 
 def facts_of(rng, clients):
-    """What a run wrote down of itself, every number by chance."""
+    """Return the facts a run wrote down of itself, every number by chance."""
     kinds = rng.randrange(2, 6)
     labels = [[rng.randrange(1, 90) for _ in range(kinds)] for _ in clients]
     rows = [sum(one) for one in labels]

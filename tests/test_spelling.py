@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a newcomer writes first, and the sentence that comes back: given, required, what to do."""
+"""Words that a newcomer writes first, and the sentence back: given, required, what to do."""
 
 import copy
 import pickle

@@ -81,7 +81,7 @@ class Server:
         return self.why
 
     def again(self):
-        """What a further life of a run that has ended fails with, if it does."""
+        """Say what a further life of a run that has ended fails with, if it does."""
         with self:
             pass
         return self.error

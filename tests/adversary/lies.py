@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a liar says in a secure sum in the place of one kind of its messages."""
+"""Lies in a secure sum, in the place of one kind of a liar's messages."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ class Lie:
         self.kind, self.change, self.meant = kind, change, None
 
     def __call__(self, message, member):
-        """What is sent in the place of a message."""
+        """Return what is sent in the place of a message."""
         if self.kind is OpenedShares:
             return self._accused(message, member)
         if isinstance(message, Compared) and self.kind is Compared:

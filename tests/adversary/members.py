@@ -99,7 +99,7 @@ GONE = 499  # no answer: whoever asked has hung up
 
 @dataclass
 class Answer:
-    """What the edge answered."""
+    """The answer of the edge."""
 
     status: int
     headers: dict
@@ -178,12 +178,12 @@ class Member:
 
 
 def honest(message, member=None):
-    """What a member says, as it is sent: octets, and more of the address and the headers."""
+    """Return a member's words, as they are sent: bytes, and more of the address and the headers."""
     return [(message.to_bytes(), {}, {})]
 
 
 def sums_of(plan):
-    """What an honest member measures on two rows: the sums that the plan asks for."""
+    """Return an honest member's measures on two rows: the sums that the plan asks for."""
     return {"rows": 2.0} | dict.fromkeys(measures_of(plan), 1.0)
 
 
@@ -289,7 +289,7 @@ class Hub:
         return from_json(answer.body, kind)
 
     def poll(self, name, pending=0, attempt=1):
-        """What a member is to do."""
+        """Ask for a member what to do."""
         kinds = (TrainAssignment, Evaluate, Settled, Wait, RunEnded, Ack)
         told = self.ask(name, "POST", "/v1/poll", to_json(Poll(self.run, pending, 0.0, attempt)))
         return from_json(told.body, *kinds)
@@ -469,7 +469,7 @@ class Sum:
 
 
 def _kept(record):
-    """What was heard, what was said, and what else was kept, of one step."""
+    """Return the bytes heard, said, and otherwise kept, of one step."""
     found = []
     while record:
         size = int.from_bytes(record[:4], "big")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a liar makes of one valid message, field by field, on the bytes of the wire alone.
+"""Mutants of one valid message, field by field, on the bytes of the wire alone.
 
 `mutants(data)` of a message of a secure sum, `json_mutants(message)` of one in JSON, `headers(…)`
 of a text beside them. The fields are found in the definition of the message: a new one has mutants
@@ -132,7 +132,7 @@ def mutants(data: bytes) -> Iterator[Mutant]:
 
 
 def wellformed(data: bytes) -> bool:
-    """Whether octets are a message of a secure sum."""
+    """Return whether bytes are a message of a secure sum."""
     try:
         read(data)
     except Malformed:
@@ -141,7 +141,7 @@ def wellformed(data: bytes) -> bool:
 
 
 def readable(data: bytes, kind: Any) -> bool:
-    """Whether octets are a message of a kind, in JSON."""
+    """Return whether bytes are a message of a kind, in JSON."""
     try:
         from_json(data, kind)
     except Refused:

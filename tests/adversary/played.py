@@ -52,7 +52,7 @@ class Played(Sums):
         )
 
     def kept(self, kind):
-        """What ann said of one kind."""
+        """Return the words of ann of one kind."""
         return next(message for message in self.said if isinstance(message, kind))
 
     def _told(self, name, request):
@@ -144,7 +144,7 @@ class Life(Sums):
         return made
 
     def transcript(self):
-        """What she can show of the session."""
+        """Return the transcript that she can show of the session."""
         path = self.home / SITE / "studies" / "default" / "secure" / "00000001.json"
         return read_transcript(path.read_bytes())[2]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a liar makes of a request beside its body: of its address, its query and its headers.
+"""Lies of a request beside its body: in its address, its query and its headers.
 
 `request_mutants(request)` gives them field by field, as they lie on the wire; `FIELDS` names the
 fields of every request of the protocol, as the document of the HTTP API has them.
@@ -84,7 +84,7 @@ class Request:
 
     @property
     def name(self) -> str:
-        """What the document calls it."""
+        """Return its name in the document."""
         return f"{self.method} {self.address}"
 
     @property

@@ -92,7 +92,7 @@ class Site:
         return [entry["details"] for entry in entries if entry["action"] in actions]
 
     def begun(self, *tasks):
-        """What its record has of assignments."""
+        """Return the assignments in its record."""
         record = StudyRecord(self.study, self.policy.study)
         try:
             return [record.begun(task) for task in tasks]
@@ -148,7 +148,7 @@ class Rogue:
         return httpx.Response(404, content=to_json(verdict))
 
     def transport(self):
-        """What a line speaks through."""
+        """Return the transport of a line."""
         return Wire(self.handle)
 
     def bodies(self, round=None):

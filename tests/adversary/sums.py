@@ -60,7 +60,7 @@ class Session:
 
     @property
     def over(self):
-        """Whether its sum is open, or every site of it has left."""
+        """Return whether its sum is open, or every site of it has left."""
         return self.found is not None
 
 
@@ -243,5 +243,5 @@ class Sums:
         return datetime.now(UTC) + timedelta(days=self.days.get(name, 0))
 
     def begun(self, name, session):
-        """What a site's record has of the assignment of a session, while the site is at work."""
+        """Return a site's record of the assignment of a session, while the site is at work."""
         return self.studies[name].begun(self.sites[name].task(session.round))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a liar makes of a body of tensors: of its length, its header, each entry, and its data.
+"""Lies of a body of tensors: in its length, its header, each entry, and its data.
 
 `tensor_mutants(body, name)` gives whole bodies, each with a length that is right for its header
 unless the length is the lie.

@@ -67,7 +67,7 @@ def asked(rogue, kind):
 
 
 def meant(data, kind, hub):
-    """Whether octets are a message of a kind, in which a member says what it may."""
+    """Return whether bytes are a message of a kind, in which a member says what it may."""
     if not readable(data, kind):
         return False
     if kind is not Measured:
@@ -95,7 +95,7 @@ def test_every_kind_of_message_is_lied_about():
 @pytest.mark.parametrize("kind", ASKS)
 @pytest.mark.parametrize("given", [OPEN, HIDDEN], ids=["open", "hidden"])
 def test_a_site_does_what_plan_and_policy_say_whatever_it_is_asked(kind, given, tmp_path):
-    """What is no message is asked for again; what is one is done, declined, or ends the site."""
+    """A message that is none is asked for again; any other is done, declined, or ends the site."""
     site, rogue = Site(tmp_path, given), Rogue(given, [])
     lies = list(json_mutants(asked(rogue, kind)))
     assert not uncovered(lies, kind.__name__, [*rules(kind), WHOLE])
@@ -200,7 +200,7 @@ def test_whatever_a_member_answers_the_others_are_measured(kind, hub):
 
 
 def checked(hub, found):
-    """What the honest measured is as they said it, and a record can be made of all."""
+    """Check that the honest measured as they said it, and a record can be made of all."""
     for name in NAMES:
         if name != LIAR:
             assert found[name] == sums_of(hub.plan)

@@ -122,7 +122,7 @@ def test_every_lie_is_refused_and_stores_nothing_and_the_run_goes_on(tmp_path):
 
 
 def test_a_server_that_comes_back_holds_members_to_the_same(tmp_path):
-    """What was enrolled is read from the disk; a lie is one also in the next life."""
+    """The enrolment is read from the disk; a lie is one also in the next life."""
     with Server(tmp_path / "run") as server, server.members() as (ann, _, eve):
         task = eve.poll()
         ann.trains()

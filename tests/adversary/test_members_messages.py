@@ -48,7 +48,7 @@ def samples(hub):
 
 
 def differs(made, data):
-    """What a masked message adds to the sum that the one that was meant does not."""
+    """Return the difference that a masked message makes to a sum, from the one that was meant."""
     ring, size = made.group.terms.ring, made.hub.plan.frame.size
     vectors = [read(one).vector for one in (data, made.lie.meant.to_bytes())]
     told, meant = (ring.unpack(one, size).astype(np.int64) for one in vectors)

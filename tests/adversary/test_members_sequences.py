@@ -114,7 +114,7 @@ def test_words_of_elsewhere_under_the_id_of_this_session_are_none_of_it(hub):
 @pytest.mark.parametrize("kind", STEPS)
 @pytest.mark.parametrize("later", STEPS)
 def test_words_out_of_turn_cost_their_sender_alone(kind, later, hub):
-    """What is said before its time, from the round before, and silence after it."""
+    """Words come before their time, or from the round before, and silence after them."""
     words = {type(said): said for said in elsewhere(hub)[0][LIAR]}
 
     def says(message, member):
@@ -445,7 +445,7 @@ def test_a_member_that_renews_while_a_round_is_open_costs_nothing_after_a_restar
 
 
 def test_a_member_that_is_revoked_while_a_round_is_open_costs_nothing_after_a_restart(tmp_path):
-    """What it said before is in the record: the server stands where it fell."""
+    """Its words before are in the record: the server stands where it fell."""
     hub = Hub(tmp_path, PLAN)
 
     class Stop(BaseException):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lies on a server's disk is odd: an older version stored it, a disk or a person altered it.
+"""Odd records on a server's disk: an older version stored them, a disk or a person altered them.
 
 The client whose record it is, is left out with a reason; the run goes on, and a restart too.
 """

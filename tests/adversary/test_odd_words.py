@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What members said in a secure sum lies oddly on the server's disk: the sum goes on with the rest.
+"""Odd words of a secure sum on the server's disk: the sum goes on with the rest.
 
 The door refuses such words; an older version may have stored them, or somebody altered them.
 """
@@ -37,7 +37,7 @@ def test_an_odd_word_costs_the_run_nothing(tmp_path, name):
             told.append(federation.ledger.hear(1, WORDS[name]).result())
 
     def rested(name, method, path, body):
-        """Whoever seems to have declined need not rest for a lease."""
+        """Wake whoever seems to have declined: nobody rests for a lease."""
         if path == "/v1/poll" and b'"settled"' in body:
             with federation.round_state.changed:
                 federation.round_state.resting.clear()

@@ -70,14 +70,14 @@ def ask(hub, method, target, *, body=b"", headers=(), control=True):
 
 
 def orders(hub):
-    """What is wanted, of this life and the next, and what the log has of it."""
+    """Return the order, of this life and the next, and what the log has of it."""
     return hub.round_state.wanted, hub.ledger.wanted(), [n for n in hub.notes if n[0] == "operator"]
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
 @pytest.mark.parametrize("control", [True, False], ids=["socket", "port"])
 def test_every_part_of_an_order_may_lie(route, control, hub):
-    """What is no order of `WORDS` is refused with a reason, and nothing is wanted or logged."""
+    """An order that is none of `WORDS` is refused with a reason: nothing is wanted or logged."""
     lies = list(request_mutants(route))
     found = {lie.place for lie in lies}
     wanted = {(route.name, name, kind) for _, name in route.fields() for kind in KINDS[:4]}

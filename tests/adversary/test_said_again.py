@@ -43,7 +43,7 @@ SECURE = {name for name in FIELDS if "secure" in name or "members" in name}
 
 
 def said(hub):
-    """What the liar has said so far: method, target, body, headers."""
+    """Return the words of the liar so far: method, target, body, headers."""
     return [told[1:] for told in hub.asked if told[0] == LIAR]
 
 

@@ -80,7 +80,7 @@ class Dripping(httpx.AsyncByteStream):
 
 @pytest.mark.parametrize("begin", [None, b"{"])
 def test_no_answer_is_waited_for_without_end(begin):
-    """Whoever sends an octet a minute keeps no question open, and no secret alive, for ever."""
+    """A sender of one byte a minute keeps no question open, and no secret alive, for ever."""
     silent = Silent(begin, to_json(Wait(1.0)))
 
     async def main():
@@ -123,7 +123,7 @@ class Streams(httpx.AsyncBaseTransport):
 
 
 def over(rogue, deed):
-    """What a site makes of it, and the most memory that took."""
+    """Return the outcome at a site, and the most memory that took."""
 
     async def life():
         line = ServerClient("http://hub", "a", patience=hurried(), transport=rogue)

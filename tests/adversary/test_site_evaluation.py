@@ -166,7 +166,7 @@ def test_an_update_tells_no_metrics_that_the_policy_hides(policy, told, tmp_path
 
 
 def test_an_older_record_of_evaluations_is_noticed(tmp_path):
-    """Whoever puts a study back would have models measured twice."""
+    """A study that was put back would have models measured twice."""
     site, rogue = Site(tmp_path, OPEN), Rogue(OPEN, [])
     rogue.script = [rogue.task()]
     site.attend(rogue)

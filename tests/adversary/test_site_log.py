@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a site is asked and does not do is in its log, which no server can make grow for long."""
+"""The log of what a site is asked and does not do, which no server can make grow for long."""
 
 import math
 

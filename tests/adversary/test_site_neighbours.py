@@ -163,7 +163,7 @@ def test_two_sites_see_the_same_whether_a_third_was_drawn_or_not(evaluate, tmp_p
 
 
 def test_the_coins_of_this_test_are_those_of_the_product():
-    """Who is in both worlds is drawn in both or in none."""
+    """Those in both worlds are drawn in both or in none."""
     for names in (SEEN, (*SEEN, "c")):
         roster = Roster(tuple(names), lambda: np.ones(3))
         for round in range(1, ROUNDS + 1):

@@ -98,7 +98,7 @@ def test_a_server_that_refuses_and_fails_cannot_have_a_site_ask_without_end(stat
 
 
 def test_a_server_that_tells_the_same_in_a_sum_cannot_have_a_site_ask_without_end(tmp_path):
-    """What was heard before is ignored, whatever its number is."""
+    """A message that was heard before is ignored, whatever its number is."""
     time, played, again = Time(), Played(tmp_path / "played"), 50
     life = Life(played, 1, tmp_path / "life", [played.told[0]] * again, sleep=time.sleep)
     life.patience = time.patience(first=0.0, longest=0.0)

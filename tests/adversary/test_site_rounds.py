@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the plan does not say is not done: no extra round, no settled round again.
+"""Nothing is done that the plan does not say: no extra round, no settled round again.
 
 The attack: a server asks for rounds beyond the plan, or for rounds that are settled, with models of
 its choice; full batches on one model, asked again and again, are one more look at the same rows.

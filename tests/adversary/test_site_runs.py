@@ -91,7 +91,7 @@ def test_another_study_is_about_other_people_and_needs_no_word(site):
 
 
 def test_a_study_that_is_gone_or_put_back_is_said(site, tmp_path):
-    """What was spent would be forgotten with it."""
+    """The amount spent would be forgotten with it."""
     copy = (tmp_path / "studies/default/study.db").read_bytes()
     site.policy = Policy(new_runs=1)
     site.attend(run("r2"))

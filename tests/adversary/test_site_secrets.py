@@ -310,7 +310,7 @@ def test_secrets_end_while_a_model_does_not_come(liar):
 
 @pytest.mark.parametrize("fails", [NoRoom("full"), RunError("broken")])
 def test_a_disk_that_takes_nothing_more_keeps_no_secret_alive(fails, liar, monkeypatch):
-    """What would say that the session is over cannot be written: the secrets go all the same."""
+    """The secrets go, also where it cannot be written that the session is over."""
     opened(liar)
 
     def full(*_):

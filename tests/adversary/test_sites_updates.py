@@ -69,7 +69,7 @@ class Lied(Rogue):
 
 
 def check(site, rogue, lies):
-    """What must hold behind so many lies."""
+    """Check all that must hold behind so many lies."""
     bodies = {}
     for update, _ in rogue.updates:
         bodies.setdefault((update.run, update.round, update.attempt), set()).add(update.digest)
@@ -94,7 +94,7 @@ PLACES = {
 
 @pytest.mark.parametrize("where", PLACES)
 def test_every_field_of_what_answers_an_update_may_lie(where, tmp_path):
-    """What is no answer is asked for again; a refusal or an offer is believed, and no other."""
+    """An answer that is none is asked for again; a refusal or an offer is believed, no other."""
     site, rogue = Site(tmp_path, OPEN), Lied(OPEN, PLACES[where])
     said = (ResumeAt(0), ResumeAt(7), Ack(True), Ack(False, RefusalReason.LATE, "x"), Wait(0.0))
     lies = [lie for message in said for lie in json_mutants(message)]

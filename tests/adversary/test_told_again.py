@@ -30,7 +30,7 @@ TOLD = {TrainAssignment, Evaluate, Settled, Wait, RunEnded}  # when a site asks 
 
 
 def script(rogue, run=None):
-    """What an honest server tells of three rounds."""
+    """Return an honest server's words of three rounds."""
     more = {} if run is None else {"run": run}
     return [
         Wait(0.0),

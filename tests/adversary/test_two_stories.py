@@ -51,7 +51,7 @@ class Server:
         return client(self.terms, party(name), lambda: vector.copy(), draws, kept)
 
     def tell(self, name, message, side=None):
-        """What a client says to a message; what a colluder is told it does not keep."""
+        """Return a client's answer to a message; what a colluder is told it does not keep."""
         out, generator = [], side or self.sides[name]
         action = generator.send(message)
         while not isinstance(action, Await):

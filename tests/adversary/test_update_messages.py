@@ -44,7 +44,7 @@ def hub(tmp_path_factory):
 
 
 def test_every_field_of_an_announcement_may_lie(hub):
-    """What is refused is stored nowhere; of what is taken the last stands, and is waited for."""
+    """A refused one is stored nowhere; of those taken the last stands, and is waited for."""
     counts = []
 
     def lie(task):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a member of good standing gets out of a server, whatever it asks for by its certificate.
+"""A member of good standing fetches from a server whatever it asks for by its certificate.
 
 Every address of the server, those of its operator, and names of files are asked with every method,
 about others and in their names, while their updates lie there. What comes back is the model, the

@@ -241,7 +241,7 @@ def room(tmp_path):
 
 
 def told(room, *names):
-    """What the server hands ann about some members, as ann knows them once it has looked."""
+    """Return the server's words to ann about some members, as ann knows them once it has looked."""
     certificates = {name: certificate(room.folder, name) for name in names}
     sent = Credentials(certificates, (room.hub / LIST).read_text()).to_json()
     came, ann = read_credentials(sent), pki.Notary(room.folder / "ann")
@@ -259,7 +259,7 @@ def test_a_round_filled_with_the_operators_own_names_is_refused_by_a_site_with_r
 
 
 def test_an_authority_that_invents_organisations_gets_by_the_rule_for_them_but_not_by_names(room):
-    """What the page of identity says that this does not do."""
+    """The limit that the page of identity states."""
     crowd = told(room, "ann", "sock-1", "sock-3")
     assert PeerRules(organisations=("Inserm",)).refusal(*crowd) == ""
     assert "sock-3 (Inserm)" in PeerRules(peers=("bob", "lyon*")).refusal(*crowd)

@@ -53,7 +53,7 @@ def put_of(update, offset=0):
 
 @dataclass
 class Round:
-    """What became of one round: the seats, and what the engine was given."""
+    """The outcome of one round: the seats, and what the engine was given."""
 
     seats: dict
     replies: tuple
@@ -102,11 +102,11 @@ class Trainers(Hub):
         return body_of(self.plan, 1 + self.names.index(name))
 
     def announce(self, name, update):
-        """What is answered to an announcement."""
+        """Return the answer to an announcement."""
         return from_json(self.say(name, "/v1/updates", to_json(update)).body, ResumeAt, Ack)
 
     def put(self, name, update, body, offset=0):
-        """What is answered to its octets."""
+        """Return the answer to its bytes."""
         method, target, headers = put_of(update, offset).sent()
         return from_json(self.ask(name, method, target, body, headers).body, ResumeAt, Ack)
 
@@ -124,7 +124,7 @@ class Trainers(Hub):
         return rows, sorted(self.ledger.blobs.names("update-")), list(self.notes)
 
     def _check(self, made):
-        """What must hold; who is in the sum."""
+        """Check all that must hold; who is in the sum."""
         honest = [name for name in self.names if name != LIAR]
         for name in honest:
             assert made.seats[name].standing == "arrived", (name, made.seats[name])
@@ -147,13 +147,13 @@ class Trainers(Hub):
 
 
 class Door:
-    """What a server has stored, looked at behind every answer."""
+    """The server's store, looked at behind every answer."""
 
     def __init__(self, hub):
         self.hub, self.before = hub, hub.stored()
 
     def refused(self, lie, answer):
-        """Whether it was refused: with a reason then, and nothing has changed."""
+        """Return whether it was refused: with a reason then, and nothing has changed."""
         before, self.before = self.before, self.hub.stored()
         if answer.status == 200:
             return False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a real server and a real site hold at the most for a model of 1 GB, each alone."""
+"""Memory of a real server and a real site at the most for a model of 1 GB, each alone."""
 
 import os
 import shutil

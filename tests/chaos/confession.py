@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What processes with real secrets confess, and what must be true of a run that had them.
+"""Confessions of processes with real secrets, and what must be true of a run that had them.
 
 The secrets come from the operating system, so a life that drew another one would release another
 noise. Each process tells its launcher what it drew and what it showed; so the rounds can be played
@@ -73,7 +73,7 @@ class Confessed:
 
 
 def confessed(federation):
-    """What all lives said; two of them never said two things of the same."""
+    """Return the words of all lives; two of them never said two things of the same."""
     found = defaultdict(set)
     for _, _, said in federation.log:
         if said is not None and said[0] in ("secret", "shown", "own", "made"):

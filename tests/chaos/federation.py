@@ -137,7 +137,7 @@ class Federation:
         return next(a for a in reversed(self.actors) if a.role.name == name)
 
     def next(self, seconds=SOON):
-        """What is heard next: the actor and what it says, or None when it has ended.
+        """Return the next word: the actor and what it says, or None when it has ended.
 
         (None, None) when nothing is heard for so long.
         """
@@ -222,7 +222,7 @@ class Federation:
         return self
 
     def ask(self, method, path):
-        """What the server says on its control socket."""
+        """Return the server's words on its control socket."""
         transport = httpx.HTTPTransport(uds=str(self.folder / "control.sock"))
         with httpx.Client(transport=transport, base_url="http://muster", timeout=SOON) as client:
             return client.request(method, path).raise_for_status().json()
@@ -240,7 +240,7 @@ class Federation:
             return database.execute("SELECT * FROM transitions ORDER BY id").fetchall()
 
     def report(self, one=None):
-        """What is known when something went wrong."""
+        """Report all that is known when something went wrong."""
         lines = [f"{at:.3f} {name}: {said}" for at, name, said in self.log[-40:]]
         if one is not None:
             lines.append(f"{one.role.name} ended with {one.process.exitcode}")

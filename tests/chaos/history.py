@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must be true of the recorded history of a federation, whatever happened to it.
+"""The recorded history of a federation: what must be true of it, whatever happened.
 
 The model of each round is computed anew from the updates that were kept, without the code that
 plays rounds; memories are those of a replay; nothing and nobody is counted twice.
@@ -64,7 +64,7 @@ def outcome(federation):
 
 
 def _store(federation):
-    """What the run is in; the updates that a PostgreSQL keeps are laid where files would be."""
+    """Return a run's store; the updates that a PostgreSQL keeps are laid where files would be."""
     if federation.role.url is None:
         return SQLiteStore(federation.folder, readonly=True)
     ledger, files = (
@@ -79,7 +79,7 @@ def _store(federation):
 
 
 def kept(federation, history):
-    """What counts in each vault, also of a site that has not heard of the fate of its update."""
+    """Return all that counts in each vault, also of sites that have not heard of their fate."""
     plan, found = actor.PLANS[federation.role.plan], {}
     if plan.remembers:
         blank = plan.fresh_memory(*plan.task.init(keys.key(plan.seed).at("init")))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lies between a site and its server: a proxy that sees messages and hurts some of them.
+"""A proxy between a site and its server, which sees messages and hurts some of them.
 
 Which request is hurt, and how, is a function of how many went before it; nothing is drawn from a
 clock. A balancer, which sees connections alone, stands before several servers.
@@ -130,7 +130,7 @@ class Proxy(_Background):
     seen: list = field(default_factory=list)
 
     def setup(self):
-        """What requests wait for: that another was answered, that those that hang are let go."""
+        """Set up events for requests: another was answered, those that hang are let go."""
         self.stale, self.answered, self.free = [], asyncio.Event(), asyncio.Event()
 
     def release(self):
@@ -261,7 +261,7 @@ class Balancer(_Background):
 
 
 async def first(*coroutines):
-    """What is done first: its task, and None in place of those that were given up."""
+    """Return the task that is done first, and None in place of those that were given up."""
     tasks = [asyncio.ensure_future(one) for one in coroutines]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -25,7 +25,7 @@ def start(folder, plan, *arguments, **options):
 
 
 def killed(folder, plan, *arguments):
-    """Whether a victim was killed by its own trap; an error of its own is raised."""
+    """Return whether a victim was killed by its own trap; an error of its own is raised."""
     process = start(folder, plan, *arguments)
     _, error = process.communicate()
     assert process.returncode in (0, -9), error

@@ -138,7 +138,7 @@ def _full(path):
 
 
 def _ask_again(seconds):
-    """What Retry-After says when the disk is full."""
+    """Return the Retry-After of a server whose disk is full."""
     request.AGAIN[RefusalReason.NO_ROOM] = seconds
 
 

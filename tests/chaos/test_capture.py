@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What crosses the network in a whole run, byte for byte: no training row is among it.
+"""The traffic of a whole run, byte for byte: no training row is among it.
 
 The capture is of plain HTTP, where nothing is hidden by TLS, and bodies are unpacked.
 """

@@ -57,7 +57,7 @@ def test_killed_in_every_life(tmp_path, undisturbed, plan):
 
 
 def draw(kill):
-    """What one kill at random is: plan, flags, after which line, and how long after it."""
+    """Draw one kill at random: plan, flags, after which line, and how long after it."""
     dice = random.Random(kill)
     flags = (["--large"] if dice.random() < 0.5 else []) + ["--workers", dice.choice("112")]
     line = dice.randrange(victim.ROUNDS + 1)

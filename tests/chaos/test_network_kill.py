@@ -43,7 +43,7 @@ PIECES = {"faults": {"small pieces": 200}}  # several requests for one update
 
 
 def named(deaths):
-    """What pytest calls them."""
+    """Return their names for pytest."""
     return [
         f"{label.replace(': ', '-').replace(' ', '-')}-{n}-{plan}" for label, n, plan, _ in deaths
     ]

@@ -57,7 +57,7 @@ def plan(*stages, **fields):
 
 
 class Killed(BaseException):
-    """What no code that cleans up expects."""
+    """A kill that no code that cleans up expects."""
 
 
 def fixed(n):

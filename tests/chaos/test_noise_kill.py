@@ -41,7 +41,7 @@ def train(tmp_path, plan):
 
 
 class Killed(BaseException):
-    """What no code that cleans up expects."""
+    """A kill that no code that cleans up expects."""
 
 
 def trap(label, count):

@@ -174,6 +174,6 @@ def spends(federation, begin, times=1):
 
 
 def heard(federation):
-    """What each site last heard of the end."""
+    """Return the last that each site heard of the end."""
     said = [say[1] for _, _, say in federation.log if say is not None and say[0] == "event"]
     return {event["site"]: event["text"] for event in said if event["event"] == "ended"}

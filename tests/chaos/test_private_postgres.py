@@ -86,7 +86,7 @@ def test_a_server_that_has_lost_the_lead_overwrites_no_secret(database):
 
 
 def closed(federation):
-    """Whether the other server waits with the round's updates, before it draws the noise."""
+    """Return whether the other server waits with the round's updates, before it draws the noise."""
     return any(said == ("at", "round: closed", 1) for _, _, said in federation.log)
 
 

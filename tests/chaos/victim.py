@@ -105,7 +105,7 @@ def train(path, name, *, resume=False, **options):
 
 
 def die():
-    """What a power button does to a process."""
+    """Do as a power button does to a process."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -41,7 +41,7 @@ class Shell:
         self.folder = folder
 
     def __call__(self, *words, code=0):
-        """What was printed."""
+        """Return the text that was printed."""
         result = CliRunner().invoke(app, list(words))
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
@@ -49,7 +49,7 @@ class Shell:
         return result.stdout
 
     def fails(self, *words, code=1):
-        """What was said on the standard error, which is one sentence."""
+        """Return the words on the standard error, which are one sentence."""
         result = CliRunner().invoke(app, list(words))
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
@@ -58,7 +58,7 @@ class Shell:
         return result.stderr.strip()
 
     def json(self, *words, code=0):
-        """What was printed, line by line."""
+        """Return the lines that were printed."""
         return [json.loads(line) for line in self(*words, "--json", code=code).splitlines()]
 
 

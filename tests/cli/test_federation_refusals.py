@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands of a federation refuse, in a sentence, before anything is begun."""
+"""Refusals of the commands of a federation, in a sentence, before anything is begun."""
 
 import signal
 import subprocess

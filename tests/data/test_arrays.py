@@ -12,7 +12,7 @@ Y = np.array([0, 1, 1, 0])
 
 
 class Tensor:
-    """What the door knows of a tensor: it may ask for gradients, and have a dtype NumPy lacks."""
+    """A tensor as the door knows it: it may ask for gradients, and have a dtype NumPy lacks."""
 
     def __init__(self, values, odd=False):
         self.values, self.odd, self.shape = values, odd, np.shape(values)

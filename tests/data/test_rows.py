@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a client's rows must look like, and what is said when they do not."""
+"""Rows of a client: how they must look, and what is said when they do not."""
 
 import numpy as np
 import pytest

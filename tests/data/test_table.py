@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who holds what, in numbers."""
+"""Tables of who holds what, in numbers."""
 
 import numpy as np
 import pytest

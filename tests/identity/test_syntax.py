@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a source says, whatever comments and layout say beside it."""
+"""A source says the same, whatever comments and layout say beside it."""
 
 import ast
 from hashlib import sha256

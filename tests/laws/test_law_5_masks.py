@@ -77,12 +77,12 @@ def played(plan, clients=FEW, rounds=ROUNDS, engine="loop", **more):
 
 
 def silent(history):
-    """Who did not count, by round."""
+    """Return those who did not count, by round."""
     return {r["round"]: frozenset(r["invited"]) - frozenset(r["accepted"]) for r in history}
 
 
 def opens(lost, clients=FEW, minimum=3):
-    """Whether the sum may be opened, and the survivors: everybody's secrets have t holders left."""
+    """Return whether the sum may be opened: everybody's secrets have t holders left; survivors."""
     first = {c: STEPS.index(word) for c, word in lost.items()}
     left = [{c for c in range(clients) if first.get(c, 9) > step} for step in range(6)]
     threshold = (clients + clients // 3) // 2 + 1  # of those invited

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan measures: what it names, or the usual; what is no metric is refused."""
+"""The metrics of a plan: those it names, or the usual; what is no metric is refused."""
 
 import pytest
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What answers without a look at the rows reach, and whether a model does better."""
+"""Answers without a look at the rows: how good they are, and whether a model does better."""
 
 import math
 

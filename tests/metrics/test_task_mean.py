@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a task measures by itself has no sums of its own."""
+"""Measures of a task by itself have no sums of their own."""
 
 import pytest
 

@@ -18,7 +18,7 @@ CONTRACT = Contract((Field("delta", 3000, bits=64), Field("control", 10, bits=64
 
 
 def play(stage, rounds, states=None, first=0, contract=CONTRACT):
-    """What so many rounds release of sums of zeros, and the states after."""
+    """Return the releases of so many rounds of sums of zeros, and the states after."""
     pipeline = Pipeline.build((Clip(0.5), stage), contract)
     states, released = states or pipeline.init(), []
     for round in range(first, first + rounds):

@@ -34,7 +34,7 @@ SMALL = Contract((Field("delta", 3),), cap=1.0)
 
 
 def noise_of(stages, contract=REAL, weight=10.0, draw=0, states=None):
-    """What the server's stages add to a sum of zeros, and the states after."""
+    """Return the noise that the server's stages add to a sum of zeros, and the states after."""
     pipeline = Pipeline.build(stages, contract)
     states = pipeline.init() if states is None else states
     kinds = {f.name: (f.size, f.integer, f.bits) for f in pipeline.contracts[-1].fields}

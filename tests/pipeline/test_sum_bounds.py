@@ -109,7 +109,7 @@ def test_a_small_weight_leaves_little_room_for_a_lie():
 
 
 def honest(pipeline, rows, weights, seed):
-    """What such clients send, added up."""
+    """Return the sum that such clients send."""
     draws = Keys(key(seed), tuple(range(len(rows))))
     count = len(pipeline.stages)
     sent = tuple(state.shared for state in pipeline.init())

@@ -20,7 +20,7 @@ FIELDS = {
 
 
 def searched(seen, every, lower):
-    """What must be on the disk after these versions, by looking at all of them at once."""
+    """Search for all that must be on the disk after these versions, by looking at all at once."""
     found = {len(seen) - 1}
     for version, value in enumerate(seen):
         if every and version % every == 0:

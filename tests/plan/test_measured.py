@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan measures is checked when it is made, and its stop rules read it by name."""
+"""Metrics of a plan are checked when it is made, and its stop rules read them by name."""
 
 from dataclasses import dataclass, replace
 

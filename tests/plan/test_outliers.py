@@ -40,7 +40,7 @@ def plan(name="plain", **more):
 
 
 def honest(made, seed=0, rows=6):
-    """What one client sends, by the plan's own training."""
+    """Return the reply of one client, by the plan's own training."""
     draw = np.random.default_rng(seed)
     x, y = draw.normal(size=(rows, 4)).astype(np.float32), draw.integers(0, 3, rows)
     state = start(made)

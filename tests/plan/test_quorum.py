@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a round needs, and which plans, over which clients, can never have it."""
+"""Replies that a round needs, and which plans, over which clients, can never have them."""
 
 import pytest
 

@@ -101,7 +101,7 @@ TOO_QUIET = [
 
 
 def enough(survivors, given, invited):
-    """Whether the plan is taken, with a draw that says how many, and for a cohort of so many."""
+    """Return whether the plan is taken, with a draw of so many, and for a cohort of so many."""
     secure, people = pipeline.SecureSum(**given), tuple(range(invited))
     in_shares(survivors, secure, sampling=sampling.Uniform(count=invited))
     for draw in (sampling.All(), sampling.Poisson(0.5), sampling.Rotation(2), HALF):

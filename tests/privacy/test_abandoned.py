@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a round counts is an output that no noise covers: so under noise it tells nothing."""
+"""A round that does or does not count is an output that no noise covers: so it tells nothing."""
 
 import math
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server needs that chooses whom it invites, against a search over all that it can say."""
+"""The needs of a server that chooses whom it invites, against a search over all it can say."""
 
 import itertools
 
@@ -9,7 +9,7 @@ from muster.privacy.invited import Invited, fewest_own
 
 
 def suffice(own, count, made):
-    """Whether so many of the server's own open one vector, where so many clients' keys came."""
+    """Return whether so many own clients open one vector, where so many clients' keys came."""
     threshold = next(t for t in itertools.count() if 2 * t > count + made.colluders)
     if threshold > count or threshold - made.colluders < 2:
         return False  # no client takes part

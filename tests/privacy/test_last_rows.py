@@ -68,7 +68,7 @@ def train(folder, given, people, *, resume=False, **options):
 
 
 def holds(folder, row):
-    """Whether any file of a run has these bytes."""
+    """Return whether any file of a run has these bytes."""
     return [path.name for path in folder.iterdir() if row.tobytes() in path.read_bytes()]
 
 

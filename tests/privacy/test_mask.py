@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a statement says of masked sums: whom they are safe from, and what no mask does."""
+"""Statements about masked sums: whom they are safe from, and what no mask does."""
 
 import pytest
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan may say of private rows: its values, its tasks, its noise, and what attacks find."""
+"""Private rows in a plan: its values, its tasks, its noise, and what attacks find."""
 
 import math
 
@@ -182,7 +182,7 @@ def test_membership_shows_in_an_overfit_model_and_not_in_a_private_one():
 
 
 def seen(rule, inside, run):
-    """What one step on three rows tells, along the gradient of the strongest possible fourth."""
+    """Return what one step on three rows tells, along the gradient of the strongest fourth."""
     x, y = np.zeros((4, 2)), np.zeros(4)
     x[3], y[3] = (3.0, 4.0), 1e6 * inside
     local = Local(steps=1, optimizer=optimizers.SGD(1.0), examples=rule)

@@ -66,7 +66,7 @@ def roster(count):
 
 @dataclass(frozen=True)
 class Claim:
-    """What is said of so many rounds of a plan: to whom it applies, and ε."""
+    """A claim about so many rounds of a plan: to whom it applies, and ε."""
 
     relation: str
     epsilon: float
@@ -257,7 +257,7 @@ def epsilon_of(multiplier, kind="all", rate=1.0, rounds=1):
 
 
 def refuted(one, two, event, epsilon):
-    """Whether this event alone, beyond chance, contradicts (ε, δ)."""
+    """Return whether this event alone, beyond chance, contradicts (ε, δ)."""
     found, error = needed(one > event, two > event, epsilon)
     return found - 3 * error > DELTA
 
@@ -266,7 +266,7 @@ NOISY = (Clip(1.0), Noise(2.0))
 
 
 def test_a_shift_of_two_bounds_is_found():
-    """What holds for zero-out is claimed of any other update: needs δ = .056, not .001."""
+    """The claim for zero-out, made of any other update, needs δ = .056, not .001."""
     made, epsilon = plan(sampling.All(), *NOISY), epsilon_of(2.0)
     assert epsilon == pytest.approx(1.352, abs=5e-4)
     assert claimed(made, 1) == Claim("zero", epsilon)

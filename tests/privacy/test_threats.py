@@ -59,7 +59,7 @@ def test_every_reader_has_one_line_and_it_says_something():
 
 
 def line(reader, **setting):
-    """What one reader's line says, all of it."""
+    """Return one reader's line, all of it."""
     (found,) = [one for one in threats(Setting(**setting)) if one.reader == reader]
     return f"{found.learns} | {found.rests_on}"
 

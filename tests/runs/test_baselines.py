@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What federation is compared with, against loops written out."""
+"""Baselines of federation, against loops written out."""
 
 from dataclasses import replace
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What speaks against a model is said: it diverged, learned nothing, or a rule read nothing."""
+"""Doubts about a model are said: it diverged, learned nothing, or a rule read nothing."""
 
 import math
 from dataclasses import replace

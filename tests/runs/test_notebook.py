@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What people do in a notebook: functions with settings, lambdas in a loop, globals that change."""
+"""Notebooks as people write them: functions with settings, lambdas in a loop, changing globals."""
 
 import functools
 from dataclasses import replace

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one door for rows takes, all doors take: population, loader, `evaluate_on`, a site."""
+"""Rows that one door takes, all doors take: population, loader, `evaluate_on`, a site."""
 
 import numpy as np
 import pytest

@@ -225,7 +225,7 @@ class Scene:
             self.queue.append(Heard(name, said.to_bytes() if self.in_bytes else said))
 
     def channels(self, index):
-        """What one client agreed on with each other one for shares, as it and they alone know."""
+        """Return one client's channel keys with each other one, as it and they alone know them."""
         own = [Secrets.read(self.kept[name]["advertise"][:96]).channel for name in self.vectors]
         public = [key.public for key in own]
         return {j: own[index].agree(public[j]) for j in range(len(own)) if j != index}

@@ -31,7 +31,7 @@ def dealt(seed=0, threshold=THRESHOLD):
 
 
 def values(made, threshold=THRESHOLD):
-    """What the proof takes at each holder's point."""
+    """Return the values of the proof at each holder's point."""
     proof = np.frombuffer(made.proof, "<u2")[None]
     return expected(proof, vandermonde(HOLDERS + 1, threshold))[0]
 

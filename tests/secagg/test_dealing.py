@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who complains about whom, and who is named for it: never an honest client."""
+"""Complaints of some about others, and who is named for them: never an honest client."""
 
 from collections import Counter
 from dataclasses import replace
@@ -20,7 +20,7 @@ LIAR = "c0001"
 
 
 def terms_of(secure, count):
-    """What a plan with these settings makes of a session of so many."""
+    """Return the terms that a plan with these settings makes of a session of so many."""
     contract = Contract((Field("delta", 7),), cap=5.0)
     pipeline = Pipeline.build((Clip(1.0), Quantize(8), secure), contract)
     about = {"study": "s", "run": "run", "round": 1, "plan": bytes(32), "model": bytes(32)}

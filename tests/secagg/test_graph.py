@@ -43,7 +43,7 @@ def test_the_least_safe_threshold_of_the_complete_graph(count):
 
 
 def both(honest, colluders, threshold):
-    """Whether some split of the honest gives both kinds of share to a quorum each."""
+    """Return whether some split of the honest gives both kinds of share to a quorum each."""
     return any(
         colluders + alive >= threshold and colluders + honest - alive >= threshold
         for alive in range(honest + 1)

@@ -46,7 +46,7 @@ def played(monkeypatch, own, count, seed):
 
 
 def judge(scene, liars, honest, found):
-    """What must hold, whatever was said."""
+    """Judge that all holds that must, whatever was said."""
     caught = {liar.name for liar in found.liars}
     assert caught <= liars.names, caught - liars.names
     for name in honest:

@@ -68,7 +68,7 @@ def test_a_server_is_a_function_of_its_events():
 
 
 def refused(up, count=4, **more):
-    """What c0000 says is changed on its way; what the server refused, and its sum."""
+    """Change c0000's words on their way; return what the server refused, and its sum."""
 
     def changed(name, message):
         return up(message) if name == "c0000" else [message]
@@ -287,7 +287,7 @@ def test_a_server_that_is_stopped_tells_everybody():
 
 
 def left_of_themselves(played):
-    """Who ended the session itself, and was not told that it is over."""
+    """Return those who ended the session themselves, and were not told that it is over."""
     return {name for name, end in played.ended.items() if end is not None and not end.remote}
 
 
@@ -324,7 +324,7 @@ def test_more_losses_than_a_ring_bears_are_ended_before_anybody_is_told_of_them(
 
 
 def played_on(played, step):
-    """Whose vectors came: those who are silent afterwards alone are among them."""
+    """Return those whose vectors came: some of them may be silent afterwards."""
     return [name for name in played.vectors if step > 3 or name not in played.absent]
 
 

@@ -89,7 +89,7 @@ NEVER = 9
 
 
 def foreseen(pattern):
-    """What a complete graph must give: the survivors, or the reason why there is no sum."""
+    """Return what a complete graph must give: the survivors, or why there is no sum."""
     left = [sum(absent > step for absent in pattern) for step in range(6)]
     colluders = len(pattern) // 3
     threshold = (len(pattern) + colluders) // 2 + 1  # of those invited
@@ -143,7 +143,7 @@ def test_every_pattern_of_dropouts(count):
 
 @pytest.mark.parametrize("turn", range(5))
 def test_every_choice_of_dropouts_of_five(turn):
-    """Who is silent from when, in each of five rotations over the clients."""
+    """Clients are silent from some step on, in each of five rotations over the clients."""
     for steps in combinations_with_replacement((0, 1, 2, 3, 4, 5, NEVER), 5):
         check(steps[turn:] + steps[:turn])
 

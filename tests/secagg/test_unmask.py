@@ -92,7 +92,7 @@ def test_a_holder_that_ends_a_session_is_named_and_no_honest_dealer(count):
 
 
 def opening(count, change, absent=(), own=None):
-    """What some say in the last step is `change(name, rows)`, shares `(dealers, 22)`, or None."""
+    """Return an opening in which some say `change(name, rows)`, shares `(dealers, 22)`, or None."""
     own = own or terms(count)
 
     def up(name, message):

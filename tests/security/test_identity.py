@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who gets in: real TLS handshakes in memory, and what is refused before and after them."""
+"""Entry at the door: real TLS handshakes in memory, and refusals before and after them."""
 
 import base64
 import contextlib

@@ -224,7 +224,7 @@ def in_shares(clients, survivors, corrupt):
 def test_an_opened_sum_has_the_honest_shares_that_are_charged_for(
     clients, survivors, corrupt, step
 ):
-    """Whoever falls silent, and whichever clients work together: counted out, set by set."""
+    """Silence of any, and collusion of any, are counted out, set by set."""
     plan = in_shares(clients, survivors, corrupt)
     (release,) = plan.stages.releases()
     charged = release.survivors - release.known

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is written is a safetensors file, bit for bit what was given."""
+"""A blob is written as a safetensors file, bit for bit what was given."""
 
 import numpy as np
 import pytest

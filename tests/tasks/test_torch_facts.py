@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is said about a model before it sees data is true, or careful."""
+"""Facts about a model before it sees data are true, or careful."""
 
 from functools import partial
 
@@ -39,7 +39,7 @@ class Odd(nn.Module):
 
 
 class Branching(nn.Module):
-    """What vmap cannot follow."""
+    """A branching model, which vmap cannot follow."""
 
     def __init__(self):
         super().__init__()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a history says: why the run ended, what is best, who is missing."""
+"""A history read: why the run ended, what is best, who is missing."""
 
 import pytest
 

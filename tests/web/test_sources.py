@@ -30,7 +30,7 @@ def words_of(paint, label, *, height=2.7, panels=1):
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a page reads of a run, as JSON gives it back."""
+    """A run's record for a page, as JSON gives it back."""
 
     path: Path
     facts: dict[str, Any]

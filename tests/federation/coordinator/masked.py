@@ -79,7 +79,7 @@ def certificate(home, name):
 
 
 class Federation:
-    """What to play; tests change its parts before `play`.
+    """A federation to play; tests change its parts before `play`.
 
     `notaries` are other signers of some sites, `between(name, method, path, body)` may replace an
     answer's body on its way to a site, `desk_of` may be another class; those who are `away` say
@@ -212,7 +212,7 @@ class Federation:
         return app
 
     def entries(self, name=None):
-        """What an audit log has: the server's, or a site's."""
+        """Return the entries of an audit log: the server's, or a site's."""
         path = self.home / (name or "run") / "audit.jsonl"
         return [(e["actor"], e["action"], e["details"]) for e in audit.entries(path)]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whoever waits is woken by a ring of any thread, by name or all, or by the time."""
+"""Waiters are woken by a ring of any thread, by name or all, or by the time."""
 
 import asyncio
 

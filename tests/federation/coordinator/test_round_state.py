@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is present: whoever spoke within two leases, or within two turns of a crowd at its pace."""
+"""Presence: whoever spoke within two leases, or within two turns of a crowd at its pace."""
 
 from types import SimpleNamespace
 

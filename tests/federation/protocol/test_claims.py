@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What members claim: honest words pass, whatever else is refused in a sentence."""
+"""Claims of members: honest words pass, whatever else is refused in a sentence."""
 
 import math
 

@@ -104,7 +104,7 @@ class Hub:
         return found
 
     def transport(self):
-        """What a line speaks through."""
+        """Return the transport of a line."""
         return Wire(self.handle)
 
     def handle(self, request):
@@ -117,7 +117,7 @@ class Hub:
         return fault(request, self.answer)
 
     def answer(self, request):
-        """What an honest server says."""
+        """Return the answer of an honest server."""
         try:
             return self._answer(request)
         except Refused as refused:

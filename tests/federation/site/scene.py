@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of a site share: plans, rows, and a client that attends at a hub."""
+"""A scene for the tests of a site: plans, rows, and a client that attends at a hub."""
 
 import asyncio
 
@@ -72,7 +72,7 @@ def kept(plan, folder):
 
 
 def same(a, b):
-    """Whether two dicts of arrays have the same bits."""
+    """Return whether two dicts of arrays have the same bits."""
     return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
 
 
@@ -87,7 +87,7 @@ def hurried():
 
 
 class Killed(BaseException):
-    """What a test raises at a kill point."""
+    """A kill that a test raises at a kill point."""
 
 
 def spoil(path):

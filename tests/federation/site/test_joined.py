@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a site joined is read back as it was written, and odd notes are refused with a remedy."""
+"""A record of what a site joined is read back as written; odd ones are refused with a remedy."""
 
 import json
 from dataclasses import replace

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is objected to, as a table: nothing is done that plan and policy do not say."""
+"""Objections as a table: nothing is done that plan and policy do not say."""
 
 from dataclasses import replace
 from datetime import datetime

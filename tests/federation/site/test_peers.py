@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may be in a sum with this site: every rule alone, together, at its bounds, and mistyped."""
+"""Peers in a sum with this site: every rule alone, together, at its bounds, and mistyped."""
 
 from dataclasses import fields
 

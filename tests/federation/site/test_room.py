@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is in one secure sum with a site: by certificates, by rules, and what is noted of it."""
+"""The room of one secure sum with a site: by certificates, by rules, and what is noted of it."""
 
 from datetime import UTC, datetime
 

@@ -272,7 +272,7 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path, monkeypatch):
 
 
 def test_a_copy_of_the_folder_is_whole(record, tmp_path):
-    """What a backup takes while no process has it open."""
+    """A backup copies it while no process has it open."""
     record.begin(TASK, day=DAY)
     record.close()
     shutil.copytree(record.folder, tmp_path / "copy")

@@ -30,7 +30,7 @@ TASK = TrainAssignment("r", 1, "0" * 64, 30.0, 3)
 
 
 def body_of(plan):
-    """What a server sends first."""
+    """Return the first body that a server sends."""
     return b"".join(codec_tensors.encode(start(plan).sent()))
 
 

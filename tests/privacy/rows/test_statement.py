@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is said of single rows, and that nothing is claimed that is not known."""
+"""Statements about single rows, and that nothing is claimed that is not known."""
 
 from dataclasses import replace
 

@@ -78,7 +78,7 @@ def home(tmp_path):
 
 
 def said(capsys):
-    """What the terminal has shown, in one line."""
+    """Return the text that the terminal has shown, in one line."""
     return " ".join("".join(capsys.readouterr()).split())
 
 

@@ -41,7 +41,7 @@ def plan():
 
 
 def facts(folder):
-    """What lies in a run's store, with its secret."""
+    """Return the facts in a run's store, with its secret."""
     store = SQLiteStore(folder, readonly=True)
     try:
         return store.facts(), store.history()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server hands out about peers is read strictly, and the list in it is learned from."""
+"""Credentials of peers from a server are read strictly, and the list in them is learned from."""
 
 import json
 
@@ -95,7 +95,7 @@ def home(tmp_path):
 
 
 def handed(home, listed):
-    """What an honest server of this federation would hand out, over the line."""
+    """Return the credentials an honest server of this federation would hand out."""
     certificates = {name: shown(home, name) for name in ("bob", "eve")}
     return read_credentials(Credentials(certificates, listed).to_json())
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a folder has seen it never un-sees: by hand, by bundle, by server, after kills, at once."""
+"""Lists that a folder has seen it never un-sees: by hand, bundle, server, after kills, at once."""
 
 import builtins
 import json

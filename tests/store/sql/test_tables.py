@@ -24,7 +24,7 @@ from muster.store.sql.tables import (
 
 
 def stored(row):
-    """What a database gives back of a row: JSON has no tuples."""
+    """Return a row as a database gives it back: JSON has no tuples."""
     return SimpleNamespace(**json.loads(json.dumps(row)))
 
 

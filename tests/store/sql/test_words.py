@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was said in a secure sum keeps its one order, and is gone with its round."""
+"""Words in a secure sum keep their one order, and are gone with their round."""
 
 import pytest
 from tests.store.scene import opening

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What waits is made durable together, and what fails, fails alone."""
+"""Jobs that wait are made durable together, and what fails, fails alone."""
 
 import threading
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operator sees: every number has a name, and a fault is not told."""
+"""Metrics for an operator: every number has a name, and a fault is not told."""
 
 from dataclasses import replace
 

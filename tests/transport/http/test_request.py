@@ -11,7 +11,7 @@ from muster.transport.http.request import STATUS, Gone, Request
 
 
 class Line:
-    """What comes, and what is sent back, in order."""
+    """A line: the bytes that come, and those that are sent back, in order."""
 
     def __init__(self, *parts, headers=()):
         self.parts = [*parts]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What sites say in a secure sum: once, of a kind, of a size; what they are told, when new."""
+"""Words of sites in a secure sum: once, of a kind, of a size; what they are told, when new."""
 
 import asyncio
 import json

@@ -25,7 +25,7 @@ def in_the_clear(tmp_path, talk, **where):
 
 
 async def answered(port, *sent):
-    """What a server says to some bytes, until it closes the connection."""
+    """Return a server's answer to some bytes, until it closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for part in sent:
         writer.write(part)
