@@ -180,7 +180,7 @@ class KeyRoster(SecAggMessage, kind=2, form=(raw(32), many(_ENTRY))):
 
     @cached_property
     def odd(self) -> tuple[str, ...]:
-        """Whose keys are not in their canonical form."""
+        """The names whose keys are not in their canonical form."""
         return tuple(
             e.name for e in self.entries if not (canonical(e.mask_key) and canonical(e.channel_key))
         )
