@@ -120,7 +120,7 @@ def root(
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Train one model over many data holders, whose data stays where it is.
+    """Train one model over many data holders, whose data stays: federated learning.
 
     Begin with: muster new digits
     """

@@ -69,7 +69,7 @@ def request(
     ] = "",
     as_json: screen.Json = False,
 ) -> None:
-    """Make, at the site, a private key, which stays there, and a request to send."""
+    """Make a private key at the site, where it stays, and a request to send."""
     place, mark = _pki().ask(out, name, organisation)
     more = f" --organisation {shlex.quote(organisation)}" if organisation else ""
     _asked(place, mark, out, as_json, more)
@@ -80,7 +80,7 @@ def renew(
     folder: Annotated[Path, typer.Argument(help="The site's folder.")],
     as_json: screen.Json = False,
 ) -> None:
-    """Make, at the site, a new key and a request for it; the old one serves meanwhile."""
+    """Make a new key at the site, and a request for it; the old one serves meanwhile."""
     place, mark = _pki().renew(folder)
     _asked(place, mark, folder, as_json, " --renewal")
 
@@ -134,7 +134,7 @@ def accept(
     ] = "",
     as_json: screen.Json = False,
 ) -> None:
-    """Check, at the site, a bundle against the key here, and keep it."""
+    """Check a bundle at the site against the key here, and keep it."""
     member = _pki().accept(bundle, folder, now(), authority)
     if as_json:
         screen.emit(_shown(member, folder))
