@@ -179,7 +179,7 @@ def rows(make: Any, levels: Sequence[float], given: Any, seeds: Sequence[int]) -
 
 
 def _canaries(plan: muster.Plan, given: Any) -> str:
-    """Return what canaries find, where the model is large enough for them."""
+    """Return the findings of canaries, where the model is large enough for them."""
     if why_not(plan) is not None:
         return "–"
     found = shown(plan, given[0], plan.rounds, DELTA["digits"]).last

@@ -126,7 +126,7 @@ def revealed(game: Played) -> NDArray[np.uint16]:
 
 
 def dealing_of(game: Played) -> Dealing:
-    """Return what every client dealt, taken in and handed out; seals are as long as real ones."""
+    """Return the dealing of all clients, taken in and handed out; seals are as long as real."""
     dealing, session = Dealing(game.cohort), game.cohort.binding.session
     for i, dealt in enumerate(game.dealt):
         others = int((game.cohort.graph.holders(i) != i).sum())

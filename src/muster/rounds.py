@@ -150,7 +150,7 @@ def _among(cohort: Cohort, total: Reply | None) -> tuple[ClientId, ...]:
 
 
 def _weights(plan: Plan, roster: Roster, total: Reply) -> tuple[float, float]:
-    """Return what the sum is divided by, and its share of the population's weight, if known."""
+    """Return the divisor of the sum, and its share of the population's weight, if known."""
     if plan.secure is not None and plan.weighting == "examples":
         return total.weight, math.nan  # no algorithm that a secure plan may have asks for it
     rows = np.asarray(roster.rows()) if plan.weighting == "examples" else None

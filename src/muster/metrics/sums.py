@@ -184,7 +184,7 @@ def _apart(sums: Mapping[str, float]) -> tuple[dict[str, dict[str, Any]], tuple[
 
 @lru_cache(16)
 def _structure(names: tuple[str, ...]) -> tuple[tuple[tuple[str, str, Any], ...], tuple[str, ...]]:
-    """Return where each metric's sums stand among flat sums: one place, or an array's places.
+    """Return the places of each metric's sums among flat sums: one, or an array's.
 
     And which names are of no metric's sums.
     """

@@ -130,7 +130,7 @@ def charged(local: Any, rows: int, run: str = "") -> Charge:
 
 
 def promise(local: Any, rows: int, rounds: int, delta: float) -> Spent:
-    """Return what a client with so many rows reveals about each of them by training in all rounds.
+    """Return the privacy that a client with so many rows spends on each by training in all rounds.
 
     >>> from muster.local import Local
     >>> from muster.privacy import PerExample

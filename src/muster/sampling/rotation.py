@@ -47,7 +47,7 @@ class Rotation(Spelled):
     def sample(
         self, roster: Roster, state: Tree, round: int, key: RandomSource, probe: Any
     ) -> tuple[Cohort, Tree]:
-        """Return those whose slot is this round's. Raises `PlanError` for a key that is a secret.
+        """Sample those whose slot is this round's. Raises `PlanError` for a key that is a secret.
 
         Of the key only the seed counts that it begins with, so the round is in it or not.
         """

@@ -144,7 +144,7 @@ class Dealing:
         return None
 
     def pieces(self, index: int) -> bytes:
-        """Return what one holder is given: a piece from every dealer it has, in order."""
+        """Return the pieces for one holder, one from every dealer it has, in order."""
         pairs, dealers = self._given(index)
         return self._assembled(pairs, dealers, index).tobytes()
 

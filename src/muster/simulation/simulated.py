@@ -182,7 +182,7 @@ class Simulation:
         return self._rebuilt(clients, self._store.memory(clients))
 
     def held(self, clients: Sequence[ClientId]) -> dict[ClientId, Memory] | None:
-        """Return what these clients will remember once the round just played is committed.
+        """Return these clients' memories as they will be once the round just played is committed.
 
         Asked between the last reply and the commit, for evaluation.
         """

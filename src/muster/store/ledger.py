@@ -133,7 +133,7 @@ class FederationStore(RoundTables):
         return self._transactions.read(lambda c: seating.seated(c, round, kind))
 
     def invited(self, round: int, kind: Kind) -> set[ClientId]:
-        """Return whom one piece of a round that is not committed was opened for."""
+        """Return the clients for which one piece of a round that is not committed was opened."""
         return self._transactions.read(lambda c: seating.invited(c, round, kind))
 
     def decide(
@@ -188,7 +188,7 @@ class FederationStore(RoundTables):
         return self._transactions.read(lambda c: seating.written(c, last))
 
     def wanted(self) -> str:
-        """Return what operators want of the run: one of `WORDS`; an odd one stored is none."""
+        """Return the operators' wish for the run: one of `WORDS`; an odd one stored is none."""
         word = self._transactions.read(seating.wanted)
         return word if word in WORDS else WORDS[0]
 

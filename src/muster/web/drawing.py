@@ -102,7 +102,7 @@ def draw(
 
 
 def _inline(svg: str, label: str) -> str:
-    """Return what a page needs: no prolog, no metadata, no ids that two figures would share."""
+    """Return the figure as a page needs it: no prolog, no metadata, no ids that two would share."""
     svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     box = re.search(r'viewBox="[^"]*"', svg)

@@ -306,5 +306,5 @@ class SecAggCoordinator:
 
 
 def _advertised(group: SecAggSession) -> set[str]:
-    """Return who has said its keys: at first all who have spoken, later those who are live."""
+    """Return the clients that have said their keys: first all who spoke, then those who live."""
     return group.spoken if group.step is SessionStep.ADVERTISE else group.live

@@ -99,7 +99,7 @@ class Room:
         self.left[seen.step.value] = tuple(sorted(known.intersection(seen.names)))
 
     def told(self, step: str) -> Iterator[dict[str, Any]]:
-        """Yield who was there at a step, as the log holds it: so many an entry that a line fits."""
+        """Yield the members at a step, as the log holds them: so many an entry that a line fits."""
         here = set(self.left[step])
         peers = [
             {"name": peer.name, "organisation": peer.organisation}

@@ -93,7 +93,7 @@ class SecAggParticipant:
         self._line = SecureLine(self.work, self.expire, self._live)
 
     async def deliver(self, task: TrainAssignment, pending: PendingUpdate) -> bool:
-        """Take part, or go on with it; whether the server has its sum.
+        """Take part, or go on with it; return whether the server has its sum.
 
         Raises `Refused` when the server takes no more, and the next poll says why.
         """

@@ -40,7 +40,7 @@ NOTE = "budget.json"  # beside it: the budget that was last in force
 
 
 def charges(plan: Plan, policy: Policy, rows: int) -> tuple[Charge, ...]:
-    """Return what one round reveals of this site, by its own noise alone, to the update's readers.
+    """Return the charges of one round: what its own noise alone leaves the update's readers.
 
     About single rows where the plan keeps those private, else about all rows together. Noise of
     the server's counts for nothing here, and shares of noise only where the replies are masked.

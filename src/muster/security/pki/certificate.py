@@ -239,7 +239,7 @@ def private_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
 
 
 def issuer_key(signer: Any) -> x509.AuthorityKeyIdentifier:
-    """Return whose key signed, as certificates and lists say it."""
+    """Return the key that signed, as certificates and lists say it."""
     return x509.AuthorityKeyIdentifier.from_issuer_public_key(signer)
 
 

@@ -128,7 +128,7 @@ class Revocations:
         return self._current
 
     def look(self) -> bool:
-        """Read again what has changed in the folder; whether a newer list holds now.
+        """Read again what has changed in the folder; return whether a newer list holds now.
 
         Raises `IdentityError` where what lies there is refused, at every look until it is mended;
         meanwhile the newest list that was read goes on holding. Where nothing has changed, no file
@@ -151,14 +151,14 @@ class Revocations:
             return found.mark != known
 
     def take(self, pem: bytes) -> bool:
-        """Keep a list that came from elsewhere, when it is newer; whether it was.
+        """Keep a list that came from elsewhere, when it is newer; return whether it was.
 
         Raises `IdentityError` for one of another authority, and for another of the same number.
         """
         return self._kept(read_list(pem, self.authority))
 
     def heard(self, pem: bytes) -> bool:
-        """Keep the list that a server hands out, when it is newer; whether it was.
+        """Keep the list that a server hands out, when it is newer; return whether it was.
 
         Raises `IdentityError` as `take`, and for a list that is older than the newest one here:
         that server would let in whom others know to be revoked.

@@ -85,7 +85,7 @@ class Notary:
         self.revocations.look()
 
     def heard(self, listed: str) -> bool:
-        """Keep the revocation list (PEM) that a server hands out, when it is newer; whether it was.
+        """Keep a server's revocation list (PEM), when it is newer; return whether it was.
 
         Raises `IdentityError` for a list that is older than this member's, or not the authority's:
         with that server no sum is made.
@@ -110,7 +110,7 @@ class Notary:
             return False
 
     def verified(self, name: str, pem: str, data: bytes, signature: bytes) -> bool:
-        """Return the same; raises `IdentityError` where the certificate is none that counts now."""
+        """Return whether the site signed; `IdentityError` for a certificate that counts no more."""
         _, key = self._counts(name, pem)
         try:
             key.verify(signature, data, ECDSA)
@@ -145,7 +145,7 @@ class Notary:
         return tuple(self.peer(name, pem) for name, pem in sorted(certificates.items()))
 
     def _counts(self, name: str, pem: str) -> tuple[Identity, ec.EllipticCurvePublicKey]:
-        """Return whose certificate that is, and its key, if it counts now, or `IdentityError`."""
+        """Return the holder of that certificate and its key, if it counts; else `IdentityError`."""
         with suppress(IdentityError):  # a list that was put back is refused: the newest one holds
             self.revocations.look()
         now, found = self._now(), self._known.get((name, pem))

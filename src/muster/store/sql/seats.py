@@ -141,7 +141,7 @@ def version(connection: Connection) -> int:
 
 
 def wanted(connection: Connection) -> str:
-    """Return what operators want of the run."""
+    """Return the operators' wish for the run."""
     return str(connection.execute(select(control.c.wanted)).scalar_one())
 
 
@@ -157,7 +157,7 @@ def seated(connection: Connection, round: int, kind: Kind) -> dict[ClientId, Ass
 
 
 def invited(connection: Connection, round: int, kind: Kind) -> set[ClientId]:
-    """Return whom a piece of a round was opened for."""
+    """Return the clients for which a piece of a round was opened."""
     query = select(opened).filter_by(round=round, kind=kind)
     row = connection.execute(query).one_or_none()
     return set() if row is None else set(opening(row).cohort)

@@ -97,7 +97,7 @@ class SecAggEndpoint:
     async def told(
         self, name: str, round: int, query: Mapping[str, str]
     ) -> tuple[int, bytes] | None:
-        """Return what the member was told last, if newer than what it knows; wait for it.
+        """Return the last words to the member, if newer than what it knows; wait for them.
 
         None when there was nothing. Raises `Refused` once the round is over.
         """
