@@ -110,7 +110,7 @@ class Notary:
             return False
 
     def verified(self, name: str, pem: str, data: bytes, signature: bytes) -> bool:
-        """Return whether the site signed; `IdentityError` for a certificate that counts no more."""
+        """Return whether the site signed; `IdentityError` for a certificate that does not count."""
         _, key = self._counts(name, pem)
         try:
             key.verify(signature, data, ECDSA)
