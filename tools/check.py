@@ -22,6 +22,7 @@ SPINES = {"algorithms": "algorithm", "pipeline": "stage"}
 COMING = re.compile(  # of a docstring that speaks of what is still to come
     r"\b(will rest on|not (yet )?implemented|coming soon|in a (later|future) version|for now,)"
 )
+VEILED = re.compile(r"(What|Whether|Who|Whom|Whose|Whoever|To who(m|ever)?)\b")  # of a docstring
 SPDX = "# SPDX-License-Identifier: Apache-2.0\n"
 # Sizes are symptoms: beyond these a reader is asked whether it is one idea, and nothing fails.
 LONG_FILE, LONG_PAGE, LONG_FUNCTION, MANY_PARAMETERS, MANY_FILES = 400, 80, 50, 6, 8
@@ -64,6 +65,18 @@ def docstrings(house: House) -> Iterator[Finding]:
                 continue
             if ast.get_docstring(node) is None:
                 yield file.finding(node.lineno, f"{node.name} has no docstring; add one")
+
+
+def openings(house: House) -> Iterator[Finding]:
+    """Refuse a docstring that begins with What, Whether or Who, not a verb or what it defines."""
+    for file in house.files:
+        for node in ast.walk(file.tree):
+            if not isinstance(node, ast.Module | ast.ClassDef | Function):
+                continue
+            found = VEILED.match(ast.get_docstring(node) or "")
+            if found:
+                message = f"begins with {found[0]!r}; begin with a verb, or the noun it defines"
+                yield file.finding(node.body[0].lineno, message)
 
 
 def licences(house: House) -> Iterator[Finding]:
@@ -219,6 +232,7 @@ RULES: tuple[Rule, ...] = (
     file_names,
     exports,
     docstrings,
+    openings,
     licences,
     swallowed,
     lambdas,
