@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether small plans of every kind still give the bits that they gave: for a change that may not.
+"""The bits that small plans of every kind give, compared before and after a change.
 
     python tools/bits.py record FILE     before the change: train them, write the digests
     python tools/bits.py compare FILE    after it: train them again, print what differs, exit 1
@@ -34,7 +34,7 @@ Case = Callable[[Path], Trained]
 
 
 def machine() -> dict[str, str]:
-    """The processor and the libraries, on which bits depend."""
+    """Return the processor and the libraries, on which bits depend."""
     listed = Path("/proc/cpuinfo")
     lines = listed.read_text("utf-8").splitlines() if listed.exists() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -44,7 +44,7 @@ def machine() -> dict[str, str]:
 
 
 def digested(trained: Trained) -> dict[str, str]:
-    """A digest of each version's every array, of the final state as a whole, of each record."""
+    """Digest each version's every array, the final state as a whole, and each record."""
     found: dict[str, str] = {}
     for version, arrays in sorted(trained.versions.items()):
         for name, leaf in sorted(arrays.items()):
@@ -73,7 +73,7 @@ def _timeless(told: Any) -> Any:
 
 
 def trained(cases: Mapping[str, Case]) -> Digests:
-    """The digests of every plan, each trained in a folder that goes with it."""
+    """Return the digests of every plan, each trained in a folder that goes with it."""
     found: Digests = {}
     for name, case in cases.items():
         with tempfile.TemporaryDirectory() as folder:
@@ -82,7 +82,7 @@ def trained(cases: Mapping[str, Case]) -> Digests:
 
 
 def differences(before: Digests, after: Digests) -> Iterator[str]:
-    """What is another, one line a plan."""
+    """Yield what is another, one line a plan."""
     for name in sorted(before.keys() | after.keys()):
         old, new = before.get(name), after.get(name)
         if old is None or new is None:

@@ -38,34 +38,34 @@ ROUNDS = 3
 
 
 class Trained(NamedTuple):
-    """What is compared: each version's arrays by name, and the records in order."""
+    """All that is compared: each version's arrays by name, and the records in order."""
 
     versions: Mapping[int, Mapping[str, Any]]
     records: list[dict[str, Any]]
 
 
 def rows(client: int) -> tuple[Any, Any]:
-    """The rows of one client, a function of its number."""
+    """Return the rows of one client, a function of its number."""
     draw = np.random.default_rng([11, client])
     n = 4 + client % 7
     return draw.normal(size=(n, FEATURES)).astype(np.float32), draw.integers(0, CLASSES, n)
 
 
 def broken_rows(client: int) -> tuple[Any, Any]:
-    """The same, but for a few clients whose rows are gone."""
+    """Return the same, but for a few clients whose rows are gone."""
     if client in BROKEN:
         raise OSError(f"the rows of client {client} are gone")
     return rows(client)
 
 
 def people(clients: int, dtype: str = "float32") -> Population:
-    """So many clients, with their rows in memory."""
+    """Return so many clients, with their rows in memory."""
     each = {k: rows(k) for k in range(clients)}
     return Population.from_arrays({k: (x.astype(dtype), y) for k, (x, y) in each.items()})
 
 
 def planned(algorithm: Any = None, **changes: Any) -> Plan:
-    """A plan of three short rounds, unless changed; every version is kept."""
+    """Return a plan of three short rounds, unless changed; every version is kept."""
     values: dict[str, Any] = {
         "task": tasks.MLP([FEATURES, 8, CLASSES]),
         "algorithm": algorithm or algorithms.FedAvg(),
@@ -78,20 +78,20 @@ def planned(algorithm: Any = None, **changes: Any) -> Plan:
 
 
 def simulated(plan: Plan, folder: Path, people: Population, **more: Any) -> Trained:
-    """A run through the front door, read back from its folder."""
+    """Return a run through the front door, read back from its folder."""
     test = rows(1000)
     run = muster.simulate(plan, people, test, path=folder, **({"workers": 1} | more))
     return read(run)
 
 
 def read(run: muster.Run) -> Trained:
-    """Every version and record of a run."""
+    """Return every version and record of a run."""
     versions = {one: run.at(one).arrays for one in run.rounds_kept}
     return Trained(versions, run.history)
 
 
 def plain(make: Callable[[], Plan], clients: int = MANY, **more: Any) -> Callable[[Path], Trained]:
-    """A case that is nothing but a plan, made when it is due."""
+    """Return a case that is nothing but a plan, made when it is due."""
 
     def train(folder: Path) -> Trained:
         plan = make()
@@ -117,7 +117,7 @@ def with_dropouts(folder: Path) -> Trained:
 
 
 def failing(folder: Path) -> Trained:
-    """A run that goes on without the clients that fail."""
+    """Return a run that goes on without the clients that fail."""
     plan = planned(algorithms.FedNova(), sampling=sampling.Uniform(fraction=0.5))
     found = Population.lazy(range(MANY), broken_rows, [4 + k % 7 for k in range(MANY)])
     return simulated(plan, folder, found, lenient=True)
@@ -128,7 +128,7 @@ class Stopped(Exception):
 
 
 def resumed(folder: Path) -> Trained:
-    """A run that is stopped after its first round, and goes on."""
+    """Return a run that is stopped after its first round, and goes on."""
     plan = planned(algorithms.Scaffold(Adam(0.05)), sampling=sampling.Uniform(count=40))
 
     def stop(record: Mapping[str, Any]) -> None:
@@ -146,12 +146,12 @@ served = planned(algorithms.Scaffold(), sampling=sampling.Uniform(count=3), roun
 
 
 def population() -> Population:
-    """The clients of `served`, as its plan file is to say."""
+    """Return the clients of `served`, as its plan file is to say."""
     return people(4)
 
 
 def federated(folder: Path) -> Trained:
-    """The same plan with a real server and real sites, as processes."""
+    """Return the same plan with a real server and real sites, as processes."""
     words = ["run", __file__.replace("bits_plans.py", "bits_served.py")]
     words += ["--processes", "2", "--path", str(folder), "--json"]
     command = [sys.executable, "-c", "from muster.cli import main; main()", *words]
@@ -162,41 +162,41 @@ def federated(folder: Path) -> Trained:
 
 
 def torch_model() -> Any:
-    """A small network with a layer that keeps running means."""
+    """Return a small network with a layer that keeps running means."""
     nn = require("torch.nn", extra="torch")
     return nn.Sequential(nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.Linear(8, CLASSES))
 
 
 def torch_plain() -> Any:
-    """A small network without one."""
+    """Return a small network without one."""
     nn = require("torch.nn", extra="torch")
     return nn.Sequential(nn.Linear(FEATURES, 8), nn.ReLU(), nn.Linear(8, CLASSES))
 
 
 def on_torch(model: Callable[[], Any], **changes: Any) -> Plan:
-    """A plan of a PyTorch model."""
+    """Return a plan of a PyTorch model."""
     torch = require("muster.tasks.torch", extra="torch")
     return planned(task=torch.Classifier(model), **changes)
 
 
 def on_jax() -> Plan:
-    """A plan of a JAX model."""
+    """Return a plan of a JAX model."""
     jax = require("muster.tasks.jax", extra="jax")
     return planned(algorithms.FedProx(0.1), task=jax.MLP([FEATURES, 8, CLASSES]))
 
 
 def own_start() -> dict[str, Any]:
-    """The model of a task with its own training: the mean of the rows."""
+    """Return the model of a task with its own training: the mean of the rows."""
     return {"mean": np.zeros(FEATURES)}
 
 
 def own_fit(model: Any, data: Any, config: Any) -> dict[str, Any]:
-    """A step towards the mean of the client's rows."""
+    """Return a step towards the mean of the client's rows."""
     return {"mean": model["mean"] + config.rate * (data[0].mean(0) - model["mean"])}
 
 
 def own_measure(model: Any, data: Any) -> dict[str, float]:
-    """How far the rows lie from it."""
+    """Return how far the rows lie from it."""
     return {"loss": float(((data[0] - model["mean"]) ** 2).mean())}
 
 

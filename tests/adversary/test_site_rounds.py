@@ -75,7 +75,7 @@ def test_the_fate_of_a_round_comes_before_the_next(tmp_path):
 
 @pytest.mark.parametrize("settled", [True, False])
 def test_no_round_is_trained_again_without_the_sites_word(settled, tmp_path):
-    """Whoever says that it went back is not believed; the fate of a round changes nothing."""
+    """A server that says that it went back is not believed; the fate of a round changes nothing."""
     site, rogue = Site(tmp_path, PLAN, Policy(extra_rounds=9)), Rogue(PLAN, [])
     rogue.script = [rogue.task(1), *([rogue.settled(1)] if settled else [])]
     rogue.script += [rogue.task(1, attempt=n) for n in range(2, 20)]

@@ -64,7 +64,7 @@ SETTINGS = [
 
 
 def heard(hellos, trained, measured):
-    """What came: whether it holds the number of rows, a loss, metrics of an evaluation."""
+    """Return what came: whether it holds the number of rows, a loss, metrics of an evaluation."""
     enrolled = any(hello.rows > 1 for hello in hellos)  # one stands for a number that is kept
     return {
         "rows": enrolled or any("rows" in one for one in (*trained, *measured)),
@@ -74,14 +74,14 @@ def heard(hellos, trained, measured):
 
 
 def line_of(home):
-    """What the server learns by a site's own table."""
+    """Return what the server learns by a site's own table."""
     (study,) = studies(home)
     (found,) = [one for one in study.threats if one.reader == "the server"]
     return found.learns
 
 
 def says(learns):
-    """What a line of the server says is told beside updates or sums."""
+    """Return what a line of the server says is told beside updates or sums."""
     beside = learns.replace("SecureSum(metrics='public')", "")
     return {
         "rows": "row count" in beside,

@@ -158,7 +158,7 @@ def test_a_budget_and_a_claim_use_the_filter():
 
 
 def test_whether_there_is_another_round_of_one_setting_costs_no_more_than_the_round():
-    """Who looks and then lets the second round be has in no outcome more than who plays it."""
+    """One who looks and then lets the second round be has in no outcome more than who plays it."""
     epsilon = 4.983
     whole, weight, loss = together(epsilon, lambda x: delta_coins(x, 0.4739, 0.02))
     nothing = np.maximum(0.0, 1 - np.exp(epsilon - loss))
@@ -180,7 +180,7 @@ def test_a_run_that_went_back_chose_the_number_of_its_rounds_after_a_look():
 
 
 def test_other_settings_after_a_return_are_counted_by_the_filter():
-    """Whoever looked may have chosen them: the run is no longer one whose settings were fixed."""
+    """One who looked may have chosen them: the run is no longer one whose settings were fixed."""
     back = spent([replace(FIRST, run="a"), replace(COINS, run="a/2")], DELTA)
     assert back == spent([FIRST, COINS], DELTA) and back.theorem == "Rényi filter"
     integers = Release("discrete gaussian", 2.0, 100.0, 10, 9)

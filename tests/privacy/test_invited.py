@@ -9,7 +9,7 @@ from muster.privacy.invited import Invited, fewest_own
 
 
 def suffice(own, count, made, asked=3):
-    """Whether so many of the server's own open one vector, where so many clients' keys came.
+    """Return whether so many of the server's own open one vector, where so many clients' keys came.
 
     `asked` is how many the site's rules ask for in each sum that it is in.
     """

@@ -75,7 +75,7 @@ def refused_session(plan: Any, size: int) -> str:
 
 
 def sum_sizes(plan: Any, size: int | None = None) -> tuple[int, int | None]:
-    """The fewest and the most clients that are in one secure sum of a plan.
+    """Return the fewest and the most clients that are in one secure sum of a plan.
 
     `size` is how many are invited to it; None takes what the plan says of every sum, and the most
     is None where that is open.

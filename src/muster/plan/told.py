@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan has its clients tell beside their updates, of the plan itself and of its record."""
+"""All that a plan has its clients tell beside their updates, by itself and by its record."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["told_of", "told_of_value"]
 
 
 def told_of(plan: Any, keeps: Keeps = NOTHING) -> Disclosure:
-    """What a client with this plan tells, whose policy `keeps` so much.
+    """Return what a client with this plan tells, whose policy `keeps` so much.
 
     >>> from muster import Local, PerExample, Plan, Every, algorithms, tasks
     >>> local = Local(steps=1, batch=2, examples=PerExample(1.0, 1.0))
@@ -31,7 +31,7 @@ def told_of(plan: Any, keeps: Keeps = NOTHING) -> Disclosure:
 
 
 def told_of_value(value: Mapping[str, Any], keeps: Keeps = NOTHING) -> Disclosure:
-    """The same of a recorded plan (`registry.to_value`)."""
+    """Return the same of a recorded plan (`registry.to_value`)."""
     masks = [one["metrics"] for one in value.get("pipeline", ()) if one["class"] == "SecureSum"]
     examples = value["local"]["examples"]
     return told(

@@ -60,7 +60,7 @@ def fewest_own(
 
 
 def _ways(count: int, made: Invited, asked: int) -> list[int]:
-    """How many own ones open a vector in a session in which so many clients' keys came.
+    """Return how many own ones open a vector in a session in which so many clients' keys came.
 
     `asked` is how many the site's rules ask for in a sum, itself among them.
     """

@@ -118,7 +118,7 @@ class PrivacyLedger:
         return replace(self, entries=tuple(entries))
 
     def to_json(self) -> str:
-        """The ledger as text, equal for equal ledgers; equal charges are written once.
+        """Return the ledger as text, equal for equal ledgers; equal charges are written once.
 
         What every ε in it takes for granted of others' noise stands beside, in words and numbers.
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an ε of noise in shares takes for granted of other clients, and what it is without them.
+"""The ε of noise in shares: what it takes for granted of others, and what it is without them.
 
 A client's own share of the noise is the one that it knows to be there. The shares of others count
 as far as the plan takes them not to work with the server (`SecureSum(corrupt=...)`), and nothing
@@ -42,7 +42,7 @@ class Assumed:
 
 
 def assumed(charges: Iterable[Charge]) -> Assumed | None:
-    """What these charges take for granted of others; None where they count nobody else's noise.
+    """Return what these charges take for granted of others; None where they count own noise alone.
 
     >>> from muster.privacy.release import Release
     >>> charge = Charge(Release("skellam", 2.0, 100.0, 10, 36, known=12))
@@ -56,7 +56,7 @@ def assumed(charges: Iterable[Charge]) -> Assumed | None:
 
 
 def alone(charge: Charge) -> Charge:
-    """The same charge by a client's own share of the noise: all others are known.
+    """Return the same charge by a client's own share of the noise: all others are known.
 
     >>> from muster.privacy.release import Release
     >>> alone(Charge(Release("skellam", 2.0, 100.0, 10, 36, known=12))).release.known

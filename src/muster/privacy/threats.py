@@ -58,7 +58,7 @@ class Peers:
 
     @property
     def named(self) -> bool:
-        """Whether each of them stands there by name."""
+        """Return whether each of them stands there by name."""
         return self.names > 0
 
     @property
@@ -171,7 +171,7 @@ def _server(setting: Setting) -> Line:
 
 
 def _unverified(sums: Sums) -> str:
-    """What the number of clients rests on where a site has not verified each of them itself."""
+    """Say what the number of clients rests on where a site has not verified each of them."""
     if sums.verified is None or sums.verified >= sums.clients:
         return ""
     return (
@@ -182,7 +182,7 @@ def _unverified(sums: Sums) -> str:
 
 
 def _unmasked(setting: Setting) -> Line:
-    """What noise covers, by which claim; and what no noise covers, whatever covers the update."""
+    """Say what noise covers, by which claim, and what no noise covers."""
     beside = _beside(setting)
     told = "tests/adversary/test_what_is_told.py::test_the_table_says_what_travels"
     if "local" in setting.trust or setting.forced:
@@ -209,7 +209,7 @@ def _unmasked(setting: Setting) -> Line:
 
 
 def _beside(setting: Setting) -> str:
-    """What is told beside an update, or a sum, in words; "" where that is nothing."""
+    """Return what is told beside an update, or a sum, in words; "" where that is nothing."""
     told = setting.told
     parts = [
         "its row count" if told.rows else "",

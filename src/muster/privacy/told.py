@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a client tells the server beside its update: decided here, for who says it and who asks.
+"""All that a client tells the server beside its update: decided here, for who says it and who asks.
 
 Noise and masks cover an update. Losses, metrics and row counts are exact functions of the rows
 that no noise covers, so what hides an update says nothing of these: who keeps them is the plan
@@ -18,7 +18,7 @@ Shown = Literal["hidden", "public"]
 
 @dataclass(frozen=True)
 class Keeps:
-    """What a site's policy has it keep, and whether it adds `noise` of its own to its update.
+    """All that a site's policy has it keep, and whether it adds `noise` of its own to its update.
 
     `metrics`: losses and metrics; `rows`: how many rows there are, and so all that tells of it.
     """
@@ -30,7 +30,7 @@ class Keeps:
 
 @dataclass(frozen=True)
 class Disclosure:
-    """What is told beside an update: with the enrolment, with each training, and when asked.
+    """All that is told beside an update: with the enrolment, with each training, and when asked.
 
     `enrolled`: the number of rows, and the steps that are done while it trains; `trained`: loss,
     steps, drift and rows of a training; `measured`: the sums of metrics over rows, and how many.
@@ -42,7 +42,7 @@ class Disclosure:
 
     @property
     def rows(self) -> bool:
-        """Whether the number of rows is told in any of these."""
+        """Return whether the number of rows is told in any of these."""
         return self.enrolled or self.trained or self.measured
 
 
@@ -56,7 +56,7 @@ def told(
     evaluates: bool,
     keeps: Keeps = NOTHING,
 ) -> Disclosure:
-    """What a client tells under a plan and a policy.
+    """Return what a client tells under a plan and a policy.
 
     `masks` and `examples` are the `metrics` of `SecureSum` and of `PerExample`, None without;
     `evaluates` says whether the plan asks any client to measure a model.

@@ -99,7 +99,7 @@ class View:
         return tuple(self.entries[j].name for j in self.verified if some[j])
 
     def saw(self, step: SessionStep, some: Set) -> Saw:
-        """What it was told at a step: a set of clients."""
+        """Return what it was told at a step: a set of clients."""
         return Saw(step, self.session, self.names(some), int(some.sum()))
 
 

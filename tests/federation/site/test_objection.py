@@ -136,7 +136,7 @@ def test_a_room_that_is_smaller_than_the_plan_draws_is_the_sites_to_allow():
 
 
 def test_a_sum_that_no_rule_about_peers_can_be_met_in_is_declined_before_it_is_begun():
-    """What the plan leaves open, the task says: how many would be in the sum."""
+    """The task says what the plan leaves open: how many would be in the sum."""
     secure = pipeline.SecureSum(minimum=5, corrupt=0.05)
     stages = [pipeline.Clip(1.0), pipeline.Quantize(16), secure]
     masked = replace(PLAN, pipeline=stages, evaluate=Every(clients=0))

@@ -102,7 +102,7 @@ def _show(found: Examination, last: int) -> None:
 
 
 def _roster(said: Transcript) -> str:
-    """How many were in it, and of how many the server told where the site verified fewer."""
+    """Return how many were in it, and of how many the server told where the site verified fewer."""
     verified = len(said.roster)
     told = said.counts[0][1] if said.counts else verified
     return str(verified) if told == verified else f"{verified} of {told}"

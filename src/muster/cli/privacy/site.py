@@ -22,7 +22,7 @@ Text = require("rich.text", extra="site").Text
 
 
 def rules(policy: Path) -> tuple[Peers, Keeps]:
-    """A site's rules about those it sums with, and what its policy has it keep."""
+    """Return a site's rules about those it sums with, and what its policy has it keep."""
     read = require("muster.federation.site.policy", extra="service").read(policy)
     found: Peers = require("muster.runs.privacy.site", extra="service").peers_of(read.room)
     return found, read.keeps
@@ -87,7 +87,7 @@ def _facts(account: Any) -> dict[str, Any]:
 
 
 def _assumes(account: Any) -> dict[str, Any] | None:
-    """What the numbers take for granted of others' noise, and what is spent without it."""
+    """Return what the numbers take for granted of others' noise, and what is spent without it."""
     if account.assumed is None:
         return None
     alone = account.alone if math.isfinite(account.alone) else None

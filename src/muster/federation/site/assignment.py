@@ -234,7 +234,7 @@ class Assignments:
 
 
 def _again(done: int) -> dict[str, int]:
-    """What an entry of the log says besides, where the round was done so often before."""
+    """Return what an entry of the log says besides, where the round was done so often before."""
     return {"again": done} if done else {}
 
 

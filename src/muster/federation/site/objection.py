@@ -216,7 +216,7 @@ def _back(asked: TrainAssignment | Evaluate, known: Known, latest: int) -> Objec
 def _again(
     asked: TrainAssignment | Evaluate, done: int, again: int, rules: Rules, deed: str
 ) -> Objection | None:
-    """Whether a round that was done before is asked for again, more often than the site allows.
+    """Return whether a round that was done is asked for again, more often than the site allows.
 
     Only a server that says that it went back can ask so, and nothing shows that it did. Whether
     the first answer reached it is not asked: a site that was killed on its way does not know.

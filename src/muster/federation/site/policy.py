@@ -152,7 +152,7 @@ class Policy:
 
     @property
     def keeps(self) -> Keeps:
-        """What this site keeps of all that a client may be asked to tell."""
+        """Everything that this site keeps of all that a client may be asked to tell."""
         return Keeps(not self.reports, self.rows == "hidden", self.noise is not None)
 
     def check(self, plan: Plan, fingerprint: str, rows: int) -> None:

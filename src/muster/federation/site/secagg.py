@@ -307,7 +307,10 @@ class SecAggParticipant:
         )
 
     def _vector(self, task: TrainAssignment, pending: PendingUpdate) -> Any:
-        """The update as integers, from the disk, charged. Raises `Aborted` past the budget."""
+        """Return the update as integers, from the disk, charged.
+
+        Raises `Aborted` past the budget.
+        """
         plan = self.work.training.plan
         tree = codec_tensors.decode(self.work.site_store.body(pending), update_template(plan))
         fields = {name: np.asarray(part) for name, part in tree["payload"].items()}

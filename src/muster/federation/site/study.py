@@ -208,7 +208,7 @@ class StudyRecord:
         return Begun(found, secret, None if answer is None else json.loads(answer), fate, session)
 
     def known(self, run: str, day: str, round: int = 0) -> Known:
-        """What is known of a run, and of the day, when this round of it is asked for."""
+        """Return what is known of a run, and of the day, when this round of it is asked for."""
         ((attempt, settled, trainings, measurings),) = self._read(
             "SELECT coalesce(max(attempt), 0), "
             "coalesce(max(CASE WHEN accepted IS NOT NULL THEN round END), 0), "

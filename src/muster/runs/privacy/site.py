@@ -65,7 +65,7 @@ class Account:
 
     @property
     def charges(self) -> tuple[Charge, ...]:
-        """What was charged, as the policy counts it."""
+        """All that was charged, as the policy counts it."""
         return tuple(map(self._counted, self.ledger.charges))
 
     def _counted(self, charge: Charge) -> Charge:
@@ -73,7 +73,7 @@ class Account:
 
     @property
     def epsilon(self) -> float:
-        """What is spent, as the policy counts it; infinite where that is no noise at all."""
+        """Return what is spent, as the policy counts it; infinite where that is no noise at all."""
         return self.alone if self.own else self.ledger.epsilon
 
     @property
@@ -104,7 +104,7 @@ class Account:
 
     @property
     def assumed(self) -> Assumed | None:
-        """What ε takes for granted of others' shares of noise; None where it counts own noise."""
+        """Return what ε takes for granted of others' noise; None where it counts own noise alone."""
         return assumed(self.charges)
 
     def _spent(self, charges: Iterable[Charge]) -> float:
@@ -255,7 +255,7 @@ def _worst(shown: tuple[Transcript, ...]) -> Sums | None:
 
 
 def _sums(shown: Transcript) -> Sums | None:
-    """What one session was safe from; None where nothing was masked in it.
+    """Return what one session was safe from; None where nothing was masked in it.
 
     Its graph is that of the roster which the server showed, as the session's own is: how many it
     told of before, when it asked for the update, is the cohort, which no client need ever see.
