@@ -104,7 +104,7 @@ class Account:
 
     @property
     def assumed(self) -> Assumed | None:
-        """Return what ε takes for granted of others' noise; None where it counts own noise alone."""
+        """Return what ε takes for granted of others; None where it counts own noise alone."""
         return assumed(self.charges)
 
     def _spent(self, charges: Iterable[Charge]) -> float:
