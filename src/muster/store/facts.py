@@ -3,11 +3,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["FactStore"]
+from muster.types import ClientId
+
+__all__ = ["FactStore", "invited"]
+
+
+def invited(records: Iterable[Mapping[str, Any]]) -> set[ClientId]:
+    """Everybody whom these rounds invited, whether or not they answered.
+
+    >>> sorted(invited([{"invited": [2, 1]}, {"invited": [1]}]))
+    [1, 2]
+    """
+    return {client for record in records for client in record.get("invited") or ()}
 
 
 class FactStore(Protocol):
