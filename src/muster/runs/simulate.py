@@ -169,7 +169,13 @@ def _hands(
         return LocalExecutor(plan, choice.engine, population, lenient=options.lenient)
     shared = population if population.is_lazy else population.shared()
     return Pool(
-        pickled, choice.engine, shared, start(plan).sent(), workers, lenient=options.lenient
+        pickled,
+        choice.engine,
+        shared,
+        start(plan).sent(),
+        workers,
+        lenient=options.lenient,
+        tell=options.tell,
     )
 
 
