@@ -13,38 +13,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from muster.errors import RunError
 from muster.runs.folder import publish
+from muster.store.facts import FactStore
 from muster.store.sqlite import not_kept
 
-__all__ = ["FACT", "Reverts", "charged_as", "refuse_return", "roll_back"]
+__all__ = ["FACT", "charged_as", "refuse_return", "roll_back"]
 
 FACT = "rollbacks"  # of a run: what it went back to, from where, when, by whom and why, in order
 LONGEST = 500  # characters of a reason
 
 
-class Reverts(Protocol):
-    """What is needed of a store (SQLiteStore, FederationStore)."""
-
-    path: Path
-
-    def facts(self) -> dict[str, Any]:
-        """All facts about the run."""
-
-    def versions(self) -> list[int]:
-        """The versions that are kept; the last is the newest."""
-
-    def history(self) -> list[dict[str, Any]]:
-        """The records of the committed rounds."""
-
-    def go_back(self, round: int, number: int, **facts: Any) -> None:
-        """Make a version the last, with these facts, in one transaction."""
-
-
-def refuse_return(store: Reverts, round: int, reason: str = "") -> dict[str, Any]:
+def refuse_return(store: FactStore, round: int, reason: str = "") -> dict[str, Any]:
     """The facts of a run that may go back to this round. Raises `RunError` for one that may not."""
     kept, facts = store.versions(), store.facts()
     if not kept:
@@ -65,7 +47,7 @@ def refuse_return(store: Reverts, round: int, reason: str = "") -> dict[str, Any
 
 
 def roll_back(
-    store: Reverts,
+    store: FactStore,
     round: int,
     *,
     by: str,

@@ -27,7 +27,7 @@ from muster.simulation.threads import one_thread
 from muster.simulation.work_unit import WorkUnit, measure, perform
 from muster.types import ClientId
 
-__all__ = ["LOST", "Ask", "Setup", "WorkerFailure", "main"]
+__all__ = ["Ask", "LOST", "Setup", "WorkerFailure", "main"]
 
 LOST = 75  # the exit status of a worker whose channel broke: BSD's "temporary failure"
 
