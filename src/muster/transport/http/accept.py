@@ -23,10 +23,11 @@ from typing import Any
 from muster.federation.protocol.limits import CONNECTIONS, DESCRIPTORS, HANDSHAKES
 from muster.transport.http.protocol import Live
 
+resource: Any
 try:
     import resource
 except ModuleNotFoundError:  # Windows has none, and no such limit
-    resource = None  # type: ignore[assignment]
+    resource = None
 
 __all__ = ["Entrance", "affordable", "more_descriptors"]
 
