@@ -40,27 +40,16 @@ class Keeping:
         accepted: Sequence[ClientId],
     ) -> None:
         """Make a round durable, and remove the versions that no longer count."""
-        self._commit(round, arrays, record, accepted)
-        if self._reached is not None:
-            self._reached |= invited([record])
-
-    def _commit(
-        self,
-        round: int,
-        arrays: Mapping[str, Any],
-        record: Mapping[str, Any],
-        accepted: Sequence[ClientId],
-    ) -> None:
-        if self._keep == Keep():
-            self._store.commit(round, arrays, record, accepted)
-            return
-        values = dict(self._values)
+        values, stays = dict(self._values), frozenset[int]()
         if self._keep.best is not None:
             values |= measured([record], self._keep.best)
-        there = {*self._store.versions(), round}
-        stays = self._keep.stays(there, values, lower=self._lower) - {round}
+        if self._keep != Keep():
+            there = {*self._store.versions(), round}
+            stays = frozenset(self._keep.stays(there, values, lower=self._lower)) - {round}
         self._store.commit(round, arrays, record, accepted, stays)
         self._values = values
+        if self._reached is not None:
+            self._reached |= invited([record])
 
 
 def measured(history: Iterable[Mapping[str, Any]], metric: str) -> dict[int, float]:
