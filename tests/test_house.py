@@ -53,6 +53,13 @@ PLANTED = [
     (check.mirrors, "tests/pipeline/test_gone.py", "", "tests no file"),
     (check.final, "src/muster/runs.py", "class B(FedAvg): ...", "wrap it"),
     (check.unique_names, "src/muster/runs.py", "class FedAvg: ...", "its own word"),
+    (
+        check.one_protocol,
+        "src/muster/runs.py",
+        "class A(Protocol):\n def f(self): ...\n def g(self): ...\n"
+        "class B(Protocol):\n def g(self): ...\n def f(self): ...",
+        "B says f, g as A does",
+    ),
     (check.formatted, "tools/a.py", "x = ( 1)  # fm" + "t: skip", "have its way"),
 ]
 

@@ -26,6 +26,7 @@ VEILED = re.compile(r"(What|Whether|Who|Whom|Whose|Whoever|To who(m|ever)?)\b") 
 SPDX = "# SPDX-License-Identifier: Apache-2.0\n"
 # Sizes are symptoms: beyond these a reader is asked whether it is one idea, and nothing fails.
 LONG_FILE, LONG_PAGE, LONG_FUNCTION, MANY_PARAMETERS, MANY_FILES = 400, 80, 50, 6, 8
+REPEATED = 2  # methods that two protocols may not both say
 
 
 def file_names(house: House) -> Iterator[Finding]:
@@ -192,6 +193,23 @@ def unique_names(house: House) -> Iterator[Finding]:
                 yield file.finding(node.lineno, message)
 
 
+def one_protocol(house: House) -> Iterator[Finding]:
+    """Find protocols that say a method of another again, in place of refining that one."""
+    seen: list[tuple[str, frozenset[str]]] = []
+    for file in house.source:
+        for node in (n for n in file.tree.body if isinstance(n, ast.ClassDef)):
+            bases = {ast.unparse(base).partition("[")[0] for base in node.bases}
+            if "Protocol" not in bases:
+                continue
+            said = frozenset(n.name for n in node.body if isinstance(n, ast.FunctionDef))
+            for name, others in seen:
+                if len(said & others) >= REPEATED:
+                    again = ", ".join(sorted(said & others))
+                    message = f"{node.name} says {again} as {name} does; have one protocol"
+                    yield file.finding(node.lineno, message)
+            seen.append((node.name, said))
+
+
 def formatted(house: House) -> Iterator[Finding]:
     """Refuse a line kept from the formatter, which has the last word on every line."""
     for file in house.files:
@@ -241,6 +259,7 @@ RULES: tuple[Rule, ...] = (
     mirrors,
     final,
     unique_names,
+    one_protocol,
     formatted,
 )
 

@@ -12,6 +12,11 @@ from typing import Any
 __all__ = ["DISK", "Disk"]
 
 
+def _at_offset(file: int, data: Any, offset: int) -> int:
+    """Write at a place; looked up when it is needed, as Windows has no such call."""
+    return os.pwrite(file, data, offset)
+
+
 @dataclass(frozen=True)
 class Disk:
     """A disk to write to; a test puts faults here, and `sync=int` waits for no disk.
@@ -20,7 +25,7 @@ class Disk:
     3
     """
 
-    write: Callable[[int, Any, int], int] = os.pwrite
+    write: Callable[[int, Any, int], int] = _at_offset
     sync: Callable[[int], Any] = os.fsync
     replace: Callable[[Path, Path], None] = os.replace
     truncate: Callable[[int, int], None] = os.ftruncate

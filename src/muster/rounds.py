@@ -120,6 +120,7 @@ def play(
         total = replace(total, payload={}, buffers=None, parts=())  # large, and done with
     accepted = _among(cohort, total)
     record = tally.record(plan, state, round, cohort, total, accepted)
+    record["bytes_down"] += _sent_once(state, cohort, store)
     store.commit(round, dict(leaves(state)), record | measure(round, state), accepted)
     clients.settle(round, accepted)
     return state
@@ -147,6 +148,13 @@ def _among(cohort: Cohort, total: Reply | None) -> tuple[ClientId, ...]:
     """Return the clients in the sum, in the cohort's order."""
     accepted = frozenset(total.clients if total else ())
     return tuple(client for client in cohort.clients if client in accepted)
+
+
+def _sent_once(state: RunState, cohort: Cohort, store: Commits) -> int:
+    """Count the bytes of what nobody trains, once for each client that no round invited yet."""
+    if state.frozen is None:
+        return 0
+    return np.asarray(state.frozen).nbytes * len({*cohort.clients} - store.reached())
 
 
 def _weights(plan: Plan, roster: Roster, total: Reply) -> tuple[float, float]:
@@ -189,7 +197,8 @@ class ReplyTally:
         accepted: tuple[ClientId, ...],
     ) -> dict[str, Any]:
         """Return the round's line in the history: who, what it cost, how training went."""
-        down = sum(np.asarray(leaf).nbytes for _, leaf in leaves(state.sent()))
+        each = state.sent()._replace(frozen=None)  # see `_sent_once`
+        down = sum(np.asarray(leaf).nbytes for _, leaf in leaves(each))
         record: dict[str, Any] = {
             "round": round,
             "invited": list(cohort.clients),

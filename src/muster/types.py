@@ -9,7 +9,7 @@ which (a Clip bounds vectors, never scalars).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -312,6 +312,9 @@ class Turns(Protocol):
 
 class Commits(Protocol):
     """A place where a round is committed."""
+
+    def reached(self) -> Set[ClientId]:
+        """Return who was invited in a round that is committed, and so holds what is sent once."""
 
     def commit(
         self,

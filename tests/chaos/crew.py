@@ -2,8 +2,8 @@
 """A plan whose `fit` misbehaves where a file in $CREW says so.
 
 `python -m tests.chaos.crew FOLDER WORKERS` trains it. The files are named
-`<deed>-<client>-<round>`: "die" kills the process once, "doom" each time, "raise" raises, "hang"
-says so on standard output and never returns.
+`<deed>-<client>-<round>`: "die" kills the process once, "doom" each time, "leave" and "exit" end
+it, "raise" and "starve" raise, "hang" says so on standard output and never returns.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +30,14 @@ def start():
 def fit(model, data, config):
     """Towards the mean of the rows, unless a file says otherwise."""
     client = int(data[1][0])
-    for deed, act in (("die", die), ("doom", die), ("raise", fail), ("hang", hang)):
+    for deed, act in DEEDS.items():
         flag = Path(os.environ.get("CREW", "/nowhere")) / f"{deed}-{client}-{config.round}"
         if flag.exists():
             if deed == "die":
                 flag.unlink()
+            elif deed in ("leave", "exit"):
+                with flag.open("a") as file:
+                    file.write("once\n")
             act()
     return {"mean": model["mean"] + config.rate * (data[0].mean(0) - model["mean"])}
 
@@ -48,10 +52,26 @@ def fail():
     raise ValueError("the scanner was off")
 
 
+def starve():
+    """As where memory runs out."""
+    raise MemoryError("no room for the batch")
+
+
 def hang():
     """For ever."""
     print("hanging", flush=True)
     threading.Event().wait()
+
+
+DEEDS = {
+    "die": die,
+    "doom": die,
+    "leave": partial(os._exit, 3),
+    "exit": partial(sys.exit, 3),
+    "raise": fail,
+    "starve": starve,
+    "hang": hang,
+}
 
 
 def measure(model, data):

@@ -3,6 +3,7 @@
 
 import gc
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -66,8 +67,16 @@ def test_a_worker_that_dies_is_replaced_and_its_clients_trained_again(
 ):
     for deed in ("die-0-1", "die-4-2", "die-5-2", "die-8-4"):
         (deeds / deed).touch()
-    run = crew.train(tmp_path / "run", 2, lazy=lazy)
+    told = []
+    run = crew.train(tmp_path / "run", 2, lazy=lazy, tell=told.append)
     assert outcome(run) == undisturbed
+    died = [event["text"] for event in told if event["event"] == "died"]
+    assert len(died) == 4
+    assert re.fullmatch(
+        r"worker process \d+ died \(killed by SIGKILL\) in training clients 0, 1, 2, 3, 4 and 4 "
+        r"more in round 1, which is done again",
+        died[0],
+    )
     assert not list(deeds.iterdir())
     assert (run.facts["workers"], run.facts["workers_reason"]) == (2, "asked for")
 
@@ -94,10 +103,38 @@ def test_a_piece_that_kills_three_workers_stops_the_run_and_is_named(tmp_path, d
     (deeds / "doom-3-2").touch()
     with pytest.raises(
         WorkerError,
-        match=r"training clients 0, 1, 2, 3, 4 and 4 more in round 2 killed .* 3 times .*code -9",
+        match=r"training clients 0, 1, 2, 3, 4 and 4 more in round 2 killed .* 3 times \(the last "
+        r"was process \d+, killed by SIGKILL\)",
     ):
         crew.train(tmp_path / "run", 2)
     (deeds / "doom-3-2").unlink()
+    assert outcome(crew.train(tmp_path / "run", 2)) == undisturbed
+
+
+@pytest.mark.parametrize("deed", ["leave", "exit"])
+def test_code_that_ends_the_process_is_named_at_once_and_run_no_second_time(
+    tmp_path, deeds, undisturbed, deed
+):
+    (deeds / f"{deed}-3-2").touch()
+    told = []
+    with pytest.raises(
+        WorkerError,
+        match=r"training clients 0, 1, .* in round 2 ended its worker process \d+ "
+        r"\(exit status 3\): .*raise an exception",
+    ):
+        crew.train(tmp_path / "run", 2, tell=told.append)
+    assert (deeds / f"{deed}-3-2").read_text() == "once\n"
+    assert not told
+    (deeds / f"{deed}-3-2").unlink()
+    assert outcome(crew.train(tmp_path / "run", 2)) == undisturbed
+
+
+def test_memory_that_runs_out_in_a_worker_names_its_client(tmp_path, deeds, undisturbed):
+    (deeds / "starve-6-3").touch()
+    with pytest.raises(ClientError, match="MemoryError: no room for the batch") as caught:
+        crew.train(tmp_path / "run", 2)
+    assert (caught.value.client, caught.value.round) == (6, 3)
+    (deeds / "starve-6-3").unlink()
     assert outcome(crew.train(tmp_path / "run", 2)) == undisturbed
 
 

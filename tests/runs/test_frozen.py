@@ -16,7 +16,12 @@ import muster
 from muster import aggregation, algorithms, keys, optimizers, pipeline, rounds, sampling
 from muster.errors import PlanError
 from muster.federation.protocol.codec_tensors import encode
-from muster.federation.protocol.template import sent_template, update_template
+from muster.federation.protocol.frozen import digest_of, once, without
+from muster.federation.protocol.template import (
+    frozen_template,
+    sent_template,
+    update_template,
+)
 from muster.federation.site.training import Training
 from muster.local import Group, train
 from muster.vectors import leaves
@@ -134,9 +139,26 @@ def test_an_update_holds_what_is_trained_and_nothing_else():
     plan = planned()
     assert plan.upload_bytes() == 4 * HEAD
     assert update_template(plan)["payload"]["delta"].shape == (HEAD,)
-    body = sent_template(plan).frozen
-    assert body.shape == (plan.task.layout.size - HEAD,)
+    assert sent_template(plan).frozen.shape == (32,)  # the digest of what is sent once
+    assert frozen_template(plan)["frozen"].shape == (plan.task.layout.size - HEAD,)
+    assert frozen_template(plan)["frozen"].strides == (0,)
     assert planned(pipeline=[pipeline.Clip(1.0)]).stages.contracts[0].fields[0].size == HEAD
+
+
+def test_a_record_counts_what_nobody_trains_once_for_each_client(tmp_path):
+    plan = planned(sampling=sampling.Uniform(count=4), rounds=6)
+    body = 4 * (plan.task.layout.size - HEAD)
+    run = muster.simulate(plan, PEOPLE, path=tmp_path / "whole")
+    seen, wanted = set(), [0]
+    for record in run.trained:
+        new = {*record["invited"]} - seen
+        wanted.append(4 * HEAD * 4 + body * len(new))
+        seen |= new
+    assert [record["bytes_down"] for record in run.history] == wanted
+    assert len(set(wanted)) > 2 and sum(wanted) == 6 * 4 * 4 * HEAD + body * len(seen)
+    muster.simulate(replace(plan, rounds=3), PEOPLE, path=tmp_path / "part")
+    again = muster.simulate(plan, PEOPLE, path=tmp_path / "part", resume=True)
+    assert [record["bytes_down"] for record in again.history] == wanted
 
 
 def test_clients_keep_no_copy_of_the_body(tmp_path):
@@ -164,7 +186,9 @@ def test_a_site_and_a_simulation_train_and_measure_the_same():
     group = Group((3,), (1,), x, y, np.zeros(1, int), np.array([16]), memory)
     there = train(plan, "loop", 1, sent, group)
     site = Training(plan, (x, y))
-    told = site.measure(b"".join(encode(sent)), None)
+    body = b"".join(encode(without(sent, digest_of(sent.frozen))))
+    assert site.frozen_in(body) == digest_of(sent.frozen)
+    told = site.measure(body, None, still=b"".join(encode(once(sent.frozen))))
     here = plan.task.evaluate(begun(plan), np.zeros(0, "f4"), x, y, plan.measured)
     assert told == here | {"held out": 0.0}
     assert there.payload["delta"].shape == (1, HEAD - 2)

@@ -167,15 +167,14 @@ def test_a_loader_in_a_file_that_no_import_path_leads_to(tmp_path, monkeypatch):
     assert found == plain(LocalExecutor(crew.PLAN, "loop", people).perform(sent, pieces()))
 
 
-def test_a_module_that_fails_in_a_worker_is_shown(tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", ["RuntimeError", "SystemExit"])
+def test_a_module_that_fails_in_a_worker_is_shown(tmp_path, monkeypatch, error):
     monkeypatch.setattr(sys, "path", list(sys.path))
-    guard = "if 'pytest' not in sys.modules:\n    raise RuntimeError('only here')"
+    guard = f"if 'pytest' not in sys.modules:\n    raise {error}('only here')"
     people = crew.muster.Population.lazy(range(crew.CLIENTS), loaded(tmp_path, guard).load, 3)
     workers, sent = made(people=people)
     try:
-        with pytest.raises(
-            WorkerError, match=r"cannot load the plan:(.|\n)*RuntimeError: only here"
-        ):
+        with pytest.raises(WorkerError, match=rf"cannot load the plan:(.|\n)*{error}: only here"):
             list(workers.perform(sent, pieces()))
     finally:
         workers.close()

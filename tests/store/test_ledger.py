@@ -100,6 +100,8 @@ def test_what_belongs_to_nothing_is_swept_on_opening(place, keep):
     done = put(blobs, update_name(1, "a", DIGEST))
     half = put(blobs, update_name(2, "b", DIGEST), b"bo", finished=False)
     kept = [put(blobs, model_name(DIGEST)), put(blobs, update_name(2, "a", DIGEST)), half]
+    kept.append(put(blobs, model_name("d" * 64, "frozen")))  # sites may be on their way to it
+    put(blobs, model_name("c" * 64, "frozen"), finished=False)
     put(blobs, update_name(1, "b", DIGEST), finished=False)
     put(blobs, update_name(3, "b", DIGEST))
     put(blobs, model_name("e" * 64))

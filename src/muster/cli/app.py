@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from muster import __version__
 from muster.cli import screen
 from muster.errors import MusterError
+from muster.locks import require_locks
 from muster.simulation.threads import ONE_THREAD
 
 __all__ = ["COMMANDS", "app", "main"]
@@ -73,6 +74,7 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command; an error that muster raises on purpose is told without a traceback."""
         try:
+            require_locks()
             return super().invoke(ctx)
         except MusterError as error:
             if self.as_json:

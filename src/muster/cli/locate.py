@@ -24,6 +24,7 @@ __all__ = [
     "RunName",
     "RunProgress",
     "active",
+    "database",
     "epsilon",
     "find",
     "folders",
@@ -42,9 +43,14 @@ RULES: dict[str, Any] = {"Target": Target, "EarlyStopping": EarlyStopping}
 RunName = Annotated[str, typer.Argument(metavar="[RUN]", help="A run's id or path; the latest.")]
 
 
+def database(told: str) -> Any:
+    """Return the option that names a database in place of a run's folder."""
+    return typer.Option(metavar="URL", envvar="MUSTER_STORE", show_envvar=True, help=told)
+
+
 def folders(base: Path = RUNS) -> list[Path]:
     """Return the folders of all runs below a folder, first the one that was active last."""
-    found = [database.parent for database in base.glob("*/run.db")]
+    found = [file.parent for file in base.glob("*/run.db")]
     return sorted(found, key=lambda folder: (active(folder), folder.name), reverse=True)
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from muster.cli import screen
+from muster.cli import locate, screen
 from muster.cli.federation import control
 from muster.errors import RunError
 from muster.extras import require
@@ -41,12 +41,7 @@ Lost = Annotated[
 Reason = Annotated[str, typer.Option(help="Why: it is recorded with who and when.")]
 Database = Annotated[
     str | None,
-    typer.Option(
-        metavar="URL",
-        envvar="MUSTER_STORE",
-        show_envvar=True,
-        help="postgresql://… that the run's servers share, where none of them runs.",
-    ),
+    locate.database("postgresql://… that the run's servers share, where none of them runs."),
 ]
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,10 +17,11 @@ from muster.runs.folder import append, following, publish
 from muster.runs.keeping import Keeping
 from muster.runs.privacy.guard import RunAccountant
 from muster.runs.suspicion import Suspicion
-from muster.types import Clients, Roster, Store
+from muster.store.facts import FactStore
+from muster.types import Clients, Roster
 from muster.vectors import leaves, rebuild, tree_map
 
-__all__ = ["Examines", "Options", "Recorder", "Watch", "drive"]
+__all__ = ["Examines", "Options", "Watch", "drive"]
 
 Watch = Callable[[dict[str, Any]], None]
 
@@ -64,30 +65,6 @@ class Options:
     override: bool = False
 
 
-class Recorder(Store, Protocol):
-    """A store in a folder, with its newest record at hand (SQLiteStore, FederationStore)."""
-
-    path: Path
-
-    def meta(self, key: str) -> Any:
-        """Return a fact about the run, or None."""
-
-    def last_line(self) -> str:
-        """Return the record of the last committed round as JSON."""
-
-    def last_record(self) -> dict[str, Any]:
-        """Return the same as a dict."""
-
-    def superseded(self) -> list[tuple[int, dict[str, Any]]]:
-        """Return the records that rollbacks went back before, each with the rollback's number."""
-
-    def note(self, **facts: Any) -> None:
-        """Write facts about the run."""
-
-    def amend(self, arrays: Mapping[str, Any], **facts: Any) -> None:
-        """Put another state in the place of the last, with facts, and write over what was there."""
-
-
 class Examines(Protocol):
     """An examiner says how good a state is (see `measure.Examiner`)."""
 
@@ -96,7 +73,7 @@ class Examines(Protocol):
 
 
 def drive(
-    plan: Plan, clients: Clients, store: Recorder, examiner: Examines, options: Options
+    plan: Plan, clients: Clients, store: FactStore, examiner: Examines, options: Options
 ) -> None:
     """Play round after round until the plan, or the budget of privacy, says stop.
 
@@ -170,7 +147,7 @@ class _Stopwatch:
         return self._began - began
 
 
-def _resumed(plan: Plan, store: Recorder) -> tuple[int, RunState]:
+def _resumed(plan: Plan, store: FactStore) -> tuple[int, RunState]:
     """Return the last committed round and its state, or -1 and the start."""
     latest = store.latest()
     if latest is None:

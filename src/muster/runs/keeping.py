@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from muster.plan import Keep, Plan
+from muster.store.facts import invited
 from muster.types import ClientId, Store
 
 __all__ = ["Keeping", "measured"]
@@ -23,6 +24,13 @@ class Keeping:
         name = plan.keep.best
         self._lower = name is not None and plan.directions[name]
         self._values = measured(store.history(), name) if name is not None else {}
+        self._reached: set[ClientId] | None = None  # until somebody asks
+
+    def reached(self) -> Set[ClientId]:
+        """Return who was invited in a round that is committed."""
+        if self._reached is None:
+            self._reached = invited(self._store.history())
+        return self._reached
 
     def commit(
         self,
@@ -32,16 +40,16 @@ class Keeping:
         accepted: Sequence[ClientId],
     ) -> None:
         """Make a round durable, and remove the versions that no longer count."""
-        if self._keep == Keep():
-            self._store.commit(round, arrays, record, accepted)
-            return
-        values = dict(self._values)
+        values, stays = dict(self._values), frozenset[int]()
         if self._keep.best is not None:
             values |= measured([record], self._keep.best)
-        there = {*self._store.versions(), round}
-        stays = self._keep.stays(there, values, lower=self._lower) - {round}
+        if self._keep != Keep():
+            there = {*self._store.versions(), round}
+            stays = frozenset(self._keep.stays(there, values, lower=self._lower)) - {round}
         self._store.commit(round, arrays, record, accepted, stays)
         self._values = values
+        if self._reached is not None:
+            self._reached |= invited([record])
 
 
 def measured(history: Iterable[Mapping[str, Any]], metric: str) -> dict[int, float]:

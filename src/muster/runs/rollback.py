@@ -16,40 +16,22 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from muster.errors import RunError
 from muster.runs.folder import publish
+from muster.store.facts import FactStore
 from muster.store.sqlite import not_kept
 
-__all__ = ["FACT", "Reverts", "charged_as", "lost_rounds", "refuse_return", "roll_back"]
+__all__ = ["FACT", "charged_as", "lost_rounds", "refuse_return", "roll_back"]
 
 FACT = "rollbacks"  # of a run: what it went back to, from where, when, by whom and why, in order
 LONGEST = 500  # characters of a reason
 MOST_LOST = 10_000  # rounds, each of which is charged
 
 
-class Reverts(Protocol):
-    """A store that can go back: what a rollback needs of it (SQLiteStore, FederationStore)."""
-
-    path: Path
-
-    def facts(self) -> dict[str, Any]:
-        """Return all facts about the run."""
-
-    def versions(self) -> list[int]:
-        """Return the versions that are kept; the last is the newest."""
-
-    def history(self) -> list[dict[str, Any]]:
-        """Return the records of the committed rounds."""
-
-    def go_back(self, round: int, number: int, **facts: Any) -> None:
-        """Make a version the last, with these facts, in one transaction."""
-
-
 def refuse_return(
-    store: Reverts, round: int, reason: str = "", lost: int | None = None
+    store: FactStore, round: int, reason: str = "", lost: int | None = None
 ) -> dict[str, Any]:
     """Return the facts of a run that may go back to this round.
 
@@ -79,7 +61,7 @@ def refuse_return(
 
 
 def roll_back(
-    store: Reverts,
+    store: FactStore,
     round: int,
     *,
     by: str,
@@ -124,7 +106,7 @@ def roll_back(
 
 
 def _refuse_lost(
-    store: Reverts, facts: Mapping[str, Any], round: int, last: int, lost: int
+    store: FactStore, facts: Mapping[str, Any], round: int, last: int, lost: int
 ) -> None:
     if not facts.get("federation"):
         raise RunError(

@@ -16,6 +16,7 @@ from muster import keys
 from muster.data import Federation, Population
 from muster.data.datasets.federation import as_population
 from muster.errors import DataError, PlanError, RunError
+from muster.locks import require_locks
 from muster.plan import Plan
 from muster.plan.measured import check_metrics
 from muster.plan.quorum import refuse_few
@@ -56,6 +57,7 @@ def simulate(
     keywords are the fields of `Options`. Raises `PlanError` and `DataError` before any
     training, `ClientError` when a client fails, `RunError` when `resume` meets another plan.
     """
+    require_locks()
     options = replace(options or Options(), **chosen)
     if resume and path is None:
         raise RunError("resume=True was given without a folder; give path=, the folder of the run")
@@ -169,7 +171,13 @@ def _hands(
         return LocalExecutor(plan, choice.engine, population, lenient=options.lenient)
     shared = population if population.is_lazy else population.shared()
     return Pool(
-        pickled, choice.engine, shared, start(plan).sent(), workers, lenient=options.lenient
+        pickled,
+        choice.engine,
+        shared,
+        start(plan).sent(),
+        workers,
+        lenient=options.lenient,
+        tell=options.tell,
     )
 
 

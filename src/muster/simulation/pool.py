@@ -2,18 +2,20 @@
 """A pool of worker processes: pieces of a round on all cores, results in order.
 
 Parameters lie on a shared board and rows in shared memory; a piece travels to whichever worker
-is free and its block sums come back. A worker that dies is replaced and its piece is trained
-again: a piece is a pure function of what is on the board, so the run goes on with the same bits.
+is free and its block sums come back. A worker that is killed is replaced, which is told at once,
+and its piece is trained again: a piece is a pure function of what is on the board, so the run goes
+on with the same bits. One that ends by itself was ended by the code that it ran: it would be again.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from socket import socketpair
@@ -26,7 +28,7 @@ from muster.simulation.channel import SharedParameters, receive, send
 from muster.simulation.origins import origins
 from muster.simulation.threads import ONE_THREAD
 from muster.simulation.work_unit import WorkResult, WorkUnit
-from muster.simulation.worker import Ask, Setup, WorkerFailure
+from muster.simulation.worker import LOST, Ask, Setup, WorkerFailure
 from muster.types import ClientId, Sent
 
 __all__ = ["Pool"]
@@ -34,6 +36,7 @@ __all__ = ["Pool"]
 DEATHS = 3  # how often one piece may kill its worker
 SHOWN = 5  # clients named of a piece that kills
 PATIENCE = 5.0  # seconds for an idle worker to leave by itself
+LEAVING = 0.5  # seconds for one whose channel is closed to show why
 
 
 class Worker:
@@ -64,6 +67,13 @@ class Worker:
         self.job = place, message
         send(self.connection, message)
 
+    def died(self) -> int:
+        """Return the exit status of one whose channel is closed; minus the signal that killed it."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(LEAVING)
+        self.end()
+        return self.process.returncode
+
     def end(self) -> None:
         """Close the channel; the process sees that and leaves, at once if it was at work."""
         if self.connection.closed:
@@ -90,6 +100,20 @@ def _started(channel: int, lifeline: int, fds: tuple[int, ...]) -> subprocess.Po
     )
 
 
+def _cause(code: int) -> str:
+    """Return how a worker ended that did not end by itself.
+
+    >>> _cause(-9)
+    'killed by SIGKILL'
+    """
+    if code >= 0:
+        return "it lost its channel"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
 def _told(message: Any) -> str:
     """Say whose training or evaluation a piece of work is."""
     if not isinstance(message, WorkUnit):
@@ -101,12 +125,17 @@ def _told(message: Any) -> str:
     return f"training {whom} in round {message.round}"
 
 
+def _quiet(event: dict[str, Any]) -> None:
+    """Nobody hears of workers that were killed."""
+
+
 class Pool:
     """A pool of so many workers; `Hands` for a simulation on all cores.
 
     One stream of results is read at a time: a new `perform` or `measure` drops what an older
-    one, left unfinished, still had under way. Raises `WorkerError` when a worker cannot be
-    started, or when one piece kills three.
+    one, left unfinished, still had under way. `tell` hears at once of each worker that was killed.
+    Raises `WorkerError` when a worker cannot be started, when one ends by itself, or when one piece
+    kills three.
     """
 
     def __init__(
@@ -118,7 +147,9 @@ class Pool:
         workers: int,
         *,
         lenient: bool = False,
+        tell: Callable[[dict[str, Any]], None] = _quiet,
     ) -> None:
+        self._tell = tell
         self._board = SharedParameters.holding(sent)
         handle = population.handle()
         found = tuple({o.name: o for o in (*origins(plan), *origins(handle.lazy or b"."))}.values())
@@ -227,14 +258,22 @@ class Pool:
     def _replace(self, dead: Worker) -> None:
         job, place = dead.job, self._workers.index(dead)
         assert job is not None
-        dead.end()
+        code, pid, what = dead.died(), dead.process.pid, _told(job[1])
+        if code >= 0 and code != LOST:
+            raise WorkerError(
+                f"{what} ended its worker process {pid} (exit status {code}): the plan's code, or "
+                f"a library that it uses, leaves the whole process; have it raise an exception, or "
+                f"try --workers 1 to see its output"
+            )
         self._deaths[job[0]] += 1
         if self._deaths[job[0]] >= DEATHS:
             raise WorkerError(
-                f"{_told(job[1])} killed a worker {DEATHS} times (exit code "
-                f"{dead.process.returncode}): the machine may be out of memory, or the task "
-                f"crashes; try --workers 1 to see its output"
+                f"{what} killed a worker {DEATHS} times (the last was process {pid}, "
+                f"{_cause(code)}): the machine may be out of memory, or the task crashes; try "
+                f"--workers 1 to see its output"
             )
+        again = f"worker process {pid} died ({_cause(code)}) in {what}, which is done again"
+        self._tell({"event": "died", "text": again})
         self._workers[place] = fresh = Worker(self._setup, self._fds)
         idle = (w for w in self._workers if w.job is None and w.process.poll() is None)
         up = next((worker for worker in idle if worker is not fresh), fresh)

@@ -27,7 +27,9 @@ from muster.simulation.threads import one_thread
 from muster.simulation.work_unit import WorkUnit, measure, perform
 from muster.types import ClientId
 
-__all__ = ["Ask", "Setup", "WorkerFailure", "main"]
+__all__ = ["Ask", "LOST", "Setup", "WorkerFailure", "main"]
+
+LOST = 75  # the exit status of a worker whose channel broke: BSD's "temporary failure"
 
 
 class Setup(NamedTuple):
@@ -69,7 +71,7 @@ def main(fd: int, lifeline: int) -> None:
         setup: Setup = receive(connection)
         try:
             plan, population = _unpacked(setup)
-        except Exception:
+        except (Exception, SystemExit):  # a module that leaves is one that fails
             failure = WorkerFailure(
                 None, f"a worker cannot load the plan:\n{traceback.format_exc()}"
             )
@@ -82,7 +84,7 @@ def main(fd: int, lifeline: int) -> None:
                 message = receive(connection)
                 send(connection, _answer(setup, plan, population, board, message))
     except (EOFError, OSError):
-        return
+        sys.exit(LOST)
 
 
 def _unpacked(setup: Setup) -> tuple[Plan, Population]:
@@ -113,6 +115,9 @@ def _answer(
         return perform(plan, setup.engine, population, sent, message, lenient=setup.lenient)
     except MusterError as error:
         return WorkerFailure(error, str(error))
+    except SystemExit as left:  # of the plan's code: to leave in order takes a framework seconds
+        sys.stdout.flush()
+        os._exit(left.code if isinstance(left.code, int) else 1)
     except Exception:
         return WorkerFailure(None, traceback.format_exc())
 

@@ -41,7 +41,7 @@ __all__ = [
 PART = ".part"  # ends the file of a blob that is not finished
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 UPDATE = re.compile(r"(?:update|masked)-(\d{6,})-[0-9a-f]{16}-[0-9a-f]{64}")
-NAMED = re.compile(r"(?:model|(?:update|masked)-\d{6,}-[0-9a-f]{16})-([0-9a-f]{64})")
+NAMED = re.compile(r"(?:model|frozen|(?:update|masked)-\d{6,}-[0-9a-f]{16})-([0-9a-f]{64})")
 
 
 class Blobs(Protocol):
@@ -84,13 +84,13 @@ class Blobs(Protocol):
         """Return the bytes that are free."""
 
 
-def model_name(digest: str) -> str:
-    """Return the name of a model's blob.
+def model_name(digest: str, kind: str = "model") -> str:
+    """Return the blob of a model; `kind` is "frozen" for the part of it that nobody trains.
 
     >>> model_name("0" * 64)[:12]
     'model-000000'
     """
-    return f"model-{digest}"
+    return f"{kind}-{digest}"
 
 
 def update_name(round: int, client: ClientId, digest: str, kind: str = "update") -> str:

@@ -266,6 +266,7 @@ class FederationStore(RoundTables):
                 torn.unlink(missing_ok=True)
         self._states.sweep(kept)
         named = {*kept, *(model_name(one.model) for one in found)}
+        named |= {*self.blobs.names(model_name("", "frozen"))}  # the engine removes the older ones
         rounds = {one.round for one in found}
         for name in self.blobs.names(""):
             round, whole = update_round(name), self.blobs.size(name) is not None

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from muster.errors import RunError
+from muster.store.facts import invited
 from muster.types import ClientId
 
 __all__ = ["MemoryStore"]
@@ -81,6 +82,10 @@ class MemoryStore:
         kept = {one: self._versions[one] for one in self._versions if one in stays}
         self._versions = kept | {round: (state[1], dict(self._memory))}
         self._records.append(dict(record))
+
+    def reached(self) -> set[ClientId]:
+        """Return who was invited in a round that is committed."""
+        return invited(self._records)
 
     def rollback(self) -> None:
         """Forget what was staged since the last commit."""

@@ -13,6 +13,7 @@ from muster.federation.coordinator.clients import NetworkClients
 from muster.federation.coordinator.round_state import RoundState
 from muster.federation.coordinator.service import FederationService
 from muster.federation.protocol.codec_tensors import decode, digest, encode
+from muster.federation.protocol.frozen import named_in
 from muster.federation.protocol.message import (
     VERSIONS,
     Evaluate,
@@ -24,7 +25,7 @@ from muster.federation.protocol.message import (
     TrainAssignment,
     UpdateHeader,
 )
-from muster.federation.protocol.template import sent_template
+from muster.federation.protocol.template import frozen_template, sent_template
 from muster.local import Group, train
 from muster.metrics.sums import HELD_OUT
 from muster.runs.federation.conduct import ServerSettings, facts_of
@@ -118,8 +119,13 @@ class Federation:
             await asyncio.sleep(0)
 
     def _sent(self, model):
+        template = sent_template(self.plan)
         body = self.ledger.blobs.whole(self.service.model(model))
-        return tree_map(np.array, decode(body, sent_template(self.plan)))
+        sent, still = tree_map(np.array, decode(body, template)), named_in(body, template)
+        if still is None:
+            return sent
+        once = self.ledger.blobs.whole(self.service.model(still))
+        return sent._replace(**tree_map(np.array, decode(once, frozen_template(self.plan))))
 
     async def _train(self, name, client, task):
         loop = asyncio.get_running_loop()
@@ -158,7 +164,7 @@ class Federation:
     async def _evaluate(self, name, client, said):
         sent = self._sent(said.model)
         x, y = self.population[client]
-        w, measured = (sent.algorithm.x, sent.buffers), self.plan.measured
+        w, measured = self.plan.whole(sent, self.blank), self.plan.measured
         sums = self.plan.task.evaluate(*w, x, y, measured) | {HELD_OUT: 0.0}
         found = {k: float(v) for k, v in sums.items()}
         await self.service.answer(name, Measured("run-1", said.round, said.model, found))

@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 from tests.federation.coordinator.sites import Federation
+from tests.federation.site.scene import frozen_plan
 
 import muster
 from muster import aggregation, algorithms, optimizers, pipeline, sampling, tasks
@@ -129,6 +130,28 @@ def test_the_bits_of_the_loop(tmp_path, name, count):
         }
     assert dict(leaves(found))
     assert 1 <= len(models) <= 2  # they do not pile up, round after round
+
+
+def test_what_nobody_trains_is_a_blob_of_its_own_and_counted_once(tmp_path):
+    population = people()
+    draws = {"sampling": sampling.Uniform(count=2), "dtype": "float32", "rounds": 6}
+    what = frozen_plan(inputs=4, width=200, **draws)
+    run = muster.simulate(what, population, path=tmp_path / "loop", engine="loop", workers=1)
+    federation = Federation(what, population, tmp_path / "network")
+    try:
+        network = federation.network
+        examiner = Examiner(what, network, network, network.enrolled, None)
+        drive(what, network, federation.ledger, examiner, Options())
+        found, history = federation.ledger.latest()[1], federation.ledger.history()
+        blobs = federation.ledger.blobs
+        sizes = {name: blobs.size(name) for name in blobs.names("")}
+    finally:
+        federation.close()
+    assert bits(found) == bits(dict(run.last.arrays))
+    assert [r["bytes_down"] for r in history] == [r["bytes_down"] for r in run.history]
+    body = run.last.arrays["frozen"].nbytes
+    assert [size > body for name, size in sizes.items() if name.startswith("frozen-")] == [True]
+    assert all(size < body for name, size in sizes.items() if name.startswith("model-"))
 
 
 class Turning(threading.Condition):

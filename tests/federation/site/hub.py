@@ -7,7 +7,7 @@ import re
 import httpx
 import zstandard
 
-from muster.federation.protocol import codec_tensors
+from muster.federation.protocol import codec_tensors, frozen
 from muster.federation.protocol.message import (
     Ack,
     Decline,
@@ -82,8 +82,8 @@ class Hub:
         self.evaluates = set(evaluates)
         self.fingerprint = fingerprint(plan)
         self.lease = 30.0
-        self.model = b"".join(codec_tensors.encode(start(plan).sent()))
         self.models = {}
+        self.model = self.publish(start(plan).sent())
         self.round = 1
         self.run = "r1"
         self.enrolled = False
@@ -95,6 +95,14 @@ class Hub:
         self.requests = []
         self.faults = {}  # number of the request: a function of (request, answer) → answer
         self.refusals = {}  # round: reason of a refused announcement
+
+    def publish(self, sent):
+        """The body of a model; what nobody trains of it is offered beside."""
+        if sent.frozen is not None:
+            named = frozen.digest_of(sent.frozen)
+            self.models[named] = b"".join(codec_tensors.encode(frozen.once(sent.frozen)))
+            sent = frozen.without(sent, named)
+        return b"".join(codec_tensors.encode(sent))
 
     @property
     def digest(self):

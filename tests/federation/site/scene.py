@@ -4,6 +4,7 @@
 import asyncio
 
 import numpy as np
+import pytest
 
 import muster
 from muster import algorithms, keys, optimizers, pipeline, tasks
@@ -37,6 +38,17 @@ PLANS = {
         pipeline=[pipeline.AdaptiveClip(start=0.5), pipeline.Quantize(8, range=2.0, feedback=True)],
     ),
 }
+
+
+def frozen_plan(inputs=5, width=64, **fields):
+    """A plan of a model with a body that nobody trains, in front of a small head."""
+    nn = pytest.importorskip("torch").nn
+
+    def make_model():
+        body = nn.Linear(inputs, width).requires_grad_(False)
+        return nn.Sequential(body, nn.ReLU(), nn.Linear(width, 3))
+
+    return plan(task=pytest.importorskip("muster.tasks.torch").Classifier(make_model), **fields)
 
 
 def rows(n=18, seed=0):

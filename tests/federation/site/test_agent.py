@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A client attends: nothing that is lost, doubled or killed changes an update or a memory."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from tests.federation.site.scene import (
     Killed,
     attend,
     by_hand,
+    frozen_plan,
     kept,
     plan,
     same,
@@ -21,7 +23,14 @@ from tests.federation.site.scene import (
 
 from muster import Every, PerExample
 from muster.errors import PlanError, RunError
-from muster.federation.protocol.message import Decline, Evaluate, Measured, TrainAssignment
+from muster.federation.protocol.frozen import digest_of
+from muster.federation.protocol.message import (
+    Decline,
+    Evaluate,
+    Measured,
+    TrainAssignment,
+    TrainingFailure,
+)
 from muster.federation.site import transfers
 from muster.federation.site.policy import Policy
 from muster.federation.site.store import LABELS
@@ -49,6 +58,63 @@ def test_updates_have_the_bits_of_the_loop_and_memory_follows_the_accepted(name,
     if plan.remembers:
         assert same(kept(plan, tmp_path), dict(leaves(memory)))
     assert hub.settled == [1, 2, 3]
+
+
+def fetched(hub):
+    """How often each body was downloaded."""
+    return Counter(path.rpartition("/")[2] for _, path in hub.requests if "/models/" in path)
+
+
+def test_what_nobody_trains_is_fetched_once_a_run_and_held(tmp_path):
+    plan = frozen_plan()
+    hub = Hub(plan, rounds=4, evaluates={2})
+    still = digest_of(start(plan).frozen)
+
+    def moved(request, answer):
+        sent = start(plan).sent()
+        x = np.full_like(sent.algorithm.x, len(hub.requests) / 100)
+        hub.model = hub.publish(sent._replace(algorithm=sent.algorithm._replace(x=x)))
+        return answer(request)
+
+    hub.faults = dict.fromkeys(range(2, 40, 4), moved)  # the server's model is another by then
+    assert attend(plan, hub, tmp_path).rounds == 4
+    assert fetched(hub)[still] == 1 and len(fetched(hub)) > 2
+    assert [p.name for p in tmp_path.glob("frozen-*")] == [f"frozen-{still}"]
+    hub.rounds = 5
+    assert attend(plan, hub, tmp_path).rounds == 5  # another life
+    assert fetched(hub)[still] == 1
+
+
+def test_what_nobody_trains_is_compared_each_time_and_fetched_anew_where_damaged(tmp_path):
+    plan = frozen_plan()
+    hub, before = Hub(plan, rounds=1), Hub(plan, rounds=2)
+    attend(plan, before, tmp_path / "undisturbed")
+    attend(plan, hub, tmp_path)
+    (held,) = tmp_path.glob("frozen-*")
+    spoil(held)
+    hub.rounds = 2
+    attend(plan, hub, tmp_path)
+    assert fetched(hub)[held.name.removeprefix("frozen-")] == 2
+    assert [hub.bodies[r][1] for r in (1, 2)] == [before.bodies[r][1] for r in (1, 2)]
+
+
+def test_others_that_nobody_trains_are_fetched_and_take_the_place_of_those_before(tmp_path):
+    plan = frozen_plan()
+    hub = Hub(plan, rounds=1)
+    attend(plan, hub, tmp_path)
+    sent = start(plan).sent()
+    hub.model, hub.rounds = hub.publish(sent._replace(frozen=sent.frozen + 1)), 2
+    attend(plan, hub, tmp_path)
+    assert [p.name for p in tmp_path.glob("frozen-*")] == [f"frozen-{digest_of(sent.frozen + 1)}"]
+    assert hub.bodies[1][1] != hub.bodies[2][1]
+
+
+def test_a_body_that_is_none_of_the_plan_s_fails_as_ever(tmp_path):
+    hub = Hub(frozen_plan(), rounds=1)
+    hub.model = hub.publish(start(frozen_plan(width=65)).sent())
+    attend(hub.plan, hub, tmp_path)
+    assert [type(one) for one in hub.said] == [TrainingFailure]
+    assert hub.said[0].stage == "model" and "the shape of" in hub.said[0].text
 
 
 def undisturbed(plan, tmp_path, **options):

@@ -51,12 +51,7 @@ Lease = Annotated[
 ]
 Database = Annotated[
     str | None,
-    typer.Option(
-        metavar="URL",
-        envvar="MUSTER_STORE",
-        show_envvar=True,
-        help="postgresql://… that several servers share, instead of SQLite in the folder.",
-    ),
+    locate.database("postgresql://… that several servers share, instead of SQLite in the folder."),
 ]
 Plain = Annotated[bool, typer.Option("--plain", help="No TLS: a trial on this machine alone.")]
 Study = Annotated[

@@ -26,6 +26,7 @@ from muster.federation.coordinator.round_state import RoundState
 from muster.federation.coordinator.secagg import SecAggCoordinator
 from muster.federation.coordinator.status import lacking
 from muster.federation.coordinator.updates import honest, sum_of, updates
+from muster.federation.protocol import frozen
 from muster.federation.protocol.claims import agreed, possible_rows
 from muster.federation.protocol.codec_tensors import digest, encode
 from muster.federation.protocol.limits import WORK
@@ -36,7 +37,7 @@ from muster.privacy import Secret
 from muster.store.blobs import model_name
 from muster.store.ledger import FederationStore
 from muster.store.records import Assignment, Kind, OpenWork, Transition
-from muster.types import Answer, ClientId, Cohort, Failed, Reply, Roster, Sent
+from muster.types import Answer, ClientId, Cohort, Failed, Reply, Roster, Sent, Tree
 
 __all__ = ["GoBack", "LABELS", "NetworkClients", "Stopped"]
 
@@ -98,7 +99,8 @@ class NetworkClients:
         self._masking: SecAggCoordinator | None = None
         self._published: tuple[Any, str] | None = None
         self._counted: tuple[ClientId, ...] = ()
-        self._kept: list[str] = []  # models, the oldest first
+        self._frozen: tuple[Any, str] | None = None  # what nobody trains, and its digest
+        self._kept: list[tuple[str, ...]] = []  # the blobs of models, the oldest first
 
     def known(self) -> Roster:
         """Return the enrolled who are present; wait until they are enough, and nothing is paused.
@@ -361,21 +363,43 @@ class NetworkClients:
         self._round_state.settled(round, accepted)
 
     def _publish(self, sent: Sent) -> str:
-        """Return the model as a blob under its digest, for as long as somebody may need it."""
-        x, blobs = sent.algorithm, self._ledger.models
-        # One from before a power cut may be torn: models wait for no disk, unlike what is shared.
-        afresh = self._published is None and blobs is not self._ledger.blobs
-        if self._published is None or self._published[0] is not x:
+        """Return the model as a blob under its digest, for as long as somebody may need it.
+
+        What nobody trains is a blob of its own: it changes with no round, and is fetched once.
+        """
+        names: tuple[str, ...] = ()
+        if sent.frozen is not None:
+            before, still = self._frozen, sent.frozen
+            if before is None or before[0] is not still:
+                self._frozen = still, frozen.digest_of(still)
+            assert self._frozen is not None
+            names = (model_name(self._frozen[1], "frozen"),)
+            self._put(names[0], frozen.once(still), afresh=before is None)
+            sent = frozen.without(sent, self._frozen[1])
+        x, before = sent.algorithm, self._published
+        if before is None or before[0] is not x:
             self._published = x, digest(encode(sent))
-        name = model_name(self._published[1])
-        if afresh or blobs.size(name) is None:
-            blobs.drop(name)
-            place = 0
-            for piece in encode(sent):
-                place = blobs.append(name, place, piece)
-            blobs.finish(name)
-        if name not in self._kept:
-            self._kept = [*self._kept, name][-MODELS:]
-            for old in set(blobs.names(model_name(""))) - set(self._kept):
-                blobs.drop(old)
+        assert self._published is not None
+        names += (model_name(self._published[1]),)
+        self._put(names[-1], sent, afresh=before is None)
+        if names not in self._kept:
+            self._kept = [*self._kept, names][-MODELS:]
+            blobs, kept = self._ledger.models, {name for one in self._kept for name in one}
+            for old in {*blobs.names(model_name("")), *blobs.names(model_name("", "frozen"))}:
+                if old not in kept:
+                    blobs.drop(old)
         return self._published[1]
+
+    def _put(self, name: str, tree: Tree, *, afresh: bool) -> None:
+        """Write a blob that is not there, or, `afresh`, one that may be torn.
+
+        One from before a power cut may be: models wait for no disk, unlike what is shared.
+        """
+        blobs = self._ledger.models
+        if blobs.size(name) is not None and not (afresh and blobs is not self._ledger.blobs):
+            return
+        blobs.drop(name)
+        place = 0
+        for piece in encode(tree):
+            place = blobs.append(name, place, piece)
+        blobs.finish(name)

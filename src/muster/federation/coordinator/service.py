@@ -347,13 +347,11 @@ class FederationService:
             )
 
     def model(self, digest: str) -> str:
-        """Return the blob of a model that sites may fetch."""
-        name = model_name(digest)
-        if self._ledger.blobs.size(name) is None:
-            raise Refused(
-                RefusalReason.UNKNOWN, f"there is no model {digest[:12]}…; poll for the task"
-            )
-        return name
+        """Return the blob of a model, or of its part that nobody trains, that sites may fetch."""
+        for kind in ("model", "frozen"):
+            if self._ledger.blobs.size(name := model_name(digest, kind)) is not None:
+                return name
+        raise Refused(RefusalReason.UNKNOWN, f"there is no model {digest[:12]}…; poll for the task")
 
     async def want(self, word: str) -> dict[str, Any]:
         """Write down what the operator wants, and see to it."""

@@ -23,6 +23,7 @@ from muster.types import ClientId
 __all__ = [
     "ClientName",
     "Digest",
+    "HEX",
     "LIMIT",
     "Message",
     "Metrics",

@@ -12,18 +12,29 @@ from typing import Any
 import numpy as np
 
 from muster import keys
+from muster.federation.protocol.frozen import NAME, once
 from muster.plan import Plan
 from muster.rounds import start
 from muster.types import Sent, Tree
 from muster.vectors import tree_map
 
-__all__ = ["sent_template", "update_template"]
+__all__ = ["frozen_template", "sent_template", "update_template"]
 
 
 def sent_template(plan: Plan) -> Sent:
-    """Return the body of a model: what a cohort is sent. Costs one initialisation."""
-    hollow: Sent = tree_map(_hollow, start(plan).sent())
+    """Return the body of a model: what a cohort is sent each round. Costs one initialisation."""
+    sent = start(plan).sent()
+    hollow: Sent = tree_map(_hollow, sent if sent.frozen is None else sent._replace(frozen=NAME))
     return hollow
+
+
+def frozen_template(plan: Plan) -> Tree | None:
+    """Return the body of what nobody trains, which is sent once; None where the plan has none."""
+    layout = plan.task.layout
+    if not layout.frozen:
+        return None
+    whole = np.broadcast_to(np.zeros((), layout.dtype), layout.size)
+    return once(_hollow(plan.sharing.take(whole, shared=None)))
 
 
 def update_template(plan: Plan) -> Tree:

@@ -32,7 +32,7 @@ from muster.federation.site.secrets import SiteSecrets
 from muster.federation.site.state import PendingUpdate
 from muster.federation.site.study import Begun, Known
 from muster.federation.site.trainer import SiteTrainer
-from muster.federation.site.transfers import deliver, fetch
+from muster.federation.site.transfers import deliver, fetch, fetch_frozen
 from muster.security.refusal import Refused
 from muster.types import ClientId
 
@@ -87,11 +87,9 @@ class Assignments:
             work.note("evaluate", **place, **_again(known.done[1]))
             work.study.begin(asked, day=self._day())
         answer = begun and begun.answer
-        body = None
-        if answer is None:
-            body = await fetch(work.line, work.site_store, asked, work.training.largest)
+        bodies = (None, None) if answer is not None else await self._fetched(asked)
         try:
-            answer = answer or await work.measure(asked, body)
+            answer = answer or await work.measure(asked, *bodies)
             measured = Measured(asked.run, asked.round, asked.model, answer, asked.attempt)
             work.study.answered(asked, measured.metrics)
         except (asyncio.CancelledError, RunError):
@@ -169,9 +167,9 @@ class Assignments:
     async def _trained(self, task: TrainAssignment) -> PendingUpdate | None:
         """Return the update of a task, kept; None when training fails or is broken off."""
         work = self.work
-        body = await fetch(work.line, work.site_store, task, work.training.largest)
+        bodies = await self._fetched(task)
         try:
-            pending = await work.train(task, self.client, body)
+            pending = await work.train(task, self.client, *bodies)
         except TrainingStopped:
             return None
         except (asyncio.CancelledError, RunError):
@@ -185,6 +183,16 @@ class Assignments:
         update = pending.update
         work.note("update", round=task.round, digest=update.digest, size=update.size)
         return pending
+
+    async def _fetched(self, asked: Asked) -> tuple[Any, Any]:
+        """Return the octets of a model and, where it has such, of what nobody trains of it."""
+        work, training = self.work, self.work.training
+        body = await fetch(work.line, work.site_store, asked, training.largest)
+        still = training.frozen_in(body)
+        if still is None:
+            return body, None
+        size = training.largest_frozen
+        return body, await fetch_frozen(work.line, work.site_store, asked, still, size)
 
     async def _delivered(self, task: TrainAssignment, pending: PendingUpdate) -> bool:
         work = self.work

@@ -7,13 +7,13 @@ It is what this site knows itself, its own plan and policy, and nothing that a s
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from muster.errors import PlanError, RunError
+from muster.federation.site.note import write_note
 from muster.federation.site.peers import PeerRules
 from muster.federation.site.policy import Policy
 from muster.federation.site.secrets import charges
@@ -62,15 +62,7 @@ class Joined:
 
 def write(folder: Path, joined: Joined) -> None:
     """Put it in the folder, in the place of what was there. Raises `RunError`."""
-    part = folder / f"{JOINED}.part"
-    try:
-        part.write_text(json.dumps(asdict(joined)), "utf-8")
-        os.replace(part, folder / JOINED)
-    except OSError as error:
-        raise RunError(
-            f"{folder / JOINED} cannot be written ({error.strerror or error}); repair the disk, "
-            f"then join again"
-        ) from error
+    write_note(folder / JOINED, asdict(joined))
 
 
 def read(folder: Path) -> Joined | None:

@@ -15,8 +15,6 @@ said that training failed. Whether the budget has room for it is asked before ei
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from hashlib import sha256
@@ -24,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from muster import keys
-from muster.errors import PlanError, RunError
+from muster.errors import PlanError
 from muster.federation.protocol.message import TrainAssignment
+from muster.federation.site.note import write_note
 from muster.federation.site.policy import Policy
 from muster.federation.site.state import destroyed
 from muster.federation.site.store import SiteStore
@@ -180,16 +179,7 @@ def _name(place: TrainAssignment | tuple[int, int]) -> str:
 
 def _noted(folder: Path, budget: Budget, *, own_share_only: bool) -> None:
     """Tell whoever looks into the study later (`muster privacy --site`)."""
-    text = json.dumps(asdict(budget) | {"own_share_only": own_share_only})
-    part = folder / f"{NOTE}.part"
-    try:
-        part.write_text(text, "utf-8")
-        os.replace(part, folder / NOTE)
-    except OSError as error:
-        raise RunError(
-            f"{folder / NOTE} cannot be written ({error.strerror or error}); repair the disk, then "
-            f"join again"
-        ) from error
+    write_note(folder / NOTE, asdict(budget) | {"own_share_only": own_share_only})
 
 
 def _placed(found: tuple[Charge, ...], place: str) -> tuple[Charge, ...]:

@@ -55,7 +55,7 @@ LABELS = (
     "site: in settle",
     "site: after settle",
 )
-MODELS = 2  # of the newest models that are kept
+KEPT = {"model": 2, "frozen": 1}  # of the newest that are kept of each kind
 DISK = DISK
 
 
@@ -277,12 +277,12 @@ class SiteStore:
 
     # What was downloaded.
 
-    def model(self, digest: str) -> Any:
+    def model(self, digest: str, kind: str = "model") -> Any:
         """Return a map of a model that is held whole; a damaged one is removed, to be fetched anew.
 
-        None when it is not held.
+        `kind` is "frozen" for the part that nobody trains. None when it is not held.
         """
-        name = model_name(digest)
+        name = model_name(digest, kind)
         if self.models.size(name) is None:
             return None
         try:
@@ -296,12 +296,12 @@ class SiteStore:
             os.utime(self.folder / name)
         return found
 
-    def trim(self) -> None:
-        """Remove all models but the newest."""
+    def trim(self, kind: str = "model") -> None:
+        """Remove all models, or frozen parts, but the newest."""
         with said(f"the vault {self.folder} could not be read"):
-            found = [self.folder / f"{name}" for name in self.models.names("model-")]
+            found = [self.folder / f"{name}" for name in self.models.names(model_name("", kind))]
             whole = sorted((p for p in found if p.exists()), key=lambda p: p.stat().st_mtime_ns)
-        for path in whole[:-MODELS]:
+        for path in whole[: -KEPT[kind]]:
             self.models.drop(path.name)
 
     def _named(self, prefix: str, tree: Tree) -> str:

@@ -70,26 +70,28 @@ class SiteTrainer:
     habits: Habits
     study: StudyRecord
 
-    async def train(self, task: TrainAssignment, client: ClientId, body: Any) -> PendingUpdate:
+    async def train(
+        self, task: TrainAssignment, client: ClientId, body: Any, still: Any = None
+    ) -> PendingUpdate:
         """Return the update of a task, kept.
 
         Raises `TrainingStopped`, and what goes wrong in training.
         """
         effort = Effort()
         done: PendingUpdate = await self.working(
-            task, effort, partial(self._train, task, client, body, effort)
+            task, effort, partial(self._train, task, client, (body, still), effort)
         )
         return done
 
-    async def measure(self, asked: Evaluate, body: Any) -> dict[str, float]:
+    async def measure(self, asked: Evaluate, body: Any, still: Any = None) -> dict[str, float]:
         """Return metric sums over the client's own rows."""
         done: dict[str, float] = await self.working(
-            asked, Effort(), partial(self._measure, asked, body)
+            asked, Effort(), partial(self._measure, asked, body, still)
         )
         return done
 
     def _train(
-        self, task: TrainAssignment, client: ClientId, body: Any, effort: Effort
+        self, task: TrainAssignment, client: ClientId, bodies: tuple[Any, Any], effort: Effort
     ) -> PendingUpdate:
         """Train in the hand's thread, and keep what came of it."""
         if effort.stop.is_set():
@@ -100,7 +102,8 @@ class SiteTrainer:
         )
         blank = self.training.blank
         memory = None if blank is None else site_store.memory(blank)
-        made = self.training.train(task, client, body, memory, walk)
+        body, still = bodies
+        made = self.training.train(task, client, body, memory, walk, still=still)
         if made.spoiled:  # the server does not hear of it: that would be a word about the rows
             self.log("update was not finite", round=task.round, attempt=task.attempt)
         if not told_of(self.training.plan, habits.policy.keeps).trained:
@@ -119,11 +122,11 @@ class SiteTrainer:
                 if effort.stop.wait(self.line.patience.pause(tries)):
                     raise
 
-    def _measure(self, asked: Evaluate, body: Any) -> dict[str, float]:
+    def _measure(self, asked: Evaluate, body: Any, still: Any) -> dict[str, float]:
         blank, pending = self.training.blank, self.site_store.pending
         left = asked.counted and pending is not None and pending.task.round == asked.round
         memory = None if blank is None else self.site_store.memory(blank, left=left)
-        return self.training.measure(body, memory)
+        return self.training.measure(body, memory, still=still)
 
     async def working(self, asked: Any, effort: Effort, deed: Callable[[], Any]) -> Any:
         """Have the hand do it, and tell the server that it goes on."""

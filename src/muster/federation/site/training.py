@@ -13,9 +13,9 @@ import numpy as np
 from muster import keys
 from muster.data.arrays import Pair, as_pair
 from muster.errors import ClientError
-from muster.federation.protocol import codec_tensors
+from muster.federation.protocol import codec_tensors, frozen
 from muster.federation.protocol.message import TrainAssignment
-from muster.federation.protocol.template import sent_template
+from muster.federation.protocol.template import frozen_template, sent_template
 from muster.federation.site.store import TrainingResult
 from muster.keys import RandomSource
 from muster.local import Carry, Descent, Given, Group, Memory, Outcome, Walk, train
@@ -23,7 +23,8 @@ from muster.mapped import forget, own
 from muster.metrics.sums import HELD_OUT
 from muster.plan import Plan
 from muster.plan.measured import check_metrics
-from muster.types import ClientId, Sent
+from muster.security.refusal import Refused
+from muster.types import ClientId, Sent, Tree
 from muster.vectors import tree_map
 
 __all__ = ["Training"]
@@ -62,22 +63,49 @@ class Training:
         return sent_template(self.plan)
 
     @cached_property
+    def _frozen_template(self) -> Tree | None:
+        return frozen_template(self.plan)
+
+    @cached_property
     def largest(self) -> int:
         """The octets of the largest body that a server may send as a model."""
         return codec_tensors.largest(self._template)
 
-    def sent(self, body: Any) -> Sent:
+    @cached_property
+    def largest_frozen(self) -> int:
+        """The same of what nobody trains, which is sent once."""
+        return codec_tensors.largest(self._frozen_template)
+
+    def frozen_in(self, body: Any) -> str | None:
+        """Return the digest of what nobody trains that goes with a model's body.
+
+        None where the plan has none, and for a body that `sent` refuses.
+        """
+        try:
+            return frozen.named_in(body, self._template)
+        except Refused:
+            return None
+
+    def sent(self, body: Any, still: Any = None) -> Sent:
         """Return the model that the server sent, aligned as kernels like it. Raises `Refused`.
 
-        The model itself is not copied, where it lies so in a map of its file (see `mapped`).
+        `still` is the body of what nobody trains, which `frozen_in` names. The model itself is not
+        copied, where it lies so in a map of its file (see `mapped`).
         """
-        decoded: Sent = tree_map(
-            _placed, codec_tensors.decode(body, self._template, finite=True, writable=True)
-        )
-        return decoded
+        decoded: Sent = _decoded(body, self._template)
+        if self._template.frozen is None:
+            return decoded
+        return decoded._replace(frozen=_decoded(still, self._frozen_template)["frozen"])
 
     def train(
-        self, task: TrainAssignment, client: ClientId, body: Any, memory: Memory | None, walk: Walk
+        self,
+        task: TrainAssignment,
+        client: ClientId,
+        body: Any,
+        memory: Memory | None,
+        walk: Walk,
+        *,
+        still: Any = None,
     ) -> TrainingResult:
         """Train the client's round.
 
@@ -90,7 +118,7 @@ class Training:
         sizes = np.array([len(x)], np.int64)
         known = None if self.blank is None else (memory or self.blank,)
         group = Group((client,), (task.times,), x, y, np.zeros(1, np.int64), sizes, known)
-        plan, sent = self.acting or self.plan, self.sent(body)
+        plan, sent = self.acting or self.plan, self.sent(body, still)
 
         def walked(descent: Descent, given: Given, carry: Carry, batches: Any) -> Carry:
             tree_map(forget, sent)  # it was copied to begin from, and is looked at again at the end
@@ -116,16 +144,20 @@ class Training:
             as_pair("the site's test", self.test) if self.test else as_pair("the site", self.rows)
         )
 
-    def measure(self, body: Any, memory: Memory | None) -> dict[str, float]:
+    def measure(self, body: Any, memory: Memory | None, *, still: Any = None) -> dict[str, float]:
         """Return metric sums of the shared model and the private part, on any test rows.
 
         "held out" counts the rows that it did not train on.
         """
-        sent, plan = self.sent(body), self.plan
+        sent, plan = self.sent(body, still), self.plan
         w, buffers = plan.whole(sent, memory or self.blank)
         with np.errstate(all="ignore"):
             sums = plan.task.evaluate(w, buffers, *self._judged, plan.measured)
             return sums | {HELD_OUT: sums["rows"] if self.test else 0.0}
+
+
+def _decoded(body: Any, template: Any) -> Any:
+    return tree_map(_placed, codec_tensors.decode(body, template, finite=True, writable=True))
 
 
 def _placed(leaf: Any) -> Any:

@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from muster.extras import require
 from muster.federation.protocol.message import (
@@ -33,7 +33,7 @@ else:
     httpx = require("httpx", extra="site")
     zstandard = require("zstandard", extra="site")
 
-__all__ = ["cut", "deliver", "fetch", "pieces"]
+__all__ = ["cut", "deliver", "fetch", "fetch_frozen", "pieces"]
 
 PIECE = 8 << 20  # octets of one upload's request
 SEND = 1 << 20  # octets given to the connection at once
@@ -55,31 +55,57 @@ async def fetch(
     `size` is how many a model of the plan has: no more are taken. `live()` is called before each
     try, and may raise. Raises `Refused`.
     """
+    return await _fetch(line, site_store, _Wanted(asked.model, asked.round, size), live)
 
+
+async def fetch_frozen(
+    line: ServerClient,
+    site_store: SiteStore,
+    asked: TrainAssignment | Evaluate,
+    digest: str,
+    size: int,
+) -> Any:
+    """Return the same of what nobody trains, named by its digest: fetched once, and then held.
+
+    As it is held, it is compared with its digest each time that it is looked for.
+    """
+    return await _fetch(line, site_store, _Wanted(digest, asked.round, size, "frozen"), bool)
+
+
+class _Wanted(NamedTuple):
+    """A body by its digest, at most so large, and the round whose lease its octets renew."""
+
+    digest: str
+    round: int
+    size: int
+    kind: str = "model"
+
+
+async def _fetch(
+    line: ServerClient, site_store: SiteStore, wanted: _Wanted, live: Callable[[], Any]
+) -> Any:
     async def once() -> Any:
         live()
-        return await _download(line, site_store, asked, size)
+        return await _download(line, site_store, wanted)
 
-    found = await asyncio.to_thread(site_store.model, asked.model)
+    found = await asyncio.to_thread(site_store.model, wanted.digest, wanted.kind)
     if found is None:
         found = await line.persist(once)
-    site_store.trim()
+    site_store.trim(wanted.kind)
     site_store.at("site: after download")
     return found
 
 
-async def _download(
-    line: ServerClient, site_store: SiteStore, asked: TrainAssignment | Evaluate, size: int
-) -> Any:
-    digest = asked.model
-    name = model_name(digest)
+async def _download(line: ServerClient, site_store: SiteStore, wanted: _Wanted) -> Any:
+    digest, kind = wanted.digest, wanted.kind
+    name = model_name(digest, kind)
     held = site_store.models.held(name)
     if not held:
-        await asyncio.to_thread(_drop_halves, site_store, name)
+        await asyncio.to_thread(_drop_halves, site_store, name, kind)
     headers = {"accept-encoding": "zstd"}
     if held:
         headers["range"] = f"bytes={held}-"
-    path = f"/v1/models/{digest}?round={asked.round}"
+    path = f"/v1/models/{digest}?round={wanted.round}"
     async with line.http.stream("GET", path, headers=headers) as answer:
         if answer.status_code not in (200, 206, 416):
             await answer.aread()
@@ -90,19 +116,19 @@ async def _download(
                 site_store.models.drop(name)
             if begin not in (0, held):
                 raise RetryLater("it sent another part of the model than was asked for")
-            await _store(line, site_store, name, (begin, size), answer)
+            await _store(line, site_store, name, (begin, wanted.size), answer)
     if not site_store.models.held(name):
         raise RetryLater(f"it answered {answer.status_code} and nothing of the model")
     await asyncio.to_thread(site_store.models.finish, name)
-    found = await asyncio.to_thread(site_store.model, digest)
+    found = await asyncio.to_thread(site_store.model, digest, kind)
     if found is None:
         raise RetryLater(f"the model {digest[:12]}… was damaged on its way")
     return found
 
 
-def _drop_halves(site_store: SiteStore, name: str) -> None:
+def _drop_halves(site_store: SiteStore, name: str, kind: str) -> None:
     """Remove unfinished models: a server that begins ever new ones takes the room of one."""
-    for other in site_store.models.names("model-"):
+    for other in site_store.models.names(model_name("", kind)):
         if other != name and site_store.models.size(other) is None:
             site_store.models.drop(other)
 

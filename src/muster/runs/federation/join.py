@@ -26,6 +26,7 @@ from muster.federation.site.study import STUDIES, StudyRecord
 from muster.federation.site.trainer import Habits
 from muster.federation.site.training import Training
 from muster.federation.site.training_thread import TrainingThread
+from muster.locks import require_locks
 from muster.plan import Plan
 from muster.runs.planfile import PlanFile, module_name
 from muster.security.audit import AuditLog
@@ -109,6 +110,7 @@ async def join(
     What must not be lost of the study lies in `studies` of the identity, else beside `folder`.
     Raises `MusterError` when this site cannot take part.
     """
+    require_locks()
     folder = Path(folder)
     seat = LocalClient(name or folder.resolve().name, rows, folder, test)
     beside = folder.resolve().parent / STUDIES / seat.name

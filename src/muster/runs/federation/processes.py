@@ -25,6 +25,7 @@ from typing import IO, Any
 
 from muster.errors import RunError
 from muster.federation.protocol.message import STUDY
+from muster.locks import require_locks
 from muster.plan import Plan
 from muster.plan.quorum import refuse_few
 from muster.runs.drive import Watch
@@ -162,6 +163,7 @@ def federated(plan: Plan, spec: Spec, watch: Watch, tell: Callable[[dict[str, An
     again, clients that a round waits for), with a "text". Raises `PlanError` where its clients
     are too few for any round to count, `RunError` when a process fails, with what it said.
     """
+    require_locks()
     refuse_few(plan, spec.clients)
     identities(spec)
     crew = ProcessGroup(spec)

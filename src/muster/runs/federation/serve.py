@@ -33,6 +33,7 @@ from muster.federation.coordinator.service import FederationService
 from muster.federation.protocol.codec_json import STUDY_NAME
 from muster.federation.protocol.limits import kept_of_disk
 from muster.federation.protocol.message import STUDY
+from muster.locks import require_locks
 from muster.plan import Plan
 from muster.plan.quorum import fewest, refuse_few
 from muster.runs.drive import Options, Watch
@@ -123,6 +124,7 @@ def serve(
     use, damaged, or of another plan, `PlanError` for one that its clients can never fulfil, and
     `AuditError` for a log that was altered.
     """
+    require_locks()
     options, stop = options or Options(), stop or threading.Event()
     folder = federation.folder
     if federation.entropy is not None:

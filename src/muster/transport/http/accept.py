@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import resource
 import socket
 import ssl
 from collections import Counter
@@ -23,6 +22,12 @@ from typing import Any
 
 from muster.federation.protocol.limits import CONNECTIONS, DESCRIPTORS, HANDSHAKES
 from muster.transport.http.protocol import Live
+
+resource: Any
+try:
+    import resource
+except ModuleNotFoundError:  # Windows has none, and no such limit
+    resource = None
 
 __all__ = ["Entrance", "affordable", "more_descriptors"]
 
@@ -35,6 +40,8 @@ Accept = Callable[[socket.socket], Awaitable[tuple[socket.socket, Any]]]
 
 def more_descriptors(most: int = 1 << 16) -> int:
     """Ask for as many descriptors as this process may have, up to so many; how many it has."""
+    if resource is None:
+        return most
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
     if soft not in (resource.RLIM_INFINITY, wanted) and soft < wanted:

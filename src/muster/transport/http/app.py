@@ -23,6 +23,7 @@ from urllib.parse import parse_qsl
 
 from muster.errors import IdentityError, NoRoom
 from muster.federation.coordinator.service import FederationService
+from muster.federation.protocol.codec_json import HEX
 from muster.federation.protocol.message import (
     Ack,
     Decline,
@@ -52,7 +53,7 @@ from muster.transport.http.transfer import Uploads
 __all__ = ["HTTPApp"]
 
 LOG = logging.getLogger("muster.server")
-ROUND, DIGEST = r"[1-9][0-9]{0,9}", r"[0-9a-f]{64}"
+ROUND, DIGEST = r"[1-9][0-9]{0,9}", HEX[0]
 MODEL = re.compile(rf"/v1/models/({DIGEST})")
 UPDATE = re.compile(rf"/v1/updates/({ROUND})/({DIGEST})")
 SECURE = re.compile(rf"/v1/secure/({ROUND})")

@@ -14,14 +14,14 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from muster.extras import require
 from muster.federation.protocol.limits import DOWNLOADS
 from muster.federation.protocol.message import Ack, to_json
 from muster.security.refusal import RefusalReason, Refused
 from muster.store.blobs import Blobs
-from muster.transport.http.request import JSON, Gone, Request
+from muster.transport.http.request import JSON, Gone, Request, off_loop
 
 if TYPE_CHECKING:
     import zstandard
@@ -64,7 +64,7 @@ class Downloads:
     async def _give(
         self, exchange: Request, digest: str, blob: str, moved: Callable[[int], None]
     ) -> None:
-        size = await self._run(self.blobs.size, blob)
+        size = await off_loop(self.pool, self.blobs.size, blob)
         if size is None:
             raise Refused(RefusalReason.UNKNOWN, f"there is no model {digest[:12]}… any more")
         tag = f'"{digest}"'
@@ -100,7 +100,7 @@ class Downloads:
     ) -> None:
         """Send one piece after another, each when the line has taken the one before."""
         async with _ear(exchange) as left:
-            while (piece := await self._run(_next, pieces)) is not None:
+            while (piece := await off_loop(self.pool, _next, pieces)) is not None:
                 if left.done():
                     raise Gone
                 await exchange.more(piece)
@@ -111,7 +111,7 @@ class Downloads:
         if digest not in self._pays:
             if len(self._pays) >= KNOWN:
                 self._pays.pop(next(iter(self._pays)))
-            self._pays[digest] = await self._run(self._probe, blob, min(size, PROBE))
+            self._pays[digest] = await off_loop(self.pool, self._probe, blob, min(size, PROBE))
         return self._pays[digest]
 
     def _probe(self, blob: str, size: int) -> bool:
@@ -123,9 +123,6 @@ class Downloads:
         for piece in self.blobs.read(blob):
             yield packer.compress(piece)
         yield packer.flush()
-
-    async def _run(self, call: Callable[..., T], *given: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self.pool, call, *given)
 
 
 def span(asked: str, size: int) -> tuple[int, int] | None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from muster.federation.protocol import message
-from muster.federation.protocol.codec_json import rules
+from muster.federation.protocol.codec_json import HEX, rules
 from muster.federation.protocol.message import Message
 from muster.security.refusal import RefusalReason
 from muster.transport.http.request import STATUS
@@ -39,7 +39,7 @@ GATES = (
 )
 BODY = (*GATES, RefusalReason.TOO_LARGE, RefusalReason.NOT_FINITE)
 ROUND = (*BODY, RefusalReason.LATE, RefusalReason.NO_ROOM)  # 409 stands for every reason of a round
-HEX = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+DIGEST = {"type": "string", "pattern": f"^{HEX[0]}$"}
 WHOLE = {"type": "integer", "minimum": 0, "maximum": 10**15}
 JSON: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
 OCTETS: dict[str, Any] = {"application/octet-stream": {"schema": {}}}
@@ -111,7 +111,7 @@ def _paths() -> dict[str, Any]:
 def _model() -> dict[str, Any]:
     found = _got("A model's octets, or a range of them", OCTETS, *GATES)
     found["parameters"] = [
-        _place("digest", HEX),
+        _place("digest", DIGEST),
         _query("round", WHOLE | {"minimum": 1}) | {"required": False},
         *map(_header, ("Range", "If-Range", "If-None-Match", "Accept-Encoding")),
     ]
@@ -128,7 +128,7 @@ def _upload() -> dict[str, Any]:
     found = _said("Send octets of an update", None, kinds, *ROUND)
     found["parameters"] = [
         _place("round", WHOLE | {"minimum": 1}),
-        _place("digest", HEX),
+        _place("digest", DIGEST),
         *(
             {"name": name, "in": "query", "required": True, "schema": WHOLE}
             for name in ("offset", "size")
@@ -150,7 +150,7 @@ def _masked_up() -> dict[str, Any]:
     found = _said("A message of a secure sum", None, (message.Ack, message.ResumeAt), *ROUND)
     found["parameters"] = [
         _place("round", WHOLE | {"minimum": 1}),
-        _query("digest", HEX) | {"required": False},
+        _query("digest", DIGEST) | {"required": False},
         *(_query(name, WHOLE) | {"required": False} for name in ("offset", "size")),
         ATTEMPT,
         _header("Muster-Metrics"),

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
-from typing import Any
+from concurrent.futures import Executor
+from typing import Any, TypeVar
 
+from muster.errors import NoRoom
 from muster.federation.protocol.message import LIMIT, Ack, Message, to_json
 from muster.security.refusal import RefusalReason, Refused
 
@@ -24,6 +26,7 @@ __all__ = [
     "STATUS",
     "Scope",
     "Send",
+    "off_loop",
 ]
 
 Scope = MutableMapping[str, Any]
@@ -60,6 +63,22 @@ PATIENCE = 10.0  # seconds that a message may take to come, and half of it that 
 LINGER = 32 << 20  # bytes dropped at most, so that a refusal is read
 BATCH = 1 << 19  # octets that go to the disk in one step
 VERSION = (b"muster-version", b"2")
+
+
+T = TypeVar("T")
+
+
+async def off_loop(pool: Executor, call: Callable[..., T], *given: Any) -> T:
+    """Do in the pool what touches a disk, or takes longer than a millisecond.
+
+    Raises `Refused` where the disk is full.
+    """
+    try:
+        return await asyncio.get_running_loop().run_in_executor(pool, call, *given)
+    except NoRoom as error:
+        raise Refused(
+            RefusalReason.NO_ROOM, "the server's disk is full; try again later"
+        ) from error
 
 
 class Gone(Exception):

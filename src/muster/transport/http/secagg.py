@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
@@ -21,7 +22,7 @@ from typing import Any, TypeVar
 from muster.federation.coordinator.secagg_progress import SecAggProgress
 from muster.federation.coordinator.service import FederationService
 from muster.federation.protocol.claims import check_training
-from muster.federation.protocol.codec_json import Numbers
+from muster.federation.protocol.codec_json import HEX, Numbers
 from muster.federation.protocol.message import LIMIT, Ack, ResumeAt
 from muster.secagg import messages
 from muster.secagg.messages import (
@@ -35,10 +36,10 @@ from muster.secagg.messages import (
 )
 from muster.security.pki.credentials import Credentials
 from muster.security.refusal import RefusalReason, Refused, malformed, parse
-from muster.store.blobs import Blobs, NoRoom, update_name
+from muster.store.blobs import Blobs, update_name
 from muster.store.records import SecAggEvent
 from muster.store.reserved import drop_halves
-from muster.transport.http.request import BatchedWriter, Request
+from muster.transport.http.request import BatchedWriter, Request, off_loop
 from muster.types import ClientId
 
 __all__ = ["SecAggEndpoint"]
@@ -76,11 +77,11 @@ class SecAggEndpoint:
             held = await asyncio.wrap_future(job)
         if held is None:
             if word.blob:
-                await self._run(self.blobs.drop, word.blob)
+                await off_loop(self.pool, self.blobs.drop, word.blob)
             raise Refused(RefusalReason.STALE, f"round {round} is over")
         if held.digest != word.digest:
             if word.blob:
-                await self._run(self.blobs.drop, word.blob)
+                await off_loop(self.pool, self.blobs.drop, word.blob)
             raise Refused(
                 RefusalReason.DUPLICATE, f"another message of kind {word.kind} is held of {name}"
             )
@@ -183,7 +184,7 @@ class SecAggEndpoint:
     ) -> SecAggEvent | ResumeAt:
         """Store a piece of a large body as it comes; one that breaks off is gone on with."""
         digest, size = query.get("digest", ""), int(_number(query, "size"))
-        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+        if not re.fullmatch(HEX[0], digest):
             malformed("digest", digest, "the SHA-256 of the message, as in ?digest=…")
         if not size:
             malformed("size", size, "how many octets the message has, as in ?size=…")
@@ -194,17 +195,17 @@ class SecAggEndpoint:
             )
         client = session.clients[word.name]
         blob = update_name(session.round, client, digest, "masked")
-        await self._run(self._alone, blob)
-        held = await self._run(self._held, blob, size)
+        await off_loop(self.pool, self._alone, blob)
+        held = await off_loop(self.pool, self._held, blob, size)
         if place != held:
             return ResumeAt(held)
         if held == 0:
-            await self._run(drop_halves, self.blobs, blob)
+            await off_loop(self.pool, drop_halves, self.blobs, blob)
         if held < size:
             held = await self._received(exchange, (word.name, session.round), blob, held)
         if held < size:
             return ResumeAt(held)
-        kind = await self._run(self._finished, blob, digest)
+        kind = await off_loop(self.pool, self._finished, blob, digest)
         return replace(word, kind=kind, blob=blob, digest=digest)
 
     def _alone(self, blob: str) -> None:
@@ -231,7 +232,7 @@ class SecAggEndpoint:
             nonlocal place
             place = self.blobs.append(blob, place, memoryview(data))
 
-        writer = BatchedWriter(partial(self._run, put))
+        writer = BatchedWriter(partial(off_loop, self.pool, put))
         try:
             while (data := await exchange.piece()) is not None:
                 self.service.progress(*who, len(data))
@@ -267,14 +268,6 @@ class SecAggEndpoint:
                 "the message", head, f"one of at most {LIMIT} octets: its kind is never large"
             )
         return kind
-
-    async def _run(self, call: Callable[..., T], *given: Any) -> T:
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self.pool, call, *given)
-        except NoRoom as error:
-            raise Refused(
-                RefusalReason.NO_ROOM, "the server's disk is full; try again later"
-            ) from error
 
 
 def _kind(data: bytes) -> str:

@@ -29,7 +29,7 @@ from muster.federation.protocol.unpack import bounded
 from muster.security.refusal import RefusalReason, Refused, malformed
 from muster.store.blobs import Blobs, NoRoom
 from muster.store.reserved import drop_halves
-from muster.transport.http.request import BatchedWriter, Request
+from muster.transport.http.request import BatchedWriter, Request, off_loop
 
 __all__ = ["Uploads"]
 
@@ -92,9 +92,9 @@ class Uploads:
             if before is not None:
                 await self._displace(name, before)
             else:  # halves of another life of this server
-                await self._run(drop_halves, self.blobs, wanted.blob)
+                await off_loop(self.pool, drop_halves, self.blobs, wanted.blob)
         async with self._turn(upload):
-            await self._run(self._look, upload)
+            await off_loop(self.pool, self._look, upload)
             if upload.held == upload.size:
                 await self._complete(name, upload)
             return ResumeAt(upload.held)
@@ -121,7 +121,7 @@ class Uploads:
         async with self._turn(upload):
             if upload.verdict is not None:
                 return upload.verdict
-            await self._run(self._look, upload)
+            await off_loop(self.pool, self._look, upload)
             if offset != upload.held:
                 return ResumeAt(upload.held)
             try:
@@ -143,7 +143,7 @@ class Uploads:
         with contextlib.suppress(Refused):
             async with self._turn(upload):
                 if upload.verdict is None:
-                    await self._run(self._drop_unless_disposed, name, upload.wanted)
+                    await off_loop(self.pool, self._drop_unless_disposed, name, upload.wanted)
 
     def _drop_unless_disposed(self, name: str, wanted: Upload) -> None:
         if not self.service.disposed(name, wanted.update):
@@ -182,7 +182,8 @@ class Uploads:
             )
         elif upload.held + (exchange.length() or 0) > upload.size:
             raise _over(upload.size)
-        writer, round = BatchedWriter(partial(self._run, put)), upload.wanted.update.round
+        round = upload.wanted.update.round
+        writer = BatchedWriter(partial(off_loop, self.pool, put))
         most = upload.size + SLACK
         upload.reader = asyncio.current_task()
         try:
@@ -260,7 +261,7 @@ class Uploads:
     async def _decide(self, name: str, upload: _Arrival) -> Ack:
         async with self._checks:
             try:
-                await self._run(self._sound, upload)
+                await off_loop(self.pool, self._sound, upload)
             except Refused as refused:
                 await self._spoiled(name, upload, refused)
                 raise
@@ -270,14 +271,14 @@ class Uploads:
             if (
                 refused.reason is not RefusalReason.STALE
             ):  # of a round that is over the ledger disposes
-                await self._run(self.blobs.drop, upload.wanted.blob)
+                await off_loop(self.pool, self.blobs.drop, upload.wanted.blob)
             raise
 
     async def _spoiled(self, name: str, upload: _Arrival, refused: Refused) -> None:
         """Remove what came and is no good; its seat is decided, unless it may be sent again."""
         if refused.reason is RefusalReason.NO_ROOM:
             return
-        await self._run(self.blobs.drop, upload.wanted.blob)
+        await off_loop(self.pool, self.blobs.drop, upload.wanted.blob)
         # A header that is not the plan's may have been damaged on the way, as a digest tells of
         # the rest: it is too early to know.
         damaged = upload.hostile or refused.reason is RefusalReason.WRONG_DIGEST
@@ -293,15 +294,6 @@ class Uploads:
         self.blobs.finish(wanted.blob)
         body = self.blobs.whole(wanted.blob, known=True)  # it was hashed as it came
         codec_tensors.decode(body, wanted.template, finite=True)
-
-    async def _run(self, call: Callable[..., T], *given: Any) -> T:
-        """Run off the loop whatever touches a disk, or takes longer than a millisecond."""
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self.pool, call, *given)
-        except NoRoom as error:
-            raise Refused(
-                RefusalReason.NO_ROOM, "the server's disk is full; try again later"
-            ) from error
 
 
 def _number(place: dict[str, str], name: str) -> int:
