@@ -4,6 +4,7 @@
 import json
 import math
 import pickle
+import tracemalloc
 from fractions import Fraction
 from functools import reduce
 
@@ -178,6 +179,24 @@ def test_of_any_size(size):
     total.deposit(np.ones((7, size), np.float32))
     assert total.value().tolist() == [7.0] * size
     assert (total.value().dtype, total.replies) == (np.float32, 7)
+
+
+@pytest.mark.parametrize(("dtype", "held"), [("float32", 16), ("float64", 24)])
+def test_a_sum_holds_sixteen_bytes_a_coordinate(dtype, held):
+    """Or twenty-four; while rows are added, too, beside what one block of them needs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fixed_point, "BLOCK", 1 << 14)
+        size, row = 1 << 20, np.ones(1 << 20, dtype)
+        tracemalloc.start()
+        try:
+            total = FixedPointSum(size, dtype)
+            for _ in range(3):
+                total.deposit(row)
+            total.merge(total)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert held * size <= peak < (held + 1.5) * size
 
 
 def test_rows_may_be_read_only_and_strided():
