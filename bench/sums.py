@@ -32,7 +32,7 @@ from muster.aggregation.fixed_point import BLOCK, FixedPointSum
 
 __all__ = ["main", "rounds", "sums"]
 
-CASES = [  # coordinates, replies; of 10^7 with 1000, a number costs what it does with 100
+CASES = [  # coordinates, replies; 10^7 with 1000 would be 10^10 numbers a turn
     (10**5, 10),
     (10**5, 100),
     (10**5, 1000),
