@@ -124,7 +124,7 @@ def _trained(plan: muster.Plan, people: muster.Population) -> None:
 
 
 def _alternated(sides: dict[str, Callable[[], Any]], pairs: int) -> dict[str, list[float]]:
-    """The processor seconds of each side, which takes its turn first every other time."""
+    """Return the processor seconds of each side, which takes its turn first every other time."""
     seen: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(pairs + 1):
         for name, side in list(sides.items())[:: -1 if turn % 2 else 1]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether small plans of every kind still give the bits that they gave: for a change that may not.
+"""Compare the bits of small plans of every kind before and after a change that may move none.
 
     python tools/bits.py record FILE     before the change: train them, write the digests
     python tools/bits.py compare FILE    after it: train them again, print what differs, exit 1
@@ -82,7 +82,7 @@ def trained(cases: Mapping[str, Case]) -> Digests:
 
 
 def differences(before: Digests, after: Digests) -> Iterator[str]:
-    """What is another of what was before, one line a plan."""
+    """Yield what is another of what was before, one line a plan."""
     for name, old in before.items():
         new = after.get(name)
         if new is None:

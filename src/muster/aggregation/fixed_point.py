@@ -93,7 +93,7 @@ class FixedPointSum:
                 self._shift(block, place, other._offsets[block][place - down])
 
     def value(self) -> Any:
-        """The sum as an array `(size,)` of its dtype. Raises `SumError` where that is infinite."""
+        """Return the sum `(size,)` in its dtype. Raises `SumError` where that is infinite."""
         found = np.empty(self.size, self.dtype)
         with np.errstate(over="ignore"):
             for block, cut in enumerate(self._blocks()):
@@ -169,7 +169,7 @@ class FixedPointSum:
             offsets[place] = offsets[kept] if kept >= 0 else 0
 
     def _float(self, block: int, cut: slice) -> Any:
-        """A block's sum in float64, off by at most 2^-51 of it."""
+        """Return a block's sum in float64, off by at most 2^-51 of it."""
         words = [
             (self._words[place, cut] - np.uint64(offset)).view(np.int64)
             for place, offset in enumerate(self._offsets[block])
@@ -185,7 +185,7 @@ class FixedPointSum:
 
 
 def _top(high: float, words: int) -> int:
-    """The place of the least unit of which `high` is at most `HALF`; as many fit below it."""
+    """Find the place of the least unit of which `high` is at most `HALF`; as many fit below it."""
     mantissa, exponent = math.frexp(high)
     exponent -= mantissa == 0.5  # the least power of two that is not below
     return max(LOWEST + words - 1, -(-(exponent - WIDTH + 1) // WIDTH))
@@ -217,7 +217,7 @@ class ExactFloat(float):
         return made
 
     def __add__(self, other: float) -> Self:
-        """The exact sum."""
+        """Return the exact sum."""
         more = ExactFloat(other)
         if self.units is None or more.units is None:
             odd = [float(one) for one in (self, more) if one.units is None]

@@ -22,7 +22,7 @@ __all__ = ["fixed_sum", "partial_sum", "settled"]
 
 
 def fixed_sum(replies: Iterable[Reply]) -> Reply | None:
-    """The partial sum of replies and partial sums, or None if there were none.
+    """Return the partial sum of replies and partial sums, or None if there were none.
 
     A partial sum among them may be changed. Arrays may be read-only, and are not needed once the
     next reply is asked for.
@@ -34,7 +34,7 @@ def fixed_sum(replies: Iterable[Reply]) -> Reply | None:
 
 
 def partial_sum(reply: Reply, rows: Any, buffers: Any, weights: Any, metrics: Any) -> Reply:
-    """The partial sum of clients that trained together, given a row of each.
+    """Return the partial sum of clients that trained together, given a row of each.
 
     `rows` is a payload of `(k, size)` each, `buffers` `(k, size)`, `weights` and each of the
     `metrics` `(k,)`; `reply` has the rest.
@@ -49,7 +49,7 @@ def partial_sum(reply: Reply, rows: Any, buffers: Any, weights: Any, metrics: An
 
 
 def settled(reply: Reply) -> Reply:
-    """A partial sum as arrays of the replies' dtype and plain numbers.
+    """Return a partial sum as arrays of the replies' dtype and plain numbers.
 
     Raises `SumError` where a number is beyond the dtype.
     """
@@ -67,7 +67,7 @@ def _begun(reply: Reply) -> Reply:
 
 
 def _own(leaf: Any) -> Any:
-    """The beginning of a sum; integers, of quantised updates, are one already."""
+    """Begin a sum; integers, of quantised updates, are one already."""
     if isinstance(leaf, FixedPointSum):
         return leaf
     leaf = np.asarray(leaf)

@@ -42,7 +42,7 @@ class Mean(Spelled):
             raise PlanError(f"Mean(sum={self.sum!r}): use 'float' or 'fixed'")
 
     def partial(self, replies: Iterable[Reply], invited: Sequence[ClientId]) -> Reply | None:
-        """The sum of single replies as a reply that others may still be added to; or None.
+        """Return the sum of single replies as a reply that others may be added to, or None.
 
         In place, as they come: their arrays may be read-only, and are not needed once the next
         reply is asked for. Replies come in client order, or in any where the sum is in fixed point.

@@ -114,7 +114,7 @@ class Contents:
         return found | keywords
 
     def _fields(self, thing: Any, place: str) -> dict[str, Any]:
-        """A dataclass: its fields, and of a user's own whatever else it was given.
+        """Return a dataclass's fields, and of a user's own whatever else it was given.
 
         A field of ours that is marked "later" in its metadata came after runs were stored without
         it: at its default nothing is said of it, so that they go on.
@@ -237,7 +237,7 @@ def _void(name: str, value: Any) -> bool:
 
 
 def _unsaid(field: Field[Any], value: Any) -> bool:
-    """Whether a field says no more than that it was not there yet."""
+    """Tell whether a field says no more than that it was not there yet."""
     return bool(field.metadata.get("later")) and bool(value == field.default)
 
 

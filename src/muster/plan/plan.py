@@ -261,7 +261,7 @@ class Plan(Spelled):
     def partial_sums(
         self, replies: Iterable[Reply], invited: Sequence[ClientId]
     ) -> Iterable[Reply]:
-        """Single replies on their way to the aggregation: their sum, or each by itself.
+        """Return single replies on their way to the aggregation: their sum, or each by itself.
 
         None where there are none. Replies are in client order.
         """

@@ -245,7 +245,7 @@ def _blocks(
 
 
 def _fixed(outcome: Outcome, norms: tuple[tuple[ClientId, float], ...]) -> Reply:
-    """The partial sum of all of them; of one client alone, its reply."""
+    """Return the partial sum of all of them; of one client alone, its reply."""
     if len(outcome.clients) == 1:
         return _blocks(outcome, [0], norms, fold=False)[0]
     buffers = outcome.buffers * outcome.weights[:, None].astype(outcome.buffers.dtype)
