@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bits that small plans of every kind give, compared before and after a change.
+"""Compare the bits of small plans of every kind before and after a change that may move none.
 
     python tools/bits.py record FILE     before the change: train them, write the digests
     python tools/bits.py compare FILE    after it: train them again, print what differs, exit 1
@@ -82,11 +82,11 @@ def trained(cases: Mapping[str, Case]) -> Digests:
 
 
 def differences(before: Digests, after: Digests) -> Iterator[str]:
-    """Yield what is another, one line a plan."""
-    for name in sorted(before.keys() | after.keys()):
-        old, new = before.get(name), after.get(name)
-        if old is None or new is None:
-            yield f"{name}: {'not recorded' if old is None else 'not trained any more'}"
+    """Yield what is another of what was before, one line a plan."""
+    for name, old in before.items():
+        new = after.get(name)
+        if new is None:
+            yield f"{name}: not trained any more"
             continue
         other = [key for key in {**old, **new} if old.get(key) != new.get(key)]
         if other:
@@ -110,7 +110,11 @@ def main(words: list[str], cases: Mapping[str, Case] = CASES) -> int:
     if before["machine"] != here:
         print(f"{file} was recorded elsewhere ({before['machine']}), where bits may be others")
         return 2
-    found = list(differences(before["plans"], trained(cases)))
+    after = trained(cases)
+    for name in [name for name in after if name not in before["plans"]]:
+        print(f"{name}: came after the record, and is compared with nothing")
+        after.pop(name)
+    found = list(differences(before["plans"], after))
     print("\n".join(found) or f"{len(before['plans'])} plans: the same bits")
     return 1 if found else 0
 

@@ -215,6 +215,10 @@ CASES: dict[str, Callable[[Path], Trained]] = {
     "feddyn": plain(partial(planned, algorithms.FedDyn(0.1), weighting="equal")),
     "scaffold": plain(SCAFFOLD, engine="matrix"),
     "scaffold, two workers": plain(SCAFFOLD, engine="matrix", workers=2),
+    "fixed point": plain(partial(SCAFFOLD, aggregation=aggregation.Mean(sum="fixed"))),
+    "fixed point, two workers": plain(
+        partial(SCAFFOLD, aggregation=aggregation.Mean(sum="fixed")), workers=2
+    ),
     "momentum": plain(
         partial(
             planned,

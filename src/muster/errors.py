@@ -10,6 +10,7 @@
     │   ├── WorkerError  a worker process that cannot be started or keeps dying
     │   └── NoRoom       no room on a disk, no descriptor, no memory: for now
     │       └── LogFull  the same of an audit log, which is as it was before
+    ├── SumError         numbers that cannot be added up: too many, too large, or none
     ├── IdentityError    a key, request, certificate or bundle that cannot be used or is refused
     ├── AuditError       an audit log that was altered, cannot be written, or may not hold a value
     │   └── LogFull      the same that stands under NoRoom
@@ -37,6 +38,7 @@ __all__ = [
     "NoRoom",
     "PlanError",
     "RunError",
+    "SumError",
     "WorkerError",
 ]
 
@@ -80,6 +82,10 @@ class NoRoom(RunError):
 
 class WorkerError(RunError):
     """A worker process that cannot be started or keeps dying."""
+
+
+class SumError(MusterError, ArithmeticError):
+    """A sum in fixed point that has no value: too many numbers, too large ones, or what is none."""
 
 
 class IdentityError(MusterError):

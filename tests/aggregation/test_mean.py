@@ -5,10 +5,12 @@ import weakref
 
 import numpy as np
 import pytest
+from tests.laws.setting import planned
 
 from muster.aggregation import Mean
 from muster.aggregation.sums import add
 from muster.errors import PlanError
+from muster.plan.registry import assign, fingerprint, to_value
 from muster.types import Reply
 
 
@@ -67,3 +69,16 @@ def test_replies_are_consumed_one_by_one():
 def test_an_unknown_denominator_is_refused():
     with pytest.raises(PlanError, match=r"Mean.denominator='all'.: use 'replies' or 'expected'"):
         Mean("all")
+
+
+def test_an_unknown_sum_is_refused():
+    with pytest.raises(PlanError, match=r"Mean.sum='exact'.: use 'float' or 'fixed'"):
+        Mean(sum="exact")
+
+
+def test_a_run_that_was_begun_before_there_was_a_choice_of_sums_goes_on():
+    """The value of a plan, and so its fingerprint, is what it was; another sum is another plan."""
+    assert to_value(Mean()) == {"class": "Mean", "denominator": "replies"}
+    assert to_value(Mean(sum="fixed")) == to_value(Mean()) | {"sum": "fixed"}
+    assert assign(planned(), "aggregation=Mean(sum='fixed')").aggregation == Mean(sum="fixed")
+    assert fingerprint(planned(aggregation=Mean(sum="fixed"))) != fingerprint(planned())

@@ -60,7 +60,7 @@ def planned(algorithm=None, **changes):
 def trained(plan, population, rounds=3, engine="loop", together=1, store=None, **more):
     """The state after so many rounds; `seen(round, state, simulation)` is called after each."""
     store = MemoryStore() if store is None else store
-    executor = more.get("hands") or LocalExecutor(
+    executor = more.get("executor") or LocalExecutor(
         plan, engine, population, lenient=more.get("lenient", False)
     )
     choice = Choice(engine, together, True, "asked for")

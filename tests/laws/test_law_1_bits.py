@@ -2,6 +2,7 @@
 """Law 1: the same plan, seed and engine give the same bits, whoever does the work."""
 
 import pickle
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -17,9 +18,10 @@ from tests.laws.setting import (
 
 import muster
 from muster import Population, algorithms, pipeline, sampling
+from muster.aggregation import Mean
 from muster.aggregation.sums import block_size
 from muster.rounds import start
-from muster.simulation import Pool
+from muster.simulation import LocalExecutor, Pool
 
 MANY = 70  # clients: blocks of three
 SCAFFOLD = planned(algorithms.Scaffold())
@@ -29,6 +31,7 @@ PIPED = planned(
     sampling=sampling.Uniform(fraction=0.6),
     cap=6,
 )
+FIXED = replace(SCAFFOLD, aggregation=Mean(sum="fixed"))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +54,7 @@ def test_another_seed_is_another_run():
     assert not same_bits(trained(SCAFFOLD, people()), trained(other, people()))
 
 
-@pytest.mark.parametrize("plan", [SCAFFOLD, PIPED], ids=["plain", "piped"])
+@pytest.mark.parametrize("plan", [SCAFFOLD, PIPED, FIXED], ids=["plain", "piped", "fixed"])
 @pytest.mark.parametrize("engine", ["loop", "matrix"])
 def test_one_worker_or_many(plan, engine):
     population = people(MANY).shared()
@@ -73,6 +76,44 @@ def test_however_the_cohort_is_cut(clients, pieces):
     whole = trained(PIPED, population, rounds=2, together=clients)
     size = block_size(clients) * pieces
     assert same_bits(trained(PIPED, population, rounds=2, together=size), whole)
+
+
+@settings(deadline=None, max_examples=10)
+@given(clients=st.integers(1, 80), together=st.integers(1, 90))
+def test_in_fixed_point_whatever_trains_together(clients, together):
+    """Groups that are no whole blocks, which is all that moves a bit where sums are of floats."""
+    plan, population = replace(FIXED, sampling=sampling.All(), dtype="float32"), people(clients)
+    engine = "loop"  # one gradient after the other: no matrix product of another shape
+    whole = trained(plan, population, rounds=2, engine=engine, together=clients)
+    executor = Regrouped(plan, engine, population, together)
+    assert same_bits(trained(plan, population, rounds=2, engine=engine, executor=executor), whole)
+
+
+class Regrouped(LocalExecutor):
+    """Trains pieces of any size, the last first."""
+
+    def __init__(self, plan, engine, population, together):
+        super().__init__(plan, engine, population)
+        self.together = together
+
+    def perform(self, sent, pieces):
+        whole = list(pieces)
+        clients = [c for piece in whole for c in piece.clients]
+        cut = [set(clients[i : i + self.together]) for i in range(0, len(clients), self.together)]
+        groups = []
+        for group in cut:
+            for piece in whole:
+                left = piece.without(set(piece.clients) - group)
+                groups += [left] if left.clients else []
+        yield from super().perform(sent, reversed(groups))
+
+
+def test_floats_in_such_groups_have_other_bits():
+    """The test above has power."""
+    plan, population = replace(SCAFFOLD, dtype="float32"), people(70)
+    whole = trained(plan, population, engine="loop", together=70)
+    executor = Regrouped(plan, "loop", population, 7)
+    assert not same_bits(trained(plan, population, engine="loop", executor=executor), whole)
 
 
 def test_rows_in_memory_or_loaded_when_needed():

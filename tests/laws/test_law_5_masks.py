@@ -53,6 +53,9 @@ PLANS = {
         aggregation=Mean("expected"),
         weighting="equal",
     ),
+    "fixed point": planned(
+        pipeline=[Clip(0.5), Quantize(8)], cap=4, aggregation=Mean(sum="fixed"), dtype="float32"
+    ),
     "a moving clip": planned(
         pipeline=[AdaptiveClip(start=0.3), Quantize(8, range=0.5)], cap=6, dtype="float32"
     ),

@@ -22,6 +22,7 @@ class RobustAggregator(Spelled):
     """
 
     denominator: ClassVar[Literal["replies"]] = "replies"
+    sum: ClassVar[Literal["float"]] = "float"
 
     @property
     def min_replies(self) -> int:

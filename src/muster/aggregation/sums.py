@@ -18,7 +18,7 @@ from muster.mapped import own
 from muster.types import Reply
 from muster.vectors import tree_map
 
-__all__ = ["add", "block_size", "fold_blocks", "summed"]
+__all__ = ["add", "block_size", "fold_blocks", "merged", "summed"]
 
 
 def block_size(invited: int) -> int:
@@ -49,10 +49,11 @@ def _plus(a: Reply, b: Reply) -> Reply:
     def plus(p: Any, q: Any) -> Any:
         return p + q
 
-    return _merged(a, b, plus)
+    return merged(a, b, plus)
 
 
-def _merged(a: Reply, b: Reply, plus: Callable[[Any, Any], Any]) -> Reply:
+def merged(a: Reply, b: Reply, plus: Callable[[Any, Any], Any]) -> Reply:
+    """Two replies as one; `plus(p, q)` adds up vectors, and may change the first."""
     # A sum of metrics is one of all clients, or none: where one keeps its own, there is none.
     told = a.metrics if a.metrics.keys() == b.metrics.keys() else {}
     return Reply(
@@ -95,4 +96,4 @@ def _owned(reply: Reply) -> Reply:
 
 
 def _into(total: Reply, reply: Reply) -> Reply:
-    return _merged(total, reply, added)
+    return merged(total, reply, added)

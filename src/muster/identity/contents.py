@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from functools import cached_property, partial
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -114,8 +114,13 @@ class Contents:
         return found | keywords
 
     def _fields(self, thing: Any, place: str) -> dict[str, Any]:
-        """Return a dataclass's fields, and of a user's own whatever else it was given."""
-        kind, names = type(thing), [f.name for f in fields(thing)]
+        """Return a dataclass's fields, and of a user's own whatever else it was given.
+
+        A field of ours that is marked "later" in its metadata came after runs were stored without
+        it: at its default nothing is said of it, so that they go on.
+        """
+        kind = type(thing)
+        names = [f.name for f in fields(thing) if not _unsaid(f, getattr(thing, f.name))]
         more = []
         if not kind.__module__.startswith("muster."):
             derived = {n for k in kind.__mro__ for n, v in vars(k).items() if _derived(v)}
@@ -229,6 +234,11 @@ def _void(name: str, value: Any) -> bool:
     """Return whether an attribute is private and empty, as what libraries add and drop is."""
     empty = value is None or (isinstance(value, dict | list | tuple | set) and not value)
     return str(name).startswith("_") and empty
+
+
+def _unsaid(field: Field[Any], value: Any) -> bool:
+    """Tell whether a field says no more than that it was not there yet."""
+    return bool(field.metadata.get("later")) and bool(value == field.default)
 
 
 def _derived(value: Any) -> bool:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -36,7 +36,7 @@ from muster.plan.stopping import EarlyStopping, Every, Target
 from muster.privacy.ledger import Budget
 from muster.sampling.everybody import All
 from muster.spelling import Spelled
-from muster.types import ClientId, Sampling, Sent, Task, Tree
+from muster.types import ClientId, Reply, Sampling, Sent, Task, Tree
 
 if TYPE_CHECKING:
     from muster.secagg import Frame
@@ -257,6 +257,18 @@ class Plan(Spelled):
     def needs_individual_replies(self) -> bool:
         """Return whether replies are not added as they come: masked first, or judged."""
         return self.secure is not None or isinstance(self.aggregation, RobustAggregator)
+
+    def partial_sums(
+        self, replies: Iterable[Reply], invited: Sequence[ClientId]
+    ) -> Iterable[Reply]:
+        """Return single replies on their way to the aggregation: their sum, or each by itself.
+
+        None where there are none. Replies are in client order.
+        """
+        if self.secure is not None or isinstance(self.aggregation, RobustAggregator):
+            return replies
+        total = self.aggregation.partial(replies, invited)
+        return () if total is None else (total,)
 
     def groups(
         self, cohort: Sequence[ClientId], draw: RandomSource

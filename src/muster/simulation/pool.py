@@ -68,7 +68,7 @@ class Worker:
         send(self.connection, message)
 
     def died(self) -> int:
-        """Return the exit status of one whose channel is closed; minus the signal that killed it."""
+        """Return the exit status of one that has closed its channel; minus a signal's number."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(LEAVING)
         self.end()

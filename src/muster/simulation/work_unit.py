@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from muster.aggregation.fixed_sums import fixed_sum, partial_sum
 from muster.aggregation.sums import add, block_size, fold_blocks
 from muster.data import Population, Rows
 from muster.errors import ClientError, MusterError
@@ -51,8 +52,9 @@ class WorkUnit:
 class WorkResult(NamedTuple):
     """The result of a piece: block sums in order, new memories, and who failed.
 
-    Where `Plan.needs_individual_replies`, one reply a client instead. `alone` says why its clients
-    could not train as one group although each of them could by itself; empty if they did.
+    Where `Plan.needs_individual_replies`, one reply a client instead; where sums are in fixed
+    point, one of all. `alone` says why its clients could not train as one group although each of
+    them could by itself; empty if they did.
     """
 
     replies: tuple[Reply, ...]
@@ -72,6 +74,7 @@ def perform(
     place = dict(zip(piece.clients, piece.places, strict=True))
     block = block_size(piece.invited)
     apart = plan.needs_individual_replies
+    fixed = plan.aggregation.sum == "fixed" and not apart
     sink = failed if lenient else None
     for group in _groups(plan, engine, population, piece, sink):
         attempt = _attempt(plan, engine, sent, piece.round, group, sink)
@@ -79,12 +82,16 @@ def perform(
             continue
         outcome, alone = attempt[0], alone or attempt[1]
         memories |= zip(outcome.clients, outcome.memories or (), strict=False)
+        norms = _norms(plan, sent, outcome)
+        if fixed:  # one sum that grows: no client's place matters
+            total = fixed_sum([*replies, _fixed(outcome, norms)])
+            replies = [] if total is None else [total]
+            continue
         whole = outcome.clients == piece.clients
         places = piece.places if whole else [place[client] for client in outcome.clients]
         edges = list(range(len(places))) if apart else _edges(places, block)
-        norms = _norms(plan, sent, outcome)
         replies += _blocks(outcome, edges, norms, fold=places[0] == 0 and not apart)
-    if apart:
+    if apart or fixed:
         return WorkResult(tuple(replies), memories, tuple(failed), alone)
     replies = list(fold_blocks(replies, lambda reply: place[reply.clients[0]] // block))
     if piece.places and piece.places[0] == 0:  # a left fold may begin here, and only here
@@ -235,6 +242,15 @@ def _blocks(
         )
         for i, (first, end) in enumerate(zip(edges, ends, strict=True))
     ]
+
+
+def _fixed(outcome: Outcome, norms: tuple[tuple[ClientId, float], ...]) -> Reply:
+    """Return the partial sum of all of them; of one client alone, its reply."""
+    if len(outcome.clients) == 1:
+        return _blocks(outcome, [0], norms, fold=False)[0]
+    buffers = outcome.buffers * outcome.weights[:, None].astype(outcome.buffers.dtype)
+    reply = Reply(outcome.clients, {}, 0.0, norms=norms)
+    return partial_sum(reply, outcome.payload, buffers, outcome.weights, outcome.metrics)
 
 
 def _runs(rows: Any, edges: list[int]) -> Any:

@@ -69,6 +69,16 @@ PLANS = {
         "cap": 20,
         "pipeline": [pipeline.Clip(1.0), pipeline.Quantize(8)],
     },
+    "fixed": {
+        "algorithm": algorithms.Scaffold(),
+        "aggregation": aggregation.Mean(sum="fixed"),
+    },
+    "fixed levels": {
+        "algorithm": algorithms.FedAvg(),
+        "aggregation": aggregation.Mean(sum="fixed"),
+        "cap": 20,
+        "pipeline": [pipeline.Clip(1.0), pipeline.Quantize(8)],
+    },
     "adaptive": {
         "algorithm": algorithms.FedAvg(),
         "weighting": "equal",

@@ -3,7 +3,8 @@
 
 import numpy as np
 
-from muster.federation.coordinator.updates import honest, sum_of, updates
+from muster.aggregation import Mean
+from muster.federation.coordinator.updates import honest, updates
 from muster.federation.protocol.codec_tensors import digest, encode
 from muster.store.blobs import Files, update_name
 from muster.store.records import Assignment
@@ -31,7 +32,7 @@ def test_they_come_in_order_and_add_up(tmp_path):
     seats = [kept(blobs, client)[0] for client in (1, 2, 5)]
     found = list(updates(blobs, 1, seats, TEMPLATE))
     assert [one.clients for one in found] == [(1,), (2,), (5,)]
-    (total,) = sum_of(updates(blobs, 1, seats, TEMPLATE), (1, 2, 3, 5))
+    total = Mean().partial(updates(blobs, 1, seats, TEMPLATE), (1, 2, 3, 5))
     assert total.payload["delta"].tolist() == [8, 8, 8] and total.weight == 6.0
 
 
@@ -41,8 +42,9 @@ def test_one_that_is_damaged_is_not_added(tmp_path):
     data = bytearray((tmp_path / name).read_bytes())
     data[-1] ^= 1
     (tmp_path / name).write_bytes(data)
-    (total,) = sum_of(honest(updates(blobs, 1, [good, bad], TEMPLATE), lost, nothing), (1, 2))
+    total = Mean().partial(honest(updates(blobs, 1, [good, bad], TEMPLATE), lost, nothing), (1, 2))
     assert total.clients == (1,) and total.payload["delta"].tolist() == [1, 1, 1]
     ((client, stage, text),) = [(one.client, one.stage, one.error) for one in lost]
     assert (client, stage) == (2, "record") and "is damaged" in text
-    assert sum_of(honest(updates(blobs, 1, [bad], TEMPLATE), lost, nothing), (1, 2)) == []
+    nobody = honest(updates(blobs, 1, [bad], TEMPLATE), lost, nothing)
+    assert Mean().partial(nobody, (1, 2)) is None

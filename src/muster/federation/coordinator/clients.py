@@ -25,7 +25,7 @@ from muster.federation.coordinator.lifecycle import Call, closes, late, missing,
 from muster.federation.coordinator.round_state import RoundState
 from muster.federation.coordinator.secagg import SecAggCoordinator
 from muster.federation.coordinator.status import lacking
-from muster.federation.coordinator.updates import honest, sum_of, updates
+from muster.federation.coordinator.updates import honest, updates
 from muster.federation.protocol import frozen
 from muster.federation.protocol.claims import agreed, possible_rows
 from muster.federation.protocol.codec_tensors import digest, encode
@@ -244,7 +244,7 @@ class NetworkClients:
         assert self._outliers is not None
         stored = updates(self._ledger.blobs, round, came, template)
         replies = map(self._outliers.measured, honest(stored, lost, self._outliers.refusal))
-        found = replies if plan.needs_individual_replies else sum_of(replies, cohort.clients)
+        found = plan.partial_sums(replies, cohort.clients)
         summed, parts = list[ClientId](), 0
         for reply in found:
             summed.extend(reply.clients)

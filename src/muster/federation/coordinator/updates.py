@@ -8,15 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from muster.aggregation.sums import block_size, summed
 from muster.errors import NoRoom, RunError
 from muster.federation.protocol.codec_tensors import decode, digest
 from muster.security.refusal import Refused
 from muster.store.blobs import Blobs, update_name
 from muster.store.records import Assignment
-from muster.types import ClientId, Failed, Reply, Tree
+from muster.types import Failed, Reply, Tree
 
-__all__ = ["honest", "sum_of", "updates"]
+__all__ = ["honest", "updates"]
 
 CHECKS = 2  # updates that are compared with their digests at once
 
@@ -67,14 +66,6 @@ def honest(
                 continue
             one = Failed(one.clients[0], "reply", why)
         lost.append(one)
-
-
-def sum_of(replies: Iterator[Reply], invited: Sequence[ClientId]) -> list[Reply]:
-    """Return the sum of the replies, if any, in the fixed shape that the invited give it."""
-    size = block_size(len(invited))
-    place = {client: i // size for i, client in enumerate(invited)}
-    total = summed(replies, lambda reply: place[reply.clients[0]], alone=size == 1)
-    return [] if total is None else [total]
 
 
 def _digest(blobs: Blobs, name: str) -> str:
