@@ -13,6 +13,7 @@ from muster.metrics.head import OutputHead
 from muster.optimizers import Optimizer
 from muster.plan.keep import Keep
 from muster.plan.stopping import Every
+from muster.sampling.sampler import Sampler
 from muster.spelling import alien
 
 __all__ = ["refuse_kinds"]
@@ -29,7 +30,8 @@ def _has(value: Any, name: str) -> bool:
 def refuse_kinds(plan: Any) -> None:
     """Raise `PlanError`, with the remedy, for a field of another kind than is needed."""
     kinds = {"algorithm": Algorithm, "local": Local, "evaluate": Every, "keep": Keep}
-    seams = {"task": "layout", "sampling": "sample", "aggregation": "min_replies"}
+    kinds |= {"sampling": Sampler}
+    seams = {"task": "layout", "aggregation": "min_replies"}
     for name in (*kinds, *seams):
         value, kind = getattr(plan, name), kinds.get(name)
         fits = isinstance(value, kind) if kind else _has(value, seams[name])
@@ -45,7 +47,7 @@ def refuse_kinds(plan: Any) -> None:
             f"Plan(task={plan.task!r}): it does not say what its outputs are; give it head = "
             f"muster.metrics.head.OutputHead('own'), or another kind"
         )
-    server = getattr(plan.algorithm, "server", None)
+    server = vars(plan.algorithm).get("server")
     if server is not None and not isinstance(server, Optimizer):
         raise PlanError(f"{type(plan.algorithm).__name__}(server={alien(server, Optimizer)}")
     if not isinstance(plan.share, (str, tuple, list)):

@@ -58,7 +58,7 @@ def _refuse_told(plan: Any) -> None:
 
 
 def _refuse_sampling(plan: Any) -> None:
-    if getattr(plan.sampling, "kind", None) is None:
+    if not plan.sampling.traits.kind:
         raise PlanError(
             f"{plan.sampling} has no privacy accounting: a client may count more than once, or by "
             f"its data; use Poisson(rate), Uniform(count=...), Rotation(slots) or All()"
@@ -91,7 +91,7 @@ def _refuse_release(plan: Any, release: Release) -> None:
             f"{plan.stages.contracts[-1].noise} makes its noise for {least} replies, and "
             f"Plan(minimum={plan.minimum!r}) would release fewer; use Plan(minimum={least})"
         )
-    kept = getattr(plan.sampling, "separation", 1)
+    kept = plan.sampling.traits.separation
     if release.mechanism == "matrix" and release.separation > kept:
         raise PlanError(
             f"the noise counts on {release.separation} rounds between two turns of a client, and "
@@ -137,11 +137,12 @@ def selection(plan: Any, roster: Roster) -> Selection:
 
     A mask needs its cohort to know one another, so whoever is in it, and the server, sees who is.
     """
+    traits = plan.sampling.traits
     return Selection(
-        plan.sampling.kind,
+        traits.kind,
         plan.sampling.share(roster),
         seen=plan.secure is not None,
-        separation=getattr(plan.sampling, "separation", 1),
+        separation=traits.separation,
     )
 
 

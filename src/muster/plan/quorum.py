@@ -41,20 +41,17 @@ def refuse_unreachable(plan: Any) -> None:
 
     Where its sampling says how many it draws; else it is known when clients are.
     """
-    drawn = getattr(plan.selection, "count", None)
+    drawn = plan.selection.traits.count
     if drawn is not None and (why := _unmet(plan, drawn)):
         raise PlanError(f"{why}; lower minimum, or invite more")
 
 
 def shortage(plan: Any, clients: int) -> str:
     """Why no round over so many enrolled clients can ever count; "" where one can."""
-    size, drawn = (getattr(plan.selection, name, None) for name in ("size", "count"))
-    if size is not None:
-        try:
-            return _unmet(plan, size(clients))
-        except PlanError as error:
-            return str(error)
-    return _unmet(plan, clients if drawn is None else min(drawn, clients))
+    try:
+        return _unmet(plan, plan.selection.size(clients))
+    except PlanError as error:
+        return str(error)
 
 
 def _unmet(plan: Any, invited: int) -> str:

@@ -47,7 +47,7 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
     for room in (aggregation, algorithms, metrics, optimizers, pipeline, sampling, schedules)
     for name in room.__all__
     if (is_dataclass(getattr(room, name)) or isfunction(getattr(room, name)))
-    and name not in ("Contract", "Pipeline")
+    and name not in ("Cohort", "Contract", "Pipeline", "SamplerTraits")
 } | {
     kind.__name__: kind
     for kind in (

@@ -20,7 +20,7 @@ def refuse_outvoted(plan: Any) -> None:
             f"{rule} looks at every reply, and SecureSum(groups={groups}) shows {groups}; give "
             f"SecureSum(groups=...) of at least {max(2, rule.min_replies)}, or use Mean()"
         )
-    if getattr(plan.sampling, "with_replacement", False):
+    if plan.sampling.traits.replacement:
         raise PlanError(
             f"{rule} counts each client once, and {plan.sampling} may draw one twice; use "
             f"Uniform(count=...)"
@@ -40,7 +40,7 @@ def refuse_outvoted(plan: Any) -> None:
 
 def _refuse_few(plan: Any) -> None:
     """A cohort that is smaller than what the rule needs."""
-    count = getattr(plan.sampling, "count", None)
+    count = plan.sampling.traits.count
     if plan.secure is None and count is not None and count < plan.aggregation.min_replies:
         raise PlanError(
             f"{plan.aggregation} needs {plan.aggregation.min_replies} replies, and {plan.sampling} "

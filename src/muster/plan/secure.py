@@ -39,7 +39,7 @@ def refuse_leaks(plan: Any) -> None:
             f"SecureSum keeps metrics with the clients, and {plan.evaluate} asks some for theirs; "
             f"use Plan(evaluate=Every(clients=0)), or SecureSum(metrics='public')"
         )
-    count = getattr(plan.selection, "count", None)
+    count = plan.selection.traits.count
     _ = plan.frame
     if count is not None:  # else it is known when clients are: see `Plan.groups`
         check_cohort(plan, count)

@@ -215,9 +215,11 @@ def begun_with(folder: Path, asked: str) -> str | None:
 
 
 def digest(population: Population) -> str:
-    """SHA-256 over ids and row counts: who is enrolled, not what they hold."""
+    """SHA-256 over ids, row counts, and who is barred: who is enrolled, not what they hold."""
     found = hashlib.sha256(repr(population.clients).encode())
     found.update(np.ascontiguousarray(population.sizes, np.int64).tobytes())
+    if population.barred is not None:
+        found.update(repr(sorted(population.barred.items())).encode())
     return found.hexdigest()
 
 

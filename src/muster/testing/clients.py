@@ -105,7 +105,7 @@ def _roster_and_evaluation(make: Make) -> None:
         rows = np.asarray(roster.rows())
         claim((rows == population.sizes).all(), "known().rows() are not the clients' row counts")
         asked = population.clients[3:20:2]
-        found = list(scene.clients.evaluate(asked, scene.state.sent()))
+        found = list(scene.clients.evaluate(asked, scene.state.sent(), 1))
         names = tuple(client for client, _ in found)
         claim(names == asked, f"evaluate yields {names}, not each of {asked} once, in order")
         for client, sums in found:

@@ -132,7 +132,7 @@ def to_training(
 
 def _drawn(plan: Plan) -> int:
     """How many clients the plan's own draw puts into one secure sum; 0 where it does not say."""
-    count = getattr(plan.selection, "count", None)
+    count = plan.selection.traits.count
     return 0 if plan.secure is None or count is None else count // plan.secure.groups
 
 

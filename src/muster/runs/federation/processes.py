@@ -28,6 +28,7 @@ from muster.federation.protocol.message import STUDY
 from muster.plan import Plan
 from muster.plan.quorum import refuse_few
 from muster.runs.drive import Watch
+from muster.runs.federation.conduct import refuse_unserved
 from muster.runs.run import Run
 from muster.security import pki
 from muster.types import ClientId
@@ -162,6 +163,7 @@ def federated(plan: Plan, spec: Spec, watch: Watch, tell: Callable[[dict[str, An
     again, clients that a round waits for), with a "text". Raises `PlanError` where its clients
     are too few for any round to count, `RunError` when a process fails, with what it said.
     """
+    refuse_unserved(plan)
     refuse_few(plan, spec.clients)
     identities(spec)
     crew = ProcessGroup(spec)
