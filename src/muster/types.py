@@ -45,6 +45,7 @@ __all__ = [
     "State",
     "Store",
     "Task",
+    "TaskTraits",
     "Tree",
     "Vector",
 ]
@@ -275,10 +276,29 @@ class Rejected:
 Answer = Reply | Declined | Failed | Late | Rejected
 
 
+@dataclass(frozen=True)
+class TaskTraits:
+    """What others need to know of a task, declared by it.
+
+    `gradients`: it shows the gradient of each step; else it has a training of its own. `by_row`: it
+    shows each row's own, as `GradientsByRow`. `whole`: all steps of a client's round are one run,
+    as something in it counts them. `piece`: the fewest steps that one run pays for, where a run is
+    compiled. `threads` is the module whose own threads it computes with (its `get_num_threads` and
+    `set_num_threads`), beside those of BLAS and OpenMP; "" for none.
+    """
+
+    gradients: bool = True
+    by_row: bool = False
+    whole: bool = False
+    piece: int = 1
+    threads: str = ""
+
+
 class Task(Protocol):
     """Model, loss and data in one framework: vectors in, vectors out. A frozen, hashable value.
 
-    `framework` is "numpy", "torch", "jax" or "custom"; `draws` says whether layers draw inside
+    `framework` is the package whose arrays it computes with, or "custom"; what it can do is not
+    read off that but declared in `traits`. `draws` says whether layers draw inside
     forward (dropout). `engines` lists how a cohort may be trained: "loop" (one client at a
     time), "matrix" (the cohort as one matrix `(clients, d)`), "fused" (in place through
     `descend`, only when nothing bends gradients and local training is plain SGD).
@@ -287,6 +307,10 @@ class Task(Protocol):
     framework: str
     draws: bool
     engines: tuple[str, ...]
+
+    @property
+    def traits(self) -> TaskTraits:
+        """What others need to know."""
 
     @property
     def layout(self) -> Layout:

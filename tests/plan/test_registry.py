@@ -29,6 +29,7 @@ from muster.layout import Layout, TensorEntry
 from muster.metrics.head import OutputHead
 from muster.plan.registry import assign, differences, fingerprint, from_text, to_toml, to_value
 from muster.tasks.numpy import MLP, LinearRegression
+from muster.types import TaskTraits
 
 LAYOUT = Layout((TensorEntry("w", (2,)),))
 
@@ -43,6 +44,7 @@ class Theirs:
 
     loss: Any
     framework = "custom"
+    traits = TaskTraits(gradients=False)
     layout = LAYOUT
     head = OutputHead("none")
 

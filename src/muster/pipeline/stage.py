@@ -136,6 +136,10 @@ class Stage(Spelled):
         """What one round reveals under this stage's noise; None for a stage without."""
         return None
 
+    def step(self, contract: Contract) -> float:
+        """How far one client's coordinate may move on its way through, rounding aside."""
+        return 0.0
+
     def share_variance(self, contract: Contract) -> float:
         """The variance, in levels squared, of the noise that each client adds to the sum."""
         return 0.0
@@ -231,6 +235,10 @@ class Pipeline:
         after = tuple(stage.ended(state) for stage, state in zip(self.stages, states, strict=True))
         kept = all(new is old for new, old in zip(after, states, strict=True))
         return states if kept else after
+
+    def step(self, contract: Contract) -> float:
+        """How far one client's coordinate may move on its way through, rounding aside."""
+        return 0.0
 
     def share_variance(self) -> float:
         """The variance, in levels squared, of the noise that each client adds to the sum."""

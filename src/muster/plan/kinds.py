@@ -41,11 +41,15 @@ def refuse_kinds(plan: Any) -> None:
                 f"Plan({name}={value!r}): that is no {noun}; give one (did you forget to call it?)"
             )
     task = plan.task  # what goes wrong inside its own `head` is shown as what it is
-    said = hasattr(type(task), "head") or "head" in getattr(task, "__dict__", {})
-    if not said or not isinstance(task.head, OutputHead):
+    if not _has(task, "head") or not isinstance(task.head, OutputHead):
         raise PlanError(
             f"Plan(task={plan.task!r}): it does not say what its outputs are; give it head = "
             f"muster.metrics.head.OutputHead('own'), or another kind"
+        )
+    if not _has(task, "traits"):
+        raise PlanError(
+            f"Plan(task={plan.task!r}): it does not say what it can do; give it traits = "
+            f"muster.types.TaskTraits(), or with what differs"
         )
     server = vars(plan.algorithm).get("server")
     if server is not None and not isinstance(server, Optimizer):
@@ -58,7 +62,7 @@ def refuse_kinds(plan: Any) -> None:
                 f"Plan({name}={getattr(plan, name)!r}): a list is needed; put [ ] around it"
             )
     for rule in plan.stop:
-        if not hasattr(rule, "met") or isinstance(rule, type):
+        if not _has(rule, "met") or isinstance(rule, type):
             raise PlanError(
                 f"Plan(stop=[{rule!r}]): that is no rule; give rules such as "
                 f"EarlyStopping('loss', evaluations=5)"

@@ -179,7 +179,7 @@ class Plan(Spelled):
                 f"{self.algorithm} multiplies means of what clients send, which "
                 f"Mean(denominator='expected') would scale twice; use Mean(denominator='replies')"
             )
-        if self.task.framework == "custom" and self.algorithm.modifies_gradient:
+        if not self.task.traits.gradients and self.algorithm.modifies_gradient:
             raise PlanError(
                 f"{self.algorithm} bends every local gradient, which a task with its own fit() "
                 f"does not show; use FedAvg or FedNova, or a numpy, torch or jax task"

@@ -73,10 +73,6 @@ class PlanView(Protocol):
         """When, and how many clients are asked."""
 
     @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """What is measured beside the loss."""
-
-    @property
     def stop(self) -> tuple[Target | EarlyStopping, ...]:
         """When to end early."""
 

@@ -314,12 +314,11 @@ def _trust(facts: StatementInputs) -> str:
 def _sampling(facts: StatementInputs) -> str:
     how = facts.selection
     each = [Charge(release, how).amplification for release in facts.releases]
-    amplified = max(each, default=1.0) < 1
-    notes = "" if amplified else " (no amplification)"
-    if how.kind == "poisson" and not amplified and how.rate < 1:
-        notes = " (no amplification), as the coins are seen"
+    notes = ""
+    if how.kind == "poisson" and max(each, default=1.0) == 1.0 > how.rate:
+        notes = ", as the coins are seen"
     if how.separation > 1:
-        notes += f", a client once in {how.separation} rounds"
+        notes = f", a client once in {how.separation} rounds"
     return (
         f"{how.kind}, rate {how.rate:g} of {facts.population} clients, accounted with rate "
         f"{max(each, default=1.0):g}{notes}; enforced: {facts.enforced or 'not stated'}"

@@ -21,7 +21,7 @@ from muster.rounds import RunState, start
 from muster.simulation import Choice, LocalExecutor, Simulation
 from muster.store import MemoryStore
 from muster.tasks import numpy as tasks
-from muster.testing.claim import claim, close, same
+from muster.testing.claim import claim, close, closed, same
 from muster.types import ClientId, Clients, Cohort, Declined, Failed, Late, Reply, Store
 from muster.vectors import leaves
 
@@ -89,7 +89,7 @@ def _scene(make: Make, absent: Absent | None = None, batch: int | None = 2) -> I
     try:
         yield Scene(plan, population, store, start(plan), clients)
     finally:
-        getattr(clients, "close", lambda: None)()
+        closed(clients)
 
 
 def _plain(plan: Plan, population: Population, store: Store, absent: Absent) -> Clients:

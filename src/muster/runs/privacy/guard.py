@@ -259,7 +259,7 @@ def _enforced(kind: str, *, secret: bool) -> str:
     if kind == "all":
         return "everybody enrolled was invited"
     if kind == "deterministic":
-        return "the sampler drew the cohorts by a rule of its own, and nothing counts on it"
+        return "the sampler drew the cohorts by a rule of its own: no amplification is counted on"
     if kind == "rotation":
         return "the server invites a client in its slot, a hash of its id under the plan's seed"
     who = "the server, from a secret of each round" if secret else "the plan's seed"
