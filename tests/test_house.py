@@ -202,6 +202,23 @@ def test_a_line_of_code_is_neither_comment_nor_docstring(tmp_path):
     assert budget.code_lines(file) == 5
 
 
+def test_any_is_said_no_oftener_than_it_was():
+    found = budget.untyped(House(ROOT))
+    over = {room: (found[room], budget.ANY.get(room, 0)) for room in budget.above(found)}
+    assert not over, f"type what was added (found, ceiling): {over}"
+
+
+def test_one_any_more_is_found(tmp_path, capsys, monkeypatch):
+    text = "from typing import Any\nimport typing\nx: Any = 0\ny: list[typing.Any] = []"
+    house = plant(tmp_path, {"src/muster/cli/show.py": text})
+    assert budget.untyped(house) == {"cli": 2}
+    monkeypatch.setattr(budget, "ANY", {"cli": 2})
+    assert not budget.above(budget.untyped(house)) and budget.main([str(tmp_path)]) == 0
+    monkeypatch.setattr(budget, "ANY", {"cli": 1})
+    assert budget.main([str(tmp_path)]) == 1
+    assert "cli               2        1  OVER" in capsys.readouterr().out
+
+
 def test_the_budget_fails_above_a_ceiling(tmp_path, capsys):
     plant(tmp_path, {"src/muster/cli/show.py": "x = 0\n" * (budget.CEILINGS[7] + 1)})
     assert budget.main([str(tmp_path)]) == 1

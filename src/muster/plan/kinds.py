@@ -13,6 +13,7 @@ from muster.metrics.head import OutputHead
 from muster.optimizers import Optimizer
 from muster.plan.keep import Keep
 from muster.plan.stopping import Every
+from muster.plan.view import PlanView
 from muster.sampling.sampler import Sampler
 from muster.spelling import alien
 
@@ -27,7 +28,7 @@ def _has(value: Any, name: str) -> bool:
     return inspect.getattr_static(value, name, None) is not None
 
 
-def refuse_kinds(plan: Any) -> None:
+def refuse_kinds(plan: PlanView) -> None:
     """Raise `PlanError`, with the remedy, for a field of another kind than is needed."""
     kinds = {"algorithm": Algorithm, "local": Local, "evaluate": Every, "keep": Keep}
     kinds |= {"sampling": Sampler}

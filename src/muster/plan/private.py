@@ -10,6 +10,7 @@ import numpy as np
 from muster.errors import PlanError
 from muster.pipeline.stage import Stage
 from muster.plan.keep import Keep
+from muster.plan.view import PlanView
 from muster.privacy.ledger import Budget
 from muster.privacy.release import Charge, Release, Selection
 from muster.types import Reply, Roster
@@ -17,7 +18,7 @@ from muster.types import Reply, Roster
 __all__ = ["charges", "empty_reply", "noises_sum", "refuse_budget", "refuse_exposed", "selection"]
 
 
-def refuse_exposed(plan: Any) -> None:
+def refuse_exposed(plan: PlanView) -> None:
     """Raise `PlanError`, with the remedy, for a plan whose noise would not hide its clients."""
     _refuse_told(plan)
     releases = plan.stages.releases()
@@ -48,7 +49,7 @@ def refuse_exposed(plan: Any) -> None:
     _refuse_kept(plan)
 
 
-def _refuse_told(plan: Any) -> None:
+def _refuse_told(plan: PlanView) -> None:
     """Metrics are functions of the very rows that `PerExample` is to keep private."""
     if not plan.local.reports and plan.evaluate.clients != 0:
         raise PlanError(
@@ -57,7 +58,7 @@ def _refuse_told(plan: Any) -> None:
         )
 
 
-def _refuse_sampling(plan: Any) -> None:
+def _refuse_sampling(plan: PlanView) -> None:
     if not plan.sampling.traits.kind:
         raise PlanError(
             f"{plan.sampling} has no privacy accounting: a client may count more than once, or by "
@@ -65,7 +66,7 @@ def _refuse_sampling(plan: Any) -> None:
         )
 
 
-def _refuse_minimum(plan: Any, releases: tuple[Release, ...]) -> None:
+def _refuse_minimum(plan: PlanView, releases: tuple[Release, ...]) -> None:
     """Refuse noise on the sum of a round that may be given up for want of replies.
 
     Whether it is given up is a bit that no noise covers: where nine of ten answer, and the tenth
@@ -84,7 +85,7 @@ def _refuse_minimum(plan: Any, releases: tuple[Release, ...]) -> None:
         )
 
 
-def _refuse_release(plan: Any, release: Release) -> None:
+def _refuse_release(plan: PlanView, release: Release) -> None:
     least = release.survivors
     if release.discrete and not (isinstance(plan.minimum, int) and plan.minimum >= least):
         raise PlanError(
@@ -100,7 +101,7 @@ def _refuse_release(plan: Any, release: Release) -> None:
         )
 
 
-def _refuse_kept(plan: Any) -> None:
+def _refuse_kept(plan: PlanView) -> None:
     """A state of correlated noise holds the rows that take it off its model again."""
     if plan.keep == Keep():
         return
@@ -122,31 +123,32 @@ def refuse_budget(budget: Any) -> None:
         )
 
 
-def noises_sum(plan: Any) -> bool:
+def noises_sum(plan: PlanView) -> bool:
     """Whether the server adds noise to the sum: then a sum of nobody is a release, too."""
     return any(release.trust == "central" for release in plan.stages.releases())
 
 
-def empty_reply(plan: Any) -> Reply:
+def empty_reply(plan: PlanView) -> Reply:
     """The sum of no replies; noise then hides that there were none."""
     return Reply((), plan.stages.empty_reply(plan.dtype), 0.0, {}, np.zeros(0, plan.dtype))
 
 
-def selection(plan: Any, roster: Roster) -> Selection:
+def selection(plan: PlanView, roster: Roster) -> Selection:
     """How the plan draws its clients from those.
 
     A mask needs its cohort to know one another, so whoever is in it, and the server, sees who is.
     """
     traits = plan.sampling.traits
+    kind: Any = traits.kind  # which a selection refuses where it is none that is accounted
     return Selection(
-        traits.kind,
+        kind,
         plan.sampling.share(roster),
         seen=plan.secure is not None,
         separation=traits.separation,
     )
 
 
-def charges(plan: Any, roster: Roster, run: str) -> tuple[Charge, ...]:
+def charges(plan: PlanView, roster: Roster, run: str) -> tuple[Charge, ...]:
     """What one round reveals, a charge for each stage with noise.
 
     The second one and those after it go by the run's name with their number, as a ledger has one

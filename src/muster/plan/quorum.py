@@ -6,10 +6,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import count
-from typing import Any
 
 from muster.errors import PlanError
 from muster.plan.secure import check_cohort
+from muster.plan.view import PlanView
 from muster.types import ClientId
 
 __all__ = ["fewest", "needed", "refuse_few", "refuse_unreachable", "shortage", "target_replies"]
@@ -36,7 +36,7 @@ def target_replies(invited: int, overselect: float) -> int:
     return math.ceil(round(invited / overselect, 9))
 
 
-def refuse_unreachable(plan: Any) -> None:
+def refuse_unreachable(plan: PlanView) -> None:
     """Raise `PlanError` for a plan whose rounds never get as many replies as they need.
 
     Where its sampling says how many it draws; else it is known when clients are.
@@ -46,7 +46,7 @@ def refuse_unreachable(plan: Any) -> None:
         raise PlanError(f"{why}; lower minimum, or invite more")
 
 
-def shortage(plan: Any, clients: int) -> str:
+def shortage(plan: PlanView, clients: int) -> str:
     """Why no round over so many enrolled clients can ever count; "" where one can."""
     try:
         return _unmet(plan, plan.selection.size(clients))
@@ -54,7 +54,7 @@ def shortage(plan: Any, clients: int) -> str:
         return str(error)
 
 
-def _unmet(plan: Any, invited: int) -> str:
+def _unmet(plan: PlanView, invited: int) -> str:
     """Why so many invited are too few, if they all reply; "" where they are not."""
     replies, least = plan.target_replies(invited), plan.needed(invited)
     if replies < least:
@@ -73,7 +73,7 @@ def _unmet(plan: Any, invited: int) -> str:
     return ""
 
 
-def fewest(plan: Any) -> int:
+def fewest(plan: PlanView) -> int:
     """The fewest clients that must be there for a round to count. Raises `PlanError` for none."""
     enough = next((n for k in count() if (n := 1 << k) >= MOST or not shortage(plan, n)), MOST)
     if why := shortage(plan, enough):
@@ -85,7 +85,7 @@ def fewest(plan: Any) -> int:
     return enough
 
 
-def refuse_few(plan: Any, clients: Sequence[ClientId]) -> None:
+def refuse_few(plan: PlanView, clients: Sequence[ClientId]) -> None:
     """Raise `PlanError`, naming who is there, where no round over these clients can count."""
     why = shortage(plan, len(clients))
     if not why:

@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from muster.errors import PlanError
+from muster.plan.view import PlanView
 from muster.vectors import leaves
 
 __all__ = ["refuse_outvoted"]
 
 
-def refuse_outvoted(plan: Any) -> None:
+def refuse_outvoted(plan: PlanView) -> None:
     """Raise `PlanError`, with the remedy, for a plan whose rule would judge too little or amiss."""
     rule, secure = plan.aggregation, plan.secure
     groups = 1 if secure is None else secure.groups
@@ -38,7 +37,7 @@ def refuse_outvoted(plan: Any) -> None:
             )
 
 
-def _refuse_few(plan: Any) -> None:
+def _refuse_few(plan: PlanView) -> None:
     """A cohort that is smaller than what the rule needs."""
     count = plan.sampling.traits.count
     if plan.secure is None and count is not None and count < plan.aggregation.min_replies:

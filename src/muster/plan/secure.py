@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from muster.errors import PlanError
+from muster.pipeline.secure_sum import SecureSum
 from muster.pipeline.sum_bounds import SumBounds
+from muster.plan.view import PlanView
 from muster.types import Sent
 
 if TYPE_CHECKING:
@@ -16,9 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["check_cohort", "refuse_leaks", "refused_session", "refused_sum", "session_terms"]
 
 
-def refuse_leaks(plan: Any) -> None:
+def refuse_leaks(plan: PlanView) -> None:
     """Raise `PlanError`, with the remedy, for a plan with SecureSum that would undo it."""
-    secure = plan.secure
+    secure = _masks(plan)
     distributed = [one for one in plan.stages.releases() if one.trust == "distributed"]
     if secure.groups > 1 and distributed:
         raise PlanError(
@@ -45,18 +47,17 @@ def refuse_leaks(plan: Any) -> None:
         check_cohort(plan, count)
 
 
-def session_terms(plan: Any, size: int, /, **about: Any) -> SessionTerms:
+def session_terms(plan: PlanView, size: int, /, **about: Any) -> SessionTerms:
     """What a session of so many of a plan's clients is about, one group of a cohort or all of it.
 
     `about` is what it is of, by name, as in `SecureSum.terms`. Both sides make their terms here,
     each from its own plan; a plan asks for as many survivors as make its round count, and as its
     noise in shares is charged for. Raises `PlanError` where so many do not hide one another.
     """
-    terms: SessionTerms = plan.secure.terms(plan.frame, size, *_floors(plan, size), **about)
-    return terms
+    return _masks(plan).terms(plan.frame, size, *_floors(plan, size), **about)
 
 
-def refused_session(plan: Any, size: int) -> str:
+def refused_session(plan: PlanView, size: int) -> str:
     """Why there is no session of so many of a plan's clients, with the remedy, or ""."""
     nothing = bytes(32)
     try:
@@ -66,17 +67,25 @@ def refused_session(plan: Any, size: int) -> str:
     return ""
 
 
-def check_cohort(plan: Any, count: int) -> None:
+def check_cohort(plan: PlanView, count: int) -> None:
     """Raise `PlanError`, with the remedy, for a cohort that the plan's settings do not hide."""
-    plan.secure.check(plan.frame, count, plan.rounds, *_floors(plan, count))
+    _masks(plan).check(plan.frame, count, plan.rounds, *_floors(plan, count))
 
 
-def _floors(plan: Any, size: int) -> tuple[int, int]:
+def _masks(plan: PlanView) -> SecureSum:
+    """The masks of a plan that has some."""
+    assert plan.secure is not None, "asked of a plan without SecureSum"
+    return plan.secure
+
+
+def _floors(plan: PlanView, size: int) -> tuple[int, int]:
     """The fewest replies that count, and the honest ones that noise in shares is charged for."""
     return plan.needed(size), plan.stages.honest_shares()
 
 
-def refused_sum(plan: Any, sent: Sent, sums: Mapping[str, Any], weight: int, count: int) -> str:
+def refused_sum(
+    plan: PlanView, sent: Sent, sums: Mapping[str, Any], weight: int, count: int
+) -> str:
     """Why so many honest clients cannot have made these integer sums, or "" where they can.
 
     `sent` is what they were sent, with the bounds that move between rounds.
@@ -86,7 +95,7 @@ def refused_sum(plan: Any, sent: Sent, sums: Mapping[str, Any], weight: int, cou
     return bounds.refusal(sums, weight)
 
 
-def _refuse_weights(plan: Any) -> None:
+def _refuse_weights(plan: PlanView) -> None:
     """What the population weighs is a sum of secret row counts."""
     if plan.weighting == "equal":
         return

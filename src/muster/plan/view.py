@@ -65,6 +65,10 @@ class PlanView(Protocol):
         """How many."""
 
     @property
+    def seed(self) -> int:
+        """Where draws begin."""
+
+    @property
     def dtype(self) -> str:
         """Of the parameters."""
 
@@ -103,6 +107,14 @@ class PlanView(Protocol):
     @property
     def measured(self) -> tuple[Metric, ...]:
         """Every metric of an evaluation."""
+
+    @property
+    def directions(self) -> dict[str, bool]:
+        """Of each metric by name, whether less is better."""
+
+    @property
+    def sums(self) -> frozenset[str] | None:
+        """The names of all sums that a client is asked for, where they are known."""
 
     @property
     def secure(self) -> SecureSum | None:
