@@ -37,7 +37,7 @@ ANY = {
     "optimizers": 63,
     "pipeline": 30,
     "plain": 9,
-    "plan": 50,
+    "plan": 46,
     "ports": 2,
     "privacy": 37,
     "rounds": 15,

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
 
 from muster.algorithms.algorithm import Algorithm
 from muster.errors import PlanError
@@ -20,7 +19,7 @@ from muster.spelling import alien
 __all__ = ["refuse_kinds"]
 
 
-def _has(value: Any, name: str) -> bool:
+def _has(value: object, name: str) -> bool:
     """Whether a value has an attribute, which is not read: a user's model may be built by it.
 
     An `AttributeError` from in there would look as if the attribute were missing.

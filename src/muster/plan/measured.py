@@ -33,7 +33,7 @@ def refuse_unmeasured(plan: PlanView) -> None:
             f"tells {ROOM} at most; take metrics with fewer bins or classes, or Every(clients=0)"
         )
     rules = [rule for rule in plan.stop if isinstance(rule, Target | EarlyStopping)]
-    named: list[tuple[Any, str]] = [(rule, rule.metric) for rule in rules]
+    named: list[tuple[object, str]] = [(rule, rule.metric) for rule in rules]
     if plan.keep.best is not None:
         named.append((plan.keep, plan.keep.best))
     for rule, name in named:

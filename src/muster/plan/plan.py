@@ -372,5 +372,5 @@ class Plan(Spelled):
         return -(-self.stages.contracts[-1].bits // 8) + self.sharing.averaged * item
 
 
-def _number(value: Any) -> bool:
+def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)

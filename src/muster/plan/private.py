@@ -114,7 +114,7 @@ def _refuse_kept(plan: PlanView) -> None:
             )
 
 
-def refuse_budget(budget: Any) -> None:
+def refuse_budget(budget: object) -> None:
     """Raise `PlanError` for what is no budget."""
     if budget is not None and not isinstance(budget, Budget):
         raise PlanError(
