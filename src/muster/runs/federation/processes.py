@@ -60,8 +60,6 @@ class Spec:
     processes: int
     names: tuple[str, ...]
     clients: tuple[ClientId, ...]
-    value: dict[str, object] | None = None
-    mark: str = ""
     settings: tuple[str, ...] = ()
     rounds: int | None = None
     seed: int | None = None
@@ -69,6 +67,8 @@ class Spec:
     lease: float = 15.0
     ledger: str | None = None
     study: str = STUDY
+    value: dict[str, object] | None = None
+    mark: str = ""
 
     @property
     def home(self) -> Path:
