@@ -34,7 +34,7 @@ class LongestWaiting(Sampler):
         key: RandomSource,
         losses: Mapping[ClientId, float] | None = None,
     ) -> tuple[Cohort, Tree]:
-        """The first so many, by when they were drawn last."""
+        """Draw the first so many, by when they were drawn last."""
         last = state or {}
         tie = dict(zip(roster.eligible, key.uniform(len(roster.eligible)), strict=True))
         order = sorted(roster.eligible, key=lambda c: (last.get(c, 0), tie[c]))

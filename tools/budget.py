@@ -94,7 +94,7 @@ def totals(house: House) -> Counter[int]:
 
 
 def untyped(house: House) -> Counter[str]:
-    """How often the code of each room says `Any`; imports of the word do not count."""
+    """Count how often the code of each room says `Any`; imports of the word do not count."""
     return Counter(
         file.room
         for file in house.source
@@ -105,7 +105,7 @@ def untyped(house: House) -> Counter[str]:
 
 
 def above(count: Counter[str]) -> list[str]:
-    """The rooms that say `Any` more often than they may."""
+    """List the rooms that say `Any` more often than they may."""
     return sorted(room for room, found in count.items() if found > ANY.get(room, 0))
 
 

@@ -32,7 +32,7 @@ class Kind:
 
 
 def called(house: House) -> Iterator[Finding]:
-    """Every method of a protocol is called, or handed on, in the product."""
+    """Find methods of protocols that nothing in the product calls or hands on."""
     kinds = {kind.node.name: kind for file in house.source for kind in _kinds(file)}
     classes = {
         node.name: node
@@ -74,7 +74,7 @@ def _kinds(file: File) -> Iterator[Kind]:
 
 
 def _defined(node: ast.ClassDef) -> dict[str, int]:
-    """The methods of a class by name; Python's own (`__len__`) are called by Python."""
+    """Return the methods of a class by name; Python's own (`__len__`) are called by Python."""
     return {
         part.name: part.lineno
         for part in node.body
@@ -83,7 +83,7 @@ def _defined(node: ast.ClassDef) -> dict[str, int]:
 
 
 def _named(file: File, types: set[str]) -> set[str]:
-    """The names that an annotation, an `isinstance` or a `cast` says are of these types."""
+    """Return the names that an annotation, `isinstance` or `cast` says are of these types."""
     found = set()
     for node in ast.walk(file.tree):
         if isinstance(node, ast.arg) and _says(node.annotation, types):
@@ -104,7 +104,7 @@ def _named(file: File, types: set[str]) -> set[str]:
 
 
 def _assigned(file: File, names: set[str]) -> set[str]:
-    """What is assigned from such a name, alone or side by side, or from what a function returns."""
+    """Return the names assigned from such a name, side by side, or from what a function returns."""
     found = set()
     for node in ast.walk(file.tree):
         pairs: list[tuple[ast.expr, ast.expr]] = []
@@ -119,7 +119,7 @@ def _assigned(file: File, names: set[str]) -> set[str]:
 
 
 def _items(target: ast.expr, held: ast.expr) -> list[tuple[ast.expr, ast.expr]]:
-    """The values of a dict that a function returns, one after the other."""
+    """Pair a loop's name with a function's dict, whose values it stands for."""
     if not isinstance(target, ast.Tuple) or not isinstance(held, ast.Call):
         return []
     whole = held.func.value if isinstance(held.func, ast.Attribute) else held
@@ -138,7 +138,7 @@ def _says(annotation: ast.expr | None, types: set[str]) -> bool:
 
 
 def _last(node: ast.AST) -> str:
-    """The last name of `a.b.c`, or of a call of it."""
+    """Return the last name of `a.b.c`, or of a call of it."""
     while isinstance(node, ast.Call | ast.Await):
         if isinstance(node, ast.Call) and _last(node.func) == "cast" and len(node.args) == 2:
             node = node.args[1]
@@ -150,7 +150,7 @@ def _last(node: ast.AST) -> str:
 
 
 def _uses(tree: ast.AST, within: str = "") -> Iterator[tuple[str, str, str]]:
-    """Each `receiver.method` with the function it stands in: one that hands on is no caller."""
+    """Yield each `receiver.method` with its function: one that hands on is no caller."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Attribute):
             yield _last(node.value), node.attr, within

@@ -213,7 +213,7 @@ def unique_names(house: House) -> Iterator[Finding]:
 
 
 def asking(house: House) -> Iterator[Finding]:
-    """A value of ours says what it is: no `getattr` with a default, no `hasattr`.
+    """Refuse to ask a value of ours what it is: `getattr` with a default, and `hasattr`.
 
     Names of Python's own (`__name__`) may be asked for, and whatever else where `ASKING` says why.
     """
@@ -242,7 +242,7 @@ def _asks(call: ast.Call) -> bool:
 
 
 def capabilities(house: House) -> Iterator[Finding]:
-    """No framework is known by its name outside tasks/: a task declares what it can do."""
+    """Refuse a framework's name compared outside tasks/: a task declares what it can do."""
     for file in house.source:
         place = "/".join(file.path.parts[2:])
         if file.room == "tasks":

@@ -22,7 +22,7 @@ TYPES = "biuf"  # kinds of arrays: booleans, integers and floats
 
 
 def packed(value: Any) -> NDArray[np.uint8] | None:
-    """The bytes of a value; None for None, so that nothing is stored where nothing is kept.
+    """Return the bytes of a value; None for None, so that nothing is stored where nothing is kept.
 
     Raises `DataError` for what is none of: None, booleans, numbers, text, tuples, lists, dicts by
     numbers or text, and NumPy arrays of booleans or numbers.
@@ -37,7 +37,7 @@ def packed(value: Any) -> NDArray[np.uint8] | None:
 
 
 def unpacked(data: Any) -> Any:
-    """The value that `packed` wrote. Raises `DataError` for bytes that are something else."""
+    """Return the value that `packed` wrote. Raises `DataError` for bytes of something else."""
     if data is None:
         return None
     try:

@@ -114,7 +114,7 @@ def _source(plan: Plan, source: keys.RandomSource) -> keys.RandomSource:
 def _losses(
     plan: Plan, state: RunState, clients: Clients, roster: Roster, draw: tuple[int, Any]
 ) -> dict[ClientId, float | None] | None:
-    """The loss of each candidate, None of one that did not answer; None where nobody is asked."""
+    """Ask candidates for their losses: None of one without an answer, or where nobody is asked."""
     if not plan.selection.traits.needs_losses:
         return None
     round, source = draw
@@ -170,17 +170,17 @@ def _stepped(
 
 
 def told(asked: Mapping[ClientId, float | None] | None) -> dict[ClientId, float] | None:
-    """The losses of those candidates that answered; None where nobody was asked."""
+    """Return the losses of those candidates that answered; None where nobody was asked."""
     return None if asked is None else {c: loss for c, loss in asked.items() if loss is not None}
 
 
 def _observed(plan: Plan, sampler: Any, roster: Roster, outcomes: tuple[ClientOutcome, ...]) -> Any:
-    """The sampler's state after the round, as in `RunState`."""
+    """Tell the sampler what came back; return its state, as in `RunState`."""
     return packed(plan.selection.observe(unpacked(sampler), roster, outcomes))
 
 
 def _gates(roster: Roster, cohort: Cohort) -> dict[str, Any]:
-    """How many passed each gate to the cohort, where somebody says who may be drawn at all."""
+    """Count who passed each gate to the cohort, where somebody says who may be drawn at all."""
     if roster.barred is None:
         return {}
     barred = Counter(roster.barred[c] for c in roster.clients if c in roster.barred)
@@ -241,7 +241,7 @@ class ReplyTally:
                 self.missing.setdefault(kind, []).append(vars(answer))
 
     def outcomes(self, cohort: Cohort, accepted: tuple[ClientId, ...]) -> tuple[ClientOutcome, ...]:
-        """What became of each client of a cohort, in its order."""
+        """Return what became of each client of a cohort, in its order."""
         counted, why = frozenset(accepted), dict[ClientId, str]()
         for kind, found in self.missing.items():
             for one in found:

@@ -153,7 +153,7 @@ class Cohort:
 
 
 def _rising(clients: tuple[ClientId, ...]) -> bool:
-    """Whether they are sorted, without repeats, and all of one type."""
+    """Return whether they are sorted, without repeats, and all of one type."""
     try:
         return all(map(lt, clients, clients[1:]))
     except TypeError:  # numbers and words
@@ -161,13 +161,13 @@ def _rising(clients: tuple[ClientId, ...]) -> bool:
 
 
 def _rank(client: ClientId) -> tuple[bool, ClientId]:
-    """Numbers before words, each in its own order."""
+    """Return the rank of a client: numbers before words, each in its own order."""
     return isinstance(client, str), client
 
 
 @dataclass(frozen=True)
 class Roster:
-    """Who is enrolled, and what is known of each: `clients` sorted by id.
+    """A roster of the enrolled, with what is known of each: `clients` sorted by id.
 
     `rows()` are their row counts `(clients,)`; `losses` the mean loss on its rows that a client
     told last, where the plan's sampler needs losses; `seen` the last round in which its reply
@@ -187,13 +187,13 @@ class Roster:
 
     @cached_property
     def eligible(self) -> tuple[ClientId, ...]:
-        """Those that may be drawn, sorted by id."""
+        """The clients that may be drawn, sorted by id."""
         if not self.barred:
             return self.clients
         return tuple(client for client in self.clients if client not in self.barred)
 
     def eligible_rows(self) -> Any:
-        """The row counts of those that may be drawn, aligned with `eligible`."""
+        """Return the row counts of those that may be drawn, aligned with `eligible`."""
         rows = np.asarray(self.rows())
         if not self.barred:
             return rows
@@ -202,7 +202,7 @@ class Roster:
 
 @dataclass(frozen=True)
 class ClientOutcome:
-    """What became of one invited client, as a sampler is told of it after the round.
+    """The outcome of one invited client, as a sampler is told of it after the round.
 
     `accepted`: its reply is in the sum that was stepped on. `loss` is its mean training loss, where
     the sampler needs losses and the reply counted. `missing` says why there is none: "declined",
@@ -278,7 +278,7 @@ Answer = Reply | Declined | Failed | Late | Rejected
 
 @dataclass(frozen=True)
 class TaskTraits:
-    """What others need to know of a task, declared by it.
+    """The facts of a task that others need to know, declared by it.
 
     `gradients`: it shows the gradient of each step; else it has a training of its own. `by_row`: it
     shows each row's own, as `GradientsByRow`. `whole`: all steps of a client's round are one run,
@@ -310,7 +310,7 @@ class Task(Protocol):
 
     @property
     def traits(self) -> TaskTraits:
-        """What others need to know."""
+        """The facts that others need to know."""
 
     @property
     def layout(self) -> Layout:
@@ -393,7 +393,7 @@ class Clients(Protocol):
     def evaluate(
         self, cohort: Sequence[ClientId], sent: Sent, round: int
     ) -> Iterator[tuple[ClientId, dict[str, float]]]:
-        """Metric sums of what was sent on the rows that each client trains on.
+        """Yield metric sums of what was sent on the rows that each client trains on.
 
         Asked before a round trains anybody, of those who may be drawn for it.
         """

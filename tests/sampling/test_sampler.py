@@ -30,7 +30,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "own_sampler.py"
 
 @dataclass(frozen=True)
 class PowerOfChoice(Sampler):
-    """Those of `among` candidates whose loss is highest (Cho et al. 2020)."""
+    """A draw of those of `among` candidates whose loss is highest (Cho et al. 2020)."""
 
     count: int = 2
     among: int = 4
@@ -50,7 +50,7 @@ class PowerOfChoice(Sampler):
 
 @dataclass(frozen=True)
 class Remembering(Sampler):
-    """The least often drawn, counted by what came back; keeps a shape that grows."""
+    """A draw of the least often drawn, counted by what came back; its state grows."""
 
     count: int = 2
 

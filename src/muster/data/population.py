@@ -208,7 +208,7 @@ class Population:
         return Population(chosen, self._source.only(self._at(chosen)), barred)
 
     def barring(self, reasons: Mapping[Any, str]) -> Population:
-        """The population, over the same memory, where some clients may not be drawn, and why.
+        """Bar some clients from being drawn, each for a reason, over the same memory.
 
         They stay enrolled. From then on each round's record counts who is known, eligible and
         sampled, and the barred by reason; `barring({})` alone asks for that. Raises `DataError` for
@@ -234,7 +234,7 @@ class Population:
         return Population(self.clients, self._source, given)
 
     def roster(self) -> Roster:
-        """Who is enrolled, and who of them may be drawn."""
+        """Return the enrolled, with those of them who may be drawn."""
         return Roster(self.clients, lambda: self.sizes, barred=self.barred)
 
     def shared(self) -> Population:

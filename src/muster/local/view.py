@@ -17,7 +17,7 @@ __all__ = ["LocalPlan"]
 
 
 class LocalPlan(Protocol):
-    """What of a plan says how a client trains and reports, to be read."""
+    """The part of a plan that says how a client trains and reports, to be read."""
 
     @property
     def task(self) -> Task:
@@ -33,25 +33,25 @@ class LocalPlan(Protocol):
 
     @property
     def seed(self) -> int:
-        """Where draws begin."""
+        """The seed, where draws begin."""
 
     @property
     def sharing(self) -> Sharing:
-        """Which coordinates travel."""
+        """The coordinates that travel."""
 
     @property
     def veiled(self) -> bool:
-        """Whether what a client sends hides something of it."""
+        """True where what a client sends hides something of it."""
 
     @property
     def remembers(self) -> bool:
-        """Whether clients keep anything between rounds."""
+        """True where clients keep anything between rounds."""
 
     def descent(self, engine: str) -> Descent:
-        """Local training as a value."""
+        """Return local training as a value."""
 
     def weights(self, sizes: Any, times: Sequence[int]) -> Any:
-        """The weight of each client `(clients,)`."""
+        """Return the weight of each client `(clients,)`."""
 
     def encode(
         self,
@@ -63,4 +63,4 @@ class LocalPlan(Protocol):
         *,
         own: bool = False,
     ) -> tuple[dict[str, Any], tuple[Tree, ...]]:
-        """The algorithm's payload rows through the pipeline."""
+        """Encode the algorithm's payload rows by the pipeline."""

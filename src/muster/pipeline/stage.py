@@ -137,7 +137,7 @@ class Stage(Spelled):
         return None
 
     def step(self, contract: Contract) -> float:
-        """How far one client's coordinate may move on its way through, rounding aside."""
+        """Return how far one client's coordinate may move on its way through, rounding aside."""
         return 0.0
 
     def share_variance(self, contract: Contract) -> float:
@@ -237,7 +237,7 @@ class Pipeline:
         return states if kept else after
 
     def step(self, contract: Contract) -> float:
-        """How far one client's coordinate may move on its way through, rounding aside."""
+        """Return how far one client's coordinate may move on its way through, rounding aside."""
         return 0.0
 
     def share_variance(self) -> float:

@@ -19,7 +19,7 @@ __all__ = ["losses_of", "mean_losses", "refuse_hidden_losses", "with_loss"]
 def mean_losses(
     sums: Iterable[tuple[ClientId, Mapping[str, float]]],
 ) -> dict[ClientId, float]:
-    """The mean loss of each client, from its sums "loss" and "rows"; without a value, no entry.
+    """Return each client's mean loss, from its sums "loss" and "rows"; no entry without a value.
 
     >>> mean_losses([("a", {"rows": 2.0, "loss": 3.0}), ("b", {"rows": 0.0, "loss": 0.0})])
     {'a': 1.5}
@@ -31,7 +31,7 @@ def mean_losses(
 def losses_of(
     plan: PlanView, clients: Sequence[ClientId], metrics: Mapping[str, Any]
 ) -> tuple[tuple[ClientId, float], ...]:
-    """The mean training loss of each client, where the plan's sampler needs it.
+    """Return the mean training loss of each client, where the plan's sampler needs it.
 
     `metrics` has the sums `(clients,)`. One that is not finite stands as infinite.
     """
@@ -43,7 +43,7 @@ def losses_of(
 
 
 def with_loss(plan: PlanView, reply: Reply) -> Reply:
-    """The reply of one client with its mean training loss beside, where that is needed."""
+    """Return one client's reply with its mean training loss beside, where that is needed."""
     sums = {name: np.array([value]) for name, value in reply.metrics.items()}
     return replace(reply, losses=losses_of(plan, reply.clients, sums))
 

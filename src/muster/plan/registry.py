@@ -81,7 +81,7 @@ def to_value(thing: Any) -> Any:
 
 
 def from_value(value: object, more: Mapping[str, type] | None = None) -> Any:
-    """The inverse of `to_value`: a plan, or a part of it, from plain data.
+    """Make a plan, or a part of it, from plain data: the inverse of `to_value`.
 
     Only classes of the catalogue are built, and those in `more`, by the names that values give them
     (a plan's task is of another room). Raises `PlanError`, with the place, for any other, for what
@@ -117,7 +117,7 @@ def _read(value: object, more: Mapping[str, type], place: str) -> object:
 
 
 def irreversible(plan: Plan, more: Mapping[str, type] | None = None) -> str:
-    """Why a plan's value does not make the same plan again, or ""."""
+    """Say why a plan's value does not make the same plan again; "" where it does."""
     try:
         again = from_value(json.loads(json.dumps(to_value(plan))), more)
     except PlanError as error:

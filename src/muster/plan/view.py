@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from muster.aggregation.mean import Mean
 from muster.aggregation.robust import RobustAggregator
-from muster.algorithms.algorithm import Algorithm
-from muster.layout import Sharing
-from muster.local import Local
+from muster.local.view import LocalPlan
 from muster.metrics import Metric
 from muster.pipeline.secure_sum import SecureSum
 from muster.pipeline.stage import Pipeline, Stage
@@ -17,7 +15,6 @@ from muster.plan.keep import Keep
 from muster.plan.stopping import EarlyStopping, Every, Target
 from muster.privacy.ledger import Budget
 from muster.sampling.sampler import Sampler
-from muster.types import Task
 
 if TYPE_CHECKING:
     from muster.secagg import Frame
@@ -25,24 +22,12 @@ if TYPE_CHECKING:
 __all__ = ["PlanView"]
 
 
-class PlanView(Protocol):
+class PlanView(LocalPlan, Protocol):
     """The fields of `Plan`, and what it derives from them, to be read."""
 
     @property
-    def task(self) -> Task:
-        """Model, loss and data."""
-
-    @property
-    def algorithm(self) -> Algorithm:
-        """The hooks of the method."""
-
-    @property
-    def local(self) -> Local:
-        """Local training."""
-
-    @property
     def sampling(self) -> Sampler:
-        """Who is drawn."""
+        """The sampling."""
 
     @property
     def pipeline(self) -> tuple[Stage, ...]:
@@ -50,11 +35,11 @@ class PlanView(Protocol):
 
     @property
     def aggregation(self) -> Mean | RobustAggregator:
-        """What the sum is divided by, or the rule in its place."""
+        """The divisor of the sum, or the rule in its place."""
 
     @property
     def weighting(self) -> str:
-        """By rows, or equal."""
+        """The weighting: by rows, or equal."""
 
     @property
     def share(self) -> str | tuple[str, ...]:
@@ -62,23 +47,19 @@ class PlanView(Protocol):
 
     @property
     def rounds(self) -> int:
-        """How many."""
-
-    @property
-    def seed(self) -> int:
-        """Where draws begin."""
+        """The number of rounds."""
 
     @property
     def dtype(self) -> str:
-        """Of the parameters."""
+        """The dtype of the parameters."""
 
     @property
     def evaluate(self) -> Every:
-        """When, and how many clients are asked."""
+        """The rounds that are evaluated, and how many clients are asked."""
 
     @property
     def stop(self) -> tuple[Target | EarlyStopping, ...]:
-        """When to end early."""
+        """The rules that end a run early."""
 
     @property
     def minimum(self) -> int | float:
@@ -86,19 +67,15 @@ class PlanView(Protocol):
 
     @property
     def budget(self) -> Budget | None:
-        """What noise may reveal at the most."""
+        """The most that noise may reveal."""
 
     @property
     def keep(self) -> Keep:
-        """Which models stay."""
+        """The models that stay."""
 
     @property
     def selection(self) -> Sampler:
         """The sampling, drawing as many more as are invited."""
-
-    @property
-    def sharing(self) -> Sharing:
-        """Which coordinates travel."""
 
     @property
     def stages(self) -> Pipeline:
@@ -110,7 +87,7 @@ class PlanView(Protocol):
 
     @property
     def directions(self) -> dict[str, bool]:
-        """Of each metric by name, whether less is better."""
+        """The metrics by name, each True where less is better."""
 
     @property
     def sums(self) -> frozenset[str] | None:
@@ -122,10 +99,10 @@ class PlanView(Protocol):
 
     @property
     def frame(self) -> Frame:
-        """How a payload lies in the vector that is masked."""
+        """The place of a payload in the vector that is masked."""
 
     def needed(self, invited: int) -> int:
-        """The fewest replies that make a round of so many invited count."""
+        """Return the fewest replies that make a round of so many invited count."""
 
     def target_replies(self, invited: int) -> int:
-        """How many replies of so many invited are enough."""
+        """Return how many replies of so many invited are enough."""

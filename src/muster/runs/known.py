@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run's records say of each client, beside who is enrolled: a roster with its memory.
+"""A roster with its memory: the enrolled, and what a run's records say of each.
 
 Nothing else remembers it: after a resume or a rollback it is read from the records again, so that
 a sampler is shown the same as if nothing had happened.
@@ -43,7 +43,7 @@ class KnownClients:
             self._losses |= {c: loss for c, loss in record.get(told, ()) if loss is not None}
 
     def known(self) -> Roster:
-        """Who is enrolled, with what is known of each."""
+        """Return the enrolled, with what is known of each."""
         seen, losses = MappingProxyType(self._seen), MappingProxyType(self._losses)
         return replace(self._clients.known(), seen=seen, losses=losses)
 
@@ -53,14 +53,14 @@ class KnownClients:
         self._clients.send(cohort, sent, round)
 
     def replies(self) -> Iterator[Answer]:
-        """Answers as they come."""
+        """Yield answers as they come."""
         yield from self._missing.get(self._round, ())
         yield from self._clients.replies()
 
     def evaluate(
         self, cohort: Sequence[ClientId], sent: Sent, round: int
     ) -> Iterator[tuple[ClientId, dict[str, float]]]:
-        """Metric sums of what was sent on the rows that each client trains on."""
+        """Yield metric sums of what was sent on the rows that each client trains on."""
         return self._clients.evaluate(cohort, sent, round)
 
     def settle(self, round: int, accepted: Sequence[ClientId]) -> None:

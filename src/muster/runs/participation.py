@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often each client took part in a run, from its records."""
+"""Participation: how often each client took part in a run, from its records."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Participation:
 def participation(
     history: Iterable[Mapping[str, Any]], enrolled: Sequence[ClientId] = (), count: int = 0
 ) -> Participation:
-    """What records say of who took part; `enrolled` are known by name, of `count` in all.
+    """Count who took part, by records; `enrolled` are known by name, of `count` in all.
 
     >>> one = {"round": 1, "invited": ["a", "b"], "accepted": ["b"]}
     >>> participation([one], count=3)

@@ -63,7 +63,7 @@ class Recorded(Sampler):
 
     @property
     def traits(self) -> SamplerTraits:
-        """Those of the plan's own sampling; how many are drawn is in the record."""
+        """The traits of the plan's own sampling; how many are drawn is in the record."""
         return replace(self.before.traits, count=None, fraction=None)
 
     def sample(
@@ -74,12 +74,12 @@ class Recorded(Sampler):
         key: RandomSource,
         losses: Mapping[ClientId, float] | None = None,
     ) -> tuple[Cohort, Tree]:
-        """The recorded cohort, and the state that the plan's own sampling goes on with."""
+        """Return the recorded cohort, and the state that the plan's own sampling goes on with."""
         _, after = self.before.sample(roster, state, round, key, self.losses[round])
         return self.cohorts[round], after
 
     def observe(self, state: Tree, roster: Roster, replies: Sequence[ClientOutcome]) -> Tree:
-        """What the plan's own sampling makes of it."""
+        """Have the plan's own sampling make of it what it does."""
         return self.before.observe(state, roster, replies)
 
     def share(self, roster: Roster) -> float:
@@ -170,7 +170,7 @@ def _played(
 
 
 def _missing(record: Mapping[str, Any]) -> tuple[Answer, ...]:
-    """Who gave no reply in a recorded round, and why."""
+    """Return the answers of those who gave no reply in a recorded round, and why."""
     kinds: tuple[Any, ...] = (Declined, Failed, Late, Rejected)
     return tuple(
         kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in one.items()})

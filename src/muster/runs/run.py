@@ -123,7 +123,7 @@ class Run:
         return self.at(top)
 
     def participation(self) -> Participation:
-        """How often each client was invited, and how often its reply counted; and the spread.
+        """Count how often each client was invited, and its reply counted; with the spread.
 
         By the records that lead to the model: what rollbacks went back before is not in them.
         """
@@ -131,7 +131,7 @@ class Run:
         return participation(self.trained, known.get("clients", ()), known.get("count", 0))
 
     def privacy(self) -> RunPrivacy:
-        """What may be claimed of the run's privacy, or why nothing is."""
+        """Return what may be claimed of the run's privacy, or why nothing is."""
         return privacy_of(self)
 
     @property

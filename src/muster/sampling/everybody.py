@@ -23,7 +23,7 @@ class All(Sampler):
 
     @property
     def traits(self) -> SamplerTraits:
-        """Everybody who is eligible."""
+        """A draw of everybody who is eligible."""
         return SamplerTraits("all")
 
     def sample(
@@ -34,5 +34,5 @@ class All(Sampler):
         key: RandomSource,
         losses: Mapping[ClientId, float] | None = None,
     ) -> tuple[Cohort, Tree]:
-        """The whole roster."""
+        """Return everybody who is eligible."""
         return Cohort(roster.eligible), state

@@ -33,7 +33,7 @@ class Poisson(Sampler):
 
     @property
     def traits(self) -> SamplerTraits:
-        """Independent coins of one chance."""
+        """A draw by independent coins of one chance."""
         return SamplerTraits("poisson")
 
     def sample(
@@ -44,7 +44,7 @@ class Poisson(Sampler):
         key: RandomSource,
         losses: Mapping[ClientId, float] | None = None,
     ) -> tuple[Cohort, Tree]:
-        """Independent coins."""
+        """Sample by independent coins."""
         people = roster.eligible
         heads = key.uniform(len(people)) < self.rate
         return Cohort(tuple(people[i] for i in heads.nonzero()[0])), state

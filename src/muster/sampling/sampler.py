@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a sampler is: a frozen dataclass that says who is invited, and what others must know of it.
+"""A sampler: a frozen dataclass that says who is invited, and what others must know of it.
 
     traits                                          what others need to know: see `SamplerTraits`
     candidates(roster, state, round, key)           who is asked for its loss first; None for most
@@ -32,7 +32,7 @@ KINDS = ("", "all", "uniform", "poisson", "rotation", "deterministic")
 
 @dataclass(frozen=True)
 class SamplerTraits:
-    """What others need to know of a sampler, declared by it.
+    """The facts of a sampler that others need to know, declared by it.
 
     `kind` is what an accountant of privacy calls the draw: "all" (everybody who is eligible),
     "uniform" (each cohort of one size alike), "poisson" (independent coins of one chance),
@@ -106,12 +106,12 @@ class Sampler(ABC, Spelled):
     @property
     @abstractmethod
     def traits(self) -> SamplerTraits:
-        """What others need to know."""
+        """The facts that others need to know."""
 
     def candidates(
         self, roster: Roster, state: Tree, round: int, key: RandomSource
     ) -> Cohort | None:
-        """Who is asked for the loss of the current model before the cohort is drawn.
+        """Return those who are asked for the current model's loss before the cohort is drawn.
 
         None, as by default, asks nobody. Those asked evaluate the model on their own rows, which
         takes a trip more; only for a sampler that declares `needs_losses`.
@@ -127,7 +127,7 @@ class Sampler(ABC, Spelled):
         key: RandomSource,
         losses: Mapping[ClientId, float] | None = None,
     ) -> tuple[Cohort, Tree]:
-        """The cohort of one round, drawn among `roster.eligible`, and the next state.
+        """Draw the cohort of one round among `roster.eligible`; return it and the next state.
 
         `state` is None in the first round; then what was returned last: None, numbers, text,
         tuples, lists, dicts and arrays of them. `losses` are the mean losses of those candidates
@@ -135,14 +135,14 @@ class Sampler(ABC, Spelled):
         """
 
     def observe(self, state: Tree, roster: Roster, replies: Sequence[ClientOutcome]) -> Tree:
-        """The state after a round, from what became of each client of its cohort, in order.
+        """Return the state after a round, from what became of each client of its cohort, in order.
 
         Also called where the round was abandoned. By default the state stays as it is.
         """
         return state
 
     def size(self, clients: int) -> int:
-        """How many of so many eligible clients are drawn at most.
+        """Return how many of so many eligible clients are drawn at most.
 
         Raises `PlanError` where they are too few.
         """
@@ -158,7 +158,7 @@ class Sampler(ABC, Spelled):
         return min(traits.count, clients)
 
     def share(self, roster: Roster) -> float:
-        """The part of the eligible clients that a cohort is expected to hold.
+        """Return the part of the eligible clients that a cohort is expected to hold.
 
         Raises `PlanError` where it differs by client, or is not declared.
         """
@@ -173,12 +173,12 @@ class Sampler(ABC, Spelled):
 
 
 def asks_candidates(sampler: Sampler) -> bool:
-    """Whether a sampler asks clients for their losses before it draws."""
+    """Return whether a sampler asks clients for their losses before it draws."""
     return type(sampler).candidates is not Sampler.candidates
 
 
 def strangers(clients: Sequence[ClientId], roster: Roster) -> list[ClientId]:
-    """Those of some clients that are not eligible.
+    """Return those of some clients that are not eligible.
 
     >>> strangers(("a", "z"), Roster(("a", "b"), lambda: [1, 1]))
     ['z']

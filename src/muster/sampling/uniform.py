@@ -43,7 +43,7 @@ class Uniform(Sampler):
 
     @property
     def traits(self) -> SamplerTraits:
-        """Each cohort of one size is as likely as any other."""
+        """A draw in which each cohort of one size is as likely as any other."""
         return SamplerTraits("uniform", self.count, self.fraction)
 
     def sample(
@@ -54,7 +54,7 @@ class Uniform(Sampler):
         key: RandomSource,
         losses: Mapping[ClientId, float] | None = None,
     ) -> tuple[Cohort, Tree]:
-        """So many clients without replacement."""
+        """Return so many clients without replacement."""
         people = roster.eligible
         chosen = key.choice(len(people), self.size(len(people)))
         return Cohort(tuple(map(people.__getitem__, chosen.tolist()))), state

@@ -38,7 +38,7 @@ class Weighted(Sampler):
 
     @property
     def traits(self) -> SamplerTraits:
-        """So many draws, of which several may be of one client."""
+        """A number of draws, of which several may be of one client."""
         return SamplerTraits(count=self.count, replacement=True)
 
     def sample(
@@ -49,7 +49,7 @@ class Weighted(Sampler):
         key: RandomSource,
         losses: Mapping[ClientId, float] | None = None,
     ) -> tuple[Cohort, Tree]:
-        """Draws with their multiplicities. Raises `PlanError` for a key that is a secret."""
+        """Return draws with their multiplicities. Raises `PlanError` for a key that is a secret."""
         if not isinstance(key, Key):
             raise PlanError(
                 f"{self} was given a secret to draw from, which has no generator for draws by "

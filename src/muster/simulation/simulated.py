@@ -40,7 +40,7 @@ class Executor(Protocol):
         *,
         trained: bool = False,
     ) -> Iterator[tuple[ClientId, dict[str, float]]]:
-        """Metric sums on each client's own rows, in order; `round` is for what goes wrong.
+        """Yield metric sums on each client's own rows, in order; `round` is for what goes wrong.
 
         Its test rows where it has any, else (or where `trained`) those that it trains on.
         """
@@ -217,7 +217,7 @@ class Simulation:
     def evaluate(
         self, cohort: Sequence[ClientId], sent: Sent, round: int
     ) -> Iterator[tuple[ClientId, dict[str, float]]]:
-        """Metric sums of the model on the rows that each client trains on."""
+        """Yield metric sums of the model on the rows that each client trains on."""
         kept = self.memories(cohort) or {}
         asked = [(client, kept.get(client)) for client in cohort]
         return self._hands.measure(sent, asked, round, trained=True)

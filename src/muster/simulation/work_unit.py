@@ -226,7 +226,7 @@ def _norms(plan: Plan, sent: Sent, outcome: Outcome) -> Numbers:
 def _blocks(
     outcome: Outcome, edges: list[int], told: tuple[Numbers, Numbers], *, fold: bool
 ) -> list[Reply]:
-    """The weighted sum of each run of clients that share a block, or (`fold`) of all of them.
+    """Sum each run of clients that share a block, weighted, or (`fold`) all of them.
 
     `told` are the norms and the losses of single clients, where they may be said.
     """

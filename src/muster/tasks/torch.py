@@ -104,7 +104,7 @@ class _Torch(by_row.RowGradients, FunctionTask, Spelled):
 
     @property
     def traits(self) -> TaskTraits:
-        """Rows are shown apart; what counts its steps in buffers is run as a whole."""
+        """The traits: rows are shown apart; what counts its steps in buffers is run as a whole."""
         return TaskTraits(by_row=True, whole=self._found.counts, threads="torch")
 
     @property

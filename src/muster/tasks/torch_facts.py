@@ -127,7 +127,7 @@ def facts(
 
 
 def _counts(module: Any) -> bool:
-    """Whether a model counts its steps in buffers, which begin anew with every piece of a run.
+    """Return whether a model counts its steps in buffers, which begin anew with every piece.
 
     BatchNorm's own count is read by a cumulative average only (`momentum=None`).
     """

@@ -27,7 +27,7 @@ def claim(holds: Any, sentence: str) -> None:
 
 @runtime_checkable
 class _Closes(Protocol):
-    """What holds something to let go of."""
+    """A thing that holds something to let go of."""
 
     def close(self) -> None:
         """Let go of it."""

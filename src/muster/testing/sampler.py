@@ -62,7 +62,7 @@ def _people(count: int) -> Roster:
 
 
 def _drawn(sampler: Sampler, people: Roster) -> list[Cohort]:
-    """The cohorts of all rounds, each drawn twice from copies of the same state."""
+    """Draw the cohorts of all rounds, each twice from copies of the same state."""
     kept: Any = None
     found = []
     for round in range(1, ROUNDS + 1):
@@ -87,7 +87,7 @@ def _loss(client: ClientId, round: int) -> float:
 
 
 def _round(sampler: Sampler, people: Roster, kept: Any, round: int) -> tuple[Cohort, Any]:
-    """One round: ask, draw, observe; the state is stored and read between the steps."""
+    """Play one round: ask, draw, observe; the state is stored and read between the steps."""
     traits, draw = sampler.traits, keys.key(11)
     asked = sampler.candidates(people, unpacked(kept), round, draw.at("candidates", round))
     losses = None
@@ -111,7 +111,7 @@ def _round(sampler: Sampler, people: Roster, kept: Any, round: int) -> tuple[Coh
 
 
 def _outcomes(cohort: Cohort, round: int, *, told: bool) -> tuple[ClientOutcome, ...]:
-    """What came back: every fifth of a cohort is late, nobody else."""
+    """Return what came back: every fifth of a cohort is late, nobody else."""
     return tuple(
         ClientOutcome(client, accepted=False, missing="late")
         if place % 5 == 4
@@ -121,7 +121,7 @@ def _outcomes(cohort: Cohort, round: int, *, told: bool) -> tuple[ClientOutcome,
 
 
 def _stored(sampler: Sampler, state: Any, what: str) -> Any:
-    """The state as it is stored. It must come back as it was."""
+    """Return the state as it is stored. It must come back as it was."""
     try:
         kept = packed(state)
     except DataError as error:
@@ -149,7 +149,7 @@ def _known(sampler: Sampler, people: Roster, cohort: Cohort, what: str, round: i
 
 
 def _fits(sampler: Sampler, people: Roster, cohort: Cohort, round: int) -> None:
-    """A cohort is of those who may be drawn, and of the size that the traits say."""
+    """Claim that a cohort is of those who may be drawn, and of the size that the traits say."""
     traits, where = sampler.traits, f"in round {round}"
     _known(sampler, people, cohort, "sample", round)
     counted = sum(cohort.counts().values())
@@ -172,7 +172,7 @@ def _fits(sampler: Sampler, people: Roster, cohort: Cohort, round: int) -> None:
 
 
 def _apart(sampler: Sampler, cohorts: Sequence[Cohort]) -> None:
-    """Nobody has two turns in fewer rounds than is declared."""
+    """Claim that nobody has two turns in fewer rounds than is declared."""
     last: dict[ClientId, int] = {}
     for round, cohort in enumerate(cohorts, 1):
         for client in cohort.clients:
@@ -186,7 +186,7 @@ def _apart(sampler: Sampler, cohorts: Sequence[Cohort]) -> None:
 
 
 def _chances(sampler: Sampler, people: Roster, cohorts: Sequence[Cohort]) -> None:
-    """The share is one, and where an accountant counts on the draw, it is the chance of each."""
+    """Claim that the share is one, and each client's chance where an accountant counts on it."""
     traits, shares = sampler.traits, list[float]()
     refusal = refused(PlanError, lambda: shares.append(sampler.share(people)))
     if refusal is not None:

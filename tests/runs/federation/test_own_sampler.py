@@ -27,7 +27,7 @@ NAMES = ("a", "b", "c", "d")
 
 @dataclass(frozen=True)
 class Hardest(Sampler):
-    """Whoever was never seen, then those whose own loss was highest when they trained last."""
+    """A draw of those never seen, then of those whose loss was highest when they trained last."""
 
     count: int = 2
 
@@ -74,7 +74,7 @@ def people():
 
 
 class Killed(BaseException):
-    """What no code that cleans up expects."""
+    """An end that no code that cleans up expects."""
 
 
 def played(home, at=None):

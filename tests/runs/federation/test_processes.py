@@ -43,7 +43,7 @@ def plan(**fields):
 
 
 class Untravelled(sampling.Sampler):
-    """Everybody, by code of its own."""
+    """A draw of everybody, by code of its own."""
 
     traits = sampling.SamplerTraits("all")
 

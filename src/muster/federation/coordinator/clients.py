@@ -345,7 +345,7 @@ class NetworkClients:
         return tuple(client for client, _ in (recorded.roster if recorded else self._roster()))
 
     def population(self, *, named: bool = False) -> dict[str, Any]:
-        """What a record says of who was enrolled: how many, or who (see `replay`).
+        """Return what a record says of the enrolled: how many, or who (see `replay`).
 
         By name where the mathematics asks, or (`named`) the sampler keeps something of them.
         """

@@ -167,14 +167,14 @@ class ProcessGroup:
 
 
 def told(plan: Plan, spec: Spec) -> tuple[Spec, str]:
-    """The spec with the plan in it, and why its value is not sent, or ""."""
+    """Put the plan into the spec; return it with why its value is not sent, or ""."""
     why, mark = irreversible(plan, TASKS), fingerprint(plan)
     value = None if why else json.loads(json.dumps(to_value(plan)))
     return replace(spec, value=value, mark=mark), why
 
 
 def planned(spec: Spec, file: Callable[[], Plan]) -> Plan:
-    """The plan that a child was told of; `file()` is that of the plan file, as it was altered.
+    """Return the plan that a child was told of; `file()` is the plan file's, as it was altered.
 
     Raises `PlanError` where it is not the parent's.
     """

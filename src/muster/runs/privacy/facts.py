@@ -39,7 +39,7 @@ class RunPrivacy:
 
     @property
     def private(self) -> bool:
-        """Whether something is claimed of anybody."""
+        """True where something is claimed of anybody."""
         return any(one.private for one in self.statements)
 
     @property
@@ -52,12 +52,12 @@ class RunPrivacy:
 
 
 def privacy_of(run: RecordedRun) -> RunPrivacy:
-    """What a run's records say of its privacy."""
+    """Return all that a run's records say of its privacy."""
     return RunPrivacy(statements(run))
 
 
 def stated(run: RecordedRun, audits: tuple[AuditFinding, ...] = ()) -> Statement:
-    """What may be claimed of a run, or why nothing is."""
+    """Return the statement of what may be claimed of a run, or why nothing is."""
     if not run.facts.get("privacy"):
         return unprotected(run, audits)
     return statement(facts_of(run, audits))
