@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import budget
+import callers
 import check
 import docs
 import floors
@@ -13,6 +14,15 @@ from house import House
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = '# SPDX-License-Identifier: Apache-2.0\n"""A module."""\n'
+
+ASKED = """class Door(Protocol):
+    def open(self): ...
+
+class House:
+    def __init__(self, door: Door):
+        self.door, self.other = door, 1
+        {}
+"""
 
 # rule, the file that holds the fault, its text, a part of the message
 PLANTED = [
@@ -53,6 +63,21 @@ PLANTED = [
     (check.mirrors, "tests/pipeline/test_gone.py", "", "tests no file"),
     (check.final, "src/muster/runs.py", "class B(FedAvg): ...", "wrap it"),
     (check.unique_names, "src/muster/runs.py", "class FedAvg: ...", "its own word"),
+    (check.asking, "src/muster/runs.py", "k = getattr(sampler, 'kind', None)", "declare it"),
+    (check.asking, "src/muster/runs.py", "a = [getattr(s, n, 0) for n in 'ab']", "declare it"),
+    (check.asking, "src/muster/runs.py", "k = hasattr(task, 'clipped')", "declare it"),
+    (check.asking, "src/muster/vectors.py", "k = getattr(x, '__name__', '')", "asks nothing"),
+    (check.capabilities, "src/muster/runs.py", "x = task.kind == 'jax'", "compares with 'jax'"),
+    (check.capabilities, "src/muster/runs.py", "x = n in ('torch', 'jax')", "compares with"),
+    (check.capabilities, "src/muster/runs.py", "x = FEW.get(task.framework)", "reads task"),
+    (callers.called, "src/muster/runs.py", ASKED.format("other.open()"), "Door.open has no caller"),
+    (callers.called, "src/muster/runs.py", ASKED.format("self.door.close()"), "Door.open has no"),
+    (
+        callers.called,
+        "src/muster/runs.py",
+        ASKED.format("0\n    def open(self):\n        self.door.open()"),
+        "Door.open has no caller",
+    ),
     (
         check.one_protocol,
         "src/muster/runs.py",
@@ -133,10 +158,16 @@ def test_what_is_allowed_is_not_found(tmp_path):
             "src/muster/tasks/torch_flat.py": "from .torch import Classifier\nimport torch",
             "src/muster/runs.py": "if TYPE_CHECKING:\n    import pandas",
             "src/muster/errors.py": "",
+            "src/muster/runs/a.py": ASKED.format("self.door.open()"),
+            "src/muster/runs/b.py": ASKED.format("made = door\n        made.open()"),
+            "src/muster/runs/c.py": ASKED.format("cast('Door', 1).open()"),
+            "src/muster/mapped.py": "a = getattr(os, 'a', 0)\nb = getattr(f, '__name__', '')",
+            "src/muster/plan.py": "import muster.algorithms.fedavg\nx = f'{task.framework}'",
             "src/muster/types.py": "from muster.errors import MusterError",
         },
     )
-    assert not [str(finding) for rule in floors.RULES for finding in rule(house)]
+    rules = (*floors.RULES, *callers.RULES, check.asking, check.capabilities)
+    assert not [str(finding) for rule in rules for finding in rule(house)]
 
 
 def test_the_command_fails_on_a_fault(tmp_path, capsys):
@@ -180,6 +211,23 @@ def test_a_line_of_code_is_neither_comment_nor_docstring(tmp_path):
     text = '\n# a comment\nx = (\n    1\n)\n\n\ndef f():\n    """Two\n    lines."""\n    return x'
     (file,) = plant(tmp_path, {"src/muster/runs.py": text}).source
     assert budget.code_lines(file) == 5
+
+
+def test_any_is_said_no_oftener_than_it_was():
+    found = budget.untyped(House(ROOT))
+    over = {room: (found[room], budget.ANY.get(room, 0)) for room in budget.above(found)}
+    assert not over, f"type what was added (found, ceiling): {over}"
+
+
+def test_one_any_more_is_found(tmp_path, capsys, monkeypatch):
+    text = "from typing import Any\nimport typing\nx: Any = 0\ny: list[typing.Any] = []"
+    house = plant(tmp_path, {"src/muster/cli/show.py": text})
+    assert budget.untyped(house) == {"cli": 2}
+    monkeypatch.setattr(budget, "ANY", {"cli": 2})
+    assert not budget.above(budget.untyped(house)) and budget.main([str(tmp_path)]) == 0
+    monkeypatch.setattr(budget, "ANY", {"cli": 1})
+    assert budget.main([str(tmp_path)]) == 1
+    assert "cli               2        1  OVER" in capsys.readouterr().out
 
 
 def test_the_budget_fails_above_a_ceiling(tmp_path, capsys):

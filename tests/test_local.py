@@ -13,6 +13,7 @@ from muster.layout import Layout, TensorEntry
 from muster.local import Descent, Group, Memory, train
 from muster.metrics.head import OutputHead
 from muster.rounds import start
+from muster.types import TaskTraits
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Pull:
 
     dtype: str = "float64"
     framework = "numpy"
+    traits = TaskTraits()
     head = OutputHead("none")
     draws = False
     engines = ("loop", "matrix")

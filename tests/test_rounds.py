@@ -8,6 +8,7 @@ import pytest
 
 from muster import Local, Plan, aggregation, algorithms, keys, optimizers, pipeline, sampling
 from muster.local import Group, train
+from muster.plain import unpacked
 from muster.rounds import RunState, play, start
 from muster.store.memory import MemoryStore
 from muster.tasks.numpy import LinearRegression
@@ -50,7 +51,7 @@ class Scripted:
             sums = {"rows": 2.0, "loss": 3.0, "steps": 2.0, "drift": 4.0 * w}
             yield Reply((client,), {"delta": w * DELTAS[client]}, w, sums, w * np.zeros(0))
 
-    def evaluate(self, cohort, sent):
+    def evaluate(self, cohort, sent, round):
         return iter(())
 
     def settle(self, round, accepted):
@@ -185,22 +186,23 @@ def test_clients_drawn_twice_count_twice():
 
 
 @dataclass(frozen=True)
-class Counting:
+class Counting(sampling.Sampler):
     """A sampling with a state of its own."""
 
-    def sample(self, roster, state, round, key, probe):
+    @property
+    def traits(self):
+        return sampling.SamplerTraits(count=1)
+
+    def sample(self, roster, state, round, key, losses=None):
         assert key == keys.key(3).at("sample", round)
         return Cohort(roster.clients[:1]), (state or 0) + 1
-
-    def share(self, roster):
-        return 0.25
 
 
 def test_the_sampler_keeps_its_state_even_through_an_abandoned_round():
     made = plan(sampling=Counting(), seed=3)
     state, *_ = round_of(made)
     state, *_ = round_of(made, state, {"a": Late("a")}, number=2)
-    assert state.sampler == 2
+    assert unpacked(state.sampler) == 2
 
 
 def test_the_start_is_a_function_of_the_plan_and_shares_what_is_shared():

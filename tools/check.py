@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import callers
 import floors
 from house import Finding, Function, House
 
@@ -22,6 +23,38 @@ SPINES = {"algorithms": "algorithm", "pipeline": "stage"}
 COMING = re.compile(  # of a docstring that speaks of what is still to come
     r"\b(will rest on|not (yet )?implemented|coming soon|in a (later|future) version|for now,)"
 )
+# Whoever asks a value whether it has an attribute has found no protocol to believe. Here nothing
+# of ours is asked: what another library, the machine or a user's file has is known by looking.
+ASKING = {
+    "cli/app.py": "the module of a command, which may hold a group and a parser",
+    "cli/run.py": "errors of the library that reads the command line",
+    "cli/screen.py": "numbers of any library, to be printed",
+    "data/arrays.py": "a user's rows, from any library",
+    "data/datasets/fetch.py": "errors of the network's library",
+    "data/shared.py": "what this machine's kernel has",
+    "federation/protocol/codec_tensors.py": "leaves of a tree, which may be plain numbers",
+    "federation/site/study.py": "an error of SQLite",
+    "identity/code.py": "any object of Python, to be digested",
+    "identity/contents.py": "any object of Python, to be digested",
+    "identity/syntax.py": "nodes of a syntax tree",
+    "mapped.py": "what this machine's kernel has",
+    "metrics/by_row.py": "what a user's function returned",
+    "runs/federation/connectivity.py": "errors of the TLS library",
+    "runs/federation/join.py": "a module of the user's",
+    "runs/planfile.py": "a module of the user's",
+    "runs/simulate.py": "what this machine's kernel has",
+    "simulation/channel.py": "what this machine's kernel has",
+    "store/database.py": "an error of SQLite",
+    "store/sql/connect.py": "errors of the database's library",
+    "store/sql/lead.py": "errors of the database's library",
+    "store/sql/transact.py": "errors of the database's library",
+    "tasks/torch_facts.py": "layers of a user's model",
+    "vectors.py": "whether a tuple is a named one",
+}
+# Names of frameworks, and the files beside tasks/ that may compare something with one.
+FRAMEWORKS = {"custom", "jax", "jaxlib", "tensorflow", "torch"}
+COMPARING = {"vectors.py": "an array is asked for its own module, so that none is imported"}
+NAMING = {"plan/registry.py": "a plan's libraries, whose releases are recorded"}
 VEILED = re.compile(r"(What|Whether|Who|Whom|Whose|Whoever|To who(m|ever)?)\b")  # of a docstring
 SPDX = "# SPDX-License-Identifier: Apache-2.0\n"
 # Sizes are symptoms: beyond these a reader is asked whether it is one idea, and nothing fails.
@@ -193,6 +226,55 @@ def unique_names(house: House) -> Iterator[Finding]:
                 yield file.finding(node.lineno, message)
 
 
+def asking(house: House) -> Iterator[Finding]:
+    """Refuse to ask a value of ours what it is: `getattr` with a default, and `hasattr`.
+
+    Names of Python's own (`__name__`) may be asked for, and whatever else where `ASKING` says why.
+    """
+    asked = set()
+    for file in house.source:
+        place = "/".join(file.path.parts[2:])
+        for node in ast.walk(file.tree):
+            if isinstance(node, ast.Call) and _asks(node):
+                asked.add(place)
+                if place not in ASKING:
+                    message = (
+                        f"asks a value what it is ({ast.unparse(node):.60}); declare it in the "
+                        f"protocol, or say in tools/check.py whose value it is"
+                    )
+                    yield file.finding(node.lineno, message)
+        if place in ASKING and place not in asked:
+            yield file.finding(1, "asks nothing any more; take it out of ASKING in tools/check.py")
+
+
+def _asks(call: ast.Call) -> bool:
+    name = call.func.id if isinstance(call.func, ast.Name) else ""
+    if name != "hasattr" and (name != "getattr" or len(call.args) < 3):
+        return False
+    asked = call.args[1]
+    return not (isinstance(asked, ast.Constant) and str(asked.value).startswith("__"))
+
+
+def capabilities(house: House) -> Iterator[Finding]:
+    """Refuse a framework's name compared outside tasks/: a task declares what it can do."""
+    for file in house.source:
+        place = "/".join(file.path.parts[2:])
+        if file.room == "tasks":
+            continue
+        said = {
+            id(n) for f in ast.walk(file.tree) if isinstance(f, ast.JoinedStr) for n in ast.walk(f)
+        }
+        for node in ast.walk(file.tree):
+            if isinstance(node, ast.Compare) and place not in COMPARING:
+                words = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)}
+                if found := sorted(map(str, words & FRAMEWORKS)):
+                    yield file.finding(node.lineno, f"compares with {found[0]!r}; read task.traits")
+            if not isinstance(node, ast.Attribute) or node.attr != "framework" or id(node) in said:
+                continue
+            if place not in NAMING and file.room != "testing":
+                yield file.finding(node.lineno, "reads task.framework; read task.traits")
+
+
 def one_protocol(house: House) -> Iterator[Finding]:
     """Find protocols that say a method of another again, in place of refining that one."""
     seen: list[tuple[str, frozenset[str]]] = []
@@ -247,6 +329,7 @@ Rule = Callable[[House], Iterator[Finding]]
 
 RULES: tuple[Rule, ...] = (
     *floors.RULES,
+    *callers.RULES,
     file_names,
     exports,
     docstrings,
@@ -259,6 +342,8 @@ RULES: tuple[Rule, ...] = (
     mirrors,
     final,
     unique_names,
+    asking,
+    capabilities,
     one_protocol,
     formatted,
 )

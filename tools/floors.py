@@ -15,6 +15,7 @@ FLOORS = {
     "layout": 0,
     "locks": 0,
     "mapped": 0,
+    "plain": 0,
     "ports": 0,
     "spelling": 0,
     "tree_codec": 0,
@@ -58,6 +59,7 @@ SIDEWAYS = {
     "tree_codec": {"errors"},
     "locks": {"errors"},
     "mapped": {"vectors"},
+    "plain": {"errors"},
     "spelling": {"errors"},
     "vectors": {"errors"},
     "keys": {"errors"},
@@ -95,7 +97,7 @@ ABSTRACT = {
     "algorithms": "algorithm",
     "pipeline": "stage",
     "aggregation": "sums",
-    "sampling": "sampling",
+    "sampling": "sampler",
 }
 BLIND = {"local", "federation", "rounds", "topology", "transport"}
 

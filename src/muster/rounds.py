@@ -11,6 +11,7 @@ framework, algorithm or privacy stage is in use.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -18,13 +19,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from muster import keys
+from muster.errors import PlanError
+from muster.plain import packed, unpacked
 from muster.plan import Plan
 from muster.plan.decoding import decoded
+from muster.plan.losses import mean_losses
 from muster.plan.private import empty_reply, noises_sum
 from muster.privacy.noise_source import noise_source
+from muster.sampling.sampler import strangers
 from muster.types import (
     Answer,
     ClientId,
+    ClientOutcome,
     Clients,
     Cohort,
     Commits,
@@ -32,11 +38,10 @@ from muster.types import (
     Roster,
     Sent,
     State,
-    Tree,
 )
 from muster.vectors import leaves
 
-__all__ = ["BEGINNING", "RunState", "drawn", "play", "start"]
+__all__ = ["BEGINNING", "RunState", "drawn", "play", "start", "told"]
 
 # The record of version 0, before what is measured of it: nobody was asked for it.
 BEGINNING: Mapping[str, Any] = {
@@ -52,12 +57,13 @@ BEGINNING: Mapping[str, Any] = {
 class RunState(NamedTuple):
     """Everything the server carries from round to round; committed together.
 
+    `sampler` are the bytes of what the sampler keeps (`plain.packed`), None where it keeps nothing;
     `frozen` `(f,)` are the parameters that nobody trains, None where there are none.
     """
 
     algorithm: State
     stages: tuple[State, ...]
-    sampler: Tree
+    sampler: Any
     buffers: Any
     frozen: Any = None
 
@@ -80,15 +86,45 @@ def start(plan: Plan) -> RunState:
 
 
 def drawn(
-    plan: Plan, roster: Roster, sampler: Tree, round: int, source: keys.RandomSource
-) -> tuple[Cohort, Tree]:
+    plan: Plan,
+    roster: Roster,
+    sampler: Any,
+    round: int,
+    source: keys.RandomSource,
+    losses: Mapping[ClientId, float] | None = None,
+) -> tuple[Cohort, Any]:
     """Draw the cohort of a round; return it and the sampler's next state.
 
-    A sampling that is `public` draws from the plan's seed, whatever the source is.
+    A sampling that is `public` draws from the plan's seed, whatever the source is. Raises
+    `PlanError` for a cohort with somebody who may not be drawn.
     """
-    if getattr(plan.selection, "public", False):
-        source = keys.key(plan.seed)
-    return plan.selection.sample(roster, sampler, round, source.at("sample", round), None)
+    key = _source(plan, source).at("sample", round)
+    cohort, after = plan.selection.sample(roster, unpacked(sampler), round, key, losses)
+    if others := strangers(cohort.clients, roster):
+        raise PlanError(
+            f"{plan.selection} drew client {others[0]!r} in round {round}, which is not among the "
+            f"{len(roster.eligible)} that may be drawn; draw among roster.eligible"
+        )
+    return cohort, packed(after)
+
+
+def _source(plan: Plan, source: keys.RandomSource) -> keys.RandomSource:
+    return keys.key(plan.seed) if plan.selection.traits.public else source
+
+
+def _losses(
+    plan: Plan, state: RunState, clients: Clients, roster: Roster, draw: tuple[int, Any]
+) -> dict[ClientId, float | None] | None:
+    """Ask candidates for their losses: None of one without an answer, or where nobody is asked."""
+    if not plan.selection.traits.needs_losses:
+        return None
+    round, source = draw
+    key = _source(plan, source).at("candidates", round)
+    asked = plan.selection.candidates(roster, unpacked(state.sampler), round, key)
+    if asked is None:
+        return None
+    found = mean_losses(clients.evaluate(asked.clients, state.sent(), round))
+    return {client: found.get(client) for client in asked.clients}
 
 
 def play(
@@ -106,11 +142,14 @@ def play(
     whose noise is bound to the sum that it hides (see `noise_source`).
     """
     roster, key = clients.known(), source or keys.key(plan.seed)
-    cohort, sampler = drawn(plan, roster, state.sampler, round, key)
+    asked = _losses(plan, state, clients, roster, (round, key))
+    cohort, sampler = drawn(plan, roster, state.sampler, round, key, told(asked))
     clients.send(cohort, state.sent(), round)
-    tally = ReplyTally()
+    tally = ReplyTally(asked)
     total = plan.aggregation.reduce(tally.replies(clients.replies()), cohort.clients)
     total = _counted(plan, total, len(cohort.clients))
+    accepted = _among(cohort, total)
+    sampler = _observed(plan, sampler, roster, tally.outcomes(cohort, accepted))
     if total is None:
         state = state._replace(sampler=sampler)
     else:
@@ -118,8 +157,7 @@ def play(
         draws = draws if source is None else noise_source(draws, total)
         state = _stepped(plan, state, roster, total, draws, sampler)
         total = replace(total, payload={}, buffers=None, parts=())  # large, and done with
-    accepted = _among(cohort, total)
-    record = tally.record(plan, state, round, cohort, total, accepted)
+    record = tally.record(plan, state, round, cohort, total, accepted) | _gates(roster, cohort)
     record["bytes_down"] += _sent_once(state, cohort, store)
     store.commit(round, dict(leaves(state)), record | measure(round, state), accepted)
     clients.settle(round, accepted)
@@ -127,13 +165,34 @@ def play(
 
 
 def _stepped(
-    plan: Plan, state: RunState, roster: Roster, total: Reply, key: keys.RandomSource, sampler: Tree
+    plan: Plan, state: RunState, roster: Roster, total: Reply, key: keys.RandomSource, sampler: Any
 ) -> RunState:
     """Return the state that the sum leads to: decode it, divide it, and step."""
     denominator, share = _weights(plan, roster, total)
     mean, stages = decoded(plan, total, denominator, state.stages, key)
     algorithm = plan.algorithm.step(state.algorithm, mean.payload, share)
     return RunState(algorithm, stages, sampler, mean.buffers, state.frozen)
+
+
+def told(asked: Mapping[ClientId, float | None] | None) -> dict[ClientId, float] | None:
+    """Return the losses of those candidates that answered; None where nobody was asked."""
+    return None if asked is None else {c: loss for c, loss in asked.items() if loss is not None}
+
+
+def _observed(plan: Plan, sampler: Any, roster: Roster, outcomes: tuple[ClientOutcome, ...]) -> Any:
+    """Tell the sampler what came back; return its state, as in `RunState`."""
+    return packed(plan.selection.observe(unpacked(sampler), roster, outcomes))
+
+
+def _gates(roster: Roster, cohort: Cohort) -> dict[str, Any]:
+    """Count who passed each gate to the cohort, where somebody says who may be drawn at all."""
+    if roster.barred is None:
+        return {}
+    barred = Counter(roster.barred[c] for c in roster.clients if c in roster.barred)
+    gates = {"known": len(roster.clients), "eligible": len(roster.eligible)}
+    return {
+        "gates": gates | {"sampled": len(cohort.clients), "barred": dict(sorted(barred.items()))}
+    }
 
 
 def _counted(plan: Plan, total: Reply | None, invited: int) -> Reply | None:
@@ -161,8 +220,8 @@ def _weights(plan: Plan, roster: Roster, total: Reply) -> tuple[float, float]:
     """Return the divisor of the sum, and its share of the population's weight, if known."""
     if plan.secure is not None and plan.weighting == "examples":
         return total.weight, math.nan  # no algorithm that a secure plan may have asks for it
-    rows = np.asarray(roster.rows()) if plan.weighting == "examples" else None
-    sizes = np.ones(len(roster.clients)) if rows is None else rows
+    rows = roster.eligible_rows() if plan.weighting == "examples" else None
+    sizes = np.ones(len(roster.eligible)) if rows is None else rows
     population = float(plan.weights(sizes, (1,)).sum())
     if plan.aggregation.denominator == "expected":
         share = plan.sampling.share(roster)
@@ -172,20 +231,38 @@ def _weights(plan: Plan, roster: Roster, total: Reply) -> tuple[float, float]:
 
 @dataclass
 class ReplyTally:
-    """Sorts answers as they stream by: replies go on to the sum, the rest is written down."""
+    """Sorts answers as they stream by: replies go on to the sum, the rest is written down.
 
+    `asked` are the losses of the candidates, where there were any.
+    """
+
+    asked: Mapping[ClientId, float | None] | None = None
     missing: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     norms: dict[ClientId, float] = field(default_factory=dict)
+    losses: dict[ClientId, float] = field(default_factory=dict)
 
     def replies(self, answers: Iterator[Answer]) -> Iterator[Reply]:
         """Yield the replies alone, in order."""
         for answer in answers:
             if isinstance(answer, Reply):
                 self.norms.update(answer.norms)
+                self.losses.update(one for one in answer.losses if math.isfinite(one[1]))
                 yield answer
             else:
                 kind = type(answer).__name__.lower()
                 self.missing.setdefault(kind, []).append(vars(answer))
+
+    def outcomes(self, cohort: Cohort, accepted: tuple[ClientId, ...]) -> tuple[ClientOutcome, ...]:
+        """Return what became of each client of a cohort, in its order."""
+        counted, why = frozenset(accepted), dict[ClientId, str]()
+        for kind, found in self.missing.items():
+            for one in found:
+                why |= dict.fromkeys(one.get("clients") or (one["client"],), kind)
+        losses = {client: self.losses[client] for client in accepted if client in self.losses}
+        return tuple(
+            ClientOutcome(client, client in counted, losses.get(client), why.get(client, ""))
+            for client in cohort.clients
+        )
 
     def record(
         self,
@@ -214,6 +291,11 @@ class ReplyTally:
         norms = [[client, self.norms[client]] for client in accepted if client in self.norms]
         if norms:
             record["norms"] = norms
+        if self.asked is not None:
+            record["candidates"] = [[client, loss] for client, loss in self.asked.items()]
+        losses = [[client, self.losses[client]] for client in accepted if client in self.losses]
+        if losses:
+            record["losses"] = losses
         if total is not None and total.metrics:
             sums = total.metrics
             record["train"] = {

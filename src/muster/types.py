@@ -11,15 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from operator import lt
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from muster.keys import Key, RandomSource
+import numpy as np
+
+from muster.errors import PlanError
+from muster.keys import Key
 from muster.layout import Layout
 
 __all__ = [
     "Answer",
     "Batch",
     "ClientId",
+    "ClientOutcome",
     "Clients",
     "Cohort",
     "Commits",
@@ -33,12 +40,12 @@ __all__ = [
     "Rejected",
     "Reply",
     "Roster",
-    "Sampling",
     "Scalar",
     "Sent",
     "State",
     "Store",
     "Task",
+    "TaskTraits",
     "Tree",
     "Vector",
 ]
@@ -107,22 +114,105 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Cohort:
-    """The clients invited in one round, sorted and without repeats, and how often each counts."""
+    """The clients invited in one round, and how often each counts; it sorts itself by id.
+
+    Raises `PlanError` for a client that is in it twice, or counts that do not fit.
+
+    >>> Cohort(("b", "a"), (1, 2))
+    Cohort(clients=('a', 'b'), times=(2, 1))
+    """
 
     clients: tuple[ClientId, ...]
     times: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        given, times = tuple(self.clients), self.times
+        if times is not None and len(times) != len(given):
+            raise PlanError(
+                f"a cohort of {len(given)} clients has {len(times)} counts of how often each was "
+                f"drawn; give one for each client, or none"
+            )
+        object.__setattr__(self, "clients", given)
+        if _rising(given):
+            return
+        order = sorted(range(len(given)), key=[_rank(client) for client in given].__getitem__)
+        clients = tuple(map(given.__getitem__, order))
+        for one, other in pairwise(clients):
+            if one == other:
+                raise PlanError(
+                    f"client {one!r} is in a cohort twice; name it once, and say in `times` how "
+                    f"often it counts"
+                )
+        object.__setattr__(self, "clients", clients)
+        if times is not None:
+            object.__setattr__(self, "times", tuple(times[place] for place in order))
 
     def counts(self) -> dict[ClientId, int]:
         """Count how often each client was drawn (1 unless drawn with replacement)."""
         return dict(zip(self.clients, self.times or (1,) * len(self.clients), strict=True))
 
 
+def _rising(clients: tuple[ClientId, ...]) -> bool:
+    """Return whether they are sorted, without repeats, and all of one type."""
+    try:
+        return all(map(lt, clients, clients[1:]))
+    except TypeError:  # numbers and words
+        return False
+
+
+def _rank(client: ClientId) -> tuple[bool, ClientId]:
+    """Return the rank of a client: numbers before words, each in its own order."""
+    return isinstance(client, str), client
+
+
 @dataclass(frozen=True)
 class Roster:
-    """A roster of the enrolled: `clients` sorted, and a function for their rows `(clients,)`."""
+    """A roster of the enrolled, with what is known of each: `clients` sorted by id.
+
+    `rows()` are their row counts `(clients,)`; `losses` the mean loss on its rows that a client
+    told last, where the plan's sampler needs losses; `seen` the last round in which its reply
+    counted, of those that had one; `barred` why a client may not be drawn, by client, and None
+    where nobody says who may be: then all are `eligible`.
+
+    >>> people = Roster(("a", "b", "c"), lambda: [3, 1, 2], barred={"b": "fewer than 2 rows"})
+    >>> people.eligible, people.eligible_rows().tolist()
+    (('a', 'c'), [3, 2])
+    """
 
     clients: tuple[ClientId, ...]
     rows: Callable[[], Any]
+    losses: Mapping[ClientId, float] = field(default_factory=dict)
+    seen: Mapping[ClientId, int] = field(default_factory=dict)
+    barred: Mapping[ClientId, str] | None = None
+
+    @cached_property
+    def eligible(self) -> tuple[ClientId, ...]:
+        """The clients that may be drawn, sorted by id."""
+        if not self.barred:
+            return self.clients
+        return tuple(client for client in self.clients if client not in self.barred)
+
+    def eligible_rows(self) -> Any:
+        """Return the row counts of those that may be drawn, aligned with `eligible`."""
+        rows = np.asarray(self.rows())
+        if not self.barred:
+            return rows
+        return rows[[client not in self.barred for client in self.clients]]
+
+
+@dataclass(frozen=True)
+class ClientOutcome:
+    """The outcome of one invited client, as a sampler is told of it after the round.
+
+    `accepted`: its reply is in the sum that was stepped on. `loss` is its mean training loss, where
+    the sampler needs losses and the reply counted. `missing` says why there is none: "declined",
+    "failed", "late" or "rejected"; "" where there is one, or nothing was heard.
+    """
+
+    client: ClientId
+    accepted: bool
+    loss: float | None = None
+    missing: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,7 +222,8 @@ class Reply:
     `payload` and `buffers` are already multiplied by the weights and summed; `weight` is the
     sum of the weights; `metrics` are sums over the clients, empty where they keep them; `secure`
     is what each secure sum notes of itself; `parts`, for a rule, are the replies kept apart;
-    `norms` is how long the update of each client was, of those where that may be said.
+    `norms` is how long the update of each client was, of those where that may be said, and `losses`
+    the mean training loss of each, where a sampler needs it.
     """
 
     clients: tuple[ClientId, ...]
@@ -143,6 +234,7 @@ class Reply:
     secure: tuple[Mapping[str, Any], ...] = ()
     parts: tuple[Reply, ...] = ()
     norms: tuple[tuple[ClientId, float], ...] = ()
+    losses: tuple[tuple[ClientId, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -184,10 +276,29 @@ class Rejected:
 Answer = Reply | Declined | Failed | Late | Rejected
 
 
+@dataclass(frozen=True)
+class TaskTraits:
+    """The facts of a task that others need to know, declared by it.
+
+    `gradients`: it shows the gradient of each step; else it has a training of its own. `by_row`: it
+    shows each row's own, as `GradientsByRow`. `whole`: all steps of a client's round are one run,
+    as something in it counts them. `piece`: the fewest steps that one run pays for, where a run is
+    compiled. `threads` is the module whose own threads it computes with (its `get_num_threads` and
+    `set_num_threads`), beside those of BLAS and OpenMP; "" for none.
+    """
+
+    gradients: bool = True
+    by_row: bool = False
+    whole: bool = False
+    piece: int = 1
+    threads: str = ""
+
+
 class Task(Protocol):
     """Model, loss and data in one framework: vectors in, vectors out. A frozen, hashable value.
 
-    `framework` is "numpy", "torch", "jax" or "custom"; `draws` says whether layers draw inside
+    `framework` is the package whose arrays it computes with, or "custom"; what it can do is not
+    read off that but declared in `traits`. `draws` says whether layers draw inside
     forward (dropout). `engines` lists how a cohort may be trained: "loop" (one client at a
     time), "matrix" (the cohort as one matrix `(clients, d)`), "fused" (in place through
     `descend`, only when nothing bends gradients and local training is plain SGD).
@@ -196,6 +307,10 @@ class Task(Protocol):
     framework: str
     draws: bool
     engines: tuple[str, ...]
+
+    @property
+    def traits(self) -> TaskTraits:
+        """The facts that others need to know."""
 
     @property
     def layout(self) -> Layout:
@@ -276,30 +391,15 @@ class Clients(Protocol):
         """Yield answers as they come; blocks in order (DESIGN: sums have a fixed shape)."""
 
     def evaluate(
-        self, cohort: Sequence[ClientId], sent: Sent
+        self, cohort: Sequence[ClientId], sent: Sent, round: int
     ) -> Iterator[tuple[ClientId, dict[str, float]]]:
-        """Yield metric sums of the shared model on each client's own rows."""
+        """Yield metric sums of what was sent on the rows that each client trains on.
+
+        Asked before a round trains anybody, of those who may be drawn for it.
+        """
 
     def settle(self, round: int, accepted: Sequence[ClientId]) -> None:
         """Tell the clients whose replies counted; idempotent; nobody when abandoned."""
-
-
-class Sampling(Protocol):
-    """Client selection.
-
-    Beside its methods one may declare: `kind`, what an accountant of privacy calls it (see
-    `privacy.Selection`; without, no noise may rely on it); `separation`, the rounds from one turn
-    of a client to the next, at least; `public`, that it draws from the plan's seed, never from a
-    secret; `with_replacement`.
-    """
-
-    def sample(
-        self, roster: Roster, state: Tree, round: int, key: RandomSource, probe: Any
-    ) -> tuple[Cohort, Tree]:
-        """Return the cohort of one round; `probe(clients)` asks for local losses on demand."""
-
-    def share(self, roster: Roster) -> float:
-        """Return the inclusion probability of a client, for estimators with a fixed denominator."""
 
 
 @runtime_checkable

@@ -13,6 +13,7 @@ from muster.batches import fold
 from muster.layout import Layout, TensorEntry
 from muster.metrics.head import OutputHead
 from muster.optimizers import SGD
+from muster.types import TaskTraits
 
 RATE, DIMENSION = 0.5, 5
 
@@ -23,6 +24,7 @@ class Quadratic:
 
     dtype: str = "float64"
     framework = "numpy"
+    traits = TaskTraits()
     head = OutputHead("none")
     draws = False
     engines = ("matrix", "loop")

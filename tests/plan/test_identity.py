@@ -20,6 +20,7 @@ from muster.errors import PlanError
 from muster.layout import Layout, TensorEntry
 from muster.metrics.head import OutputHead
 from muster.plan.registry import differences, fingerprint, libraries, to_toml, to_value
+from muster.types import TaskTraits
 
 PLAN = '''"""A plan file."""
 import functools
@@ -32,6 +33,7 @@ import beside
 from beside import scale
 from muster.layout import Layout, TensorEntry
 from muster.metrics.head import OutputHead
+from muster.types import TaskTraits
 
 ROUNDS = 3
 WIDTH = 4
@@ -45,6 +47,7 @@ class Task:
 
     loss: object
     framework = "custom"
+    traits = TaskTraits(gradients=False)
     layout = Layout((TensorEntry("w", (2,)),))
     head = OutputHead("own")
 
@@ -96,6 +99,7 @@ class Holding:
 
     held: Any
     framework = "custom"
+    traits = TaskTraits(gradients=False)
     layout = Layout((TensorEntry("w", (2,)),))
     head = OutputHead("own")
 

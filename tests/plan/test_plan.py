@@ -25,6 +25,7 @@ from muster.errors import PlanError
 from muster.layout import Layout, TensorEntry
 from muster.metrics.head import OutputHead
 from muster.tasks.numpy import MLP, LinearRegression
+from muster.types import TaskTraits
 
 LOWER = {"accuracy": False, "loss": True, "perplexity": True}
 
@@ -36,6 +37,7 @@ class Own:
     """A task with its own fit."""
 
     framework = "custom"
+    traits = TaskTraits(gradients=False)
     layout = Layout((TensorEntry("w", (2,)),))
     head = OutputHead("none")
 
@@ -44,6 +46,7 @@ class Mute:
     """A task that does not say what its outputs are."""
 
     framework = "custom"
+    traits = TaskTraits(gradients=False)
     layout = Own.layout
 
     def __repr__(self):
@@ -71,8 +74,8 @@ REFUSED = [
     ({"evaluate": 5}, "that is no Every"),
     ({"task": LinearRegression}, "that is no task"),
     ({"task": 3}, "that is no task"),
-    ({"sampling": sampling.All}, "that is no sampling"),
-    ({"sampling": 0.1}, "that is no sampling"),
+    ({"sampling": sampling.All}, "that is no Sampler"),
+    ({"sampling": 0.1}, "that is no Sampler"),
     ({"aggregation": aggregation.Mean}, "that is no aggregation"),
     ({"aggregation": "mean"}, "that is no aggregation"),
     ({"pipeline": pipeline.Clip(1.0)}, r"Plan.pipeline=Clip.*a list is needed; put \[ \] around"),

@@ -52,10 +52,12 @@ SHARES = (Clip(1.0), Quantize(16), DiscreteNoise(1.0, clients=10, dropout=0.2))
 
 
 @dataclass(frozen=True)
-class Strange:
+class Strange(sampling.Sampler):
     """A sampling that no accountant knows."""
 
-    def sample(self, roster, state, round, key, probe):
+    traits = sampling.SamplerTraits()
+
+    def sample(self, roster, state, round, key, losses=None):
         return Cohort(roster.clients), state
 
     def share(self, roster):
@@ -66,8 +68,7 @@ class Strange:
 class Apart(Strange):
     """One that keeps four rounds between two turns of a client."""
 
-    kind = "all"
-    separation = 4
+    traits = sampling.SamplerTraits("all", separation=4)
 
 
 ROWS = Local(steps=1, examples=PerExample(1.0, 1.1))

@@ -2,6 +2,7 @@
 """A plan as plain data: recorded, compared, set from a shell, and known by its fingerprint."""
 
 import json
+import re
 import sys
 import tomllib
 from dataclasses import dataclass, fields, replace
@@ -27,8 +28,18 @@ from muster import (
 from muster.errors import PlanError
 from muster.layout import Layout, TensorEntry
 from muster.metrics.head import OutputHead
-from muster.plan.registry import assign, differences, fingerprint, from_text, to_toml, to_value
+from muster.plan.registry import (
+    assign,
+    differences,
+    fingerprint,
+    from_text,
+    from_value,
+    irreversible,
+    to_toml,
+    to_value,
+)
 from muster.tasks.numpy import MLP, LinearRegression
+from muster.types import TaskTraits
 
 LAYOUT = Layout((TensorEntry("w", (2,)),))
 
@@ -43,6 +54,7 @@ class Theirs:
 
     loss: Any
     framework = "custom"
+    traits = TaskTraits(gradients=False)
     layout = LAYOUT
     head = OutputHead("none")
 
@@ -274,3 +286,87 @@ def test_what_a_value_prints_builds_it_again(value):
 def test_a_nested_tuple_survives():
     made = plan(task=MLP([3, 4, 2]), algorithm=algorithms.FedAvg())
     assert to_value(made)["task"]["sizes"] == [3, 4, 2]
+
+
+KINDS = {"tasks.numpy.LinearRegression": LinearRegression, "tasks.numpy.MLP": MLP}
+
+
+def travelled(thing):
+    return json.loads(json.dumps(to_value(thing)))
+
+
+@given(VALUES)
+def test_a_value_is_read_back(value):
+    assert from_value(travelled(value)) == value
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {
+            "task": MLP((3, 4, 2)),
+            "share": ("layers.0.*", "!*.bias"),
+            "algorithm": algorithms.FedAvg(),
+        },
+        {"pipeline": [pipeline.Clip(1.0), pipeline.Noise(0.5)], "weighting": "equal", "stop": []},
+        {"sampling": sampling.Uniform(fraction=0.3), "overselect": 1.5, "minimum": 0.5},
+        {"sampling": sampling.Rotation(3), "keep": Keep(best="loss", every=2), "cap": 9},
+        {"local": Local(steps=2, schedule=schedules.Milestones((2, 5), 0.5)), "seed": 7},
+        {"metrics": [metrics.MAE()], "evaluate": Every(3, clients=None), "deadline": 2.5},
+    ],
+    ids=str,
+)
+def test_a_plan_is_read_back_with_its_fingerprint(fields):
+    made = plan(**fields)
+    again = from_value(travelled(made), KINDS)
+    assert again == made and fingerprint(again) == fingerprint(made)
+    assert again.aggregation == made.aggregation
+    assert irreversible(made, KINDS) == ""
+
+
+def scored(outputs, y):
+    return outputs - y
+
+
+@dataclass(frozen=True)
+class Mine(sampling.Sampler):
+    """A sampler of a user's own."""
+
+    traits = sampling.SamplerTraits()
+
+    def sample(self, roster, state, round, key, losses=None):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (
+            lambda: plan(task=Theirs(loss), algorithm=algorithms.FedAvg()),
+            r"plan\.task: '.*Theirs' is not built from a value",
+        ),
+        (lambda: plan(sampling=Mine()), r"plan\.sampling: '.*Mine' is not built from a value"),
+        (lambda: plan(metrics=[metrics.ByRow(scored, True)]), r"plan\.metrics\[0\]|another plan"),
+    ],
+)
+def test_a_plan_that_needs_a_users_code_is_not(made, said):
+    with_code = made()
+    assert re.search(said, irreversible(with_code, KINDS))
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"class": "os.system"}, "'os.system' is not built"),
+        ({"class": "FedAdam"}, "'FedAdam' is not built"),  # a recipe: what it makes has a class
+        ({"class": ["SGD"]}, "is not built"),
+        ({"sgd": 1}, "None is not built"),
+        ({"class": "SGD", "rate": {"class": "function", "name": "m:f"}}, r"plan\.rate: 'function'"),
+        ({"class": "SGD", "lr": 1.0}, "lr"),
+        ({"class": "Uniform", "count": -3}, "whole number"),
+    ],
+)
+def test_a_value_of_something_else_is_refused(value, said):
+    with pytest.raises(PlanError, match=said):
+        from_value(value)

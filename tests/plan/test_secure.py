@@ -15,6 +15,7 @@ from muster.plan.quorum import refuse_few
 from muster.plan.registry import assign, to_value
 from muster.plan.secure import refused_session, session_terms
 from muster.tasks.numpy import LinearRegression
+from muster.types import TaskTraits
 
 GROUPED = pipeline.SecureSum(groups=33, dropout=0.0)
 STAGES = (pipeline.Clip(1.0), pipeline.Quantize(8), pipeline.SecureSum())
@@ -25,6 +26,7 @@ class Normed:
     """A task whose model keeps running statistics."""
 
     framework = "custom"
+    traits = TaskTraits(gradients=False)
     layout = Layout((TensorEntry("w", (2,)), TensorEntry("bn.mean", (3,), kind="buffer")))
     head = OutputHead("none")
 

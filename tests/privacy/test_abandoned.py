@@ -48,7 +48,7 @@ class Few:
         for name in self.names:
             yield Reply((name,), {"delta": self.payload}, 1.0, {}, np.zeros(0))
 
-    def evaluate(self, cohort, sent):
+    def evaluate(self, cohort, sent, round):
         return iter(())
 
     def settle(self, round, accepted):

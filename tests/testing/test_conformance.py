@@ -11,7 +11,6 @@ import pytest
 from muster import aggregation, algorithms, optimizers, pipeline, sampling, testing
 from muster.algorithms.algorithm import Algorithm
 from muster.errors import MissingExtra
-from muster.keys import key
 from muster.pipeline.stage import Contract, Field
 from muster.privacy import PerExample
 from muster.rounds import start
@@ -20,7 +19,6 @@ from muster.store import MemoryStore, SQLiteStore
 from muster.tasks import custom
 from muster.tasks import numpy as tasks
 from muster.testing.claim import check_value
-from muster.types import Roster
 
 SERVERS = [
     optimizers.SGD(0.5),
@@ -151,17 +149,7 @@ def jax_task(name, _):
 
 
 def drawn(thing, _):
-    """Samplings: sorted without repeats, a function of the key, and a share in (0, 1]."""
-    check_value(thing)
-    roster = Roster(tuple(range(20)), lambda: np.arange(1, 21))
-    for round in range(1, 6):
-        cohort, _ = thing.sample(roster, None, round, key(round), None)
-        assert list(cohort.clients) == sorted(set(cohort.clients))
-        assert set(cohort.clients) <= set(roster.clients)
-        assert cohort == thing.sample(roster, None, round, key(round), None)[0]
-        assert min(cohort.counts().values(), default=1) >= 1
-    if not isinstance(thing, sampling.Weighted):
-        assert 0 < thing.share(roster) <= 1
+    testing.check_sampler(thing)
 
 
 def memory_store(_):

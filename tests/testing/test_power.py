@@ -12,6 +12,7 @@ from muster import optimizers, testing
 from muster.aggregation import RobustAggregator
 from muster.algorithms.algorithm import Algorithm, ModelState, Update
 from muster.pipeline.stage import Stage
+from muster.sampling import Cohort, Sampler, SamplerTraits
 from muster.simulation import Choice, LocalExecutor, Simulation
 from muster.store import MemoryStore
 from muster.tasks import numpy as tasks
@@ -181,8 +182,8 @@ class Odd(Simulation):
         found = super().memories(clients)
         return found and dict.fromkeys(found, self._blank) if self.fault == "blank" else found
 
-    def evaluate(self, cohort, sent):
-        found = list(super().evaluate(cohort, sent))
+    def evaluate(self, cohort, sent, round):
+        found = list(super().evaluate(cohort, sent, round))
         return iter(found[:-1] if self.fault == "evaluate" else found)
 
     def settle(self, round, accepted):
@@ -306,3 +307,82 @@ def test_a_sound_rule_passes():
 def test_a_broken_rule_is_caught(fault, sentence, monkeypatch):
     monkeypatch.setattr("muster.testing.rule.check_value", lambda thing: None)
     assert sentence in caught(testing.check_rule, Believes(fault))
+
+
+@dataclass(frozen=True)
+class Draws(Sampler):
+    """Independent coins, or broken on purpose."""
+
+    fault: str = ""
+
+    @property
+    def traits(self):
+        if self.fault == "traits":
+            return "poisson"
+        if self.fault in ("apart", "size"):
+            return SamplerTraits("", count=3, separation=2)
+        return SamplerTraits("poisson")
+
+    def candidates(self, roster, state, round, key):
+        return Cohort(roster.eligible[:2]) if self.fault == "asks" else None
+
+    def sample(self, roster, state, round, key, losses=None):
+        people = roster.clients if self.fault == "barred" else roster.eligible
+        chance = np.full(len(people), 0.25)
+        if self.fault == "rows":
+            chance *= roster.eligible_rows() / roster.eligible_rows().mean()
+        if self.fault == "losses":
+            chance *= [1.5 if roster.losses.get(c, 1) > 0.6 else 1 for c in people]
+        drawn = key.uniform(len(people))
+        if self.fault == "random":
+            drawn = np.random.default_rng().random(len(people))
+        if self.fault == "pairs":
+            drawn = np.repeat(drawn[::2], 2)[: len(people)]
+        if self.fault == "rounds" and round % 2 == 0:
+            drawn = type(key)(key.path[:-1]).at(round - 1).uniform(len(people))
+        chosen = tuple(c for c, one, at in zip(people, drawn, chance, strict=True) if one < at)
+        if self.fault == "apart":
+            chosen = people[:3]
+        if self.fault == "size":
+            chosen = people[round % 2 * 2 :][:2]
+        if self.fault == "times":
+            return Cohort(chosen, (1,) * len(chosen)), state
+        kept = {"lost": {1, 2}, "object": [object()]}.get(self.fault, state)
+        if self.fault == "changes":
+            kept = state or [0]
+            kept[0] += 1
+        return Cohort(chosen) if self.fault != "tuple" else chosen, kept
+
+    def observe(self, state, roster, replies):
+        return {1.5: 0} if self.fault == "observe" else state
+
+    def share(self, roster):
+        return {"share": 0.5, "none": 0.0}.get(self.fault, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("traits", "no SamplerTraits"),
+        ("asks", "that its traits do not declare"),
+        ("barred", "who may not be drawn"),
+        ("rows", "a poisson draw has"),
+        ("losses", "a poisson draw has"),
+        ("pairs", "the pair"),
+        ("rounds", "twice in a row"),
+        ("share", "a poisson draw has 200"),
+        ("none", "no number in"),
+        ("random", "from the same arguments"),
+        ("apart", "again after 1 rounds"),
+        ("size", "its traits say 3"),
+        ("times", "say replacement=True"),
+        ("lost", "is lost"),
+        ("object", "is lost"),
+        ("observe", "observe returns is lost"),
+        ("changes", "changes the state"),
+        ("tuple", "no Cohort"),
+    ],
+)
+def test_a_broken_sampler_is_caught(fault, sentence):
+    testing.check_sampler(Draws())
+    assert sentence in caught(testing.check_sampler, Draws(fault))

@@ -64,6 +64,7 @@ def merged(a: Reply, b: Reply, plus: Callable[[Any, Any], Any]) -> Reply:
         tree_map(plus, a.buffers, b.buffers),
         a.secure + b.secure,
         norms=a.norms + b.norms,
+        losses=a.losses + b.losses,
     )
 
 

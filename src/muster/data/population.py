@@ -27,6 +27,7 @@ from muster.data.rows import (
 from muster.data.shared import Handle, attached, described, share
 from muster.data.source import Lazy, Load, Loads, Sizes, Source, Stored
 from muster.errors import DataError
+from muster.types import Roster
 
 __all__ = ["Population"]
 
@@ -42,8 +43,13 @@ class Population:
     (('a', 'b'), [2, 1], [2])
     """
 
-    def __init__(self, clients: tuple[ClientId, ...], source: Source) -> None:
-        self.clients = clients
+    def __init__(
+        self,
+        clients: tuple[ClientId, ...],
+        source: Source,
+        barred: Mapping[ClientId, str] | None = None,
+    ) -> None:
+        self.clients, self.barred = clients, barred
         self._source = source
         self._positions = {client: i for i, client in enumerate(clients)}
         self._numbers: NDArray[np.uint64] | None = None
@@ -198,7 +204,38 @@ class Population:
         Raises `DataError` when a client is not enrolled or none is given.
         """
         chosen = tuple(sorted(identities(clients)))
-        return Population(chosen, self._source.only(self._at(chosen)))
+        barred = self.barred and {c: self.barred[c] for c in chosen if c in self.barred}
+        return Population(chosen, self._source.only(self._at(chosen)), barred)
+
+    def barring(self, reasons: Mapping[Any, str]) -> Population:
+        """Bar some clients from being drawn, each for a reason, over the same memory.
+
+        They stay enrolled. From then on each round's record counts who is known, eligible and
+        sampled, and the barred by reason; `barring({})` alone asks for that. Raises `DataError` for
+        a client that is not enrolled, no reason, or nobody left.
+
+        >>> two = Population.from_arrays({"a": ([[1.0]], [0]), "b": ([[2.0]], [1])})
+        >>> two.barring({"b": "no consent"}).roster().eligible
+        ('a',)
+        """
+        given = dict(zip(identities(reasons) if reasons else (), reasons.values(), strict=True))
+        for client, why in given.items():
+            self.index(client)
+            if not isinstance(why, str) or not why.strip():
+                raise DataError(
+                    f"client {client!r} is barred for {why!r}, a reason in words is required; "
+                    f"give one such as 'no consent'"
+                )
+        if len(given) == len(self):
+            raise DataError(
+                f"all {len(self)} clients are barred, at least one must be left to be drawn; bar "
+                f"fewer"
+            )
+        return Population(self.clients, self._source, given)
+
+    def roster(self) -> Roster:
+        """Return the enrolled, with those of them who may be drawn."""
+        return Roster(self.clients, lambda: self.sizes, barred=self.barred)
 
     def shared(self) -> Population:
         """Move this population's arrays into shared memory, for worker processes, and return it.
@@ -226,13 +263,16 @@ class Population:
     def fingerprint(self) -> str:
         """Return a SHA-256, in hex, over ids, dtypes, shapes and bytes of all train and test rows.
 
-        Of a lazy population over ids and sizes only: its rows are not read.
+        Also over who is barred, where that is said. Of a lazy population over ids and sizes only:
+        its rows are not read.
 
         >>> one = Population.from_arrays({1: ([[1.0]], [0])})
         >>> one.fingerprint() == one.shared().fingerprint()
         True
         """
         digest = hashlib.sha256(repr(self.clients).encode())
+        if self.barred is not None:
+            digest.update(b"barred" + repr(sorted(self.barred.items())).encode())
         if isinstance(self._source, Lazy):
             digest.update(b"lazy" + self.sizes.tobytes())
             return digest.hexdigest()

@@ -22,6 +22,7 @@ from muster.batches import cut, drawn, step_counts
 from muster.errors import ClientError
 from muster.keys import RandomSource
 from muster.local.descent import Carry, Given, Walk
+from muster.local.view import LocalPlan
 from muster.types import ClientId, LocalWork, Sent, Tree
 from muster.vectors import aligned, tree_map, zeros
 
@@ -97,7 +98,7 @@ class Outcome(NamedTuple):
 
 
 def train(
-    plan: Any,
+    plan: LocalPlan,
     engine: str,
     round: int,
     sent: Sent,
@@ -135,7 +136,7 @@ class Trained(NamedTuple):
     mine: bool
 
 
-def _stack(plan: Any, sent: Sent, group: Group) -> Memory:
+def _stack(plan: LocalPlan, sent: Sent, group: Group) -> Memory:
     """Return the clients' memories as one tree with a leading axis of clients."""
     if group.memories is None:
         return Memory()
@@ -144,7 +145,7 @@ def _stack(plan: Any, sent: Sent, group: Group) -> Memory:
 
 
 def _descend(
-    plan: Any,
+    plan: LocalPlan,
     engine: str,
     round: int,
     sent: Sent,
@@ -198,7 +199,7 @@ def _descend(
     return Trained(w, buffers, loss / counts, mine)
 
 
-def _start(plan: Any, sent: Sent, memories: Memory, k: int) -> Any:
+def _start(plan: LocalPlan, sent: Sent, memories: Memory, k: int) -> Any:
     """Return every client's start `(k, d)`: what was sent, with its own private part."""
     w, x = aligned((k, plan.task.layout.size), plan.task.layout.dtype), sent.algorithm.x
     if plan.sharing.everything:
@@ -211,7 +212,7 @@ def _start(plan: Any, sent: Sent, memories: Memory, k: int) -> Any:
     return w
 
 
-def _start_buffers(plan: Any, sent: Sent, memories: Memory, k: int) -> Any:
+def _start_buffers(plan: LocalPlan, sent: Sent, memories: Memory, k: int) -> Any:
     if not plan.task.layout.buffers:
         return np.empty((k, 0), plan.task.layout.dtype)
     shared = np.broadcast_to(sent.buffers, (k, *sent.buffers.shape))
@@ -219,7 +220,7 @@ def _start_buffers(plan: Any, sent: Sent, memories: Memory, k: int) -> Any:
 
 
 def _reply(
-    plan: Any,
+    plan: LocalPlan,
     round: int,
     sent: Sent,
     group: Group,
@@ -273,7 +274,7 @@ def _reply(
 
 
 def _reported(
-    plan: Any, shared: Any, sent: Sent, memories: Memory, work: LocalWork, mine: bool
+    plan: LocalPlan, shared: Any, sent: Sent, memories: Memory, work: LocalWork, mine: bool
 ) -> tuple[Tree, Tree]:
     """Return the payloads that the algorithm has clients send, and the memories they keep.
 
@@ -283,7 +284,7 @@ def _reported(
     algorithm, x, memory = plan.algorithm, sent.algorithm.x, memories.algorithm
     if mine and algorithm.plain_delta and shared.dtype == x.dtype:
         return Update(np.subtract(shared, x, out=shared)), memory
-    return algorithm.report(shared, sent.algorithm, memory, work)  # type: ignore[no-any-return]
+    return algorithm.report(shared, sent.algorithm, memory, work)
 
 
 def _odd(payload: Tree) -> NDArray[np.bool_]:

@@ -42,7 +42,7 @@ class BandedNoise(Stage):
     needs_sum: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        refuse_multiplier(self)
+        refuse_multiplier(self, self.multiplier)
         for name in ("bands", "separation", "rounds"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int) and value >= 1):

@@ -48,7 +48,7 @@ class DiscreteNoise(Stage):
     needs_sum: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        refuse_multiplier(self)
+        refuse_multiplier(self, self.multiplier)
         survivors(self.clients, self.dropout)
         if self.law not in LAWS:
             raise PlanError(f"{self}: law must be 'skellam' or 'gaussian'")

@@ -44,7 +44,7 @@ class Noise(Stage):
     needs_sum: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        refuse_multiplier(self)
+        refuse_multiplier(self, self.multiplier)
         bit = self.multiplier if self.bit is None else self.bit
         if not (is_number(bit) and self.multiplier < 2 * bit <= 2 * MOST):
             raise PlanError(
@@ -91,10 +91,10 @@ class Noise(Stage):
         return replace(total, payload=payload), state
 
 
-def refuse_multiplier(stage: Stage) -> None:
+def refuse_multiplier(stage: Stage, multiplier: float) -> None:
     """Raise `PlanError` for a multiplier that adds no noise, or none that floats can hold."""
     try:
-        check_multiplier(getattr(stage, "multiplier", math.nan))
+        check_multiplier(multiplier)
     except PlanError:
         raise PlanError(
             f"{stage}: the multiplier must be finite and above 0, from {LEAST:g} to {MOST:g}, such "

@@ -139,6 +139,10 @@ class Stage(Spelled):
         """Return the release of one round under this stage's noise; None for a stage without."""
         return None
 
+    def step(self, contract: Contract) -> float:
+        """Return how far one client's coordinate may move on its way through, rounding aside."""
+        return 0.0
+
     def share_variance(self, contract: Contract) -> float:
         """Return the variance, in levels squared, of the noise that each client adds to the sum."""
         return 0.0
@@ -234,6 +238,10 @@ class Pipeline:
         after = tuple(stage.ended(state) for stage, state in zip(self.stages, states, strict=True))
         kept = all(new is old for new, old in zip(after, states, strict=True))
         return states if kept else after
+
+    def step(self, contract: Contract) -> float:
+        """Return how far one client's coordinate may move on its way through, rounding aside."""
+        return 0.0
 
     def share_variance(self) -> float:
         """Return the variance, in levels squared, of the noise that each client adds to the sum."""

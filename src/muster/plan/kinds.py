@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
 
 from muster.algorithms.algorithm import Algorithm
 from muster.errors import PlanError
@@ -13,12 +12,14 @@ from muster.metrics.head import OutputHead
 from muster.optimizers import Optimizer
 from muster.plan.keep import Keep
 from muster.plan.stopping import Every
+from muster.plan.view import PlanView
+from muster.sampling.sampler import Sampler
 from muster.spelling import alien
 
 __all__ = ["refuse_kinds"]
 
 
-def _has(value: Any, name: str) -> bool:
+def _has(value: object, name: str) -> bool:
     """Return whether a value has an attribute, unread: reading may build a user's model.
 
     An `AttributeError` from in there would look as if the attribute were missing.
@@ -26,10 +27,11 @@ def _has(value: Any, name: str) -> bool:
     return inspect.getattr_static(value, name, None) is not None
 
 
-def refuse_kinds(plan: Any) -> None:
+def refuse_kinds(plan: PlanView) -> None:
     """Raise `PlanError`, with the remedy, for a field of another kind than is needed."""
     kinds = {"algorithm": Algorithm, "local": Local, "evaluate": Every, "keep": Keep}
-    seams = {"task": "layout", "sampling": "sample", "aggregation": "min_replies"}
+    kinds |= {"sampling": Sampler}
+    seams = {"task": "layout", "aggregation": "min_replies"}
     for name in (*kinds, *seams):
         value, kind = getattr(plan, name), kinds.get(name)
         fits = isinstance(value, kind) if kind else _has(value, seams[name])
@@ -39,13 +41,17 @@ def refuse_kinds(plan: Any) -> None:
                 f"Plan({name}={value!r}): that is no {noun}; give one (did you forget to call it?)"
             )
     task = plan.task  # what goes wrong inside its own `head` is shown as what it is
-    said = hasattr(type(task), "head") or "head" in getattr(task, "__dict__", {})
-    if not said or not isinstance(task.head, OutputHead):
+    if not _has(task, "head") or not isinstance(task.head, OutputHead):
         raise PlanError(
             f"Plan(task={plan.task!r}): it does not say what its outputs are; give it head = "
             f"muster.metrics.head.OutputHead('own'), or another kind"
         )
-    server = getattr(plan.algorithm, "server", None)
+    if not _has(task, "traits"):
+        raise PlanError(
+            f"Plan(task={plan.task!r}): it does not say what it can do; give it traits = "
+            f"muster.types.TaskTraits(), or with what differs"
+        )
+    server = vars(plan.algorithm).get("server")
     if server is not None and not isinstance(server, Optimizer):
         raise PlanError(f"{type(plan.algorithm).__name__}(server={alien(server, Optimizer)}")
     if not isinstance(plan.share, (str, tuple, list)):
@@ -56,7 +62,7 @@ def refuse_kinds(plan: Any) -> None:
                 f"Plan({name}={getattr(plan, name)!r}): a list is needed; put [ ] around it"
             )
     for rule in plan.stop:
-        if not hasattr(rule, "met") or isinstance(rule, type):
+        if not _has(rule, "met") or isinstance(rule, type):
             raise PlanError(
                 f"Plan(stop=[{rule!r}]): that is no rule; give rules such as "
                 f"EarlyStopping('loss', evaluations=5)"

@@ -14,6 +14,7 @@ from muster.errors import MusterError, PlanError
 from muster.metrics import Loss, TaskMean
 from muster.metrics.trial import Tried
 from muster.plan.stopping import EarlyStopping, Target
+from muster.plan.view import PlanView
 
 __all__ = ["check_metrics", "refuse_unmeasured"]
 
@@ -22,17 +23,17 @@ ROOM = 60_000  # bytes of a message of 64 KiB that sums may take
 NUMBER = 28  # bytes of a number in JSON and what stands around it
 
 
-def refuse_unmeasured(plan: Any) -> None:
+def refuse_unmeasured(plan: PlanView) -> None:
     """Raise `PlanError`, with the remedy, for metrics that are none and rules without a metric."""
-    known, sums = plan.directions, plan.sums
-    size = sum(len(json.dumps(name)) + NUMBER for name in sums or ())
+    known, sums = plan.directions, plan.sums or frozenset[str]()
+    size = sum(len(json.dumps(name)) + NUMBER for name in sums)
     if size > ROOM and plan.evaluate.clients != 0:
         raise PlanError(
             f"the metrics of this plan are {len(sums)} sums of up to {size} bytes, and a client "
             f"tells {ROOM} at most; take metrics with fewer bins or classes, or Every(clients=0)"
         )
     rules = [rule for rule in plan.stop if isinstance(rule, Target | EarlyStopping)]
-    named = [(rule, rule.metric) for rule in rules]
+    named: list[tuple[object, str]] = [(rule, rule.metric) for rule in rules]
     if plan.keep.best is not None:
         named.append((plan.keep, plan.keep.best))
     for rule, name in named:
@@ -45,7 +46,7 @@ def refuse_unmeasured(plan: Any) -> None:
             )
 
 
-def check_metrics(plan: Any, x: Any, y: Any) -> None:
+def check_metrics(plan: PlanView, x: Any, y: Any) -> None:
     """Raise `PlanError` for metrics that are no sums over rows, tried on a few rows and the start.
 
     A task with its own `measure` raises `DataError` where that returns other means than declared.

@@ -27,6 +27,7 @@ from muster.pipeline.secure_sum import SecureSum
 from muster.pipeline.stage import Pipeline, Stage, contract_of
 from muster.plan.keep import Keep
 from muster.plan.kinds import refuse_kinds
+from muster.plan.losses import refuse_hidden_losses
 from muster.plan.measured import refuse_unmeasured
 from muster.plan.private import refuse_budget, refuse_exposed
 from muster.plan.quorum import needed, refuse_unreachable, target_replies
@@ -35,8 +36,9 @@ from muster.plan.secure import check_cohort, refuse_leaks
 from muster.plan.stopping import EarlyStopping, Every, Target
 from muster.privacy.ledger import Budget
 from muster.sampling.everybody import All
+from muster.sampling.sampler import Sampler
 from muster.spelling import Spelled
-from muster.types import ClientId, Reply, Sampling, Sent, Task, Tree
+from muster.types import ClientId, Reply, Sent, Task, Tree
 
 if TYPE_CHECKING:
     from muster.secagg import Frame
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["Plan"]
 
 MOST_ROWS = 10**12  # of one client, that a sum of floats tells apart
+_UNSAID: Any = None  # what becomes of it is said in `Plan`
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Plan(Spelled):
     accepted replies a round needs, or (below 1.0) which fraction. Over a network a round, and an
     evaluation, takes replies for `deadline` seconds (None: for as long as work goes on, and half a
     day at the most), and `overselect` invites so many times the clients it needs.
+    Where no `aggregation` is given it is Mean(), and under noise on the sum Mean("expected").
     A run stops before its noise reveals more than the `budget`. `metrics` are measured beside the
     loss, by default the usual ones of the task; `stop` and `keep` name some of them, and `keep`
     says which models stay on the disk.
@@ -64,9 +68,9 @@ class Plan(Spelled):
     task: Task
     algorithm: Algorithm
     local: Local
-    sampling: Sampling = All()
+    sampling: Sampler = All()
     pipeline: tuple[Stage, ...] = ()
-    aggregation: Mean | RobustAggregator = Mean()
+    aggregation: Mean | RobustAggregator = _UNSAID
     weighting: Literal["examples", "equal"] = "examples"
     share: str | tuple[str, ...] = "*"
     rounds: int = 10
@@ -83,6 +87,9 @@ class Plan(Spelled):
     keep: Keep = Keep()
 
     def __post_init__(self) -> None:
+        unsaid = self.aggregation is _UNSAID
+        if unsaid:
+            object.__setattr__(self, "aggregation", Mean())
         refuse_kinds(self)
         for name in ("pipeline", "stop", "share", "metrics"):
             if not isinstance(getattr(self, name), str):
@@ -93,8 +100,13 @@ class Plan(Spelled):
         self.algorithm.accept(self.local, self.weighting)
         self._check_combination()
         _ = self.stages, self.sharing  # raise now, not in round 1
+        if unsaid and self.stages.contracts[-1].noise and not self.sampling.traits.replacement:
+            object.__setattr__(self, "aggregation", Mean("expected"))
+            self._check_replies()
+            self._check_combination()
         refuse_unmeasured(self)
         refuse_exposed(self)
+        refuse_hidden_losses(self)
         if self.secure is not None:
             refuse_leaks(self)
         if isinstance(self.aggregation, RobustAggregator):
@@ -146,7 +158,7 @@ class Plan(Spelled):
                 f"{self.task}: every tensor of the model has requires_grad=False, and a plan needs "
                 f"something to train; leave it True for at least one"
             )
-        drawn = getattr(self.sampling, "with_replacement", False)
+        drawn = self.sampling.traits.replacement
         if drawn and self.weighting == "examples":
             raise PlanError(
                 f"{self.sampling} draws clients by their rows, so weighting='examples' would "
@@ -167,7 +179,7 @@ class Plan(Spelled):
                 f"{self.algorithm} multiplies means of what clients send, which "
                 f"Mean(denominator='expected') would scale twice; use Mean(denominator='replies')"
             )
-        if self.task.framework == "custom" and self.algorithm.modifies_gradient:
+        if not self.task.traits.gradients and self.algorithm.modifies_gradient:
             raise PlanError(
                 f"{self.algorithm} bends every local gradient, which a task with its own fit() "
                 f"does not show; use FedAvg or FedNova, or a numpy, torch or jax task"
@@ -177,22 +189,22 @@ class Plan(Spelled):
         return any(field.scalar for field in self.stages.contracts[0].fields)
 
     @cached_property
-    def selection(self) -> Sampling:
+    def selection(self) -> Sampler:
         """The sampling, drawing `overselect` times as many."""
         if self.overselect == 1:
             return self.sampling
-        count, fraction = (getattr(self.sampling, name, None) for name in ("count", "fraction"))
-        if count is not None and not getattr(self.sampling, "with_replacement", False):
-            more: Any = {"count": math.ceil(count * self.overselect)}
-        elif fraction is not None:
-            more = {"fraction": min(1.0, fraction * self.overselect)}
+        traits, known = self.sampling.traits, vars(self.sampling)
+        if traits.count is not None and not traits.replacement and "count" in known:
+            more: Any = {"count": math.ceil(traits.count * self.overselect)}
+        elif traits.fraction is not None and "fraction" in known:
+            more = {"fraction": min(1.0, traits.fraction * self.overselect)}
         else:
             raise PlanError(
                 f"Plan(overselect={self.overselect}): {self.sampling} has no number of clients to "
                 f"draw more of; use Uniform(count=...), or overselect=1.0"
             )
         drawing: Any = self.sampling
-        return cast("Sampling", replace(drawing, **more))
+        return cast("Sampler", replace(drawing, **more))
 
     def needed(self, invited: int) -> int:
         """Return the fewest replies that make a round of so many invited count."""
@@ -372,5 +384,5 @@ class Plan(Spelled):
         return -(-self.stages.contracts[-1].bits // 8) + self.sharing.averaged * item
 
 
-def _number(value: Any) -> bool:
+def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -10,6 +10,7 @@ import numpy as np
 from muster.errors import PlanError
 from muster.pipeline.stage import Stage
 from muster.plan.keep import Keep
+from muster.plan.view import PlanView
 from muster.privacy.ledger import Budget
 from muster.privacy.release import Charge, Release, Selection
 from muster.types import Reply, Roster
@@ -17,7 +18,7 @@ from muster.types import Reply, Roster
 __all__ = ["charges", "empty_reply", "noises_sum", "refuse_budget", "refuse_exposed", "selection"]
 
 
-def refuse_exposed(plan: Any) -> None:
+def refuse_exposed(plan: PlanView) -> None:
     """Raise `PlanError`, with the remedy, for a plan whose noise would not hide its clients."""
     _refuse_told(plan)
     releases = plan.stages.releases()
@@ -48,7 +49,7 @@ def refuse_exposed(plan: Any) -> None:
     _refuse_kept(plan)
 
 
-def _refuse_told(plan: Any) -> None:
+def _refuse_told(plan: PlanView) -> None:
     """Refuse to tell metrics: they are functions of the rows that `PerExample` is to hide."""
     if not plan.local.reports and plan.evaluate.clients != 0:
         raise PlanError(
@@ -57,15 +58,15 @@ def _refuse_told(plan: Any) -> None:
         )
 
 
-def _refuse_sampling(plan: Any) -> None:
-    if getattr(plan.sampling, "kind", None) is None:
+def _refuse_sampling(plan: PlanView) -> None:
+    if not plan.sampling.traits.kind:
         raise PlanError(
             f"{plan.sampling} has no privacy accounting: a client may count more than once, or by "
             f"its data; use Poisson(rate), Uniform(count=...), Rotation(slots) or All()"
         )
 
 
-def _refuse_minimum(plan: Any, releases: tuple[Release, ...]) -> None:
+def _refuse_minimum(plan: PlanView, releases: tuple[Release, ...]) -> None:
     """Refuse noise on the sum of a round that may be given up for want of replies.
 
     Whether it is given up is a bit that no noise covers: where nine of ten answer, and the tenth
@@ -84,14 +85,14 @@ def _refuse_minimum(plan: Any, releases: tuple[Release, ...]) -> None:
         )
 
 
-def _refuse_release(plan: Any, release: Release) -> None:
+def _refuse_release(plan: PlanView, release: Release) -> None:
     least = release.survivors
     if release.discrete and not (isinstance(plan.minimum, int) and plan.minimum >= least):
         raise PlanError(
             f"{plan.stages.contracts[-1].noise} makes its noise for {least} replies, and "
             f"Plan(minimum={plan.minimum!r}) would release fewer; use Plan(minimum={least})"
         )
-    kept = getattr(plan.sampling, "separation", 1)
+    kept = plan.sampling.traits.separation
     if release.mechanism == "matrix" and release.separation > kept:
         raise PlanError(
             f"the noise counts on {release.separation} rounds between two turns of a client, and "
@@ -100,7 +101,7 @@ def _refuse_release(plan: Any, release: Release) -> None:
         )
 
 
-def _refuse_kept(plan: Any) -> None:
+def _refuse_kept(plan: PlanView) -> None:
     """Refuse to keep correlated noise: its state has the rows that take it off the model again."""
     if plan.keep == Keep():
         return
@@ -113,7 +114,7 @@ def _refuse_kept(plan: Any) -> None:
             )
 
 
-def refuse_budget(budget: Any) -> None:
+def refuse_budget(budget: object) -> None:
     """Raise `PlanError` for what is no budget."""
     if budget is not None and not isinstance(budget, Budget):
         raise PlanError(
@@ -122,30 +123,32 @@ def refuse_budget(budget: Any) -> None:
         )
 
 
-def noises_sum(plan: Any) -> bool:
+def noises_sum(plan: PlanView) -> bool:
     """Return whether the server adds noise to the sum: then a sum of nobody is a release, too."""
     return any(release.trust == "central" for release in plan.stages.releases())
 
 
-def empty_reply(plan: Any) -> Reply:
+def empty_reply(plan: PlanView) -> Reply:
     """Return the sum of no replies; noise then hides that there were none."""
     return Reply((), plan.stages.empty_reply(plan.dtype), 0.0, {}, np.zeros(0, plan.dtype))
 
 
-def selection(plan: Any, roster: Roster) -> Selection:
+def selection(plan: PlanView, roster: Roster) -> Selection:
     """Return the selection by which the plan draws its clients from those.
 
     A mask needs its cohort to know one another, so whoever is in it, and the server, sees who is.
     """
+    traits = plan.sampling.traits
+    kind: Any = traits.kind  # which a selection refuses where it is none that is accounted
     return Selection(
-        plan.sampling.kind,
+        kind,
         plan.sampling.share(roster),
         seen=plan.secure is not None,
-        separation=getattr(plan.sampling, "separation", 1),
+        separation=traits.separation,
     )
 
 
-def charges(plan: Any, roster: Roster, run: str) -> tuple[Charge, ...]:
+def charges(plan: PlanView, roster: Roster, run: str) -> tuple[Charge, ...]:
     """Return the charges of one round, one for each stage with noise.
 
     The second one and those after it go by the run's name with their number, as a ledger has one

@@ -6,10 +6,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import count
-from typing import Any
 
 from muster.errors import PlanError
 from muster.plan.secure import check_cohort
+from muster.plan.view import PlanView
 from muster.types import ClientId
 
 __all__ = ["fewest", "needed", "refuse_few", "refuse_unreachable", "shortage", "target_replies"]
@@ -36,28 +36,25 @@ def target_replies(invited: int, overselect: float) -> int:
     return math.ceil(round(invited / overselect, 9))
 
 
-def refuse_unreachable(plan: Any) -> None:
+def refuse_unreachable(plan: PlanView) -> None:
     """Raise `PlanError` for a plan whose rounds never get as many replies as they need.
 
     Where its sampling says how many it draws; else it is known when clients are.
     """
-    drawn = getattr(plan.selection, "count", None)
+    drawn = plan.selection.traits.count
     if drawn is not None and (why := _unmet(plan, drawn)):
         raise PlanError(f"{why}; lower minimum, or invite more")
 
 
-def shortage(plan: Any, clients: int) -> str:
+def shortage(plan: PlanView, clients: int) -> str:
     """Say why no round over so many enrolled clients can ever count; "" where one can."""
-    size, drawn = (getattr(plan.selection, name, None) for name in ("size", "count"))
-    if size is not None:
-        try:
-            return _unmet(plan, size(clients))
-        except PlanError as error:
-            return str(error)
-    return _unmet(plan, clients if drawn is None else min(drawn, clients))
+    try:
+        return _unmet(plan, plan.selection.size(clients))
+    except PlanError as error:
+        return str(error)
 
 
-def _unmet(plan: Any, invited: int) -> str:
+def _unmet(plan: PlanView, invited: int) -> str:
     """Say why so many invited are too few, even if they all reply; "" where they are not."""
     replies, least = plan.target_replies(invited), plan.needed(invited)
     if replies < least:
@@ -76,11 +73,8 @@ def _unmet(plan: Any, invited: int) -> str:
     return ""
 
 
-def fewest(plan: Any) -> int:
-    """Return the fewest clients that must be there for a round to count.
-
-    Raises `PlanError` for none.
-    """
+def fewest(plan: PlanView) -> int:
+    """Return the fewest clients that a round needs to count. Raises `PlanError` for none."""
     enough = next((n for k in count() if (n := 1 << k) >= MOST or not shortage(plan, n)), MOST)
     if why := shortage(plan, enough):
         raise PlanError(f"{why}; no number of clients would do")
@@ -91,7 +85,7 @@ def fewest(plan: Any) -> int:
     return enough
 
 
-def refuse_few(plan: Any, clients: Sequence[ClientId]) -> None:
+def refuse_few(plan: PlanView, clients: Sequence[ClientId]) -> None:
     """Raise `PlanError`, naming who is there, where no round over these clients can count."""
     why = shortage(plan, len(clients))
     if not why:

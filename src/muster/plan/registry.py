@@ -11,7 +11,7 @@ import ast
 import difflib
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from inspect import isfunction
 from typing import Any
@@ -32,6 +32,8 @@ __all__ = [
     "differences",
     "fingerprint",
     "from_text",
+    "from_value",
+    "irreversible",
     "libraries",
     "short",
     "spelled",
@@ -47,7 +49,7 @@ CATALOGUE: dict[str, Callable[..., Any]] = {
     for room in (aggregation, algorithms, metrics, optimizers, pipeline, sampling, schedules)
     for name in room.__all__
     if (is_dataclass(getattr(room, name)) or isfunction(getattr(room, name)))
-    and name not in ("Contract", "Pipeline")
+    and name not in ("Cohort", "Contract", "Pipeline", "SamplerTraits")
 } | {
     kind.__name__: kind
     for kind in (
@@ -76,6 +78,51 @@ def to_value(thing: Any) -> Any:
     value = contents.read(thing)
     code = contents.code.finish() if isinstance(thing, Plan) else {}
     return value | {"code": code} if code else value
+
+
+def from_value(value: object, more: Mapping[str, type] | None = None) -> Any:
+    """Make a plan, or a part of it, from plain data: the inverse of `to_value`.
+
+    Only classes of the catalogue are built, and those in `more`, by the names that values give them
+    (a plan's task is of another room). Raises `PlanError`, with the place, for any other, for what
+    a user's code is needed for, and for fields that a class has not.
+
+    >>> from_value(to_value(algorithms.FedProx(0.1))) == algorithms.FedProx(0.1)
+    True
+    """
+    return _read(value, {"Plan": Plan, **(more or {})}, "plan")
+
+
+def _read(value: object, more: Mapping[str, type], place: str) -> object:
+    if isinstance(value, list):
+        return tuple(_read(part, more, f"{place}[{i}]") for i, part in enumerate(value))
+    if not isinstance(value, dict):
+        return value
+    name = value.get("class")
+    kind = more.get(str(name)) or CATALOGUE.get(str(name))
+    if not isinstance(kind, type):
+        raise PlanError(
+            f"{place}: {name!r:.80} is not built from a value; it needs code of your own, or is "
+            f"none of the catalogue: give the plan itself"
+        )
+    given = {
+        key: _read(part, more, f"{place}.{key}")
+        for key, part in value.items()
+        if key != "class" and (key, kind) != ("code", Plan)
+    }
+    try:
+        return kind(**given)
+    except (AttributeError, TypeError, ValueError) as error:  # another field, or of another kind
+        raise PlanError(f"{place}: {error}; give the fields of {name}") from None
+
+
+def irreversible(plan: Plan, more: Mapping[str, type] | None = None) -> str:
+    """Say why a plan's value does not make the same plan again; "" where it does."""
+    try:
+        again = from_value(json.loads(json.dumps(to_value(plan))), more)
+    except PlanError as error:
+        return str(error)
+    return "" if again == plan else "its value makes another plan: it holds more than that says"
 
 
 def libraries(plan: Plan) -> tuple[str, ...]:
@@ -180,7 +227,7 @@ def _replaced(thing: Any, path: list[str], value: Any, name: str) -> Any:
     return replace(thing, **{path[0]: value})
 
 
-def _number(value: Any) -> bool:
+def _number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

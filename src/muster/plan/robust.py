@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from muster.errors import PlanError
+from muster.plan.view import PlanView
 from muster.vectors import leaves
 
 __all__ = ["refuse_outvoted"]
 
 
-def refuse_outvoted(plan: Any) -> None:
+def refuse_outvoted(plan: PlanView) -> None:
     """Raise `PlanError`, with the remedy, for a plan whose rule would judge too little or amiss."""
     rule, secure = plan.aggregation, plan.secure
     groups = 1 if secure is None else secure.groups
@@ -20,7 +19,7 @@ def refuse_outvoted(plan: Any) -> None:
             f"{rule} looks at every reply, and SecureSum(groups={groups}) shows {groups}; give "
             f"SecureSum(groups=...) of at least {max(2, rule.min_replies)}, or use Mean()"
         )
-    if getattr(plan.sampling, "with_replacement", False):
+    if plan.sampling.traits.replacement:
         raise PlanError(
             f"{rule} counts each client once, and {plan.sampling} may draw one twice; use "
             f"Uniform(count=...)"
@@ -38,9 +37,9 @@ def refuse_outvoted(plan: Any) -> None:
             )
 
 
-def _refuse_few(plan: Any) -> None:
+def _refuse_few(plan: PlanView) -> None:
     """Refuse a cohort that is smaller than what the rule needs."""
-    count = getattr(plan.sampling, "count", None)
+    count = plan.sampling.traits.count
     if plan.secure is None and count is not None and count < plan.aggregation.min_replies:
         raise PlanError(
             f"{plan.aggregation} needs {plan.aggregation.min_replies} replies, and {plan.sampling} "

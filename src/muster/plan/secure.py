@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from muster.errors import PlanError
 from muster.extras import require
+from muster.pipeline.secure_sum import SecureSum
 from muster.pipeline.sum_bounds import SumBounds
+from muster.plan.view import PlanView
 from muster.types import Sent
 
 if TYPE_CHECKING:
@@ -24,9 +26,9 @@ __all__ = [
 ]
 
 
-def refuse_leaks(plan: Any) -> None:
+def refuse_leaks(plan: PlanView) -> None:
     """Raise `PlanError`, with the remedy, for a plan with SecureSum that would undo it."""
-    secure = plan.secure
+    secure = _masks(plan)
     distributed = [one for one in plan.stages.releases() if one.trust == "distributed"]
     if secure.groups > 1 and distributed:
         raise PlanError(
@@ -47,24 +49,23 @@ def refuse_leaks(plan: Any) -> None:
             f"SecureSum keeps metrics with the clients, and {plan.evaluate} asks some for theirs; "
             f"use Plan(evaluate=Every(clients=0)), or SecureSum(metrics='public')"
         )
-    count = getattr(plan.selection, "count", None)
+    count = plan.selection.traits.count
     _ = plan.frame
     if count is not None:  # else it is known when clients are: see `Plan.groups`
         check_cohort(plan, count)
 
 
-def session_terms(plan: Any, size: int, /, **about: Any) -> SessionTerms:
+def session_terms(plan: PlanView, size: int, /, **about: Any) -> SessionTerms:
     """Return the terms of a session of so many of a plan's clients: one group, or all of it.
 
     `about` is what it is of, by name, as in `SecureSum.terms`. Both sides make their terms here,
     each from its own plan; a plan asks for as many survivors as make its round count, and as its
     noise in shares is charged for. Raises `PlanError` where so many do not hide one another.
     """
-    terms: SessionTerms = plan.secure.terms(plan.frame, size, *_floors(plan, size), **about)
-    return terms
+    return _masks(plan).terms(plan.frame, size, *_floors(plan, size), **about)
 
 
-def refused_session(plan: Any, size: int) -> str:
+def refused_session(plan: PlanView, size: int) -> str:
     """Say why there is no session of so many of a plan's clients, with the remedy, or ""."""
     nothing = bytes(32)
     try:
@@ -74,34 +75,42 @@ def refused_session(plan: Any, size: int) -> str:
     return ""
 
 
-def sum_sizes(plan: Any, size: int | None = None) -> tuple[int, int | None]:
+def sum_sizes(plan: PlanView, size: int | None = None) -> tuple[int, int | None]:
     """Return the fewest and the most clients that are in one secure sum of a plan.
 
     `size` is how many are invited to it; None takes what the plan says of every sum, and the most
     is None where that is open.
     """
-    secure = plan.secure
+    secure = _masks(plan)
     if size is not None:
         made = secure.bears(size, *_floors(plan, size))
         whole = size <= require("muster.secagg.graph", extra="site").FULL
         return made.least if whole else made.minimum, size
-    whole = isinstance(plan.minimum, int) and secure.groups == 1
-    least = max(secure.minimum, plan.minimum if whole else 0, plan.stages.honest_shares())
-    drawn = getattr(plan.selection, "count", None)
+    own = plan.minimum if isinstance(plan.minimum, int) and secure.groups == 1 else 0
+    least = max(secure.minimum, own, plan.stages.honest_shares())
+    drawn = plan.selection.traits.count
     return least, None if drawn is None else -(-drawn // secure.groups)
 
 
-def check_cohort(plan: Any, count: int) -> None:
+def check_cohort(plan: PlanView, count: int) -> None:
     """Raise `PlanError`, with the remedy, for a cohort that the plan's settings do not hide."""
-    plan.secure.check(plan.frame, count, plan.rounds, *_floors(plan, count))
+    _masks(plan).check(plan.frame, count, plan.rounds, *_floors(plan, count))
 
 
-def _floors(plan: Any, size: int) -> tuple[int, int]:
+def _masks(plan: PlanView) -> SecureSum:
+    """Return the masks of a plan that has some."""
+    assert plan.secure is not None, "asked of a plan without SecureSum"
+    return plan.secure
+
+
+def _floors(plan: PlanView, size: int) -> tuple[int, int]:
     """Return the fewest replies that count, and the honest ones that shared noise pays for."""
     return plan.needed(size), plan.stages.honest_shares()
 
 
-def refused_sum(plan: Any, sent: Sent, sums: Mapping[str, Any], weight: int, count: int) -> str:
+def refused_sum(
+    plan: PlanView, sent: Sent, sums: Mapping[str, Any], weight: int, count: int
+) -> str:
     """Say why so many honest clients cannot have made these integer sums, or "" if they can.
 
     `sent` is what they were sent, with the bounds that move between rounds.
@@ -111,7 +120,7 @@ def refused_sum(plan: Any, sent: Sent, sums: Mapping[str, Any], weight: int, cou
     return bounds.refusal(sums, weight)
 
 
-def _refuse_weights(plan: Any) -> None:
+def _refuse_weights(plan: PlanView) -> None:
     """Refuse weights of the population, which are a sum of secret row counts."""
     if plan.weighting == "equal":
         return

@@ -67,7 +67,7 @@ class PerExample(Spelled):
 
     def accept(self, task: Any) -> None:
         """Raise `PlanError`, with the remedy, for a task whose rows cannot be told apart."""
-        if not hasattr(task, "clipped"):
+        if not task.traits.by_row:
             raise PlanError(
                 f"{self} needs the gradient of each row, which a {task.framework} task does not "
                 f"show; use a numpy or torch task, or Clip and Noise for the privacy of clients"

@@ -13,7 +13,7 @@ from muster.privacy.gaussian import check_multiplier, is_number
 __all__ = ["Charge", "Relation", "Release", "Selection"]
 
 MECHANISMS = ("gaussian", "discrete gaussian", "skellam", "matrix", "local gaussian")
-KINDS = ("all", "uniform", "poisson", "rotation")
+KINDS = ("all", "uniform", "poisson", "rotation", "deterministic")
 WIDEST, LONGEST = 1e30, 10**15  # a norm, or a coefficient; rounds
 PLACE = re.compile(r"#[0-9]+$")  # of a second stage with noise, behind the name of its run
 
@@ -108,7 +108,8 @@ class Selection:
     is enrolled, who is drawn, what the sum is divided by. It moves a sum by one bound, whoever is
     drawn, and no draw makes it more private: whoever sees the cohort sees the client in it. A
     cohort of fixed size has no other proof with one bound, as a client that is added displaces
-    another ("uniform"); a "rotation" would need a slot that is left vacant.
+    another ("uniform"); a "rotation" would need a slot that is left vacant. A "deterministic" draw
+    may be known to anybody, and no draw is counted on.
     "add-or-remove": a client has a coin and an update in one neighbour and not in the other, and
     the number that the sum is divided by is the same: for independent coins ("poisson") that
     nobody sees who is to be kept from knowing, and there alone a draw makes a release more private
@@ -122,7 +123,7 @@ class Selection:
     1.0
     """
 
-    kind: Literal["all", "uniform", "poisson", "rotation"] = "all"
+    kind: Literal["all", "uniform", "poisson", "rotation", "deterministic"] = "all"
     rate: float = 1.0
     seen: bool = False
     separation: int = 1

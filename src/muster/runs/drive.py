@@ -15,6 +15,7 @@ from muster.plan import Plan
 from muster.rounds import BEGINNING, RunState, play, start
 from muster.runs.folder import append, following, publish
 from muster.runs.keeping import Keeping
+from muster.runs.known import KnownClients
 from muster.runs.privacy.guard import RunAccountant
 from muster.runs.suspicion import Suspicion
 from muster.store.facts import FactStore
@@ -87,16 +88,18 @@ def drive(
         done = 0
         found = examiner.examine(0, state) | {"seconds": watch.lap()}
         keeping.commit(0, dict(leaves(state)), {**BEGINNING, **found}, ())
+    history = store.history()
+    known = KnownClients(clients, history)
     guard = RunAccountant(
         plan,
-        clients.known,
+        known.known,
         store,
         file=options.ledger,
         entropy=options.entropy,
         held=options.held,
     )
     guard.close(done)
-    history, spent, halted = store.history(), None, ""
+    spent, halted = None, ""
     publish(store.path, history)
     due = [r for r in history if r.get("metrics") and plan.evaluate.due(r["round"], 0)]
     seen = [r["metrics"] for r in due if r["round"]]  # without the extra one after a last round
@@ -119,12 +122,14 @@ def drive(
             if spent:
                 break
             done += 1
-            state = play(plan, state, clients, keeping, done, measure, guard.source())
+            state = play(plan, state, known, keeping, done, measure, guard.source())
             guard.close(done)
             append(lines, store.last_line())
+            record = store.last_record()
+            known.note(record)
             if options.watch is not _unwatched:
-                options.watch(store.last_record())
-            halted = suspicion.seen(store.last_record())
+                options.watch(record)
+            halted = suspicion.seen(record)
             if halted and options.pause is not None:
                 options.pause(halted)
                 halted = ""
@@ -153,6 +158,8 @@ def _resumed(plan: Plan, store: FactStore) -> tuple[int, RunState]:
     if latest is None:
         return -1, start(plan)
     template = tree_map(lambda _: 0, start(plan))  # its form alone: it would be a model more
+    if "sampler" in latest[1]:
+        template = template._replace(sampler=0)
     try:
         state = rebuild(template, latest[1])
     except KeyError as error:

@@ -218,6 +218,8 @@ def digest(population: Population) -> str:
     """Return the SHA-256 over ids and row counts: who is enrolled, not what they hold."""
     found = hashlib.sha256(repr(population.clients).encode())
     found.update(np.ascontiguousarray(population.sizes, np.int64).tobytes())
+    if population.barred is not None:
+        found.update(repr(sorted(population.barred.items())).encode())
     return found.hexdigest()
 
 

@@ -14,15 +14,28 @@ from muster.data import Population
 from muster.errors import RunError
 from muster.keys import RandomSource
 from muster.plan import Plan
-from muster.rounds import RunState, play, start
+from muster.rounds import RunState, play, start, told
 from muster.runs.folder import digest, unlike
+from muster.runs.known import KnownClients
 from muster.runs.simulate import afresh, check
+from muster.sampling.sampler import Sampler, SamplerTraits
 from muster.simulation import LocalExecutor, Simulation, choose
 from muster.simulation.recorded import RecordedSums
 from muster.simulation.threads import one_thread
 from muster.store.memory import MemoryStore
 from muster.store.sqlite import SQLiteStore
-from muster.types import Cohort, Roster, Sampling, Tree
+from muster.types import (
+    Answer,
+    ClientId,
+    ClientOutcome,
+    Cohort,
+    Declined,
+    Failed,
+    Late,
+    Rejected,
+    Roster,
+    Tree,
+)
 from muster.vectors import leaves
 
 __all__ = ["Replayed", "replay"]
@@ -37,27 +50,37 @@ class Replayed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """Sampling by the record: in each round exactly those who were invited then."""
+class Recorded(Sampler):
+    """Sampling by the record: in each round exactly those who were invited then.
+
+    The plan's own sampling draws beside it, with the losses of the record, for what it keeps from
+    round to round. `losses` are those that were told, by round; None where nobody was asked.
+    """
 
     cohorts: Mapping[int, Cohort]
-    before: Sampling
+    losses: Mapping[int, Mapping[ClientId, float] | None]
+    before: Sampler
 
     @property
-    def kind(self) -> str | None:
-        """The kind of the plan's own sampling, as an accountant of privacy calls it."""
-        return getattr(self.before, "kind", None)
-
-    @property
-    def separation(self) -> int:
-        """The rounds that the plan's own sampling keeps between two turns of a client."""
-        return int(getattr(self.before, "separation", 1))
+    def traits(self) -> SamplerTraits:
+        """The traits of the plan's own sampling; how many are drawn is in the record."""
+        return replace(self.before.traits, count=None, fraction=None)
 
     def sample(
-        self, roster: Roster, state: Tree, round: int, key: RandomSource, probe: Any
+        self,
+        roster: Roster,
+        state: Tree,
+        round: int,
+        key: RandomSource,
+        losses: Mapping[ClientId, float] | None = None,
     ) -> tuple[Cohort, Tree]:
-        """Return the recorded cohort."""
-        return self.cohorts[round], state
+        """Return the recorded cohort, and the state that the plan's own sampling goes on with."""
+        _, after = self.before.sample(roster, state, round, key, self.losses[round])
+        return self.cohorts[round], after
+
+    def observe(self, state: Tree, roster: Roster, replies: Sequence[ClientOutcome]) -> Tree:
+        """Have the plan's own sampling make of it what it does."""
+        return self.before.observe(state, roster, replies)
 
     def share(self, roster: Roster) -> float:
         """Return the inclusion probability under the plan's own sampling."""
@@ -121,8 +144,12 @@ def _played(
         for r in history
     }
     absent = {r["round"]: frozenset(r["invited"]) - frozenset(r["accepted"]) for r in history}
+    losses = {
+        r["round"]: told(dict(r["candidates"]) if "candidates" in r else None) for r in history
+    }
     least = plan.minimum if plan.overselect == 1 else 1  # what counts as nobody's sum is as it was
-    again = replace(plan, sampling=Recorded(cohorts, plan.sampling), overselect=1.0, minimum=least)
+    drawing = Recorded(cohorts, losses, plan.selection)
+    again = replace(plan, sampling=drawing, overselect=1.0, minimum=least)
     choice = choose(plan, population, 1, facts["engine"])
     choice = replace(choice, together=facts["together"])
     executor = LocalExecutor(plan, choice.engine, population)
@@ -131,10 +158,22 @@ def _played(
         sums = RecordedSums({record["round"]: record.get("secure", ()) for record in history})
     store = MemoryStore()
     simulation = Simulation(plan, population, store, choice, executor, absent, masks=sums)
+    known = KnownClients(simulation, (), {r["round"]: _missing(r) for r in history})
     state = start(plan)
     with one_thread(plan.task):
         for record in history:
             if "clients" in record.get("population", {}):
                 simulation.enrol(record["population"]["clients"])
-            state = play(again, state, simulation, store, record["round"], lambda *_: {})
+            state = play(again, state, known, store, record["round"], lambda *_: {})
+            known.note(record)
     return state
+
+
+def _missing(record: Mapping[str, Any]) -> tuple[Answer, ...]:
+    """Return the answers of those who gave no reply in a recorded round, and why."""
+    kinds: tuple[Any, ...] = (Declined, Failed, Late, Rejected)
+    return tuple(
+        kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in one.items()})
+        for kind in kinds
+        for one in record.get(kind.__name__.lower(), ())
+    )

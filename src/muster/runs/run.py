@@ -14,6 +14,8 @@ from muster.plan.keep import best_of
 from muster.runs.doubt import warned
 from muster.runs.folder import publish, write
 from muster.runs.keeping import measured
+from muster.runs.participation import Participation, participation
+from muster.runs.privacy.facts import RunPrivacy, privacy_of
 from muster.runs.rollback import FACT
 from muster.runs.version import Version
 from muster.store.sqlite import SQLiteStore, not_kept
@@ -119,6 +121,18 @@ class Run:
                 f"measured, or is none (NaN); give test rows, evaluate_on=(x, y)"
             )
         return self.at(top)
+
+    def participation(self) -> Participation:
+        """Count how often each client was invited, and its reply counted; with the spread.
+
+        By the records that lead to the model: what rollbacks went back before is not in them.
+        """
+        known = self.facts.get("population") or {}
+        return participation(self.trained, known.get("clients", ()), known.get("count", 0))
+
+    def privacy(self) -> RunPrivacy:
+        """Return what may be claimed of the run's privacy, or why nothing is."""
+        return privacy_of(self)
 
     @property
     def rounds_kept(self) -> list[int]:

@@ -25,11 +25,11 @@ from muster.runs.drive import Options, drive
 from muster.runs.folder import begun_with, fresh_folder, know, open_folder
 from muster.runs.measure import Examiner, check_rows
 from muster.runs.run import Run
+from muster.sampling.sampler import asks_candidates
 from muster.simulation import Choice, Executor, LocalExecutor, Pool, Simulation, choose
 from muster.simulation.origins import travels
 from muster.simulation.threads import one_thread
 from muster.store.sqlite import SQLiteStore
-from muster.types import Roster
 
 __all__ = ["afresh", "check", "explain", "simulate"]
 
@@ -117,7 +117,7 @@ def check(plan: Plan, given: Any, evaluate_on: Any) -> tuple[Population, Rows | 
     Refuses with `DataError` what it cannot be trained on, naming the client.
     """
     population, test = as_population(given)
-    refuse_few(plan, population.clients)
+    refuse_few(plan, population.roster().eligible)
     evaluate_on = test if evaluate_on is None else evaluate_on
     if plan.stop and evaluate_on is None and not (population.has_test and _asks(plan)):
         raise PlanError(
@@ -156,10 +156,13 @@ def _check_all(plan: Plan, population: Population) -> None:
 
 
 def _choice(plan: Plan, population: Population, engine: str) -> Choice:
-    roster = Roster(population.clients, lambda: population.sizes)
-    key = keys.key(plan.seed).at("sample", 1)
-    cohort, _ = plan.sampling.sample(roster, None, 1, key, None)
-    return choose(plan, population, max(1, len(cohort.clients)), engine)
+    roster, key = population.roster(), keys.key(plan.seed)
+    if asks_candidates(plan.sampling):  # nobody is asked before a run has begun
+        invited = plan.sampling.size(len(roster.eligible))
+    else:
+        cohort, _ = plan.sampling.sample(roster, None, 1, key.at("sample", 1))
+        invited = len(cohort.clients)
+    return choose(plan, population, max(1, invited), engine)
 
 
 def _hands(

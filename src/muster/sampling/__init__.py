@@ -8,11 +8,22 @@ from typing import Any
 from muster.sampling.everybody import All
 from muster.sampling.poisson import Poisson
 from muster.sampling.rotation import Rotation
+from muster.sampling.sampler import Sampler, SamplerTraits
 from muster.sampling.uniform import Uniform
 from muster.sampling.weighted import Weighted
 from muster.spelling import absent
+from muster.types import Cohort
 
-__all__ = ["All", "Poisson", "Rotation", "Uniform", "Weighted"]
+__all__ = [
+    "All",
+    "Cohort",
+    "Poisson",
+    "Rotation",
+    "Sampler",
+    "SamplerTraits",
+    "Uniform",
+    "Weighted",
+]
 
 
 def __getattr__(name: str) -> Any:

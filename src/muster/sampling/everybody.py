@@ -3,32 +3,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from muster.keys import RandomSource
-from muster.spelling import Spelled
-from muster.types import Cohort, Roster, Tree
+from muster.sampling.sampler import Sampler, SamplerTraits
+from muster.types import ClientId, Cohort, Roster, Tree
 
 __all__ = ["All"]
 
 
 @dataclass(frozen=True)
-class All(Spelled):
+class All(Sampler):
     """Everybody enrolled takes part in every round.
 
     >>> All()
     All()
     """
 
-    kind: ClassVar[str] = "all"  # what an accountant of privacy calls it
+    @property
+    def traits(self) -> SamplerTraits:
+        """A draw of everybody who is eligible."""
+        return SamplerTraits("all")
 
     def sample(
-        self, roster: Roster, state: Tree, round: int, key: RandomSource, probe: Any
+        self,
+        roster: Roster,
+        state: Tree,
+        round: int,
+        key: RandomSource,
+        losses: Mapping[ClientId, float] | None = None,
     ) -> tuple[Cohort, Tree]:
-        """Return the whole roster."""
-        return Cohort(roster.clients), state
-
-    def share(self, roster: Roster) -> float:
-        """Return one."""
-        return 1.0
+        """Return everybody who is eligible."""
+        return Cohort(roster.eligible), state

@@ -3,19 +3,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from muster.errors import PlanError
 from muster.keys import RandomSource
-from muster.spelling import Spelled
-from muster.types import Cohort, Roster, Tree
+from muster.sampling.sampler import Sampler, SamplerTraits
+from muster.types import ClientId, Cohort, Roster, Tree
 
 __all__ = ["Poisson"]
 
 
 @dataclass(frozen=True)
-class Poisson(Spelled):
+class Poisson(Sampler):
     """Each client takes part with probability `rate`, independently of all others.
 
     A cohort of nobody is legal; without noise it leaves the model as it was. Pair it with
@@ -26,18 +26,28 @@ class Poisson(Spelled):
     """
 
     rate: float
-    kind: ClassVar[str] = "poisson"  # what an accountant of privacy calls it
 
     def __post_init__(self) -> None:
         if not 0 < self.rate <= 1:
             raise PlanError(f"Poisson(rate={self.rate!r}): the rate must lie in (0, 1]")
 
+    @property
+    def traits(self) -> SamplerTraits:
+        """A draw by independent coins of one chance."""
+        return SamplerTraits("poisson")
+
     def sample(
-        self, roster: Roster, state: Tree, round: int, key: RandomSource, probe: Any
+        self,
+        roster: Roster,
+        state: Tree,
+        round: int,
+        key: RandomSource,
+        losses: Mapping[ClientId, float] | None = None,
     ) -> tuple[Cohort, Tree]:
         """Sample by independent coins."""
-        heads = key.uniform(len(roster.clients)) < self.rate
-        return Cohort(tuple(roster.clients[i] for i in heads.nonzero()[0])), state
+        people = roster.eligible
+        heads = key.uniform(len(people)) < self.rate
+        return Cohort(tuple(people[i] for i in heads.nonzero()[0])), state
 
     def share(self, roster: Roster) -> float:
         """Return the rate."""

@@ -3,20 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from muster.errors import PlanError
 from muster.keys import Key, RandomSource, hashes
-from muster.spelling import Spelled
+from muster.sampling.sampler import Sampler, SamplerTraits
 from muster.types import ClientId, Cohort, Roster, Tree
 
 __all__ = ["Rotation"]
 
 
 @dataclass(frozen=True)
-class Rotation(Spelled):
+class Rotation(Sampler):
     """A client takes part in one of `slots` rounds, then `slots` rounds later, and so on.
 
     Its slot is a hash of its own id under the plan's seed, so nobody moves when another joins or
@@ -24,13 +24,11 @@ class Rotation(Spelled):
     Who sees every cohort sees a client in T rounds ⌈T/slots⌉ times: that many Gaussians are
     accounted, where a fixed-size draw that is seen costs all T. Slots are no secret.
 
-    >>> Rotation(slots=10).separation
+    >>> Rotation(slots=10).traits.separation
     10
     """
 
     slots: int
-    kind: ClassVar[str] = "rotation"  # what an accountant of privacy calls it
-    public: ClassVar[bool] = True  # drawn from the plan's seed, also where other draws are secret
 
     def __post_init__(self) -> None:
         whole = isinstance(self.slots, int) and not isinstance(self.slots, bool)
@@ -40,12 +38,17 @@ class Rotation(Spelled):
             )
 
     @property
-    def separation(self) -> int:
-        """The rounds from one turn of a client to the next."""
-        return self.slots
+    def traits(self) -> SamplerTraits:
+        """Turns so many rounds apart, from the plan's seed also where other draws are secret."""
+        return SamplerTraits("rotation", separation=self.slots, public=True)
 
     def sample(
-        self, roster: Roster, state: Tree, round: int, key: RandomSource, probe: Any
+        self,
+        roster: Roster,
+        state: Tree,
+        round: int,
+        key: RandomSource,
+        losses: Mapping[ClientId, float] | None = None,
     ) -> tuple[Cohort, Tree]:
         """Sample those whose slot is this round's. Raises `PlanError` for a key that is a secret.
 
@@ -56,8 +59,9 @@ class Rotation(Spelled):
                 f"{self} was given a secret to draw from, which would give every client another "
                 f"slot in each round; give it a key of the plan's seed"
             )
-        mine = self._turns(roster.clients, round, key.root).nonzero()[0]
-        return Cohort(tuple(roster.clients[i] for i in mine)), state
+        people = roster.eligible
+        mine = self._turns(people, round, key.root).nonzero()[0]
+        return Cohort(tuple(people[i] for i in mine)), state
 
     def turn(self, client: ClientId, round: int, root: Key) -> bool:
         """Return whether a client has its turn in a round: what the client itself can check."""

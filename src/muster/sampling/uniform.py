@@ -3,19 +3,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from muster.errors import PlanError
 from muster.keys import RandomSource
-from muster.spelling import Spelled
-from muster.types import Cohort, Roster, Tree
+from muster.sampling.sampler import Sampler, SamplerTraits
+from muster.types import ClientId, Cohort, Roster, Tree
 
 __all__ = ["Uniform"]
 
 
 @dataclass(frozen=True)
-class Uniform(Spelled):
+class Uniform(Sampler):
     """A fraction or a count of the clients enrolled, drawn anew each round.
 
     A fraction C of N clients is max(1, round(C·N)) of them, halves rounded to even (McMahan et
@@ -27,7 +27,6 @@ class Uniform(Spelled):
 
     fraction: float | None = None
     count: int | None = None
-    kind: ClassVar[str] = "uniform"  # what an accountant of privacy calls it
 
     def __post_init__(self) -> None:
         if (self.fraction is None) == (self.count is None):
@@ -42,24 +41,20 @@ class Uniform(Spelled):
                 f"Uniform(count={self.count!r}): the count must be a whole number, at least 1"
             )
 
-    def size(self, population: int) -> int:
+    @property
+    def traits(self) -> SamplerTraits:
         """Count the clients of a population that take part."""
-        size = self.count if self.count else max(1, round(float(self.fraction or 0) * population))
-        if size > population:
-            raise PlanError(
-                f"{self} asks for more than the {population} clients enrolled; "
-                f"use at most {population}"
-            )
-        return size
+        return SamplerTraits("uniform", self.count, self.fraction)
 
     def sample(
-        self, roster: Roster, state: Tree, round: int, key: RandomSource, probe: Any
+        self,
+        roster: Roster,
+        state: Tree,
+        round: int,
+        key: RandomSource,
+        losses: Mapping[ClientId, float] | None = None,
     ) -> tuple[Cohort, Tree]:
         """Return so many clients without replacement."""
-        n = len(roster.clients)
-        chosen = key.choice(n, self.size(n))
-        return Cohort(tuple(map(roster.clients.__getitem__, chosen.tolist()))), state
-
-    def share(self, roster: Roster) -> float:
-        """Return m/N."""
-        return self.size(len(roster.clients)) / len(roster.clients)
+        people = roster.eligible
+        chosen = key.choice(len(people), self.size(len(people)))
+        return Cohort(tuple(map(people.__getitem__, chosen.tolist()))), state

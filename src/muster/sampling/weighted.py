@@ -4,20 +4,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import numpy as np
 
 from muster.errors import PlanError
-from muster.spelling import Spelled
-from muster.types import Cohort, Roster, Tree
+from muster.keys import Key, RandomSource
+from muster.sampling.sampler import Sampler, SamplerTraits
+from muster.types import ClientId, Cohort, Roster, Tree
 
 __all__ = ["Weighted"]
 
 
 @dataclass(frozen=True)
-class Weighted(Spelled):
+class Weighted(Sampler):
     """`count` draws with P(i) = n_i/n, repeats counted: the plain mean is then unbiased.
 
     Needs weighting="equal", or size would count twice (Li et al. 2020, arXiv 1907.02189,
@@ -28,7 +29,6 @@ class Weighted(Spelled):
     """
 
     count: int
-    with_replacement: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.count, int) or self.count < 1:
@@ -36,20 +36,28 @@ class Weighted(Spelled):
                 f"Weighted(count={self.count!r}): the count must be a whole number, at least 1"
             )
 
+    @property
+    def traits(self) -> SamplerTraits:
+        """A number of draws, of which several may be of one client."""
+        return SamplerTraits(count=self.count, replacement=True)
+
     def sample(
-        self, roster: Roster, state: Tree, round: int, key: Any, probe: Any
+        self,
+        roster: Roster,
+        state: Tree,
+        round: int,
+        key: RandomSource,
+        losses: Mapping[ClientId, float] | None = None,
     ) -> tuple[Cohort, Tree]:
         """Return draws with their multiplicities."""
-        rows = np.asarray(roster.rows(), float)
+        if not isinstance(key, Key):
+            raise PlanError(
+                f"{self} was given a secret to draw from, which has no generator for draws by "
+                f"rows; give it a key of the plan's seed"
+            )
+        people, rows = roster.eligible, np.asarray(roster.eligible_rows(), float)
         drawn = key.generator().choice(len(rows), self.count, p=rows / rows.sum())
         times = Counter(drawn.tolist())
         chosen = sorted(times)
-        clients = tuple(roster.clients[i] for i in chosen)
+        clients = tuple(people[i] for i in chosen)
         return Cohort(clients, tuple(times[i] for i in chosen)), state
-
-    def share(self, roster: Roster) -> float:
-        """Refuse: the inclusion probability differs by client."""
-        raise PlanError(
-            f"Mean(denominator='expected') needs one inclusion probability for all, which "
-            f"{self} has not; use Mean(denominator='replies')"
-        )

@@ -27,8 +27,8 @@ from muster.local import Memory
 from muster.simulation.channel import SharedParameters, receive, send
 from muster.simulation.origins import origins
 from muster.simulation.threads import ONE_THREAD
-from muster.simulation.work_unit import WorkResult, WorkUnit
-from muster.simulation.worker import LOST, Ask, Setup, WorkerFailure
+from muster.simulation.work_unit import Ask, WorkResult, WorkUnit
+from muster.simulation.worker import LOST, Setup, WorkerFailure
 from muster.types import ClientId, Sent
 
 __all__ = ["Pool"]
@@ -185,11 +185,16 @@ class Pool:
         yield from self._in_order(sent, pieces)
 
     def measure(
-        self, sent: Sent, clients: Iterable[tuple[ClientId, Memory | None]], round: int = 0
+        self,
+        sent: Sent,
+        clients: Iterable[tuple[ClientId, Memory | None]],
+        round: int = 0,
+        *,
+        trained: bool = False,
     ) -> Iterator[tuple[ClientId, dict[str, float]]]:
         """Evaluate the model client by client, in order; `round` is for what goes wrong."""
         asked = list(clients)
-        asks = (Ask(round, client, memory) for client, memory in asked)
+        asks = (Ask(round, client, memory, trained) for client, memory in asked)
         for (client, _), sums in zip(asked, self._in_order(sent, asks), strict=True):
             if sums is not None:
                 yield client, sums

@@ -15,7 +15,7 @@ from muster.extras import require
 from muster.local import Memory
 from muster.plan import Plan
 from muster.simulation.engine import Choice
-from muster.simulation.work_unit import WorkResult, WorkUnit, measure, perform
+from muster.simulation.work_unit import Ask, WorkResult, WorkUnit, measure, perform
 from muster.types import Answer, ClientId, Cohort, Reply, Roster, Sent, Store
 from muster.vectors import leaves, rebuild
 
@@ -33,9 +33,17 @@ class Executor(Protocol):
         """Yield the result of each piece, in order."""
 
     def measure(
-        self, sent: Sent, clients: Iterable[tuple[ClientId, Memory | None]], round: int = 0
+        self,
+        sent: Sent,
+        clients: Iterable[tuple[ClientId, Memory | None]],
+        round: int = 0,
+        *,
+        trained: bool = False,
     ) -> Iterator[tuple[ClientId, dict[str, float]]]:
-        """Yield metric sums on each client's own rows, in order; `round` is for what goes wrong."""
+        """Yield metric sums on each client's own rows, in order; `round` is for what goes wrong.
+
+        Its test rows where it has any, else (or where `trained`) those that it trains on.
+        """
 
     def close(self) -> None:
         """Let go of processes and memory."""
@@ -58,12 +66,18 @@ class LocalExecutor:
             )
 
     def measure(
-        self, sent: Sent, clients: Iterable[tuple[ClientId, Memory | None]], round: int = 0
+        self,
+        sent: Sent,
+        clients: Iterable[tuple[ClientId, Memory | None]],
+        round: int = 0,
+        *,
+        trained: bool = False,
     ) -> Iterator[tuple[ClientId, dict[str, float]]]:
         """Evaluate client by client; when lenient, without those that fail."""
         for client, memory in clients:
+            ask = Ask(round, client, memory, trained)
             try:
-                sums = measure(self._plan, self._population, sent, client, memory, round)
+                sums = measure(self._plan, self._population, sent, ask)
             except ClientError:
                 if self._lenient:
                     continue
@@ -104,7 +118,7 @@ class Simulation:
         self._round, self._invited, self._parts = 0, 0, 0
         self._heard: set[ClientId] = set()
         self.alone = ""  # why clients that were to train as one group trained one by one
-        self._roster = Roster(population.clients, lambda: population.sizes)
+        self._roster = population.roster()
 
     def _fresh(self) -> Memory:
         x, buffers = self._plan.task.init(keys.key(self._plan.seed).at("init"))
@@ -116,8 +130,7 @@ class Simulation:
 
     def enrol(self, clients: Sequence[ClientId]) -> None:
         """Let some of the population be enrolled from now on (as a record says they were)."""
-        sizes = self._population.only(clients).sizes
-        self._roster = Roster(tuple(clients), lambda: sizes)
+        self._roster = self._population.only(clients).roster()
 
     def send(self, cohort: Cohort, sent: Sent, round: int) -> None:
         """Note what to train on; the work begins when replies are asked for."""
@@ -202,12 +215,12 @@ class Simulation:
         return {c: rebuild(blank, found[c]) if c in found else blank for c in clients}
 
     def evaluate(
-        self, cohort: Sequence[ClientId], sent: Sent
+        self, cohort: Sequence[ClientId], sent: Sent, round: int
     ) -> Iterator[tuple[ClientId, dict[str, float]]]:
         """Yield metric sums of the shared model on each client's own rows."""
-        kept = self.held(cohort) or {}
+        kept = self.memories(cohort) or {}
         asked = [(client, kept.get(client)) for client in cohort]
-        return self._hands.measure(sent, asked, self._round)
+        return self._hands.measure(sent, asked, round, trained=True)
 
     def settle(self, round: int, accepted: Sequence[ClientId]) -> None:
         """Tell nothing: the store's commit has already advanced the accepted memories."""

@@ -28,13 +28,13 @@ ONE_THREAD = dict.fromkeys(
 @contextlib.contextmanager
 def one_thread(task: Task) -> Iterator[None]:
     """Have BLAS, OpenMP and torch use one thread inside; afterwards what they used before."""
-    torch = sys.modules.get("torch") if task.framework == "torch" else None
-    before = torch.get_num_threads() if torch else 0
+    own = sys.modules.get(task.traits.threads)
+    before = own.get_num_threads() if own else 0
     with threadpool_limits(limits=1):
-        if torch:
-            torch.set_num_threads(1)
+        if own:
+            own.set_num_threads(1)
         try:
             yield
         finally:
-            if torch:
-                torch.set_num_threads(before)
+            if own:
+                own.set_num_threads(before)

@@ -17,12 +17,15 @@ from muster.errors import ClientError, MusterError
 from muster.local import Group, Memory, Outcome, train
 from muster.metrics.sums import HELD_OUT
 from muster.plan import Plan
+from muster.plan.losses import losses_of
 from muster.plan.norms import norms_of, shows_norms
 from muster.simulation.engine import grouped
 from muster.types import ClientId, Failed, Reply, Sent
 from muster.vectors import in_order, tree_map
 
-__all__ = ["WorkResult", "WorkUnit", "measure", "perform"]
+__all__ = ["Ask", "WorkResult", "WorkUnit", "measure", "perform"]
+
+Numbers = tuple[tuple[ClientId, float], ...]  # one of each of some clients
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,15 @@ class WorkUnit:
             tuple(self.places[i] for i in keep),
             self.memories and tuple(self.memories[i] for i in keep),
         )
+
+
+class Ask(NamedTuple):
+    """One client to evaluate on its rows: those it trains on, or its test rows if it has any."""
+
+    round: int
+    client: ClientId
+    memory: Memory | None
+    trained: bool = False
 
 
 class WorkResult(NamedTuple):
@@ -82,15 +94,15 @@ def perform(
             continue
         outcome, alone = attempt[0], alone or attempt[1]
         memories |= zip(outcome.clients, outcome.memories or (), strict=False)
-        norms = _norms(plan, sent, outcome)
+        told = _norms(plan, sent, outcome), losses_of(plan, outcome.clients, outcome.metrics)
         if fixed:  # one sum that grows: no client's place matters
-            total = fixed_sum([*replies, _fixed(outcome, norms)])
+            total = fixed_sum([*replies, _fixed(outcome, told)])
             replies = [] if total is None else [total]
             continue
         whole = outcome.clients == piece.clients
         places = piece.places if whole else [place[client] for client in outcome.clients]
         edges = list(range(len(places))) if apart else _edges(places, block)
-        replies += _blocks(outcome, edges, norms, fold=places[0] == 0 and not apart)
+        replies += _blocks(outcome, edges, told, fold=places[0] == 0 and not apart)
     if apart or fixed:
         return WorkResult(tuple(replies), memories, tuple(failed), alone)
     replies = list(fold_blocks(replies, lambda reply: place[reply.clients[0]] // block))
@@ -209,7 +221,7 @@ def _edges(places: Sequence[int], block: int) -> list[int]:
     return [i for i in range(len(at)) if i == 0 or at[i] != at[i - 1]]
 
 
-def _norms(plan: Plan, sent: Sent, outcome: Outcome) -> tuple[tuple[ClientId, float], ...]:
+def _norms(plan: Plan, sent: Sent, outcome: Outcome) -> Numbers:
     """Return the length of each client's update; nobody's where that is to be hidden."""
     if not shows_norms(plan):
         return ()
@@ -219,9 +231,13 @@ def _norms(plan: Plan, sent: Sent, outcome: Outcome) -> tuple[tuple[ClientId, fl
 
 
 def _blocks(
-    outcome: Outcome, edges: list[int], norms: tuple[tuple[ClientId, float], ...], *, fold: bool
+    outcome: Outcome, edges: list[int], told: tuple[Numbers, Numbers], *, fold: bool
 ) -> list[Reply]:
-    """Sum each run of clients that share a block, weighted, or (`fold`) all of them."""
+    """Sum each run of clients that share a block, weighted, or (`fold`) all of them.
+
+    `told` are the norms and the losses of single clients, where they may be said.
+    """
+    norms, losses = told
     weighted = outcome.buffers * outcome.weights[:, None].astype(outcome.buffers.dtype)
     names = tuple(outcome.metrics)
     table = np.stack([outcome.weights, *outcome.metrics.values()], axis=1)
@@ -239,17 +255,19 @@ def _blocks(
             dict(zip(names, table[i, 1:].tolist(), strict=True)),
             buffers[i],
             norms=norms[first:end],
+            losses=losses[first:end],
         )
         for i, (first, end) in enumerate(zip(edges, ends, strict=True))
     ]
 
 
-def _fixed(outcome: Outcome, norms: tuple[tuple[ClientId, float], ...]) -> Reply:
+def _fixed(outcome: Outcome, told: tuple[Numbers, Numbers]) -> Reply:
     """Return the partial sum of all of them; of one client alone, its reply."""
     if len(outcome.clients) == 1:
-        return _blocks(outcome, [0], norms, fold=False)[0]
+        return _blocks(outcome, [0], told, fold=False)[0]
     buffers = outcome.buffers * outcome.weights[:, None].astype(outcome.buffers.dtype)
-    reply = Reply(outcome.clients, {}, 0.0, norms=norms)
+    norms, losses = told
+    reply = Reply(outcome.clients, {}, 0.0, norms=norms, losses=losses)
     return partial_sum(reply, outcome.payload, buffers, outcome.weights, outcome.metrics)
 
 
@@ -269,23 +287,16 @@ def _runs(rows: Any, edges: list[int]) -> Any:
     return np.concatenate([even, in_order(rows[whole * size :])[None]])
 
 
-def measure(
-    plan: Plan,
-    population: Population,
-    sent: Sent,
-    client: ClientId,
-    memory: Memory | None,
-    round: int = 0,
-) -> dict[str, float]:
+def measure(plan: Plan, population: Population, sent: Sent, ask: Ask) -> dict[str, float]:
     """Return metric sums of the shared model, with the client's private part, on its own rows.
 
-    The client's test rows if it has any ("held out" counts them), else its training rows. What
-    goes wrong raises `ClientError` with the client, in this round.
+    "held out" counts its test rows. What goes wrong raises `ClientError` with client and round.
     """
+    client, round = ask.client, ask.round
     try:
-        tested = population.test(client)
+        tested = None if ask.trained else population.test(client)
         x, y = tested or population[client]
-        w, buffers = plan.whole(sent, memory)
+        w, buffers = plan.whole(sent, ask.memory)
         with np.errstate(all="ignore"):
             sums = plan.task.evaluate(w, buffers, x, y, plan.measured)
             return sums | {HELD_OUT: sums["rows"] if tested is not None else 0.0}

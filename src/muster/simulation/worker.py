@@ -19,15 +19,13 @@ from typing import Any, NamedTuple
 
 from muster.data import Population
 from muster.errors import ClientError, MusterError
-from muster.local import Memory
 from muster.plan import Plan
 from muster.simulation.channel import SharedParameters, receive, send
 from muster.simulation.origins import Origin, load
 from muster.simulation.threads import one_thread
-from muster.simulation.work_unit import WorkUnit, measure, perform
-from muster.types import ClientId
+from muster.simulation.work_unit import Ask, WorkUnit, measure, perform
 
-__all__ = ["Ask", "LOST", "Setup", "WorkerFailure", "main"]
+__all__ = ["LOST", "Setup", "WorkerFailure", "main"]
 
 LOST = 75  # the exit status of a worker whose channel broke: BSD's "temporary failure"
 
@@ -43,14 +41,6 @@ class Setup(NamedTuple):
     template: Any
     board: int
     lenient: bool
-
-
-class Ask(NamedTuple):
-    """Evaluate the model on the board on one client's rows; in which round, for the error."""
-
-    round: int
-    client: ClientId
-    memory: Memory | None
 
 
 class WorkerFailure(NamedTuple):
@@ -105,9 +95,8 @@ def _answer(
     sent = board.read()
     try:
         if isinstance(message, Ask):
-            ask = message
             try:
-                return measure(plan, population, sent, ask.client, ask.memory, ask.round)
+                return measure(plan, population, sent, message)
             except ClientError:
                 if setup.lenient:
                     return None

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, NoReturn, Self
+from typing import Any, ClassVar, NoReturn, Self
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from muster.metrics.head import OutputHead
 from muster.metrics.metric import called
 from muster.spelling import Spelled
 from muster.tasks.task import FunctionTask, Keyed, check_function, name_of
-from muster.types import Batch, Tree, Vector
+from muster.types import Batch, TaskTraits, Tree, Vector
 
 __all__ = ["Config", "Custom"]
 
@@ -54,6 +54,7 @@ class _Own(FunctionTask, Spelled):
     framework: str = "custom"
     draws: bool = True  # `Config.seed` is fit's to use
     engines: tuple[str, ...] = ("loop",)
+    traits: ClassVar[TaskTraits] = TaskTraits(gradients=False, whole=True)
 
 
 @dataclass(frozen=True)

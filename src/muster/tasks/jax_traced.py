@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from math import prod
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from muster.metrics.sums import MetricTally
 from muster.spelling import Spelled
 from muster.tasks.jax_steps import Parts, Steps, apart, join, kind, like, pack, pad, place, rounded
 from muster.tasks.task import FunctionTask, Keyed, check_features
-from muster.types import Batch, Tree
+from muster.types import Batch, TaskTraits, Tree
 from muster.vectors import leaves, rebuild, tree_map
 
 jax = require("jax", extra="jax")
@@ -110,6 +110,7 @@ class Traced(FunctionTask, Spelled):
     fuses: str = "client"
     draws: bool = False
     engines: tuple[str, ...] = ("matrix", "loop")
+    traits: ClassVar[TaskTraits] = TaskTraits(piece=16)  # what is compiled for is cut no smaller
     dtype: str
 
     def draw(self, key: Key) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from muster.spelling import Spelled
 from muster.tasks import numpy_layers as layers
 from muster.tasks import numpy_walk as walk
 from muster.tasks.task import CrossEntropy, Logistic, RowLoss, Squares, check_features
-from muster.types import Batch, Tree
+from muster.types import Batch, TaskTraits, Tree
 from muster.vectors import aligned
 
 __all__ = ["DenseNetwork", "LinearRegression", "LogisticRegression", "MLP", "SoftmaxRegression"]
@@ -50,6 +50,7 @@ class DenseNetwork(layers.RowGradients, Spelled):
     fuses: str = "cohort"
     draws: bool = False
     engines: tuple[str, ...] = ("fused", "matrix", "loop")
+    traits: ClassVar[TaskTraits] = TaskTraits(by_row=True)
     loss: RowLoss
     naming: str = "{part}"
     activation: str = "relu"

@@ -39,7 +39,7 @@ from muster.tasks import torch_rows as by_row
 from muster.tasks.task import FunctionTask, Keyed, check_function, check_labels
 from muster.tasks.torch_facts import ModelTraits, build, difference, facts, layout_of
 from muster.tasks.torch_flat import flat
-from muster.types import Batch, Tree, Vector
+from muster.types import Batch, TaskTraits, Tree, Vector
 from muster.vectors import tree_map
 
 torch: Any = require("torch", "torch")
@@ -101,6 +101,11 @@ class _Torch(by_row.RowGradients, FunctionTask, Spelled):
     def draws(self) -> bool:
         """Return whether forward may draw: dropout and its kin, in layers or user code."""
         return self._found.draws
+
+    @property
+    def traits(self) -> TaskTraits:
+        """The traits: rows are shown apart; what counts its steps in buffers is run as a whole."""
+        return TaskTraits(by_row=True, whole=self._found.counts, threads="torch")
 
     @property
     def engines(self) -> tuple[str, ...]:

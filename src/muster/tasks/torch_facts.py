@@ -31,6 +31,7 @@ class ModelTraits(NamedTuple):
     """`draws`: forward may draw; `batched`: it can run under vmap; `flops` of a step, by row.
 
     `width` is how many outputs a row (or each of its positions) has; None where no guess fits.
+    `counts`: it counts its steps in buffers that are no part of its state.
     """
 
     layout: Layout
@@ -38,6 +39,7 @@ class ModelTraits(NamedTuple):
     batched: bool
     flops: float
     width: int | None = None
+    counts: bool = False
 
 
 @contextmanager
@@ -120,7 +122,18 @@ def facts(
         and not any(isinstance(m, _SLOW_BATCHED) for m in module.modules())
         and _runs_batched(module, loss, x)
     )
-    return ModelTraits(layout, draws, batched, _flops(module, x), _width(module, x, loss))
+    width = _width(module, x, loss)
+    return ModelTraits(layout, draws, batched, _flops(module, x), width, _counts(module))
+
+
+def _counts(module: Any) -> bool:
+    """Return whether a model counts its steps in buffers, which begin anew with every piece.
+
+    BatchNorm's own count is read by a cumulative average only (`momentum=None`).
+    """
+    whole = [name for name, b in module.named_buffers() if not b.is_floating_point()]
+    cumulative = any(vars(part).get("momentum", 0) is None for part in module.modules())
+    return cumulative or any(not name.endswith("num_batches_tracked") for name in whole)
 
 
 def _example(module: Any) -> Any:

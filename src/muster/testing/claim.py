@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from muster.errors import MusterError
 from muster.plan.registry import CATALOGUE, to_value
 from muster.vectors import leaves, rebuild, tree_map
 
-__all__ = ["check_tree", "check_value", "claim", "close", "copied", "refused", "same"]
+__all__ = ["check_tree", "check_value", "claim", "close", "closed", "copied", "refused", "same"]
 
 
 def claim(holds: Any, sentence: str) -> None:
@@ -23,6 +23,20 @@ def claim(holds: Any, sentence: str) -> None:
     """
     if not holds:
         raise AssertionError(sentence)
+
+
+@runtime_checkable
+class _Closes(Protocol):
+    """A thing that holds something to let go of."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+def closed(thing: object) -> None:
+    """Close what can be closed; leave anything else as it is."""
+    if isinstance(thing, _Closes):
+        thing.close()
 
 
 def copied(tree: Any) -> Any:

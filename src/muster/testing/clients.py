@@ -21,7 +21,7 @@ from muster.rounds import RunState, start
 from muster.simulation import Choice, LocalExecutor, Simulation
 from muster.store import MemoryStore
 from muster.tasks import numpy as tasks
-from muster.testing.claim import claim, close, same
+from muster.testing.claim import claim, close, closed, same
 from muster.types import ClientId, Clients, Cohort, Declined, Failed, Late, Reply, Store
 from muster.vectors import leaves
 
@@ -89,7 +89,7 @@ def _scene(make: Make, absent: Absent | None = None, batch: int | None = 2) -> I
     try:
         yield Scene(plan, population, store, start(plan), clients)
     finally:
-        getattr(clients, "close", lambda: None)()
+        closed(clients)
 
 
 def _plain(plan: Plan, population: Population, store: Store, absent: Absent) -> Clients:
@@ -105,7 +105,7 @@ def _roster_and_evaluation(make: Make) -> None:
         rows = np.asarray(roster.rows())
         claim((rows == population.sizes).all(), "known().rows() are not the clients' row counts")
         asked = population.clients[3:20:2]
-        found = list(scene.clients.evaluate(asked, scene.state.sent()))
+        found = list(scene.clients.evaluate(asked, scene.state.sent(), 1))
         names = tuple(client for client, _ in found)
         claim(names == asked, f"evaluate yields {names}, not each of {asked} once, in order")
         for client, sums in found:

@@ -155,8 +155,7 @@ def _sum(bench: Bench, error: float | None) -> None:
     shapes = [{n: np.shape(leaf) for n, leaf in leaves(s)} for s in (bench.state, state)]
     claim(shapes[0] == shapes[1], f"{stage}.decode returns a state of another shape than init")
     if error is None:
-        step = getattr(stage, "step", None)
-        error = float(step(contract)) if step else 0.0
+        error = float(stage.step(contract))
     rounding = 1e-5 if bench.dtype == "float32" else 1e-12
     wanted = {name: rows.sum(0) for name, rows in payload.items()}
     close(decoded.payload, wanted, CLIENTS * error + rounding, f"{stage}: sum, then decode")

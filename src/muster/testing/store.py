@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from muster.testing.claim import claim, same
+from muster.testing.claim import claim, closed, same
 from muster.types import Store
 
 __all__ = ["check_store"]
@@ -60,7 +60,7 @@ class OpenStore:
 
     def close(self) -> None:
         """Close the store, where it can be closed."""
-        getattr(self.store, "close", lambda: None)()
+        closed(self.store)
 
     def again(self) -> Store:
         """Close it and open it again."""

@@ -17,7 +17,7 @@ from muster.plan import Plan
 from muster.privacy.examples import clipped_rows
 from muster.rounds import start
 from muster.testing.claim import claim, close, copied, refused, same
-from muster.types import Batch, Fusing, Task
+from muster.types import Batch, Fusing, Task, TaskTraits
 from muster.vectors import tree_map
 
 __all__ = ["check_task"]
@@ -36,8 +36,9 @@ def check_task(task: Task, x: Any, y: Any) -> None:
     """
     x, y = np.asarray(x), np.asarray(y)
     claim(len(x) == len(y) >= 2 * ROWS, f"check_task was given {len(x)} rows; give eight or more")
-    frameworks = ("numpy", "torch", "jax", "custom")
-    claim(task.framework in frameworks, f"framework={task.framework!r}: one of {frameworks}")
+    claim(task.framework, f"framework={task.framework!r}: name the package it computes with")
+    traits = task.traits
+    claim(isinstance(traits, TaskTraits), f"traits={traits!r}: a TaskTraits is needed")
     known = {"loop", "matrix", "fused"}
     claim(task.engines and known.issuperset(task.engines), f"engines={task.engines}: of {known}")
     claim(hash(task) == hash(task), f"{task} has no stable hash")
@@ -47,9 +48,9 @@ def check_task(task: Task, x: Any, y: Any) -> None:
     _sums(task, x, y)
     double = task.astype("float64")  # type: ignore[attr-defined]
     claim(double.layout.dtype == "float64", f"{task}.astype('float64') has another dtype")
-    if task.framework != "custom":
+    if traits.gradients:
         _gradients(double, *_rows(x, y))
-    if hasattr(task, "clipped") and not double.mixing and not double.draws:
+    if traits.by_row and not double.mixing and not double.draws:
         _by_row(double, *_rows(x, y))
     _training(double, x, y)
 
@@ -76,7 +77,7 @@ def _refusals(task: Task, x: Any, y: Any) -> None:
     claim(refused(DataError, lambda: task.check(x, y)) is None, f"{task}.check refuses the rows")
     fewer = refused(DataError, lambda: task.check(x, y[:-1]))
     claim(fewer, f"{task}.check takes {len(x)} rows with {len(y) - 1} labels")
-    if task.framework == "custom":
+    if not task.traits.gradients:
         return  # whatever its own accept says
     if y.dtype.kind in "iu" and task.head.rows_of == "classes":
         wrong = y.copy()
@@ -178,7 +179,7 @@ def _training(task: Task, x: Any, y: Any) -> None:
     """Check that two unequal clients trained under every engine end in the same place."""
     sizes = np.array([5, len(x) - 5])
     local = Local(epochs=2, batch=3, optimizer=SGD(0.05))
-    algorithms = [FedAvg()] if task.framework == "custom" else [FedAvg(), FedProx(mu=0.5)]
+    algorithms = [FedAvg()] if not task.traits.gradients else [FedAvg(), FedProx(mu=0.5)]
     for algorithm in algorithms:
         plan = Plan(task=task, algorithm=algorithm, local=local, dtype="float64")
         group = Group(("a", "b"), (1, 1), x, y, np.array([0, 5]), sizes)

@@ -52,9 +52,9 @@ class Staged:
             self.count,
             names,
             people.clients,
-            self.settings,
-            self.rounds,
-            self.seed,
+            settings=self.settings,
+            rounds=self.rounds,
+            seed=self.seed,
             ledger=self.ledger and str(self.ledger.resolve()),
             **({} if self.study is None else {"study": self.study}),
         )

@@ -249,7 +249,7 @@ class ServerScreen:
             algorithm, task = type(self.plan.algorithm).__name__, type(self.plan.task).__name__
             size = self.plan.task.layout.size
             _line("plan", f"{mark[:12]}… {algorithm} on {task}, {size} parameters")
-            some = getattr(self.plan.sampling, "count", None) or 100  # how many changes nothing
+            some = self.plan.sampling.traits.count or 100  # how many changes nothing
             for line in training.told(self.plan, some, None).split("\n")[1:]:
                 screen.say(f"  {line}")
             if until is not None:

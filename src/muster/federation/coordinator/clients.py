@@ -32,6 +32,7 @@ from muster.federation.protocol.codec_tensors import digest, encode
 from muster.federation.protocol.limits import WORK
 from muster.keys import RandomSource
 from muster.plan import Plan
+from muster.plan.losses import with_loss
 from muster.plan.outliers import Outliers
 from muster.privacy import Secret
 from muster.store.blobs import model_name
@@ -244,6 +245,8 @@ class NetworkClients:
         assert self._outliers is not None
         stored = updates(self._ledger.blobs, round, came, template)
         replies = map(self._outliers.measured, honest(stored, lost, self._outliers.refusal))
+        if plan.sampling.traits.needs_losses:
+            replies = map(partial(with_loss, plan), replies)
         found = plan.partial_sums(replies, cohort.clients)
         summed, parts = list[ClientId](), 0
         for reply in found:
@@ -317,11 +320,9 @@ class NetworkClients:
         return seats
 
     def evaluate(
-        self, cohort: Sequence[ClientId], sent: Sent
+        self, cohort: Sequence[ClientId], sent: Sent, round: int
     ) -> Iterator[tuple[ClientId, dict[str, float]]]:
         """Yield metric sums of a model on each client's own rows, of those that answer."""
-        recorded = self._recorded()
-        round = recorded.round if recorded else self._round_state.committed + 1
         return self.measure(sent, [(client, None) for client in cohort], round)
 
     def measure(
@@ -347,10 +348,14 @@ class NetworkClients:
         recorded = self._recorded()
         return tuple(client for client, _ in (recorded.roster if recorded else self._roster()))
 
-    def population(self) -> dict[str, Any]:
-        """Return the enrolled, as a record says them where the mathematics asks (see `replay`)."""
+    def population(self, *, named: bool = False) -> dict[str, Any]:
+        """Return what a record says of the enrolled: how many, or who (see `replay`).
+
+        By name where the mathematics asks, or (`named`) the sampler keeps something of them.
+        """
         plan = self._plan
-        if not plan.algorithm.remembers and plan.aggregation.denominator != "expected":
+        asks = plan.algorithm.remembers or plan.aggregation.denominator == "expected"
+        if not asks and not named:
             return {"population": {"count": len(self.enrolled())}}
         return {"population": {"clients": list(self.enrolled())}}
 

@@ -28,7 +28,6 @@ from muster.vectors import tree_map
 __all__ = ["CheckpointedRun", "Effort", "TrainingStopped"]
 
 MOST = 64  # steps of a piece
-FEW = {"jax": 16}  # steps of the first piece: what JAX compiles for is not cut any smaller
 QUICK, SLOW = 0.5, 4.0  # seconds of a piece, below which the next is longer, above which shorter
 
 
@@ -62,12 +61,12 @@ class CheckpointedRun:
     def __call__(self, descent: Descent, given: Given, carry: Carry, batches: Any) -> Carry:
         """Walk. Raises `TrainingStopped` when the effort is to stop."""
         task, total = descent.task, len(batches)
-        if task.framework == "custom" or _counts(task):
+        if task.traits.whole:
             return task.run(descent, given, carry, batches)  # type: ignore[no-any-return]
         batches = replace(batches, x=_cast(batches.x, task.layout.dtype))
         done, carry = self._resumed(task, carry)
         self.effort.total, self.effort.steps = total, done
-        size, kept = FEW.get(task.framework, 1), self.clock()
+        size, kept = task.traits.piece, self.clock()
         while done < total:
             begin = self.clock()
             carry = task.run(descent, given, carry, batches.steps(done, done + size))
@@ -122,16 +121,3 @@ def _cast(x: Any, dtype: str) -> Any:
     """Cast real features to the task's precision, once and not in every piece."""
     x = np.asarray(x)
     return x.astype(dtype, copy=False) if x.dtype.kind == "f" else x
-
-
-def _counts(task: Any) -> bool:
-    """Return whether a torch model counts its steps in buffers, which begin anew with every piece.
-
-    BatchNorm's own count is read by a cumulative average only (`momentum=None`).
-    """
-    if task.framework != "torch":
-        return False
-    module = task.build()
-    whole = [name for name, b in module.named_buffers() if not b.is_floating_point()]
-    cumulative = any(getattr(part, "momentum", 0) is None for part in module.modules())
-    return cumulative or any(not name.endswith("num_batches_tracked") for name in whole)

@@ -150,7 +150,7 @@ def to_training(
 
 def _drawn(plan: Plan) -> int:
     """Count the clients that the plan's own draw puts into one secure sum; 0 where it says none."""
-    count = getattr(plan.selection, "count", None)
+    count = plan.selection.traits.count
     return 0 if plan.secure is None or count is None else count // plan.secure.groups
 
 

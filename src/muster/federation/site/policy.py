@@ -188,7 +188,7 @@ class Policy:
                 f"{plan.weighting!r} counts a client by its rows; use a plan with "
                 f"weighting='equal', or SecureSum"
             )
-        if getattr(plan.sampling, "with_replacement", False):
+        if plan.sampling.traits.replacement:
             raise PlanError(
                 f"the site's policy has rows = 'hidden', and {plan.sampling} draws clients by "
                 f"their rows; use a plan with another sampling"

@@ -23,7 +23,7 @@ from muster.runs import planfile
 from muster.runs.drive import Options
 from muster.runs.federation.conduct import ServerSettings
 from muster.runs.federation.join import Joining, LocalClient, attend_many
-from muster.runs.federation.processes import HOST, Spec
+from muster.runs.federation.processes import HOST, Spec, planned
 from muster.runs.federation.serve import ListenSettings, ServedFederation, serve
 
 __all__ = ["main"]
@@ -38,7 +38,9 @@ def main(role: str, number: int) -> int:
     threading.Thread(target=_until_orphaned, args=(stop,), daemon=True).start()
     try:
         file = planfile.load(spec.plan)
-        plan = planfile.altered(file.plan, spec.settings, spec.rounds, spec.seed)
+        plan = planned(
+            spec, lambda: planfile.altered(file.plan, spec.settings, spec.rounds, spec.seed)
+        )
         if role == "server":
             _server(spec, plan, file, stop)
         else:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from muster.errors import MusterError, RunError
+from muster.data import Population
+from muster.errors import MusterError, PlanError, RunError
 from muster.federation.coordinator.clients import GoBack, NetworkClients, Stopped
 from muster.federation.coordinator.facts import raised
 from muster.federation.coordinator.round_state import FederationFacts, RoundState
@@ -29,13 +30,14 @@ from muster.runs.folder import note_versions, unlike, write
 from muster.runs.measure import Examiner
 from muster.runs.rollback import roll_back
 from muster.runs.run import Run
+from muster.sampling.sampler import asks_candidates
 from muster.security.refusal import RefusalReason, Refused
 from muster.simulation.threads import one_thread
 from muster.store.blobs import NoRoom
 from muster.store.ledger import FederationStore
 from muster.types import ClientId
 
-__all__ = ["ServerSettings", "check_study", "conduct", "facts_of", "prepare"]
+__all__ = ["ServerSettings", "check_study", "conduct", "facts_of", "prepare", "refuse_unserved"]
 
 ROOM = 10.0  # seconds at the most until it is looked again whether there is room
 ENGINE = "loop"  # a site trains one client at a time, so its bits are those of this engine
@@ -70,7 +72,7 @@ def facts_of(
         return float(plan.weights(np.array([rows]), (times,))[0])
 
     value = json.loads(json.dumps(to_value(plan)))
-    hides = bool(plan.stages.releases()) and getattr(plan.sampling, "kind", None) == "poisson"
+    hides = bool(plan.stages.releases()) and plan.sampling.traits.kind == "poisson"
     return FederationFacts(
         run,
         fingerprint(plan),
@@ -85,6 +87,22 @@ def facts_of(
         hides=hides,
         claims=claims_of(plan),
     )
+
+
+def refuse_unserved(plan: Plan, population: Population | None = None) -> None:
+    """Raise `PlanError` for what a simulation does and a federation's server does not."""
+    if asks_candidates(plan.sampling):
+        raise PlanError(
+            f"{plan.sampling} asks candidates for their loss before each round, which a simulation "
+            f"does and a federation's server does not; use a sampler that reads the losses of "
+            f"training (`observe`), or simulate"
+        )
+    if population is not None and population.barred is not None:
+        raise PlanError(
+            f"{len(population.barred)} clients of the population are barred from being drawn, "
+            f"which a simulation heeds and a federation's server does not: it draws among the "
+            f"sites that are there; leave them out with population.only(...), or simulate"
+        )
 
 
 def prepare(plan: Plan, ledger: FederationStore, study: str = STUDY) -> None:
@@ -230,7 +248,7 @@ class _Witness:
 
     def examine(self, round: int, state: RunState) -> dict[str, Any]:
         """Return a round's record beside who replied; for version 0 nobody was asked."""
-        who = self.network.population() if round else {}
+        who = self.network.population(named=state.sampler is not None) if round else {}
         return self.examiner.examine(round, state) | who
 
 

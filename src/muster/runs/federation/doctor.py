@@ -275,7 +275,7 @@ def sums(given: Plan) -> list[Finding]:
     if secure is None or own is None:
         return []
     said = f"a server that chooses whom it invites needs {own} clients of its own beside one other"
-    drawn = getattr(given.selection, "count", None)
+    drawn = given.selection.traits.count
     few = next(size for size in count(3) if not refused_session(given, size))
     if drawn is not None or few > FEW:
         size = few if drawn is None else max(few, drawn // secure.groups)

@@ -23,27 +23,35 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any
 
-from muster.errors import RunError
+from muster.errors import PlanError, RunError
 from muster.federation.protocol.message import STUDY
 from muster.locks import require_locks
 from muster.plan import Plan
 from muster.plan.quorum import refuse_few
+from muster.plan.registry import fingerprint, from_value, irreversible, to_value
 from muster.runs.drive import Watch
+from muster.runs.federation.conduct import refuse_unserved
 from muster.runs.run import Run
 from muster.security import pki
+from muster.tasks import numpy as numpy_tasks
 from muster.types import ClientId
 
-__all__ = ["ProcessGroup", "Spec", "federated", "identities"]
+__all__ = ["ProcessGroup", "Spec", "federated", "identities", "planned", "told"]
 
 DAYS = 30  # of the certificates, which are made anew for a new run
 DEATHS = 5  # of one process without a round between them, after which the run is given up
 HOST = "127.0.0.1"
+# Tasks that are values: those of torch, JAX and one's own training hold functions.
+TASKS = {f"tasks.numpy.{name}": vars(numpy_tasks)[name] for name in numpy_tasks.__all__}
 
 
 @dataclass(frozen=True)
 class Spec:
     """The settings of a child process: the plan file as altered, the folder, who is who.
 
+    `value` is the plan's (`registry.to_value`), where that makes the same plan again; else it is
+    that of the file `plan`, altered by `settings`, `rounds` and `seed`. The file's functions say
+    what the data are in either case. `mark` is the fingerprint of the plan it must come to.
     `names[i]` is the certificate's name of the population's client i; a site process has the
     clients i with i % processes = its number.
     """
@@ -60,6 +68,8 @@ class Spec:
     lease: float = 15.0
     ledger: str | None = None
     study: str = STUDY
+    value: dict[str, object] | None = None
+    mark: str = ""
 
     @property
     def home(self) -> Path:
@@ -125,8 +135,9 @@ class ProcessGroup:
 
     def _listen(self, child: _Child) -> None:
         assert child.process.stdout is not None
-        for line in child.process.stdout:
-            self.news.put((child, json.loads(line)))
+        with child.process.stdout as lines:
+            for line in lines:
+                self.news.put((child, json.loads(line)))
         self.news.put((child, None))
 
     def replace(self, child: _Child) -> _Child:
@@ -156,6 +167,27 @@ class ProcessGroup:
             child.errors.close()
 
 
+def told(plan: Plan, spec: Spec) -> tuple[Spec, str]:
+    """Put the plan into the spec; return it with why its value is not sent, or ""."""
+    why, mark = irreversible(plan, TASKS), fingerprint(plan)
+    value = None if why else json.loads(json.dumps(to_value(plan)))
+    return replace(spec, value=value, mark=mark), why
+
+
+def planned(spec: Spec, file: Callable[[], Plan]) -> Plan:
+    """Return the plan that a child was told of; `file()` is the plan file's, as it was altered.
+
+    Raises `PlanError` where it is not the parent's.
+    """
+    plan: Plan = file() if spec.value is None else from_value(spec.value, TASKS)
+    if spec.mark and fingerprint(plan) != spec.mark:
+        raise PlanError(
+            f"the plan in {spec.plan} is not the one that the run was started with: the file was "
+            f"changed since, or makes another plan each time; start the run again"
+        )
+    return plan
+
+
 def federated(plan: Plan, spec: Spec, watch: Watch, tell: Callable[[dict[str, Any]], None]) -> Run:
     """Run a plan file with a server and `spec.processes` site processes; return its run.
 
@@ -163,9 +195,15 @@ def federated(plan: Plan, spec: Spec, watch: Watch, tell: Callable[[dict[str, An
     again, clients that a round waits for), with a "text". Raises `PlanError` where its clients
     are too few for any round to count, `RunError` when a process fails, with what it said.
     """
-    require_locks()
+    refuse_unserved(plan)
     refuse_few(plan, spec.clients)
     identities(spec)
+    require_locks()
+    spec, why = told(plan, spec)
+    if why:
+        tell(
+            {"event": "plan", "text": f"each process makes the plan from {spec.plan} again: {why}"}
+        )
     crew = ProcessGroup(spec)
     try:
         crew.open()

@@ -37,7 +37,14 @@ from muster.locks import require_locks
 from muster.plan import Plan
 from muster.plan.quorum import fewest, refuse_few
 from muster.runs.drive import Options, Watch
-from muster.runs.federation.conduct import ServerSettings, check_study, conduct, facts_of, prepare
+from muster.runs.federation.conduct import (
+    ServerSettings,
+    check_study,
+    conduct,
+    facts_of,
+    prepare,
+    refuse_unserved,
+)
 from muster.runs.folder import know
 from muster.runs.privacy.rows import refuse_blind_budget
 from muster.security import audit, pki
@@ -49,7 +56,6 @@ from muster.transport.http import listen
 from muster.transport.http.app import HTTPApp
 from muster.transport.http.operator import Meters, Operator
 from muster.transport.http.protocol import Trust
-from muster.types import Roster
 
 __all__ = ["ListenSettings", "ServedFederation", "serve"]
 
@@ -130,6 +136,7 @@ def serve(
     if federation.entropy is not None:
         refuse_blind_budget(federation.plan)
     fewest(federation.plan)  # else it would wait for ever, whoever joins
+    refuse_unserved(federation.plan, federation.population)
     if federation.population is not None:
         refuse_few(federation.plan, federation.population.clients)
     trust = Trust(where.identity) if where.identity else None
@@ -394,7 +401,7 @@ class _Server:
         if federation.population is not None:
             people = federation.population
             know(self.ledger, people, resume=self.round_state.committed > 0)
-            options = replace(options, held=Roster(people.clients, lambda: people.sizes))
+            options = replace(options, held=people.roster())
         return options
 
     def _noted(self, actor: str, action: str, /, **details: Any) -> None:

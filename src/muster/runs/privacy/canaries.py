@@ -97,7 +97,7 @@ class Canaries:
         one = {name: rows[0] for name, rows in payload.items()}
         return Reply((client,), one, float(weights[0]), sums, np.zeros(0, plan.dtype))
 
-    def evaluate(self, cohort: Any, sent: Sent) -> Iterator[Any]:
+    def evaluate(self, cohort: Any, sent: Sent, round: int) -> Iterator[Any]:
         """Evaluate nobody."""
         return iter(())
 

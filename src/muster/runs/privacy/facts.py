@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from muster.privacy import (
@@ -22,20 +22,48 @@ from muster.privacy.statement import UNCOVERED
 from muster.runs.privacy.masked import honest_shares, mask_of
 from muster.runs.privacy.rows import facts_from
 from muster.runs.privacy.unprotected import unprotected
+from muster.runs.records import RecordedRun
 from muster.runs.rollback import FACT, charged_as, lost_rounds
-from muster.runs.run import Run
 
-__all__ = ["facts_of", "ledger_of", "stated", "statements"]
+__all__ = ["RunPrivacy", "facts_of", "ledger_of", "privacy_of", "stated", "statements"]
 
 
-def stated(run: Run, audits: tuple[AuditFinding, ...] = ()) -> Statement:
+@dataclass(frozen=True)
+class RunPrivacy:
+    """All that may be said of the privacy of a run: of its clients, of their single rows, or both.
+
+    Where nothing is claimed, the reasons stand in the place of the claim.
+    """
+
+    statements: tuple[Statement, ...]
+
+    @property
+    def private(self) -> bool:
+        """True where something is claimed of anybody."""
+        return any(one.private for one in self.statements)
+
+    @property
+    def text(self) -> str:
+        """The statements as lines to read."""
+        return "\n\n".join(one.text() for one in self.statements)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def privacy_of(run: RecordedRun) -> RunPrivacy:
+    """Return all that a run's records say of its privacy."""
+    return RunPrivacy(statements(run))
+
+
+def stated(run: RecordedRun, audits: tuple[AuditFinding, ...] = ()) -> Statement:
     """Return the statement of what may be claimed of a run, or why nothing is."""
     if not run.facts.get("privacy"):
         return unprotected(run, audits)
     return statement(facts_of(run, audits))
 
 
-def statements(run: Run) -> tuple[Statement, ...]:
+def statements(run: RecordedRun) -> tuple[Statement, ...]:
     """Return all that may be said of a run: of its clients, of their single rows, or of both."""
     rows = run.facts.get("examples")
     clients = () if rows and not run.facts.get("privacy") else (stated(run),)
@@ -44,7 +72,7 @@ def statements(run: Run) -> tuple[Statement, ...]:
     return (*clients, row_statement(replace(facts_from(rows), mask=mask_of(run))))
 
 
-def ledger_of(run: Run) -> PrivacyLedger | None:
+def ledger_of(run: RecordedRun) -> PrivacyLedger | None:
     """Return the ledger that the run was charged in, as it was then, with its rounds' replies.
 
     None for a run without noise, or before its first round.
@@ -62,7 +90,7 @@ def ledger_of(run: Run) -> PrivacyLedger | None:
     return PrivacyLedger.from_json(text).witnessed(counts)
 
 
-def facts_of(run: Run, audits: tuple[AuditFinding, ...] = ()) -> StatementInputs:
+def facts_of(run: RecordedRun, audits: tuple[AuditFinding, ...] = ()) -> StatementInputs:
     """Return the facts of a run with noise, for the eleven items of `muster.privacy.statement`."""
     kept: dict[str, Any] = run.facts["privacy"]
     people, mask = kept["population"], mask_of(run)

@@ -268,6 +268,8 @@ def _weighting(plan: Plan) -> str:
 def _enforced(kind: str, *, secret: bool) -> str:
     if kind == "all":
         return "everybody enrolled was invited"
+    if kind == "deterministic":
+        return "the sampler drew the cohorts by a rule of its own: no amplification is counted on"
     if kind == "rotation":
         return "the server invites a client in its slot, a hash of its id under the plan's seed"
     who = "the server, from a secret of each round" if secret else "the plan's seed"

@@ -16,13 +16,13 @@ from muster.privacy.invited import MOST, Invited, fewest_own
 from muster.privacy.mask import Mask, Sums
 from muster.privacy.release import Release
 from muster.privacy.threats import Peers
-from muster.runs.run import Run
+from muster.runs.records import RecordedRun
 from muster.secagg.graph import FULL
 
 __all__ = ["honest_shares", "mask_of", "own_needed", "settings_of"]
 
 
-def mask_of(run: Run) -> Mask | None:
+def mask_of(run: RecordedRun) -> Mask | None:
     """Return the secure sums of a run as they were made, at the worst of them; None without."""
     settings = settings_of(run.facts.get("plan", {}))
     if settings is None:
@@ -88,7 +88,7 @@ def _drawn(plan: Mapping[str, Any]) -> int:
     return math.ceil(count * float(plan["overselect"]))
 
 
-def honest_shares(run: Run, mask: Mask) -> int | None:
+def honest_shares(run: RecordedRun, mask: Mask) -> int | None:
     """Return the fewest honest clients that a sum is sure to hold; None before the first.
 
     All who may work together of those who were invited may be among those whose sum was opened; of

@@ -9,7 +9,7 @@ from muster.plan.registry import spelled
 from muster.privacy import AuditFinding, Statement
 from muster.privacy.mask import described
 from muster.runs.privacy.masked import mask_of
-from muster.runs.run import Run
+from muster.runs.records import RecordedRun
 
 __all__ = ["unprotected"]
 
@@ -24,7 +24,7 @@ DIVIDED = {
 }
 
 
-def unprotected(run: Run, audits: tuple[AuditFinding, ...] = ()) -> Statement:
+def unprotected(run: RecordedRun, audits: tuple[AuditFinding, ...] = ()) -> Statement:
     """Return the statement about one client of a run that adds no noise, from its recorded plan.
 
     No number in it is made up: sampling, weights and denominator are the plan's, and what a plan
