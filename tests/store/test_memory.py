@@ -122,5 +122,5 @@ class Twins(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
 
-Twins.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+Twins.TestCase.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
 TestTwins = Twins.TestCase

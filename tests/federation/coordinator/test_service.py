@@ -74,11 +74,11 @@ class Scene:
 
     def open(self, round=1, kind="train", cohort=("a", "b"), counted=(), groups=()):
         roster = tuple((client, 10) for client in cohort)
-        opened = OpenWork(round, kind, cohort, (1,) * len(cohort), roster, MODEL, 0.0, groups)
-        self.ledger.open(opened)
-        self.round_state.show(
-            opened, {c: Assignment(c) for c in cohort}, Call(len(cohort)), counted
+        opened = OpenWork(
+            round, kind, cohort, (1,) * len(cohort), roster, MODEL, 0.0, groups, counted
         )
+        self.ledger.open(opened)
+        self.round_state.show(opened, {c: Assignment(c) for c in cohort}, Call(len(cohort)))
 
     def commit(self, round, accepted):
         record = {"round": round, "accepted": list(accepted), "invited": ["a", "b"]}

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Any
 
+from muster.extras import require
 from muster.pipeline import SecureSum
 from muster.plan.quorum import needed, target_replies
 from muster.plan.told import told_of_value
@@ -17,7 +18,6 @@ from muster.privacy.mask import Mask, Sums
 from muster.privacy.release import Release
 from muster.privacy.threats import Peers
 from muster.runs.records import RecordedRun
-from muster.secagg.graph import FULL
 
 __all__ = ["honest_shares", "mask_of", "own_needed", "settings_of"]
 
@@ -70,7 +70,9 @@ def own_needed(
     drawn = 0 if rules.least else _drawn(plan) // secure.groups  # with least_peers it takes fewer
 
     def session(size: int) -> Invited | None:
-        if honest and size > FULL:  # no site takes part: see `SecureSum.terms`
+        if (
+            honest and size > require("muster.secagg.graph", extra="site").FULL
+        ):  # no site takes part: see `SecureSum.terms`
             return None
         made = secure.bears(
             size, needed(plan["minimum"], target_replies(size, plan["overselect"])), honest
