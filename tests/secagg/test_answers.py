@@ -418,3 +418,30 @@ def test_a_dealer_opens_nothing_for_a_piece_that_a_server_changed():
 def test_made_up_complaints_open_nothing(change):
     reason, said, _ = complaining(change)
     assert reason is SessionReason.COMPLAINTS and OpenedShares not in said
+
+
+@pytest.mark.parametrize(("liars", "opens"), [(1, True), (2, False), (3, False)])
+def test_no_more_shares_are_opened_than_may_lie(liars, opens):
+    """Each complaint is signed and about the very piece that was sent: those who lie work together.
+
+    A server that had all their shares opened would be nearer to the dealer's secret.
+    """
+    holders = [f"c{i:04d}" for i in range(1, liars + 1)]
+
+    def down(name, message):
+        if name == "c0000" and isinstance(message, Members):
+            made = [one for holder in holders for one in played.complaints(holder, [0])]
+            return [Complaints(message.session, tuple(made))]
+        return [message]
+
+    own = terms(COUNT, colluders=1)
+    played = Scene(own, vectors(own, COUNT), down=down)
+    try:
+        played.run()
+    except Aborted:
+        played.settle()
+    said = kinds(message for name, message in played.said if name == "c0000")
+    assert (OpenedShares in said) is opens
+    refused = played.reason("c0000") is SessionReason.COMPLAINTS
+    assert refused is not opens
+    assert opens or f"{liars} holders complain about shares that fit" in str(played.ended["c0000"])
