@@ -43,6 +43,7 @@ from muster.secagg.messages import (
     read,
 )
 from muster.store.blobs import update_name
+from muster.transport.http.routes import ROUTES
 from muster.types import Cohort
 
 SPY, OTHERS = NAMES[-1], NAMES[:-1]
@@ -99,7 +100,7 @@ def asked_of(hub, digests, files):
     bodies = [to_json(one) for one in messages(digests)]
     for path in (*HIDDEN_PATHS, *(f"/v1/models/{name}" for name in files)):
         yield from ((method, path, b"", names[1]) for method in METHODS)
-    for route, round, one in product(hub.edge._routes, (1, 2), digests):
+    for route, round, one in product({route.path for route in ROUTES}, (1, 2), digests):
         path = route.replace("{round}", str(round)).replace("{digest}", one)
         for method, query, name in product(METHODS, about, names):
             yield method, path + query, b"", name

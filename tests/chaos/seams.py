@@ -17,7 +17,7 @@ from pathlib import Path
 from muster.federation.coordinator.clients import NetworkClients
 from muster.federation.coordinator.round_state import RoundState
 from muster.federation.coordinator.service import FederationService
-from muster.federation.site import agent, server_client, transfers
+from muster.federation.site import agent, transfers
 from muster.federation.site.agent import SiteAgent
 from muster.federation.site.training import Training
 from muster.runs.privacy.guard import RunAccountant
@@ -25,7 +25,7 @@ from muster.security import audit
 from muster.security.refusal import RefusalReason
 from muster.store.blobs import Files, NoRoom
 from muster.store.ledger import FederationStore
-from muster.transport.http import request
+from muster.transport.http import client, request
 from muster.transport.http.transfer import Uploads
 
 driving = importlib.import_module("muster.runs.drive")
@@ -110,7 +110,7 @@ def _passing(call, at, when, prefix):
 def _small_pieces(size):
     """Uploads in pieces of so many octets, and not compressed."""
     transfers.PIECE = size
-    transfers._pays = lambda body: False
+    client._pays = lambda body: False
 
 
 def _wall(path):
@@ -161,7 +161,7 @@ def _speaks(versions):
 
 def _patience(seconds):
     """Seconds without an octet after which a site gives up a connection."""
-    server_client.READ = seconds
+    client.READ = seconds
 
 
 def _another_plan(fingerprint):

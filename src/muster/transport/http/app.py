@@ -38,6 +38,14 @@ from muster.federation.protocol.message import (
     Wait,
     from_json,
 )
+from muster.federation.protocol.transport import (
+    MembersQuery,
+    ModelQuery,
+    PlanQuery,
+    SessionBody,
+    SessionQuery,
+    UpdateBody,
+)
 from muster.security import identity
 from muster.security.refusal import RefusalReason, Refused
 from muster.store.blobs import Blobs
@@ -46,18 +54,16 @@ from muster.transport.http.limits import Limits
 from muster.transport.http.openapi import document
 from muster.transport.http.operator import HEALTHY, Meters
 from muster.transport.http.request import PATIENCE, Gone, Receive, Request, Scope, Send
+from muster.transport.http.routes import PREFIX, found, route_of
 from muster.transport.http.secagg import SecAggEndpoint
 from muster.transport.http.transfer import Uploads
 
 __all__ = ["HTTPApp"]
 
 LOG = logging.getLogger("muster.server")
-ROUND, DIGEST = r"[1-9][0-9]{0,9}", r"[0-9a-f]{64}"
-MODEL = re.compile(rf"/v1/models/({DIGEST})")
-UPDATE = re.compile(rf"/v1/updates/({ROUND})/({DIGEST})")
-SECURE = re.compile(rf"/v1/secure/({ROUND})")
+ROUND = r"[1-9][0-9]{0,9}"
 FAULT = b'{"kind":"fault","text":"the server failed; the reason is in its log; try again later"}'
-Route = Callable[[Request], Awaitable[None]]
+Door = Callable[[Request], Awaitable[None]]
 T = TypeVar("T")
 
 
@@ -92,18 +98,22 @@ class HTTPApp:
         self._rounds: dict[str, int] = {}  # what each was last invited to: its downloads renew it
         self._plan = json.dumps(service.facts.plan).encode()
         self._openapi = json.dumps(document()).encode()
-        self._routes: dict[str, dict[str, Route]] = {
-            "/v1/hello": {"POST": self._hello},
-            "/v1/plan": {"GET": self._plan_of},
-            "/v1/poll": {"POST": self._poll},
-            "/v1/models/{digest}": {"GET": self._model},
-            "/v1/updates": {"POST": self._announce},
-            "/v1/updates/{round}/{digest}": {"PUT": self._upload},
-            "/v1/answers": {"POST": self._answer},
-            "/v1/members": {"GET": self._members},
-            "/v1/secure/{round}": {"POST": self._say, "GET": self._told},
-            "/openapi.json": {"GET": self._document},
-            "/healthz": {"GET": self._health},
+        doors: dict[type, Door] = {
+            Hello: self._hello,
+            PlanQuery: self._plan_of,
+            Poll: self._poll,
+            ModelQuery: self._model,
+            UpdateHeader: self._announce,
+            UpdateBody: self._upload,
+            Decline: self._answer,
+            MembersQuery: self._members,
+            SessionBody: self._say,
+            SessionQuery: self._told,
+        }
+        self._doors = {(route_of(k).method, route_of(k).path): door for k, door in doors.items()}
+        self._doors |= {
+            ("GET", "/openapi.json"): self._document,
+            ("GET", "/healthz"): self._health,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -140,33 +150,23 @@ class HTTPApp:
             poll.cancel()
 
     async def _serve(self, exchange: Request) -> None:
-        path = exchange.path
-        methods = self._routes.get(path)
-        if methods is None and path.startswith("/v1/"):
-            if MODEL.fullmatch(path):
-                path = "/v1/models/{digest}"
-            elif UPDATE.fullmatch(path):
-                path = "/v1/updates/{round}/{digest}"
-            elif SECURE.fullmatch(path):
-                path = "/v1/secure/{round}"
-            methods = self._routes.get(path)
-        name = self._who(exchange, path)
+        methods, exchange.holes = found(exchange.path)
+        name = self._who(exchange)
         self.limits.check(name)
-        if methods is None or "{" in exchange.path:
+        if not methods:
             raise Refused(
                 RefusalReason.UNKNOWN, "there is nothing at this address; see /openapi.json"
             )
-        exchange.route = path
+        exchange.route = path = next(iter(methods.values())).path
         exchange.name = name
-        route = methods.get(exchange.method)
-        if route is None:
+        if exchange.method not in methods:
             allow = ", ".join(methods)
             verdict = Ack(False, RefusalReason.UNKNOWN, f"only {allow} is understood at {path}")
             await self._tell(exchange, verdict, 405, [(b"allow", allow.encode())])
         else:
-            await route(exchange)
+            await self._doors[exchange.method, path](exchange)
 
-    def _who(self, exchange: Request, path: str) -> str:
+    def _who(self, exchange: Request) -> str:
         """The name of the site that asks, admitted now. Raises `Refused`."""
         who = exchange.scope.get("state", {}).get("identity")
         if who is not None:
@@ -176,7 +176,7 @@ class HTTPApp:
                 raise Refused(RefusalReason.REVOKED, str(error)) from None
         if self.plain and exchange.scope.get("scheme", "http") == "http":
             name = exchange.header(b"muster-site")
-            if not path.startswith("/v1"):
+            if not exchange.path.startswith(PREFIX):
                 return name[:64]
             try:
                 return identity.check_name(name)
@@ -231,7 +231,7 @@ class HTTPApp:
         return None if asked.cancelled() else asked.result()
 
     async def _model(self, exchange: Request) -> None:
-        digest, name = exchange.path.rpartition("/")[2], exchange.name
+        digest, name = exchange.holes["digest"], exchange.name
         blob = self.service.model(digest)
         said = dict(parse_qsl(exchange.query())).get("round", "")
         round = int(said) if re.fullmatch(ROUND, said) else self._rounds.get(name, 0)
@@ -244,9 +244,9 @@ class HTTPApp:
         await exchange.say(await self.uploads.announce(exchange.name, update))
 
     async def _upload(self, exchange: Request) -> None:
-        *_, round, digest = exchange.path.split("/")
+        key = int(exchange.holes["round"]), exchange.holes["digest"]
         place = dict(parse_qsl(exchange.query()))
-        said = await self.uploads.take(exchange.name, exchange, (int(round), digest), place)
+        said = await self.uploads.take(exchange.name, exchange, key, place)
         await self._tell(exchange, said)
 
     async def _answer(self, exchange: Request) -> None:
@@ -264,11 +264,11 @@ class HTTPApp:
         await exchange.answer(200, self.sessions.members(exchange.name, round))
 
     async def _say(self, exchange: Request) -> None:
-        round, query = int(exchange.path.rpartition("/")[2]), dict(parse_qsl(exchange.query()))
+        round, query = int(exchange.holes["round"]), dict(parse_qsl(exchange.query()))
         await self._tell(exchange, await self.sessions.say(exchange.name, exchange, round, query))
 
     async def _told(self, exchange: Request) -> None:
-        round, query = int(exchange.path.rpartition("/")[2]), dict(parse_qsl(exchange.query()))
+        round, query = int(exchange.holes["round"]), dict(parse_qsl(exchange.query()))
         if self.closing:
             await exchange.say(Wait(1.0))
             return

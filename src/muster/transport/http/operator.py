@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from muster.extras import require
 from muster.federation.coordinator.service import FederationService
-from muster.federation.protocol.message import Ack
+from muster.federation.protocol.message import Ack, Poll
 from muster.security.refusal import RefusalReason, Refused, parse
 from muster.transport.http.request import Gone, Receive, Request, Scope, Send
+from muster.transport.http.routes import route_of
 
 if TYPE_CHECKING:
     import prometheus_client
@@ -34,6 +35,7 @@ LOG = logging.getLogger("muster.server")
 HEALTHY = b'{"healthy":true}'
 METRICS = b"text/plain; version=0.0.4; charset=utf-8"
 FAULT = b'{"kind":"fault","text":"the server failed; the reason is in its log"}'
+POLL = route_of(Poll).path
 STANDINGS = ("invited", "arrived", "declined", "failed", "late")
 SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0)
 
@@ -81,7 +83,7 @@ class Meters:
             self._in.inc(exchange.read)
         if exchange.sent:
             self._out.inc(exchange.sent)
-        if exchange.route == "/v1/poll":
+        if exchange.route == POLL:
             self._checkin.observe(seconds)
 
     def text(self, *, operator: bool) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any
 
 from muster.federation.protocol.message import LIMIT, Ack, Message, to_json
 from muster.security.refusal import RefusalReason, Refused
+from muster.transport.http.routes import PREFIX
 
 __all__ = [
     "BatchedWriter",
@@ -78,6 +79,7 @@ class Request:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.status = self.read = self.sent = 0
         self.route, self.name = "other", ""  # the pattern that was met; who asks
+        self.holes: dict[str, str] = {}  # what stands in the holes of the pattern
         bodiless = self.headers.get(b"content-length", b"0") == b"0"
         self.whole = bodiless and b"transfer-encoding" not in self.headers
 
@@ -139,7 +141,7 @@ class Request:
         fields = [(b"content-type", kind), *more]
         if size is not None:
             fields.append((b"content-length", b"%d" % size))
-        if self.path.startswith("/v1/"):
+        if self.path.startswith(PREFIX):
             fields.append(VERSION)
         if not self.whole:
             fields.append((b"connection", b"close"))
