@@ -43,7 +43,7 @@ from muster.secagg.messages import (
     read,
 )
 from muster.store.blobs import update_name
-from muster.transport.http.routes import ROUTES
+from muster.transport.routes import ROUTES
 from muster.types import Cohort
 
 SPY, OTHERS = NAMES[-1], NAMES[:-1]
@@ -165,7 +165,7 @@ def test_of_others_it_gets_no_update_rows_record_or_secret(hub_of):
     replies = list(hub.network.replies())
     assert {c for one in replies for c in getattr(one, "clients", ())} == set(OTHERS)
     assert digest([answers["model"].body]) == hub.round_state.opened.model, "a model it does get"
-    public = {hub.edge._plan, hub.edge._openapi, answers["model"].body}
+    public = {hub.edge.endpoint.plan, hub.edge._pages["/openapi.json"], answers["model"].body}
     needles = {SECRET.encode(), b"%d" % ROWS, b"3.14159", b"update-000001"}
     for body, _ in made.values():  # its numbers, behind the head that every file has
         pieces = {body[i : i + 16] for i in range(len(body) % 16, len(body), 16)}

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from muster.federation.coordinator.clients import NetworkClients
+from muster.federation.coordinator.receiver import Receiver
 from muster.federation.coordinator.round_state import RoundState
 from muster.federation.coordinator.service import FederationService
 from muster.federation.site import agent, transfers
@@ -26,7 +27,6 @@ from muster.security.refusal import RefusalReason
 from muster.store.blobs import Files, NoRoom
 from muster.store.ledger import FederationStore
 from muster.transport.http import client, request
-from muster.transport.http.transfer import Uploads
 
 driving = importlib.import_module("muster.runs.drive")
 
@@ -40,7 +40,7 @@ SERVER = {
     "server: after sampling": (NetworkClients, "send", "before", ""),
     "server: a task is told": (RoundState, "take", "after", ""),
     "server: an update is announced": (FederationService, "announce", "after", ""),
-    "server: in mid-upload": (Uploads, "_put", "after", ""),
+    "server: in mid-upload": (Receiver, "_put", "after", ""),
     "server: before an update has its name": (Files, "finish", "before", "update-"),
     "server: an update has its name": (Files, "finish", "after", "update-"),
     "server: before an update is acknowledged": (FederationService, "arrived", "after", ""),

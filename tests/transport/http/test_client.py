@@ -24,7 +24,7 @@ from muster.federation.protocol.transport import (
     UpdateBody,
 )
 from muster.transport.http.client import HTTPTransport
-from muster.transport.http.routes import ROUTES, found, route_of
+from muster.transport.routes import ROUTES, found, route_of
 
 DIGEST = "0" * 64
 POLL = Poll("r", 0, 1.0)
@@ -38,7 +38,7 @@ ODD = [
     OSError("odd"),
     EOFError(),
     RuntimeError("Event loop is closed"),
-    AssertionError(),
+    NotImplementedError(),
     MemoryError(),
     RecursionError(),
     UnicodeDecodeError("ascii", b"?", 0, 1, "odd"),

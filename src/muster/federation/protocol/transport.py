@@ -8,7 +8,7 @@ knows names, bytes and answers; what they mean is the site's business, and so is
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from muster.federation.protocol.message import Message
@@ -118,12 +118,12 @@ class Answer:
     seconds: float = 0.0
 
 
-@dataclass
+@dataclass(slots=True)
 class Traffic:
-    """Bytes of bodies that one client's line has carried, as they went: packed, and said again."""
+    """Bytes of one client's bodies, as one side has them: as they went, packed, and said again."""
 
-    sent: int = field(default=0)
-    received: int = field(default=0)
+    sent: int = 0
+    received: int = 0
 
 
 class ModelSink(Protocol):

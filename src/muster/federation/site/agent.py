@@ -116,6 +116,8 @@ class SiteAgent:
                     if self.masked is not None:
                         self.masked.ended("the run has ended")
                     self.work.note("ended", run=heard.run, rounds=heard.rounds, text=heard.text)
+                    moved = self.line.port.traffic
+                    self.work.watch("traffic", sent=moved.sent, received=moved.received)
                     return heard
                 await self._act(heard)
             except Refused as refused:

@@ -35,7 +35,7 @@ from muster.federation.protocol.transport import (
 from muster.federation.protocol.unpack import bounded
 from muster.security.refusal import Refused
 from muster.transport.http.answers import LONGEST, bound
-from muster.transport.http.routes import Route, number_in, route_of
+from muster.transport.routes import Route, number_in, route_of
 
 if TYPE_CHECKING:
     import httpx

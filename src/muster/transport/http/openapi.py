@@ -18,7 +18,7 @@ from muster.federation.protocol.transport import (
 )
 from muster.security.refusal import RefusalReason
 from muster.transport.http.request import STATUS
-from muster.transport.http.routes import ROUTES, Route
+from muster.transport.routes import ROUTES, Route
 
 __all__ = ["document"]
 

@@ -7,9 +7,12 @@ is made of it.
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
+from urllib.parse import parse_qsl
 
 from muster.federation.protocol import message
 from muster.federation.protocol.limits import (
@@ -27,10 +30,13 @@ from muster.federation.protocol.transport import (
     SessionQuery,
     UpdateBody,
 )
+from muster.security.refusal import malformed
 
 __all__ = ["PREFIX", "ROUTES", "Route", "found", "number_in", "route_of"]
 
 PREFIX = "/v1/"
+NUMBER = re.compile(r"[0-9]{1,16}")
+PIECES = ("digest", "size", "offset")  # of a body that does not go as a whole
 HOLES = {"round": r"[1-9][0-9]{0,9}", "digest": r"[0-9a-f]{64}"}  # what may stand in a path
 
 
@@ -40,7 +46,7 @@ class Route:
 
     Fields: `asked` and `told`, the kinds of question and of the messages that answer it; `query`,
     the fields of a question behind the "?", in this order, with "offset" for where a body goes on;
-    `optional`, those of them that may be left out; `longest`, the bytes of an answer, None where
+    `usual`, what those mean that may be left out; `longest`, the bytes of an answer, None where
     whoever reads it counts; `raw`, whether an answer may be bytes; `packs`, whether a body may be
     packed.
     """
@@ -50,7 +56,7 @@ class Route:
     asked: tuple[type, ...]
     told: tuple[type[Message], ...] = ()
     query: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()
+    usual: Mapping[str, Any] = field(default_factory=dict)
     longest: int | None = ANSWER
     raw: bool = False
     packs: bool = False
@@ -67,12 +73,42 @@ class Route:
         >>> route_of(UpdateBody).address(UpdateBody(3, "0" * 64, 10), 4)[-22:]
         '000000?offset=4&size=10'
         """
-        fields = vars(question) | {"offset": offset}
-        said = [(name, fields[name]) for name in self.query]
-        if "digest" in self.query and not fields["digest"]:  # whole, and not in pieces
-            said = [(name, value) for name, value in said if name not in self.optional]
+        values = vars(question) | {"offset": offset}
+        said = [(name, values[name]) for name in self.query]
+        if "digest" in self.query and not values["digest"]:  # whole, and not in pieces
+            said = [(name, value) for name, value in said if name not in PIECES]
         query = "&".join(f"{name}={value}" for name, value in said)
-        return self.path.format_map(fields) + (f"?{query}" if query else "")
+        return self.path.format_map(values) + (f"?{query}" if query else "")
+
+    def question(self, holes: Mapping[str, str], query: str) -> tuple[Any, int]:
+        """The question at an address, and the offset of a body. Raises `Refused`.
+
+        >>> route_of(MembersQuery).question({}, "round=3")
+        (MembersQuery(round=3), 0)
+        """
+        kind, said = self.asked[0], dict(parse_qsl(query)) | dict(holes)
+        rules = {one.name: str(one.type) for one in fields(kind)} | {"offset": "int"}
+        found = {name: self._read(name, said, rules[name]) for name in (*holes, *self.query)}
+        offset = found.pop("offset", 0)
+        return kind(**found), offset
+
+    def _read(self, name: str, said: Mapping[str, str], rule: str) -> Any:
+        text = said.get(name)
+        if text is None and name in self.usual:
+            return self.usual[name]
+        if rule == "str":
+            return text or ""
+        if rule == "int":
+            if text is None or not NUMBER.fullmatch(text):
+                malformed(name, text or "", "a whole number, as in ?offset=0&size=1000")
+            return int(text)
+        try:
+            value = float(text or "")
+        except ValueError:
+            value = -1.0
+        if not 0 <= value < math.inf:
+            malformed(name, text or "", "a number from 0 up")
+        return value
 
 
 _M = message
@@ -85,7 +121,14 @@ ROUTES = (
         (_M.Poll,),
         (_M.TrainAssignment, _M.Evaluate, _M.Settled, _M.Wait, _M.RunEnded),
     ),
-    Route("GET", "/v1/models/{digest}", (ModelQuery,), query=("round",), longest=None),
+    Route(
+        "GET",
+        "/v1/models/{digest}",
+        (ModelQuery,),
+        query=("round",),
+        usual={"round": 0},
+        longest=None,
+    ),
     Route("POST", "/v1/updates", (_M.UpdateHeader,), (_M.ResumeAt,)),
     Route(
         "PUT",
@@ -99,7 +142,13 @@ ROUTES = (
         "POST", "/v1/answers", (_M.Decline, _M.TrainingFailure, _M.Progress, _M.Measured), (_M.Ack,)
     ),
     Route(
-        "GET", "/v1/members", (MembersQuery,), query=("round",), raw=True, longest=MEMBERS_ANSWER
+        "GET",
+        "/v1/members",
+        (MembersQuery,),
+        query=("round",),
+        usual={"round": 0},
+        raw=True,
+        longest=MEMBERS_ANSWER,
     ),
     Route(
         "POST",
@@ -107,7 +156,7 @@ ROUTES = (
         (SessionBody,),
         (_M.ResumeAt,),
         query=("attempt", "digest", "size", "offset"),
-        optional=("digest", "size", "offset"),
+        usual={"attempt": 1, "digest": "", "size": 0, "offset": 0},
     ),
     Route(
         "GET",
@@ -115,6 +164,7 @@ ROUTES = (
         (SessionQuery,),
         (_M.Wait,),
         query=("attempt", "after", "wait"),
+        usual={"attempt": 1, "after": 0, "wait": 0.0},
         raw=True,
         longest=SESSION_ANSWER,
     ),
