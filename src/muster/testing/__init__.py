@@ -8,8 +8,10 @@ from muster.testing.rule import check_rule
 from muster.testing.stage import check_stage
 from muster.testing.store import check_store
 from muster.testing.task import check_task
+from muster.testing.transport import TransportStand, check_transport
 
 __all__ = [
+    "TransportStand",
     "check_algorithm",
     "check_clients",
     "check_metric",
@@ -17,4 +19,5 @@ __all__ = [
     "check_stage",
     "check_store",
     "check_task",
+    "check_transport",
 ]
