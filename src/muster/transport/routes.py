@@ -70,8 +70,8 @@ class Route:
     def address(self, question: Any, offset: int = 0) -> str:
         """The path and query of a question.
 
-        >>> route_of(UpdateBody).address(UpdateBody(3, "0" * 64, 10), 4)[-22:]
-        '000000?offset=4&size=10'
+        >>> route_of(UpdateBody).address(UpdateBody(3, "0" * 64, 10), 4)[-17:]
+        '?offset=4&size=10'
         """
         values = vars(question) | {"offset": offset}
         said = [(name, values[name]) for name in self.query]

@@ -139,8 +139,7 @@ class ModelSink(Protocol):
 class Transport(Protocol):
     """One client's line to one server.
 
-    `address` names the server in sentences; `encrypted` says whether strangers can read along;
-    `traffic` counts.
+    `encrypted` says whether strangers are kept from reading along; `traffic` counts.
 
     Every method may be cancelled, raises `LineFault` for whatever goes wrong below it (an error of
     a library, whatever its type, is a fault of the line), and a `MusterError` only where trying
@@ -150,7 +149,6 @@ class Transport(Protocol):
     bound. A method that is called twice at once has two answers.
     """
 
-    address: str
     encrypted: bool
     traffic: Traffic
 

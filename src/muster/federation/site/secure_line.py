@@ -55,7 +55,8 @@ class SecureLine:
         body = SessionBody(task.round, task.attempt)
         if len(data) > LIMIT:
             body = replace(body, digest=sha256(data).hexdigest(), size=len(data))
-        elif isinstance(message, Advert) and metrics and secure and secure.metrics == "public":
+        public = secure is not None and secure.metrics == "public"
+        if isinstance(message, Advert) and metrics and public:
             body = replace(body, metrics=json.dumps(dict(metrics)))
 
         async def once() -> None:

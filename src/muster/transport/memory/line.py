@@ -91,7 +91,7 @@ class MemoryTransport:
         timeout: float = 10.0,
     ) -> None:
         self.server, self.name, self.certificate = server, name, certificate
-        self.address, self.encrypted, self.traffic = "memory", encrypted, Traffic()
+        self.encrypted, self.traffic = encrypted, Traffic()
         self.faults, self.sleep, self.timeout = faults, sleep, timeout
 
     async def call(self, question: Question) -> Answer:
