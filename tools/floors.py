@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The house as a map, and the rules that keep imports going down only."""
 
+import ast
 import graphlib
 from collections.abc import Iterator
 
@@ -112,6 +113,9 @@ FRAMEWORKS = {
     "typer": "muster/cli/*.py",
 }
 
+# Libraries that carry words between site and server: their adapters alone know them.
+MEDIA = {"grpc", "httpx", "starlette", "uvicorn"}
+
 # Standard modules that a room of pure mathematics has no business with.
 IMPURE = {"asyncio", "http", "logging", "os", "pathlib", "socket", "ssl", "subprocess"}
 PURE = {"aggregation", "algorithms", "optimizers", "pipeline", "sampling", "secagg"}
@@ -201,4 +205,19 @@ def inner_imports(house: House) -> Iterator[Finding]:
                 yield file.finding(line, f"imports {target} inside a function; move it to the top")
 
 
-RULES = (floors, neighbours, frameworks, purity, cycles, inner_imports)
+def ports(house: House) -> Iterator[Finding]:
+    """Refuse libraries and addresses of a transport where a file speaks through its port."""
+    for file in house.source:
+        if file.room != "federation":
+            continue
+        for node in (n for n in ast.walk(file.tree) if isinstance(n, ast.Constant)):
+            said = node.value
+            if isinstance(said, str) and (said in MEDIA or "/v1/" in said):
+                message = f"federation speaks of {said!r}; say it through protocol/transport.py"
+                yield file.finding(node.lineno, message)
+        for line, target, *_ in house.imports(file):
+            if target.split(".")[0] in MEDIA:
+                yield file.finding(line, f"federation imports {target}; use protocol/transport.py")
+
+
+RULES = (floors, neighbours, frameworks, purity, cycles, inner_imports, ports)

@@ -18,11 +18,12 @@ import httpx
 from tests.adversary.rogue import Rogue, refused
 from tests.federation.coordinator.masked import certificate, identities, plan_of, population
 from tests.federation.site.hub import Wire, said
+from tests.federation.site.lines import line_over
 
 from muster.federation.protocol.message import Ack, RunEnded, Settled, Wait
 from muster.federation.site.agent import SiteAgent
 from muster.federation.site.secure_line import SAID
-from muster.federation.site.server_client import Backoff, ServerClient
+from muster.federation.site.server_client import Backoff
 from muster.federation.site.store import SiteStore
 from muster.federation.site.study import StudyRecord
 from muster.federation.site.trainer import Habits
@@ -224,13 +225,8 @@ class Sums:
         study = StudyRecord(self.home / name / "studies" / "default", "default")
         stack.callback(study.close)
         self.studies[name] = study
-        line = ServerClient(
-            "https://hub",
-            name,
-            ssl.create_default_context(),
-            patience=self.patience,
-            transport=Wire(lambda request: self.handle(name, request)),
-        )
+        below, tls = Wire(lambda request: self.handle(name, request)), ssl.create_default_context()
+        line = line_over(below, name, "https://hub", tls, patience=self.patience)
         await stack.enter_async_context(line)
         log = audit.AuditLog(self.home / name / "audit.jsonl", purpose="site", id=name)
         stack.callback(log.close)

@@ -51,6 +51,7 @@ from muster.federation.protocol.message import (
 from muster.secagg import messages as secure
 from muster.secagg.messages import CLIENT_KINDS
 from muster.transport.http.openapi import document
+from muster.transport.routes import ROUTES
 
 evaluation, updates, down = test_evaluation_messages, test_update_messages, test_sites_updates
 asks = evaluation.test_whatever_a_member_asks_it_has_an_answer
@@ -163,7 +164,7 @@ def test_every_header_and_query_that_is_read_stands_in_the_document():
     text = "".join(path.read_text(encoding="utf-8") for path in source.glob("*.py"))
     read = {name.title() for name in re.findall(r'headers?(?:\.get)?\(b"([a-z-]+)"', text)}
     read |= set(re.findall(r'b"(muster-metrics)"', text)) and {"Muster-Metrics"}
-    queries = set(re.findall(r'_number\(\w+, "(\w+)"', text)) | {"round", "digest"}
+    queries = {name for route in ROUTES for name in route.query} | {"round", "digest"}
     named = {name for fields in test_requests.FIELDS.values() for _, name in fields}
     framing = {"Content-Length", "Muster-Site"}  # lied about in tests of their own
     assert read - named <= framing and {"Range", "Muster-Metrics"} <= read

@@ -10,25 +10,34 @@ from hashlib import sha256
 import httpx
 import pytest
 import zstandard
+from tests.federation.site.lines import line_over
 from tests.federation.site.scene import hurried
 
-from muster.federation.protocol.limits import ANSWER, LONG_ANSWERS
+from muster.federation.protocol import limits
+from muster.federation.protocol.limits import ANSWER
 from muster.federation.protocol.message import (
     VERSIONS,
     Hello,
+    Poll,
     TrainAssignment,
     Wait,
     Welcome,
     to_json,
 )
+from muster.federation.protocol.transport import (
+    LineFault,
+    MembersQuery,
+    PlanQuery,
+    SessionBody,
+    SessionQuery,
+)
 from muster.federation.site import transfers
-from muster.federation.site.answers import most
-from muster.federation.site.server_client import ServerClient
 from muster.federation.site.store import SiteStore
 from muster.ports import Disk
 from muster.store.blobs import model_name
 
 HELLO = Hello(VERSIONS, "a", "0" * 64, 3)
+POLL = Poll("r", 0, 1.0)
 WELCOME = to_json(Welcome(2, "r1", "a", 15.0))
 MODEL = bytes(range(256)) * 64
 BIG = 256 << 20
@@ -42,8 +51,8 @@ def test_no_cookie_of_a_server_is_kept_or_sent():
 
     async def ask(line):
         for _ in range(3):
-            await line.say("/v1/hello", HELLO, Wait)
-        return list(line.http.cookies.jar)
+            await line.say(POLL, Wait)
+        return list(line.port.http.cookies.jar)
 
     assert over(rogue, ask)[0] == []
     assert not any("cookie" in request.headers for request in rogue.heard)
@@ -84,9 +93,9 @@ def test_no_answer_is_waited_for_without_end(begin):
     silent = Silent(begin, to_json(Wait(1.0)))
 
     async def main():
-        how = {"patience": hurried(), "transport": silent, "longest": 0.05}
-        async with asyncio.timeout(20), ServerClient("http://hub", "a", **how) as line:
-            return await line.say("/v1/hello", HELLO, Wait)
+        how = {"patience": hurried(), "longest": 0.05}
+        async with asyncio.timeout(20), line_over(silent, **how) as line:
+            return await line.say(POLL, Wait)
 
     assert asyncio.run(main()) == Wait(1.0) and silent.heard == 2
 
@@ -126,8 +135,7 @@ def over(rogue, deed):
     """Return the outcome at a site, and the most memory that took."""
 
     async def life():
-        line = ServerClient("http://hub", "a", patience=hurried(), transport=rogue)
-        async with line:
+        async with line_over(rogue, patience=hurried()) as line:
             return await deed(line)
 
     tracemalloc.start()
@@ -158,7 +166,7 @@ CODED = {
 
 
 def hello(line):
-    return line.say("/v1/hello", HELLO, Welcome)
+    return line.say(HELLO, Welcome)
 
 
 @pytest.mark.parametrize("coding", CODED)
@@ -170,22 +178,30 @@ def test_an_answer_in_a_coding_that_was_not_asked_for_is_not_unpacked(coding):
     assert bomb.sent == 0 and bomb.closed and peak < PEAK
 
 
-@pytest.mark.parametrize("path", ["/v1/hello", *(start for start, _ in LONG_ANSWERS)])
-def test_an_endless_answer_is_read_up_to_its_bound(path):
+BOUNDS = {
+    "hello": (HELLO, ANSWER),
+    "plan": (PlanQuery(), limits.PLAN_ANSWER),
+    "members": (MembersQuery(1), limits.MEMBERS_ANSWER),
+    "session": (SessionQuery(1, 1, 0, 0.0), limits.SESSION_ANSWER),
+    "a word in a session": (SessionBody(1, 1), ANSWER),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_an_endless_answer_is_read_up_to_its_bound(name):
+    question, size = BOUNDS[name]
     endless = Stream([b" " * (1 << 16)], endless=True)
-    rogue = Streams(({}, endless), ({}, Stream([WELCOME])))
 
     async def ask(line):
-        async def once():
-            return line.heard(await line.http.get(path), Welcome)
+        with pytest.raises(LineFault, match=f"more than {size} bytes"):
+            if isinstance(question, SessionBody):
+                await line.port.upload(question, 0, memoryview(b"word"))
+            else:
+                await line.port.call(question)
 
-        return await line.persist(once)
-
-    if (size := most(path)) > 1 << 23:
-        return  # as the others, with more of it
-    welcome, peak = over(rogue, ask)
-    assert welcome.run == "r1" and endless.closed
-    assert size <= endless.sent <= size + (1 << 16) and peak < PEAK
+    _, peak = over(Streams(({}, endless)), ask)
+    assert endless.closed and size <= endless.sent <= size + (1 << 16)
+    assert peak < PEAK + 2 * size  # what came, and the whole that it would have been
 
 
 def test_an_answer_at_its_bound_is_heard():
@@ -193,11 +209,14 @@ def test_an_answer_at_its_bound_is_heard():
     whole = wait[:-1] + b" " * (ANSWER - len(wait)) + b"}"
 
     async def ask(line):
-        return line.heard(await line.http.get("/v1/poll"), Wait)
+        return line.heard(await line.port.call(POLL), Wait)
+
+    async def over_it(line):
+        with pytest.raises(LineFault, match=f"more than {ANSWER} bytes"):
+            await line.port.call(POLL)
 
     assert over(Streams(({}, Stream([whole]))), ask)[0] == Wait(1.0)
-    with pytest.raises(httpx.RemoteProtocolError, match=f"more than {ANSWER} bytes"):
-        over(Streams(({}, Stream([whole, b" "]))), ask)
+    over(Streams(({}, Stream([whole, b" "]))), over_it)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import threading
 import httpx
 import numpy as np
 import pytest
+from tests.federation.site.lines import line_over
 
 import muster
 from muster import aggregation, algorithms, optimizers, pipeline, sampling, tasks
@@ -21,7 +22,7 @@ from muster.federation.coordinator.round_state import RoundState
 from muster.federation.coordinator.service import FederationService
 from muster.federation.protocol.message import VERSIONS, Hello
 from muster.federation.site.agent import SiteAgent
-from muster.federation.site.server_client import Backoff, ServerClient
+from muster.federation.site.server_client import Backoff
 from muster.federation.site.store import SiteStore
 from muster.federation.site.study import StudyRecord
 from muster.federation.site.trainer import Habits
@@ -105,7 +106,7 @@ class World:
                 await asyncio.wait_for(asyncio.gather(*lives), 200)
                 for site in sites:
                     for path in OUR_OWN:
-                        await site.line.http.get(path)
+                        await site.line.port.http.get(path)
             finally:
                 stop.set()
                 round_state.close()
@@ -120,9 +121,7 @@ class World:
         study = StudyRecord(self.home / name / "study", "default")
         stack.callback(study.close)
         transport = httpx.ASGITransport(self._watched(name))
-        line = ServerClient(
-            "http://hub", name, patience=Backoff(0.01, 0.05, 0.01), transport=transport
-        )
+        line = line_over(transport, name, patience=Backoff(0.01, 0.05, 0.01))
         await stack.enter_async_context(line)
         training, habits = Training(self.plan, rows(name)), Habits()
         return SiteAgent(name, training, line, site_store, hand, habits, study=study)

@@ -16,6 +16,7 @@ from tests.adversary.sums import Session, Sums
 from tests.federation.site.scene import plan
 
 from muster import Every
+from muster.errors import RunError
 from muster.federation.protocol.limits import PAUSE
 from muster.federation.protocol.message import Wait
 from muster.federation.site.server_client import Backoff
@@ -117,11 +118,11 @@ def test_a_server_that_tells_nothing_in_a_sum_cannot_have_a_site_ask_without_end
         if name == "ann" and request.method == "GET" and "/v1/secure/" in request.url.path:
             asked.append(time.now)
             if len(asked) > ASKED:
-                raise RuntimeError("seen")
+                raise RunError("seen")
         return honest(name, request)
 
     liar.handle = handle
-    with pytest.raises(RuntimeError, match="seen"):
+    with pytest.raises(RunError, match="seen"):
         liar.lead(Session(liar.names, most=math.inf), clock=time)
     least = min(after - before for before, after in pairwise(asked))
     assert least >= PAUSE

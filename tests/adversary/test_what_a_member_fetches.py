@@ -43,6 +43,7 @@ from muster.secagg.messages import (
     read,
 )
 from muster.store.blobs import update_name
+from muster.transport.routes import ROUTES
 from muster.types import Cohort
 
 SPY, OTHERS = NAMES[-1], NAMES[:-1]
@@ -99,7 +100,7 @@ def asked_of(hub, digests, files):
     bodies = [to_json(one) for one in messages(digests)]
     for path in (*HIDDEN_PATHS, *(f"/v1/models/{name}" for name in files)):
         yield from ((method, path, b"", names[1]) for method in METHODS)
-    for route, round, one in product(hub.edge._routes, (1, 2), digests):
+    for route, round, one in product({route.path for route in ROUTES}, (1, 2), digests):
         path = route.replace("{round}", str(round)).replace("{digest}", one)
         for method, query, name in product(METHODS, about, names):
             yield method, path + query, b"", name
@@ -164,7 +165,7 @@ def test_of_others_it_gets_no_update_rows_record_or_secret(hub_of):
     replies = list(hub.network.replies())
     assert {c for one in replies for c in getattr(one, "clients", ())} == set(OTHERS)
     assert digest([answers["model"].body]) == hub.round_state.opened.model, "a model it does get"
-    public = {hub.edge._plan, hub.edge._openapi, answers["model"].body}
+    public = {hub.edge.endpoint.plan, hub.edge._pages["/openapi.json"], answers["model"].body}
     needles = {SECRET.encode(), b"%d" % ROWS, b"3.14159", b"update-000001"}
     for body, _ in made.values():  # its numbers, behind the head that every file has
         pieces = {body[i : i + 16] for i in range(len(body) % 16, len(body), 16)}

@@ -13,7 +13,7 @@ import threading
 from collections import Counter
 from dataclasses import dataclass, field
 
-from muster.transport.http import transfer
+from muster.federation.coordinator import uploads
 
 LENGTH = re.compile(rb"(?im)^content-length: *(\d+)")
 CHUNKED = re.compile(rb"(?im)^transfer-encoding: *chunked")
@@ -55,7 +55,7 @@ class Seen:
 def drawn(seed, share=0.3):
     """Every fault now and then: a schedule.
 
-    No update is damaged as often as makes a server give its sender up (see `test_transfer`).
+    No update is damaged as often as makes a server give its sender up (see `test_uploads`).
     """
     spoiled = Counter()
 
@@ -70,7 +70,7 @@ def drawn(seed, share=0.3):
         if fault == "spoil request":
             update = seen.what.partition("?")[0]
             spoiled[update] += 1
-            return fault if spoiled[update] < transfer.TRIES else "lose answer"
+            return fault if spoiled[update] < uploads.TRIES else "lose answer"
         return fault
 
     return schedule

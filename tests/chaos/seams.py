@@ -15,9 +15,10 @@ import time
 from pathlib import Path
 
 from muster.federation.coordinator.clients import NetworkClients
+from muster.federation.coordinator.receiver import Receiver
 from muster.federation.coordinator.round_state import RoundState
 from muster.federation.coordinator.service import FederationService
-from muster.federation.site import agent, server_client, transfers
+from muster.federation.site import agent, transfers
 from muster.federation.site.agent import SiteAgent
 from muster.federation.site.training import Training
 from muster.runs.privacy.guard import RunAccountant
@@ -25,8 +26,7 @@ from muster.security import audit
 from muster.security.refusal import RefusalReason
 from muster.store.blobs import Files, NoRoom
 from muster.store.ledger import FederationStore
-from muster.transport.http import request
-from muster.transport.http.transfer import Uploads
+from muster.transport.http import client, request
 
 driving = importlib.import_module("muster.runs.drive")
 
@@ -40,7 +40,7 @@ SERVER = {
     "server: after sampling": (NetworkClients, "send", "before", ""),
     "server: a task is told": (RoundState, "take", "after", ""),
     "server: an update is announced": (FederationService, "announce", "after", ""),
-    "server: in mid-upload": (Uploads, "_put", "after", ""),
+    "server: in mid-upload": (Receiver, "_put", "after", ""),
     "server: before an update has its name": (Files, "finish", "before", "update-"),
     "server: an update has its name": (Files, "finish", "after", "update-"),
     "server: before an update is acknowledged": (FederationService, "arrived", "after", ""),
@@ -110,7 +110,7 @@ def _passing(call, at, when, prefix):
 def _small_pieces(size):
     """Uploads in pieces of so many octets, and not compressed."""
     transfers.PIECE = size
-    transfers._pays = lambda body: False
+    client._pays = lambda body: False
 
 
 def _wall(path):
@@ -161,7 +161,7 @@ def _speaks(versions):
 
 def _patience(seconds):
     """Seconds without an octet after which a site gives up a connection."""
-    server_client.READ = seconds
+    client.READ = seconds
 
 
 def _another_plan(fingerprint):

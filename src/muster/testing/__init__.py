@@ -9,8 +9,10 @@ from muster.testing.sampler import check_sampler
 from muster.testing.stage import check_stage
 from muster.testing.store import check_store
 from muster.testing.task import check_task
+from muster.testing.transport import TransportStand, check_transport
 
 __all__ = [
+    "TransportStand",
     "check_algorithm",
     "check_clients",
     "check_metric",
@@ -19,4 +21,5 @@ __all__ = [
     "check_stage",
     "check_store",
     "check_task",
+    "check_transport",
 ]

@@ -13,13 +13,14 @@ from functools import partial
 
 import httpx
 import numpy as np
+from tests.federation.site.lines import line_over
 
 import muster
 from muster import algorithms, optimizers, pipeline, tasks
 from muster.federation.coordinator.round_state import RoundState
 from muster.federation.coordinator.service import FederationService
 from muster.federation.site.agent import SiteAgent
-from muster.federation.site.server_client import Backoff, ServerClient
+from muster.federation.site.server_client import Backoff
 from muster.federation.site.store import SiteStore
 from muster.federation.site.study import StudyRecord
 from muster.federation.site.trainer import Habits
@@ -158,13 +159,8 @@ class Federation:
     async def _site(self, stack, hand, name):
         site_store = SiteStore(self.home / name / "vault")
         stack.callback(site_store.close)
-        line = ServerClient(
-            "https://hub",
-            name,
-            ssl.create_default_context(),
-            patience=QUICK,
-            transport=httpx.ASGITransport(self._app(name)),
-        )
+        below, tls = httpx.ASGITransport(self._app(name)), ssl.create_default_context()
+        line = line_over(below, name, "https://hub", tls, patience=QUICK)
         await stack.enter_async_context(line)
         log = audit.AuditLog(self.home / name / "audit.jsonl", purpose="site", id=name)
         stack.callback(log.close)

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from muster.errors import MusterError
 from muster.federation.coordinator.admission import AdmissionLimits, admit, arrived
+from muster.federation.coordinator.receiver import Receiver
 from muster.federation.coordinator.service import FederationService
+from muster.federation.coordinator.uploads import Uploads
 from muster.federation.protocol import message
 from muster.federation.protocol.codec_tensors import decode, digest, encode
 from muster.federation.protocol.message import (
@@ -30,10 +32,10 @@ from muster.federation.protocol.message import (
     from_json,
     to_json,
 )
+from muster.federation.protocol.transport import UpdateBody
 from muster.security.refusal import RefusalReason, Refused, parse
 from muster.store.records import Assignment, Member
 from muster.transport.http.limits import Limits
-from muster.transport.http.transfer import Uploads
 
 HASH = "0123456789abcdef" * 4
 HELLO = Hello((1, 2), "lyon", HASH)
@@ -283,7 +285,7 @@ class Left:
         return True
 
 
-UPLOADS = Uploads(DESK, None, None)
+UPLOADS = Uploads(DESK, Receiver(None, None))
 REFUSALS = {
     RefusalReason.LATE: lambda: admit(UPDATE, replace(TERMS, left=-0.001)),
     RefusalReason.DUPLICATE: lambda: admit(UPDATE, replace(TERMS, held="f" * 64)),
@@ -303,7 +305,9 @@ REFUSALS = {
     RefusalReason.LEFT_OUT: lambda: asyncio.run(
         FederationService(Left(), None).poll("lyon", Poll("r", 0, 1.0))
     ),
-    RefusalReason.UNKNOWN: lambda: asyncio.run(UPLOADS.take("lyon", None, (3, HASH), {})),
+    RefusalReason.UNKNOWN: lambda: asyncio.run(
+        UPLOADS.take("lyon", UpdateBody(3, HASH, 8), 0, None)
+    ),
     RefusalReason.UNENROLLED: lambda: asyncio.run(DESK.poll("lyon", None)),
 }
 

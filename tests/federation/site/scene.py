@@ -5,11 +5,12 @@ import asyncio
 
 import numpy as np
 import pytest
+from tests.federation.site.lines import line_over
 
 import muster
 from muster import algorithms, keys, optimizers, pipeline, tasks
 from muster.federation.site.agent import SiteAgent
-from muster.federation.site.server_client import Backoff, ServerClient
+from muster.federation.site.server_client import Backoff
 from muster.federation.site.store import SiteStore
 from muster.federation.site.study import StudyRecord
 from muster.federation.site.trainer import Habits
@@ -130,13 +131,11 @@ def attend(
         record = None
         try:
             record = StudyRecord(study or folder / "study", habits.policy.study)
-            async with TrainingThread() as hand:
-                transport = hub.transport()
-                where, how = "http://hub", patience or hurried()
-                async with ServerClient(where, "a", patience=how, transport=transport) as line:
-                    training = Training(plan, data or rows(), test)
-                    client = SiteAgent("a", training, line, site_store, hand, habits, study=record)
-                    return await client.attend()
+            line = line_over(hub.transport(), patience=patience or hurried())
+            async with TrainingThread() as hand, line:
+                training = Training(plan, data or rows(), test)
+                client = SiteAgent("a", training, line, site_store, hand, habits, study=record)
+                return await client.attend()
         finally:
             site_store.close()
             if record is not None:

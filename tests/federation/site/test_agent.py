@@ -387,3 +387,12 @@ def test_what_the_plan_hides_no_server_is_told(tmp_path):
     (decline,) = [m for m in hub.said if isinstance(m, Decline)]
     assert "keeps metrics with the clients" in decline.text
     assert hub.bodies[1][0].metrics == {}
+
+
+def test_whoever_watches_hears_what_the_line_has_carried(tmp_path):
+    hub, seen = Hub(PLANS["plain"], rounds=2), []
+    attend(PLANS["plain"], hub, tmp_path, habits=Habits(watch=seen.append))
+    (carried,) = [event for event in seen if event["event"] == "traffic"]
+    bodies = sum(len(body) for _, body in hub.bodies.values())
+    assert bodies < carried["sent"] < 10 * bodies
+    assert len(hub.model) < carried["received"] < 10 * len(hub.model)

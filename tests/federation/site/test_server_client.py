@@ -6,11 +6,14 @@ import ssl
 
 import httpx
 import pytest
+from tests.federation.site.lines import line_over
 
 from muster.errors import IdentityError, RunError
 from muster.federation.protocol.message import Ack, Poll, RunEnded, Wait, to_json
-from muster.federation.site.server_client import Backoff, ServerClient
+from muster.federation.protocol.transport import LineFault
+from muster.federation.site.server_client import Backoff
 from muster.security.refusal import RefusalReason, Refused
+from muster.transport.http.client import HTTPTransport
 
 POLL = Poll("r", 0, 1.0)
 
@@ -31,15 +34,9 @@ def ask(*answers, **patience):
     async def life():
         how = Backoff(sleep=sleep, random=lambda: 1.0, **patience)
         events = []
-        line = ServerClient(
-            "http://hub",
-            "a",
-            patience=how,
-            watch=events.append,
-            transport=httpx.MockTransport(answer),
-        )
-        async with line:
-            heard = await line.say("/v1/poll", POLL, Wait, RunEnded)
+        below = httpx.MockTransport(answer)
+        async with line_over(below, patience=how, watch=events.append) as line:
+            heard = await line.say(POLL, Wait, RunEnded)
         assert len(events) == len(pauses)
         return heard
 
@@ -113,7 +110,7 @@ def test_a_server_that_does_not_prove_who_it_is_ends_it():
 @pytest.mark.parametrize("address", ["hub", "ftp://hub", "https://hub", "http://", "http://h:x"])
 def test_an_address_that_is_none_is_refused(address):
     with pytest.raises(RunError, match="none to use"):
-        ServerClient(address, "a")
+        HTTPTransport(address, "a")
 
 
 def test_octets_that_moved_renew_patience():
@@ -123,9 +120,7 @@ def test_octets_that_moved_renew_patience():
         pauses.append(seconds)
 
     async def life():
-        line = ServerClient(
-            "http://hub", "a", patience=Backoff(1.0, 99.0, sleep=sleep, random=lambda: 1.0)
-        )
+        how = Backoff(1.0, 99.0, sleep=sleep, random=lambda: 1.0)
         left = 4
 
         async def deed():
@@ -133,10 +128,10 @@ def test_octets_that_moved_renew_patience():
             left -= 1
             line.moved += left == 1
             if left:
-                raise httpx.ReadError("torn")
+                raise LineFault("torn")
             return "done"
 
-        async with line:
+        async with line_over(None, patience=how) as line:
             return await line.persist(deed)
 
     assert asyncio.run(life()) == "done"

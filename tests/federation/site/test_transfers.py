@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from tests.federation.site import hub as hubs
 from tests.federation.site.hub import Hub
+from tests.federation.site.lines import line_over
 from tests.federation.site.scene import PLANS, hurried, spoil
 
 from muster.federation.protocol import codec_tensors
 from muster.federation.protocol.message import TrainAssignment
 from muster.federation.site import transfers
-from muster.federation.site.server_client import ServerClient
 from muster.federation.site.store import SiteStore, TrainingResult
 from muster.ports import Disk
 from muster.security.refusal import RefusalReason, Refused
 from muster.store.blobs import model_name
+from muster.transport.http import client
 
 SIZE = 300_000
 
@@ -35,8 +36,7 @@ def talk(hub, deed):
     hub.enrolled = True
 
     async def life():
-        line = ServerClient("http://hub", "a", patience=hurried(), transport=hub.transport())
-        async with line:
+        async with line_over(hub.transport(), patience=hurried()) as line:
             return await deed(line)
 
     return asyncio.run(life())
@@ -65,7 +65,7 @@ def test_a_model_is_fetched_once_and_held(site_store):
 
 
 def test_a_download_goes_on_where_it_broke_off(site_store, monkeypatch):
-    monkeypatch.setattr(transfers, "GATHER", 1000)
+    monkeypatch.setattr(client, "GATHER", 1000)
     hub = hub_with(BODY)
     hub.faults[0] = hubs.torn
     sent = []
@@ -156,7 +156,7 @@ def test_the_last_two_models_are_kept(site_store):
 
 def deliver(hub, site_store, array, monkeypatch, piece=50_000):
     monkeypatch.setattr(transfers, "PIECE", piece)
-    monkeypatch.setattr(transfers, "SEND", 1000)
+    monkeypatch.setattr(client, "SEND", 1000)
     task = TrainAssignment("r1", 1, "0" * 64, 30.0)
     pending = site_store.pending or site_store.keep(
         task, TrainingResult({"payload": {"delta": array}}, 18.0)

@@ -24,10 +24,10 @@ from tests.transport.http.stand import (
     why,
 )
 
+from muster.federation.coordinator import uploads
 from muster.federation.protocol import codec_tensors
 from muster.federation.protocol.message import Ack, ResumeAt, from_json
 from muster.security.refusal import RefusalReason
-from muster.transport.http import transfer
 
 LIES = {
     "more than announced": (DATA + b"x", 0, {}, (413, RefusalReason.TOO_LARGE)),
@@ -153,7 +153,7 @@ def test_a_hostile_header_is_refused_before_the_rest_and_decides_the_seat(tmp_pa
     said = update(bad + tail)
 
     async def talk(client, service, blobs):
-        for tried in range(transfer.TRIES):  # it may have been damaged on the way
+        for tried in range(uploads.TRIES):  # it may have been damaged on the way
             assert not service.seats, tried
             await announce(client, said)
             status, reason = why(await put(client, bad + tail, 0, said))
@@ -187,7 +187,7 @@ def test_any_octets_are_refused_with_a_reason(tmp_path_factory, data):
     said = update(data)
 
     async def talk(client, service, blobs):
-        for _ in range(transfer.TRIES):
+        for _ in range(uploads.TRIES):
             await announce(client, said)
             status, reason = why(await put(client, data, 0, said))
         assert status in (400, 413) and service.seats == {"lyon": reason}
@@ -228,11 +228,11 @@ def test_a_wrong_digest_may_be_sent_again_a_few_times(tmp_path):
     bad = DATA[:-1] + b"x"
 
     async def talk(client, service, blobs):
-        for n in range(transfer.TRIES):
+        for n in range(uploads.TRIES):
             assert await announce(client) == (200, ResumeAt(0))
             assert why(await put(client, bad)) == (422, RefusalReason.WRONG_DIGEST)
             assert not blobs.names("update")
-            assert bool(service.seats) == (n == transfer.TRIES - 1)
+            assert bool(service.seats) == (n == uploads.TRIES - 1)
         assert service.seats == {"lyon": RefusalReason.WRONG_DIGEST}
 
     over(tmp_path, talk)

@@ -59,6 +59,30 @@ def test_where_nobody_may_know_who_was_drawn_whoever_watches_sees_rounds_alone(t
     run(main())
 
 
+def test_bytes_are_counted_for_each_member_and_for_nobody_else(tmp_path):
+    """Once, as they pass; the operator sees them beside the member."""
+
+    class Known(Desk):
+        def status(self):
+            return {"members": [{"name": "lyon"}, {"name": "oslo"}]}
+
+    service, asked = Known(), to_json(POLL)
+    service.round_state.members["lyon"] = service.round_state.members["oslo"] = None
+
+    async def main():
+        with edge_over(tmp_path, service) as (edge, _, _):
+            async with client_of(edge) as lyon, client_of(edge, "eve") as eve:
+                answers = [await lyon.post("/v1/poll", content=asked) for _ in range(3)]
+                await eve.post("/v1/poll", content=asked)
+            assert edge.meters.traffic.keys() == {"lyon"}
+            told = Operator(service, edge.meters)._status()["members"]
+            sent = sum(len(answer.content) for answer in answers)
+            assert told[0] == {"name": "lyon", "received": 3 * len(asked), "sent": sent}
+            assert told[1] == {"name": "oslo", "received": 0, "sent": 0}
+
+    run(main())
+
+
 def test_an_operator_is_told_of_a_fault_without_its_inside(caplog):
     class Broken(Desk):
         def status(self):

@@ -87,7 +87,7 @@ def test_whoever_does_not_read_is_cut_and_whoever_waits_is_not(tmp_path, monkeyp
     monkeypatch.setattr(Live, "sweep", watched)
 
     async def talk(port, edge):
-        edge._plan = b" " * (64 << 20)
+        edge.endpoint.plan = b" " * (64 << 20)
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
         writer.write(ASK + b"\r\n")
         async with plain(port) as client:

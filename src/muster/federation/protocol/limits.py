@@ -20,14 +20,16 @@ __all__ = [
     "HANDSHAKES",
     "LARGEST",
     "LINES",
-    "LONG_ANSWERS",
     "MEMBERS",
+    "MEMBERS_ANSWER",
     "MESSAGE",
     "MODELS",
     "NAMES",
     "PAUSE",
+    "PLAN_ANSWER",
     "RATE",
     "ROWS",
+    "SESSION_ANSWER",
     "SLACK",
     "STEP",
     "UNPACKED",
@@ -58,12 +60,10 @@ ENROLMENTS = 16  # a day, that one member may change its rows or its certificate
 MESSAGE = 1 << 16  # of a message in JSON
 UNPACKED = 1 << 19  # octets that are unpacked in one step
 WINDOW = 8 << 20  # octets of memory that a compressed body may ask for
-ANSWER = MESSAGE  # of an answer to a site
-LONG_ANSWERS = (  # at addresses that begin so; a model has what the plan says
-    ("/v1/plan", 1 << 22),
-    ("/v1/members", 1 << 26),
-    ("/v1/secure/", 1 << 26),
-)
+ANSWER = MESSAGE  # of an answer to a site; a model has what the plan says
+PLAN_ANSWER = 1 << 22  # of the value of a plan
+MEMBERS_ANSWER = 1 << 26  # of the credentials of a group
+SESSION_ANSWER = 1 << 26  # of what is told in a secure sum
 
 # Logs.
 LINES = 20  # a minute of each kind of line that others make a server write

@@ -26,7 +26,6 @@ from muster.federation.protocol.message import (
     TrainAssignment,
     Wait,
     Welcome,
-    to_json,
 )
 from muster.federation.site import joined
 from muster.federation.site.assignment import Assignments
@@ -90,7 +89,7 @@ class SiteAgent:
             self.policy.check(plan, print_, rows)
             site_store.bind(lambda: study.mark)
             self.private = SiteSecrets(plan, self.policy, site_store, study, rows, habits.entropy)
-        plain = line.address.startswith("http:")
+        plain = not line.port.encrypted
         joined.write(study.folder, Joined.of(plan, self.policy, rows, plain=plain))
         acting, source = self.policy.guard(plan), training.source or self.private.source
         self.training = replace(training, acting=acting, source=source)
@@ -125,6 +124,8 @@ class SiteAgent:
                     if self.masked is not None:
                         self.masked.ended("the run has ended")
                     self.work.note("ended", run=heard.run, rounds=heard.rounds, text=heard.text)
+                    moved = self.line.port.traffic
+                    self.work.watch("traffic", sent=moved.sent, received=moved.received)
                     return heard
                 await self._act(heard)
             except Refused as refused:
@@ -150,7 +151,7 @@ class SiteAgent:
 
     async def _enrol(self) -> None:
         try:
-            welcome = await self._say("/v1/hello", self.hello, Welcome)
+            welcome = await self._say(self.hello, Welcome)
         except Refused as refused:
             if refused.reason is RefusalReason.WRONG_FINGERPRINT:
                 await self._differs(refused)
@@ -221,18 +222,12 @@ class SiteAgent:
         round, attempt = (pending.task.round, pending.task.attempt) if pending else (0, 1)
         kinds: Any = (TrainAssignment, Evaluate, Settled, Wait, RunEnded)
         self._asked = self.habits.clock()
-        return await self._say("/v1/poll", Poll(run, round, self.habits.wait, attempt), *kinds)
+        return await self._say(Poll(run, round, self.habits.wait, attempt), *kinds)
 
-    async def _say(self, path: str, message: Message, *kinds: type[M]) -> M:
+    async def _say(self, message: Message, *kinds: type[M]) -> M:
         """Say something until it is heard; however long that is, no secret outlives its end."""
-
-        async def once() -> M:
-            if self.masked is not None:
-                self.masked.expire()
-            answer = await self.line.http.post(path, content=to_json(message))
-            return self.line.heard(answer, *kinds)
-
-        return await self.line.persist(once)
+        first = None if self.masked is None else self.masked.expire
+        return await self.line.say(message, *kinds, first=first)
 
     @property
     def _welcome(self) -> Welcome:

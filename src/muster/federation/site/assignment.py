@@ -99,7 +99,7 @@ class Assignments:
             named.__cause__ = error
             await self._failed(asked, named)
             return False
-        await work.line.say("/v1/answers", measured, Ack)
+        await work.line.say(measured, Ack)
         return True
 
     def _known(self, asked: Asked) -> Known:
@@ -228,7 +228,7 @@ class Assignments:
             raise RunError(objection.text)
         text = objection.text[:TEXT]
         decline = Decline(asked.run, asked.round, text, asked.attempt)
-        await self.work.line.say("/v1/answers", decline, Ack)
+        await self.work.line.say(decline, Ack)
         return False
 
     async def _failed(self, asked: Asked, error: Exception) -> None:
@@ -238,7 +238,7 @@ class Assignments:
         self.work.tell("failed", place, said, round=asked.round, **where)
         if self.work.training.veiled:  # what failed, and on what, is a word about the rows
             failure = replace(failure, stage="site", text="why is in the site's own log")
-        await self.work.line.say("/v1/answers", failure, Ack)
+        await self.work.line.say(failure, Ack)
 
 
 def _again(done: int) -> dict[str, int]:

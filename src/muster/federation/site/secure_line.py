@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
-from muster.federation.protocol.message import LIMIT, Ack, TrainAssignment, Wait
-from muster.federation.site.server_client import LONGEST_POLL, RetryLater, number_in
+from muster.federation.protocol.message import LIMIT, TrainAssignment, Wait
+from muster.federation.protocol.transport import (
+    MembersQuery,
+    RawAnswer,
+    SessionBody,
+    SessionQuery,
+)
+from muster.federation.site.server_client import LONGEST_POLL, RetryLater
 from muster.federation.site.trainer import SiteTrainer
-from muster.federation.site.transfers import cut, pieces
+from muster.federation.site.transfers import send
 from muster.plan.told import told_of
 from muster.secagg import SessionReason, SessionStep
 from muster.secagg.messages import CLIENT_KINDS, Advert, Quit, SecAggMessage
@@ -44,22 +51,21 @@ class SecureLine:
         self, task: TrainAssignment, message: SecAggMessage, metrics: Mapping[str, float]
     ) -> None:
         """Say it until it is acknowledged. Raises `Refused`."""
-        line, data = self.work.line, message.to_bytes()
-        path, headers = _path(task), dict[str, str]()
-        told = metrics and told_of(self.work.training.plan).trained
+        work, data = self.work, memoryview(message.to_bytes())
+        line = work.line
+        body = SessionBody(task.round, task.attempt)
+        if len(data) > LIMIT:
+            body = replace(body, digest=sha256(data).hexdigest(), size=len(data))
+        told = metrics and told_of(work.training.plan).trained
         if isinstance(message, Advert) and told:
-            headers["muster-metrics"] = json.dumps(dict(metrics))
+            body = replace(body, metrics=json.dumps(dict(metrics)))
 
         async def once() -> None:
             if isinstance(message, Quit):
                 self.expire()  # however long nobody takes it
             else:
                 self.live(task)
-            if len(data) > LIMIT:
-                await self._sent(path, memoryview(data))
-                return
-            line.heard(await line.http.post(path, content=data, headers=headers), Ack)
-            line.moved += len(data)
+            await send(line, work.site_store, body, data, 0)
 
         try:
             await line.persist(once)
@@ -68,19 +74,7 @@ class SecureLine:
                 raise
             return  # nobody waits for this site any more
         if message.kind in SAID:
-            self.work.site_store.at(f"site: {SAID[message.kind].value} is said")
-
-    async def _sent(self, path: str, data: memoryview) -> None:
-        """Send a large message, in pieces from where the server says. Raises `Refused`."""
-        line, site_store = self.work.line, self.work.site_store
-        path = f"{path}&digest={sha256(data).hexdigest()}&size={len(data)}"
-
-        async def send(place: int, piece: memoryview) -> Any:
-            headers = {"content-length": str(len(piece))}
-            where = f"{path}&offset={place}"
-            return await line.http.post(where, content=cut(piece), headers=headers)
-
-        await pieces(line, site_store, data, send, 0)
+            work.site_store.at(f"site: {SAID[message.kind].value} is said")
 
     async def quit(self, task: TrainAssignment, reason: SessionReason) -> None:
         """Say that this client has left, and why."""
@@ -88,25 +82,15 @@ class SecureLine:
 
     async def told(self, task: TrainAssignment, number: int) -> tuple[int, bytes]:
         """Return the next message of the server, and its number. Raises `Refused`."""
-        line = self.work.line
-        wait = self.work.habits.wait
-        path = f"{_path(task)}&after={number}&wait={wait}"
-
-        async def once() -> tuple[int, bytes] | Wait:
-            self.live(task)
-            answer = await line.http.get(path)
-            told = answer.headers.get("muster-told", "")
-            if answer.status_code == 200 and (number := number_in(told)) is not None:
-                return number, answer.content
-            return line.heard(answer, Wait)
-
+        line, habits = self.work.line, self.work.habits
+        question = SessionQuery(task.round, task.attempt, number, habits.wait)
         while True:
-            asked = self.work.habits.clock()
-            found = await line.persist(once)
-            if not isinstance(found, Wait):
-                return found
+            asked = habits.clock()
+            found: Any = await line.say(question, RawAnswer, Wait, first=partial(self.live, task))
+            if isinstance(found, RawAnswer):
+                return found.number, found.data
             seconds = min(found.seconds, LONGEST_POLL)  # secrets have an end
-            await line.patience.rest(seconds, self.work.habits.clock() - asked)
+            await line.patience.rest(seconds, habits.clock() - asked)
 
     async def credentials(self, task: TrainAssignment) -> Credentials:
         """Return the members' credentials that the server hands out; their user checks them."""
@@ -114,17 +98,10 @@ class SecureLine:
 
         async def once() -> Credentials:
             self.live(task)
-            answer = await line.http.get(f"/v1/members?round={task.round}")
-            if answer.status_code != 200:
-                line.heard(answer)
+            answer = line.heard(await line.port.call(MembersQuery(task.round)), RawAnswer)
             try:
-                return read_credentials(answer.content)
+                return read_credentials(answer.data)
             except Refused as refused:
                 raise RetryLater(f"it answered no certificates ({refused.text})") from None
 
         return await line.persist(once)
-
-
-def _path(task: TrainAssignment) -> str:
-    """Return the path under which the session of an assignment is spoken."""
-    return f"/v1/secure/{task.round}?attempt={task.attempt}"

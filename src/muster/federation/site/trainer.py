@@ -164,7 +164,7 @@ class SiteTrainer:
             shown = beats if hidden else steps or beats  # steps tell of rows
             progress = Progress(asked.run, asked.round, shown, asked.attempt)
             try:
-                await self.line.say("/v1/answers", progress, Ack)
+                await self.line.say(progress, Ack)
             except Refused as refused:
                 if refused.reason in OVER:
                     effort.stop.set()

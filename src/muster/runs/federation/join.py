@@ -34,6 +34,7 @@ from muster.security.pki import Notary, client_context
 from muster.simulation import origins
 from muster.simulation.threads import one_thread
 from muster.transport.event_loop import loop_factory
+from muster.transport.http.client import HTTPTransport
 
 __all__ = ["Joining", "LocalClient", "Stop", "attend_many", "join", "site_rows"]
 
@@ -163,9 +164,8 @@ async def _attended(
                 log = AuditLog(place.log, habits.wall, purpose="site", id=seat.name)
                 stack.callback(log.close)
                 habits = replace(habits, audit=log)
-            line = ServerClient(
-                address, seat.name, place.tls, patience=how.patience, watch=how.watch
-            )
+            port = HTTPTransport(address, seat.name, place.tls)
+            line = ServerClient(port, patience=how.patience, watch=how.watch)
             await stack.enter_async_context(line)
             training, notary = Training(plan, seat.rows, seat.test), _notary(plan, place)
             client = SiteAgent(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server's port: raw ASGI 3 between a connection and the service, a function per endpoint.
+"""The server's side of HTTP: raw ASGI 3 between a connection and the endpoint of a server.
 
 Every request passes the same gates in the same order: who is it, does it ask too often, is it of
 a size and shape that may be read; then the service. Whatever is refused is an `Ack` with a reason,
@@ -12,54 +12,36 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, TypeVar
-from urllib.parse import parse_qsl
+from typing import Any
 
 from muster.errors import IdentityError, NoRoom
+from muster.federation.coordinator.endpoint import KEPT, ServerEndpoint
+from muster.federation.coordinator.receiver import Gone
 from muster.federation.coordinator.service import FederationService
-from muster.federation.protocol.codec_json import HEX
-from muster.federation.protocol.message import (
-    Ack,
-    Decline,
-    Evaluate,
-    Hello,
-    Measured,
-    Poll,
-    Progress,
-    ResumeAt,
-    TrainAssignment,
-    TrainingFailure,
-    UpdateHeader,
-    Wait,
-    from_json,
-)
+from muster.federation.protocol.message import Message, from_json
+from muster.federation.protocol.transport import ModelQuery, RawAnswer, SessionBody, UpdateBody
 from muster.security import identity
 from muster.security.refusal import RefusalReason, Refused
 from muster.store.blobs import Blobs
-from muster.transport.http.download import Downloads
+from muster.transport.http.download import OCTETS, Downloads
 from muster.transport.http.limits import Limits
 from muster.transport.http.openapi import document
 from muster.transport.http.operator import HEALTHY, Meters
-from muster.transport.http.request import PATIENCE, Gone, Receive, Request, Scope, Send
-from muster.transport.http.secagg import SecAggEndpoint
-from muster.transport.http.transfer import Uploads
+from muster.transport.http.request import PATIENCE, Receive, Request, Scope, Send
+from muster.transport.routes import PREFIX, Route, found
 
 __all__ = ["HTTPApp"]
 
 LOG = logging.getLogger("muster.server")
-ROUND, DIGEST = r"[1-9][0-9]{0,9}", HEX[0]
-MODEL = re.compile(rf"/v1/models/({DIGEST})")
-UPDATE = re.compile(rf"/v1/updates/({ROUND})/({DIGEST})")
-SECURE = re.compile(rf"/v1/secure/({ROUND})")
 FAULT = b'{"kind":"fault","text":"the server failed; the reason is in its log; try again later"}'
-Route = Callable[[Request], Awaitable[None]]
-T = TypeVar("T")
+METRICS = b"muster-metrics"  # a header: what the plan lets be seen beside a masked sum
+Door = Callable[[Request, Route], Awaitable[None]]
 
 
 class HTTPApp:
@@ -85,26 +67,15 @@ class HTTPApp:
         self.now = partial(datetime.now, UTC)  # by which certificates end
         self.limits, self.meters = limits or Limits(), meters or Meters(service)
         self.pool = ThreadPoolExecutor(8, "muster-edge")
-        self.uploads = Uploads(service, blobs, self.pool, service.facts.lease / 3)
-        self.downloads = Downloads(blobs, self.pool)
-        self.sessions = SecAggEndpoint(service, blobs, self.pool)
-        self.closing = False
-        self._polls: set[asyncio.Task[Any]] = set()
-        self._rounds: dict[str, int] = {}  # what each was last invited to: its downloads renew it
-        self._plan = json.dumps(service.facts.plan).encode()
-        self._openapi = json.dumps(document()).encode()
-        self._routes: dict[str, dict[str, Route]] = {
-            "/v1/hello": {"POST": self._hello},
-            "/v1/plan": {"GET": self._plan_of},
-            "/v1/poll": {"POST": self._poll},
-            "/v1/models/{digest}": {"GET": self._model},
-            "/v1/updates": {"POST": self._announce},
-            "/v1/updates/{round}/{digest}": {"PUT": self._upload},
-            "/v1/answers": {"POST": self._answer},
-            "/v1/members": {"GET": self._members},
-            "/v1/secure/{round}": {"POST": self._say, "GET": self._told},
-            "/openapi.json": {"GET": self._document},
-            "/healthz": {"GET": self._health},
+        self.endpoint, self.downloads = (
+            ServerEndpoint(service, blobs, self.pool),
+            Downloads(blobs, self.pool),
+        )
+        self._pages = {"/openapi.json": json.dumps(document()).encode(), "/healthz": HEALTHY}
+        self._doors: dict[type, Door] = {
+            ModelQuery: self._download,
+            UpdateBody: self._upload,
+            SessionBody: self._upload,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -115,15 +86,16 @@ class HTTPApp:
         try:
             await self._serve(exchange)
         except Refused as refused:
-            await self._tell(exchange, Ack.of(refused))
+            await self._tell(exchange, self.endpoint.refused(refused))
         except NoRoom:
             LOG.exception("%s %s has no room", exchange.method, exchange.route)
             text = "the server has no room for it now; try again later"
-            await self._tell(exchange, Ack(False, RefusalReason.NO_ROOM, text))
+            full = Refused(RefusalReason.NO_ROOM, text)
+            await self._tell(exchange, self.endpoint.refused(full))
         except Gone:
             exchange.status = 499
         except asyncio.CancelledError:
-            if not self.closing:
+            if not self.endpoint.closing:
                 raise
         except Exception:
             LOG.exception("%s %s failed", exchange.method, exchange.route)
@@ -136,38 +108,29 @@ class HTTPApp:
 
     def close(self) -> None:
         """Close, as the server goes down: whoever polls is told to wait, at once."""
-        self.closing = True
-        for poll in self._polls:
-            poll.cancel()
+        self.endpoint.close()
 
     async def _serve(self, exchange: Request) -> None:
-        path = exchange.path
-        methods = self._routes.get(path)
-        if methods is None and path.startswith("/v1/"):
-            if MODEL.fullmatch(path):
-                path = "/v1/models/{digest}"
-            elif UPDATE.fullmatch(path):
-                path = "/v1/updates/{round}/{digest}"
-            elif SECURE.fullmatch(path):
-                path = "/v1/secure/{round}"
-            methods = self._routes.get(path)
-        name = self._who(exchange, path)
+        methods, exchange.holes = found(exchange.path)
+        name = self._who(exchange)
         self.limits.check(name)
-        if methods is None or "{" in exchange.path:
+        if not methods:
             raise Refused(
                 RefusalReason.UNKNOWN, "there is nothing at this address; see /openapi.json"
             )
-        exchange.route = path
-        exchange.name = name
-        route = methods.get(exchange.method)
+        exchange.route = path = next(iter(methods.values())).path
+        exchange.name, route = name, methods.get(exchange.method)
         if route is None:
             allow = ", ".join(methods)
-            verdict = Ack(False, RefusalReason.UNKNOWN, f"only {allow} is understood at {path}")
-            await self._tell(exchange, verdict, 405, [(b"allow", allow.encode())])
+            wrong = Refused(RefusalReason.UNKNOWN, f"only {allow} is understood at {path}")
+            more = 405, [(b"allow", allow.encode())]
+            await self._tell(exchange, self.endpoint.refused(wrong), *more)
+        elif route.asked:
+            await self._doors.get(route.asked[0], self._call)(exchange, route)
         else:
-            await route(exchange)
+            await exchange.answer(200, self._pages[path])
 
-    def _who(self, exchange: Request, path: str) -> str:
+    def _who(self, exchange: Request) -> str:
         """Return the name of the site that asks, admitted now. Raises `Refused`."""
         who = exchange.scope.get("state", {}).get("identity")
         if who is not None:
@@ -177,7 +140,7 @@ class HTTPApp:
                 raise Refused(RefusalReason.REVOKED, str(error)) from None
         if self.plain and exchange.scope.get("scheme", "http") == "http":
             name = exchange.header(b"muster-site")
-            if not path.startswith("/v1"):
+            if not exchange.path.startswith(PREFIX):
                 return name[:64]
             try:
                 return identity.check_name(name)
@@ -187,101 +150,49 @@ class HTTPApp:
             RefusalReason.UNENROLLED, "nobody is known here without a certificate; use TLS"
         )
 
-    async def _tell(self, exchange: Request, said: Ack | ResumeAt, *more: Any) -> None:
-        """Tell a verdict, or where to go on; a refusal is counted, here and nowhere else."""
-        if isinstance(said, Ack) and said.reason is not None:
-            self.service.counts[said.reason] += 1
+    async def _tell(self, exchange: Request, said: Message, *more: Any) -> None:
+        """Answer with a message."""
         if exchange.status:
             raise RuntimeError(f"{exchange.route} was refused behind the start of its answer")
         await exchange.say(said, *more)
 
-    async def _hello(self, exchange: Request) -> None:
-        hello = from_json(await exchange.body(), Hello)
-        shown = exchange.scope.get("state", {}).get("certificate", "")
-        await exchange.say(await self.service.welcome(exchange.name, hello, shown))
-
-    async def _plan_of(self, exchange: Request) -> None:
-        await exchange.answer(200, self._plan)
-
-    async def _poll(self, exchange: Request) -> None:
-        poll = from_json(await exchange.body(), Poll)
-        if self.closing:
-            await exchange.say(Wait(1.0))
-            return
-        said = await self._kept(exchange, self.service.poll(exchange.name, poll)) or Wait(1.0)
-        if isinstance(said, TrainAssignment | Evaluate):
-            self._rounds[exchange.name] = said.round
-        await exchange.say(said)
-
-    async def _kept(self, exchange: Request, answer: Coroutine[Any, Any, T]) -> T | None:
-        """Wait for an answer that may take long: None once its client has gone or at the end."""
-        asked = asyncio.ensure_future(answer)
-        left = asyncio.ensure_future(exchange.left())
-        self._polls.add(asked)
-        self.meters.polls.inc()
-        try:
-            await asyncio.wait({asked, left}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            self._polls.discard(asked)
-            self.meters.polls.dec()
-            if not asked.done():
-                asked.cancel()
-            left.cancel()
-        if not asked.done():
-            raise Gone
-        return None if asked.cancelled() else asked.result()
-
-    async def _model(self, exchange: Request) -> None:
-        digest, name = exchange.path.rpartition("/")[2], exchange.name
-        blob = self.service.model(digest)
-        said = dict(parse_qsl(exchange.query())).get("round", "")
-        round = int(said) if re.fullmatch(ROUND, said) else self._rounds.get(name, 0)
-        moved = partial(self.service.progress, name, round)
-        moved(0)  # whoever is not enrolled hears it before the answer begins
-        await self.downloads.give(exchange, digest, blob, moved)
-
-    async def _announce(self, exchange: Request) -> None:
-        update = from_json(await exchange.body(), UpdateHeader)
-        await exchange.say(await self.uploads.announce(exchange.name, update))
-
-    async def _upload(self, exchange: Request) -> None:
-        *_, round, digest = exchange.path.split("/")
-        place = dict(parse_qsl(exchange.query()))
-        said = await self.uploads.take(exchange.name, exchange, (int(round), digest), place)
-        await self._tell(exchange, said)
-
-    async def _answer(self, exchange: Request) -> None:
-        kinds = (Decline, TrainingFailure, Measured, Progress)
-        said: Any = from_json(await exchange.body(), *kinds)
-        if isinstance(said, Progress):
-            self.service.stepped(exchange.name, said)
-            await exchange.say(Ack(True))
+    async def _call(self, exchange: Request, route: Route) -> None:
+        """Answer a question that is small, as is its answer."""
+        if issubclass(route.asked[0], Message):
+            question: Any = from_json(await exchange.body(), *route.asked)
         else:
-            await self._tell(exchange, await self.service.answer(exchange.name, said))
-
-    async def _members(self, exchange: Request) -> None:
-        said = dict(parse_qsl(exchange.query())).get("round", "")
-        round = int(said) if re.fullmatch(ROUND, said) else 0
-        await exchange.answer(200, self.sessions.members(exchange.name, round))
-
-    async def _say(self, exchange: Request) -> None:
-        round, query = int(exchange.path.rpartition("/")[2]), dict(parse_qsl(exchange.query()))
-        await self._tell(exchange, await self.sessions.say(exchange.name, exchange, round, query))
-
-    async def _told(self, exchange: Request) -> None:
-        round, query = int(exchange.path.rpartition("/")[2]), dict(parse_qsl(exchange.query()))
-        if self.closing:
-            await exchange.say(Wait(1.0))
-            return
-        found = await self._kept(exchange, self.sessions.told(exchange.name, round, query))
-        if found is None:
-            await exchange.say(Wait(1.0 if self.closing else 0.0))
+            question, _ = route.question(exchange.holes, exchange.query())
+        if isinstance(question, KEPT):
+            left = asyncio.ensure_future(exchange.left())
+            self.meters.polls.inc()
+            try:
+                said = await self.endpoint.call(exchange.name, question, left=left)
+            finally:
+                self.meters.polls.dec()
+                left.cancel()
         else:
-            number = (b"muster-told", b"%d" % found[0])
-            await exchange.answer(200, found[1], b"application/octet-stream", [number])
+            shown = exchange.scope.get("state", {}).get("certificate", "")
+            said = await self.endpoint.call(exchange.name, question, shown)
+        if not isinstance(said, RawAnswer):
+            await self._tell(exchange, said)
+        elif route.told:
+            number = (b"muster-told", b"%d" % said.number)
+            await exchange.answer(200, said.data, OCTETS, [number])
+        else:
+            await exchange.answer(200, said.data)
 
-    async def _document(self, exchange: Request) -> None:
-        await exchange.answer(200, self._openapi)
+    async def _upload(self, exchange: Request, route: Route) -> None:
+        """Bytes of a body: read as they come, or not at all."""
+        body, offset = route.question(exchange.holes, exchange.query())
+        if METRICS in exchange.headers:
+            told = exchange.headers[METRICS].decode("utf-8", "surrogateescape")
+            body = replace(body, metrics=told) if isinstance(body, SessionBody) else body
+        await self._tell(
+            exchange, await self.endpoint.upload(exchange.name, body, offset, exchange)
+        )
 
-    async def _health(self, exchange: Request) -> None:
-        await exchange.answer(200, HEALTHY)
+    async def _download(self, exchange: Request, route: Route) -> None:
+        """Send a model, or a range of it."""
+        asked, _ = route.question(exchange.holes, exchange.query())
+        blob, moved = self.endpoint.model(exchange.name, asked)
+        await self.downloads.give(exchange, asked.digest, blob, moved)

@@ -17,11 +17,12 @@ from concurrent.futures import Executor
 from typing import TYPE_CHECKING, TypeVar
 
 from muster.extras import require
+from muster.federation.coordinator.receiver import Gone, off_loop
 from muster.federation.protocol.limits import DOWNLOADS
 from muster.federation.protocol.message import Ack, to_json
 from muster.security.refusal import RefusalReason, Refused
 from muster.store.blobs import Blobs
-from muster.transport.http.request import JSON, Gone, Request, off_loop
+from muster.transport.http.request import JSON, Request
 
 if TYPE_CHECKING:
     import zstandard

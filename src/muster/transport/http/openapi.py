@@ -3,13 +3,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from muster.federation.protocol import message
 from muster.federation.protocol.codec_json import HEX, rules
-from muster.federation.protocol.message import Message
+from muster.federation.protocol.transport import (
+    MembersQuery,
+    ModelQuery,
+    PlanQuery,
+    SessionBody,
+    SessionQuery,
+    UpdateBody,
+)
 from muster.security.refusal import RefusalReason
 from muster.transport.http.request import STATUS
+from muster.transport.routes import ROUTES, Route
 
 __all__ = ["document"]
 
@@ -89,26 +98,28 @@ def _schema(kind: Any) -> dict[str, Any]:
 
 
 def _paths() -> dict[str, Any]:
-    m = message
-    answers = (m.TrainAssignment, m.Evaluate, m.Settled, m.Wait, m.RunEnded)
-    reports = (m.Decline, m.TrainingFailure, m.Progress, m.Measured)
-    wrong = (RefusalReason.WRONG_FINGERPRINT,)
-    return {
-        "/v1/hello": {"post": _said("Enrol", m.Hello, (m.Welcome,), *BODY, *wrong)},
-        "/v1/plan": {"get": _got("The plan's value", JSON, *GATES)},
-        "/v1/poll": {"post": _said("What is there to do?", m.Poll, answers, *BODY)},
-        "/v1/models/{digest}": {"get": _model()},
-        "/v1/updates": {"post": _said("Announce an update", m.UpdateHeader, (m.ResumeAt,), *ROUND)},
-        "/v1/updates/{round}/{digest}": {"put": _upload()},
-        "/v1/members": {"get": _members()},
-        "/v1/secure/{round}": {"post": _masked_up(), "get": _masked_down()},
-        "/v1/answers": {"post": _said("Answer without a body", reports, (m.Ack,), *ROUND)},
-        "/openapi.json": {"get": _got("This document", JSON, *GATES)},
-        "/healthz": {"get": _got("Alive", JSON, *GATES)},
-    }
+    made: dict[str, Any] = {}
+    for route in ROUTES:
+        made.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+    return made
 
 
-def _model() -> dict[str, Any]:
+def _operation(route: Route) -> dict[str, Any]:
+    """Return what a route is for, by the first kind that is asked there."""
+    if not route.asked:
+        return _got({"/healthz": "Alive"}.get(route.path, "This document"), JSON, *GATES)
+    kind = route.asked[0]
+    if kind in SAID:
+        summary, reasons = SAID[kind]
+        return _said(summary, route.asked, route.told, *reasons)
+    return BODIES[kind](route)
+
+
+def _plan(_: Route) -> dict[str, Any]:
+    return _got("The plan's value", JSON, *GATES)
+
+
+def _model(_: Route) -> dict[str, Any]:
     found = _got("A model's octets, or a range of them", OCTETS, *GATES)
     found["parameters"] = [
         _place("digest", DIGEST),
@@ -123,9 +134,8 @@ def _model() -> dict[str, Any]:
     return found
 
 
-def _upload() -> dict[str, Any]:
-    kinds = (message.ResumeAt, message.Ack)
-    found = _said("Send octets of an update", None, kinds, *ROUND)
+def _upload(route: Route) -> dict[str, Any]:
+    found = _said("Send octets of an update", (), (*route.told, message.Ack), *ROUND)
     found["parameters"] = [
         _place("round", WHOLE | {"minimum": 1}),
         _place("digest", DIGEST),
@@ -139,15 +149,15 @@ def _upload() -> dict[str, Any]:
     return found
 
 
-def _members() -> dict[str, Any]:
+def _members(_: Route) -> dict[str, Any]:
     what = "Certificates of those whose updates are masked with this site's, and who is revoked"
     found = _got(what, JSON, *GATES, RefusalReason.STALE)
     found["parameters"] = [_query("round", WHOLE | {"minimum": 1})]
     return found
 
 
-def _masked_up() -> dict[str, Any]:
-    found = _said("A message of a secure sum", None, (message.Ack, message.ResumeAt), *ROUND)
+def _masked_up(route: Route) -> dict[str, Any]:
+    found = _said("A message of a secure sum", (), (message.Ack, *route.told), *ROUND)
     found["parameters"] = [
         _place("round", WHOLE | {"minimum": 1}),
         _query("digest", DIGEST) | {"required": False},
@@ -159,8 +169,8 @@ def _masked_up() -> dict[str, Any]:
     return found
 
 
-def _masked_down() -> dict[str, Any]:
-    content = OCTETS | _content(message.Wait)
+def _masked_down(route: Route) -> dict[str, Any]:
+    content = OCTETS | _content(*route.told)
     found = _got(
         "What the server said last, once it is newer", content, *GATES, RefusalReason.STALE
     )
@@ -195,15 +205,16 @@ def _got(summary: str, content: Any, *reasons: RefusalReason) -> dict[str, Any]:
     }
 
 
-def _said(summary: str, asked: Any, told: Any, *reasons: RefusalReason) -> dict[str, Any]:
+def _said(
+    summary: str, asked: tuple[type, ...], told: tuple[type, ...], *reasons: RefusalReason
+) -> dict[str, Any]:
     found = _got(summary, _content(*told), *reasons)
-    if asked is not None:
-        kinds = asked if isinstance(asked, tuple) else (asked,)
-        found["requestBody"] = {"required": True, "content": _content(*kinds)}
+    if asked:
+        found["requestBody"] = {"required": True, "content": _content(*asked)}
     return found
 
 
-def _content(*kinds: type[Message]) -> dict[str, Any]:
+def _content(*kinds: type) -> dict[str, Any]:
     places = [{"$ref": f"#/components/schemas/{kind.__name__}"} for kind in kinds]
     return {"application/json": {"schema": places[0] if len(places) == 1 else {"oneOf": places}}}
 
@@ -216,3 +227,19 @@ def _refusals(*reasons: RefusalReason) -> dict[str, Any]:
     told = {code: {"description": ", ".join(said), "content": content} for code, said in by.items()}
     fault = {"application/json": {"schema": {"$ref": "#/components/schemas/Fault"}}}
     return told | {"500": {"description": "a fault of the server", "content": fault}}
+
+
+SAID: dict[type, tuple[str, tuple[RefusalReason, ...]]] = {
+    message.Hello: ("Enrol", (*BODY, RefusalReason.WRONG_FINGERPRINT)),
+    message.Poll: ("What is there to do?", BODY),
+    message.UpdateHeader: ("Announce an update", ROUND),
+    message.Decline: ("Answer without a body", ROUND),
+}
+BODIES: dict[type, Callable[[Route], dict[str, Any]]] = {
+    PlanQuery: _plan,
+    ModelQuery: _model,
+    UpdateBody: _upload,
+    MembersQuery: _members,
+    SessionBody: _masked_up,
+    SessionQuery: _masked_down,
+}

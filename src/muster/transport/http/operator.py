@@ -15,10 +15,13 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from muster.extras import require
+from muster.federation.coordinator.receiver import Gone
 from muster.federation.coordinator.service import FederationService
-from muster.federation.protocol.message import Ack
+from muster.federation.protocol.message import Ack, Poll
+from muster.federation.protocol.transport import Traffic
 from muster.security.refusal import RefusalReason, Refused, parse
-from muster.transport.http.request import Gone, Receive, Request, Scope, Send
+from muster.transport.http.request import Receive, Request, Scope, Send
+from muster.transport.routes import route_of
 
 if TYPE_CHECKING:
     import prometheus_client
@@ -34,6 +37,7 @@ LOG = logging.getLogger("muster.server")
 HEALTHY = b'{"healthy":true}'
 METRICS = b"text/plain; version=0.0.4; charset=utf-8"
 FAULT = b'{"kind":"fault","text":"the server failed; the reason is in its log"}'
+POLL = route_of(Poll).path
 STANDINGS = ("invited", "arrived", "declined", "failed", "late")
 SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0)
 
@@ -41,8 +45,8 @@ SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0)
 class Meters:
     """Meters of one server, in a registry of its own.
 
-    Rounds, seats and refusals are read from the service when somebody looks; requests, octets and
-    times are counted as they pass (`seen`).
+    Rounds, seats and refusals are read from the service when somebody looks; requests, bytes and
+    times are counted as they pass (`seen`), the bytes of each member (`traffic`) as well.
     """
 
     def __init__(self, service: FederationService) -> None:
@@ -50,7 +54,8 @@ class Meters:
         own.register(_Desk(service))
         self._open = prometheus_client.CollectorRegistry()
         self._open.register(_Rounds(service))
-        self.hides = service.facts.hides
+        self.hides, self._service = service.facts.hides, service
+        self.traffic: dict[str, Traffic] = {}  # of members, by name, as the server sees it
         prometheus_client.ProcessCollector(registry=own)
         self._requests = prometheus_client.Counter(
             "muster_requests", "Requests answered", ["route", "status"], registry=own
@@ -81,7 +86,12 @@ class Meters:
             self._in.inc(exchange.read)
         if exchange.sent:
             self._out.inc(exchange.sent)
-        if exchange.route == "/v1/poll":
+        if exchange.name in self._service.round_state.members:  # whoever knocks fills no memory
+            carried = self.traffic.get(exchange.name) or Traffic()
+            self.traffic[exchange.name] = carried
+            carried.received += exchange.read
+            carried.sent += exchange.sent
+        if exchange.route == POLL:
             self._checkin.observe(seconds)
 
     def text(self, *, operator: bool) -> bytes:
@@ -164,7 +174,7 @@ class Operator:
         elif asked == "GET /metrics":
             await exchange.answer(200, self.meters.text(operator=verbs), METRICS)
         elif asked == "GET /status" and verbs:
-            await exchange.answer(200, _json(self.service.status()))
+            await exchange.answer(200, _json(self._status()))
         elif asked.startswith("POST /want/") and verbs:
             word = exchange.path.removeprefix("/want/")
             await exchange.answer(200, _json(await self.service.want(word)))
@@ -173,6 +183,14 @@ class Operator:
             await exchange.answer(200, _json(await self.service.go_back(round, by, reason)))
         else:
             raise Refused(RefusalReason.UNKNOWN, "there is nothing at this address")
+
+    def _status(self) -> dict[str, Any]:
+        """Return what the service says, with the bytes of each member since this server started."""
+        found = self.service.status()
+        for member in found.get("members", ()):
+            carried = self.meters.traffic.get(member["name"], Traffic())
+            member |= {"received": carried.received, "sent": carried.sent}
+        return found
 
 
 def _order(data: bytes) -> tuple[int, str, str]:

@@ -8,17 +8,16 @@ is read, and what still comes is dropped for a moment so that the sender gets to
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
-from concurrent.futures import Executor
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
 
-from muster.errors import NoRoom
+from muster.federation.coordinator.endpoint import AGAIN
+from muster.federation.coordinator.receiver import Gone
 from muster.federation.protocol.message import LIMIT, Ack, Message, to_json
 from muster.security.refusal import RefusalReason, Refused
+from muster.transport.routes import PREFIX
 
 __all__ = [
-    "BatchedWriter",
-    "Gone",
     "JSON",
     "PATIENCE",
     "Receive",
@@ -26,7 +25,6 @@ __all__ = [
     "STATUS",
     "Scope",
     "Send",
-    "off_loop",
 ]
 
 Scope = MutableMapping[str, Any]
@@ -55,34 +53,9 @@ STATUS = {
     RefusalReason.TOO_OFTEN: 429,
     RefusalReason.NO_ROOM: 507,
 }
-AGAIN = {
-    RefusalReason.TOO_OFTEN: 1,
-    RefusalReason.NO_ROOM: 5,
-}  # seconds of Retry-After: well within a lease
 PATIENCE = 10.0  # seconds that a message may take to come, and half of it that a rest is dropped
 LINGER = 32 << 20  # bytes dropped at most, so that a refusal is read
-BATCH = 1 << 19  # octets that go to the disk in one step
 VERSION = (b"muster-version", b"2")
-
-
-T = TypeVar("T")
-
-
-async def off_loop(pool: Executor, call: Callable[..., T], *given: Any) -> T:
-    """Do in the pool what touches a disk, or takes longer than a millisecond.
-
-    Raises `Refused` where the disk is full.
-    """
-    try:
-        return await asyncio.get_running_loop().run_in_executor(pool, call, *given)
-    except NoRoom as error:
-        raise Refused(
-            RefusalReason.NO_ROOM, "the server's disk is full; try again later"
-        ) from error
-
-
-class Gone(Exception):
-    """The client has gone away: nobody is left to be answered."""
 
 
 class Request:
@@ -97,6 +70,7 @@ class Request:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.status = self.read = self.sent = 0
         self.route, self.name = "other", ""  # the pattern that was met; who asks
+        self.holes: dict[str, str] = {}  # what stands in the holes of the pattern
         bodiless = self.headers.get(b"content-length", b"0") == b"0"
         self.whole = bodiless and b"transfer-encoding" not in self.headers
 
@@ -113,6 +87,11 @@ class Request:
         """Return the length that the body says it has; None when it does not say."""
         said = self.headers.get(b"content-length", b"").strip()
         return int(said) if said.isdigit() and len(said) < 19 else None
+
+    @property
+    def coding(self) -> str:
+        """How the body is packed."""
+        return self.header(b"content-encoding").lower() or "identity"
 
     async def piece(self) -> bytes | None:
         """Return the next piece of the body, or None behind the last. Raises `Gone`."""
@@ -158,7 +137,7 @@ class Request:
         fields = [(b"content-type", kind), *more]
         if size is not None:
             fields.append((b"content-length", b"%d" % size))
-        if self.path.startswith("/v1/"):
+        if self.path.startswith(PREFIX):
             fields.append(VERSION)
         if not self.whole:
             fields.append((b"connection", b"close"))
@@ -197,34 +176,3 @@ class Request:
                     await self.piece()
         except (TimeoutError, Gone):
             return
-
-
-class BatchedWriter:
-    """Gathers octets, and has a batch written while the next one is gathered."""
-
-    def __init__(self, write: Callable[[bytearray], Coroutine[Any, Any, None]]) -> None:
-        self.write, self.batch = write, bytearray()
-        self.job: asyncio.Task[None] | None = None
-        self.broken = False
-
-    async def add(self, data: bytes) -> None:
-        """Take some; wait when the disk is slower than the line."""
-        self.batch += data
-        if len(self.batch) >= BATCH:
-            await self._written()
-            batch, self.batch = self.batch, bytearray()
-            self.job = asyncio.ensure_future(self.write(batch))
-
-    async def end(self) -> None:
-        """Have everything written that was taken, unless some could not be."""
-        if not self.broken:
-            await self._written()
-            if self.batch:
-                await self.write(self.batch)
-
-    async def _written(self) -> None:
-        if self.job is not None:
-            await asyncio.wait({self.job})  # goes on when the waiting is cancelled
-            job, self.job = self.job, None
-            self.broken = job.exception() is not None
-            job.result()

@@ -11,31 +11,22 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from muster.extras import require
-from muster.federation.protocol.limits import ANSWER, LONG_ANSWERS
+from muster.federation.protocol.limits import ANSWER
+from muster.federation.protocol.transport import Traffic
 
 if TYPE_CHECKING:
     import httpx
 else:
-    httpx = require("httpx", extra="service")
+    httpx = require("httpx", extra="site")
 
-__all__ = ["bound", "most"]
+__all__ = ["LONGEST", "bound"]
 
+LONGEST = "muster.longest"  # an extension of a request: the bytes of its answer, None for no bound
 WHOLE = (200, 206)  # the answers to a question for a model that hold some of it
 
 
-def most(path: str) -> int | None:
-    """Return the bytes that an answer at this address may have; None where whoever reads it counts.
-
-    >>> most("/v1/hello") == ANSWER, most("/v1/plan") > ANSWER, most("/v1/models/0")
-    (True, True, None)
-    """
-    if path.startswith("/v1/models/"):
-        return None
-    return next((size for start, size in LONG_ANSWERS if path.startswith(start)), ANSWER)
-
-
-async def bound(answer: httpx.Response) -> None:
-    """Hold an answer to its bounds before its body is read; for `event_hooks` of a client.
+async def bound(traffic: Traffic, answer: httpx.Response) -> None:
+    """Hold an answer to its bounds before its body is read, and count it; for `event_hooks`.
 
     Raises `httpx.RemoteProtocolError`, now or while it is read: the line tries again.
     """
@@ -43,24 +34,24 @@ async def bound(answer: httpx.Response) -> None:
     coding = answer.headers.get("content-encoding", "identity").strip().lower()
     if coding not in ("identity", "", asked):
         raise httpx.RemoteProtocolError(f"it answered in {coding!r:.40}; {asked} was asked for")
-    size = most(answer.request.url.path)
+    size = answer.request.extensions.get(LONGEST, ANSWER)
     if size is None and answer.status_code not in WHOLE:
         size = ANSWER  # a refusal
-    if size is not None:
-        answer.stream = _Bounded(answer.stream, size)
+    answer.stream = _Bounded(answer.stream, size, traffic)
 
 
 class _Bounded(httpx.AsyncByteStream):
-    """A body that ends in an error behind so many bytes."""
+    """A body that is counted, and ends in an error behind so many bytes."""
 
-    def __init__(self, stream: Any, size: int) -> None:
-        self._stream, self._size = stream, size
+    def __init__(self, stream: Any, size: int | None, traffic: Traffic) -> None:
+        self._stream, self._size, self._traffic = stream, size, traffic
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         seen = 0
         async for data in self._stream:
             seen += len(data)
-            if seen > self._size:
+            self._traffic.received += len(data)
+            if self._size is not None and seen > self._size:
                 raise httpx.RemoteProtocolError(f"it answered with more than {self._size} bytes")
             yield data
 

@@ -34,9 +34,8 @@ from tests.transport.http.stand import (
 
 from muster.federation.protocol.message import Ack, ResumeAt
 from muster.ports import Disk
-from muster.security.refusal import RefusalReason
+from muster.security.refusal import RefusalReason, Refused
 from muster.store.blobs import Files
-from muster.transport.http import transfer
 
 
 @settings(max_examples=25, deadline=None)
@@ -148,7 +147,7 @@ def test_one_that_another_server_has_taken_is_not_removed_for_the_next(tmp_path)
 def test_a_decision_of_the_desk_is_told_and_the_body_removed(tmp_path):
     class Late(Desk):
         async def arrived(self, name, upload):
-            raise transfer.Refused(RefusalReason.LATE, "the round went on")
+            raise Refused(RefusalReason.LATE, "the round went on")
 
     async def talk(client, service, blobs):
         await announce(client)
@@ -168,7 +167,7 @@ def test_a_full_disk_is_said_and_nothing_is_lost(tmp_path):
 
     async def main():
         with edge_over(tmp_path) as (edge, service, _):
-            blobs = edge.uploads.blobs = Files(tmp_path / "small", Disk(write, int))
+            blobs = edge.endpoint.receiver.blobs = Files(tmp_path / "small", Disk(write, int))
             async with client_of(edge) as client:
                 await announce(client)
                 assert await put(client, DATA[:60]) == (200, ResumeAt(60))
@@ -189,13 +188,13 @@ def test_a_disk_that_breaks_is_a_fault_of_the_server_and_changes_nothing(tmp_pat
 
     async def main():
         with edge_over(tmp_path) as (edge, service, _):
-            edge.uploads.blobs = Files(tmp_path / "broken", Disk(write, int))
+            edge.endpoint.receiver.blobs = Files(tmp_path / "broken", Disk(write, int))
             async with client_of(edge) as client:
                 await announce(client)
                 sent = await client.put(place(SAID), content=DATA)
                 assert sent.status_code == 500 and sent.json()["kind"] == "fault"
                 assert "Input" not in sent.text and not service.seats
-                edge.uploads.blobs = Files(tmp_path / "repaired", Disk(sync=int))
+                edge.endpoint.receiver.blobs = Files(tmp_path / "repaired", Disk(sync=int))
                 assert await announce(client) == (200, ResumeAt(0))
                 assert await put(client, DATA) == (200, Ack(True))
 
@@ -246,7 +245,7 @@ def test_a_line_that_breaks_keeps_what_came(tmp_path, length):
 def test_the_lease_does_not_end_while_the_server_looks_at_a_body(tmp_path):
     async def main():
         with edge_over(tmp_path) as (edge, service, blobs):
-            edge.uploads.pulse = 0.01
+            edge.endpoint.uploads.pulse = 0.01
             seen, whole = threading.Event(), blobs.whole
 
             def slow(name, **how):
