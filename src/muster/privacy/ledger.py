@@ -103,7 +103,7 @@ class PrivacyLedger:
 
     @property
     def rebudgeted(self) -> bool:
-        """Whether the budget of a run became another one after its first release."""
+        """Return whether the budget of a run became another one after its first release."""
         found = {(entry.charge.origin, entry.terms[1]) for entry in self.entries}
         return len(found) > len({origin for origin, _ in found})
 

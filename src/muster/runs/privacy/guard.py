@@ -334,7 +334,7 @@ def _digest(state: RunState) -> str:
         held = np.ascontiguousarray(array)
         head = repr((name, held.dtype.str, held.shape)).encode()
         found.update(len(head).to_bytes(8, "little") + head)
-        found.update(held.data.cast("B") if held.size else b"")
+        found.update(held.reshape(-1).view(np.uint8).data if held.size else b"")
     return found.hexdigest()
 
 
