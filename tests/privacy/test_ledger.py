@@ -52,6 +52,34 @@ def test_a_round_is_released_once():
         entered(POISSON, 2).enter(2, POISSON)
 
 
+def test_an_entry_keeps_its_secret_its_model_and_the_terms_of_its_run():
+    ledger = PrivacyLedger(1e-6).enter(1, POISSON, secret="s", terms=(12, 3.0))
+    ledger = ledger.given_out({("a", 1)}, "m").given_out({("a", 2), ("b", 1)}, "other")
+    (entry,) = PrivacyLedger.from_json(ledger.to_json()).entries
+    assert (entry.secret, entry.model, entry.terms) == ("s", "m", (12, 3.0))
+    assert PrivacyLedger(1e-6).joined(ledger) == ledger == ledger.joined(ledger)
+
+
+@pytest.mark.parametrize("terms", ["[1]", "7", '["x", 1]', "[1e999, 1]", "[1, 1e999]"])
+def test_terms_that_are_none_are_no_ledger(terms):
+    text = PrivacyLedger(1e-6).enter(1, POISSON).to_json()
+    with pytest.raises(MusterError, match="no privacy ledger"):
+        PrivacyLedger.from_json(text.replace('"terms": [null, null]', f'"terms": {terms}'))
+
+
+@pytest.mark.parametrize("second", [(12, 9.0), (20, 3.0), (12, None)])
+def test_terms_that_became_others_were_not_fixed_before(second):
+    first = entered(POISSON, 2).entries
+    ledger = PrivacyLedger(1e-6)
+    for round, terms in enumerate([(12, 3.0), (12, 3.0), second], 1):
+        assert ledger.theorem in ("fixed settings", "Gaussian filter"), "of none so far"
+        assert not ledger.rebudgeted
+        ledger = ledger.enter(round, POISSON, terms=terms)
+    assert ledger.theorem == "one setting"
+    assert ledger.rebudgeted is (second[1] != 3.0)
+    assert [e.epsilon for e in ledger.entries[:2]] == [e.epsilon for e in first]
+
+
 def test_json_and_back():
     for ledger in (PrivacyLedger(1e-5), entered(MATRIX, 3, entered(WHOLE, 2, entered(POISSON, 2)))):
         again = PrivacyLedger.from_json(ledger.to_json())

@@ -38,6 +38,14 @@ Lost = Annotated[
         "were played are lost by it; ROUND is then the round that it stands after.",
     ),
 ]
+Played = Annotated[
+    int | None,
+    typer.Option(
+        metavar="COUNT",
+        help="With --lost, where the run had gone back after the copy was made: how many rounds "
+        "were played since, each counted as often as it was; each was a release.",
+    ),
+]
 Reason = Annotated[str, typer.Option(help="Why: it is recorded with who and when.")]
 Database = Annotated[
     str | None,
@@ -50,6 +58,7 @@ def command(
     round: Round,
     reason: Reason = "",
     lost: Lost = None,
+    played: Played = None,
     store: Database = None,
     as_json: screen.Json = False,
 ) -> None:
@@ -60,18 +69,22 @@ def command(
     folder, by = control.find(run), _user()
     order = {"round": round, "by": by, "reason": reason}
     found = None
-    if lost is None:
+    if lost is None and played is None:
         found = control.ask(folder, "POST", "/rollback", order, patience=PATIENCE)
     running = found is not None
     if found is None:
-        found = _stopped(folder, store, order | {"lost": lost})
+        found = _stopped(folder, store, order | {"lost": lost, "played": played})
     if as_json:
         screen.emit({"path": str(folder), "running": running} | found)
         return
     name = screen.path(folder)
     what = f", from {found['from']}; what came after is superseded"
     if lost is not None:
-        what = f"; rounds {round + 1} to {lost} are lost, and played again under another attempt"
+        count = lost - round if played is None else played
+        what = (
+            f"; rounds {round + 1} to {lost} are lost, and played again under another attempt; "
+            f"they count as {count} release{'s' if count > 1 else ''}"
+        )
     screen.say(f"[bold green]✓[/] {escape(name)} is back at round {found['to']}{what}")
     if not running:
         federation = "attempt" in found
@@ -92,7 +105,7 @@ def _stopped(folder: Path, url: str | None, order: dict[str, Any]) -> dict[str, 
         )
         stack.callback(ledger.close)
         _lead(ledger, folder)
-        refuse_return(ledger, order["round"], order["reason"], order["lost"])
+        refuse_return(ledger, *(order[name] for name in ("round", "reason", "lost", "played")))
         audit = require("muster.security.audit", extra="service")
         path = folder / "audit.jsonl"
         if path.exists() and path.stat().st_size:

@@ -11,8 +11,9 @@ sub-sampled rounds compose by a PLD where the settings of all rounds were fixed 
 outputs chose later settings that can be too low (`tests/privacy/test_adaptive.py` has a case by
 nearly a half of δ). Gaussians alone are a Gaussian filter: a total Σ z⁻² that was bounded
 beforehand is one Gaussian, whoever chose the parts (Smith and Thakurta 2022; Koskela et al. 2023).
-A run that went back (`runs.rollback`, or a site's under a raised attempt) chose after a look how
-many rounds there are. Where each round has one setting all along, nothing else was chosen: a round
+A run that went back (`runs.rollback`, or a site's under a raised attempt), or was given another
+number of rounds or another budget (`PrivacyLedger.theorem`), chose after a look how many rounds
+there are. Where each round has one setting all along, nothing else was chosen: a round
 that may or may not be is dominated by the round, and dominating pairs compose whatever was seen
 (Zhu, Dong and Wang 2022, arXiv 2106.08567), so losses compose as before up to the most rounds that
 a budget fixed beforehand affords; with other settings behind the return it is counted like another

@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A ledger in a file of its own, which outlives runs and is shared by those over one population."""
+"""A ledger in a file of its own, which outlives runs and is shared by those over one population.
+
+A run that was charged in it brings what stood there then: a file that holds less is gone, or was
+put back, and nothing is charged in it. Under the file's lock a round belongs to the secret that it
+was begun with, and to the model that came of it: another secret is another server's and is refused,
+another model is another release and is charged.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from muster.errors import NoRoom, RunError, short
@@ -14,16 +20,38 @@ from muster.locks import flock
 from muster.privacy.ledger import Budget, PrivacyLedger
 from muster.privacy.release import Charge
 
-__all__ = ["ChargeRequest", "LedgerFile", "try_charge", "united"]
+__all__ = ["ChargeRequest", "LedgerFile", "try_charge"]
+
+PLACE = 16  # digits of a model's digest that tell two releases of one round apart
 
 
 @dataclass(frozen=True)
 class ChargeRequest:
-    """A round that is to be released: its charges, and the budget that it must fit, if any."""
+    """A round that is to be released: its charges, and the budget that it must fit, if any.
+
+    `secret` is the SHA-256 of what its noise is drawn from, "" for no secret; `rounds` how many
+    its run is to have, None where nobody says.
+    """
 
     round: int
     charges: tuple[Charge, ...]
     budget: Budget | None = None
+    secret: str = ""
+    rounds: int | None = None
+
+    @property
+    def terms(self) -> tuple[int | None, float | None]:
+        """The number of rounds, and the ε of the budget, that an entry of the round notes."""
+        return self.rounds, None if self.budget is None else self.budget.epsilon
+
+    def again(self, model: str) -> ChargeRequest:
+        """Return the request for another release of the round, which this model came of."""
+        return replace(self, charges=tuple(c.again(model[:PLACE]) for c in self.charges))
+
+    @property
+    def places(self) -> frozenset[tuple[str, int]]:
+        """Each (run, round) that a ledger has it under."""
+        return frozenset((charge.run, self.round) for charge in self.charges)
 
 
 def try_charge(ledger: PrivacyLedger, wish: ChargeRequest) -> tuple[PrivacyLedger, str | None]:
@@ -45,16 +73,8 @@ def try_charge(ledger: PrivacyLedger, wish: ChargeRequest) -> tuple[PrivacyLedge
         why = wish.budget.refusal(after, charge) if wish.budget else None
         if why:
             return ledger, why
-        after = after.enter(wish.round, charge)
+        after = after.enter(wish.round, charge, secret=wish.secret, terms=wish.terms)
     return after, None
-
-
-def united(one: PrivacyLedger, other: PrivacyLedger) -> PrivacyLedger:
-    """Add to the first ledger what only the second knows; nothing that was released is lost."""
-    for entry in other.entries:
-        if not one.holds(entry.charge.run, entry.round):
-            one = one.enter(entry.round, entry.charge, entry.accepted)
-    return one
 
 
 class LedgerFile:
@@ -66,35 +86,97 @@ class LedgerFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
-    def read(self, delta: float) -> PrivacyLedger:
-        """Return the ledger that stands in it; an empty one at this δ where there is no file."""
+    def read(self, delta: float, stood: PrivacyLedger | None = None) -> PrivacyLedger:
+        """Return the ledger that stands in it; an empty one at this δ where there is no file.
+
+        `stood` is what is known to have stood there: without all of that it raises `RunError`.
+        """
         try:
             text = self.path.read_text("utf-8") if self.path.exists() else None
         except OSError as error:
             raise self._failed(error) from error
-        return PrivacyLedger(delta) if text is None else PrivacyLedger.from_json(text)
+        found = PrivacyLedger(delta) if text is None else PrivacyLedger.from_json(text)
+        self._refuse_gone(found, stood)
+        return found
 
-    def grant(self, wish: ChargeRequest, known: PrivacyLedger) -> tuple[PrivacyLedger, str | None]:
+    def grant(
+        self, wish: ChargeRequest, known: PrivacyLedger, stood: PrivacyLedger | None = None
+    ) -> tuple[PrivacyLedger, str | None]:
         """Charge as `try_charge` does, durably; what `known` holds beside is entered, too.
 
         The least number of replies that `known` has of a round is put where it was not recorded.
+        Raises `RunError` where the round was begun with another secret: by another server.
         """
         with self._locked():
-            ledger = united(self.read(known.delta), known)
+            ledger = self.read(known.delta, stood).joined(known)
+            self._refuse_begun(ledger, wish)
             ledger, why = try_charge(_counted(ledger, known), wish)
             self._replace(ledger.to_json())
         return ledger, why
 
-    def witness(self, known: PrivacyLedger) -> None:
+    def give_out(
+        self, wish: ChargeRequest, model: str, known: PrivacyLedger, stood: PrivacyLedger
+    ) -> tuple[PrivacyLedger, bool]:
+        """Write down, before it is given out, which model came of a round; say if it is another.
+
+        `model` is its SHA-256. Where another one came of this round before, nobody knows whether
+        it was given out: this is another release, and is charged beside it. Raises `RunError`
+        where the other was given out for certain, or the budget has no room for another.
+        """
+        with self._locked():
+            before = self.read(known.delta, stood)
+            ledger = before.joined(known)
+            self._refuse_begun(ledger, wish)
+            ledger, why = try_charge(ledger, wish)
+            found = [entry for entry in ledger.entries if entry.place in wish.places]
+            other = any(entry.model not in ("", model) for entry in found)
+            if other and any(entry.accepted is not None for entry in found):
+                why = "that one was given out; stop the server of one of the two"
+            if other and not why:
+                wish = wish.again(model)
+                ledger, why = try_charge(ledger, wish)
+            if why:
+                raise RunError(
+                    f"another model came of round {wish.round} before, by a server with a copy of "
+                    f"this folder or before it was put back, and this one is not given out: {why}"
+                )
+            ledger = ledger.given_out(wish.places, model)
+            if ledger != before:
+                self._replace(ledger.to_json())
+        return ledger, other
+
+    def witness(self, known: PrivacyLedger, stood: PrivacyLedger | None = None) -> PrivacyLedger:
         """Write down which rounds were released with how many replies, as far as `known` has it.
 
         A round with a count has been given out: a folder that does not know so is an older copy.
         """
         with self._locked():
-            before = united(self.read(known.delta), known)
-            after = _counted(before, known)
+            before = self.read(known.delta, stood)
+            after = _counted(before.joined(known), known)
             if after != before:
                 self._replace(after.to_json())
+        return after
+
+    def _refuse_gone(self, found: PrivacyLedger, stood: PrivacyLedger | None) -> None:
+        held = {entry.place for entry in found.entries}
+        lost = 0 if stood is None else sum(entry.place not in held for entry in stood.entries)
+        if stood is not None and lost:
+            what = "is gone" if not found.entries else "was put back to an older copy"
+            raise RunError(
+                f"the privacy ledger {self.path} {what}: of {len(stood.entries)} releases that "
+                f"this run has seen in it, {lost} are not there, and nobody knows what other runs "
+                f"have charged; mount its disk, or restore its newest copy, then resume"
+            )
+
+    def _refuse_begun(self, ledger: PrivacyLedger, wish: ChargeRequest) -> None:
+        for charge in wish.charges:
+            entry = ledger.entry(charge.run, wish.round)
+            if entry is not None and entry.secret != wish.secret:
+                raise RunError(
+                    f"round {wish.round} of run {charge.run} was begun with another secret, by a "
+                    f"server with a copy of this folder; go on with one of the two: in this one, "
+                    f"say muster rollback RUN {wish.round - 1} --lost LAST before"
+                )
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -30,7 +30,9 @@ MOST = 1e-5  # of a δ that nobody named
 class LedgerEntry:
     """One released round: what was charged, whose replies it held, and ε so far, with RDP's.
 
-    `accepted` is the number of replies in the sum, None where it is not recorded.
+    `accepted` is the number of replies in the sum, None where it is not recorded; `secret` the
+    SHA-256 of what its noise is drawn from, and `model` that of what came of it, "" where neither
+    is known. `terms` are the number of rounds and the ε of the budget that its run had then.
     """
 
     round: int
@@ -38,6 +40,14 @@ class LedgerEntry:
     accepted: int | None
     epsilon: float
     rdp: float
+    secret: str = ""
+    model: str = ""
+    terms: tuple[int | None, float | None] = (None, None)
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """The run, and the round of it: no two entries have the same."""
+        return self.charge.run, self.round
 
 
 @dataclass(frozen=True)
@@ -57,8 +67,7 @@ class PrivacyLedger:
         check_target(1.0, self.delta)
         known, last = set(), 0.0
         for entry in self.entries:
-            place = (entry.charge.run, entry.round)
-            if place in known:
+            if entry.place in known:
                 raise MusterError(
                     f"round {entry.round} of run {entry.charge.run!r} is in the "
                     f"ledger already; a round is released once"
@@ -68,7 +77,7 @@ class PrivacyLedger:
                     f"the ledger falls from epsilon {last!r} to {entry.epsilon!r} at round "
                     f"{entry.round}; privacy is never given back: restore the ledger from a copy"
                 )
-            known.add(place)
+            known.add(entry.place)
             last = entry.epsilon
 
     @property
@@ -83,29 +92,75 @@ class PrivacyLedger:
 
     @property
     def theorem(self) -> Theorem:
-        """The ground of ε: settings that were fixed, or a filter (see `accounting`)."""
-        return spent(self.charges, self.delta).theorem
+        """The ground of ε: settings that were fixed, or a filter (see `accounting`).
+
+        A run whose number of rounds, or budget, became another one had not fixed it before.
+        """
+        found = spent(self.charges, self.delta).theorem
+        settled = {(entry.charge.origin, entry.terms) for entry in self.entries}
+        runs = {origin for origin, _ in settled}
+        return "one setting" if found == "fixed settings" and len(settled) > len(runs) else found
+
+    @property
+    def rebudgeted(self) -> bool:
+        """Return whether the budget of a run became another one after its first release."""
+        found = {(entry.charge.origin, entry.terms[1]) for entry in self.entries}
+        return len(found) > len({origin for origin, _ in found})
+
+    def entry(self, run: str, round: int) -> LedgerEntry | None:
+        """Return the entry of this round of a run, or None."""
+        found = (e for e in reversed(self.entries) if e.round == round and e.charge.run == run)
+        return next(found, None)
 
     def holds(self, run: str, round: int) -> bool:
         """Return whether this round of a run was entered already."""
-        return any(e.round == round and e.charge.run == run for e in reversed(self.entries))
+        return self.entry(run, round) is not None
 
     def released(self, run: str, round: int) -> bool:
         """Return whether this round was committed with replies, and so given out."""
-        found = (e for e in reversed(self.entries) if e.round == round and e.charge.run == run)
-        return any(entry.accepted is not None for entry in found)
+        found = self.entry(run, round)
+        return found is not None and found.accepted is not None
 
     @property
     def charges(self) -> tuple[Charge, ...]:
         """The charges of every entry."""
         return tuple(entry.charge for entry in self.entries)
 
-    def enter(self, round: int, charge: Charge, accepted: int | None = None) -> PrivacyLedger:
+    def enter(
+        self,
+        round: int,
+        charge: Charge,
+        accepted: int | None = None,
+        *,
+        secret: str = "",
+        model: str = "",
+        terms: tuple[int | None, float | None] = (None, None),
+    ) -> PrivacyLedger:
         """Return the ledger with one more release; never a lower ε than before."""
         after = spent((*self.charges, charge), self.delta)
         epsilon, rdp = max(self.epsilon, after.epsilon), max(self.rdp, after.rdp)
-        entry = LedgerEntry(round, charge, accepted, epsilon, rdp)
+        entry = LedgerEntry(round, charge, accepted, epsilon, rdp, secret, model, terms)
         return replace(self, entries=(*self.entries, entry))
+
+    def joined(self, other: PrivacyLedger) -> PrivacyLedger:
+        """Return the ledger with what only the other one holds: nothing released is lost."""
+        held, found = {entry.place for entry in self.entries}, self
+        for one in other.entries:
+            if one.place not in held:
+                found = found.enter(
+                    one.round,
+                    one.charge,
+                    one.accepted,
+                    secret=one.secret,
+                    model=one.model,
+                    terms=one.terms,
+                )
+        return found
+
+    def given_out(self, places: Collection[tuple[str, int]], model: str) -> PrivacyLedger:
+        """Return the ledger with the model, by its SHA-256, that came of these (run, round)."""
+        entries = (replace(e, model=model) if e.place in places else e for e in self.entries)
+        return replace(self, entries=tuple(entries))
 
     def witnessed(self, counts: Mapping[tuple[str, int], int | None]) -> PrivacyLedger:
         """Return the ledger with the replies of each (run, round), where they were not recorded."""
@@ -143,7 +198,14 @@ class PrivacyLedger:
             charges = tuple(map(_charge, value.get("charges", ())))
             entries = tuple(_entry(entry, charges) for entry in value["entries"])
             return cls(float(value["delta"]), entries)
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        except (
+            AttributeError,
+            IndexError,
+            KeyError,
+            OverflowError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise MusterError(
                 f"this is no privacy ledger ({error}); restore it from a copy"
             ) from error
@@ -215,7 +277,16 @@ def _entry(value: dict[str, Any], charges: tuple[Charge, ...]) -> LedgerEntry:
         None if accepted is None else int(accepted),
         float(value["epsilon"]),
         float(value["rdp"]),
+        str(value.get("secret", "")),
+        str(value.get("model", "")),
+        _terms(*value.get("terms", (None, None))),
     )
+
+
+def _terms(rounds: Any, epsilon: Any) -> tuple[int | None, float | None]:
+    if epsilon is not None and not math.isfinite(float(epsilon)):
+        raise ValueError(f"a budget of {epsilon}")
+    return None if rounds is None else int(rounds), None if epsilon is None else float(epsilon)
 
 
 def _refuse_constant(name: str) -> float:

@@ -204,6 +204,33 @@ class Charge:
         """
         return PLACE.sub("", self.run.partition("/")[2].partition("/")[0])
 
+    def continued(self) -> Charge:
+        """Return the charge of a round that follows rounds which another one has followed, too.
+
+        Correlated noise takes rows of the rounds before back, so a second release of a round holds
+        what its client added to those, too: the sum of all coefficients at most, in each round.
+        Rows of its own are independent of the first release's, so their squares add up.
+
+        >>> noise = Release("matrix", 8.0, 1.0, coefficients=(1.0, 0.5))
+        >>> Charge(noise).continued().release.coefficients
+        (1.5,)
+        """
+        release = self.release
+        if release.mechanism != "matrix":
+            return self
+        reach = float(sum(map(abs, release.coefficients)))
+        return replace(self, release=replace(release, coefficients=(reach,), separation=1))
+
+    def again(self, place: str) -> Charge:
+        """Return the charge of another release of the same round, in a part of its run of its own.
+
+        >>> Charge(Release("gaussian", 1.0, 1.0), run="a/2#2").again("b").run
+        'a/2~b#2'
+        """
+        stage = PLACE.search(self.run)
+        run = f"{self.origin}/{self.part}~{place}{stage.group() if stage else ''}"
+        return replace(self.continued(), run=run)
+
     def doubled(self) -> Charge:
         """Return the same noise against a move of twice the length: another update in its place.
 

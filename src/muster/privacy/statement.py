@@ -54,10 +54,10 @@ READERS = (
 THEOREMS: dict[Theorem, str] = {
     "fixed settings": "rounds compose as they do where the settings of all, their number among "
     "them, were fixed before the first",
-    "one setting": "the run went back, so how many rounds there are was chosen after a look; each "
-    "has the same settings, so losses compose whatever was seen (Zhu, Dong and Wang 2022) for as "
-    "many as a budget that was set before the first affords: such a budget holds, and without one "
-    "that choice is not covered",
+    "one setting": "the run went back, or was given another number of rounds or another budget, so "
+    "how many rounds there are was chosen after a look; each has the same settings, so losses "
+    "compose whatever was seen (Zhu, Dong and Wang 2022) for as many as a budget that was set "
+    "before the first affords: such a budget holds, and without one that choice is not covered",
     "Gaussian filter": "Gaussians alone are a Gaussian filter (Smith and Thakurta 2022; Koskela et "
     "al. 2023): it holds also where later settings depended on earlier outputs",
     "Rényi filter": "several runs are counted by a Rényi filter (Feldman and Zrnic 2021; Lécuyer "
@@ -333,7 +333,10 @@ def _sampling(facts: StatementInputs) -> str:
 def _budget(facts: StatementInputs) -> str:
     if facts.budget is None:
         return "no budget was set"
-    return f"the budget is {facts.budget.epsilon:g} at delta {facts.budget.delta:g}"
+    changed = ""
+    if facts.ledger.rebudgeted:
+        changed = ", which was changed after the first round: that choice is covered by no claim"
+    return f"the budget is {facts.budget.epsilon:g} at delta {facts.budget.delta:g}{changed}"
 
 
 def _mechanism(release: Release) -> str:
@@ -352,7 +355,7 @@ def _accountant(facts: StatementInputs) -> str:
     return (
         f"{after.accountant} {rounded_up(after.epsilon)}, RDP {rounded_up(after.rdp)}, "
         f"dp-accounting {after.version}, composed over {count} releases{lost} of {len(runs)} runs; "
-        f"{THEOREMS[after.theorem]}"
+        f"{THEOREMS[facts.ledger.theorem]}"
     )
 
 

@@ -114,6 +114,9 @@ def drive(
             seen.append(found["metrics"])
         if "clients" in found and round < plan.rounds and not _met(plan, seen):
             found["clients"].pop("each", None)  # of the last evaluation alone
+        again = guard.give_out(round, state)
+        if again:
+            options.tell({"event": "charged again", "text": again})
         return found | guard.record() | {"seconds": watch.lap()}
 
     with following(store.path) as lines:

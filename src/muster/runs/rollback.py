@@ -7,7 +7,9 @@ an assignment once, for ever, and rounds that are played again are other assignm
 revealed stays charged: a round that is played again is another release (`charged_as`).
 
 A federation whose folder was put back to an older copy has gone back without saying so. It says so
-by a rollback to the round that it stands after, with the last round that was `lost` by it.
+by a rollback to the round that it stands after, with the last round that was `lost` by it, and how
+many rounds were `played` since the copy, where it had gone back in between: each counts as often as
+it was played, as each time was a release, and the attempts that sites may have seen are left out.
 """
 
 from __future__ import annotations
@@ -31,7 +33,11 @@ MOST_LOST = 10_000  # rounds, each of which is charged
 
 
 def refuse_return(
-    store: FactStore, round: int, reason: str = "", lost: int | None = None
+    store: FactStore,
+    round: int,
+    reason: str = "",
+    lost: int | None = None,
+    played: int | None = None,
 ) -> dict[str, Any]:
     """Return the facts of a run that may go back to this round.
 
@@ -42,7 +48,9 @@ def refuse_return(
         raise RunError(f"the run in {store.path} has no committed round to go back to; resume it")
     if lost is not None:
         _refuse_lost(store, facts, round, kept[-1], lost)
-    elif round == kept[-1]:
+    if played is not None:
+        _refuse_played(round, lost, played)
+    if lost is None and round == kept[-1]:
         raise RunError(
             f"the run in {store.path} stands after round {round} already; name another, or say "
             f"which rounds were lost (--lost LAST) if the folder was put back to an older copy"
@@ -67,18 +75,20 @@ def roll_back(
     by: str,
     reason: str = "",
     lost: int | None = None,
+    played: int | None = None,
     note: Callable[..., Any] | None = None,
     clock: Callable[[], float] = time.time,
 ) -> dict[str, Any]:
     """Go back to a version that is kept; what was done, as it is recorded.
 
     `by` is who asked for it, `reason` why; `lost` is the last round that was played of those which
-    this folder, put back to an older copy, does not know: all up to it are charged.
+    this folder, put back to an older copy, does not know: all up to it are charged. `played` is
+    how many were played after the copy, each as often as it was; None takes each for played once.
     `note(actor, action, **details)` writes the audit log, and has written when it returns: the log
     knows of it before the run does, and a death in between leaves the run as it was. Raises
     `RunError` for a version that is not kept, or rounds that cannot have been lost.
     """
-    facts = refuse_return(store, round, reason, lost)
+    facts = refuse_return(store, round, reason, lost, played)
     before, last = list(facts.get(FACT) or ()), store.versions()[-1]
     found: dict[str, Any] = {
         "number": len(before) + 1,
@@ -90,9 +100,11 @@ def roll_back(
     }
     if lost is not None:
         found["lost"] = lost
+    if played is not None:
+        found["played"] = played
     more: dict[str, Any] = {}
     if facts.get("federation"):
-        raised = [*(facts.get("raised") or ()), round]
+        raised = [*(facts.get("raised") or ()), *[round] * (1 + _repeated(found))]
         found["attempt"], more["raised"] = 1 + len(raised), raised
     if note is not None:
         note("operator", "rolled back", **{name: value for name, value in found.items() if value})
@@ -125,16 +137,48 @@ def _refuse_lost(
         )
 
 
+def _refuse_played(round: int, lost: int | None, played: int) -> None:
+    if lost is None:
+        raise RunError(
+            f"--played {played} says how often rounds were played that an older copy has lost; "
+            f"give their last with --lost LAST, or leave it out"
+        )
+    if not lost - round <= played <= MOST_LOST:
+        raise RunError(
+            f"--played {played}: rounds {round + 1} to {lost} were played at least once each; give "
+            f"how many rounds were played after round {round} of the copy, from {lost - round} to "
+            f"{MOST_LOST}"
+        )
+
+
+def _repeated(one: Mapping[str, Any]) -> int:
+    """Count the plays of a rollback's lost rounds beyond the first of each."""
+    once = int(one.get("lost", one["to"])) - int(one["to"])
+    return int(one.get("played", once)) - once
+
+
 def lost_rounds(run: str, rollbacks: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, int], ...]:
     """Return the rounds that no record is left of, each with the name that a ledger has it under.
 
     >>> lost_rounds("r", [{"to": 4, "lost": 6}, {"to": 5, "lost": 6}])
     (('r', 5), ('r', 6), ('r/2', 6))
+
+    A round that was played again and lost is nobody knows which, so each has a part of its own: a
+    client may have been in all of them.
+
+    >>> lost_rounds("r", [{"to": 4, "lost": 5, "played": 3}])
+    (('r', 5), ('r/1~1', 5), ('r/1~2', 5))
     """
     return tuple(
-        (charged_as(run, rollbacks, round, before=number), round)
+        place
         for number, one in enumerate(rollbacks, 1)
-        for round in range(one["to"] + 1, one.get("lost", one["to"]) + 1)
+        for place in (
+            *(
+                (charged_as(run, rollbacks, round, before=number), round)
+                for round in range(one["to"] + 1, one.get("lost", one["to"]) + 1)
+            ),
+            *((f"{run}/{number}~{time}", one["lost"]) for time in range(1, 1 + _repeated(one))),
+        )
     )
 
 

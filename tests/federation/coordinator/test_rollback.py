@@ -66,6 +66,34 @@ def test_the_log_has_it_before_the_run_does(tmp_path):
     ledger.close()
 
 
+def test_attempts_that_were_lost_do_not_come_again(tmp_path):
+    """Of rounds 4 and 5 five plays: three attempts beside the first may have been seen."""
+    ledger = FederationStore(tmp_path / "run")
+    committed(ledger, 1, 2, 3)
+    assert put_back(ledger, 3, 5, played=5) == 5
+    assert raised(ledger) == (3, 3, 3, 3)
+    assert ledger.facts()["rollbacks"][0]["played"] == 5
+    ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("lost", "played", "sentence"),
+    [
+        (5, 1, r"--played 1: rounds 4 to 5 were played at least once each; .* from 2 to 10000"),
+        (5, 10_001, "from 2 to 10000"),
+        (None, 3, r"--played 3 says .*give their last with --lost LAST"),
+    ],
+)
+def test_plays_that_cannot_have_been_change_nothing(tmp_path, lost, played, sentence):
+    ledger = FederationStore(tmp_path / "run")
+    committed(ledger, 1, 2, 3)
+    before = ledger.facts()
+    with pytest.raises(RunError, match=sentence):
+        put_back(ledger, 3 if lost else 2, lost, played=played)
+    assert ledger.facts() == before
+    ledger.close()
+
+
 @pytest.mark.parametrize(("round", "lost"), [(2, 4), (3, 3), (3, 2), (3, 3 + 10_001)])
 def test_what_cannot_have_been_lost_changes_nothing(tmp_path, round, lost):
     ledger = FederationStore(tmp_path / "run")

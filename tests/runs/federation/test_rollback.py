@@ -115,6 +115,14 @@ def test_a_higher_attempt_is_trained_with_the_sites_word_and_has_the_bits_it_had
     assert [one["attempt"] for one in server if "attempt" in one and "port" in one] == [1, 2]
 
 
+def test_plays_of_lost_rounds_are_counted_as_the_operator_says(home, capsys):
+    assert shell("rollback", home / "run", 2, "--played", 3) == 1
+    assert "give their last with --lost LAST" in said(capsys)
+    assert shell("rollback", home / "run", 2, "--lost", 4, "--played", 3) == 0
+    assert "they count as 3 releases" in said(capsys)
+    assert Run(home / "run").rollbacks[-1]["attempt"] == 3
+
+
 def test_the_same_rounds_again_give_the_same_model(home):
     assert shell("rollback", home / "run", 2, "--lost", 4) == 0
     played(home, policies=dict.fromkeys(NAMES, Policy(repeated_rounds=2)))

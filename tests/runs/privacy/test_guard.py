@@ -14,7 +14,7 @@ from muster.privacy.book import LedgerFile
 from muster.privacy.ledger import usual_delta
 from muster.privacy.randomness import Secret
 from muster.rounds import play, start
-from muster.runs.privacy.facts import ledger_of
+from muster.runs.privacy.facts import ledger_of, stated
 from muster.runs.privacy.guard import RunAccountant, afforded
 from muster.runs.replay import replay
 from muster.store import SQLiteStore
@@ -295,6 +295,34 @@ def test_a_budget_that_lost_rounds_have_spent_stops_the_run(plan, tmp_path):
     store.facts["rollbacks"] = [{"to": 1, "lost": 4}]
     assert "past the budget" in guard(plan, store).charge_round(2)
     assert len(PrivacyLedger.from_json(store.facts["ledger"]).entries) == 4
+
+
+@pytest.mark.parametrize(
+    ("field", "said"), [("budget", "which was changed after the first round"), ("rounds", "")]
+)
+def test_a_budget_that_was_raised_or_rounds_that_were_added_after_a_look_are_said(
+    train, plan, field, said
+):
+    """Then the number of rounds was fixed no more before the first one."""
+    fields = {name: getattr(plan, name) for name in plan.__dataclass_fields__}
+    charge = Charge(plan.stages.releases()[0], Selection("poisson", 0.5))
+    small = {
+        "budget": Budget(spent([charge] * 3, DELTA).epsilon, DELTA),
+        "rounds": 3,
+    }
+    first = train(**fields | {field: small[field]})
+    assert len(first.trained) == 3
+    assert ledger_of(first).theorem == "fixed settings"
+    calm = stated(first).items
+    assert "fixed before the first" in calm["accountant"] and "changed" not in calm["privacy"]
+    whole = train(resume=True, **fields)
+    ledger = ledger_of(whole)
+    assert len(whole.trained) == ROUNDS and ledger.theorem == "one setting"
+    assert ledger.epsilon == spent([charge] * ROUNDS, DELTA).epsilon
+    items = stated(whole).items
+    assert "another number of rounds or another budget" in items["accountant"]
+    assert said in items["privacy"]
+    assert ("changed" in items["privacy"]) is bool(said)
 
 
 def test_a_simulation_needs_no_secret(plan, tmp_path):

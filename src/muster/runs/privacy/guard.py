@@ -5,6 +5,10 @@ The order is that of the disk: the round's secret, then the ledger, then the rou
 that was released is in the ledger, and one that is resumed releases the very same noise. A round
 counts once it was begun, also if it is abandoned: whether it is tells something. After the last
 round goes what would take noise off again; a death in between leaves that to the next start.
+
+A ledger beside the run knows more than the folder may, which somebody copies or puts back: it has
+the secret that a round was begun with, and, before the commit gives it out, the model that came of
+it. So no second server, and no second life of a folder, releases a round anew without a charge.
 """
 
 from __future__ import annotations
@@ -12,16 +16,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from muster import keys
 from muster.errors import PlanError, RunError
 from muster.keys import RandomSource
 from muster.plan import Plan
 from muster.plan.private import charges, selection
-from muster.privacy import Budget, PrivacyLedger, Secret, check_delta
-from muster.privacy.book import ChargeRequest, LedgerFile, try_charge, united
+from muster.privacy import Budget, Charge, PrivacyLedger, Secret, check_delta
+from muster.privacy.book import ChargeRequest, LedgerFile, try_charge
 from muster.privacy.ledger import usual_delta
 from muster.rounds import RunState, drawn
 from muster.runs.privacy.rows import RowAccountant, afforded_rows
@@ -58,6 +65,7 @@ class RunAccountant:
         self._entropy, self._held = entropy, held
         self._active = bool(plan.stages.releases())
         self._secret: Secret | None = None
+        self._again: frozenset[tuple[str, int]] = frozenset()  # charged beside the open round
         self._rows: RowAccountant | None = None
         if plan.local.examples is not None:
             # Sites of one machine draw from the plan's seed; only masks hide their row counts.
@@ -73,6 +81,8 @@ class RunAccountant:
         self._book = self._opened(facts.get("file"), file)
         text = store.meta("ledger")
         self._ledger = None if text is None else PrivacyLedger.from_json(text)
+        # What stood in the file when this run was charged there last: it holds that, or is gone.
+        self._stood = self._ledger if facts.get("entered") else None
         self._back = store.meta(FACT) or []
         self._counts = dict(map(self._counted, store.history()))
         self._counts |= (self._counted(record, n) for n, record in store.superseded())
@@ -120,26 +130,58 @@ class RunAccountant:
         return self._rows.charge_round(round, self._held or roster, cohort.clients)
 
     def _admit(self, round: int) -> str | None:
-        plan, roster = self._plan, self._known()
-        ledger = self._so_far(roster)
-        before = ledger if self._book is None else united(self._book.read(ledger.delta), ledger)
+        roster = self._known()
+        before = ledger = self._so_far(roster)
+        if self._book is not None:
+            before = self._book.read(ledger.delta, self._stood).joined(ledger)
         self._check(before, roster)
-        wish = ChargeRequest(round, charges(plan, roster, self._named(round)), plan.budget)
+        wish = self._wish(round, roster)
         after, why = try_charge(before, wish)
         if why is None:
             self._refuse_sealed()
             self._keep_secret(round, before)
             if self._book is not None:
-                if self._store.meta("privacy") is None:  # by this name, also after a death
-                    self._store.note(privacy=self._facts(roster))
-                after, why = self._book.grant(wish, ledger)
+                self._note_file(roster)
+                wish = self._wish(round, roster)
+                after, why = self._book.grant(wish, ledger, self._stood)
         if why is not None:
-            lost = {"ledger": ledger.to_json()} if lost_rounds(self._run, self._back) else {}
-            self._store.note(privacy=self._facts(roster), **lost)
+            self._keep_lost(ledger, roster)
             return why
-        self._store.note(ledger=after.to_json(), privacy=self._facts(roster))
-        self._ledger = after
+        self._entered(after, roster)
         return None
+
+    def _wish(self, round: int, roster: Roster) -> ChargeRequest:
+        plan = self._plan
+        secret = "" if self._secret is None else sha256(self._secret.seed).hexdigest()
+        charges = self._charges(roster, self._named(round))
+        return ChargeRequest(round, charges, plan.budget, secret, plan.rounds)
+
+    def _charges(self, roster: Roster, name: str) -> tuple[Charge, ...]:
+        """Return the charges of a round under this name: of a return, those of a continuation."""
+        found = charges(self._plan, roster, name)
+        return tuple(c.continued() for c in found) if found[0].part else found
+
+    def _note_file(self, roster: Roster) -> None:
+        """Note the run's name and its file before the first charge in it, for a death behind it."""
+        assert self._book is not None
+        if (self._store.meta("privacy") or {}).get("file") != str(self._book.path):
+            self._store.note(privacy=self._facts(roster))
+
+    def _entered(self, ledger: PrivacyLedger, roster: Roster) -> None:
+        """Keep the ledger as it stands now, in the file if there is one."""
+        self._ledger = ledger
+        self._stood = None if self._book is None else ledger
+        self._store.note(ledger=ledger.to_json(), privacy=self._facts(roster))
+
+    def _keep_lost(self, ledger: PrivacyLedger, roster: Roster) -> None:
+        """Keep what an operator has said was lost also where no further round is played."""
+        if not lost_rounds(self._run, self._back):
+            self._store.note(privacy=self._facts(roster))
+            return
+        if self._book is not None:
+            self._note_file(roster)
+            ledger = self._book.witness(ledger, self._stood)
+        self._entered(ledger, roster)
 
     def _check(self, ledger: PrivacyLedger, roster: Roster) -> None:
         budget = self._plan.budget
@@ -161,8 +203,9 @@ class RunAccountant:
         ledger = self._ledger
         for name, round in lost_rounds(self._run, self._back):
             if not ledger.holds(name, round):
-                for charge in charges(self._plan, roster, name):
-                    ledger = ledger.enter(round, charge)
+                terms = self._wish(round, roster).terms
+                for charge in self._charges(roster, name):
+                    ledger = ledger.enter(round, charge, terms=terms)
         return ledger.witnessed(self._counts)
 
     def _keep_secret(self, round: int, known: PrivacyLedger) -> None:
@@ -204,6 +247,29 @@ class RunAccountant:
         if stages is not state.stages:
             self._store.amend(dict(leaves(state._replace(stages=stages))), sealed=True)
 
+    def give_out(self, round: int, state: RunState) -> str | None:
+        """Say before the commit, which gives it out, what model came of the admitted round.
+
+        It is written into the ledger beside the run, if there is one. Returns a sentence for the
+        operator where another model came of the round before, and both are charged. Raises
+        `RunError` where this one must not be given out.
+        """
+        if not self._active or self._book is None or self._secret is None:
+            return None
+        assert self._ledger is not None and self._stood is not None
+        roster = self._known()
+        wish = self._wish(round, roster)
+        model = _digest(state)
+        after, other = self._book.give_out(wish, model, self._ledger, self._stood)
+        self._again = wish.again(model).places if other else frozenset()
+        self._entered(after, roster)
+        if not other:
+            return None
+        return (
+            f"another model came of round {round} before, which a server with a copy of this "
+            f"folder may have given out, or this one before it was put back: both are charged"
+        )
+
     def source(self) -> RandomSource | None:
         """Return the source of the admitted round's draws: its secret; None for the plan's seed."""
         return self._secret
@@ -225,9 +291,10 @@ class RunAccountant:
         if not self._active or not done:
             return
         place, count = self._counted(self._store.last_record())
-        self._counts[place] = count
+        self._counts |= {place: count} | dict.fromkeys(self._again, count)
+        self._again = frozenset()
         if self._book is not None and self._ledger is not None:
-            self._book.witness(self._ledger.witnessed(self._counts))
+            self._book.witness(self._ledger.witnessed(self._counts), self._stood)
         kept = self._store.meta("secret") if self._entropy is not None else None
         if kept is not None and kept["round"] <= done:
             self._store.note(secret=None)
@@ -239,6 +306,7 @@ class RunAccountant:
         return {
             "run": self._run,
             "file": None if self._book is None else str(self._book.path),
+            "entered": self._stood is not None,
             "releases": [asdict(release) for release in plan.stages.releases()],
             "selection": asdict(how),
             "population": len(roster.clients),
@@ -257,6 +325,17 @@ def afforded(plan: Plan, roster: Roster) -> int | None:
         return afforded_rows(plan, roster)
     how = selection(plan, roster)
     return min(budget.rounds(release, how) for release in plan.stages.releases())
+
+
+def _digest(state: RunState) -> str:
+    """Return the SHA-256 of all that a commit of this state gives out or keeps."""
+    found = sha256()
+    for name, array in leaves(state._replace(frozen=None)):
+        held = np.ascontiguousarray(array)
+        head = repr((name, held.dtype.str, held.shape)).encode()
+        found.update(len(head).to_bytes(8, "little") + head)
+        found.update(held.reshape(-1).view(np.uint8).data if held.size else b"")
+    return found.hexdigest()
 
 
 def _weighting(plan: Plan) -> str:
