@@ -51,6 +51,7 @@ def trained(home, rounds, given=None, policy=RULES, run="r", site_store="vault-1
     kept.enter(run, "a")
     try:
         site = SiteSecrets(given or plan(), policy, kept, study, ROWS, lambda n: bytes(n))
+        site.joined()
         tasks_ = [TrainAssignment(run, round, "a" * 64, 15.0) for round in range(1, rounds + 1)]
         return sum(site.charge(task) is None for task in tasks_)
     finally:

@@ -125,11 +125,18 @@ class Assignments:
             return Objection(
                 "fate", f"the fate of round {pending.task.round} was not told yet", passing=True
             )
-        if begun is not None and kept is None and self.private.lost(task, begun):
+        lost = (
+            begun is not None
+            and kept is None
+            # In a thread, as the first look hashes all rows.
+            and await asyncio.to_thread(self.private.lost, task, begun)
+        )
+        if lost:
             return Objection(
                 "secret",
                 f"round {task.round} (attempt {task.attempt}) was begun, and the secret of its "
-                f"noise is gone: with another it would be another release",
+                f"noise is gone, or its rows, plan or policy are others: with those it would be "
+                f"another release",
             )
         return await self._over_budget(task, begun, keep=self.masked is None)
 
