@@ -18,7 +18,10 @@ from muster.federation.site.policy import Policy
 from muster.federation.site.study import STUDIES, StudyRecord
 from muster.federation.site.trainer import Habits
 from muster.privacy import spent
+from muster.privacy.statement import rounded_up
 from muster.runs.privacy.site import accounts, studies
+
+LOCALLY = plan(Local(epochs=1, batch=4), pipeline.Clip(1.0), pipeline.LocalNoise(3.0, 1e-5))
 
 
 @pytest.mark.parametrize("first", ["rows", "shares"])
@@ -60,6 +63,39 @@ def test_a_plan_without_noise_is_claimed_nothing_by_the_ledger_of_an_earlier_run
     assert "nothing bounds it" in reader
     assert "neither plan nor policy has this site add any" in reader
     assert "covered by noise" not in said(study, "another client")
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "unit"),
+    [
+        (dealt(), plan(), "one row of this site"),
+        (LOCALLY, LOCALLY, "its update is this one, or any other"),
+        (dealt(), LOCALLY, "its update in a masked sum is this one, or zero"),
+    ],
+)
+def test_a_claim_is_for_the_unit_that_the_plan_at_hand_keeps_too(first, then, unit, tmp_path):
+    """Before its first training: of an update that this plan shows, no claim about updates."""
+    home, big = tmp_path / "lyon", replace(RULES, budget_epsilon=1e4)
+    trained(home, 2, first, big)
+    joined.write(home / STUDIES / "default", joined.Joined.of(then, big, ROWS, plain=False))
+    (study,) = studies(home)
+    assert unit in said(study, "a reader of the model")
+    if then == plan():
+        doubled = [charge.doubled() for charge in study.account.ledger.charges]
+        epsilon = rounded_up(spent(doubled, 1e-4).epsilon)
+        assert f"With epsilon {epsilon} at delta" in said(study, "a reader of the model")
+        assert f"share alone epsilon is {epsilon}" not in said(study, "a reader of the model")
+
+
+def test_a_ledger_that_is_gone_with_its_note_is_noticed(tmp_path):
+    home = tmp_path / "lyon"
+    trained(home, 2)
+    kept = home / STUDIES / "default"
+    joined.write(kept, joined.Joined.of(plan(), RULES, ROWS, plain=False))
+    for name in ("privacy.json", "budget.json"):
+        (kept / name).unlink()
+    with pytest.raises(RunError, match="it has 0 entries"):
+        studies(home)
 
 
 def test_a_plan_without_masks_is_not_said_to_show_sums_alone(tmp_path):

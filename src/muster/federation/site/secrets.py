@@ -74,8 +74,8 @@ class SiteSecrets:
     """The secrets and charges that a client keeps; `entropy` None takes the plan's seed.
 
     Secrets lie in the vault, charges in the folder of the study. `digest` gives that of the rows,
-    when it is first needed. Raises `PlanError` for a policy with a budget and a plan that adds no
-    noise here, and for a δ with which to publish one of the rows would pass.
+    as they are when it is asked for. Raises `PlanError` for a policy with a budget and a plan that
+    adds no noise here, and for a δ with which to publish one of the rows would pass.
     """
 
     def __init__(

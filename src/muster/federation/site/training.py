@@ -142,17 +142,14 @@ class Training:
     def digest(self) -> bytes:
         """The SHA-256 of the rows that are trained on; empty where they are no rows.
 
-        Taken once, as rows are the same for as long as this lives.
+        Of the rows as they are now: a file that was mapped may have changed.
         """
         try:
-            return self._digest
+            rows = self._mine
         except Exception:  # what is wrong with them is said when they are trained on
             return b""
-
-    @cached_property
-    def _digest(self) -> bytes:
         found = sha256()
-        for array in self._mine:
+        for array in rows:
             found.update(repr((array.dtype.str, array.shape)).encode())
             found.update(array.data.cast("B") if array.size else b"")
         return found.digest()

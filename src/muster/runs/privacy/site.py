@@ -22,11 +22,11 @@ from muster.federation.site.peers import PeerRules
 from muster.federation.site.secrets import LEDGER, NOTE, check_entries
 from muster.federation.site.study import STUDIES, spending
 from muster.plan.told import told_of_value
-from muster.privacy import Budget, Charge, PrivacyLedger, Statement
+from muster.privacy import Budget, Charge, PrivacyLedger, Release, Statement
 from muster.privacy.accounting import most_rounds
 from muster.privacy.book import LedgerFile
 from muster.privacy.mask import Sums
-from muster.privacy.shares import Assumed, alone, assumed, epsilon_alone, epsilon_as
+from muster.privacy.shares import Assumed, alone, assumed, epsilon_as
 from muster.privacy.statement import rounded_up
 from muster.privacy.threats import Peers, Setting, Threat, threats
 from muster.runs.privacy.masked import own_needed, settings_of
@@ -60,7 +60,8 @@ class Account:
 
     `own`: of noise in shares the site's own alone counts (`own_share_only`), also where the ledger
     was charged otherwise before. `uncounted`: the run, round and attempt of each training that is
-    in no ledger, as no budget stood.
+    in no ledger, as no budget stood. `planned`: the noise of the plan that goes on, where what is
+    said is to hold of its trainings, too, also before the first.
     """
 
     path: Path
@@ -68,6 +69,7 @@ class Account:
     budget: Budget | None
     own: bool = False
     uncounted: tuple[tuple[str, int, int], ...] = ()
+    planned: tuple[Release, ...] = ()
 
     @property
     def charges(self) -> tuple[Charge, ...]:
@@ -99,14 +101,19 @@ class Account:
     @property
     def _rows(self) -> bool:
         """Return whether it is about single rows."""
-        return any(charge.release.trust == "central" for charge in self.ledger.charges)
+        return any(charge.release.trust == "central" for charge in self._all)
+
+    @property
+    def _all(self) -> tuple[Charge, ...]:
+        """All charges, and those that are planned."""
+        return (*self.ledger.charges, *map(Charge, self.planned))
 
     @property
     def unit(self) -> str:
         """The unit that ε is about: noise in each local step hides rows, on an update all."""
         if self._rows:
             return ROW
-        zero = any(charge.relation == "zero-out" for charge in self.ledger.charges)
+        zero = any(charge.relation == "zero-out" for charge in self._all)
         return SHARE if zero else SITE
 
     @property
@@ -139,7 +146,8 @@ class Account:
     @property
     def alone(self) -> float:
         """ε by this site's own noise alone; infinite where that is no noise at all."""
-        return max(self.ledger.epsilon, epsilon_alone(self.ledger.charges, self.ledger.delta))
+        charges, delta = self.ledger.charges, self.ledger.delta
+        return max(self.ledger.epsilon, epsilon_as(charges, delta, own=True, rows=self._rows))
 
     @property
     def left(self) -> float | None:
@@ -213,7 +221,7 @@ def peers_of(rules: PeerRules) -> Peers:
 
 def _study(path: Path, policy: Any) -> SiteStudy:
     account = None
-    if (path / NOTE).exists() or (path / LEDGER).exists():
+    if (path / NOTE).exists() or (path / LEDGER).exists() or spending(path).entries:
         account = _account(path / LEDGER, _rule(policy) or _noted(path))
     came = joined.read(path)
     if came is None:
@@ -255,6 +263,7 @@ def _stated(came: Joined, account: Account | None) -> Statement:
     """State what this site's own noise hides, by its own ledger; else why nothing can be said."""
     counted = account is not None and account.ledger.entries and not account.uncounted
     if account is not None and counted and came.own:
+        account = replace(account, planned=came.own)
         ledger = account.ledger
         claim = (
             f"With epsilon {rounded_up(account.epsilon)} at delta {ledger.delta:g}, by its own "
