@@ -5,15 +5,22 @@ The attack: a server asks for one round again and again, a little different each
 independently noised copies of one update give the update away, and the ledger had one entry.
 """
 
+import math
+import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from tests.adversary.rogue import NOON, Rogue, Site
+from tests.federation.site import scene
 from tests.federation.site.scene import Killed, plan, spoil
 
 from muster import pipeline, rounds
+from muster.errors import RunError
 from muster.federation.protocol.message import Decline
 from muster.federation.site.policy import Policy
+from muster.federation.site.trainer import Habits
+from muster.runs.privacy.site import accounts, studies
 
 NOISY = Policy(clip=1.0, noise=4.0, budget_epsilon=8.0, budget_delta=1e-5, rounds_per_day=1)
 PLANS = {
@@ -142,8 +149,8 @@ def test_a_training_is_in_the_ledger_before_it_begins(tmp_path):
             seen.extend(entry.charge.run.split("/") for entry in site.charged)
 
     site.attend(rogue, at=at)
-    ((run, attempt, model, secret),) = seen
-    assert (run, attempt, model) == ("r1", "1", rogue.model) and len(secret) == 64
+    ((run, part, model, seal),) = seen
+    assert (run, part.partition(".")[0], model) == ("r1", "1", rogue.model) and len(seal) == 64
 
 
 def test_a_spent_budget_outlives_vaults_and_runs(tmp_path):
@@ -157,3 +164,124 @@ def test_a_spent_budget_outlives_vaults_and_runs(tmp_path):
     assert 0 < trained == len(site.charged) < 40
     assert site.charged[-1].epsilon <= 8.0
     assert "budget of privacy" in rogue.of(Decline)[0].text
+
+
+def lived(home, rogue, policy, data, at=None):
+    """One life of a site with these rows."""
+    home.mkdir(exist_ok=True)
+    habits = Habits(policy=policy, wall=lambda: NOON)
+    return scene.attend(
+        PLANS["plain"],
+        rogue,
+        home / "vault",
+        data=data,
+        at=at,
+        habits=habits,
+        study=home / "studies" / "default",
+    )
+
+
+@pytest.mark.parametrize("how", ["damaged", "put back"])
+def test_noise_of_one_assignment_is_on_no_second_update_of_other_rows(how, tmp_path):
+    """One patient comes in another's place, and what was kept of the update is gone.
+
+    Made again with the same noise, the two updates would differ by that patient alone.
+    """
+    rogue, home = Rogue(PLANS["plain"], []), tmp_path / "noised"
+    x, y = scene.rows()
+    other = np.concatenate([x[1:], x[:1] + 3]), np.concatenate([y[1:], (y[:1] + 1) % 3])
+
+    def at(label):
+        if label == "site: in step" and not (tmp_path / "copy").exists():
+            shutil.copytree(home / "vault", tmp_path / "copy")
+
+    rogue.script = [rogue.task()]
+    lived(home, rogue, NOISY, (x, y), at)
+    if how == "put back":
+        shutil.rmtree(home / "vault")
+        shutil.copytree(tmp_path / "copy", home / "vault")
+    else:
+        (path,) = (home / "vault").glob("update-*")
+        spoil(path)
+    kept = shutil.copytree(home, tmp_path / "kept")
+    rogue.script = [rogue.task()]
+    lived(home, rogue, NOISY, other)
+    assert len(rogue.updates) == 1
+    (decline,) = rogue.of(Decline)
+    assert "its rows, plan or policy are others" in decline.text
+    rogue.script = [rogue.task()]
+    lived(kept, rogue, NOISY, (x, y))
+    assert len(rogue.updates) == 2 and len(rogue.bodies()) == 1, "of the same rows the same bits"
+
+
+def test_what_was_charged_is_what_is_trained_also_under_another_policy(tmp_path):
+    """Begun and charged with much noise; by the time that a model comes the policy has less."""
+    site = Site(tmp_path, PLANS["plain"], replace(NOISY, budget_epsilon=1e3))
+    rogue = Rogue(PLANS["plain"], [])
+    rogue.script = [rogue.task()]
+    with pytest.raises(Killed):
+        site.attend(rogue, at=killed_at("site: assignment is begun"))
+    site.policy = replace(site.policy, noise=0.5)
+    rogue.script = [rogue.task()]
+    site.attend(rogue)
+    assert not rogue.updates and len(site.charged) == 1
+    assert "its rows, plan or policy are others" in rogue.of(Decline)[0].text
+
+
+@pytest.mark.parametrize("how", ["gone", "put back"])
+def test_a_ledger_that_is_gone_or_put_back_is_noticed(how, tmp_path):
+    """The ledger alone says what was spent of the budget; the record knows how much that was."""
+    policy = replace(NOISY, rounds_per_day=None)
+    site, rogue = Site(tmp_path, PLANS["plain"], policy), Rogue(PLANS["plain"], [])
+    book = site.study / "privacy.json"
+    rogue.script = [rogue.task(1), rogue.settled(1)]
+    site.attend(rogue)
+    old = book.read_bytes()
+    rogue.script = [rogue.task(2), rogue.settled(2)]
+    site.attend(rogue)
+    whole = book.read_bytes()
+    assert len(site.charged) == 2
+    book.unlink() if how == "gone" else book.write_bytes(old)
+    rogue.script = [rogue.task(3)]
+    with pytest.raises(RunError, match=r"has [01] entries, and .* record beside it knows of 2"):
+        site.attend(rogue)
+    assert len(rogue.updates) == 2
+    with pytest.raises(RunError, match=r"privacy\.json is gone or was put back"):
+        accounts(tmp_path)
+    book.write_bytes(whole)
+    rogue.script = [rogue.task(3)]
+    site.attend(rogue)
+    assert len(rogue.updates) == len(site.charged) == 3
+
+
+def test_a_training_without_a_budget_is_in_what_is_shown_as_spent(tmp_path):
+    policy = replace(NOISY, rounds_per_day=None)
+    site, rogue = Site(tmp_path, PLANS["plain"], policy), Rogue(PLANS["plain"], [])
+    for round in (1, 2, 3):
+        off = replace(policy, budget_epsilon=None, budget_delta=None, metrics="hidden")
+        site.policy = off if round == 2 else policy
+        rogue.script = [rogue.task(round), rogue.task(round), rogue.settled(round)]
+        site.attend(rogue)
+        (found,) = accounts(tmp_path)
+        assert (found.parts[0].trainings, found.parts[0].last) == (round, round)
+        assert (found.spent < math.inf) == (round == 1)
+    assert found.uncounted == (("r1", 2, 1),) and found.parts[0].epsilon == math.inf
+    assert found.epsilon == site.charged[-1].epsilon and len(site.charged) == 2
+    (study,) = studies(tmp_path)
+    reader = study.threats[-1]
+    assert "nothing bounds it" in reader.learns
+    assert "1 training of this study was without a budget" in reader.rests_on
+
+
+def test_a_training_that_was_charged_is_not_uncounted_because_the_budget_went(tmp_path):
+    """It goes on after a kill, under a policy that has no budget any more."""
+    policy = replace(NOISY, rounds_per_day=None)
+    site, rogue = Site(tmp_path, PLANS["plain"], policy), Rogue(PLANS["plain"], [])
+    rogue.script = [rogue.task()]
+    with pytest.raises(Killed):
+        site.attend(rogue, at=killed_at("site: before upload"))
+    site.policy = replace(policy, budget_epsilon=None, budget_delta=None, metrics="hidden")
+    rogue.script = [rogue.task()]
+    site.attend(rogue)
+    (found,) = accounts(tmp_path)
+    assert len(rogue.updates) == 1 and found.uncounted == () and found.parts[0].trainings == 1

@@ -25,6 +25,7 @@ from muster.federation.site.secagg import HOURS
 from muster.federation.site.trainer import Habits
 from muster.privacy.book import LedgerFile
 from muster.secagg import Sum
+from muster.secagg.graph import Odds, graph_of
 from muster.secagg.messages import Advert, Consent, MaskedVector, Quit, Revealed, Shares
 from muster.security import pki
 from muster.security.transcript import examine
@@ -602,3 +603,18 @@ def test_a_folder_of_transcripts_that_was_altered_keeps_no_secret_alive(liar):
     assert not list((liar.home / "ann" / "vault").glob("secure-*"))
     (lost,) = entries(liar, "ann", "transcript lost")
     assert "move the folder away" in lost["text"]
+
+
+def test_a_roster_may_lack_whom_a_sum_may_lose(tmp_path):
+    """Told of five, of whom one may be lost and one collude: a sum of four has three honest."""
+    liar = Sums(tmp_path, names=NAMES)
+    liar.late = ()
+    session = Session(NAMES[:4], most=math.inf, asked={"peers": 5})
+    liar.lead(session)
+    assert isinstance(session.found, Sum)
+    for name in session.names:
+        assert Shares in said(session, name)
+        (ended,) = shown(liar, name)
+        cohort, *odds = (ended.terms[key] for key in ("cohort", "colluders", "losses"))
+        graph = graph_of(4, Odds(*odds), bytes(32), cohort)
+        assert (cohort, graph.threshold, graph.honest) == (5, 4, 3)

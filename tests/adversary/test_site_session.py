@@ -182,3 +182,37 @@ def test_a_session_is_in_the_record_before_its_first_word(liar):
     liar.handle = handle
     liar.lead(session)
     assert seen[0].session is not None and not seen[0].session.over
+
+
+def test_a_round_that_was_masked_is_masked_no_second_time_under_another_attempt(tmp_path):
+    """The server opens the sum of five, tells nobody its fate, and says that it went back.
+
+    The same round over the same model without eve: the difference of the sums is eve's update.
+    """
+    liar = Sums(tmp_path)
+    liar.late, liar.ends = (), False  # else the sites hear the end of the run, and forget
+    habits = Habits(wait=0.0, policy=Policy(repeated_rounds=1))
+    first = Session(liar.names, most=math.inf)
+    liar.lead(first, habits=habits)
+    assert len(first.found.survivors) == 5
+    second = Session(liar.names[:4], most=400, asked={"attempt": 2})
+    liar.terms = lambda terms: replace(terms, attempt=2)
+    liar.lead(second, habits=habits)
+    for name in second.names:
+        assert set(said(second, name)) <= {Revealed, Quit}, "not a word of a second session"
+        assert "was masked here under another attempt" in liar.sites[name].of(Decline)[0].text
+
+
+def test_a_round_of_which_nothing_was_masked_is_the_sites_to_allow_again(tmp_path):
+    """All left before a masked vector was due, so no sum of the first attempt holds anybody."""
+    liar = Sums(tmp_path)
+    liar.late, liar.ends = Compared, False
+    habits = Habits(wait=0.0, policy=Policy(repeated_rounds=1))
+    first = Session(liar.names)
+    liar.lead(first, habits=habits)
+    assert MaskedVector not in {kind for name in liar.names for kind in said(first, name)}
+    liar.late = ()
+    second = Session(liar.names, most=math.inf, asked={"attempt": 2})
+    liar.terms = lambda terms: replace(terms, attempt=2)
+    liar.lead(second, habits=habits)
+    assert isinstance(second.found, Sum)

@@ -150,7 +150,7 @@ def test_a_false_roster_gets_no_share(change, reason):
     assert played.kept[VICTIM] == {}  # forgotten
 
 
-@pytest.mark.parametrize(("cohort", "shown"), [(100, 13), (100, 55), (400, 45), (9, 5)])
+@pytest.mark.parametrize(("cohort", "shown"), [(100, 13), (100, 55), (400, 45), (9, 5), (5, 3)])
 def test_a_roster_far_shorter_than_the_cohort_gets_no_share(cohort, shown):
     """All who may collude of those invited may be in it: twelve of a hundred hide two."""
 

@@ -18,7 +18,7 @@ from muster.errors import PlanError
 from muster.privacy.accounting import spent
 from muster.privacy.release import Charge
 
-__all__ = ["Assumed", "alone", "assumed", "epsilon_alone"]
+__all__ = ["Assumed", "alone", "assumed", "epsilon_alone", "epsilon_as", "for_rows"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,44 @@ def epsilon_alone(charges: Iterable[Charge], delta: float) -> float:
     >>> round(epsilon_alone([charge], 1e-5), 2), round(spent([charge], 1e-5).epsilon, 2)
     (2.17, 1.18)
     """
+    return epsilon_as(charges, delta, own=True)
+
+
+def for_rows(charges: Iterable[Charge], *, always: bool = False) -> tuple[Charge, ...]:
+    """Return charges as they count for one row, where any of them is about rows, or `always`.
+
+    Noise in shares is charged for an update that is this one or zero. A row that goes makes another
+    update of it, which is as far from the first as twice its bound: half of the noise. Charges of
+    which none is about rows are about updates, and stay what they are.
+
+    >>> from muster.privacy.release import Release
+    >>> rows = Charge(Release("gaussian", 2.0, 1.0))
+    >>> shares = Charge(Release("skellam", 2.0, 100.0, 10, 36, known=12))
+    >>> [charge.release.multiplier for charge in for_rows([rows, shares])]
+    [2.0, 1.0]
+    >>> for_rows([shares]) == (shares,)
+    True
+    """
+    given = tuple(charges)
+    if not (always or any(charge.release.trust == "central" for charge in given)):
+        return given
+    return tuple(charge.doubled() if charge.release.discrete else charge for charge in given)
+
+
+def epsilon_as(charges: Iterable[Charge], delta: float, *, own: bool, rows: bool = False) -> float:
+    """ε at δ of all charges of a client, as they count for one row where some are about `rows`.
+
+    `own` shares alone count if so. Infinite where that is less noise than any accountant has a
+    number for.
+
+    >>> from muster.privacy.release import Release
+    >>> rows = Charge(Release("gaussian", 2.0, 1.0))
+    >>> shares = Charge(Release("skellam", 2.0, 100.0, 10, 36, known=12))
+    >>> epsilon_as([rows, shares], 1e-5, own=False) > spent([rows, shares], 1e-5).epsilon
+    True
+    """
     try:
-        return spent(map(alone, charges), delta).epsilon
-    except PlanError:  # less than any accountant has a number for
+        counted = map(alone, charges) if own else charges
+        return spent(for_rows(counted, always=rows), delta).epsilon
+    except PlanError:
         return math.inf

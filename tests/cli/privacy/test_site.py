@@ -42,6 +42,16 @@ def test_and_given_as_json(site):
     assert found["rdp"] >= found["spent"] > 0
 
 
+def test_trainings_without_a_budget_are_told_and_nothing_is_said_to_bound_them(site, tmp_path):
+    trained(tmp_path / "lyon", 5, policy=Policy(), run="s", site_store="vault-2")
+    text = " ".join(site("privacy", "--site", "lyon").split())
+    assert "5 trainings without a budget: nothing bounds what is spent" in text
+    assert "without those, in 8 trainings of 2 runs" in text
+    (found,) = site.json("privacy", "--site", "lyon")
+    assert (found["spent"], found["uncounted"]) == (None, 5) and found["charged"] > 0
+    assert [(r["run"], r["epsilon"] is None) for r in found["runs"]] == [("r", False), ("s", True)]
+
+
 def test_a_policy_is_asked_instead(site, tmp_path):
     (tmp_path / "site.toml").write_text("budget_epsilon = 20.0\nbudget_delta = 1e-4\n")
     (found,) = site.json("privacy", "--site", "lyon", "--policy", "site.toml")

@@ -31,7 +31,7 @@ from muster.privacy import Charge, Selection, spent
 from muster.privacy.book import LedgerFile
 from muster.privacy.distributed import bounds
 from muster.privacy.per_example import PerExample
-from muster.privacy.shares import epsilon_alone
+from muster.privacy.shares import epsilon_alone, epsilon_as
 
 LOCAL = (Clip(1.0), LocalNoise(2.0, 1e-5))
 RULES = Policy(budget_epsilon=5.0, budget_delta=1e-5)
@@ -177,8 +177,8 @@ def test_the_ledger_keys_an_assignment_by_all_of_its_digests(study, private):
         assert one.charge(given) is None
     found = entries(study)
     assert len(found) == 3
-    run, attempt, model, secret = found[0].charge.run.split("/")
-    assert (run, attempt, model) == ("r", "1", "a" * 64)
+    run, part, model, secret = found[0].charge.run.split("/")
+    assert (run, part.partition(".")[0], model) == ("r", "1", "a" * 64)
     assert secret == one.seal(task(1)) and len(secret) == 64
 
 
@@ -192,19 +192,19 @@ def test_the_ledger_is_one_for_all_runs_and_vaults_of_a_study(study, private, tm
 
 
 def test_the_study_says_which_budget_is_in_force(study, private):
-    private(policy=RULES)
+    private(policy=RULES).joined()
     note = study.folder / "budget.json"
     assert json.loads(note.read_text()) == {
         "epsilon": 5.0,
         "delta": 1e-5,
         "own_share_only": False,
     }
-    private(policy=replace(RULES, budget_epsilon=7.0, own_share_only=True))
+    private(policy=replace(RULES, budget_epsilon=7.0, own_share_only=True)).joined()
     found = json.loads(note.read_text())
     assert found == {"epsilon": 7.0, "delta": 1e-5, "own_share_only": True}
     (study.folder / "budget.json.part").mkdir()
     with pytest.raises(RunError, match=r"budget.json cannot be written .* then join again"):
-        private(policy=RULES)
+        private(policy=RULES).joined()
 
 
 def test_a_budget_without_noise_of_ones_own_is_refused(private):
@@ -307,3 +307,111 @@ def test_sampling_has_nothing_to_do_with_it():
     assert (
         charges(plan(*LOCAL, sampling=sampling.Poisson(0.1)), RULES, 20)[0].selection == Selection()
     )
+
+
+def test_noise_and_seal_are_of_the_rows_the_plan_and_what_the_policy_forces(site_store, study):
+    """The secret is one, as a vault that was put back still has it."""
+    noisy = Policy(clip=1.0, noise=2.0)
+
+    def made(rows=b"a", given=None, policy=noisy):
+        return SiteSecrets(
+            given or plan(), policy, site_store, study, 20, os.urandom, digest=lambda: rows
+        )
+
+    one = made()
+    changed = [
+        made(b"b"),
+        made(given=plan(Clip(0.5))),
+        made(policy=replace(noisy, noise=3.0)),
+        made(policy=replace(noisy, clip=0.5)),
+    ]
+    assert made().seal(task(1)) == one.seal(task(1))
+    assert made().source(task(1)) == one.source(task(1))
+    study.begin(task(1), day="", secret=one.seal(task(1)))
+    begun = study.begun(task(1))
+    assert not made().lost(task(1), begun)
+    for other in changed:
+        assert other.seal(task(1)) != one.seal(task(1))
+        assert other.source(task(1)) != one.source(task(1))
+        assert other.lost(task(1), begun)
+    assert len({other.seal(task(1)) for other in changed}) == len(changed)
+
+
+def test_other_rows_under_one_secret_are_a_second_charge(site_store, study):
+    """The whole site was put back to between the charge and the record of the assignment."""
+    for rows in (b"a", b"a", b"b"):
+        site = SiteSecrets(
+            plan(*LOCAL), RULES, site_store, study, 20, os.urandom, digest=lambda rows=rows: rows
+        )
+        assert site.charge(task(1)) is None
+    assert len(entries(study)) == 2
+    assert len({entry.charge.run for entry in entries(study)}) == 2
+
+
+def test_what_was_begun_otherwise_and_never_charged_is_not_charged_for_what_it_is_not(
+    site_store, study
+):
+    """An update was kept under less noise, and waits for its masked sum under today's policy."""
+    given, loud = plan(), replace(RULES, clip=0.5, noise=9.0)
+    before = SiteSecrets(given, replace(loud, noise=1.0), site_store, study, 20, os.urandom)
+    sealed = before.seal(task(1))
+    now = SiteSecrets(given, loud, site_store, study, 20, os.urandom)
+    assert "was begun with other rows, another plan or other noise" in now.charge(task(1), sealed)
+    assert not entries(study)
+    again = SiteSecrets(given, replace(loud, budget_epsilon=4.0), site_store, study, 20, os.urandom)
+    assert again.charge(task(1), now.seal(task(1))) is None, "how much may be spent changes nothing"
+
+
+def test_rows_that_change_within_a_run_are_no_fixed_settings(site_store, study):
+    """Twenty rows, then two hundred: each of a batch's rows is drawn ten times less."""
+    given = plan(local=Local(epochs=2, batch=4, examples=PerExample(1.0, 2.0)))
+    rules = replace(RULES, budget_epsilon=1e3)
+    for round, rows in ((1, 20), (2, 20), (3, 200)):
+        site = SiteSecrets(given, rules, site_store, study, rows, os.urandom)
+        assert site.charge(task(round)) is None
+        ledger = LedgerFile(study.folder / "privacy.json").read(1e-5)
+        assert (ledger.theorem == "fixed settings") == (round < 3)
+    assert len({charge.amplification for charge in ledger.charges}) == 2
+    assert ledger.theorem == "Rényi filter"
+    assert ledger.epsilon >= spent(ledger.charges[:2], 1e-5).epsilon
+
+
+@pytest.mark.parametrize("delta", [0.5, 0.05])
+def test_a_delta_must_lie_below_one_over_the_rows(delta, private, study):
+    with pytest.raises(PlanError, match="there are 20 rows: to publish one of them at random"):
+        private(policy=replace(RULES, budget_delta=delta))
+    private(policy=replace(RULES, budget_delta=0.049))
+
+
+def test_a_ledger_that_has_lost_entries_is_not_gone_on_with(study, private):
+    one = private(policy=RULES)
+    for round in (1, 2):
+        assert one.charge(task(round)) is None
+    assert study.entries == 2
+    book = LedgerFile(study.folder / "privacy.json")
+    whole = book.path.read_text()
+    for lost in (book.read(1e-5).entries[:1], ()):
+        book.path.write_text(replace(book.read(1e-5), entries=lost).to_json())
+        for keep in (False, True):
+            with pytest.raises(RunError, match=r"is gone or was put back: it has [01] entries"):
+                one.charge(task(3), keep=keep)
+        book.path.write_text(whole)
+    assert one.charge(task(3)) is None and study.entries == 3
+
+
+@pytest.mark.parametrize("first", ["rows", "shares"])
+def test_a_budget_counts_shares_for_single_rows_where_any_run_was_about_rows(
+    first, site_store, study
+):
+    """A row that goes makes another update: twice as far as an update that is zero."""
+    rows = plan(local=Local(epochs=1, batch=4, examples=PerExample(1.0, 2.0)))
+    shares = plan(*SHARES, minimum=4)
+    both = (*charges(rows, RULES, 20), *charges(shares, RULES, 20))
+    by_row, by_update = epsilon_as(both, 1e-5, own=False), spent(both, 1e-5).epsilon
+    assert by_update < by_row
+    order = [rows, shares] if first == "rows" else [shares, rows]
+    rules = replace(RULES, budget_epsilon=(by_row + by_update) / 2)
+    sites = [SiteSecrets(given, rules, site_store, study, 20, os.urandom) for given in order]
+    assert sites[0].charge(task(1)) is None
+    assert "counted for single rows" in sites[1].charge(task(2))
+    assert len(entries(study)) == 1

@@ -15,7 +15,14 @@ import pytest
 from muster.errors import RunError
 from muster.federation.protocol.message import Evaluate, TrainAssignment
 from muster.federation.site import study
-from muster.federation.site.study import JoinedSession, Known, Rekeyed, StudyRecord
+from muster.federation.site.study import (
+    JoinedSession,
+    Known,
+    Rekeyed,
+    Spending,
+    StudyRecord,
+    spending,
+)
 from muster.security.pki.notary import Peer
 from muster.store.blobs import NoRoom
 
@@ -283,3 +290,36 @@ def test_a_copy_of_the_folder_is_whole(record, tmp_path):
     copy = StudyRecord(tmp_path / "copy", "default")
     assert copy.begun(TASK) is not None
     copy.close()
+
+
+def test_how_long_the_ledger_is_only_grows_and_is_read_from_beside(record):
+    assert (record.entries, spending(record.folder)) == (0, Spending())
+    for count, known in ((2, 2), (1, 2), (5, 5)):
+        record.entered(count)
+        assert (record.entries, spending(record.folder).entries) == (known, known)
+
+
+def test_trainings_without_a_budget_are_known_each_once(record):
+    for _ in range(2):
+        for place in ((1, 1), (2, 1), (2, 2)):
+            record.uncounted(TrainAssignment("r", place[0], "a" * 64, 15.0, attempt=place[1]))
+    record.tally("r", "declined rounds")
+    expected = {("r", 1, 1), ("r", 2, 1), ("r", 2, 2)}
+    found = spending(record.folder).uncounted
+    assert set(found) == expected and len(found) == 3
+
+
+def test_a_round_counts_as_masked_from_the_step_on_that_may_have_masked_it(record):
+    asked = TrainAssignment("r", 3, "a" * 64, 15.0)
+    record.begin(asked, day="")
+    record.open(asked, 1.0)
+    for steps, masked in ((3, False), (4, True)):
+        record.count(asked, steps)
+        assert record.known("r", "", 3).masked == masked
+    record.end(asked)
+    assert record.known("r", "", 3).masked and not record.known("r", "", 4).masked
+    assert not record.known("s", "", 3).masked
+
+
+def test_there_is_nothing_spent_without_a_record(tmp_path):
+    assert spending(tmp_path) == Spending()

@@ -115,3 +115,18 @@ def test_test_rows_are_measured_where_there_are_any():
     body = body_of(plan)
     assert Training(plan, rows()).measure(body, None)["rows"] == 18
     assert Training(plan, rows(), rows(5, 1)).measure(body, None)["rows"] == 5
+
+
+def test_the_digest_is_of_the_rows_as_they_are_now(tmp_path):
+    """Of their numbers, dtypes and shapes, whatever holds them; a mapped file may change."""
+    x, y = rows()
+    one = Training(PLANS["plain"], (x, y)).digest
+    assert len(one) == 32 and Training(PLANS["plain"], (x.tolist(), y)).digest != one
+    assert Training(PLANS["plain"], (x.copy(), y.tolist())).digest == one
+    other = x.copy()
+    held = Training(PLANS["plain"], (other, y))
+    assert held.digest == one
+    other[0, 0] += 1
+    assert held.digest != one
+    assert Training(PLANS["plain"], (x[1:], y[1:])).digest != one
+    assert Training(PLANS["plain"], (x * np.nan, y)).digest == b"", "no rows, as is said later"

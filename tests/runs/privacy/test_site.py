@@ -51,6 +51,7 @@ def trained(home, rounds, given=None, policy=RULES, run="r", site_store="vault-1
     kept.enter(run, "a")
     try:
         site = SiteSecrets(given or plan(), policy, kept, study, ROWS, lambda n: bytes(n))
+        site.joined()
         tasks_ = [TrainAssignment(run, round, "a" * 64, 15.0) for round in range(1, rounds + 1)]
         return sum(site.charge(task) is None for task in tasks_)
     finally:
@@ -310,7 +311,8 @@ def test_an_epsilon_of_shares_says_what_it_takes_for_granted_and_what_it_is_with
     once = found.ledger.charges[0]
     own = replace(once, release=replace(once.release, known=3), rounds=2)
     assert found.alone == spent([own], 1e-4).epsilon > found.epsilon == found.ledger.epsilon
-    joined.write(home / STUDIES / "default", joined.Joined.of(plan(), RULES, ROWS, plain=False))
+    local = plan(Local(epochs=1, batch=4), pipeline.Clip(1.0), pipeline.LocalNoise(3.0, 1e-5))
+    joined.write(home / STUDIES / "default", joined.Joined.of(local, RULES, ROWS, plain=False))
     (study,) = studies(home)
     reader = said(study, "a reader of the model")
     assert f"With epsilon {rounded_up(found.epsilon)} at delta 0.0001" in reader

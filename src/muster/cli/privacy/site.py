@@ -75,14 +75,16 @@ def _facts(account: Any) -> dict[str, Any]:
         "unit": account.unit,
         "delta": ledger.delta,
         "budget": budget and budget.epsilon,
-        "spent": account.epsilon,
+        "spent": _finite(account.spent),
+        "charged": _finite(account.epsilon),
+        "uncounted": len(account.uncounted),
         "own_share_only": account.own,
         "rdp": ledger.rdp,
         "assumes": _assumes(account),
         "theorem": ledger.theorem,
         "left": account.left,
         "more": account.more,
-        "runs": [part._asdict() for part in account.parts],
+        "runs": [p._asdict() | {"epsilon": _finite(p.epsilon)} for p in account.parts],
     }
 
 
@@ -90,8 +92,13 @@ def _assumes(account: Any) -> dict[str, Any] | None:
     """Return what the numbers take for granted of others' noise, and what is spent without it."""
     if account.assumed is None:
         return None
-    alone = account.alone if math.isfinite(account.alone) else None
+    alone = _finite(account.alone)
     return asdict(account.assumed) | {"text": account.assumed.text, "spent_alone": alone}
+
+
+def _finite(epsilon: float) -> float | None:
+    """Return it as JSON can say it: null where nothing bounds it."""
+    return epsilon if math.isfinite(epsilon) else None
 
 
 def _lines(account: Any) -> Iterator[tuple[str, str]]:
@@ -100,13 +107,22 @@ def _lines(account: Any) -> Iterator[tuple[str, str]]:
         yield "spent", f"nothing yet, at delta {ledger.delta:g}"
     else:
         yield "unit", account.unit
+        uncounted = len(account.uncounted)
         count = sum(part.trainings for part in parts)
         said = f"epsilon {screen.number(account.epsilon)} at delta {ledger.delta:g}"
         many = (
             f"{n} {word}{'' if n == 1 else 's'}"
             for n, word in ((count, "training"), (len(parts), "run"))
         )
-        yield "spent", f"{said}, by RDP {screen.number(ledger.rdp)}, in {' of '.join(many)}"
+        counted = f"{said}, by RDP {screen.number(ledger.rdp)}"
+        if uncounted:
+            word = f"training{'' if uncounted == 1 else 's'}"
+            yield (
+                "not counted",
+                f"{uncounted} {word} without a budget: nothing bounds what is spent",
+            )
+            counted += ", without those"
+        yield "spent", f"{counted}, in {' of '.join(many)}"
         yield "counted", THEOREMS[ledger.theorem]
         if account.own:
             yield "counted of", "noise in shares: this site's own share alone (own_share_only)"

@@ -88,9 +88,17 @@ class SiteAgent:
         with self._ending():
             self.policy.check(plan, print_, rows)
             site_store.bind(lambda: study.mark)
-            self.private = SiteSecrets(plan, self.policy, site_store, study, rows, habits.entropy)
+            self.private = SiteSecrets(
+                plan,
+                self.policy,
+                site_store,
+                study,
+                rows,
+                habits.entropy,
+                digest=lambda: training.digest,
+            )
         plain = not line.port.encrypted
-        joined.write(study.folder, Joined.of(plan, self.policy, rows, plain=plain))
+        self._joined = Joined.of(plan, self.policy, rows, plain=plain)
         acting, source = self.policy.guard(plan), training.source or self.private.source
         self.training = replace(training, acting=acting, source=source)
         self.work = replace(self.work, training=self.training)  # masks are made of what it makes
@@ -159,6 +167,8 @@ class SiteAgent:
         word = self._admitted(welcome)
         self.site_store.enter(welcome.run, welcome.client)
         self.study.join(welcome.run, welcome.client, word=word)
+        joined.write(self.study.folder, self._joined)  # not before: a join that fails changes none
+        self.private.joined()
         if fate := self.site_store.fate:  # which a death may have kept from being written down
             self._settled(welcome.run, *fate)
         self.welcome = welcome

@@ -64,7 +64,8 @@ class Assignments:
         if objection is not None:
             return await self._object(task, objection, waits=waits)
         if begun is None:
-            self._begin(task)
+            seal = await asyncio.to_thread(self.private.seal, task)  # which hashes all rows
+            self._begin(task, seal)
         if kept is None:
             if self.masked is not None and self.masked.stands(task):
                 await self.masked.leave(task)  # what it has said of an update that is lost, stands
@@ -125,11 +126,18 @@ class Assignments:
             return Objection(
                 "fate", f"the fate of round {pending.task.round} was not told yet", passing=True
             )
-        if begun is not None and kept is None and self.private.lost(task, begun):
+        lost = (
+            begun is not None
+            and kept is None
+            # In a thread, as this hashes all rows.
+            and await asyncio.to_thread(self.private.lost, task, begun)
+        )
+        if lost:
             return Objection(
                 "secret",
                 f"round {task.round} (attempt {task.attempt}) was begun, and the secret of its "
-                f"noise is gone: with another it would be another release",
+                f"noise is gone, or its rows, plan or policy are others: with those it would be "
+                f"another release",
             )
         return await self._over_budget(task, begun, keep=self.masked is None)
 
@@ -141,7 +149,7 @@ class Assignments:
         why = await asyncio.to_thread(self.private.charge, task, sealed, keep=keep)
         return None if why is None else Objection("budget", why)
 
-    def _begin(self, task: TrainAssignment) -> None:
+    def _begin(self, task: TrainAssignment, seal: str) -> None:
         """Begin: from now on this assignment is this task, whatever happens."""
         work, site_store = self.work, self.work.site_store
         before = site_store.pending
@@ -153,7 +161,7 @@ class Assignments:
         site_store.at("site: before assignment is begun")
         again = _again(self._known(task).done[0])
         work.note("task", **place, times=task.times, peers=task.peers, **again)
-        work.study.begin(task, day=self._day(), secret=self.private.seal(task))
+        work.study.begin(task, day=self._day(), secret=seal)
         site_store.at("site: assignment is begun")
 
     async def _kept(self, task: TrainAssignment) -> PendingUpdate | None:

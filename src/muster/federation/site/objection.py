@@ -98,6 +98,13 @@ def to_training(
             f"go back from; restore a newer copy of the server, or begin a new run",
             ends=True,
         )
+    if known.masked:
+        return Objection(
+            "masked",
+            f"{_named(task)} was masked here under another attempt, and may be in a sum: a second "
+            f"sum over the same round would show the difference, whatever repeated_rounds says; "
+            f"the server goes on with the next round, or begins a new run",
+        )
     if again := _again(task, known.done[0], known.again[0], rules, "trained"):
         return again
     if task.round > rules.rounds:

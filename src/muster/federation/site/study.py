@@ -21,7 +21,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,16 @@ from muster.security.pki.notary import Peer
 from muster.store.blobs import NoRoom
 from muster.types import ClientId
 
-__all__ = ["Begun", "JoinedSession", "Known", "Rekeyed", "STUDIES", "StudyRecord"]
+__all__ = [
+    "Begun",
+    "JoinedSession",
+    "Known",
+    "Rekeyed",
+    "STUDIES",
+    "Spending",
+    "StudyRecord",
+    "spending",
+]
 
 STUDIES = "studies"  # in the folder of a site's identity
 FILE = "study.db"
@@ -55,7 +64,9 @@ CREATE TABLE assignments(
 CREATE TABLE tallies(
   run TEXT NOT NULL, what TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (run, what)) STRICT;
 """
+UNCOUNTED = "trained without a budget: "  # a tally for each, with its round and attempt
 ONE = "run = ? AND round = ? AND attempt = ? AND kind = ?"
+MASKING = 4  # steps of a session that were kept, from which on one may be the masked vector
 KINDS: dict[type[Any], str] = {TrainAssignment: "train", Evaluate: "measure"}
 Asked = TrainAssignment | Evaluate
 
@@ -97,7 +108,8 @@ class Known:
     rounds begun in it; `settled` the highest round of the run whose fate was heard; `trainings`
     and `measurings` all of the run; `today` the trainings and measurings of the day in any run.
     `again`: of the run's, how many were of a round that was begun before, under another attempt;
-    `done`: how often the very round that is asked for was begun, in any attempt.
+    `done`: how often the very round that is asked for was begun, in any attempt; `masked` whether
+    this site's update of it may be in a masked sum of one of those.
     """
 
     attempt: int = 0
@@ -109,6 +121,39 @@ class Known:
     today: tuple[int, int] = (0, 0)
     again: tuple[int, int] = (0, 0)
     done: tuple[int, int] = (0, 0)
+    masked: bool = False
+
+
+@dataclass(frozen=True)
+class Spending:
+    """The spending of a study, as its record knows it: how many `entries` its ledger has at least.
+
+    `uncounted`: the run, round and attempt of each training while no budget stood.
+    """
+
+    entries: int = 0
+    uncounted: tuple[tuple[str, int, int], ...] = ()
+
+
+def spending(folder: str | Path) -> Spending:
+    """Return what the record in a study's folder knows of its ledger; none where there is none.
+
+    May be asked while the site is at work. Raises `RunError` where it cannot be read.
+    """
+    file = Path(folder) / FILE
+    if not file.exists():
+        return Spending()
+    try:
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            held = db.execute("SELECT value FROM facts WHERE key = 'entries'").fetchall()
+            told = db.execute(
+                "SELECT run, what FROM tallies WHERE what LIKE ? || '%'", (UNCOUNTED,)
+            ).fetchall()
+        places = ((run, *what.removeprefix(UNCOUNTED).split()) for run, what in told)
+        uncounted = tuple((run, int(round), int(attempt)) for run, round, attempt in places)
+        return Spending(int(held[0][0]) if held else 0, uncounted)
+    except (sqlite3.Error, ValueError) as error:
+        raise RunError(f"the study's record {file} cannot be read ({error}); {CURE}") from error
 
 
 @dataclass(frozen=True)
@@ -160,6 +205,28 @@ class StudyRecord:
     def mark(self) -> tuple[str, str, int]:
         """The study's name, which record it is, and how often that was written."""
         return (self.name, *self._mark)
+
+    # What was spent.
+
+    @property
+    def entries(self) -> int:
+        """How many entries the study's ledger of privacy has, at least."""
+        rows = self._read("SELECT value FROM facts WHERE key = 'entries'")
+        return int(rows[0][0]) if rows else 0
+
+    def entered(self, count: int) -> None:
+        """Record how many entries the ledger has: one that has fewer was put back, or is gone."""
+        if count > self.entries:
+            with self._written() as db:
+                db.execute("INSERT OR REPLACE INTO facts VALUES ('entries', ?)", (str(count),))
+
+    def uncounted(self, task: TrainAssignment) -> None:
+        """Record that a training is in no ledger, as no budget stands; idempotent."""
+        what = f"{UNCOUNTED}{task.round} {task.attempt}"
+        found = self._read("SELECT 1 FROM tallies WHERE run = ? AND what = ?", (task.run, what))
+        if not found:
+            with self._written() as db:
+                db.execute("INSERT OR IGNORE INTO tallies VALUES (?, ?, 1)", (task.run, what))
 
     # Runs.
 
@@ -235,6 +302,10 @@ class StudyRecord:
             )
         }
         trained, measured = begun.get("train", (0, 0)), begun.get("measure", (0, 0))
+        ((masked,),) = self._read(
+            "SELECT count(*) FROM assignments WHERE run = ? AND round = ? AND steps >= ?",
+            (run, round, MASKING),
+        )
         return Known(
             attempt,
             highest.get("train", 0),
@@ -245,6 +316,7 @@ class StudyRecord:
             (today.get("train", 0), today.get("measure", 0)),
             (trained[0], measured[0]),
             (trained[1], measured[1]),
+            masked > 0,
         )
 
     def begin(self, asked: Asked, *, day: str, secret: str = "") -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -136,6 +137,22 @@ class Training:
         if self.plan.evaluate.clients != 0:
             check_metrics(self.plan, *pair)
         return pair
+
+    @property
+    def digest(self) -> bytes:
+        """The SHA-256 of the rows that are trained on; empty where they are no rows.
+
+        Of the rows as they are now: a file that was mapped may have changed.
+        """
+        try:
+            rows = self._mine
+        except Exception:  # what is wrong with them is said when they are trained on
+            return b""
+        found = sha256()
+        for array in rows:
+            found.update(repr((array.dtype.str, array.shape)).encode())
+            found.update(array.data.cast("B") if array.size else b"")
+        return found.digest()
 
     @cached_property
     def _judged(self) -> Pair:

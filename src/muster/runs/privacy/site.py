@@ -9,6 +9,7 @@ of the sums that its transcripts show, and of the ledger; nothing in it is a ser
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,14 +19,14 @@ from muster.errors import PlanError, RunError
 from muster.federation.site import joined
 from muster.federation.site.joined import Joined
 from muster.federation.site.peers import PeerRules
-from muster.federation.site.secrets import LEDGER, NOTE
-from muster.federation.site.study import STUDIES
+from muster.federation.site.secrets import LEDGER, NOTE, check_entries
+from muster.federation.site.study import STUDIES, spending
 from muster.plan.told import told_of_value
-from muster.privacy import Budget, Charge, PrivacyLedger, Statement, spent
+from muster.privacy import Budget, Charge, PrivacyLedger, Release, Statement
 from muster.privacy.accounting import most_rounds
 from muster.privacy.book import LedgerFile
 from muster.privacy.mask import Sums
-from muster.privacy.shares import Assumed, alone, assumed, epsilon_alone
+from muster.privacy.shares import Assumed, alone, assumed, epsilon_as
 from muster.privacy.statement import rounded_up
 from muster.privacy.threats import Peers, Setting, Threat, threats
 from muster.runs.privacy.masked import own_needed, settings_of
@@ -41,7 +42,10 @@ SHARE = "all rows of this site together: its update in a masked sum is this one,
 
 
 class Part(NamedTuple):
-    """The charges of one run: trainings, its first and last round, ε of this run by itself."""
+    """The trainings of one run, its first and last round, ε of this run by itself.
+
+    Infinite where some of them are in no ledger.
+    """
 
     run: str
     trainings: int
@@ -55,13 +59,17 @@ class Account:
     """One ledger of a site, and the budget that rules it, None where nothing says which.
 
     `own`: of noise in shares the site's own alone counts (`own_share_only`), also where the ledger
-    was charged otherwise before.
+    was charged otherwise before. `uncounted`: the run, round and attempt of each training that is
+    in no ledger, as no budget stood. `planned`: the noise of the plan that goes on, where what is
+    said is to hold of its trainings, too, also before the first.
     """
 
     path: Path
     ledger: PrivacyLedger
     budget: Budget | None
     own: bool = False
+    uncounted: tuple[tuple[str, int, int], ...] = ()
+    planned: tuple[Release, ...] = ()
 
     @property
     def charges(self) -> tuple[Charge, ...]:
@@ -73,34 +81,58 @@ class Account:
 
     @property
     def epsilon(self) -> float:
-        """Return what is spent, as the policy counts it; infinite where that is no noise at all."""
-        return self.alone if self.own else self.ledger.epsilon
+        """Return what was charged, as the policy counts it; infinite where that is no noise.
+
+        In the `unit` that it is about: for one row, where any charge is about rows.
+        """
+        if self.own:
+            return self.alone
+        return (
+            max(self.ledger.epsilon, self._spent(self.charges))
+            if self._rows
+            else (self.ledger.epsilon)
+        )
+
+    @property
+    def spent(self) -> float:
+        """Return what is spent: what was charged, and infinite where a training is uncounted."""
+        return math.inf if self.uncounted else self.epsilon
+
+    @property
+    def _rows(self) -> bool:
+        """Return whether it is about single rows."""
+        return any(charge.release.trust == "central" for charge in self._all)
+
+    @property
+    def _all(self) -> tuple[Charge, ...]:
+        """All charges, and those that are planned."""
+        return (*self.ledger.charges, *map(Charge, self.planned))
 
     @property
     def unit(self) -> str:
         """The unit that ε is about: noise in each local step hides rows, on an update all."""
-        kinds = {charge.release.mechanism for charge in self.ledger.charges}
-        if "gaussian" in kinds:
+        if self._rows:
             return ROW
-        zero = any(charge.relation == "zero-out" for charge in self.ledger.charges)
+        zero = any(charge.relation == "zero-out" for charge in self._all)
         return SHARE if zero else SITE
 
     @property
     def parts(self) -> list[Part]:
-        """The charges by run, in the order of their first."""
+        """The trainings by run: in the order of its first charge, then those without one."""
         found: dict[str, list[Any]] = {}
         for entry in self.ledger.entries:
             found.setdefault(entry.charge.origin, []).append(entry)
-        return [
-            Part(
-                run,
-                sum("#" not in e.charge.run for e in entries),
-                min(e.round for e in entries),
-                max(e.round for e in entries),
-                self._spent(self._counted(e.charge) for e in entries),
-            )
-            for run, entries in found.items()
-        ]
+        more: dict[str, list[int]] = {}
+        for run, round, _ in self.uncounted:
+            more.setdefault(run, []).append(round)
+        return [self._part(run, found.get(run, []), more.get(run, [])) for run in found | more]
+
+    def _part(self, run: str, entries: list[Any], uncounted: list[int]) -> Part:
+        """Return the part of a run: its entries, and the rounds that are in no ledger."""
+        rounds = [*(e.round for e in entries), *uncounted]
+        trainings = sum("#" not in e.charge.run for e in entries) + len(uncounted)
+        epsilon = math.inf if uncounted else self._spent(e.charge for e in entries)
+        return Part(run, trainings, min(rounds), max(rounds), epsilon)
 
     @property
     def assumed(self) -> Assumed | None:
@@ -108,14 +140,14 @@ class Account:
         return assumed(self.charges)
 
     def _spent(self, charges: Iterable[Charge]) -> float:
-        """ε of these, as the policy counts it."""
-        count = epsilon_alone if self.own else _epsilon
-        return count(charges, self.ledger.delta)
+        """ε of these, as the policy counts it, in this ledger's unit."""
+        return epsilon_as(charges, self.ledger.delta, own=self.own, rows=self._rows)
 
     @property
     def alone(self) -> float:
         """ε by this site's own noise alone; infinite where that is no noise at all."""
-        return max(self.ledger.epsilon, epsilon_alone(self.ledger.charges, self.ledger.delta))
+        charges, delta = self.ledger.charges, self.ledger.delta
+        return max(self.ledger.epsilon, epsilon_as(charges, delta, own=True, rows=self._rows))
 
     @property
     def left(self) -> float | None:
@@ -187,13 +219,9 @@ def peers_of(rules: PeerRules) -> Peers:
     return Peers(rules.least_peers or 0, count, len(rules.organisations or ()), keyed)
 
 
-def _epsilon(charges: Iterable[Charge], delta: float) -> float:
-    return spent(charges, delta).epsilon
-
-
 def _study(path: Path, policy: Any) -> SiteStudy:
     account = None
-    if (path / NOTE).exists() or (path / LEDGER).exists():
+    if (path / NOTE).exists() or (path / LEDGER).exists() or spending(path).entries:
         account = _account(path / LEDGER, _rule(policy) or _noted(path))
     came = joined.read(path)
     if came is None:
@@ -210,8 +238,13 @@ def _study(path: Path, policy: Any) -> SiteStudy:
 
 
 def _setting(came: Joined, account: Account | None, worst: Sums | None) -> Setting | None:
-    """Return the setting of a site's table; None where masked sums were planned and none made."""
-    if worst is None and settings_of(came.plan) is not None:
+    """Return the setting of a site's table; None where masked sums were planned and none made.
+
+    Sums of an earlier run under masks say nothing of a plan that has none.
+    """
+    if settings_of(came.plan) is None:
+        worst = None
+    elif worst is None:
         return None
     peers = peers_of(came.rules)
     return Setting(
@@ -228,7 +261,9 @@ def _setting(came: Joined, account: Account | None, worst: Sums | None) -> Setti
 
 def _stated(came: Joined, account: Account | None) -> Statement:
     """State what this site's own noise hides, by its own ledger; else why nothing can be said."""
-    if account is not None and account.ledger.entries:
+    counted = account is not None and account.ledger.entries and not account.uncounted
+    if account is not None and counted and came.own:
+        account = replace(account, planned=came.own)
         ledger = account.ledger
         claim = (
             f"With epsilon {rounded_up(account.epsilon)} at delta {ledger.delta:g}, by its own "
@@ -241,7 +276,11 @@ def _stated(came: Joined, account: Account | None) -> Statement:
             )
         return Statement(True, claim, (), {})
     reason = "neither plan nor policy has this site add any"
-    if came.own:
+    if account is not None and account.uncounted:
+        count = len(account.uncounted)
+        were = "training of this study was" if count == 1 else "trainings of this study were"
+        reason = f"{count} {were} without a budget, and no ledger counts what was shown"
+    elif came.own:
         reason = "this site adds noise and its ledger holds none; give budget_epsilon in site.toml"
     elif any(release.trust == "central" for release in came.releases):
         reason = "what the server adds is its word: ask for muster privacy of the run there"
@@ -333,10 +372,19 @@ def _rule(policy: Any) -> Rule | None:
 
 def _account(path: Path, rule: Rule | None) -> Account:
     budget, own = rule or (None, False)
-    ledger = LedgerFile(path).read(budget.delta if budget else 1e-5)
+    ledger, known = LedgerFile(path).read(budget.delta if budget else 1e-5), spending(path.parent)
+    check_entries(path, len(ledger.entries), known.entries)
     if budget is not None and ledger.delta != budget.delta:
         raise RunError(
             f"the ledger {path} counts at delta {ledger.delta!r} and the budget at "
             f"{budget.delta!r}; give budget_delta = {ledger.delta!r} in the policy"
         )
-    return Account(path, ledger, budget, own)
+    held = {(e.charge.origin, e.round, _attempt(e.charge)) for e in ledger.entries}
+    uncounted = tuple(place for place in known.uncounted if place not in held)
+    return Account(path, ledger, budget, own, uncounted)
+
+
+def _attempt(charge: Charge) -> int | None:
+    """Return the attempt that a charge of a site is of; None for what no site has written."""
+    attempt = charge.part.partition(".")[0]
+    return int(attempt) if attempt.isdecimal() else None
