@@ -12,7 +12,8 @@ from tests.federation.site.lines import line_over
 from tests.federation.site.scene import PLANS, hurried, spoil
 
 from muster.federation.protocol import codec_tensors
-from muster.federation.protocol.message import TrainAssignment
+from muster.federation.protocol.message import Ack, ResumeAt, TrainAssignment, to_json
+from muster.federation.protocol.transport import SessionBody
 from muster.federation.site import transfers
 from muster.federation.site.store import SiteStore, TrainingResult
 from muster.ports import Disk
@@ -245,3 +246,26 @@ def test_a_server_that_holds_it_is_sent_nothing(site_store, monkeypatch):
     before = len(hub.requests)
     deliver(hub, site_store, RANDOM, monkeypatch)
     assert len(hub.requests) == before + 1
+
+
+def test_a_message_that_goes_as_a_whole_is_never_sent_from_its_middle(site_store, monkeypatch):
+    """A server that asks for the rest of it lies: a fragment would be another message."""
+    monkeypatch.setattr(transfers, "PIECE", 10)
+    sent = []
+
+    def answer(request):
+        sent.append((str(request.url.query, "ascii"), request.content))
+        said = ResumeAt(5) if len(sent) == 1 else Ack(True)
+        return hubs.httpx.Response(200, content=to_json(said))
+
+    async def life():
+        async with line_over(hubs.Wire(answer), patience=hurried()) as line:
+            body, data = SessionBody(1, 1), memoryview(b"a word of a secure sum")
+
+            async def once():
+                return await transfers.send(line, site_store, body, data, 0)
+
+            return await line.persist(once)
+
+    assert asyncio.run(life()) == Ack(True)
+    assert sent == [("attempt=1", b"a word of a secure sum")] * 2

@@ -191,11 +191,13 @@ async def send(
 ) -> Ack:
     """Return a body from `place` on, piece by piece, to its verdict.
 
-    Raises `RetryLater` where the server holds no more than before, and `Refused`.
+    One that has no digest goes as a whole: a server that asks for the rest of it lies. Raises
+    `RetryLater` where the server holds no more than before, and `Refused`.
     """
+    most, kinds = (PIECE, (ResumeAt, Ack)) if body.digest else (len(data), (Ack,))
     while True:
-        piece = data[place : place + PIECE]
-        heard: Any = line.heard(await line.port.upload(body, place, piece), ResumeAt, Ack)
+        piece = data[place : place + most]
+        heard: Any = line.heard(await line.port.upload(body, place, piece), *kinds)
         if isinstance(heard, Ack):
             line.moved += len(piece)
             return heard
