@@ -2,6 +2,7 @@
 """`muster privacy --site`: what a site reads of its own ledger, and what it is told without one."""
 
 import json
+import re
 
 import pytest
 from tests.runs.privacy.test_site import ROWS, RULES, dealt, plan, trained
@@ -9,6 +10,8 @@ from tests.runs.privacy.test_site import ROWS, RULES, dealt, plan, trained
 from muster.federation.site import joined
 from muster.federation.site.policy import Policy
 from muster.privacy.threats import READERS
+
+NAMES = ("spent", "left")
 
 
 @pytest.fixture
@@ -115,3 +118,14 @@ def test_no_epsilon_of_noise_in_shares_is_shown_without_what_it_assumes(shell, t
     assert "this site's own share alone (own_share_only)" in " ".join(shell(*told).split())
     (own,) = shell.json(*told)
     assert own["assumes"] is None and own["spent"] == found["assumes"]["spent_alone"]
+
+
+def test_no_epsilon_is_shown_smaller_than_it_is(site):
+    """What is spent is rounded up to the digits that are shown, what is left down."""
+    (found,) = site.json("privacy", "--site", "lyon")
+    text = " ".join(site("privacy", "--site", "lyon").split())
+    shown, left = (float(re.search(rf"{word} epsilon ([0-9.]+)", text)[1]) for word in NAMES)
+    assert found["spent"] <= shown < found["spent"] * 1.001
+    assert found["left"] * 0.999 < left <= found["left"]
+    rdp = float(re.search(r"by RDP ([0-9.]+)", text)[1])
+    assert found["rdp"] <= rdp

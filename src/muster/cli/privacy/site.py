@@ -12,7 +12,7 @@ from typing import Any
 from muster.cli import screen
 from muster.cli.privacy.threats import tell
 from muster.extras import require
-from muster.privacy.statement import THEOREMS
+from muster.privacy.statement import THEOREMS, rounded_up
 from muster.privacy.threats import Peers
 from muster.privacy.told import Keeps
 
@@ -109,12 +109,12 @@ def _lines(account: Any) -> Iterator[tuple[str, str]]:
         yield "unit", account.unit
         uncounted = len(account.uncounted)
         count = sum(part.trainings for part in parts)
-        said = f"epsilon {screen.number(account.epsilon)} at delta {ledger.delta:g}"
+        said = f"epsilon {rounded_up(account.epsilon)} at delta {ledger.delta:g}"
         many = (
             f"{n} {word}{'' if n == 1 else 's'}"
             for n, word in ((count, "training"), (len(parts), "run"))
         )
-        counted = f"{said}, by RDP {screen.number(ledger.rdp)}"
+        counted = f"{said}, by RDP {rounded_up(ledger.rdp)}"
         if uncounted:
             word = f"training{'' if uncounted == 1 else 's'}"
             yield (
@@ -127,17 +127,18 @@ def _lines(account: Any) -> Iterator[tuple[str, str]]:
         if account.own:
             yield "counted of", "noise in shares: this site's own share alone (own_share_only)"
         if account.assumed is not None:
-            alone = screen.number(account.alone)
+            alone = rounded_up(account.alone)
             yield "assumed", f"{account.assumed.text}; by its own share alone: epsilon {alone}"
     if budget is None:
         yield "budget", "not known; name it with --policy site.toml"
         return
     yield "budget", f"epsilon {budget.epsilon:g} at delta {budget.delta:g}"
     more = "" if account.more is None else f", enough for {account.more} more like the last"
-    yield "left", f"epsilon {screen.number(account.left)}{more}"
+    left = math.floor((account.left or 0.0) * 1e4) / 1e4  # never more than is left
+    yield "left", f"epsilon {left:g}{more}"
 
 
 def _runs(account: Any) -> Iterator[tuple[str, ...]]:
     for run, trainings, first, last, epsilon in account.parts:
         rounds = str(first) if first == last else f"{first}-{last}"
-        yield run, str(trainings), rounds, screen.number(epsilon)
+        yield run, str(trainings), rounds, rounded_up(epsilon)
