@@ -47,7 +47,7 @@ def lay(say):
 
     def seeded(self, task):
         found = seed(self, task)
-        say("own", self._vault.folder.parent.name, task.round, found)
+        say("own", self._vault.folder.parent.name, task.round, found + self._bound)
         return found
 
     def trained(self, task, update):
@@ -185,7 +185,9 @@ def _sum(plan, people, record, sent, given):
     for client in record["accepted"]:
         own = None
         if (client, round) in said.own:
-            own = Secret(said.own[client, round]).at(run, said.shown[round, "train"])
+            seed, bound = said.own[client, round][:32], said.own[client, round][32:]
+            parts = np.frombuffer(bound, "<u8") >> np.uint64(1)  # to rows, plan and policy
+            own = Secret(seed).at(run, said.shown[round, "train"], *map(int, parts))
         assert (own is not None) == plan.veiled
         x, y = people[client]
         group = Group((client,), (1,), x, y, np.zeros(1, np.int64), np.array([len(x)]))
