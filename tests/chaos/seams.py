@@ -146,10 +146,10 @@ def _fails(rounds):
     """A client's own code raises in these rounds; by client."""
     train = Training.train
 
-    def raising(self, task, client, *rest):
+    def raising(self, task, client, *rest, **more):
         if task.round in rounds.get(client, ()):
             raise ValueError(f"the scanner of {client!r} was off, 17 rows")
-        return train(self, task, client, *rest)
+        return train(self, task, client, *rest, **more)
 
     Training.train = raising
 
