@@ -24,7 +24,7 @@ import numpy as np
 from muster.errors import PlanError
 from muster.identity.code import Code, functions_of, named, own
 
-__all__ = ["Contents"]
+__all__ = ["Contents", "unsaid"]
 
 FEW = 8  # numbers of an array that are shown as they are
 DEEP = 60  # levels of objects within objects
@@ -120,7 +120,7 @@ class Contents:
         it: at its default nothing is said of it, so that they go on.
         """
         kind = type(thing)
-        names = [f.name for f in fields(thing) if not _unsaid(f, getattr(thing, f.name))]
+        names = [f.name for f in fields(thing) if not unsaid(f, getattr(thing, f.name))]
         more = []
         if not kind.__module__.startswith("muster."):
             derived = {n for k in kind.__mro__ for n, v in vars(k).items() if _derived(v)}
@@ -236,8 +236,8 @@ def _void(name: str, value: Any) -> bool:
     return str(name).startswith("_") and empty
 
 
-def _unsaid(field: Field[Any], value: Any) -> bool:
-    """Tell whether a field says no more than that it was not there yet."""
+def unsaid(field: Field[Any], value: Any) -> bool:
+    """Return whether a field that came later says no more than that it was not there yet."""
     return bool(field.metadata.get("later")) and bool(value == field.default)
 
 

@@ -121,7 +121,7 @@ def test_no_epsilon_of_noise_in_shares_is_shown_without_what_it_assumes(shell, t
 
 
 def test_no_epsilon_is_shown_smaller_than_it_is(site):
-    """What is spent is rounded up to the digits that are shown, what is left down."""
+    """To the digits that are shown, what is spent is rounded up and what is left down."""
     (found,) = site.json("privacy", "--site", "lyon")
     text = " ".join(site("privacy", "--site", "lyon").split())
     shown, left = (float(re.search(rf"{word} epsilon ([0-9.]+)", text)[1]) for word in NAMES)

@@ -195,10 +195,10 @@ def federated(plan: Plan, spec: Spec, watch: Watch, tell: Callable[[dict[str, An
     again, clients that a round waits for), with a "text". Raises `PlanError` where its clients
     are too few for any round to count, `RunError` when a process fails, with what it said.
     """
+    require_locks()
     refuse_unserved(plan)
     refuse_few(plan, spec.clients)
     identities(spec)
-    require_locks()
     spec, why = told(plan, spec)
     if why:
         tell(
