@@ -8,7 +8,6 @@ and "1" are two clients.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from sqlalchemy import (
@@ -25,8 +24,15 @@ from sqlalchemy import (
 )
 
 from muster.errors import RunError
-from muster.store.records import Assignment, Member, OpenWork, SecAggEvent, Transition
-from muster.types import ClientId
+from muster.store.records import (
+    Assignment,
+    Member,
+    OpenWork,
+    SecAggEvent,
+    Transition,
+    client_of,
+    name_of,
+)
 
 __all__ = [
     "blobs",
@@ -172,28 +178,6 @@ chunks = Table(
     Column("start", BigInteger, primary_key=True),
     Column("data", LargeBinary),
 )
-
-
-def name_of(client: ClientId) -> str:
-    """A client's id as the tables keep it.
-
-    >>> name_of(1), name_of("1")
-    ('1', '"1"')
-    """
-    return json.dumps(client)
-
-
-def client_of(name: Any) -> Any:
-    """The client's id that a table keeps; None for what is none.
-
-    >>> client_of("1"), client_of('"1"'), client_of("eve")
-    (1, '1', None)
-    """
-    try:
-        found = json.loads(name)
-    except (ValueError, TypeError, RecursionError):
-        return None
-    return found if isinstance(found, int | str) and not isinstance(found, bool) else None
 
 
 def member(row: Any) -> Member:
