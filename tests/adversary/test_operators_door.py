@@ -142,9 +142,11 @@ def test_no_order_comes_in_at_another_door(hub):
 
 def test_an_odd_order_that_is_stored_holds_no_round_up(hub):
     """As a later release, a disk or a person might have stored it: it is none."""
+    assert ask(hub, "POST", "/want/pause").status == 200
     for odd in ("hold", "", "RUN", "x" * 5000, 7):
         hub.close()
-        assert altered(hub.home / "run", "UPDATE control SET wanted = ?", odd) == 1
+        say = "UPDATE journal SET body = json_set(body, '$.word', ?) WHERE topic = 'ordered'"
+        assert altered(hub.home / "run", say, odd) == 1
         hub.ledger = None
         hub.begin()
         assert hub.round_state.wanted == "run", odd

@@ -113,11 +113,12 @@ def look(federation):
 def _begun(federation, store):
     """The round that is open, if any."""
     if federation.role.url is not None:
-        found = store.opened()
-        return None if found is None else found[0].round
+        return max((row.round for row in store.rows() if row.topic == "opened"), default=None)
     path = f"file:{federation.folder / 'run.db'}?mode=ro"
     with contextlib.closing(sqlite3.connect(path, uri=True)) as database:
-        return database.execute("SELECT max(round) FROM opened").fetchone()[0]
+        return database.execute("SELECT max(round) FROM journal WHERE topic = 'opened'").fetchone()[
+            0
+        ]
 
 
 def sound(federation):

@@ -55,7 +55,8 @@ def apply(state: CoordinatorState, event: Event) -> CoordinatorState:
         case Said(round, attempt, word):
             piece = state.works.get(WorkKey(round, attempt, "train"))
             if piece is not None:
-                piece.said.setdefault((word.name, word.kind), (word.number, word.digest))
+                number = 1 + len(piece.said)
+                piece.said.setdefault((word.name, word.kind), (number, word.digest))
         case Committed(round, accepted):
             _commit(state, round, accepted)
         case WentBack(round, raised):
@@ -138,6 +139,10 @@ def _mark(state: CoordinatorState, odd: Odd) -> None:
     """Leave out the clients of something that was stored and is no event."""
     if odd.topic == "enrolled":
         state.odd[odd.name[:NAMED]] = odd.why
+    if odd.topic == "said":  # it has its place among the messages all the same
+        trained = state.piece(odd.round, "train")
+        if trained is not None:
+            trained.said[str(len(trained.said)), "odd"] = 1 + len(trained.said), ""
     if odd.topic != "decided":
         return
     kind: Any = odd.kind

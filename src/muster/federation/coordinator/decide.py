@@ -222,7 +222,7 @@ def _next(s: CoordinatorState, v: Volatile, client: ClientId, c: AskTask) -> Mes
         return Settled(facts.run, pending, ours and fate, c.poll.attempt)
     piece = s.current
     held = None if piece is None else piece.assignments.get(client)
-    if piece is not None and held is not None and _asks(v, piece, held):
+    if piece is not None and held is not None and _asks(s, v, piece, held):
         opened = piece.opened
         about = (facts.run, opened.round, opened.model, facts.lease)
         if opened.kind == "evaluate":
@@ -232,10 +232,19 @@ def _next(s: CoordinatorState, v: Volatile, client: ClientId, c: AskTask) -> Mes
     return v.ended
 
 
-def _asks(v: Volatile, piece: OpenPiece, held: Assignment) -> bool:
-    """Whether a client is still asked for something: its secure sum is not over for it."""
-    session = v.session if piece.opened.kind == "train" else None
-    return held.standing == "invited" and not (session and held.client in session.over)
+def _asks(s: CoordinatorState, v: Volatile, piece: OpenPiece, held: Assignment) -> bool:
+    """Whether a client is still asked for something.
+
+    Where sums are masked: once its secure sum is open here, until it is over for it.
+    """
+    if held.standing != "invited" or piece.key in v.untold:
+        return False
+    if piece.opened.kind != "train":
+        return True
+    session = v.session if v.session and v.session.round == piece.opened.round else None
+    if session is None:
+        return not s.facts.claims.masked
+    return held.client not in session.over
 
 
 # Updates.
@@ -437,7 +446,7 @@ def _hear(s: CoordinatorState, v: Volatile, c: HearSecure, now: float) -> Decisi
     held = piece.said.get((word.name, word.kind))
     if held is None:
         number = 1 + len(piece.said)
-        event = Said(c.round, piece.attempt, replace(word, number=number))
+        event = Said(c.round, piece.attempt, word)
         sign = None if member is None else Sign(member.client, renews=True)
         return Decision((event,), number, sign)
     if member is not None and held[1] != word.digest:

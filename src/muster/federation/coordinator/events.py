@@ -70,7 +70,7 @@ class Decided:
 
 @dataclass(frozen=True)
 class Said:
-    """A message of a secure sum, or the end of one of its steps, with its number in the round."""
+    """A message of a secure sum, or the end of one of its steps; its place is its number."""
 
     round: int
     attempt: int
@@ -147,7 +147,7 @@ def row_of(event: Event) -> JournalRow:
             body = vars(assignment) | {"attempt": attempt, "metrics": dict(assignment.metrics)}
             return JournalRow("decided", round, f"{kind} {name_of(assignment.client)}", body)
         case Said(round, attempt, word):
-            said = ("number", "name", "kind", "blob", "digest")
+            said = ("name", "kind", "blob", "digest")
             body = {name: getattr(word, name) for name in said}
             body |= {"attempt": attempt, "metrics": dict(word.metrics)}
             return JournalRow("said", round, f"{word.kind} {word.name}", body, word.data)
@@ -212,7 +212,7 @@ def _decided(row: JournalRow, body: Mapping[str, Any]) -> Event:
 
 
 def _said(row: JournalRow, body: Mapping[str, Any]) -> Event:
-    fields = {name: body[name] for name in ("name", "kind", "blob", "digest", "metrics", "number")}
+    fields = {name: body[name] for name in ("name", "kind", "blob", "digest", "metrics")}
     return Said(row.round, body["attempt"], replace(SecAggEvent(**fields), data=bytes(row.data)))
 
 

@@ -154,8 +154,9 @@ class Volatile:
     `failures` in a row, `resting` until when one who declined is left alone, `told` who has heard
     that the run `ended`, `enrolments` when those of a day began, and how many they are; `kept`
     polls are waiting; `moved` counts what was heard here, for the other servers. `plays` says that
-    this server leads, `returning` that an order to go back waits; `session` is the secure sum of a
-    round that is masked, as its members see it.
+    this server leads, `returning` that an order to go back waits; of pieces that are `untold`
+    nobody is told before the engine has written their models again, as models wait for no disk;
+    `session` is the secure sum of a round that is masked, as its members see it.
     """
 
     leases: dict[ClientId, float] = field(default_factory=dict)
@@ -168,6 +169,7 @@ class Volatile:
     told: set[ClientId] = field(default_factory=set)
     enrolments: dict[str, tuple[float, int]] = field(default_factory=dict)
     moved: Counter[ClientId] = field(default_factory=Counter)
+    untold: set[WorkKey] = field(default_factory=set)
     kept: int = 0
     plays: bool = False
     returning: bool = False

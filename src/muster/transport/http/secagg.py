@@ -39,7 +39,6 @@ from muster.store.blobs import Blobs, NoRoom, update_name
 from muster.store.records import SecAggEvent
 from muster.store.reserved import drop_halves
 from muster.transport.http.request import BatchedWriter, Request
-from muster.types import ClientId
 
 __all__ = ["SecAggEndpoint"]
 
@@ -63,7 +62,7 @@ class SecAggEndpoint:
     ) -> Ack | ResumeAt:
         """Take a message in, or a piece of one: then where to go on. Raises `Refused`."""
         self.service.attempted(round, int(_number(query, "attempt", "1")))
-        session, client = self._session(name, round)
+        session = self.service.secure(name, round)
         metrics = Numbers().read(parse(_header(exchange), LIMIT, 1), "metrics")
         check_training(metrics, (), self.service.facts.claims)
         async with self._turns[name]:
@@ -71,27 +70,13 @@ class SecAggEndpoint:
             if isinstance(word, ResumeAt):
                 return word
             session.at("secure: before a message is recorded")
-            ledger: Any = self.service.round_state.ledger
-            job = ledger.hear(round, replace(word, metrics=metrics))
-            held = await asyncio.wrap_future(job)
-        if held is None:
-            if word.blob:
-                await self._run(self.blobs.drop, word.blob)
-            raise Refused(RefusalReason.STALE, f"round {round} is over")
-        if held.digest != word.digest:
-            if word.blob:
-                await self._run(self.blobs.drop, word.blob)
-            raise Refused(
-                RefusalReason.DUPLICATE, f"another message of kind {word.kind} is held of {name}"
-            )
+            try:
+                await self.service.hear(round, replace(word, metrics=metrics))
+            except Refused:
+                if word.blob:
+                    await self._run(self.blobs.drop, word.blob)
+                raise
         session.at("secure: a message is recorded")
-        round_state = self.service.round_state
-        with round_state.changed:
-            fresh = held.number > session.last
-            session.last = max(session.last, held.number)
-        round_state.hear(client, int(fresh))  # to say the same again is no progress
-        with round_state.changed:
-            round_state.changed.notify_all()
         return Ack(True)
 
     async def told(
@@ -103,58 +88,17 @@ class SecAggEndpoint:
         """
         self.service.attempted(round, int(_number(query, "attempt", "1")))
         after, wait = _number(query, "after"), min(_number(query, "wait"), LONGEST)
-        round_state, client = self.service.round_state, self._client(name)
-        until = round_state.clock() + wait
-        while True:
-            round_state.hear(client)
-            with round_state.changed:
-                session = self._mine(name, round)
-                found = session.told.get(client, (0, b"")) if session else (0, b"")
-            left = until - round_state.clock()
-            if found[0] > after:
-                return found
-            if left <= 0 or round_state.closing:
-                return None
-            await round_state.notifier.wait(client, left)
+        return await self.service.secure_news(name, round, after, wait)
 
     def members(self, name: str, round: int) -> bytes:
         """The credentials of those whose updates are masked with this one's, as JSON."""
-        session, _ = self._session(name, round)
+        session = self.service.secure(name, round)
         if not session.certificates:
             raise Refused(
                 RefusalReason.CLOSED, f"the secure sum of round {round} is not open; poll again"
             )
         found = {other: session.certificates[other] for other in session.near[name]}
-        return Credentials(found, self.service.round_state.facts.listed()).to_json()
-
-    def _client(self, name: str) -> ClientId:
-        member = self.service.round_state.members.get(name)
-        if member is None:
-            raise Refused(RefusalReason.UNENROLLED, f"{name} has not said hello here")
-        return member.client
-
-    def _session(self, name: str, round: int) -> tuple[SecAggProgress, ClientId]:
-        client = self._client(name)
-        session = self._mine(name, round)
-        if session is None:
-            raise Refused(
-                RefusalReason.CLOSED, f"no secure sum of round {round} is open; poll again"
-            )
-        return session, client
-
-    def _mine(self, name: str, round: int) -> SecAggProgress | None:
-        """The session of a round that this member takes part in; None before it begins."""
-        round_state = self.service.round_state
-        session = round_state.session
-        if round <= round_state.committed:
-            raise Refused(RefusalReason.STALE, f"round {round} is over")
-        if round_state.ended is not None:
-            raise Refused(RefusalReason.CLOSED, f"the run has ended: {round_state.ended.text}")
-        if session is None or session.round != round:
-            return None
-        if name not in session.clients:
-            raise Refused(RefusalReason.FOREIGN, f"not invited to round {round}; wait for a task")
-        return session
+        return Credentials(found, self.service.facts.listed()).to_json()
 
     async def _read(
         self,
