@@ -17,7 +17,7 @@ import numpy as np
 from tests.federation.coordinator.masked import certificate, identities
 
 from muster.federation.coordinator.clients import NetworkClients
-from muster.federation.coordinator.notifier import News
+from muster.federation.coordinator.notifier import EngineNews
 from muster.federation.coordinator.round_state import RoundState
 from muster.federation.coordinator.service import FederationService
 from muster.federation.protocol.claims import measures_of
@@ -73,8 +73,8 @@ TURNS = 400  # of the members in one round, after which it is taken to hang
 HEARD = {200, 206, 304, 400, 401, 403, 404, 405, 409, 413, 416, 422, 429, 507}
 
 
-class Turns(News):
-    """News whose waiting is a turn of the members; `now` is the clock that they share.
+class Turns(EngineNews):
+    """EngineNews whose waiting is a turn of the members; `now` is the clock that they share.
 
     It goes on by `stride` seconds at most, so that somebody who speaks in time is heard in time.
     """

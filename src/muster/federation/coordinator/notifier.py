@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from muster.types import ClientId
 
-__all__ = ["News", "Notifier"]
+__all__ = ["EngineNews", "Notifier"]
 
 
 class Notifier:
@@ -53,12 +53,12 @@ class Notifier:
                     future.set_result(None)
 
 
-class News:
+class EngineNews:
     """What the engine waits for: `count` grows when something may have changed.
 
     Whoever reads the count first, then looks, then waits for another count, misses nothing.
 
-    >>> news = News()
+    >>> news = EngineNews()
     >>> news.ring()
     >>> news.wait(0, 60.0), news.count
     (None, 1)

@@ -57,7 +57,7 @@ from muster.federation.coordinator.events import (
 )
 from muster.federation.coordinator.facts import FederationFacts
 from muster.federation.coordinator.lifecycle import phase
-from muster.federation.coordinator.notifier import News, Notifier
+from muster.federation.coordinator.notifier import EngineNews, Notifier
 from muster.federation.coordinator.secagg_progress import SecAggProgress
 from muster.federation.coordinator.state import CoordinatorState, Sign, Volatile
 from muster.federation.coordinator.status import lacking, status
@@ -117,7 +117,7 @@ class RoundState:
         self._told_refusals: Counter[str] = Counter()
         self.back: Back | None = None  # what an operator wants the run to go back to
         self.phase = "waiting"
-        self.news, self.notifier = News(), Notifier()
+        self.news, self.notifier = EngineNews(), Notifier()
         self._gate = threading.Lock()
         self._state, self.volatile = CoordinatorState(facts), Volatile()
         self._waiting: list[tuple[Command, Future[Decision]]] = []
