@@ -12,7 +12,7 @@ from muster import aggregation, algorithms, optimizers, pipeline, sampling, task
 from muster.federation.coordinator.clients import NetworkClients
 from muster.federation.coordinator.commands import SayHello
 from muster.federation.coordinator.facts import FederationFacts
-from muster.federation.coordinator.notifier import News
+from muster.federation.coordinator.notifier import EngineNews
 from muster.federation.coordinator.round_state import RoundState
 from muster.federation.protocol.message import VERSIONS, Hello
 from muster.runs.drive import Options, drive
@@ -133,8 +133,8 @@ def test_the_bits_of_the_loop(tmp_path, name, count):
     assert 1 <= len(models) <= 2  # they do not pile up, round after round
 
 
-class Turning(News):
-    """News whose waiting is what turns a clock on; `then(now)` is called after each turn."""
+class Turning(EngineNews):
+    """EngineNews whose waiting is what turns a clock on; `then(now)` is called after each turn."""
 
     def __init__(self, now, then):
         super().__init__()
