@@ -21,7 +21,7 @@ from tests.adversary.requests import EXTREMES, Request, request_mutants
 from tests.adversary.trained import Trainers
 from tests.federation.coordinator.masked import plan_of
 
-from muster.federation.coordinator.service import WORDS
+from muster.federation.coordinator.apply import ORDERS as WORDS
 from muster.security.refusal import RefusalReason
 from muster.transport.http.operator import Operator
 

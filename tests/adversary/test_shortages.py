@@ -19,7 +19,7 @@ from muster.runs import drive
 from muster.runs.federation import conduct, serve
 from muster.security import audit
 from muster.store import database
-from muster.store.sql import seats
+from muster.store.sql.journal import JournalTurn
 from muster.transport.http import listen
 
 
@@ -90,17 +90,17 @@ def test_an_audit_log_without_room_keeps_the_engine_waiting_and_loses_no_entry(
 
 
 def test_a_member_hears_that_there_is_no_room_and_says_it_again(tmp_path, monkeypatch):
-    times, honest = Times(1), seats.decide
+    times, honest = Times(1), JournalTurn.append
 
-    def decide(turn, round, kind, asked):
-        if kind == "train" and asked[0].client == "eve":
+    def append(turn, rows, *, leads):
+        if any(row.key == 'train "eve"' for row in rows):
             try:
                 times.fail()
             except OSError as error:
                 raise NoRoom("the database is full; make room") from error
-        return honest(turn, round, kind, asked)
+        honest(turn, rows, leads=leads)
 
-    monkeypatch.setattr("muster.store.ledger.seating.decide", decide)
+    monkeypatch.setattr(JournalTurn, "append", append)
     folder = tmp_path / "run"
     with Server(folder) as server, server.members() as (ann, bob, eve):
         task = eve.poll()
