@@ -21,7 +21,7 @@ OPEN = ("opened", "decided", "said")
 
 @dataclass(frozen=True)
 class RowSpan:
-    """The rows of a topic about a `key` (None: any), of the rounds `first` to `last`."""
+    """The rows of a topic of the rounds `first` to `last`, or of `first` alone about a `key`."""
 
     topic: str
     key: str | None = None
@@ -34,8 +34,10 @@ class RowSpan:
         >>> RowSpan("ordered").covers(JournalRow("ordered", 0, "", {"word": "run"}))
         True
         """
-        same = row.topic == self.topic and self.key in (None, row.key)
-        return same and self.first <= row.round <= self.last
+        if self.key is not None:
+            place = (row.topic, row.key, row.round)
+            return place == (self.topic, self.key, self.first)
+        return row.topic == self.topic and self.first <= row.round <= self.last
 
 
 def forgets(row: JournalRow) -> tuple[RowSpan, ...]:

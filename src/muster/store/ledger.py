@@ -120,7 +120,7 @@ class FederationStore(RoundTables):
         )
 
     def rows(self, after: int = 0) -> list[JournalRow]:
-        """The rows of the journal behind a position, in order."""
+        """The next rows of the journal behind a position, in order: none when all were read."""
         return self._transactions.read(lambda c: journal.after(c, after))
 
     def position(self) -> int:

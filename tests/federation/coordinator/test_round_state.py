@@ -18,7 +18,8 @@ def test_presence_lasts_for_two_leases_or_two_of_the_longest_turns_of_all(member
     now, everybody = [0.0], {str(i): Member(str(i), i, 1) for i in range(members)}
     rows = [row_of(MemberEnrolled(one)) for one in everybody.values()]
     ledger = SimpleNamespace(
-        rows=lambda after: [replace(row, position=i) for i, row in enumerate(rows, 1)], shared=False
+        rows=lambda after: [replace(row, position=i) for i, row in enumerate(rows, 1)][after:],
+        shared=False,
     )
     facts = FederationFacts(
         "run", "f" * 64, {}, lambda rows, times: 1.0, None, 8, lease=15.0, pace=10.0

@@ -14,6 +14,7 @@ from muster.federation.coordinator.events import Committed, Said, WentBack
 from muster.store import SQLiteStore
 from muster.store.journal import RECENT, forgets
 from muster.store.records import JournalRow, Member, SecAggEvent
+from muster.store.sql.journal import PAGE
 
 BODY = {"a": [1, "x", None], "metrics": {"big": 1e300, "third": 0.1 + 0.2}}
 
@@ -30,6 +31,16 @@ def test_rows_come_back_as_they_were_written(place):
     assert ledger.rows() == wanted and ledger.rows(2) == wanted[2:] and ledger.position() == 3
     ledger.close()
     assert place().rows() == wanted
+
+
+def test_a_long_journal_is_read_in_pages(place):
+    ledger = place()
+    rows = [JournalRow("enrolled", 0, str(i), {}) for i in range(PAGE + 10)]
+    ledger.write(lambda turn: turn.append(rows, leads=False)).result()
+    first = ledger.rows()
+    rest = ledger.rows(first[-1].position)
+    assert (len(first), len(rest), ledger.rows(rest[-1].position)) == (PAGE, 10, [])
+    assert [row.key for row in (*first, *rest)] == [row.key for row in rows]
 
 
 def test_a_row_stands_there_once(place):

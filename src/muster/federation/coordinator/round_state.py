@@ -296,9 +296,11 @@ class RoundState:
                 self._ahead = self._state.copy()
         self._torn, ahead = True, self._ahead
         events: list[Placed] = []
-        if turn.position > ahead.position:
-            events += [(row.position, read_event(row)) for row in turn.after(ahead.position)]
-            fold(ahead, events).position = turn.position
+        while turn.position > ahead.position and (more := turn.after(ahead.position)):
+            fresh = [(row.position, read_event(row)) for row in more]
+            events += fresh
+            fold(ahead, fresh)
+        ahead.position = turn.position
         kept, rows, leads = list[_Kept](), [], False
         for command, future in taken:
             with self._gate:
@@ -339,8 +341,8 @@ class RoundState:
 
     def follow(self) -> None:
         """Take in what is in the journal: another server's events, a commit, a rollback."""
-        rows = self.ledger.rows(self._state.position)
-        self._applied([(row.position, read_event(row)) for row in rows])
+        while rows := self.ledger.rows(self._state.position):
+            self._applied([(row.position, read_event(row)) for row in rows])
 
     def _applied(self, events: Iterable[Placed]) -> None:
         """Take in events that are durable, and do what follows from them."""

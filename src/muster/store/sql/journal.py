@@ -9,7 +9,7 @@ transaction; a round, a member, a message stands there once, and the database se
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
@@ -21,14 +21,20 @@ from muster.store.sql.transact import Turn
 
 __all__ = ["JournalTurn", "after", "append", "of_topic", "position", "reconcile"]
 
-SAID = 64  # messages that are read at once: one is small, or a blob
+PAGE = 4096  # rows that are read at once
+SAID = 64  # messages that are: one is small, or a blob
 POSITION = select(control.c.version)
 AFTER = select(journal).where(journal.c.position > bindparam("p")).order_by(journal.c.position)
+AFTER = AFTER.limit(PAGE)
 TOPIC = select(journal).where(journal.c.topic == bindparam("t")).order_by(journal.c.position)
 ANY = delete(journal).where(
     journal.c.topic == bindparam("t"), journal.c.round.between(bindparam("a"), bindparam("z"))
 )
-ONE = ANY.where(journal.c.key == bindparam("k"))
+ONE = delete(journal).where(  # by the index of those that stand once
+    journal.c.topic == bindparam("t"),
+    journal.c.round == bindparam("a"),
+    journal.c.key == bindparam("k"),
+)
 
 
 @dataclass
@@ -44,7 +50,7 @@ class JournalTurn:
         return self.turn.position
 
     def after(self, position: int) -> list[JournalRow]:
-        """The rows behind a position, in order."""
+        """The next rows behind a position, in order: none when all were read."""
         return after(self.turn.connection, position)
 
     def append(self, rows: Sequence[JournalRow], *, leads: bool) -> None:
@@ -59,35 +65,38 @@ class JournalTurn:
 
 def append(turn: Turn, rows: Sequence[JournalRow]) -> None:
     """Write rows behind the last, and remove those that they make needless."""
-    fresh: list[dict[str, Any]] = []
-    kept: list[JournalRow] = []
+    fresh: dict[str, dict[str, list[JournalRow]]] = {}  # by topic and key: a batch may be long
     gone: list[RowSpan] = []
     for position, row in enumerate(rows, turn.position + 1):
-        spans = forgets(row)
-        gone += spans
-        if spans:
-            pairs = zip(kept, fresh, strict=True)
-            left = [pair for pair in pairs if not any(span.covers(pair[0]) for span in spans)]
-            kept, fresh = [one for one, _ in left], [one for _, one in left]
-        kept.append(row)
-        fresh.append(vars(row) | {"body": dict(row.body), "position": position})
-    any_key = [{"t": one.topic, "a": one.first, "z": one.last} for one in gone if one.key is None]
-    by_key = [
-        {"t": one.topic, "a": one.first, "z": one.last, "k": one.key}
-        for one in gone
-        if one.key is not None
-    ]
-    for statement, given in ((ANY, any_key), (ONE, by_key)):
+        for span in forgets(row):
+            gone.append(span)
+            keys = fresh.get(span.topic, {})
+            for key in list(keys) if span.key is None else [span.key] if span.key in keys else []:
+                keys[key] = [one for one in keys[key] if not span.covers(one)]
+        found = fresh.setdefault(row.topic, {}).setdefault(row.key, [])
+        found.append(replace(row, position=position))
+    for statement, keyed in ((ANY, False), (ONE, True)):
+        given = [
+            {"t": one.topic, "a": one.first, "z": one.last, "k": one.key}
+            for one in gone
+            if (one.key is not None) is keyed
+        ]
         if given:
             turn.connection.execute(statement, given)
-    if fresh:
-        turn.connection.execute(insert(journal), fresh)
+    kept = [row for keys in fresh.values() for found in keys.values() for row in found]
+    kept.sort(key=lambda row: row.position)
+    if kept:
+        values = [vars(row) | {"body": dict(row.body)} for row in kept]
+        turn.connection.execute(insert(journal), values)
         turn.position += len(rows)
         turn.connection.execute(update(control).values(version=turn.position))
 
 
 def after(connection: Connection, position: int) -> list[JournalRow]:
-    """The rows behind a position, in order, as they are stored: whoever reads them checks them."""
+    """The next rows behind a position, as they are stored: whoever reads them checks them.
+
+    At most `PAGE` of them, in order; what goes between two pages goes with an event behind it.
+    """
     return [_row(row) for row in connection.execute(AFTER, {"p": position})]
 
 
