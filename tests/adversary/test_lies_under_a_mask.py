@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("sqlalchemy")
 
 from tests.federation.coordinator.masked import NAMES, Federation, plan_of, population
+from tests.store.scene import wanted
 
 import muster
 from muster.runs.replay import replay
@@ -119,7 +120,7 @@ def test_over_the_network_three_in_a_row_pause_the_run_until_somebody_has_looked
         while (seen := round_state.news.count) is not None and round_state.wanted != "pause":
             assert time.monotonic() < until
             round_state.news.wait(seen, 200.0)
-        looked.append((round_state.committed, federation.ledger.wanted()))
+        looked.append((round_state.committed, wanted(federation.ledger)))
         round_state.order("run")
 
     operator = threading.Thread(target=look)

@@ -215,8 +215,6 @@ def test_whatever_a_start_has_no_room_for_is_waited_for(tmp_path, monkeypatch, p
         monkeypatch.setattr(listen.os, "chmod", first(times, os.chmod))
     else:
         times.error = NoRoom("planned")
-        monkeypatch.setattr(
-            serve.FederationStore, "wanted", first(times, serve.FederationStore.wanted)
-        )
+        monkeypatch.setattr(serve.FederationStore, "rows", first(times, serve.FederationStore.rows))
     play(tmp_path / "run")
     assert times.met == 2

@@ -89,3 +89,8 @@ def opened(ledger):
 def seats(ledger):
     """What was decided, by client."""
     return {event.assignment.client: event.assignment for event in events(ledger, Decided)}
+
+
+def wanted(ledger):
+    """The last order, or "run"."""
+    return ([event.word for event in events(ledger, Ordered)] or ["run"])[-1]

@@ -16,6 +16,7 @@ from tests.store.scene import (
     opening,
     order,
     put,
+    wanted,
 )
 
 pytest.importorskip("sqlalchemy")
@@ -34,7 +35,7 @@ def test_it_keeps_the_promises_of_a_store(place):
 
 def test_transitions_and_what_is_wanted(place):
     ledger = place()
-    assert (ledger.wanted(), ledger.transitions()) == ("run", [])
+    assert (wanted(ledger), ledger.transitions()) == ("run", [])
     steps = [Transition(i + 0.5, i, "open", "late", "lease", c) for i, c in enumerate(CLIENTS)]
     ledger.record(*steps[:2])
     ledger.record()
@@ -43,7 +44,7 @@ def test_transitions_and_what_is_wanted(place):
     order(ledger, "pause")
     ledger.close()
     ledger = place(clock=lambda: 99.0)
-    assert ledger.wanted() == "pause" and ledger.position() > before
+    assert wanted(ledger) == "pause" and ledger.position() > before
     assert ledger.transitions() == steps and ledger.transitions(3) == steps[1:]
     ledger.commit(1, {}, {}, ["a"])
     assert ledger.transitions(1) == [Transition(99.0, 1, "committing", "committed", "1 accepted")]

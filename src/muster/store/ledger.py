@@ -34,10 +34,9 @@ from muster.store.sql.transact import Transactions, Turn
 from muster.store.sql.writer import WriterThread
 from muster.types import ClientId
 
-__all__ = ["FederationStore", "WORDS"]
+__all__ = ["FederationStore"]
 
 DISK = DISK
-WORDS = ("run", "pause", "drain", "stop")
 T = TypeVar("T")
 
 
@@ -52,8 +51,8 @@ class FederationStore(RoundTables):
     >>> ledger = FederationStore(tempfile.mkdtemp())
     >>> row = JournalRow("ordered", 0, "", {"word": "pause"})
     >>> ledger.write(lambda turn: turn.append([row], leads=False)).result()
-    >>> ledger.position(), ledger.wanted(), ledger.close()
-    (1, 'pause', None)
+    >>> ledger.position(), ledger.rows()[0].body, ledger.close()
+    (1, {'word': 'pause'}, None)
     """
 
     def __init__(
@@ -146,12 +145,6 @@ class FederationStore(RoundTables):
     def transitions(self, last: int = 200) -> list[Transition]:
         """The last steps, in order."""
         return self._transactions.read(lambda c: steps.written(c, last))
-
-    def wanted(self) -> str:
-        """What operators want of the run: one of `WORDS`; an odd one that is stored is none."""
-        found = self._transactions.read(lambda c: journal.of_topic(c, "ordered"))
-        word = found[-1].body.get("word") if found and isinstance(found[-1].body, dict) else None
-        return word if word in WORDS else WORDS[0]
 
     def lead(self, stop: threading.Event) -> bool:
         """Wait until this process leads; False when `stop` was set first.

@@ -416,5 +416,4 @@ def test_a_crowd_is_asked_to_keep_to_the_pace(scene):
 
 def test_what_an_operator_wants_is_durable(scene, tmp_path):
     assert scene.do(scene.service.want("pause"))["wanted"] == "pause"
-    assert scene.ledger.wanted() == "pause"
     assert RoundState(scene.ledger, scene.round_state.facts).wanted == "pause"

@@ -5,7 +5,18 @@ import random
 from dataclasses import replace
 
 import pytest
-from tests.store.scene import arrived, at_once, begin, decide, enrol, events, opening, order, write
+from tests.store.scene import (
+    arrived,
+    at_once,
+    begin,
+    decide,
+    enrol,
+    events,
+    opening,
+    order,
+    wanted,
+    write,
+)
 
 pytest.importorskip("sqlalchemy")
 
@@ -155,4 +166,4 @@ def test_the_last_order_stands(place):
     ledger = place()
     for word in ("pause", "run", "drain"):
         order(ledger, word)
-    assert ledger.wanted() == "drain" and len(ledger.rows()) == 1
+    assert wanted(ledger) == "drain" and len(ledger.rows()) == 1

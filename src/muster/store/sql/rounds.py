@@ -87,10 +87,6 @@ class RoundTables(ABC):
         """The record of one committed round; None for a round that is not committed."""
         return self._transactions.read(lambda c: states.recorded(c, round))
 
-    def latest_round(self) -> int:
-        """The last committed round, by any server; 0 before the first."""
-        return self._transactions.read(states.last_round)
-
     def last_line(self) -> str:
         """The record of the last committed round as JSON, without the line's end."""
         line = self._transactions.read(states.last_line)
