@@ -240,6 +240,7 @@ class RoundState:
         Raises `Refused`, and `TypeError` where something does follow: `submit` that.
         """
         with self._gate:
+            self.volatile.kept = self.notifier.waiting
             found = decide(self._state, self.volatile, command, self.clock())
             if isinstance(found, Decision) and found.events:
                 raise TypeError(f"{command!r:.80} is to be written down; submit it")

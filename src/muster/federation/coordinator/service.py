@@ -104,7 +104,6 @@ class FederationService:
         until = round_state.clock() + poll.wait
         fate = self._fate(name, poll.pending)
         while True:
-            round_state.volatile.kept = round_state.notifier.waiting
             left = until - round_state.clock()
             said: Message | None = round_state.ask(AskTask(name, poll, left, fate))
             if said is not None:
