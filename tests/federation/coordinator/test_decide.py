@@ -54,6 +54,7 @@ from muster.federation.coordinator.events import (
     Opened,
     Ordered,
     Said,
+    WentBack,
 )
 from muster.federation.coordinator.lifecycle import Call
 from muster.federation.coordinator.secagg_progress import SecAggProgress
@@ -209,6 +210,16 @@ def test_a_bare_poll_renews_nothing_and_the_same_steps_neither():
     sign = decide(other.state, other.volatile, mark, other.now).sign
     other.volatile.take(sign, other.now, LEASE)
     assert decide(other.state, other.volatile, mark, 200.0) == Decision((), Ack(True))
+
+
+def test_steps_of_a_round_that_is_played_again_are_progress():
+    server = open_round()
+    for attempt in (1, 2):
+        mark = ShowSteps("a", Progress(RUN, 1, 7, attempt))
+        sign = decide(server.state, server.volatile, mark, server.now).sign
+        assert sign is not None and sign.renews
+        server.volatile.take(sign, server.now, LEASE)
+        server.put(WentBack(0, (0,)), Opened(work(), 2))
 
 
 def test_what_is_committed_is_told_with_the_attempt_in_which_it_was():

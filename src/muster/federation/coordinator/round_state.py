@@ -413,11 +413,11 @@ class RoundState:
 
     def move(self, phase: str, cause: str) -> None:
         """The round as a whole takes a step; of several servers the one that plays writes it."""
-        if phase != self.phase and (self.volatile.plays or not self.ledger.shared):
+        before, self.phase = self.phase, phase
+        if phase != before and (self.volatile.plays or not self.ledger.shared):
             piece = self._state.current
             round = piece.opened.round if piece else self.committed + 1
-            self.ledger.record(Transition(self.wall(), round, self.phase, phase, cause))
-            self.phase = phase
+            self.ledger.record(Transition(self.wall(), round, before, phase, cause))
 
     def _count_refusals(self, round: int) -> None:
         """Write down what was refused since the last round, by reason."""

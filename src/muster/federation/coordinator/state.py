@@ -205,6 +205,7 @@ class Volatile:
             ):
                 self.leases = dict.fromkeys(state.works[key].assignments, now + state.facts.lease)
                 self.taken.clear()
+                self.steps.clear()  # a round that is played again counts anew
             case Decided(round, _, "train", Assignment(client, "arrived", digest=digest)) if digest:
                 self.held[client] = round, digest
             case Committed():
