@@ -29,6 +29,7 @@ from muster.federation.coordinator.service import FederationService
 from muster.runs.federation.conduct import ServerSettings, facts_of
 from muster.store.ledger import FederationStore
 from muster.store.records import Member
+from muster.transport.event_loop import loop_factory
 from muster.transport.http import listen
 from muster.transport.http.app import HTTPApp
 from muster.transport.http.limits import Limits
@@ -51,7 +52,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=100.0)
     options = parser.parse_args()
     _enrol(options.folder, options.members)
-    with asyncio.Runner(loop_factory=listen.loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(options.folder, options.members, options.rate))
 
 
