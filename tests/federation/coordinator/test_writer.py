@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from tests.federation.coordinator.scenes import FACTS, OTHER, PRINT, RUN, UPDATE, work
+from tests.store.scene import at_once
 
 pytest.importorskip("sqlalchemy")
 
@@ -23,6 +24,7 @@ from muster.federation.coordinator.commands import (
     GiveOrder,
     SayHello,
 )
+from muster.federation.coordinator.decide import Decision
 from muster.federation.coordinator.events import Decided, Ordered, row_of
 from muster.federation.coordinator.round_state import RoundState
 from muster.federation.protocol.message import VERSIONS, Ack, Hello, Poll, TrainAssignment, Wait
@@ -150,6 +152,30 @@ def test_many_callers_share_one_transaction(tmp_path):
     assert len(done) <= 3, "of who held the writer, of all forty, and of the round's next step"
     rows = [row for row in scene.ledger.rows() if row.topic == "decided"]
     assert len(rows) == 20, "each is decided once"
+    scene.sound()
+    scene.ledger.close()
+
+
+def test_no_answer_of_many_tells_of_what_is_not_durable(tmp_path, monkeypatch):
+    """Each carries the position of the state that it tells of; the database has it by then."""
+    scene, told, give = Scene(tmp_path, NAMES), [], writing._give
+
+    def given(kept):
+        if isinstance(kept.found, Decision):
+            told.append((kept.found.position, scene.ledger.position()))
+        give(kept)
+
+    monkeypatch.setattr(writing, "_give", given)
+
+    def work_of(which):
+        for name in NAMES[which::4]:
+            scene.round_state.do(SayHello(name, Hello(VERSIONS, name, PRINT, 11)))
+            scene.round_state.do(BodyArrived(name, UPDATE))
+            scene.round_state.do(BodyArrived(name, UPDATE))
+
+    at_once(work_of, 4)
+    assert len(told) == 60 and all(position <= durable for position, durable in told)
+    assert max(position for position, _ in told) == scene.ledger.position()
     scene.sound()
     scene.ledger.close()
 

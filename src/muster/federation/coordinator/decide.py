@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from muster.federation.coordinator.admission import AdmissionLimits, admit
@@ -96,11 +96,16 @@ DAY = 86400.0
 
 @dataclass(frozen=True)
 class Decision:
-    """What follows: events, an answer (or a refusal, of one who is heard all the same), a sign."""
+    """What follows: events, an answer (or a refusal, of one who is heard all the same), a sign.
+
+    `position` is that of the state which the answer tells of, its events among it: it may be told
+    once that is durable.
+    """
 
     events: tuple[Event, ...] = ()
     answer: Any = None
     sign: Sign | None = None
+    position: int = field(default=0, compare=False)
 
 
 def decide(
@@ -119,7 +124,8 @@ def decide(
     if rule is None:
         return Refused(RefusalReason.MALFORMED, f"{shown(command)} is no command")
     try:
-        return rule(state, volatile, command, now)
+        found = rule(state, volatile, command, now)
+        return replace(found, position=state.position + len(found.events))
     except Refused as refused:
         return refused
 
