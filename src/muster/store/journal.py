@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What bounds a journal: which of its rows an event makes needless.
+"""The bound of a journal: which of its rows an event makes needless.
 
 A commit takes all that was open in its round with it, another enrolment of a member the one before,
 another order the last one. What is left, read in order, gives the same state as all of it: it is
@@ -29,7 +29,7 @@ class RowSpan:
     last: int = LAST
 
     def covers(self, row: JournalRow) -> bool:
-        """Whether a row is one of them.
+        """Return whether a row is one of them.
 
         >>> RowSpan("ordered").covers(JournalRow("ordered", 0, "", {"word": "run"}))
         True
@@ -41,7 +41,7 @@ class RowSpan:
 
 
 def forgets(row: JournalRow) -> tuple[RowSpan, ...]:
-    """The rows before it that a row makes needless.
+    """Return the rows before it that a row makes needless.
 
     >>> forgets(JournalRow("enrolled", 0, "ann", {}))
     (RowSpan(topic='enrolled', key='ann', first=0, last=2147483647),)

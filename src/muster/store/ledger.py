@@ -109,7 +109,7 @@ class FederationStore(RoundTables):
         self._undo.close()
 
     def write(self, body: Callable[[JournalTurn], T]) -> Future[T]:
-        """What `body` returns, once what it appends to the journal is durable.
+        """Return what `body` returns, once what it appends to the journal is durable.
 
         It may be called more than once; only what it did last is written. All that waits is one
         transaction, at the cost of one wait for the disk.
@@ -119,15 +119,15 @@ class FederationStore(RoundTables):
         )
 
     def rows(self, after: int = 0) -> list[JournalRow]:
-        """The next rows of the journal behind a position, in order: none when all were read."""
+        """Return the journal's next rows behind a position, in order; none when all were read."""
         return self._transactions.read(lambda c: journal.after(c, after))
 
     def position(self) -> int:
-        """The position of the newest row of the journal."""
+        """Return the position of the newest row of the journal."""
         return self._transactions.read(journal.position)
 
     def said(self, round: int, after: int = 0) -> list[JournalRow]:
-        """Some of the messages of a round's secure sum behind the first `after`, in order."""
+        """Return some messages of a round's secure sum behind the first `after`, in order."""
         return self._transactions.read(lambda c: journal.of_topic(c, "said", round, after))
 
     def record(self, *transitions: Transition) -> None:
@@ -143,7 +143,7 @@ class FederationStore(RoundTables):
             job.add_done_callback(self._recorded)
 
     def transitions(self, last: int = 200) -> list[Transition]:
-        """The last steps, in order."""
+        """Return the last steps, in order."""
         return self._transactions.read(lambda c: steps.written(c, last))
 
     def lead(self, stop: threading.Event) -> bool:
@@ -169,11 +169,11 @@ class FederationStore(RoundTables):
             steps.beat(self._transactions, progress)
 
     def progress(self) -> dict[ClientId, int]:
-        """How far clients are, as any server last said."""
+        """Return the progress of clients, as any server last said."""
         return self._transactions.read(steps.progressed) if self.shared else {**self._progress}
 
     def _reconcile(self, turn: Turn) -> None:
-        """What was committed by who keeps no journal is in it from now on."""
+        """Write down what was committed by who keeps no journal."""
         connection = turn.connection
         last, raised = states.last_round(connection), states.facts(connection).get("raised")
 

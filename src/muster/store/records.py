@@ -126,7 +126,7 @@ class JournalRow:
 
 
 def name_of(client: ClientId) -> str:
-    """A client's id as text, so that 1 and "1" are two clients.
+    """Return a client's id as text, so that 1 and "1" are two clients.
 
     >>> name_of(1), name_of("1")
     ('1', '"1"')
@@ -135,7 +135,7 @@ def name_of(client: ClientId) -> str:
 
 
 def client_of(name: Any) -> Any:
-    """The client's id that a text means; None for what is none.
+    """Return the client's id that a text means; None for what is none.
 
     >>> client_of("1"), client_of('"1"'), client_of("eve")
     (1, '1', None)

@@ -38,7 +38,7 @@ NAMED = 128  # characters of a name that is none
 
 
 def apply(state: CoordinatorState, event: Event) -> CoordinatorState:
-    """The state with an event in it, changed in place.
+    """Return the state with an event in it, changed in place.
 
     >>> from muster.federation.coordinator.facts import FederationFacts
     >>> state = CoordinatorState(FederationFacts("r", "0" * 64, {}, max, None, 9))
@@ -75,7 +75,7 @@ def apply(state: CoordinatorState, event: Event) -> CoordinatorState:
 
 
 def fold(state: CoordinatorState, events: Iterable[tuple[int, Event]]) -> CoordinatorState:
-    """The state with these events in it, each with its position; those it has are passed over.
+    """Return the state with these events in it, each with its position; those it has are skipped.
 
     >>> from muster.federation.coordinator.facts import FederationFacts
     >>> state = CoordinatorState(FederationFacts("r", "0" * 64, {}, max, None, 9))
@@ -115,7 +115,7 @@ def _open(
 
 
 def _decide(state: CoordinatorState, key: WorkKey, one: Assignment) -> None:
-    """The first decision stands; one that the plan does not let in leaves its client out."""
+    """Decide once; what the plan does not let in leaves its client out."""
     piece = state.works.get(key)
     held = None if piece is None else piece.assignments.get(one.client)
     if piece is None or held is None or held.standing != "invited":

@@ -186,7 +186,7 @@ class NetworkClients:
                 round_state.join(self._masking.session)
 
     def _do(self, command: Command) -> Decision:
-        """What followed from a command of the engine's. Raises `RunError` where it is refused."""
+        """Have the engine's command done. Raises `RunError` where it is refused."""
         try:
             return self._round_state.do(command)
         except Refused as refused:

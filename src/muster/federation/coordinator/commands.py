@@ -99,7 +99,7 @@ class BodyRefused:
 
 @dataclass(frozen=True)
 class Disposed:
-    """Whether the journal disposes of an update: it is counted, or its round is over."""
+    """A question whether the journal disposes of an update: it is counted, or its round is over."""
 
     name: str
     update: UpdateHeader

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What follows from a command: events and an answer, or a refusal. Nowhere else is one refused.
+"""The decisions: a command's events and answer, or its refusal. Nowhere else is one refused.
 
 A pure function of the state, of what this server has seen, of the command and of the time; total on
 every input. The answer is computed here, with the events, and told once those are durable: computed
@@ -96,7 +96,7 @@ DAY = 86400.0
 
 @dataclass(frozen=True)
 class Decision:
-    """What follows: events, an answer (or a refusal, of one who is heard all the same), a sign.
+    """A decision: events, an answer (or a refusal, of one who is heard all the same), a sign.
 
     `position` is that of the state which the answer tells of, its events among it: it may be told
     once that is durable.
@@ -111,7 +111,7 @@ class Decision:
 def decide(
     state: CoordinatorState, volatile: Volatile, command: Command, now: float
 ) -> Decision | Refused:
-    """What follows from a command, or why nothing does; `now` is monotonic, in seconds.
+    """Return what follows from a command, or why nothing does; `now` is monotonic, in seconds.
 
     >>> from muster.federation.coordinator.facts import FederationFacts
     >>> state = CoordinatorState(FederationFacts("r", "0" * 64, {}, max, None, 9))
@@ -131,7 +131,7 @@ def decide(
 
 
 def crowded(state: CoordinatorState, volatile: Volatile) -> bool:
-    """Whether as many polls are kept waiting as may be.
+    """Return whether as many polls are kept waiting as may be.
 
     Where nobody may learn who was drawn, all are paced or none: how many are not at work now
     would tell how many are.
@@ -141,7 +141,7 @@ def crowded(state: CoordinatorState, volatile: Volatile) -> bool:
 
 
 def pace(state: CoordinatorState, volatile: Volatile, asked: float) -> float:
-    """Seconds until a client should ask again, so that all together keep to the pace.
+    """Return the seconds until a client should ask again, so that all together keep the pace.
 
     A power of two from 1: no client can count the others by it. `asked` is how long it would wait.
     """
@@ -181,7 +181,7 @@ def _hello(s: CoordinatorState, v: Volatile, c: SayHello, now: float) -> Decisio
 
 
 def _again(v: Volatile, name: str, now: float) -> tuple[float, int]:
-    """Another enrolment of a member: each is a line of the log, so there are few a day."""
+    """Count another enrolment of a member: each is a line of the log, so a day lets few in."""
     since, count = v.enrolments.get(name, (now, 0))
     if now - since >= DAY:
         since, count = now, 0
@@ -220,7 +220,7 @@ def _poll(s: CoordinatorState, v: Volatile, c: AskTask, now: float) -> Decision:
 
 
 def _next(s: CoordinatorState, v: Volatile, client: ClientId, c: AskTask) -> Message | None:
-    """What a client is told at once; None where it may be kept waiting."""
+    """Return what a client is told at once; None where it may be kept waiting."""
     facts, pending = s.facts, c.poll.pending
     if pending and pending <= s.committed:
         ours = c.poll.attempt == facts.attempt_of(pending)  # else it was lost with its round
@@ -239,7 +239,7 @@ def _next(s: CoordinatorState, v: Volatile, client: ClientId, c: AskTask) -> Mes
 
 
 def _asks(s: CoordinatorState, v: Volatile, piece: OpenPiece, held: Assignment) -> bool:
-    """Whether a client is still asked for something.
+    """Return whether a client is still asked for something.
 
     Where sums are masked: once its secure sum is open here, until it is over for it.
     """
@@ -257,7 +257,7 @@ def _asks(s: CoordinatorState, v: Volatile, piece: OpenPiece, held: Assignment) 
 
 
 def _announce(s: CoordinatorState, v: Volatile, c: AnnounceUpdate, now: float) -> Decision:
-    """Whether the body is wanted: the answer is False where it is held already."""
+    """Answer whether the body is wanted: False where it is held already."""
     member, update = _member(s, c.name), c.update
     client, facts = member.client, s.facts
     if update.run == facts.run and v.held.get(client) == (update.round, update.digest):
@@ -290,7 +290,7 @@ def _announce(s: CoordinatorState, v: Volatile, c: AnnounceUpdate, now: float) -
 
 
 def _check(s: CoordinatorState, update: UpdateHeader, member: Member, piece: OpenPiece) -> None:
-    """What an update says of itself, against the plan, the draw and the enrolment."""
+    """Check what an update says of itself, against the plan, the draw and the enrolment."""
     client = member.client
     drawn: Any = next((rows for one, rows in piece.opened.roster if one == client), None)
     if possible_rows(drawn) != drawn:  # an odd record
@@ -325,13 +325,13 @@ def _arrived(s: CoordinatorState, v: Volatile, c: BodyArrived, now: float) -> De
 
 
 def _spoiled(s: CoordinatorState, v: Volatile, c: BodyRefused, now: float) -> Decision:
-    """A whole update was no good: its client has failed in this round."""
+    """Fail the client of a whole update that was no good."""
     one = Assignment(_member(s, c.name).client, "failed", c.reason, c.text)
     return Decision(_decided(s, c.update.round, c.update.attempt, "train", one)[0])
 
 
 def _disposed(s: CoordinatorState, v: Volatile, c: Disposed, now: float) -> Decision:
-    """The seat first, which is there until its round is the latest."""
+    """Look at the assignment first, which is there until its round is the latest."""
     client, update = _member(s, c.name).client, c.update
     piece = s.piece(update.round, "train")
     held = None if piece is None else piece.assignments.get(client)
@@ -340,7 +340,7 @@ def _disposed(s: CoordinatorState, v: Volatile, c: Disposed, now: float) -> Deci
 
 
 def _answer(s: CoordinatorState, v: Volatile, c: GiveAnswer, now: float) -> Decision:
-    """A client that declines, failed, or has measured."""
+    """Take the answer of a client that declines, failed, or has measured."""
     member, message, piece = _member(s, c.name), c.message, s.current
     client, round = member.client, message.round
     _run(s, message.run)
@@ -363,7 +363,7 @@ def _answer(s: CoordinatorState, v: Volatile, c: GiveAnswer, now: float) -> Deci
 def _decided(
     s: CoordinatorState, round: int, attempt: int, kind: Kind, one: Assignment
 ) -> tuple[tuple[Event, ...], Assignment]:
-    """The event that decides an assignment, if it is not decided yet; and what holds before it."""
+    """Return the event that decides an assignment, unless one has; and what holds before it."""
     piece = s.piece(round, kind) if attempt == s.facts.attempt else None
     held = None if piece is None else piece.assignments.get(one.client)
     if held is None:
@@ -382,14 +382,14 @@ def _decided(
 
 
 def _bytes(s: CoordinatorState, v: Volatile, c: ShowBytes, now: float) -> Decision:
-    """Bytes moved: the client's lease begins anew, in the round that is open."""
+    """Note that bytes moved: the client's lease begins anew, in the round that is open."""
     piece = s.current
     current = piece is not None and piece.opened.round == c.round
     return Decision((), None, Sign(_member(s, c.name).client, renews=current and c.amount > 0))
 
 
 def _steps(s: CoordinatorState, v: Volatile, c: ShowSteps, now: float) -> Decision:
-    """Steps done so far in a round: other than said before (a restart repeats) is progress."""
+    """Note the steps done so far; other than said before (a restart repeats) is progress."""
     client, piece, said = _member(s, c.name).client, s.current, c.said
     _run(s, said.run)
     _attempt(s, said.round, said.attempt)
@@ -424,7 +424,7 @@ def _attempt(s: CoordinatorState, round: int, attempt: int) -> None:
 
 
 def _join(s: CoordinatorState, v: Volatile, c: JoinSecure, now: float) -> Decision:
-    """The session of a round that a member takes part in; None before it begins."""
+    """Return the session of a round that a member takes part in; None before it begins."""
     client, session = _member(s, c.name).client, v.session
     if c.round <= s.committed:
         raise Refused(RefusalReason.STALE, f"round {c.round} is over")
@@ -442,7 +442,7 @@ def _join(s: CoordinatorState, v: Volatile, c: JoinSecure, now: float) -> Decisi
 
 
 def _hear(s: CoordinatorState, v: Volatile, c: HearSecure, now: float) -> Decision:
-    """Of each kind the first by a member stands; the answer is its number in the round."""
+    """Take a message: of each kind the first by a member stands; the answer is its number."""
     word, piece = c.word, s.piece(c.round, "train")
     member = _member(s, word.name) if word.name else None
     if piece is None:
@@ -498,14 +498,14 @@ def _begin(s: CoordinatorState, v: Volatile, c: BeginWork, now: float) -> Decisi
 
 
 def _leases(s: CoordinatorState, v: Volatile, c: EndLeases, now: float) -> Decision:
-    """Whoever has no lease *now*: a list that was made before would end those of another round."""
+    """End the leases that are over *now*: a list of before would end those of another round."""
     piece = s.piece(c.round, c.kind)
     gone = [] if piece is None else late(piece.assignments, v.leases, now)
     return _all(s, c.round, c.kind, gone)
 
 
 def _close(s: CoordinatorState, v: Volatile, c: ClosePiece, now: float) -> Decision:
-    """What is open takes nothing more: whoever has not answered is late. The answer says why."""
+    """Close what is open: whoever has not answered is late. The answer says why."""
     piece = s.piece(c.round, c.kind)
     if piece is None:
         raise Refused(RefusalReason.STALE, f"round {c.round} is over")
@@ -521,7 +521,7 @@ def _settle(s: CoordinatorState, v: Volatile, c: DecideAssignments, now: float) 
 
 
 def _all(s: CoordinatorState, round: int, kind: Kind, ends: Sequence[Assignment]) -> Decision:
-    """The events of those that are invited still."""
+    """Decide those that are invited still."""
     piece = s.piece(round, kind)
     if piece is None and ends:
         raise Refused(RefusalReason.STALE, f"round {round} is over")
@@ -535,7 +535,7 @@ def _all(s: CoordinatorState, round: int, kind: Kind, ends: Sequence[Assignment]
 
 
 def _committing(s: CoordinatorState, v: Volatile, c: CommitRound, now: float) -> Decision:
-    """A round that is committed already stays as it is: whoever says so may say it again."""
+    """Commit a round once: whoever says that it is committed may say it again."""
     if c.round <= s.committed:
         return Decision()
     if c.round != s.committed + 1:
@@ -557,7 +557,7 @@ def _committing(s: CoordinatorState, v: Volatile, c: CommitRound, now: float) ->
 
 
 def _exclude(s: CoordinatorState, v: Volatile, c: Exclude, now: float) -> Decision:
-    """The first reason stands."""
+    """Exclude a client: the first reason stands."""
     return Decision() if c.client in s.excluded else Decision((Excluded(c.client, c.why),))
 
 
@@ -575,7 +575,7 @@ def _order(s: CoordinatorState, v: Volatile, c: GiveOrder, now: float) -> Decisi
 
 
 def _return(s: CoordinatorState, v: Volatile, c: OrderReturn, now: float) -> Decision:
-    """The engine sees to it before it does more; one such order at a time."""
+    """Take one order to go back at a time: the engine sees to it before it does more."""
     if not v.plays:
         raise Refused(
             RefusalReason.CLOSED,

@@ -60,7 +60,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Decided:
-    """What became of one assignment: it arrived, or ended with a reason. The first one stands."""
+    """The fate of one assignment: it arrived, or ended with a reason. The first one stands."""
 
     round: int
     attempt: int
@@ -95,7 +95,7 @@ class WentBack:
 
 @dataclass(frozen=True)
 class Ordered:
-    """What operators want of the run."""
+    """An order: what operators want of the run."""
 
     word: str
 
@@ -127,7 +127,7 @@ Event = MemberEnrolled | Opened | Decided | Said | Committed | WentBack | Ordere
 
 
 def row_of(event: Event) -> JournalRow:
-    """The row of an event in a journal; `read_event` is the inverse.
+    """Return the row of an event in a journal; `read_event` is the inverse.
 
     >>> row = row_of(Excluded("a", "it lied"))
     >>> (row.topic, row.key, row.body), read_event(row)
@@ -164,7 +164,7 @@ def row_of(event: Event) -> JournalRow:
 
 
 def read_event(row: JournalRow) -> Event:
-    """The event of a row, or an `Odd` one.
+    """Return the event of a row, or an `Odd` one.
 
     Raises `RunError` for what a round was opened for, where that is damaged: nobody but the server
     wrote it, and without it nobody knows what was asked.

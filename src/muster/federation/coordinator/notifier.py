@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who waits for news: clients in the event loop, the engine in its thread; any thread may ring."""
+"""The news: clients wait for it in the event loop, the engine in its thread; any may ring."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Notifier:
 
 
 class EngineNews:
-    """What the engine waits for: `count` grows when something may have changed.
+    """The news that the engine waits for: `count` grows when something may have changed.
 
     Whoever reads the count first, then looks, then waits for another count, misses nothing.
 
@@ -75,6 +75,6 @@ class EngineNews:
             self._changed.notify_all()
 
     def wait(self, seen: int, seconds: float) -> None:
-        """Until the count is another than was seen, or so long."""
+        """Wait until the count is another than was seen, or so long."""
         with self._changed:
             self._changed.wait_for(lambda: self.count != seen, max(0.0, seconds))

@@ -95,7 +95,7 @@ class _Kept(NamedTuple):
 
 
 class _Written(NamedTuple):
-    """What a turn of the writer wrote, and what others had written before; answers to give."""
+    """The events that a turn of the writer wrote, or found; the answers to give."""
 
     events: list[Placed]
     kept: list[_Kept]
@@ -152,7 +152,7 @@ class RoundState:
 
     @property
     def wanted(self) -> str:
-        """What operators want of the run."""
+        """An order: what operators want of the run."""
         return self._state.wanted
 
     @property
@@ -175,50 +175,50 @@ class RoundState:
             return {} if piece is None else dict(piece.assignments)
 
     def assignments(self, round: int, kind: Kind) -> dict[ClientId, Assignment] | None:
-        """What became of whom in a piece of a round; None where it is not open."""
+        """Return what became of whom in a piece of a round; None where it is not open."""
         with self._gate:
             piece = self._state.piece(round, kind)
             return None if piece is None else dict(piece.assignments)
 
     def leases(self) -> dict[ClientId, float]:
-        """Until when each may be silent."""
+        """Return until when each may be silent."""
         with self._gate:
             return dict(self.volatile.leases)
 
     def present(self) -> list[Member]:
-        """The members that may be asked now, by client id."""
+        """Return the members that may be asked now, by client id."""
         with self._gate:
             return self.volatile.present(self._state, self.clock())
 
     def here(self) -> list[Member]:
-        """The members that have been heard of lately."""
+        """Return the members that have been heard of lately."""
         with self._gate:
             return self.volatile.here(self._state, self.clock())
 
     def quarantined(self, client: ClientId) -> bool:
-        """Whether a client is left out until it says hello, or for good."""
+        """Return whether a client is left out until it says hello, or for good."""
         with self._gate:
             return self.volatile.quarantined(self._state, client)
 
     def heard_all(self) -> bool:
-        """Whether everybody who is here has heard that the run is over."""
+        """Return whether everybody who is here has heard that the run is over."""
         with self._gate:
             here = self.volatile.here(self._state, self.clock())
             return {member.client for member in here} <= self.volatile.told
 
     def moved(self) -> dict[ClientId, int]:
-        """How often each was heard here, for the other servers."""
+        """Return how often each was heard here, for the other servers."""
         with self._gate:
             return dict(self.volatile.moved)
 
     def status(self) -> dict[str, Any]:
-        """What an operator sees, as plain data."""
+        """Return what an operator sees, as plain data."""
         with self._gate:
             found = status(self._state, self.volatile, self.clock())
         return found | {"phase": self.phase, "refusals": dict(self.refusals)}
 
     def lacking(self, enough: int) -> dict[str, Any]:
-        """Why no round begins: how many are here of so many, and where others are."""
+        """Say why no round begins: how many are here of so many, and where others are."""
         with self._gate:
             return lacking(self._state, self.volatile, self.clock(), enough)
 
@@ -235,7 +235,7 @@ class RoundState:
     # Commands.
 
     def ask(self, command: Command) -> Any:
-        """The answer to a command from which nothing follows that must be stored.
+        """Answer a command from which nothing follows that must be stored.
 
         Raises `Refused`, and `TypeError` where something does follow: `submit` that.
         """
@@ -250,7 +250,7 @@ class RoundState:
         return _answer(found).answer
 
     def submit(self, command: Command) -> Future[Decision]:
-        """What follows from a command, once that is durable; a refusal is raised as `Refused`."""
+        """Decide a command; resolves once what follows is durable, to that, or raises `Refused`."""
         future: Future[Decision] = Future()
         with self._gate:
             found = decide(self._state, self.volatile, command, self.clock())
@@ -377,7 +377,7 @@ class RoundState:
             self.news.ring()
 
     def _session_of(self, event: Event) -> None:
-        """A secure sum that is open has one more message."""
+        """Count one more message of a secure sum that is open."""
         session = self.volatile.session
         if isinstance(event, Said) and session is not None and session.round == event.round:
             piece = self._state.piece(event.round, "train")
@@ -398,11 +398,11 @@ class RoundState:
     # Steps of a round, for who reads its log.
 
     def _fetched(self, sign: Sign) -> None:
-        """A client has its task."""
+        """Note that a client has its task."""
         self._step("a client has its task")
 
     def _step(self, cause: str) -> None:
-        """What a log lacks is no reason to leave an answer out: the engine hears of it."""
+        """Write a step down; what the log lacks is no reason to leave an answer out."""
         piece = self._state.current
         if piece is None or piece.opened.kind != "train":
             return
@@ -412,7 +412,7 @@ class RoundState:
             LOG.error("a step of round %d is not in its log: %s", piece.opened.round, error)
 
     def move(self, phase: str, cause: str) -> None:
-        """The round as a whole takes a step; of several servers the one that plays writes it."""
+        """Move the round as a whole a step on; of several servers the one that plays writes it."""
         before, self.phase = self.phase, phase
         if phase != before and (self.volatile.plays or not self.ledger.shared):
             piece = self._state.current
@@ -434,7 +434,7 @@ class RoundState:
     # The engine.
 
     def do(self, command: Command) -> Decision:
-        """What followed from a command of the engine's, durable. Raises `Refused`."""
+        """Return what followed from a command of the engine's, durable. Raises `Refused`."""
         return self.submit(command).result()
 
     def show(self, round: int, kind: Kind) -> None:
@@ -449,7 +449,7 @@ class RoundState:
             self.notifier.ring(piece.opened.cohort)
 
     def judge(self, round: int, cause: str) -> None:
-        """A round takes nothing more: who has failed once more, who rests."""
+        """Judge a round that takes nothing more: who has failed once more, who rests."""
         self.move("committing", cause)
         with self._gate:
             piece = self._state.piece(round, "train")
@@ -459,12 +459,12 @@ class RoundState:
         self.notifier.ring(out)
 
     def settled(self, round: int, accepted: Iterable[ClientId]) -> None:
-        """A round is committed: whoever waits for its fate hears it."""
+        """Settle a committed round: whoever waits for its fate hears it."""
         self.follow()  # what the store wrote down in the commit
         self.do(CommitRound(round, tuple(accepted)))
 
     def heard(self, round: int, after: int) -> list[SecAggEvent]:
-        """Some of the messages of a round's secure sum behind the first `after`, in order."""
+        """Return some messages of a round's secure sum behind the first `after`, in order."""
         found = enumerate(map(read_event, self.ledger.said(round, after)), after + 1)
         return [replace(one.word, number=n) for n, one in found if isinstance(one, Said)]
 
@@ -486,7 +486,7 @@ class RoundState:
         self.notifier.ring([client])
 
     def heard_elsewhere(self, client: ClientId) -> None:
-        """A client was heard at another server."""
+        """Note that a client was heard at another server."""
         now = self.clock()
         with self._gate:
             self.volatile.seen[client] = now
@@ -496,16 +496,16 @@ class RoundState:
     # Operators, and the end.
 
     def order(self, word: str) -> None:
-        """What an operator wants of the run, durable. Raises `Refused` for what is no order."""
+        """Take an order for the run, durable. Raises `Refused` for what is no order."""
         self.do(GiveOrder(word))
 
     def plays(self, plays: bool) -> None:
-        """Whether this server leads, and plays rounds."""
+        """Note whether this server leads, and plays rounds."""
         with self._gate:
             self.volatile.plays = plays
 
     def ask_back(self, back: Back) -> None:
-        """An operator wants the run to go back: the engine sees to it before it does more.
+        """Ask the engine to go back for an operator: it sees to it before it does more.
 
         Raises `Refused` where no engine plays here, or another such order waits.
         """
@@ -515,7 +515,7 @@ class RoundState:
         self.news.ring()
 
     def take_back(self, *, refuse: bool) -> Back | None:
-        """The order to go back that waits, if any; where none does, or to `refuse`, none is taken.
+        """Return the order to go back that waits; where none does, or to `refuse`, take no more.
 
         A server that has played to the end takes no more of them.
         """
@@ -527,12 +527,12 @@ class RoundState:
         return back
 
     def came_back(self) -> None:
-        """The order to go back is answered."""
+        """Forget an order to go back: it is answered."""
         with self._gate:
             self.back, self.volatile.returning = None, False
 
     def end(self, text: str) -> None:
-        """The run is over."""
+        """End the run."""
         with self._gate:
             found = decide(self._state, self.volatile, Conclude(text), self.clock())
             self.volatile.ended = _answer(found).answer
@@ -541,7 +541,7 @@ class RoundState:
         self.notifier.ring(None)
 
     def close(self) -> None:
-        """The server goes down: nobody is kept waiting."""
+        """Close, as the server goes down: nobody is kept waiting."""
         with self._gate:
             self.volatile.closing = True
         self.news.ring()
@@ -549,7 +549,7 @@ class RoundState:
 
 
 def _answer(found: Decision | Refused) -> Decision:
-    """What was decided. Raises `Refused` for what was refused."""
+    """Return what was decided. Raises `Refused` for what was refused."""
     if isinstance(found, Refused):
         raise found
     if isinstance(found.answer, Refused):

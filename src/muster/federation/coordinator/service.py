@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a site says, as commands to the coordinator, and the answers it is told.
+"""The service: what a site says becomes a command, and what it is told an answer.
 
 All of it runs in the event loop; a name is the one in a certificate that was admitted. Nothing is
 decided here (see `decide`): what is refused changes nothing, and raises `Refused` with the reason
@@ -99,7 +99,7 @@ class FederationService:
         return await asyncio.wrap_future(self.round_state.submit(command))
 
     async def poll(self, name: str, poll: Poll) -> Message:
-        """What this site is to do next; it is kept waiting until there is something."""
+        """Return the next thing for this site to do; it is kept waiting until there is one."""
         round_state = self.round_state
         until = round_state.clock() + poll.wait
         fate = self._fate(name, poll.pending)
@@ -112,7 +112,7 @@ class FederationService:
             await round_state.notifier.wait(client, until - round_state.clock())
 
     def _fate(self, name: str, pending: int) -> bool:
-        """Whether a reply of long ago is in its model; one record alone, as it may ask often."""
+        """Return whether a reply of long ago is in its model, by one record: it may ask often."""
         state, member = self.round_state.state, self.round_state.members.get(name)
         if member is None or not 0 < pending <= state.committed or pending in state.fates:
             return False
@@ -120,7 +120,7 @@ class FederationService:
         return record is not None and member.client in record["accepted"]
 
     def announce(self, name: str, update: UpdateHeader) -> Upload:
-        """Whether an update is wanted, before a byte of it is read."""
+        """Decide whether an update is wanted, before a byte of it is read."""
         member, room, blob = self.round_state.members.get(name), 0, ""
         if member is not None:
             blob = update_name(update.round, member.client, update.digest)
@@ -130,12 +130,12 @@ class FederationService:
         return Upload(blob, update, self.facts.template, held=not wanted)
 
     async def arrived(self, name: str, upload: Upload) -> Ack:
-        """An update is whole and on the disk: durable as soon as this returns."""
+        """Take an update that is whole and on the disk: durable as soon as this returns."""
         said: Ack = await self._told(BodyArrived(name, upload.update))
         return said
 
     def disposed(self, name: str, update: UpdateHeader) -> bool:
-        """Whether the journal disposes of an update: it is counted, or its round is over.
+        """Return whether the journal disposes of an update: it is counted, or its round is over.
 
         Reads the journal, as another server may have taken it.
         """
@@ -144,24 +144,24 @@ class FederationService:
         return found
 
     async def refuse(self, name: str, update: UpdateHeader, refused: Refused) -> None:
-        """A whole update was no good: its client has failed in this round."""
+        """Fail the client of a whole update that was no good."""
         await self._told(BodyRefused(name, update, str(refused.reason), refused.text))
 
     async def answer(self, name: str, message: Decline | TrainingFailure | Measured) -> Ack:
-        """A client that declines, failed, or has measured."""
+        """Take the answer of a client that declines, failed, or has measured."""
         said: Ack = await self._told(GiveAnswer(name, message))
         return said
 
     async def _told(self, command: Command) -> Any:
-        """The answer to a command, once what follows from it is durable."""
+        """Answer a command, once what follows from it is durable."""
         return (await asyncio.wrap_future(self.round_state.submit(command))).answer
 
     def progress(self, name: str, round: int, amount: int) -> None:
-        """Bytes or steps moved: the client's lease begins anew."""
+        """Note that bytes or steps moved: the client's lease begins anew."""
         self.round_state.ask(ShowBytes(name, round, amount))
 
     def stepped(self, name: str, said: Progress) -> None:
-        """Steps done so far in a round: other than said before (a restart repeats) is progress."""
+        """Note the steps done so far; other than said before (a restart repeats) is progress."""
         self.round_state.ask(ShowSteps(name, said))
 
     def attempted(self, round: int, attempt: int) -> None:
@@ -169,18 +169,18 @@ class FederationService:
         self.round_state.ask(Attempted(round, attempt))
 
     def secure(self, name: str, round: int) -> SecAggProgress:
-        """The secure sum of a round that this member takes part in. Raises `Refused`."""
+        """Return the secure sum of a round that this member takes part in. Raises `Refused`."""
         found: SecAggProgress = self.round_state.ask(JoinSecure(name, round))
         return found
 
     async def hear(self, round: int, word: SecAggEvent) -> None:
-        """A message of a secure sum, durable when this returns; the first of its kind stands."""
+        """Take a message of a secure sum, durable on return; the first of its kind stands."""
         await self._told(HearSecure(round, word))
 
     async def secure_news(
         self, name: str, round: int, after: float, wait: float
     ) -> tuple[int, bytes] | None:
-        """What a member was told last in a secure sum, when that is newer; waits for it.
+        """Return what a member was told last in a secure sum, when that is newer; wait for it.
 
         None when there was nothing. Raises `Refused` once the round is over.
         """
@@ -226,7 +226,7 @@ class FederationService:
             raise Refused(RefusalReason.CLOSED, str(error)) from error
 
     def status(self) -> dict[str, Any]:
-        """What an operator sees."""
+        """Return what an operator sees."""
         return self.round_state.status()
 
 

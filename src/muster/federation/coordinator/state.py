@@ -69,7 +69,7 @@ class OpenPiece:
 
 @dataclass
 class CoordinatorState:
-    """What is stored: `position` is that of the newest event in it.
+    """The stored state: `position` is that of the newest event in it.
 
     `members` by name, and `names` the inverse, by client; `odd` who must say hello again since its
     stored record is none, and why. `wanted` is what operators want; `excluded` who takes part no
@@ -95,11 +95,11 @@ class CoordinatorState:
         return self.works[max(self.works, key=_order)]
 
     def piece(self, round: int, kind: Kind) -> OpenPiece | None:
-        """A piece of a round, if it is open in the attempt that is played now."""
+        """Return a piece of a round, if it is open in the attempt that is played now."""
         return self.works.get(WorkKey(round, self.facts.attempt, kind))
 
     def copy(self) -> CoordinatorState:
-        """The same, to be changed apart."""
+        """Return the same, to be changed apart."""
         return replace(
             self,
             members=dict(self.members),
@@ -114,7 +114,7 @@ class CoordinatorState:
         )
 
     def digest(self) -> str:
-        """A SHA-256 of all that is stored; leases and clocks are no part of it."""
+        """Return a SHA-256 of all that is stored; leases and clocks are no part of it."""
         works = [
             (key, one.opened, sorted(map(repr, one.counted)), _listed(one.assignments), one.said)
             for key, one in sorted(self.works.items())
@@ -129,7 +129,7 @@ class CoordinatorState:
 
 @dataclass(frozen=True)
 class Sign:
-    """What a command shows of the one who said it: that it lives, and what more.
+    """A sign of life that a command shows of the one who said it, and what more it shows.
 
     `renews` begins its lease anew; `steps` is how far it is in a round; `took` that it has fetched
     its task; `hello` its name where it enrolled, and `changed` that its enrolment is another one;
@@ -147,7 +147,7 @@ class Sign:
 
 @dataclass
 class Volatile:
-    """What one server has seen, and forgets when it ends; times are monotonic, in seconds.
+    """The signs that one server has seen, and forgets when it ends; times are monotonic seconds.
 
     `seen` is when each was heard last, `leases` until when each may be silent, `steps` how far each
     said it is, `taken` who has fetched its task, `held` the newest update of each on the disk,
@@ -238,7 +238,9 @@ class Volatile:
         return out
 
     def since(self, state: CoordinatorState, now: float) -> float:
-        """The time since when whoever was heard is present; a crowd keeps to a pace, is heard less.
+        """Return the time since when a member that was heard of is present.
+
+        A crowd keeps to a pace, and is heard less.
 
         Without this, each of many clients would be away whenever it keeps the pace it was told.
         """
@@ -246,16 +248,16 @@ class Volatile:
         return now - PRESENT * max(state.facts.lease, longest)
 
     def here(self, state: CoordinatorState, now: float) -> list[Member]:
-        """The members that have been heard of lately."""
+        """Return the members that have been heard of lately."""
         since = self.since(state, now)
         return [one for one in state.members.values() if self.seen.get(one.client, 0) >= since]
 
     def quarantined(self, state: CoordinatorState, client: ClientId) -> bool:
-        """Whether a client failed so often that it is left out until it says hello, or has lied."""
+        """Return whether a client lied, or has failed too often and has not said hello since."""
         return self.failures[client] >= FAILURES or client in state.excluded
 
     def present(self, state: CoordinatorState, now: float) -> list[Member]:
-        """Those of them that may be asked, and do not fail for ever, by client id."""
+        """Return those of them that may be asked, and do not fail for ever, by client id."""
         found = [
             member
             for member in self.here(state, now)

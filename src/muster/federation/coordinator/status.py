@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operator sees: the run, its round, who is here, who sits where."""
+"""The status for an operator: the run, its round, who is here, who sits where."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMED = 10  # members that a sentence names
 
 
 def status(state: CoordinatorState, volatile: Volatile, now: float) -> dict[str, Any]:
-    """The state of a run's rounds at one moment, as plain data."""
+    """Return the state of a run's rounds at one moment, as plain data."""
     here = {member.client for member in volatile.present(state, now)}
     piece = state.current
     return {
@@ -33,7 +33,7 @@ def status(state: CoordinatorState, volatile: Volatile, now: float) -> dict[str,
 
 
 def lacking(state: CoordinatorState, volatile: Volatile, now: float, enough: int) -> dict[str, Any]:
-    """Why no round begins: how many are here of so many that are needed, and where others are."""
+    """Say why no round begins: how many are here of how many needed, and where others are."""
     here = {member.client for member in volatile.present(state, now)}
     heard = {member.client for member in volatile.here(state, now)}
     states: dict[str, list[str]] = {"left out": [], "failing or resting": [], "away": []}

@@ -171,7 +171,7 @@ def conduct(
 
 
 def _wait(round_state: RoundState, stop: Event, error: NoRoom) -> None:
-    """Some seconds, as there may be room then, or until there is something else to do."""
+    """Wait some seconds, as there may be room then, or until there is something else to do."""
     until = round_state.clock() + min(ROOM, round_state.facts.lease)
     with suppress(RunError):  # its log lacks room as well
         round_state.move("no room", str(error)[:500])

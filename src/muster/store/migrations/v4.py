@@ -96,7 +96,7 @@ def _asked(query: str) -> list[Any]:
 
 
 def _json(value: Any) -> Any:
-    """A JSON column, which PostgreSQL has read; None for what is none: its reader checks."""
+    """Return a JSON column, which PostgreSQL has read; None for what is none: its reader checks."""
     if not isinstance(value, str):
         return value
     try:

@@ -39,18 +39,18 @@ ONE = delete(journal).where(  # by the index of those that stand once
 
 @dataclass
 class JournalTurn:
-    """What a writer may do in its turn; `epoch` is that of the lead that this process took last."""
+    """A writer's turn at the journal; `epoch` is that of the lead that this process took last."""
 
     turn: Turn
     epoch: int | None = None
 
     @property
     def position(self) -> int:
-        """The position of the newest row."""
+        """Return the position of the newest row."""
         return self.turn.position
 
     def after(self, position: int) -> list[JournalRow]:
-        """The next rows behind a position, in order: none when all were read."""
+        """Return the next rows behind a position, in order; none when all were read."""
         return after(self.turn.connection, position)
 
     def append(self, rows: Sequence[JournalRow], *, leads: bool) -> None:
@@ -93,7 +93,7 @@ def append(turn: Turn, rows: Sequence[JournalRow]) -> None:
 
 
 def after(connection: Connection, position: int) -> list[JournalRow]:
-    """The next rows behind a position, as they are stored: whoever reads them checks them.
+    """Return the next rows behind a position, as stored: whoever reads them checks them.
 
     At most `PAGE` of them, in order; what goes between two pages goes with an event behind it.
     """
@@ -101,7 +101,7 @@ def after(connection: Connection, position: int) -> list[JournalRow]:
 
 
 def of_topic(connection: Connection, topic: str, round: int = 0, skip: int = 0) -> list[JournalRow]:
-    """The rows of a topic, in order; with a `round`, the next of that round behind so many."""
+    """Return the rows of a topic, in order; with a `round`, its next behind so many."""
     query = TOPIC
     if round:
         query = query.where(journal.c.round == round).offset(skip).limit(SAID)
@@ -109,7 +109,7 @@ def of_topic(connection: Connection, topic: str, round: int = 0, skip: int = 0) 
 
 
 def position(connection: Connection) -> int:
-    """The position of the newest row."""
+    """Return the position of the newest row."""
     return int(connection.execute(POSITION).scalar_one())
 
 

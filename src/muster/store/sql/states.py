@@ -167,7 +167,7 @@ def recorded(connection: Connection, round: int) -> dict[str, Any] | None:
 
 
 def last_round(connection: Connection) -> int:
-    """The last committed round, or 0."""
+    """Return the last committed round, or 0."""
     return connection.execute(select(func.max(rounds.c.round))).scalar() or 0
 
 
@@ -238,7 +238,7 @@ def advance(
     stays: Collection[int],
     accepted: Sequence[ClientId],
 ) -> None:
-    """The rows of a commit: state, record, memories, and its event, which ends what was open.
+    """Write a commit's rows: state, record, memories, and its event, which ends what was open.
 
     Of the versions that are kept, those in `stays` stay beside it; the others go.
     """
@@ -265,7 +265,7 @@ def advance(
 
 
 def go_back(turn: Turn, round: int, number: int, raised: Sequence[int]) -> None:
-    """The rows of a rollback: a kept version is the last; nothing is open; records are set aside.
+    """Write a rollback's rows: a kept version is last, nothing is open, records are set aside.
 
     What was committed after it goes: versions, memories. `number` is that of the rollback; behind
     the rounds that are `raised`, a federation began a new attempt.

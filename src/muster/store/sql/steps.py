@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is written down beside the journal: steps of lifecycles, and progress that servers share."""
+"""The records beside the journal: steps of lifecycles, and progress that servers share."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def recorded(turn: Turn, steps: Sequence[Transition]) -> None:
 
 
 def written(connection: Connection, last: int) -> list[Transition]:
-    """The last steps, in order."""
+    """Return the last steps, in order."""
     rows = connection.execute(select(transitions).order_by(transitions.c.id.desc()).limit(last))
     return [transition(row) for row in reversed(rows.all())]
 

@@ -91,7 +91,7 @@ class SecAggEndpoint:
         return await self.service.secure_news(name, round, after, wait)
 
     def members(self, name: str, round: int) -> bytes:
-        """The credentials of those whose updates are masked with this one's, as JSON."""
+        """Return the credentials of those whose updates are masked with this one's, as JSON."""
         session = self.service.secure(name, round)
         if not session.certificates:
             raise Refused(
