@@ -71,7 +71,7 @@ def ask(hub, method, target, *, body=b"", headers=(), control=True):
 
 
 def orders(hub):
-    """What is wanted, of this life and the next, and what the log has of it."""
+    """Return the order, of this life and the next, and what the log has of it."""
     return hub.round_state.wanted, wanted(hub.ledger), [n for n in hub.notes if n[0] == "operator"]
 
 

@@ -37,7 +37,7 @@ NEVER = {  # refused before a command is made: at the door, by the codec, or whe
 
 
 def played(seed, count=1):
-    """What happened in so many sequences; a rule that breaks names the seed and the commands."""
+    """Count what happened in so many sequences; a broken rule names the seed and the commands."""
     found = Counter()
     for one in range(seed, seed + count):
         draw = random.Random(one)
@@ -84,7 +84,7 @@ def twice(monkeypatch):
 
 
 def poll_renews(monkeypatch):
-    """Whoever polls keeps its lease."""
+    """A poll keeps its member's lease."""
 
     def poll(s, v, c, now):
         found = RULES[AskTask](s, v, c, now)

@@ -77,17 +77,17 @@ def events(ledger, kind):
 
 
 def members(ledger):
-    """Who is enrolled, by name."""
+    """Return the members, by name."""
     return {event.member.name: event.member for event in events(ledger, MemberEnrolled)}
 
 
 def opened(ledger):
-    """What is open."""
+    """Return the work that is open."""
     return [event.work for event in events(ledger, Opened)]
 
 
 def seats(ledger):
-    """What was decided, by client."""
+    """Return the decided assignments, by client."""
     return {event.assignment.client: event.assignment for event in events(ledger, Decided)}
 
 

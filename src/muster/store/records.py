@@ -12,6 +12,7 @@ from muster.types import ClientId
 
 __all__ = [
     "Assignment",
+    "Body",
     "JournalRow",
     "Kind",
     "Member",
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 Kind = Literal["train", "evaluate"]
+Body = Mapping[str, Any]  # of a row of a journal: what it says, as JSON
 Standing = Literal["invited", "arrived", "declined", "failed", "late"]
 
 
@@ -120,7 +122,7 @@ class JournalRow:
     topic: str
     round: int
     key: str
-    body: Mapping[str, Any]
+    body: Body
     data: bytes = b""
     position: int = 0
 

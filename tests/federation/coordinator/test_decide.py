@@ -145,7 +145,7 @@ ANSWERS = {
 
 
 def cell(found):
-    """What was found, as the table writes it."""
+    """Return what was found, as the table writes it."""
     if isinstance(found, Refused):
         return str(found.reason)
     if isinstance(found.answer, Refused):

@@ -80,7 +80,7 @@ def poll(scene, name="a"):
 
 
 def told_before_it_is_durable(scene):
-    """Whether an update is acknowledged, or shown, while its event is on no disk."""
+    """Return whether an update is acknowledged, or shown, while its event is on no disk."""
     free = scene.held()
     try:
         future = scene.round_state.submit(BodyArrived("a", UPDATE))

@@ -269,7 +269,7 @@ UPLOADS = Uploads(FederationService(SimpleNamespace(refusals={}), None), None, N
 
 
 def decided(state, command):
-    """What a coordinator in one of the states of its table refuses."""
+    """Raise what a coordinator in one of the states of its table refuses."""
     server = STATES[state]()
     found = decide(server.state, server.volatile, command, server.now)
     raise found if isinstance(found, Refused) else found.answer

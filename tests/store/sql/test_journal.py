@@ -73,7 +73,7 @@ def drawn(draw, count):
 
 
 def compacted(rows):
-    """What the journal should hold, by the rules alone; rows that would stand twice left out."""
+    """Return what the journal should hold by the rules alone, without rows that stand twice."""
     kept, written = [], []
     for row in rows:
         left = [one for one in kept if not any(span.covers(one) for span in forgets(row))]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 from muster.federation.coordinator.events import (
     Committed,
@@ -145,8 +144,7 @@ def _mark(state: CoordinatorState, odd: Odd) -> None:
             trained.said[str(len(trained.said)), "odd"] = 1 + len(trained.said), ""
     if odd.topic != "decided":
         return
-    kind: Any = odd.kind
-    piece = state.piece(odd.round, kind)
+    piece = state.piece(odd.round, "evaluate" if odd.kind == "evaluate" else "train")
     for client in odd.clients if piece is not None else ():
         assert piece is not None
         if client in piece.assignments:

@@ -168,7 +168,7 @@ class BeginWork:
 
 @dataclass(frozen=True)
 class EndLeases:
-    """Whoever has made no progress until the end of its lease is not waited for any longer."""
+    """An end of leases: who made no progress until its end is not waited for any longer."""
 
     round: int
     kind: Kind
@@ -176,7 +176,7 @@ class EndLeases:
 
 @dataclass(frozen=True)
 class ClosePiece:
-    """What is open takes nothing more, where `call` says so by now."""
+    """A close of what is open, where `call` says so by now."""
 
     round: int
     kind: Kind

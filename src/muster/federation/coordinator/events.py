@@ -9,13 +9,12 @@ What an event makes needless leaves the journal with it (`muster.store.journal`)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from muster.errors import RunError
 from muster.store.records import (
     Assignment,
+    Body,
     JournalRow,
     Kind,
     Member,
@@ -183,11 +182,11 @@ def read_event(row: JournalRow) -> Event:
         return Odd(row.topic, clients, f"{error!r:.200}", row.key, row.round, kind)
 
 
-def _enrolled(row: JournalRow, body: Mapping[str, Any]) -> Event:
+def _enrolled(row: JournalRow, body: Body) -> Event:
     return MemberEnrolled(Member(row.key, body["client"], body["rows"], body["certificate"]))
 
 
-def _opened(row: JournalRow, body: Mapping[str, Any]) -> Event:
+def _opened(row: JournalRow, body: Body) -> Event:
     work = OpenWork(
         row.round,
         _kind(row.key),
@@ -201,7 +200,7 @@ def _opened(row: JournalRow, body: Mapping[str, Any]) -> Event:
     return Opened(work, body["attempt"], tuple(body["counted"]))
 
 
-def _decided(row: JournalRow, body: Mapping[str, Any]) -> Event:
+def _decided(row: JournalRow, body: Body) -> Event:
     kind, _, name = row.key.partition(" ")
     fields = {name: body[name] for name in Assignment.__dataclass_fields__}
     one, key = Assignment(**fields), client_of(name)
@@ -211,24 +210,24 @@ def _decided(row: JournalRow, body: Mapping[str, Any]) -> Event:
     return Decided(row.round, body["attempt"], _kind(kind), one)
 
 
-def _said(row: JournalRow, body: Mapping[str, Any]) -> Event:
+def _said(row: JournalRow, body: Body) -> Event:
     fields = {name: body[name] for name in ("name", "kind", "blob", "digest", "metrics")}
     return Said(row.round, body["attempt"], replace(SecAggEvent(**fields), data=bytes(row.data)))
 
 
-def _committed(row: JournalRow, body: Mapping[str, Any]) -> Event:
+def _committed(row: JournalRow, body: Body) -> Event:
     return Committed(row.round, tuple(body["accepted"]))
 
 
-def _went_back(row: JournalRow, body: Mapping[str, Any]) -> Event:
+def _went_back(row: JournalRow, body: Body) -> Event:
     return WentBack(row.round, tuple(body["raised"]))
 
 
-def _ordered(row: JournalRow, body: Mapping[str, Any]) -> Event:
+def _ordered(row: JournalRow, body: Body) -> Event:
     return Ordered(body["word"])
 
 
-def _excluded(row: JournalRow, body: Mapping[str, Any]) -> Event:
+def _excluded(row: JournalRow, body: Body) -> Event:
     client = client_of(row.key)
     if client is None:
         raise ValueError(f"{row.key:.60} is no client")

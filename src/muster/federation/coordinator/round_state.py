@@ -60,7 +60,7 @@ from muster.federation.coordinator.lifecycle import phase
 from muster.federation.coordinator.notifier import EngineNews, Notifier
 from muster.federation.coordinator.secagg_progress import SecAggProgress
 from muster.federation.coordinator.state import CoordinatorState, Sign, Volatile
-from muster.federation.coordinator.status import lacking, status
+from muster.federation.coordinator.status import Told, lacking, status
 from muster.security.refusal import Refused
 from muster.store.ledger import FederationStore
 from muster.store.records import Assignment, Kind, Member, OpenWork, SecAggEvent, Transition
@@ -137,12 +137,12 @@ class RoundState:
 
     @property
     def facts(self) -> FederationFacts:
-        """What does not change, but for the attempt that rounds are played in."""
+        """The facts that do not change, but for the attempt that rounds are played in."""
         return self._state.facts
 
     @property
     def members(self) -> Mapping[str, Member]:
-        """Who is enrolled, by name."""
+        """The members, by name."""
         return MappingProxyType(self._state.members)
 
     @property
@@ -152,24 +152,24 @@ class RoundState:
 
     @property
     def wanted(self) -> str:
-        """An order: what operators want of the run."""
+        """The order that stands: what operators want of the run."""
         return self._state.wanted
 
     @property
     def excluded(self) -> Mapping[ClientId, str]:
-        """Who takes part no more, and why."""
+        """The clients that take part no more, and why."""
         return MappingProxyType(self._state.excluded)
 
     @property
     def opened(self) -> OpenWork | None:
-        """What was opened last, until its round is committed."""
+        """The work opened last, until its round is committed."""
         with self._gate:
             piece = self._state.current
         return None if piece is None else piece.opened
 
     @property
     def seats(self) -> dict[ClientId, Assignment]:
-        """What became of whom in that."""
+        """The assignments of that."""
         with self._gate:
             piece = self._state.current
             return {} if piece is None else dict(piece.assignments)
@@ -211,20 +211,20 @@ class RoundState:
         with self._gate:
             return dict(self.volatile.moved)
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> Told:
         """Return what an operator sees, as plain data."""
         with self._gate:
             found = status(self._state, self.volatile, self.clock())
         return found | {"phase": self.phase, "refusals": dict(self.refusals)}
 
-    def lacking(self, enough: int) -> dict[str, Any]:
+    def lacking(self, enough: int) -> Told:
         """Say why no round begins: how many are here of so many, and where others are."""
         with self._gate:
             return lacking(self._state, self.volatile, self.clock(), enough)
 
     @property
     def closing(self) -> bool:
-        """Whether the server goes down."""
+        """True while the server goes down."""
         return self.volatile.closing
 
     @property

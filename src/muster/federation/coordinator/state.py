@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from muster.federation.coordinator.events import (
     Committed,
@@ -63,7 +63,7 @@ class OpenPiece:
 
     @property
     def key(self) -> WorkKey:
-        """What it is called."""
+        """The name of the piece."""
         return WorkKey(self.opened.round, self.attempt, self.opened.kind)
 
 
@@ -89,7 +89,7 @@ class CoordinatorState:
 
     @property
     def current(self) -> OpenPiece | None:
-        """What was opened last; a round is measured behind its training."""
+        """The piece opened last; a round is measured behind its training."""
         if not self.works:
             return None
         return self.works[max(self.works, key=_order)]
@@ -271,7 +271,7 @@ def _order(key: WorkKey) -> tuple[int, int, bool]:
     return key.version, key.attempt, key.kind == "evaluate"
 
 
-def _listed(found: Mapping[Any, object]) -> list[tuple[str, str]]:
+def _listed(found: Mapping[ClientId, object] | Mapping[str, object]) -> list[tuple[str, str]]:
     return sorted((repr(name), repr(one)) for name, one in found.items())
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 from muster.federation.coordinator.state import CoordinatorState, Volatile
 
-__all__ = ["lacking", "status"]
+__all__ = ["Told", "lacking", "status"]
 
+Told = dict[str, Any]  # plain data
 NAMED = 10  # members that a sentence names
 
 
-def status(state: CoordinatorState, volatile: Volatile, now: float) -> dict[str, Any]:
+def status(state: CoordinatorState, volatile: Volatile, now: float) -> Told:
     """Return the state of a run's rounds at one moment, as plain data."""
     here = {member.client for member in volatile.present(state, now)}
     piece = state.current
@@ -32,7 +33,7 @@ def status(state: CoordinatorState, volatile: Volatile, now: float) -> dict[str,
     }
 
 
-def lacking(state: CoordinatorState, volatile: Volatile, now: float, enough: int) -> dict[str, Any]:
+def lacking(state: CoordinatorState, volatile: Volatile, now: float, enough: int) -> Told:
     """Say why no round begins: how many are here of how many needed, and where others are."""
     here = {member.client for member in volatile.present(state, now)}
     heard = {member.client for member in volatile.here(state, now)}

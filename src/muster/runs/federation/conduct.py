@@ -183,7 +183,10 @@ def _wait(round_state: RoundState, stop: Event, error: NoRoom) -> None:
 
 
 def _ends(round_state: RoundState, text: str = "") -> bool:
-    """Whether no order to go back waits: then none is taken any more. With `text` it is refused."""
+    """Return whether no order to go back waits: then none is taken any more.
+
+    With `text` it is refused.
+    """
     back = round_state.take_back(refuse=bool(text))
     if back is not None and text and not back.done.done():
         back.done.set_exception(Refused(RefusalReason.CLOSED, text))
