@@ -60,6 +60,7 @@ audit: .venv-audit/.ready ## ask the public databases for known holes in what is
 
 chaos: $(VENV)/.dev ## kill runs and federations at 500 random instants each, and compare the bits
 	MUSTER_KILLS=500 $(BIN)/python -m pytest -n $(WORKERS) tests/chaos $(ARGS)
+	MUSTER_SEQUENCES=1000000 $(BIN)/python -m pytest -n $(WORKERS) tests/laws/test_law_9_coordinator.py
 
 check: $(VENV)/.dev ## format, lint, types, house rules: what a change must pass besides the tests
 	$(BIN)/ruff format --check .

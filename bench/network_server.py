@@ -23,10 +23,12 @@ from typing import Any
 
 from bench.network_plan import plan
 from muster.federation.coordinator.clients import NetworkClients, Stopped
+from muster.federation.coordinator.events import MemberEnrolled, row_of
 from muster.federation.coordinator.round_state import RoundState
 from muster.federation.coordinator.service import FederationService
 from muster.runs.federation.conduct import ServerSettings, facts_of
 from muster.store.ledger import FederationStore
+from muster.store.records import Member
 from muster.transport.event_loop import loop_factory
 from muster.transport.http import listen
 from muster.transport.http.app import HTTPApp
@@ -57,9 +59,15 @@ def main() -> None:
 def _enrol(folder: Path, members: int) -> None:
     """Enrol all members at once as rows of the ledger; one by one they would take months."""
     FederationStore(folder).close()
-    rows = [(name_of(i), json.dumps(name_of(i)), 1) for i in range(members)]
+    events = (MemberEnrolled(Member(name_of(i), name_of(i), 1)) for i in range(members))
+    rows = [row_of(event) for event in events]
+    values = [
+        (i, row.topic, row.round, row.key, json.dumps(row.body)) for i, row in enumerate(rows, 1)
+    ]
+    say = "INSERT INTO journal (position, topic, round, key, body) VALUES (?, ?, ?, ?, ?)"
     with contextlib.closing(sqlite3.connect(folder / "run.db")) as database, database:
-        database.executemany("INSERT INTO members (name, client, rows) VALUES (?, ?, ?)", rows)
+        database.executemany(say, values)
+        database.execute("UPDATE control SET version = ?", (members,))
 
 
 async def _serve(folder: Path, members: int, rate: float) -> None:

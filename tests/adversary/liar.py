@@ -210,11 +210,25 @@ def altered(folder, statement, *given):
     return count
 
 
-def stored(folder):
-    """All that members have made a server store: members, seats, and files of updates."""
+def tampered(folder, topic, key, field, raw):
+    """Put `raw` in the place of a field of what is stored, or of its `key`; rows hit."""
     with contextlib.closing(sqlite3.connect(folder / "run.db")) as connection:
-        rows = [
-            connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3").fetchall()
-            for table in ("members", "seats")
-        ]
+        place = (topic, key)
+        ask = "SELECT body FROM journal WHERE topic = ? AND key = ?"
+        (body,) = connection.execute(ask, place).fetchone()
+        if field == "key":
+            set_, value = "key", raw
+        else:
+            said = json.dumps(json.loads(body) | {field: "@@"})
+            set_, value = "body", said.replace('"@@"', raw)
+        say = f"UPDATE journal SET {set_} = ? WHERE topic = ? AND key = ?"
+        count = connection.execute(say, (value, *place)).rowcount
+        connection.commit()
+    return count
+
+
+def stored(folder):
+    """All that members have made a server store: rows of the journal, and files of updates."""
+    with contextlib.closing(sqlite3.connect(folder / "run.db")) as connection:
+        rows = connection.execute("SELECT * FROM journal ORDER BY position").fetchall()
     return rows, sorted(p.name for p in (folder / "blobs").glob("update-*"))

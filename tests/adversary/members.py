@@ -8,7 +8,6 @@ for. Honest members are the protocol's own client; the liar's messages are chang
 
 import asyncio
 import math
-import threading
 from collections import defaultdict, deque
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -18,6 +17,7 @@ import numpy as np
 from tests.federation.coordinator.masked import certificate, identities
 
 from muster.federation.coordinator.clients import NetworkClients
+from muster.federation.coordinator.notifier import EngineNews
 from muster.federation.coordinator.round_state import RoundState
 from muster.federation.coordinator.service import FederationService
 from muster.federation.protocol.claims import measures_of
@@ -73,8 +73,8 @@ TURNS = 400  # of the members in one round, after which it is taken to hang
 HEARD = {200, 206, 304, 400, 401, 403, 404, 405, 409, 413, 416, 422, 429, 507}
 
 
-class Turns(threading.Condition):
-    """A condition whose waiting is a turn of the members; `now` is the clock that they share.
+class Turns(EngineNews):
+    """EngineNews whose waiting is a turn of the members; `now` is the clock that they share.
 
     It goes on by `stride` seconds at most, so that somebody who speaks in time is heard in time.
     """
@@ -83,14 +83,12 @@ class Turns(threading.Condition):
         super().__init__()
         self.turn, self.now, self.taken, self.stride = turn, 0.0, 0, math.inf
 
-    def wait(self, timeout=None):
+    def wait(self, seen, seconds):
         """Let the members speak; where nobody does, the time that was to be waited goes by."""
         self.taken += 1
         assert self.taken < TURNS, "the round hangs"
         if not self.turn():
-            assert timeout is not None, "nobody would ever wake it"
-            self.now += min(timeout, self.stride) + 0.001
-        return True
+            self.now += min(seconds, self.stride) + 0.001
 
 
 HANGS = 120.0  # seconds, after which a request is taken to hang
@@ -212,7 +210,7 @@ class Hub:
         facts = facts_of(self.plan, self.run, self.terms)
         facts = replace(facts, vouch=self.hub.attest, listed=self.hub.listed, note=self._note)
         self.round_state = RoundState(self.ledger, facts, clock=lambda: self.turns.now)
-        self.round_state.changed = self.turns
+        self.round_state.news = self.turns
         self.service = FederationService(self.round_state, self.ledger, self._note)
         limits = self.limits or Limits(1e9, 1e9)
         self.edge = HTTPApp(self.service, self.ledger.blobs, frozenset, limits=limits)
@@ -351,10 +349,17 @@ class Hub:
         self.ledger.commit(self.round, {"x": np.zeros(1)}, record, accepted)
         self.network.settle(self.round, accepted)
         self.round += 1
-        self.ledger.note(excluded=[])  # a member that lied is another one in the next round
-        self.round_state.excluded.clear()
-        self.round_state.failures.clear()
-        self.round_state.resting.clear()
+        pardon(self.round_state)  # a member that lied is another one in the next round
+
+
+def pardon(round_state):
+    """Forget what members did: nothing of it is in the journal any more."""
+    round_state.state.excluded.clear()
+    round_state._torn = True  # the writer begins with a copy of this
+    round_state.volatile.failures.clear()
+    round_state.volatile.resting.clear()
+    with round_state.ledger._transactions.engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM journal WHERE topic = 'excluded'")
 
 
 class Sum:

@@ -2,6 +2,7 @@
 """A member that lies in a secure sum: about its weight, its vector, the shares that it deals."""
 
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 pytest.importorskip("sqlalchemy")
 
 from tests.federation.coordinator.masked import NAMES, Federation, plan_of, population
+from tests.store.scene import wanted
 
 import muster
 from muster.runs.replay import replay
@@ -100,7 +102,7 @@ def test_over_the_network_a_sum_that_cannot_be_is_given_up_and_blames_nobody(tmp
     assert [record["abandoned"] for record in records] == [True, False]
     assert records[0]["rejected"][0]["clients"] == list(NAMES)
     assert {one["client"] for one in records[0]["late"]} == set(NAMES)
-    assert not federation.round_state.failures and not federation.round_state.excluded
+    assert not federation.round_state.volatile.failures and not federation.round_state.excluded
     ended = [d for _, action, d in federation.entries() if action == "secure sum ended"]
     assert [bool(d["refused"]) for d in ended] == [True, False]
     assert replay(tmp_path / "run", federation.plan, federation.people).identical
@@ -114,11 +116,12 @@ def test_over_the_network_three_in_a_row_pause_the_run_until_somebody_has_looked
     def look():
         """As an operator does: it sees the pause, and lets the run go on."""
         round_state = federation.round_state
-        with round_state.changed:
-            assert round_state.changed.wait_for(lambda: round_state.wanted == "pause", timeout=200)
-            looked.append((round_state.committed, federation.ledger.wanted()))
-        federation.ledger.want("run")
-        round_state.want("run")
+        until = time.monotonic() + 200
+        while (seen := round_state.news.count) is not None and round_state.wanted != "pause":
+            assert time.monotonic() < until
+            round_state.news.wait(seen, 200.0)
+        looked.append((round_state.committed, wanted(federation.ledger)))
+        round_state.order("run")
 
     operator = threading.Thread(target=look)
     federation.began = operator.start

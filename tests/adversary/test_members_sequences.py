@@ -26,6 +26,7 @@ from tests.federation.coordinator.masked import plan_of
 
 from muster import Every, pipeline
 from muster.federation.coordinator import clients, secagg
+from muster.federation.coordinator.events import Said, row_of
 from muster.federation.protocol.claims import check_training
 from muster.federation.protocol.codec_json import LIMIT, Numbers
 from muster.federation.protocol.limits import STEP, WORK
@@ -243,9 +244,10 @@ def test_a_word_that_is_stored_and_is_none_ends_no_engine(hub):
 
     def between(made):
         if made.members[LIAR].number == 1 and not stored:
-            stored.append(
-                hub.ledger.hear(hub.round, SecAggEvent(LIAR, str(Quit.kind), b"msa\x02\x0e?"))
-            )
+            row = row_of(Said(hub.round, 1, SecAggEvent(LIAR, str(Quit.kind), b"msa\x02\x0e?")))
+            hub.ledger.write(lambda turn: turn.append([row], leads=False)).result()
+            hub.round_state.follow()
+            stored.append(row)
 
     stored = []
     made = played(hub, honest, between=between)

@@ -7,7 +7,7 @@ The client whose record it is, is left out with a reason; the run goes on, and a
 import json
 
 import pytest
-from tests.adversary.liar import MEASURED, Server, altered, history, in_parallel
+from tests.adversary.liar import MEASURED, Server, history, in_parallel, tampered
 
 
 def told(rows):
@@ -26,23 +26,23 @@ SEATS = {
     "a list": ("metrics", "[1, 2]"),
     "null": ("metrics", "null"),
     "no JSON": ("metrics", '{"rows": 12, "lo'),
-    "a standing that is none": ("standing", "seated"),
-    "a client that is none": ("client", "eve"),
-    "another client": ("client", '"mallory"'),
+    "a standing that is none": ("standing", '"seated"'),
+    "a client that is none": ("key", "evaluate eve"),
+    "another client": ("key", 'evaluate "mallory"'),
 }
 TRAINED = {
     "metrics without rows": ("metrics", '{"loss": 1.0}'),
     "rows of nobody": ("metrics", '{"rows": 0, "loss": 1, "steps": 1, "drift": 0}'),
     "a name that no plan has": ("metrics", '{"rows": 12, "wit": 1.0}'),
     "no JSON": ("metrics", "{"),
-    "no weight": ("weight", 0.0),
-    "a negative weight": ("weight", -12.0),
-    "a weight in words": ("weight", "much"),
-    "a weight without end": ("weight", 9e999),
-    "a weight beyond the plan": ("weight", 1e30),
-    "no digest": ("digest", ""),
-    "a digest that is none": ("digest", "../../etc/passwd"),
-    "another digest": ("digest", "0" * 64),
+    "no weight": ("weight", "0.0"),
+    "a negative weight": ("weight", "-12.0"),
+    "a weight in words": ("weight", '"much"'),
+    "a weight without end": ("weight", "9e999"),
+    "a weight beyond the plan": ("weight", "1e30"),
+    "no digest": ("digest", '""'),
+    "a digest that is none": ("digest", '"../../etc/passwd"'),
+    "another digest": ("digest", f'"{"0" * 64}"'),
 }
 MEMBERS = {
     "no rows": ("rows", 0),
@@ -58,8 +58,7 @@ def test_an_odd_answer_leaves_out_whose_it_is(tmp_path, column, value):
     with Server(folder) as server, server.members() as members:
         in_parallel(*(one.trains for one in members))
         members[2].measures()
-    say = f"UPDATE seats SET {column} = ? WHERE kind = 'evaluate' AND client = '\"eve\"'"
-    assert altered(folder, say, value) == 1
+    assert tampered(folder, "decided", 'evaluate "eve"', column, value) == 1
     with Server(folder) as server, server.members() as (ann, bob, eve):
         in_parallel(ann.measures, bob.measures)
         in_parallel(ann.poll, bob.poll, eve.poll)
@@ -76,8 +75,7 @@ def test_an_odd_update_leaves_out_whose_it_is(tmp_path, column, value):
     folder = tmp_path / "run"
     with Server(folder) as server, server.members() as (ann, _, eve):
         in_parallel(ann.trains, eve.trains)
-    say = f"UPDATE seats SET {column} = ? WHERE kind = 'train' AND client = '\"eve\"'"
-    assert altered(folder, say, value) == 1
+    assert tampered(folder, "decided", 'train "eve"', column, value) == 1
     _without_eve(folder)
 
 
@@ -113,7 +111,7 @@ def test_an_odd_member_is_out_until_it_says_hello_again(tmp_path, column, value)
     folder = tmp_path / "run"
     with Server(folder) as server, server.members(hello=False) as (ann, _, eve):
         ann.hello(), eve.hello()
-    assert altered(folder, f"UPDATE members SET {column} = ? WHERE name = 'eve'", value) == 1
+    assert tampered(folder, "enrolled", "eve", column, json.dumps(value)) == 1
     with Server(folder) as server, server.members(hello=False) as members:
         ann, bob, eve = members
         ann.hello(), bob.hello()
@@ -135,7 +133,7 @@ def test_odd_rows_of_an_open_round_end_nothing(tmp_path, rows):
     with Server(folder) as server, server.members() as members:
         members[2].poll()
     roster = json.dumps([["ann", 12], ["bob", 12], ["eve", rows]])
-    assert altered(folder, "UPDATE opened SET roster = ?", roster) == 1
+    assert tampered(folder, "opened", "train", "roster", roster) == 1
     with Server(folder) as server, server.members() as members:
         in_parallel(*(one.trains for one in members))
         in_parallel(*(one.measures for one in members))

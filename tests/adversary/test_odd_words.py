@@ -10,6 +10,7 @@ pytest.importorskip("sqlalchemy")
 
 from tests.federation.coordinator.masked import NAMES, Federation, plan_of
 
+from muster.federation.coordinator.events import Said, row_of
 from muster.federation.protocol.claims import odd_member
 from muster.secagg.messages import HEAD, Advert, Quit
 from muster.store.records import SecAggEvent
@@ -34,14 +35,16 @@ def test_an_odd_word_costs_the_run_nothing(tmp_path, name):
 
     def at(label):
         if label == "secure: advertise begins" and not told:
-            told.append(federation.ledger.hear(1, WORDS[name]).result())
+            row = row_of(Said(1, 1, WORDS[name]))
+            federation.ledger.write(lambda turn: turn.append([row], leads=False)).result()
+            federation.round_state.follow()
+            told.append(name)
 
     def rested(name, method, path, body):
         """Wake whoever seems to have declined: nobody rests for a lease."""
         if path == "/v1/poll" and b'"settled"' in body:
-            with federation.round_state.changed:
-                federation.round_state.resting.clear()
-                federation.round_state.changed.notify_all()
+            federation.round_state.volatile.resting.clear()
+            federation.round_state.news.ring()
         return body
 
     federation = Federation(tmp_path, plan_of(), at=at)

@@ -20,8 +20,9 @@ from tests.adversary.mutants import KINDS
 from tests.adversary.requests import EXTREMES, Request, request_mutants
 from tests.adversary.trained import Trainers
 from tests.federation.coordinator.masked import plan_of
+from tests.store.scene import wanted
 
-from muster.federation.coordinator.service import WORDS
+from muster.federation.coordinator.apply import ORDERS as WORDS
 from muster.security.refusal import RefusalReason
 from muster.transport.http.operator import Operator
 
@@ -71,7 +72,7 @@ def ask(hub, method, target, *, body=b"", headers=(), control=True):
 
 def orders(hub):
     """Return the order, of this life and the next, and what the log has of it."""
-    return hub.round_state.wanted, hub.ledger.wanted(), [n for n in hub.notes if n[0] == "operator"]
+    return hub.round_state.wanted, wanted(hub.ledger), [n for n in hub.notes if n[0] == "operator"]
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
@@ -119,7 +120,7 @@ def test_every_field_of_an_order_to_go_back_may_lie(name, odd, hub):
 def test_an_order_that_is_repeated_or_comes_after_a_restart_is_the_same_order(word, hub):
     for _ in range(3):
         told = json.loads(ask(hub, "POST", f"/want/{word}").body)
-        assert told["wanted"] == word == hub.ledger.wanted()
+        assert told["wanted"] == word == wanted(hub.ledger)
     assert [(who, what) for who, what, _ in orders(hub)[2]] == [("operator", word)] * 3
     hub.begin()
     assert hub.round_state.wanted == word
@@ -142,9 +143,11 @@ def test_no_order_comes_in_at_another_door(hub):
 
 def test_an_odd_order_that_is_stored_holds_no_round_up(hub):
     """As a later release, a disk or a person might have stored it: it is none."""
+    assert ask(hub, "POST", "/want/pause").status == 200
     for odd in ("hold", "", "RUN", "x" * 5000, 7):
         hub.close()
-        assert altered(hub.home / "run", "UPDATE control SET wanted = ?", odd) == 1
+        say = "UPDATE journal SET body = json_set(body, '$.word', ?) WHERE topic = 'ordered'"
+        assert altered(hub.home / "run", say, odd) == 1
         hub.ledger = None
         hub.begin()
         assert hub.round_state.wanted == "run", odd

@@ -103,9 +103,9 @@ def test_every_field_of_a_request_may_lie_while_a_round_is_trained(name, trainer
     def lie(task):
         assert isinstance(task, TrainAssignment)
         request = samples("run", task.round, task.model, hub.body(LIAR))[name]
-        door, strange = Door(hub), hub.round_state.members.pop(LIAR)
+        door, strange = Door(hub), hub.round_state.state.members.pop(LIAR)
         answer = hub.ask(LIAR, *request.sent()[:2], b"", request.sent()[2])
-        hub.round_state.members[LIAR] = strange
+        hub.round_state.state.members[LIAR] = strange
         assert not door.refused("a stranger", answer) or answer.reason in (
             RefusalReason.UNENROLLED,
             RefusalReason.MALFORMED,

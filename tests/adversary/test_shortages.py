@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 
 import pytest
 from tests.adversary.liar import BODY, Server, history, in_parallel
@@ -19,7 +20,7 @@ from muster.runs import drive
 from muster.runs.federation import conduct, serve
 from muster.security import audit
 from muster.store import database
-from muster.store.sql import seats
+from muster.store.sql.journal import JournalTurn
 from muster.transport.http import listen
 
 
@@ -90,27 +91,26 @@ def test_an_audit_log_without_room_keeps_the_engine_waiting_and_loses_no_entry(
 
 
 def test_a_member_hears_that_there_is_no_room_and_says_it_again(tmp_path, monkeypatch):
-    times, honest = Times(1), seats.decide
+    full, honest = threading.Event(), JournalTurn.append
+    full.set()  # also when the writer tries it again, alone
 
-    def decide(turn, round, kind, asked):
-        if kind == "train" and asked[0].client == "eve":
-            try:
-                times.fail()
-            except OSError as error:
-                raise NoRoom("the database is full; make room") from error
-        return honest(turn, round, kind, asked)
+    def append(turn, rows, *, leads):
+        if full.is_set() and any(row.key == 'train "eve"' for row in rows):
+            raise NoRoom("the database is full; make room")
+        honest(turn, rows, leads=leads)
 
-    monkeypatch.setattr("muster.store.ledger.seating.decide", decide)
+    monkeypatch.setattr(JournalTurn, "append", append)
     folder = tmp_path / "run"
     with Server(folder) as server, server.members() as (ann, bob, eve):
         task = eve.poll()
         eve.update(task)
         assert eve.upload(task)["reason"] == "no room"
+        full.clear()
         assert eve.update(task) == {"kind": "offer", "offset": len(BODY)}  # and now it is held
         in_parallel(ann.trains, bob.trains)
         in_parallel(ann.measures, bob.measures, eve.measures)
         in_parallel(ann.poll, bob.poll, eve.poll)
-        assert server.ended() == "done" and times.met == 1
+        assert server.ended() == "done"
     assert history(folder)[0]["accepted"] == ["ann", "bob", "eve"]
 
 
@@ -215,8 +215,6 @@ def test_whatever_a_start_has_no_room_for_is_waited_for(tmp_path, monkeypatch, p
         monkeypatch.setattr(listen.os, "chmod", first(times, os.chmod))
     else:
         times.error = NoRoom("planned")
-        monkeypatch.setattr(
-            serve.FederationStore, "wanted", first(times, serve.FederationStore.wanted)
-        )
+        monkeypatch.setattr(serve.FederationStore, "rows", first(times, serve.FederationStore.rows))
     play(tmp_path / "run")
     assert times.met == 2

@@ -117,10 +117,8 @@ class Trainers(Hub):
     def stored(self):
         """All that members have made the server store, as it lies on the disk."""
         with closing(sqlite3.connect(self.home / "run" / "run.db")) as connection:
-            rows = [
-                connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3").fetchall()
-                for table in ("members", "seats")
-            ]
+            ask = "SELECT * FROM journal WHERE topic IN ('enrolled', 'decided') ORDER BY position"
+            rows = connection.execute(ask).fetchall()
         return rows, sorted(self.ledger.blobs.names("update-")), list(self.notes)
 
     def _check(self, made):

@@ -15,6 +15,8 @@ import numpy as np
 from tests.chaos import actor, history, scene
 
 import muster
+from muster.federation.coordinator.commands import BeginWork
+from muster.federation.coordinator.round_state import RoundState
 from muster.federation.protocol.codec_tensors import digest, encode
 from muster.federation.site.secrets import SiteSecrets
 from muster.federation.site.store import SiteStore
@@ -23,7 +25,6 @@ from muster.privacy import PrivacyLedger, Secret
 from muster.privacy.noise_source import noise_source
 from muster.rounds import RunState, start
 from muster.runs.privacy.guard import RunAccountant
-from muster.store.ledger import FederationStore as Store
 from muster.types import Roster
 from muster.vectors import divided, leaves, tree_map
 
@@ -32,7 +33,7 @@ def lay(say):
     """Have `say` called with what this process draws, shows and makes."""
     keep, opening, seed, made = (
         RunAccountant._keep_secret,
-        Store.open,
+        RoundState.do,
         SiteSecrets._seed,
         SiteStore.keep,
     )
@@ -41,9 +42,12 @@ def lay(say):
         keep(self, round, known)
         say("secret", round, self._secret.seed)
 
-    def opened(self, one):
-        opening(self, one)
-        say("shown", one.round, one.kind, one.model)
+    def opened(self, command):
+        found = opening(self, command)
+        if isinstance(command, BeginWork):
+            one = command.work
+            say("shown", one.round, one.kind, one.model)
+        return found
 
     def seeded(self, task):
         found = seed(self, task)
@@ -54,7 +58,7 @@ def lay(say):
         say("made", self._state["client"], task.round, b"".join(map(bytes, encode(update.update))))
         return made(self, task, update)
 
-    RunAccountant._keep_secret, Store.open, SiteSecrets._seed, SiteStore.keep = (
+    RunAccountant._keep_secret, RoundState.do, SiteSecrets._seed, SiteStore.keep = (
         kept,
         opened,
         seeded,
@@ -113,11 +117,12 @@ def look(federation):
 def _begun(federation, store):
     """The round that is open, if any."""
     if federation.role.url is not None:
-        found = store.opened()
-        return None if found is None else found[0].round
+        return max((row.round for row in store.rows() if row.topic == "opened"), default=None)
     path = f"file:{federation.folder / 'run.db'}?mode=ro"
     with contextlib.closing(sqlite3.connect(path, uri=True)) as database:
-        return database.execute("SELECT max(round) FROM opened").fetchone()[0]
+        return database.execute("SELECT max(round) FROM journal WHERE topic = 'opened'").fetchone()[
+            0
+        ]
 
 
 def sound(federation):

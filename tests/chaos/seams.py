@@ -33,12 +33,12 @@ driving = importlib.import_module("muster.runs.drive")
 # label: (whose, which function, before it or after it, the beginning of the blob's name if any)
 SERVER = {
     "server: before its facts": (FederationStore, "note", "before", ""),
-    "server: before a site is enrolled": (FederationStore, "enrol", "before", ""),
+    "server: before a site is enrolled": (FederationService, "_enrol", "before", ""),
     "server: before a site is welcome": (FederationService, "welcome", "after", ""),
     "server: half a model": (Files, "append", "after", "model-"),
     "server: before a model has its name": (Files, "finish", "before", "model-"),
     "server: after sampling": (NetworkClients, "send", "before", ""),
-    "server: a task is told": (RoundState, "take", "after", ""),
+    "server: a task is told": (RoundState, "_fetched", "after", ""),
     "server: an update is announced": (FederationService, "announce", "after", ""),
     "server: in mid-upload": (Receiver, "_put", "after", ""),
     "server: before an update has its name": (Files, "finish", "before", "update-"),

@@ -97,7 +97,7 @@ def forgotten(federation, records, dead=()):
     assert not list((federation.folder / "blobs").glob("masked-*"))
     ledger = FederationStore(federation.folder, federation.role.url)
     try:
-        assert not any(ledger.heard(record["round"]) for record in records)
+        assert not any(ledger.said(record["round"]) for record in records)
     finally:
         ledger.close()
 

@@ -47,7 +47,7 @@ def enrols(hub, rows):
     hello = Hello(VERSIONS, LIAR, hub.round_state.facts.fingerprint, rows)
     told = from_json(hub.say(LIAR, "/v1/hello", to_json(hello)).body, Welcome, Ack)
     assert isinstance(told, Welcome), told
-    hub.service._enrolments.clear()  # there are sixteen a day, and no day goes by here
+    hub.round_state.volatile.enrolments.clear()  # there are sixteen a day, and no day goes by here
 
 
 def lived(hub, past):

@@ -4,6 +4,14 @@
 import threading
 from hashlib import sha256
 
+from muster.federation.coordinator.events import (
+    Decided,
+    MemberEnrolled,
+    Opened,
+    Ordered,
+    read_event,
+    row_of,
+)
 from muster.store.records import Assignment, OpenWork
 
 CLIENTS = ("a", "b", 1, "1")
@@ -34,3 +42,55 @@ def at_once(work, callers):
         thread.start()
     for thread in threads:
         thread.join()
+
+
+def write(ledger, *events, leads=False):
+    """Append events; resolves when they are durable."""
+    rows = [row_of(event) for event in events]
+    return ledger.write(lambda turn: turn.append(rows, leads=leads))
+
+
+def begin(ledger, work):
+    """Open a piece of a round, as who leads."""
+    write(ledger, Opened(work), leads=True).result()
+
+
+def enrol(ledger, member):
+    """Enrol a member."""
+    return write(ledger, MemberEnrolled(member))
+
+
+def decide(ledger, round, assignments, kind="train"):
+    """Decide assignments; nobody looks whether they are decided already."""
+    return write(ledger, *(Decided(round, 1, kind, one) for one in assignments))
+
+
+def order(ledger, word):
+    """An operator's word."""
+    write(ledger, Ordered(word)).result()
+
+
+def events(ledger, kind):
+    """The events of a kind, in order."""
+    found = map(read_event, ledger.rows())
+    return [event for event in found if isinstance(event, kind)]
+
+
+def members(ledger):
+    """Return the members, by name."""
+    return {event.member.name: event.member for event in events(ledger, MemberEnrolled)}
+
+
+def opened(ledger):
+    """Return the work that is open."""
+    return [event.work for event in events(ledger, Opened)]
+
+
+def seats(ledger):
+    """Return the decided assignments, by client."""
+    return {event.assignment.client: event.assignment for event in events(ledger, Decided)}
+
+
+def wanted(ledger):
+    """The last order, or "run"."""
+    return ([event.word for event in events(ledger, Ordered)] or ["run"])[-1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The durable store of a federation: a run, its members, what is open and who sits where.
+"""The durable store of a federation: a run, and the journal of all that happens in it.
 
 SQLite in the run's folder, `run.db` as SQLiteStore reads it, or a PostgreSQL (13 or newer) that
 several servers share, one schema a run. A round is durable in one transaction, on SQLite with
@@ -15,17 +15,17 @@ from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from muster.errors import NoRoom, RunError
 from muster.ports import DISK, Disk
 from muster.store.blobs import Blobs, Files, model_name, update_round
 from muster.store.database import taken
-from muster.store.records import Assignment, Kind, Member, OpenWork, SecAggEvent, Transition
+from muster.store.records import JournalRow, Transition
 from muster.store.reserved import drop_all_halves
-from muster.store.sql import seats as seating
-from muster.store.sql import states
-from muster.store.sql import words as speech
+from muster.store.sql import journal, states, steps
 from muster.store.sql.connect import connected, lock_key, run_name
+from muster.store.sql.journal import JournalTurn
 from muster.store.sql.lead import Lead
 from muster.store.sql.rounds import RoundTables
 from muster.store.sql.rows import DatabaseBlobs
@@ -34,10 +34,10 @@ from muster.store.sql.transact import Transactions, Turn
 from muster.store.sql.writer import WriterThread
 from muster.types import ClientId
 
-__all__ = ["FederationStore", "WORDS"]
+__all__ = ["FederationStore"]
 
 DISK = DISK
-WORDS = ("run", "pause", "drain", "stop")
+T = TypeVar("T")
 
 
 class FederationStore(RoundTables):
@@ -49,8 +49,10 @@ class FederationStore(RoundTables):
 
     >>> import tempfile
     >>> ledger = FederationStore(tempfile.mkdtemp())
-    >>> ledger.enrol(Member("a", "a", 10)).result().rows, ledger.wanted(), ledger.close()
-    (10, 'run', None)
+    >>> row = JournalRow("ordered", 0, "", {"word": "pause"})
+    >>> ledger.write(lambda turn: turn.append([row], leads=False)).result()
+    >>> ledger.position(), ledger.rows()[0].body, ledger.close()
+    (1, {'word': 'pause'}, None)
     """
 
     def __init__(
@@ -95,7 +97,8 @@ class FederationStore(RoundTables):
             self._states = States(self.blobs, name)
             self._lead = Lead(self._transactions, lock_key(run_name(self.path, url)))
             undo.callback(self._lead.release)
-        self._round = self._transactions.read(seating.last_round)
+        self._round = self._transactions.read(states.last_round)
+        self._transactions.write("write its journal", self._reconcile)
         if url is None:  # of several servers only the leader may sweep
             self._sweep()
         self._writer = WriterThread(self._transactions)
@@ -105,71 +108,27 @@ class FederationStore(RoundTables):
         """Make durable what waits, then let go of the run and the lead; idempotent."""
         self._undo.close()
 
-    def enrol(self, member: Member) -> Future[Member]:
-        """Enrol a member, or give it other rows; resolves when durable."""
+    def write(self, body: Callable[[JournalTurn], T]) -> Future[T]:
+        """Return what `body` returns, once what it appends to the journal is durable.
+
+        It may be called more than once; only what it did last is written. All that waits is one
+        transaction, at the cost of one wait for the disk.
+        """
         return self._writer.submit(
-            f"enrol {member.name!r}", lambda turn: seating.enrol(turn, member)
+            "write its journal", lambda turn: body(JournalTurn(turn, self._epoch))
         )
 
-    def members(self) -> dict[str, Member]:
-        """Return the members, by name."""
-        return self._transactions.read(seating.listed)
+    def rows(self, after: int = 0) -> list[JournalRow]:
+        """Return the journal's next rows behind a position, in order; none when all were read."""
+        return self._transactions.read(lambda c: journal.after(c, after))
 
-    def open(self, opened: OpenWork) -> None:
-        """Open a piece of a round and invite its cohort; the same again changes nothing."""
+    def position(self) -> int:
+        """Return the position of the newest row of the journal."""
+        return self._transactions.read(journal.position)
 
-        def body(turn: Turn) -> None:
-            turn.fence(self._epoch)
-            seating.open_round(turn, opened)
-
-        self._transactions.write(f"open round {opened.round}", body)
-
-    def opened(self) -> tuple[OpenWork, dict[ClientId, Assignment]] | None:
-        """Return the work opened last, with its seats, until the round is committed."""
-        return self._transactions.read(seating.latest)
-
-    def seats(self, round: int, kind: Kind) -> dict[ClientId, Assignment]:
-        """Return the seats of one piece of a round that is not committed."""
-        return self._transactions.read(lambda c: seating.seated(c, round, kind))
-
-    def invited(self, round: int, kind: Kind) -> set[ClientId]:
-        """Return the clients for which one piece of a round that is not committed was opened."""
-        return self._transactions.read(lambda c: seating.invited(c, round, kind))
-
-    def decide(
-        self, round: int, kind: Kind, seats: Sequence[Assignment]
-    ) -> Future[dict[ClientId, Assignment]]:
-        """Decide seats that are "invited"; resolves, when durable, to the seats that hold now.
-
-        A seat decided before stays as it was; {} when this is not open. One who led and has lost
-        the lead changes nothing.
-        """
-        epoch = self._epoch
-
-        def body(turn: Turn) -> dict[ClientId, Assignment]:
-            if epoch is not None:
-                turn.fence(epoch)
-            return seating.decide(turn, round, kind, seats)
-
-        return self._writer.submit(f"decide seats of round {round}", body)
-
-    def hear(self, round: int, word: SecAggEvent) -> Future[SecAggEvent | None]:
-        """Write an event of a secure sum down; resolves, when durable, to the one that holds now.
-
-        That is the first of its kind by its member; None when the round is not open.
-        """
-        epoch = self._epoch
-
-        def body(turn: Turn) -> SecAggEvent | None:
-            if not word.name:  # who leads alone ends a step
-                turn.fence(epoch)
-            return speech.hear(turn, round, word)
-
-        return self._writer.submit(f"hear {word.name!r}", body)
-
-    def heard(self, round: int, after: int = 0) -> list[SecAggEvent]:
-        """Return some of the events of a round's secure sum behind the given one, in order."""
-        return self._transactions.read(lambda c: speech.heard(c, round, after))
+    def said(self, round: int, after: int = 0) -> list[JournalRow]:
+        """Return some messages of a round's secure sum behind the first `after`, in order."""
+        return self._transactions.read(lambda c: journal.of_topic(c, "said", round, after))
 
     def record(self, *transitions: Transition) -> None:
         """Add steps of lifecycles to the log, durable soon; what could not be is raised later."""
@@ -179,34 +138,13 @@ class FederationStore(RoundTables):
             raise kind(f"an earlier step was not recorded: {failed}") from failed
         if transitions:
             job = self._writer.submit(
-                "record a step", lambda turn: seating.recorded(turn, transitions)
+                "record a step", lambda turn: steps.recorded(turn, transitions)
             )
             job.add_done_callback(self._recorded)
 
     def transitions(self, last: int = 200) -> list[Transition]:
         """Return the last steps, in order."""
-        return self._transactions.read(lambda c: seating.written(c, last))
-
-    def wanted(self) -> str:
-        """Return the operators' wish for the run: one of `WORDS`; an odd one stored is none."""
-        word = self._transactions.read(seating.wanted)
-        return word if word in WORDS else WORDS[0]
-
-    def want(self, word: str) -> None:
-        """Say what is wanted of the run. Raises `RunError` for a word not in `WORDS`."""
-        if word not in WORDS:
-            raise RunError(f"{word!r:.40} cannot be wanted; give one of {', '.join(WORDS)}")
-        self._transactions.write("be told", lambda turn: seating.want(turn, word))
-
-    def exclude(self, client: ClientId, why: str) -> None:
-        """Write down who takes part no more, and why; the first reason stands."""
-        known = self.excluded()
-        if client not in known:
-            self.note(excluded=[*map(list, known.items()), [client, why]])
-
-    def excluded(self) -> dict[ClientId, str]:
-        """Return those who take part no more, and why."""
-        return dict(self.meta("excluded") or ())
+        return self._transactions.read(lambda c: steps.written(c, last))
 
     def lead(self, stop: threading.Event) -> bool:
         """Wait until this process leads; False when `stop` was set first.
@@ -219,24 +157,30 @@ class FederationStore(RoundTables):
         self._epoch = self._lead.take(stop)
         if self._epoch is None:
             return False
-        self._round = self._transactions.read(seating.last_round)
+        self._round = self._transactions.read(states.last_round)
         self._sweep()
         return True
-
-    def version(self) -> int:
-        """Return a number that grows with every write to members, openings, seats and `wanted`."""
-        return self._transactions.read(seating.version)
 
     def beat(self, progress: Mapping[ClientId, int]) -> None:
         """Tell the other servers how far clients are; not durable."""
         if not self.shared:
             self._progress.update(progress)
         elif progress:
-            seating.beat(self._transactions, progress)
+            steps.beat(self._transactions, progress)
 
     def progress(self) -> dict[ClientId, int]:
         """Return the progress of clients, as any server last said."""
-        return self._transactions.read(seating.progressed) if self.shared else {**self._progress}
+        return self._transactions.read(steps.progressed) if self.shared else {**self._progress}
+
+    def _reconcile(self, turn: Turn) -> None:
+        """Write down what was committed by who keeps no journal."""
+        connection = turn.connection
+        last, raised = states.last_round(connection), states.facts(connection).get("raised")
+
+        def accepted(round: int) -> Sequence[ClientId]:
+            return (states.recorded(connection, round) or {}).get("accepted") or ()
+
+        journal.reconcile(turn, last, accepted, raised or ())
 
     def _recorded(self, job: Future[None]) -> None:
         if not job.cancelled():
@@ -260,12 +204,15 @@ class FederationStore(RoundTables):
 
     def _sweep(self) -> None:
         """Remove what a death left over; updates of what is open stay, also half of them."""
-        kept, found = self._transactions.read(lambda c: (states.files(c), seating.all_open(c)))
+        kept, found = self._transactions.read(
+            lambda c: (states.files(c), journal.of_topic(c, "opened"))
+        )
         for torn in () if self.shared else self.path.glob("*.part"):
             with suppress(OSError):  # it does no harm
                 torn.unlink(missing_ok=True)
         self._states.sweep(kept)
-        named = {*kept, *(model_name(one.model) for one in found)}
+        opened = [one.body for one in found if isinstance(one.body, dict)]
+        named = {*kept, *(model_name(str(body.get("model"))) for body in opened)}
         named |= {*self.blobs.names(model_name("", "frozen"))}  # the engine removes the older ones
         rounds = {one.round for one in found}
         for name in self.blobs.names(""):

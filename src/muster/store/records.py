@@ -3,15 +3,29 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from muster.types import ClientId
 
-__all__ = ["Assignment", "Kind", "Member", "OpenWork", "SecAggEvent", "Standing", "Transition"]
+__all__ = [
+    "Assignment",
+    "Body",
+    "JournalRow",
+    "Kind",
+    "Member",
+    "OpenWork",
+    "SecAggEvent",
+    "Standing",
+    "Transition",
+    "client_of",
+    "name_of",
+]
 
 Kind = Literal["train", "evaluate"]
+Body = Mapping[str, Any]  # of a row of a journal: what it says, as JSON
 Standing = Literal["invited", "arrived", "declined", "failed", "late"]
 
 
@@ -97,3 +111,41 @@ class Transition:
     after: str
     cause: str
     client: ClientId | None = None
+
+
+@dataclass(frozen=True)
+class JournalRow:
+    """One row of a journal: of which `topic`, of which round (0: none), and about whom (`key`).
+
+    `body` is what it says, as JSON; octets are in `data`. `position` is its place, 0 before it has
+    one.
+    """
+
+    topic: str
+    round: int
+    key: str
+    body: Body
+    data: bytes = b""
+    position: int = 0
+
+
+def name_of(client: ClientId) -> str:
+    """Return a client's id as text, so that 1 and "1" are two clients.
+
+    >>> name_of(1), name_of("1")
+    ('1', '"1"')
+    """
+    return json.dumps(client)
+
+
+def client_of(name: Any) -> Any:
+    """Return the client's id that a text means; None for what is none.
+
+    >>> client_of("1"), client_of('"1"'), client_of("eve")
+    (1, '1', None)
+    """
+    try:
+        found = json.loads(name)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return found if isinstance(found, int | str) and not isinstance(found, bool) else None

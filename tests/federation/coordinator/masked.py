@@ -173,9 +173,8 @@ class Federation:
 
     def over(self, name):
         """The lease of a member ends."""
-        with self.round_state.changed:
-            self.round_state.leases[name] = -math.inf
-            self.round_state.changed.notify_all()
+        self.round_state.volatile.leases[name] = -math.inf
+        self.round_state.news.ring()
 
     def _note(self, actor, action, **details):
         self.log.append(actor, action, **details)

@@ -76,6 +76,10 @@ class Federation:
 
     async def _serve(self):
         self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
+        for name, (client, _) in self.sites.items():
+            rows = len(self.population[client][0])
+            hello = Hello(VERSIONS, name, self.service.facts.fingerprint, rows)
+            await self.service.welcome(name, hello)
         tasks = [asyncio.create_task(self._site(name)) for name in self.sites]
         self._ready.set()
         await self._over.wait()
@@ -87,9 +91,6 @@ class Federation:
 
     async def _site(self, name):
         client, _ = self.sites[name]
-        rows = len(self.population[client][0])
-        hello = Hello(VERSIONS, name, self.service.facts.fingerprint, rows)
-        await self.service.welcome(name, hello)
         pending = 0
         while True:
             said = await self.service.poll(name, Poll("run-1", pending, 30.0))
@@ -108,14 +109,15 @@ class Federation:
 
     async def _silent(self, name, task):
         """Say nothing until the round goes on without this client."""
-        self.round_state.leases[self.sites[name][0]] = 0.0
-        with self.round_state.changed:
-            self.round_state.changed.notify_all()
-        while (
-            self.round_state.opened
-            and self.round_state.opened.round == task.round
-            and self.round_state.seats[self.sites[name][0]].standing == "invited"
-        ):
+        client = self.sites[name][0]
+        self.round_state.volatile.leases[client] = 0.0
+        self.round_state.news.ring()
+
+        def waits():
+            seats = self.round_state.assignments(task.round, "train")
+            return seats and seats[client].standing == "invited"
+
+        while waits():
             await asyncio.sleep(0)
 
     def _sent(self, model):

@@ -11,12 +11,14 @@ from tests.federation.site.scene import frozen_plan
 import muster
 from muster import aggregation, algorithms, optimizers, pipeline, sampling, tasks
 from muster.federation.coordinator.clients import NetworkClients
+from muster.federation.coordinator.commands import SayHello
 from muster.federation.coordinator.facts import FederationFacts
+from muster.federation.coordinator.notifier import EngineNews
 from muster.federation.coordinator.round_state import RoundState
+from muster.federation.protocol.message import VERSIONS, Hello
 from muster.runs.drive import Options, drive
 from muster.runs.measure import Examiner
 from muster.store.ledger import FederationStore
-from muster.store.records import Member
 from muster.testing import check_clients
 from muster.vectors import leaves
 
@@ -164,17 +166,16 @@ def test_what_nobody_trains_is_a_blob_of_its_own_and_counted_once(tmp_path):
     assert all(size < body for name, size in sizes.items() if name.startswith("model-"))
 
 
-class Turning(threading.Condition):
-    """A condition whose waiting is what turns a clock on; `then(now)` is called after each turn."""
+class Turning(EngineNews):
+    """EngineNews whose waiting is what turns a clock on; `then(now)` is called after each turn."""
 
     def __init__(self, now, then):
         super().__init__()
         self.now, self.then = now, then
 
-    def wait(self, timeout=None):
-        self.now[0] += timeout
+    def wait(self, seen, seconds):
+        self.now[0] += seconds
         self.then(self.now[0])
-        return False
 
 
 def test_while_too_few_are_there_every_minute_says_who_is_missing(tmp_path):
@@ -184,11 +185,10 @@ def test_while_too_few_are_there_every_minute_says_who_is_missing(tmp_path):
     round_state = RoundState(ledger, facts, clock=lambda: now[0])
 
     def then(time):
-        if time >= 130:
-            round_state.enter(Member("bob", "bob", 2))
-        round_state.enter(Member("ann", "ann", 3))
+        for name in ("ann", "bob") if time >= 130 else ("ann",):
+            round_state.do(SayHello(name, Hello(VERSIONS, name, "f" * 64, 3)))
 
-    round_state.changed = Turning(now, then)
+    round_state.news = Turning(now, then)
     network = NetworkClients(
         plan("fedavg"),
         ledger,

@@ -2,8 +2,9 @@
 """Waiters are woken by a ring of any thread, by name or all, or by the time."""
 
 import asyncio
+import threading
 
-from muster.federation.coordinator.notifier import Notifier
+from muster.federation.coordinator.notifier import EngineNews, Notifier
 
 
 def test_a_ring_wakes_those_who_are_meant():
@@ -37,3 +38,17 @@ def test_time_passes_and_a_wait_that_is_given_up_leaves_nothing():
         return notifier.waiting
 
     assert asyncio.run(scene()) == 0
+
+
+def test_who_counts_before_it_looks_misses_nothing():
+    news = EngineNews()
+    seen = news.count
+    news.ring()  # between the look and the wait
+    news.wait(seen, 60.0)
+    ringing = threading.Thread(target=news.ring)
+    seen = news.count
+    ringing.start()
+    news.wait(seen, 60.0)
+    ringing.join()
+    assert news.count == 2
+    news.wait(news.count, 0.0)

@@ -8,9 +8,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tests.store.scene import begin, enrol
 
 pytest.importorskip("sqlalchemy")
 
+from muster.federation.coordinator.commands import BeginWork
 from muster.federation.coordinator.facts import FederationFacts, raised
 from muster.federation.coordinator.replica import mirror
 from muster.federation.coordinator.round_state import Back, RoundState
@@ -19,7 +21,7 @@ from muster.federation.protocol.message import Evaluate, Poll
 from muster.runs.rollback import roll_back
 from muster.security.refusal import RefusalReason, Refused
 from muster.store.ledger import FederationStore
-from muster.store.records import Assignment, Member, OpenWork
+from muster.store.records import Member, OpenWork
 
 PLAN = SimpleNamespace(secure=None)
 
@@ -27,7 +29,8 @@ PLAN = SimpleNamespace(secure=None)
 def committed(ledger, *rounds):
     for round in rounds:
         record = {"round": round, "accepted": ["a"] if round else [], "invited": ["a"]}
-        ledger.commit(round, {"x": np.full(2, float(round))}, record, [], {0, 1, 2, 3})
+        accepted = record["accepted"]
+        ledger.commit(round, {"x": np.full(2, float(round))}, record, accepted, {0, 1, 2, 3})
 
 
 def opened(round):
@@ -57,31 +60,26 @@ def test_a_follower_sees_it_and_goes_on_from_there(tmp_path, database):
     try:
         assert leads.lead(threading.Event())
         leads.note(federation=True)
-        leads.enrol(Member("a", "a", 5)).result()
+        enrol(leads, Member("a", "a", 5)).result()
         committed(leads, 0, 1, 2, 3)
-        leads.open(opened(4))
+        begin(leads, opened(4))
         round_state = hall_of(follows)
 
         def watch():
             return mirror(PLAN, follows, round_state, asyncio.Event(), 0.01, at=lambda label: None)
 
         asyncio.run(until(lambda: round_state.opened is not None, watch()))
-        assert (round_state.committed, round_state.opened.round, round_state.accepted(3)) == (
-            3,
-            4,
-            frozenset("a"),
-        )
-        round_state.held["a"] = (4, "d" * 64)
+        assert (round_state.committed, round_state.opened.round) == (3, 4)
+        assert round_state.state.fates[3] == frozenset("a")
+        leader = hall_of(leads)
+        assert leader.state.digest() == round_state.state.digest()
+        round_state.volatile.held["a"] = (4, "d" * 64)
         found = roll_back(leads, 1, by="ann")
-        assert (found["attempt"], leads.opened()) == (2, None)
+        assert found["attempt"] == 2
         asyncio.run(until(lambda: round_state.facts.attempt == 2, watch()))
-        assert (round_state.committed, round_state.opened, round_state.seats, round_state.held) == (
-            1,
-            None,
-            {},
-            {},
-        )
-        assert round_state.accepted(3) == frozenset() and round_state.accepted(1) == frozenset("a")
+        assert (round_state.committed, round_state.opened, round_state.seats) == (1, None, {})
+        assert round_state.volatile.held == {}
+        assert round_state.state.fates == {0: frozenset(), 1: frozenset("a")}
         assert follows.superseded() == leads.superseded() != []
         leads.close()
         assert follows.lead(threading.Event())
@@ -103,9 +101,9 @@ def test_every_server_says_the_same_of_an_evaluation(tmp_path, database):
     try:
         assert leads.lead(threading.Event())
         for name in "ab":
-            leads.enrol(Member(name, name, 5)).result()
+            enrol(leads, Member(name, name, 5)).result()
         one = replace(opened(1), kind="evaluate", cohort=("a", "b"), times=(1, 1), counted=("b",))
-        leads.open(one)
+        begin(leads, one)
         said = []
         for ledger in (leads, follows):
             round_state = hall_of(ledger)
@@ -151,7 +149,7 @@ def test_orders_are_taken_where_rounds_are_played_and_one_at_a_time(tmp_path):
         with pytest.raises(Refused, match="ask the one that leads") as refused:
             round_state.ask_back(Back(0, "ann", ""))
         assert refused.value.reason is RefusalReason.CLOSED
-        round_state.plays = True
+        round_state.plays(True)
         round_state.ask_back(Back(0, "ann", ""))
         with pytest.raises(Refused) as refused:
             round_state.ask_back(Back(0, "bob", ""))
@@ -164,16 +162,16 @@ def test_what_was_open_is_void(tmp_path):
     ledger = FederationStore(tmp_path / "run")
     try:
         round_state = hall_of(ledger)
-        round_state.enter(Member("a", "a", 5))
-        round_state.settled(3, ["a"])
-        round_state.show(opened(4), {"a": Assignment("a")}, SimpleNamespace())
-        round_state.gone_back(2, (2,))
-        assert (
-            round_state.opened,
-            round_state.seats,
-            round_state.leases,
-            round_state.committed,
-        ) == (None, {}, {}, 2)
+        enrol(ledger, Member("a", "a", 5)).result()
+        committed(ledger, 0, 1, 2, 3)
+        round_state.follow()
+        round_state.do(BeginWork(opened(4)))
+        assert round_state.leases().keys() == {"a"}
+        ledger.note(federation=True)
+        roll_back(ledger, 2, by="ann")
+        round_state.follow()
+        assert (round_state.opened, round_state.seats, round_state.leases()) == (None, {}, {})
+        assert round_state.committed == 2
         assert (round_state.facts.attempt, round_state.facts.attempt_of(2)) == (2, 1)
     finally:
         ledger.close()

@@ -310,9 +310,8 @@ def test_a_deadline_goes_on_without_whoever_is_not_ready(tmp_path):
         if method == "POST" and path.startswith("/v1/secure/"):
             spoken.add(name)
             if len(spoken) == 4:
-                with federation.round_state.changed:
-                    now[0] = 1.5
-                    federation.round_state.changed.notify_all()
+                now[0] = 1.5
+                federation.round_state.news.ring()
         return body
 
     federation.between = between

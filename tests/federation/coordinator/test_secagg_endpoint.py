@@ -13,6 +13,8 @@ pytest.importorskip("sqlalchemy")
 
 from concurrent.futures import ThreadPoolExecutor
 
+from muster.federation.coordinator.commands import BeginWork, SayHello
+from muster.federation.coordinator.events import WentBack, row_of
 from muster.federation.coordinator.facts import FederationFacts
 from muster.federation.coordinator.receiver import Receiver
 from muster.federation.coordinator.round_state import RoundState
@@ -20,7 +22,7 @@ from muster.federation.coordinator.secagg_endpoint import SecAggEndpoint
 from muster.federation.coordinator.secagg_progress import SecAggProgress
 from muster.federation.coordinator.service import FederationService
 from muster.federation.protocol.claims import Claims
-from muster.federation.protocol.message import ResumeAt, Wait
+from muster.federation.protocol.message import VERSIONS, Hello, ResumeAt, Wait
 from muster.federation.protocol.transport import (
     MembersQuery,
     RawAnswer,
@@ -31,7 +33,7 @@ from muster.secagg.messages import HEAD, Consent, KeyRoster, MaskedVector, Quit,
 from muster.security.pki.credentials import Credentials, read_credentials
 from muster.security.refusal import RefusalReason, Refused
 from muster.store.ledger import FederationStore
-from muster.store.records import Member, OpenWork
+from muster.store.records import OpenWork
 from muster.transport.http.request import Request
 from muster.transport.routes import route_of
 
@@ -45,9 +47,6 @@ class Scene:
 
     def __init__(self, folder):
         self.ledger, self.seen = FederationStore(folder), []
-        for name in ("ann", "bob"):
-            self.ledger.enrol(Member(name, name, 1, f"PEM of {name}")).result()
-        self.ledger.open(OpenWork(1, "train", ("ann",), (1,), (("ann", 1),), "0" * 64, 0.0))
         facts = FederationFacts(
             "run",
             "f" * 64,
@@ -59,9 +58,13 @@ class Scene:
             claims=Claims(masked=True),
         )
         self.round_state = RoundState(self.ledger, facts)
-        self.round_state.session = SecAggProgress(
-            1, {"ann": "ann"}, 200_000, self.seen.append, {"ann": ("ann",)}
-        )
+        for name in ("ann", "bob"):
+            hello = Hello(VERSIONS, name, "f" * 64, 1)
+            self.round_state.do(SayHello(name, hello, f"PEM of {name}"))
+        work = OpenWork(1, "train", ("ann",), (1,), (("ann", 1),), "0" * 64, 0.0)
+        self.round_state.do(BeginWork(work))
+        near = {"ann": ("ann",)}
+        self.round_state.join(SecAggProgress(1, {"ann": "ann"}, 200_000, self.seen.append, near))
         self.pool = ThreadPoolExecutor(1)
         self.begin()
 
@@ -98,7 +101,7 @@ class Scene:
             return refused.reason
 
     def words(self):
-        return [(w.name, w.kind, w.data or w.blob) for w in self.ledger.heard(1)]
+        return [(w.name, w.kind, w.data or w.blob) for w in self.round_state.heard(1, 0)]
 
 
 def exchange_metrics(headers):
@@ -278,7 +281,7 @@ def test_what_is_no_message_is_removed_when_it_is_whole(scene):
 def test_metrics_travel_with_a_message(scene):
     told = {"rows": 5.0, "loss": 0.5, "steps": 2.0, "drift": 0.0}
     assert scene.say(CONSENT, headers=[(b"muster-metrics", json.dumps(told).encode())]) is True
-    assert scene.ledger.heard(1)[0].metrics == told
+    assert scene.round_state.heard(1, 0)[0].metrics == told
     assert (
         scene.say(QUIT, headers=[(b"muster-metrics", b'{"loss": NaN}')]) is RefusalReason.NOT_FINITE
     )
@@ -309,9 +312,8 @@ def test_facts_beside_a_masked_message_are_held_to_the_same(scene, lie):
 
 
 def test_a_plan_that_hides_metrics_takes_none(scene):
-    scene.round_state.facts = replace(
-        scene.round_state.facts, claims=Claims(masked=True, told=False)
-    )
+    state = scene.round_state.state
+    state.facts = replace(state.facts, claims=Claims(masked=True, told=False))
     told = {"rows": 5.0, "loss": 0.5, "steps": 2.0, "drift": 0.0}
     header = [(b"muster-metrics", json.dumps(told).encode())]
     assert scene.say(CONSENT, headers=header) is RefusalReason.MALFORMED
@@ -329,12 +331,14 @@ def test_what_is_no_message_is_refused_at_the_door(scene, data):
 def test_a_session_of_rounds_that_were_lost_is_over(scene):
     """The server was put back to a copy: its site is told at once, and waits no longer in it."""
     assert scene.say(CONSENT, attempt="1") is True
-    scene.round_state.facts = replace(scene.round_state.facts, raised=(0,))
+    back = row_of(WentBack(0, (0,)))
+    scene.ledger.write(lambda turn: turn.append([back], leads=False)).result()
+    scene.round_state.follow()
     assert scene.say(QUIT, attempt="1") is RefusalReason.STALE
     with pytest.raises(Refused) as caught:
         asyncio.run(scene.sessions.told("ann", SessionQuery(1, 1, 0, 60.0)))
     assert caught.value.reason is RefusalReason.STALE
-    assert scene.say(QUIT, attempt="2") is True
+    assert scene.say(QUIT, attempt="2") is RefusalReason.CLOSED, "it is not open yet"
 
 
 def test_one_is_told_what_is_newer_than_one_knows(scene):
@@ -351,7 +355,7 @@ def test_one_is_told_what_is_newer_than_one_knows(scene):
         with pytest.raises(Refused) as refused:
             told(0, name, round)
         assert refused.value.reason is reason
-    scene.round_state.committed = 1
+    scene.round_state.state.committed = 1
     with pytest.raises(Refused, match="round 1 is over"):
         told(0)
 

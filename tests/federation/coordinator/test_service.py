@@ -7,10 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from muster.federation.coordinator import service as desks
-from muster.federation.coordinator.lifecycle import Call
-from muster.federation.coordinator.round_state import FAILURES, PRESENT, FederationFacts, RoundState
-from muster.federation.coordinator.service import FederationService
+from muster.federation.coordinator import decide as deciding
+from muster.federation.coordinator.commands import BeginWork, DecideAssignments
+from muster.federation.coordinator.decide import pace
+from muster.federation.coordinator.round_state import FederationFacts, RoundState
+from muster.federation.coordinator.service import FederationService, Upload
+from muster.federation.coordinator.state import FAILURES, PRESENT
 from muster.federation.protocol.limits import ENROLMENTS, kept_of_disk
 from muster.federation.protocol.message import (
     VERSIONS,
@@ -75,10 +77,9 @@ class Scene:
     def open(self, round=1, kind="train", cohort=("a", "b"), counted=(), groups=()):
         roster = tuple((client, 10) for client in cohort)
         opened = OpenWork(
-            round, kind, cohort, (1,) * len(cohort), roster, MODEL, 0.0, groups, counted
+            round, kind, cohort, (1,) * len(cohort), roster, MODEL, 0.0, groups, tuple(counted)
         )
-        self.ledger.open(opened)
-        self.round_state.show(opened, {c: Assignment(c) for c in cohort}, Call(len(cohort)))
+        self.round_state.do(BeginWork(opened))
 
     def commit(self, round, accepted):
         record = {"round": round, "accepted": list(accepted), "invited": ["a", "b"]}
@@ -88,6 +89,10 @@ class Scene:
     def poll(self, name, pending=0, wait=0.0):
         return self.do(self.service.poll(name, Poll(RUN, pending, wait)))
 
+    def upload(self, update):
+        """An update that was announced."""
+        return Upload("", update, None, held=False)
+
     def arrive(self, name, update):
         return self.do(self.service.arrived(name, self.service.announce(name, update)))
 
@@ -96,8 +101,19 @@ class Scene:
             self.round_state.opened,
             dict(self.round_state.seats),
             dict(self.round_state.members),
-            self.ledger.opened(),
+            self.ledger.rows(),
         )
+
+    def decided(self, *assignments, round=1):
+        """The engine decides."""
+        self.round_state.do(DecideAssignments(round, "train", assignments))
+
+    def refit(self, **changes):
+        """A server that has started with other facts."""
+        self.round_state = RoundState(
+            self.ledger, replace(self.round_state.facts, **changes), clock=self.clock
+        )
+        self.service = FederationService(self.round_state, self.ledger)
 
 
 METRICS = {"rows": 10.0, "loss": 4.0, "steps": 2.0, "drift": 0.5}
@@ -121,9 +137,9 @@ def test_an_update_counts_once_however_often_it_is_said(scene):
     assert scene.do(scene.service.arrived("a", again)).accepted
     other = replace(UPDATE, digest="d" * 64)
     assert reason(scene.service.announce, "a", other) is RefusalReason.DUPLICATE
-    assert scene.round_state.seats["a"].digest == BODY and scene.ledger.seats(1, "train")[
-        "b"
-    ] == Assignment("b")
+    assert scene.round_state.seats["a"].digest == BODY
+    again = RoundState(scene.ledger, scene.round_state.facts)
+    assert again.seats == scene.round_state.seats and again.seats["b"] == Assignment("b")
     assert isinstance(scene.poll("a", pending=1), Wait)
     scene.commit(1, ["a"])
     assert scene.poll("a", pending=1) == Settled(RUN, 1, True)
@@ -135,8 +151,8 @@ def test_the_ledger_disposes_of_what_is_counted_and_of_rounds_that_are_over(scen
     scene.open()
     other = replace(UPDATE, digest="d" * 64)
     assert not scene.service.disposed("a", UPDATE)
-    seat = Assignment("a", "arrived", digest=UPDATE.digest, size=UPDATE.size, weight=9.0)
-    scene.ledger.decide(1, "train", [seat]).result()
+    elsewhere = RoundState(scene.ledger, scene.round_state.facts)
+    scene.do(FederationService(elsewhere, scene.ledger).arrived("a", scene.upload(UPDATE)))
     assert scene.round_state.seats["a"].standing == "invited"
     assert scene.service.disposed("a", UPDATE) and not scene.service.disposed("a", other)
     record = {"round": 1, "accepted": ["a"], "invited": ["a", "b"]}
@@ -193,6 +209,7 @@ def test_a_site_may_keep_its_metrics(scene):
     ("groups", "told"), [((), (0, 0)), ((("a", "b"),), (2, 2)), ((("a",), ("b", "c")), (1, 2))]
 )
 def test_who_is_summed_with_others_is_told_how_many_they_are(scene, groups, told):
+    scene.do(scene.service.welcome("c", Hello(VERSIONS, "c", PRINT, 10)))
     scene.open(groups=groups, cohort=("a", "b", "c"))
     assert (scene.poll("a").peers, scene.poll("b").peers) == told
 
@@ -202,7 +219,7 @@ def test_what_belongs_to_rounds_that_were_lost_is_of_no_use(scene):
     for round in (1, 2):
         scene.open(round)
         scene.commit(round, ["a"])
-    scene.round_state.facts = replace(scene.round_state.facts, raised=(2,))
+    scene.refit(raised=(2,))
     assert scene.poll("a", pending=2) == Settled(RUN, 2, True, 1)
     scene.open(3)
     assert scene.poll("a", pending=3) == TrainAssignment(RUN, 3, MODEL, 15.0, attempt=2)
@@ -225,11 +242,12 @@ def test_what_belongs_to_rounds_that_were_lost_is_of_no_use(scene):
 
 @pytest.mark.parametrize(("members", "seconds"), [(2, 1.0), (2000, 1.0), (2001, 2.0), (9000, 8.0)])
 def test_no_client_can_count_the_others_by_its_pace(scene, members, seconds):
-    scene.round_state.members |= {str(i): Member(str(i), i, 1) for i in range(members - 2)}
-    assert scene.service._pace(0.0) == seconds
-    assert scene.service._pace(30.0) == 0.0
-    scene.round_state.facts = replace(scene.round_state.facts, hides=True)
-    assert scene.service._pace(30.0) == (seconds if members > 2000 else 0.0)
+    state, volatile = scene.round_state.state, scene.round_state.volatile
+    state.members.update({str(i): Member(str(i), i, 1) for i in range(members - 2)})
+    assert pace(state, volatile, 0.0) == seconds
+    assert pace(state, volatile, 30.0) == 0.0
+    state.facts = replace(state.facts, hides=True)
+    assert pace(state, volatile, 30.0) == (seconds if members > 2000 else 0.0)
 
 
 def test_who_is_not_invited_or_not_enrolled_gets_nowhere(scene):
@@ -256,14 +274,14 @@ def test_who_is_not_invited_or_not_enrolled_gets_nowhere(scene):
 )
 def test_a_hello_that_does_not_fit(scene, hello, why):
     assert reason(scene.service.welcome, "c", hello) is why
-    assert "c" not in scene.round_state.members and "c" not in scene.ledger.members()
+    assert "c" not in scene.round_state.members and scene.ledger.position() == 2
 
 
 def test_late_is_told_to_the_one_who_is_late(scene):
     scene.open()
     upload = scene.service.announce("a", UPDATE)
     gone = Assignment("a", "late", "lease", "no progress")
-    scene.round_state.record_status(1, "train", scene.ledger.decide(1, "train", [gone]).result())
+    scene.decided(gone)
     assert reason(scene.service.announce, "a", UPDATE) is RefusalReason.LATE
     assert reason(scene.service.arrived, "a", upload) is RefusalReason.LATE
     scene.commit(1, [])
@@ -284,18 +302,16 @@ def test_a_lease_is_renewed_by_progress_in_this_round_alone(scene):
     scene.open()
     scene.clock.now += 10
     scene.service.progress("a", 1, 5)
-    assert (scene.round_state.leases["a"], scene.round_state.leases["b"]) == (125.0, 115.0)
+    assert scene.round_state.leases() == {"a": 125.0, "b": 115.0}
     scene.service.progress("b", 9, 5)
-    assert scene.round_state.leases["b"] == 115.0
+    assert scene.round_state.leases()["b"] == 115.0
     scene.service.stepped("b", Progress(RUN, 1, 7))
-    assert scene.round_state.leases["b"] == 125.0
+    assert scene.round_state.leases()["b"] == 125.0
     scene.clock.now += 5
     scene.service.stepped("b", Progress(RUN, 1, 7))  # the same again is no progress
-    assert scene.round_state.leases["b"] == 125.0
+    assert scene.round_state.leases()["b"] == 125.0
     assert reason(scene.service.stepped, "b", Progress(RUN, 2, 1)) is RefusalReason.STALE
-    scene.round_state.record_status(
-        1, "train", {"b": Assignment("b", "late", "lease", "no progress")}
-    )
+    scene.decided(Assignment("b", "late", "lease", "no progress"))
     assert reason(scene.service.stepped, "b", Progress(RUN, 1, 8)) is RefusalReason.LATE
 
 
@@ -318,6 +334,7 @@ def test_the_last_of_the_disk_is_kept_for_commits(scene):
 
 def test_rows_that_change_and_change_write_a_bounded_log(scene):
     """Each enrolment is a line of the log: so few a day, and then again."""
+    scene.refit()
     noted = []
     service = FederationService(
         scene.round_state, scene.ledger, lambda *said, **more: noted.append(said)
@@ -329,22 +346,21 @@ def test_rows_that_change_and_change_write_a_bounded_log(scene):
     for rows in range(11, 11 + ENROLMENTS):
         scene.do(hello(rows))
     assert reason(hello, 99) is RefusalReason.TOO_OFTEN
-    assert (
-        scene.round_state.members["a"].rows == scene.ledger.members()["a"].rows == 10 + ENROLMENTS
-    )
+    again = RoundState(scene.ledger, scene.round_state.facts)
+    assert scene.round_state.members["a"].rows == again.members["a"].rows == 10 + ENROLMENTS
     assert scene.do(hello(10 + ENROLMENTS)).client == "a"  # the same again is no other
     assert len(noted) == ENROLMENTS
     scene.clock.now += 86400
     scene.do(hello(99))
-    assert scene.ledger.members()["a"].rows == 99 and len(noted) == ENROLMENTS + 1
+    assert scene.round_state.members["a"].rows == 99 and len(noted) == ENROLMENTS + 1
 
 
 def test_as_many_enrol_as_may(scene, monkeypatch):
-    monkeypatch.setattr(desks, "MEMBERS", 3)
+    monkeypatch.setattr(deciding, "MEMBERS", 3)
     scene.do(scene.service.welcome("c", Hello(VERSIONS, "c", PRINT, 10)))
     fourth = Hello(VERSIONS, "d", PRINT, 10)
     assert reason(scene.service.welcome, "d", fourth) is RefusalReason.NO_ROOM
-    assert scene.ledger.members().keys() == {"a", "b", "c"}
+    assert scene.round_state.members.keys() == {"a", "b", "c"}
     scene.do(scene.service.welcome("a", Hello(VERSIONS, "a", PRINT, 11)))  # who is in may go on
 
 
@@ -357,7 +373,7 @@ def test_who_is_silent_is_away_and_who_fails_for_ever_is_left_out(scene):
     scene.poll("b")
     assert here() == ["b"]
     for _ in range(FAILURES):
-        scene.round_state.judge([Assignment("b", "failed")])
+        scene.round_state.volatile.judge([Assignment("b", "failed")], 0.0)
     assert here() == []
     assert reason(scene.service.poll, "b", Poll(RUN, 0, 0)) is RefusalReason.LEFT_OUT
     scene.do(scene.service.welcome("b", Hello(VERSIONS, "b", PRINT, 10)))
@@ -365,7 +381,8 @@ def test_who_is_silent_is_away_and_who_fails_for_ever_is_left_out(scene):
 
 
 def test_who_declines_is_left_alone_for_a_lease(scene):
-    scene.round_state.judge([Assignment("b", "declined"), Assignment("a", "arrived")])
+    rests = [Assignment("b", "declined"), Assignment("a", "arrived")]
+    scene.round_state.volatile.judge(rests, scene.clock.now + 15.0)
     assert [member.client for member in scene.round_state.present()] == ["a"]
     scene.clock.now += 15.0
     assert [member.client for member in scene.round_state.present()] == ["a", "b"]
@@ -389,7 +406,7 @@ def test_a_poll_is_woken_by_news_and_ends_with_the_run(scene):
     assert scene.poll("a", pending=1) == Settled(RUN, 1, True)  # first what is still owed
     assert scene.poll("a") == RunEnded(RUN, 1, "all rounds are done")
     assert scene.poll("a", pending=2) == RunEnded(RUN, 1, "all rounds are done")  # kept for later
-    assert scene.round_state.told == {"a"}
+    assert scene.round_state.volatile.told == {"a"}
 
 
 def test_a_crowd_is_asked_to_keep_to_the_pace(scene):
@@ -401,5 +418,4 @@ def test_a_crowd_is_asked_to_keep_to_the_pace(scene):
 
 def test_what_an_operator_wants_is_durable(scene, tmp_path):
     assert scene.do(scene.service.want("pause"))["wanted"] == "pause"
-    assert scene.ledger.wanted() == "pause"
     assert RoundState(scene.ledger, scene.round_state.facts).wanted == "pause"

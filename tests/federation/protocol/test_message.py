@@ -2,7 +2,6 @@
 """Control messages: they arrive as they were, or are refused for one of the listed reasons."""
 
 import asyncio
-import contextlib
 import json
 import pickle
 import tracemalloc
@@ -13,9 +12,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.federation.coordinator import scenes as coming
+from tests.federation.coordinator.scenes import STATES
 
 from muster.errors import MusterError
 from muster.federation.coordinator.admission import AdmissionLimits, admit, arrived
+from muster.federation.coordinator.commands import AskTask, BodyArrived
+from muster.federation.coordinator.decide import decide
 from muster.federation.coordinator.receiver import Receiver
 from muster.federation.coordinator.service import FederationService
 from muster.federation.coordinator.uploads import Uploads
@@ -34,7 +37,6 @@ from muster.federation.protocol.message import (
 )
 from muster.federation.protocol.transport import UpdateBody
 from muster.security.refusal import RefusalReason, Refused, parse
-from muster.store.records import Assignment, Member
 from muster.transport.http.limits import Limits
 
 HASH = "0123456789abcdef" * 4
@@ -265,27 +267,16 @@ def test_the_newest_common_version_is_agreed_on_or_both_are_named():
 
 TERMS = AdmissionLimits("digits-1", 3, left=1.0)
 BODY = {"w": np.array([np.nan])}
-DESK = FederationService(SimpleNamespace(members={}, refusals={}), None)
+UPLOADS = Uploads(FederationService(SimpleNamespace(refusals={}), None), Receiver(None, None))
 
 
-class Left:
-    """A hall whose one member has failed too often."""
-
-    members, refusals, excluded = {"lyon": Member("lyon", "lyon", 1)}, {}, {}
-    facts = SimpleNamespace(run="r", lease=15.0, attempt=1)
-    changed, committed, opened, ended, seats = contextlib.nullcontext(), 0, None, None, {}
-
-    def clock(self):
-        return 0.0
-
-    def hear(self, client):
-        return None
-
-    def quarantined(self, client):
-        return True
+def decided(state, command):
+    """Raise what a coordinator in one of the states of its table refuses."""
+    server = STATES[state]()
+    found = decide(server.state, server.volatile, command, server.now)
+    raise found if isinstance(found, Refused) else found.answer
 
 
-UPLOADS = Uploads(DESK, Receiver(None, None))
 REFUSALS = {
     RefusalReason.LATE: lambda: admit(UPDATE, replace(TERMS, left=-0.001)),
     RefusalReason.DUPLICATE: lambda: admit(UPDATE, replace(TERMS, held="f" * 64)),
@@ -301,14 +292,12 @@ REFUSALS = {
     RefusalReason.WRONG_DIGEST: lambda: arrived(UPDATE, digest([b"damaged"]), 1000),
     RefusalReason.NO_ROOM: lambda: admit(UPDATE, replace(TERMS, room=999)),
     RefusalReason.TOO_OFTEN: lambda: Limits(burst=0.5).check("lyon"),
-    RefusalReason.CLOSED: lambda: DESK._undecided(Assignment("lyon", "failed"), 3),
-    RefusalReason.LEFT_OUT: lambda: asyncio.run(
-        FederationService(Left(), None).poll("lyon", Poll("r", 0, 1.0))
-    ),
+    RefusalReason.CLOSED: lambda: decided("failed", BodyArrived("a", coming.UPDATE)),
+    RefusalReason.LEFT_OUT: lambda: decided("left out", AskTask("a", Poll(coming.RUN, 0, 1.0))),
     RefusalReason.UNKNOWN: lambda: asyncio.run(
         UPLOADS.take("lyon", UpdateBody(3, HASH, 8), 0, None)
     ),
-    RefusalReason.UNENROLLED: lambda: asyncio.run(DESK.poll("lyon", None)),
+    RefusalReason.UNENROLLED: lambda: decided("open", AskTask("c", Poll(coming.RUN, 0, 1.0))),
 }
 
 

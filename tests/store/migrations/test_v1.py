@@ -2,6 +2,7 @@
 """The schema that the migrations make is the one that is asked, whatever was there before."""
 
 import pytest
+from tests.store.scene import enrol, members
 
 pytest.importorskip("sqlalchemy")
 
@@ -38,6 +39,6 @@ def test_a_simulation_goes_on_as_a_federation(alone):
     store.close()
     ledger = alone()
     assert (ledger.meta("plan"), ledger.latest()[0]) == (1, 1)
-    ledger.enrol(Member("a", "a", 1)).result()
+    enrol(ledger, Member("a", "a", 1)).result()
     ledger.close()
-    assert len(alone().members()) == 1
+    assert len(members(alone())) == 1

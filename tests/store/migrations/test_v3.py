@@ -6,7 +6,23 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
-from sqlalchemy import text
+from alembic import op
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Column, Text, text
+
+from muster.store.migrations import v1, v2
+
+
+def before_the_journal(connection):
+    """The tables of the second version."""
+    with Operations.context(MigrationContext.configure(connection)):
+        for table in ("journal", "transitions"):
+            op.drop_table(table)
+        v1._federation()
+        v1._secure()
+        v2.upgrade()
+        op.add_column("control", Column("wanted", Text, nullable=False, server_default="run"))
 
 
 def test_a_run_of_before_keeps_models_from_now_on(place):
@@ -15,7 +31,7 @@ def test_a_run_of_before_keeps_models_from_now_on(place):
     with ledger._transactions.engine.connect() as connection:
         for table in ("versions", "superseded"):
             connection.execute(text(f"DROP TABLE {table}"))
-        connection.execute(text("ALTER TABLE opened DROP COLUMN counted"))
+        before_the_journal(connection)
         connection.execute(text("UPDATE meta SET value = '1' WHERE key = 'schema'"))
         connection.execute(text("UPDATE alembic_version SET version_num = '2'"))
         connection.commit()

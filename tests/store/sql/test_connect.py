@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.store.scene import at_once
+from tests.store.scene import at_once, enrol, members
 
 pytest.importorskip("sqlalchemy")
 
@@ -46,8 +46,8 @@ def test_two_runs_in_one_database(tmp_path, database):
     ledgers = [FederationStore(tmp_path / name, database) for name in ("one", "two")]
     for ledger in ledgers:
         assert ledger.lead(threading.Event())
-    ledgers[0].enrol(Member("a", "a", 1)).result()
-    assert [len(ledger.members()) for ledger in ledgers] == [1, 0]
+    enrol(ledgers[0], Member("a", "a", 1)).result()
+    assert [len(members(ledger)) for ledger in ledgers] == [1, 0]
     for ledger in ledgers:
         ledger.close()
 
@@ -56,8 +56,8 @@ def test_servers_that_start_at_one_moment(tmp_path, database):
     made = []
     at_once(lambda i: made.append(FederationStore(tmp_path / str(i), f"{database}?run=r")), 5)
     assert len(made) == 5
-    made[0].enrol(Member("a", "a", 1)).result()
-    assert [len(ledger.members()) for ledger in made] == [1] * 5
+    enrol(made[0], Member("a", "a", 1)).result()
+    assert [len(members(ledger)) for ledger in made] == [1] * 5
     for ledger in made:
         ledger.close()
 

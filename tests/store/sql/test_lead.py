@@ -6,7 +6,7 @@ import sys
 import threading
 
 import pytest
-from tests.store.scene import at_once, opening
+from tests.store.scene import at_once, begin, opened, opening
 
 pytest.importorskip("sqlalchemy")
 
@@ -25,14 +25,14 @@ def test_of_many_one_leads_at_a_time(shared):
         with lock:
             leading[0] += 1
             most[0] = max(most[0], leading[0])
-        ledgers[caller].open(opening(caller + 1))
+        begin(ledgers[caller], opening(caller + 1))
         with lock:
             leading[0] -= 1
         ledgers[caller].close()
 
     at_once(work, 3)
     assert (leading, most) == ([0], [1])
-    assert shared().opened()[0] == opening(3)
+    assert {one.round for one in opened(shared())} == {1, 2, 3}
 
 
 def test_who_waits_can_be_stopped(shared):
@@ -45,7 +45,7 @@ def test_who_waits_can_be_stopped(shared):
     assert found == [False]
     assert not other.lead(stop)
     with pytest.raises(RunError, match="does not lead"):
-        other.open(opening())
+        begin(other, opening())
 
 
 def test_one_who_is_closed_waits_no_more(shared, postgres):
@@ -57,7 +57,7 @@ def test_one_who_is_closed_waits_no_more(shared, postgres):
     other.close()
     thread.join()
     assert found == [False]
-    leader.open(opening())
+    begin(leader, opening())
 
 
 def test_closing_hands_the_lead_over(shared):
@@ -67,7 +67,7 @@ def test_closing_hands_the_lead_over(shared):
     one.close()
     thread.join()
     assert found == [True]
-    other.open(opening())
+    begin(other, opening())
 
 
 LEADER = """
@@ -91,7 +91,7 @@ def test_a_leader_that_is_killed_is_followed(shared):
         leader.kill()
         thread.join()
     assert found == [True]
-    other.open(opening())
+    begin(other, opening())
 
 
 def test_one_may_take_the_lead_again(shared):
@@ -99,7 +99,7 @@ def test_one_may_take_the_lead_again(shared):
     epoch = ledger._epoch
     assert ledger.lead(threading.Event())
     assert ledger._epoch > epoch
-    ledger.open(opening())
+    begin(ledger, opening())
 
 
 def test_one_who_waits_outlives_a_session_that_ends(shared, postgres):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from tests.store.scene import DIGEST, arrived, opening, put
+from tests.store.scene import DIGEST, arrived, begin, decide, opened, opening, put, seats
 
 pytest.importorskip("sqlalchemy")
 
@@ -39,8 +39,8 @@ def state(round):
 
 def begun(ledger, round):
     """A round with one update, before its commit."""
-    ledger.open(opening(round))
-    ledger.decide(round, "train", [arrived("a")]).result()
+    begin(ledger, opening(round))
+    decide(ledger, round, [arrived("a")]).result()
     put(ledger.blobs, update_name(round, "a", DIGEST))
     ledger.remember(round, "a", {"m": np.full(4, round)})
 
@@ -87,12 +87,11 @@ def test_a_death_at_any_point_leaves_the_round_whole_or_undone(place, large, lab
     stands(ledger, done)
     update = update_name(3, "a", DIGEST)
     if done == 2:
-        found, seats = ledger.opened()
-        assert found == opening(3) and seats["a"] == arrived("a")
+        assert opened(ledger) == [opening(3)] and seats(ledger) == {"a": arrived("a")}
         assert bytes(ledger.blobs.whole(update)) == b"body"
         ledger.remember(3, "a", {"m": np.full(4, 3)})
         ledger.commit(3, state(3), {"round": 3}, ["a"])
-    assert ledger.opened() is None
+    assert opened(ledger) == []
     assert ledger.blobs.names("update-") == []
     committed(ledger, [4])
     ledger = again(place)
@@ -222,7 +221,7 @@ def test_a_full_database(alone, large):
                 ledger.note(**{f"fact-{step}": "x" * 10_000})
         with pytest.raises(RunError, match="full"):
             ledger.record(Transition(0.0, 3, "a", "b", "x" * (1 << 20)))
-            ledger.decide(3, "train", []).result()
+            decide(ledger, 3, []).result()
             ledger.record()
     stands(ledger, 2)
     ledger.commit(3, state(3), {"round": 3}, ["a"])

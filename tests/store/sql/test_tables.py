@@ -5,22 +5,11 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from tests.store.scene import arrived, opening
 
 pytest.importorskip("sqlalchemy")
 
-from muster.store.records import Assignment, Transition
-from muster.store.sql.tables import (
-    name_of,
-    opened_row,
-    seat,
-    seat_row,
-    transition,
-    transition_row,
-)
-from muster.store.sql.tables import (
-    opening as opened_of,
-)
+from muster.store.records import Transition
+from muster.store.sql.tables import transition, transition_row
 
 
 def stored(row):
@@ -30,17 +19,5 @@ def stored(row):
 
 @pytest.mark.parametrize("client", ["a", "1", 1, -5, "ü\n", ""])
 def test_records_come_back(client):
-    for one in (
-        arrived(client),
-        Assignment(client),
-        Assignment(client, "failed", "crash", "Traceback"),
-    ):
-        assert seat(stored(seat_row(3, "train", one))) == one
     for step in (Transition(0.5, 1, "a", "b", "c", client), Transition(0.5, 1, "a", "b", "c")):
         assert transition(stored(transition_row(step))) == step
-    one = opening(clients=(client, 7))
-    assert opened_of(stored(opened_row(one))) == one
-
-
-def test_one_and_the_text_one_are_two_clients():
-    assert name_of(1) != name_of("1")

@@ -4,7 +4,19 @@
 import threading
 
 import pytest
-from tests.store.scene import arrived, at_once, opening
+from tests.store.scene import (
+    arrived,
+    at_once,
+    begin,
+    decide,
+    enrol,
+    members,
+    opened,
+    opening,
+    order,
+    seats,
+    wanted,
+)
 
 from muster.errors import RunError
 from muster.store.records import Member, Transition
@@ -23,7 +35,7 @@ def broken(connection):
 def cut(request, shared):
     """A ledger, and a function that cuts the line at its next COMMITs, before or after it."""
     ledger = shared()
-    ledger.open(opening())
+    begin(ledger, opening())
     dialect = ledger._transactions.engine.dialect
     commit, left = dialect.do_commit, []
 
@@ -43,23 +55,23 @@ def cut(request, shared):
 def test_a_line_that_is_cut_at_a_commit_is_no_harm(cut):
     ledger, left, _ = cut
     for write in (
-        lambda: ledger.decide(1, "train", [arrived("a")]).result(),
+        lambda: decide(ledger, 1, [arrived("a")]).result(),
         lambda: ledger.record(STEP),
-        lambda: ledger.enrol(Member("a", "a", 1)).result(),
-        lambda: ledger.want("pause"),
+        lambda: enrol(ledger, Member("a", "a", 1)).result(),
+        lambda: order(ledger, "pause"),
         lambda: ledger.blobs.append("blob", 0, b"abc"),
         lambda: ledger.blobs.append("blob", 3, b"de"),
         lambda: ledger.blobs.finish("blob"),
         lambda: ledger.beat({"a": 1}),
     ):
-        ledger.decide(1, "train", []).result()  # nothing waits
+        decide(ledger, 1, []).result()  # nothing waits
         left.append(True)
         write()
-        ledger.decide(1, "train", []).result()
+        decide(ledger, 1, []).result()
         assert not left
     assert ledger.transitions() == [STEP]
-    assert ledger.seats(1, "train")["a"] == arrived("a")
-    assert (ledger.wanted(), ledger.members()) == ("pause", {"a": Member("a", "a", 1)})
+    assert seats(ledger) == {"a": arrived("a")}
+    assert (wanted(ledger), members(ledger)) == ("pause", {"a": Member("a", "a", 1)})
     assert bytes(ledger.blobs.whole("blob")) == b"abcde"
 
 
@@ -81,28 +93,28 @@ def _once(label, cuts, left):
 
 def test_a_line_that_is_cut_twice_is_an_error_and_the_state_is_whole(cut):
     ledger, left, after = cut
-    before = ledger.version()
+    before = ledger.position()
     left.extend([True, True])
-    with pytest.raises(RunError, match=r"could not be told \(the connection is lost\)"):
-        ledger.want("pause")
-    assert (ledger.wanted(), ledger.version() > before) == (
+    with pytest.raises(RunError, match=r"could not write its journal \(the connection is lost\)"):
+        order(ledger, "pause")
+    assert (wanted(ledger), ledger.position() > before) == (
         ("pause", True) if after else ("run", False)
     )
-    ledger.want("pause")
+    order(ledger, "pause")
     left.extend([True, True])
-    with pytest.raises(RunError, match="could not enrol 'a'"):
-        ledger.enrol(Member("a", "a", 1)).result()
-    assert (len(ledger.members()) == 1) is after
+    with pytest.raises(RunError, match="could not write its journal"):
+        enrol(ledger, Member("a", "a", 1)).result()
+    assert (len(members(ledger)) == 1) is after
 
 
 def test_a_session_that_the_server_ends_is_opened_again(shared, postgres):
     ledger = shared()
-    ledger.open(opening())
+    begin(ledger, opening())
     database = shared.url.split("/")[-1].split("?")[0]
     for ask in (
-        ledger.version,
-        ledger.opened,
-        lambda: ledger.enrol(Member("a", "a", 1)).result(),
+        ledger.position,
+        (lambda: opened(ledger)),
+        lambda: enrol(ledger, Member("a", "a", 1)).result(),
         lambda: ledger.blobs.append("blob", 0, b"x"),
         ledger.history,
     ):
@@ -115,18 +127,18 @@ def test_a_session_that_the_server_ends_is_opened_again(shared, postgres):
 
 def test_a_database_that_is_gone_is_said_in_a_sentence(shared, postgres):
     ledger = shared()
-    ledger.version()
+    ledger.position()
     postgres.stop()
     try:
         stop = threading.Event()
-        for ask in (ledger.version, lambda: ledger.want("stop"), lambda: ledger.lead(stop)):
+        for ask in (ledger.position, lambda: order(ledger, "stop"), lambda: ledger.lead(stop)):
             with pytest.raises(RunError, match=r"the run 'r' of .* could not .*refused"):
                 ask()
         with pytest.raises(RunError, match=r"cannot be used .* check that it runs"):
             shared()
     finally:
         postgres.start()
-    assert (ledger.version(), ledger.wanted()) == (0, "run")
+    assert (ledger.position(), wanted(ledger)) == (0, "run")
     assert ledger.lead(threading.Event())
 
 

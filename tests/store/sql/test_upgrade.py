@@ -2,6 +2,7 @@
 """A schema is upgraded whole or not at all, and a newer one is left alone."""
 
 import pytest
+from tests.store.scene import members
 
 pytest.importorskip("sqlalchemy")
 
@@ -17,7 +18,7 @@ def test_a_newer_schema_is_left_alone(place):
     with ledger._transactions.engine.connect() as connection:
         connection = connection.execution_options(writes=True)
         connection.execute(text("UPDATE alembic_version SET version_num = '99'"))
-        connection.execute(text("DROP TABLE members"))
+        connection.execute(text("DROP TABLE journal"))
         connection.commit()
     place.close()
     with pytest.raises(RunError, match=r"newer muster \(schema 99\); upgrade muster"):
@@ -33,4 +34,4 @@ def test_an_upgrade_that_breaks_off_leaves_nothing(place, monkeypatch):
         patch.setattr(connect, "upgrade", halfway)
         with pytest.raises(OSError, match="halfway"):
             place()
-    assert place().members() == {}
+    assert members(place()) == {}

@@ -21,10 +21,11 @@ import numpy as np
 
 from muster import keys
 from muster.errors import PlanError, RunError
-from muster.federation.coordinator.lifecycle import Call, closes, late, missing, next_event, out
+from muster.federation.coordinator.commands import BeginWork, ClosePiece, Command, EndLeases
+from muster.federation.coordinator.decide import Decision
+from muster.federation.coordinator.lifecycle import Call, closes, late, missing, next_event
 from muster.federation.coordinator.round_state import RoundState
 from muster.federation.coordinator.secagg import SecAggCoordinator
-from muster.federation.coordinator.status import lacking
 from muster.federation.coordinator.updates import honest, updates
 from muster.federation.protocol import frozen
 from muster.federation.protocol.claims import agreed, possible_rows
@@ -35,6 +36,7 @@ from muster.plan import Plan
 from muster.plan.losses import with_loss
 from muster.plan.outliers import Outliers
 from muster.privacy import Secret
+from muster.security.refusal import Refused
 from muster.store.blobs import model_name
 from muster.store.ledger import FederationStore
 from muster.store.records import Assignment, Kind, OpenWork, Transition
@@ -98,6 +100,8 @@ class NetworkClients:
         self._outliers: Outliers | None = None  # of the round that is open
         self._drawn: tuple[tuple[ClientId, int], ...] = ()  # of whom the cohort is drawn
         self._masking: SecAggCoordinator | None = None
+        self._open_work: OpenWork | None = None
+        self._call: Call | None = None  # what is asked of those who are invited to it
         self._published: tuple[Any, str] | None = None
         self._counted: tuple[ClientId, ...] = ()
         self._frozen: tuple[Any, str] | None = None  # what nobody trains, and its digest
@@ -119,34 +123,33 @@ class NetworkClients:
         self._drawn = self._counted = ()
 
     def _recorded(self) -> OpenWork | None:
-        found = self._ledger.opened()
-        return found[0] if found and found[0].round > self._round_state.committed else None
+        return self._round_state.opened
 
     def _gathered(self) -> tuple[tuple[ClientId, int], ...]:
         round_state = self._round_state
         said = round_state.clock()
         while True:
-            with round_state.changed:
-                self._check("drain", "stop")
-                enough = max(self._least, self._enough - len(round_state.excluded))
-                if round_state.wanted == "run" and len(here := self._roster()) >= enough:
-                    return here
-                due = round_state.clock() >= said + MINUTE
-                if not due:
-                    left = max(0.0, said + MINUTE - round_state.clock())
-                    round_state.changed.wait(min(round_state.facts.lease, left))
-            if due:
-                said = round_state.clock()
-                if round_state.wanted == "run":
-                    self._tell(lacking(round_state, enough))
+            seen = round_state.news.count
+            self._check("drain", "stop")
+            enough = max(self._least, self._enough - len(round_state.excluded))
+            if round_state.wanted == "run" and len(here := self._roster()) >= enough:
+                return here
+            left = said + MINUTE - round_state.clock()
+            if left > 0:
+                round_state.news.wait(seen, min(round_state.facts.lease, left))
+                continue
+            said = round_state.clock()
+            if round_state.wanted == "run":
+                self._tell(round_state.lacking(enough))
 
     def _check(self, *words: str) -> None:
         if self._stop.is_set() or self._round_state.closing:
             raise Stopped("closing")
         if self._round_state.back is not None:
             raise GoBack
-        if self._round_state.wanted in words:
-            raise Stopped(self._round_state.wanted)
+        wanted = self._round_state.wanted
+        if wanted in words:
+            raise Stopped(wanted)
 
     def send(self, cohort: Cohort, sent: Sent, round: int) -> None:
         """Open the round, or go on with it where this very one was open."""
@@ -165,33 +168,34 @@ class NetworkClients:
         sent: Sent,
     ) -> None:
         cohort, times = invited
-        model, seats = self._publish(sent), self._ledger.seats(round, kind)
-        round_state, recorded = self._round_state, self._recorded()
+        model, round_state = self._publish(sent), self._round_state
+        recorded = self._recorded()
         roster = recorded.roster if recorded else self._drawn or self._roster()
         before = recorded if recorded and kind in ("train", recorded.kind) else None
         since = before.since if before else round_state.wall()
         groups = before.groups if before else self._divided(kind, cohort, round)
         counted = self._counted if kind == "evaluate" else ()
         counted = before.counted if before else counted
-        opened = OpenWork(round, kind, cohort, times, roster, model, since, groups, counted)
-        if before is None:
-            self._ledger.open(opened)
-            seats = {client: Assignment(client) for client in cohort}
-        elif self._ledger.invited(round, kind) != set(cohort):
-            raise RunError(
-                f"round {round} was opened for other clients than this plan draws; restore the "
-                f"plan that it was opened with"
-            )
-        call = Call(len(cohort), *self._until(opened.since))
+        work = OpenWork(round, kind, cohort, times, roster, model, since, groups, counted)
+        self._do(BeginWork(work))
+        round_state.show(round, kind)
+        self._open_work = work
+        self._call = Call(len(cohort), *self._until(since))
         if kind == "train":
-            call = replace(call, goal=self._plan.target_replies(len(cohort)))
+            self._call = replace(self._call, goal=self._plan.target_replies(len(cohort)))
             if self._plan.secure is not None:
                 check = partial(self._check, "stop")
                 self._masking = SecAggCoordinator(
-                    self._plan, self._ledger, round_state, opened, sent, check=check, at=self._at
+                    *(self._plan, round_state, work, sent, self._call), check=check, at=self._at
                 )
-                round_state.session = self._masking.session
-        round_state.show(opened, seats, call)
+                round_state.join(self._masking.session)
+
+    def _do(self, command: Command) -> Decision:
+        """Have the engine's command done. Raises `RunError` where it is refused."""
+        try:
+            return self._round_state.do(command)
+        except Refused as refused:
+            raise RunError(refused.text) from refused
 
     def _divided(
         self, kind: Kind, cohort: tuple[ClientId, ...], round: int
@@ -274,49 +278,45 @@ class NetworkClients:
 
     def _closed(self) -> Books:
         """Wait until what is open is closed; whoever has not answered by then is late."""
-        round_state = self._round_state
+        round_state, work, call = self._round_state, self._open_work, self._call
+        assert work is not None and call is not None
         while True:
-            with round_state.changed:
-                self._check("stop")
-                opened, seats, now = (
-                    round_state.opened,
-                    dict(round_state.seats),
-                    round_state.clock(),
-                )
-                assert opened is not None
-                cause = closes(round_state.call, seats.values(), now)
-                gone = late(seats, round_state.leases, now)
-                if cause is None and not gone:
-                    wake = next_event(round_state.call, seats, round_state.leases) - now
-                    round_state.changed.wait(min(max(wake, 0.0), round_state.facts.lease))
-                    continue
-            if cause is not None:
-                gone = [out(seat, cause) for seat in seats.values() if seat.standing == "invited"]
-            if gone:
-                found = self._ledger.decide(opened.round, opened.kind, gone).result()
-                round_state.record_status(opened.round, opened.kind, found)
-            if cause is not None:
-                return self._close(opened, cause)
+            seen = round_state.news.count
+            self._check("stop")
+            seats, now = self._seats(work), round_state.clock()
+            if closes(call, seats.values(), now) is not None:
+                cause = self._do(ClosePiece(work.round, work.kind, call)).answer
+                return self._close(work, str(cause))
+            leases = round_state.leases()
+            if late(seats, leases, now):
+                self._do(EndLeases(work.round, work.kind))
+                continue
+            wake = next_event(call, seats, leases) - now
+            round_state.news.wait(seen, min(max(wake, 0.0), round_state.facts.lease))
 
-    def _close(self, opened: OpenWork, cause: str) -> Books:
-        round_state = self._round_state
-        with round_state.changed:
-            seats = dict(round_state.seats)
-            if opened.kind == "train":
-                round_state.move("committing", cause)
-                round_state.judge(seats.values())
-        for seat in seats.values():
-            if seat.standing != "arrived":
-                self._ledger.record(
-                    Transition(
-                        round_state.wall(),
-                        opened.round,
-                        "invited",
-                        seat.standing,
-                        f"{seat.reason}: {seat.text}"[:500],
-                        seat.client,
-                    )
-                )
+    def _seats(self, work: OpenWork) -> dict[ClientId, Assignment]:
+        found = self._round_state.assignments(work.round, work.kind)
+        if found is None:
+            raise RunError(f"round {work.round} is not open any more; another server has gone on")
+        return found
+
+    def _close(self, work: OpenWork, cause: str) -> Books:
+        round_state, seats = self._round_state, self._seats(work)
+        if work.kind == "train":
+            round_state.judge(work.round, cause)
+        steps = [
+            Transition(
+                round_state.wall(),
+                work.round,
+                "invited",
+                seat.standing,
+                f"{seat.reason}: {seat.text}"[:500],
+                seat.client,
+            )
+            for seat in seats.values()
+            if seat.standing != "arrived"
+        ]
+        self._ledger.record(*steps)
         return seats
 
     def evaluate(

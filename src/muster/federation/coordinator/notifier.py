@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The notifier: clients wait for news in the event loop, and any thread may ring."""
+"""The news: clients wait for it in the event loop, the engine in its thread; any may ring."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterable, Sequence
 
 from muster.types import ClientId
 
-__all__ = ["Notifier"]
+__all__ = ["EngineNews", "Notifier"]
 
 
 class Notifier:
@@ -50,3 +51,30 @@ class Notifier:
             for future in self._futures.get(client, ()):
                 if not future.done():
                     future.set_result(None)
+
+
+class EngineNews:
+    """The news that the engine waits for: `count` grows when something may have changed.
+
+    Whoever reads the count first, then looks, then waits for another count, misses nothing.
+
+    >>> news = EngineNews()
+    >>> news.ring()
+    >>> news.wait(0, 60.0), news.count
+    (None, 1)
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._changed = threading.Condition()
+
+    def ring(self) -> None:
+        """Wake whoever waits; from any thread."""
+        with self._changed:
+            self.count += 1
+            self._changed.notify_all()
+
+    def wait(self, seen: int, seconds: float) -> None:
+        """Wait until the count is another than was seen, or so long."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.count != seen, max(0.0, seconds))

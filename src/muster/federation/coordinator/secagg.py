@@ -19,7 +19,8 @@ import numpy as np
 
 from muster.aggregation.sums import add
 from muster.errors import RunError
-from muster.federation.coordinator.lifecycle import closes
+from muster.federation.coordinator.commands import DecideAssignments, Exclude, HearSecure
+from muster.federation.coordinator.lifecycle import Call, closes
 from muster.federation.coordinator.round_state import RoundState
 from muster.federation.coordinator.secagg_session import QUIT, SecAggSession, SecAggSessions
 from muster.federation.protocol.limits import STEP
@@ -27,12 +28,13 @@ from muster.plan import Plan
 from muster.plan.secure import refused_sum
 from muster.secagg import Aborted, MessageRefused, SessionReason, SessionStep
 from muster.secagg.messages import Malformed, Quit
-from muster.store.ledger import FederationStore
+from muster.security.refusal import Refused
 from muster.store.records import Assignment, OpenWork, SecAggEvent
 from muster.types import ClientId, Rejected, Reply, Sent
 
 __all__ = ["LABELS", "SecAggCoordinator"]
 
+Seats = Mapping[ClientId, Assignment]
 STEPS = tuple(step for step in SessionStep if step is not SessionStep.OVER)
 CHOSEN = {SessionReason.STOPPED, SessionReason.PEERS}  # why a client leaves that has not failed
 LABELS = (
@@ -52,24 +54,18 @@ class SecAggCoordinator:
     def __init__(
         self,
         plan: Plan,
-        ledger: FederationStore,
         round_state: RoundState,
         opened: OpenWork,
         sent: Sent,
+        call: Call,
         *,
         check: Callable[[], None],
         at: Callable[[str], None],
     ) -> None:
-        self.plan, self.ledger, self.round_state, self.opened, self.sent = (
-            plan,
-            ledger,
-            round_state,
-            opened,
-            sent,
-        )
-        self.check, self.at = check, at
+        self.plan, self.round_state, self.opened, self.sent = plan, round_state, opened, sent
+        self.call, self.check, self.at = call, check, at
         self.sessions = SecAggSessions(
-            plan, round_state, opened, ledger.blobs.whole, at=at, refused=self._refused
+            plan, round_state, opened, round_state.ledger.blobs.whole, at=at, refused=self._refused
         )
         self.session = self.sessions.session
         self._names = {client: name for name, client in self.session.clients.items()}
@@ -112,8 +108,7 @@ class SecAggCoordinator:
         """Exclude who is known to have lied: that costs no more sums than liars."""
         for group in self.sessions.each:
             for liar in group.liars:
-                self.ledger.exclude(group.clients[liar.name], liar.why)
-                self.round_state.exclude(group.clients[liar.name], liar.why)
+                self.round_state.do(Exclude(group.clients[liar.name], liar.why))
                 self.round_state.facts.note(
                     liar.name, "left out", round=self.opened.round, reason=liar.why
                 )
@@ -143,7 +138,7 @@ class SecAggCoordinator:
         sessions, queue = self.sessions, deque[SecAggEvent]()
         while not all(group.over for group in sessions.each):
             if not queue:
-                queue.extend(self.ledger.heard(self.opened.round, sessions.number))
+                queue.extend(self.round_state.heard(self.opened.round, sessions.number))
             if not queue:
                 self._wait()
                 continue
@@ -166,22 +161,23 @@ class SecAggCoordinator:
     def _wait(self) -> None:
         """Wait for a possible event; what only the server knows it writes down itself."""
         round_state, gone, closed = self.round_state, list[str](), list[tuple[int, SecAggSession]]()
-        with round_state.changed:
-            self.check()
-            if self.session.last > self.sessions.number:
-                return
-            soonest = round_state.facts.lease
-            for place, group in enumerate(self.sessions.each):
-                if group.over:
-                    continue
-                due = group.due - self.left.keys()
-                gone += [name for name in due if self._standing(name) in ("declined", "failed")]
-                left = self._closed(place, group, due)
-                soonest = min(soonest, left)
-                closed += [(place, group)] if left <= 0 else []
-            if not gone and not closed:
-                round_state.changed.wait(soonest)
-                return
+        seen = round_state.news.count
+        self.check()
+        if self.session.last > self.sessions.number:
+            return
+        soonest, seats, leases = round_state.facts.lease, self._seats(), round_state.leases()
+        for place, group in enumerate(self.sessions.each):
+            if group.over:
+                continue
+            due = group.due - self.left.keys()
+            ended = {name for name in due if self._standing(seats, name) in ("declined", "failed")}
+            gone += sorted(ended)
+            left = self._closed(place, group, due, seats, leases)
+            soonest = min(soonest, left)
+            closed += [(place, group)] if left <= 0 else []
+        if not gone and not closed:
+            round_state.news.wait(seen, soonest)
+            return
         if gone:
             quit_ = Quit(SessionReason.STOPPED.name).to_bytes()
             for name in gone:
@@ -193,23 +189,28 @@ class SecAggCoordinator:
             self._hear(SecAggEvent("", f"{place} {group.step.value}"))
             self.at("secure: a step is closed")
 
-    def _closed(self, place: int, group: SecAggSession, due: AbstractSet[str]) -> float:
-        """Return the seconds until nobody due has a lease, or the round is to go on without them.
+    def _closed(
+        self,
+        place: int,
+        group: SecAggSession,
+        due: AbstractSet[str],
+        seats: Seats,
+        leases: Mapping[ClientId, float],
+    ) -> float:
+        """Seconds until nobody who is due has a lease, or the round is to go on without them.
 
         The plan's deadline is that of the first step, with the training before it, and as long
         again of each step after it; without one, `limits` say how long: whoever makes progress
         without end holds nobody, and nobody's secrets end before the sum does.
         """
-        round_state, now = self.round_state, self.round_state.clock()
-        until = max((round_state.leases.get(group.clients[n], now) for n in due), default=now)
+        now = self.round_state.clock()
+        until = max((leases.get(group.clients[n], now) for n in due), default=now)
         if group.step is SessionStep.ADVERTISE:
             here = {c.clients[name] for c in self.sessions.each for name in _advertised(c)}
-            seats = [
-                Assignment(c, "arrived") if c in here else s for c, s in round_state.seats.items()
-            ]
-            if closes(round_state.call, seats, now) is not None:
+            each = [Assignment(c, "arrived") if c in here else s for c, s in seats.items()]
+            if closes(self.call, each, now) is not None:
                 return 0.0
-            until = min(until, round_state.call.until)
+            until = min(until, self.call.until)
         else:
             if self._since.get(place, (None, 0.0))[0] is not group.step:
                 self._since[place] = group.step, now
@@ -217,17 +218,27 @@ class SecAggCoordinator:
             until = min(until, self._since[place][1] + most)
         return until - now
 
-    def _standing(self, name: str) -> str:
-        return self.round_state.seats[self.session.clients[name]].standing
+    def _seats(self) -> Seats:
+        found = self.round_state.assignments(self.opened.round, "train")
+        if found is None:
+            raise self._passed()
+        return found
+
+    def _standing(self, seats: Seats, name: str) -> str:
+        return seats[self.session.clients[name]].standing
 
     def _hear(self, word: SecAggEvent) -> SecAggEvent:
         """Write an event down; the first of its kind."""
-        held: SecAggEvent | None = self.ledger.hear(self.opened.round, word).result()
-        if held is None:
-            raise RunError(
-                f"round {self.opened.round} is not open any more; another server has gone on"
-            )
-        return held
+        try:
+            number = self.round_state.do(HearSecure(self.opened.round, word)).answer
+        except Refused as refused:
+            raise self._passed() from refused
+        return next(iter(self.round_state.heard(self.opened.round, number - 1)))
+
+    def _passed(self) -> RunError:
+        return RunError(
+            f"round {self.opened.round} is not open any more; another server has gone on"
+        )
 
     def _quit(self, name: str, data: bytes) -> None:
         """Note that a client has left, and why; its vector still counts where it is in the sum."""
@@ -246,12 +257,10 @@ class SecAggCoordinator:
         )
 
     def _decide(self, seats: list[Assignment]) -> None:
-        with self.round_state.changed:
-            held = self.round_state.seats
-            waiting = [s for s in seats if held[s.client].standing == "invited"]
-        if waiting:
-            found = self.ledger.decide(self.opened.round, "train", waiting).result()
-            self.round_state.record_status(self.opened.round, "train", found)
+        try:
+            self.round_state.do(DecideAssignments(self.opened.round, "train", tuple(seats)))
+        except Refused as refused:
+            raise self._passed() from refused
 
     def _seat(self, client: ClientId) -> Assignment:
         """Return the seat of a client that is not decided yet."""

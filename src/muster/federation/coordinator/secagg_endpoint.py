@@ -14,7 +14,6 @@ from collections import defaultdict
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
-from typing import Any
 
 from muster.federation.coordinator.receiver import Arrival, Incoming, Receiver
 from muster.federation.coordinator.secagg_progress import SecAggProgress
@@ -43,7 +42,6 @@ from muster.security.refusal import RefusalReason, Refused, malformed, parse
 from muster.store.blobs import update_name
 from muster.store.records import SecAggEvent
 from muster.store.reserved import drop_halves
-from muster.types import ClientId
 
 __all__ = ["LONGEST", "SecAggEndpoint"]
 
@@ -66,7 +64,7 @@ class SecAggEndpoint:
     ) -> Ack | ResumeAt:
         """Take a message in, or a piece of one: then where to go on. Raises `Refused`."""
         self.service.attempted(body.round, body.attempt)
-        session, client = self._session(name, body.round)
+        session = self.service.secure(name, body.round)
         metrics = Numbers().read(parse(_raw(body.metrics), LIMIT, 1), "metrics")
         check_training(metrics, (), self.service.facts.claims)
         length = incoming.length()
@@ -78,7 +76,7 @@ class SecAggEndpoint:
             async with self._turns[name]:
                 data = await incoming.body(LIMIT)
                 word = SecAggEvent(name, _checked(data), data=data, digest=sha256(data).hexdigest())
-                return await self._record(client, session, replace(word, metrics=metrics))
+                return await self._record(session, replace(word, metrics=metrics))
         arrival = await self._arrival(name, session, body, offset + length)
         async with self.receiver.turn(arrival):
             if offset != await self.receiver.look(arrival):
@@ -90,7 +88,7 @@ class SecAggEndpoint:
                 return ResumeAt(arrival.held)
             kind = await self.receiver.run(self._finished, arrival, body.digest)
             word = SecAggEvent(name, kind, blob=arrival.blob, digest=body.digest)
-            return await self._record(client, session, replace(word, metrics=metrics))
+            return await self._record(session, replace(word, metrics=metrics))
 
     async def told(self, name: str, asked: SessionQuery) -> RawAnswer | Wait:
         """Return what the member was told last, once that is newer than what it knows.
@@ -98,79 +96,30 @@ class SecAggEndpoint:
         Raises `Refused` once the round is over.
         """
         self.service.attempted(asked.round, asked.attempt)
-        round_state, client = self.service.round_state, self._client(name)
-        until = round_state.clock() + min(asked.wait, LONGEST)
-        while True:
-            round_state.hear(client)
-            with round_state.changed:
-                session = self._mine(name, asked.round)
-                found = session.told.get(client, (0, b"")) if session else (0, b"")
-            left = until - round_state.clock()
-            if found[0] > asked.after:
-                return RawAnswer(found[1], found[0])
-            if left <= 0 or round_state.closing:
-                return Wait(0.0)
-            await round_state.notifier.wait(client, left)
+        wait = min(asked.wait, LONGEST)
+        found = await self.service.secure_news(name, asked.round, asked.after, wait)
+        return Wait(0.0) if found is None else RawAnswer(found[1], found[0])
 
     def members(self, name: str, asked: MembersQuery) -> RawAnswer:
         """Return the credentials of those whose updates are masked with this one's, as JSON."""
-        session, _ = self._session(name, asked.round)
+        session = self.service.secure(name, asked.round)
         if not session.certificates:
             what = f"the secure sum of round {asked.round} is not open; poll again"
             raise Refused(RefusalReason.CLOSED, what)
         found = {other: session.certificates[other] for other in session.near[name]}
-        listed = self.service.round_state.facts.listed()
+        listed = self.service.facts.listed()
         return RawAnswer(Credentials(found, listed).to_json())
 
-    def _client(self, name: str) -> ClientId:
-        member = self.service.round_state.members.get(name)
-        if member is None:
-            raise Refused(RefusalReason.UNENROLLED, f"{name} has not said hello here")
-        return member.client
-
-    def _session(self, name: str, round: int) -> tuple[SecAggProgress, ClientId]:
-        client = self._client(name)
-        session = self._mine(name, round)
-        if session is None:
-            raise Refused(
-                RefusalReason.CLOSED, f"no secure sum of round {round} is open; poll again"
-            )
-        return session, client
-
-    def _mine(self, name: str, round: int) -> SecAggProgress | None:
-        """Return the session of a round that this member takes part in; None before it begins."""
-        round_state = self.service.round_state
-        session = round_state.session
-        if round <= round_state.committed:
-            raise Refused(RefusalReason.STALE, f"round {round} is over")
-        if round_state.ended is not None:
-            raise Refused(RefusalReason.CLOSED, f"the run has ended: {round_state.ended.text}")
-        if session is None or session.round != round:
-            return None
-        if name not in session.clients:
-            raise Refused(RefusalReason.FOREIGN, f"not invited to round {round}; wait for a task")
-        return session
-
-    async def _record(self, client: ClientId, session: SecAggProgress, word: SecAggEvent) -> Ack:
+    async def _record(self, session: SecAggProgress, word: SecAggEvent) -> Ack:
         """Write a whole message down, once for its kind. Raises `Refused`."""
         session.at("secure: before a message is recorded")
-        ledger: Any = self.service.round_state.ledger
-        held = await asyncio.wrap_future(ledger.hear(session.round, word))
-        if held is None or held.digest != word.digest:
+        try:
+            await self.service.hear(session.round, word)
+        except Refused:
             if word.blob:
                 await self.receiver.run(self.receiver.blobs.drop, word.blob)
-            if held is None:
-                raise Refused(RefusalReason.STALE, f"round {session.round} is over")
-            what = f"another message of kind {word.kind} is held of {word.name}"
-            raise Refused(RefusalReason.DUPLICATE, what)
+            raise
         session.at("secure: a message is recorded")
-        round_state = self.service.round_state
-        with round_state.changed:
-            fresh = held.number > session.last
-            session.last = max(session.last, held.number)
-        round_state.hear(client, int(fresh))  # to say the same again is no progress
-        with round_state.changed:
-            round_state.changed.notify_all()
         return Ack(True)
 
     async def _arrival(

@@ -13,7 +13,7 @@ __all__ = ["SecAggProgress"]
 
 @dataclass
 class SecAggProgress:
-    """The engine's progress in its secure sum, as shown under the lock of the round's state.
+    """The engine's progress in its secure sum, as shown by `RoundState.join` and `tell`.
 
     `clients` are the invited by name, `limit` the octets of the longest message, `near` the
     members of each one's group, `certificates` (PEM) those by which all know each other in it,

@@ -139,7 +139,7 @@ class SecAggSessions:
         at: Callable[[str], None],
         refused: Callable[[SessionStep | None, MessageRefused], None],
     ) -> None:
-        self.plan, self.round, self._round_state, self._read = plan, opened.round, round_state, read
+        self.plan, self.opened, self._round_state, self._read = plan, opened, round_state, read
         self.number, self.metrics = 0, dict[ClientId, Mapping[str, float]]()
         self._written: tuple[SecAggMessage | None, bytes] = (None, b"")
         names = {member.client: member.name for member in round_state.members.values()}
@@ -224,17 +224,10 @@ class SecAggSessions:
 
     def _tell(self, name: str, message: SecAggMessage) -> None:
         """Put it where the client finds it; its lease begins."""
-        client, round_state = self.session.clients[name], self._round_state
         if self._written[0] is not message:
             self._written = message, message.to_bytes()
-        with round_state.changed:
-            number = self.session.told.get(client, (0, b""))[0] + 1
-            self.session.told[client] = number, self._written[1]
-            if isinstance(message, SessionEnded):
-                self.session.over.add(client)
-            else:
-                round_state.leases[client] = round_state.clock() + round_state.facts.lease
-        round_state.notifier.ring([client])
+        client, ended = self.session.clients[name], isinstance(message, SessionEnded)
+        self._round_state.tell(self.session, client, self._written[1], ended=ended)
 
 
 def _terms(plan: Plan, round_state: RoundState, opened: OpenWork, size: int) -> SessionTerms:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,6 @@ import numpy as np
 from muster.data import Population
 from muster.errors import MusterError, PlanError, RunError
 from muster.federation.coordinator.clients import GoBack, NetworkClients, Stopped
-from muster.federation.coordinator.facts import raised
 from muster.federation.coordinator.round_state import FederationFacts, RoundState
 from muster.federation.protocol.claims import claims_of
 from muster.federation.protocol.codec_tensors import encode
@@ -166,9 +166,9 @@ def conduct(
         entropy=options.entropy,
         tell=options.tell,
     )
-    options = replace(options, pause=partial(_pause, ledger, round_state))
+    options = replace(options, pause=partial(_pause, round_state))
     witness = _Witness(Examiner(plan, network, network, network.enrolled, rows), network)
-    round_state.plays = True
+    round_state.plays(True)
     try:
         with one_thread(plan.task):
             while True:
@@ -182,15 +182,22 @@ def conduct(
                 except Stopped as why:
                     return str(why)
                 except NoRoom as error:
-                    with round_state.changed:
-                        round_state.move("no room", str(error)[:500])
-                        round_state.changed.wait_for(
-                            lambda: stop.is_set() or round_state.back,
-                            min(ROOM, round_state.facts.lease),
-                        )
+                    _wait(round_state, stop, error)
                 _go_back(ledger, round_state, network)
     finally:
         _ends(round_state, "the server has ended; roll its folder back")
+
+
+def _wait(round_state: RoundState, stop: Event, error: NoRoom) -> None:
+    """Wait some seconds, as there may be room then, or until there is something else to do."""
+    until = round_state.clock() + min(ROOM, round_state.facts.lease)
+    with suppress(RunError):  # its log lacks room as well
+        round_state.move("no room", str(error)[:500])
+    while True:
+        seen, left = round_state.news.count, until - round_state.clock()
+        if left <= 0 or stop.is_set() or round_state.closing or round_state.back is not None:
+            return
+        round_state.news.wait(seen, left)
 
 
 def _ends(round_state: RoundState, text: str = "") -> bool:
@@ -198,10 +205,7 @@ def _ends(round_state: RoundState, text: str = "") -> bool:
 
     With `text` it is refused.
     """
-    with round_state.changed:
-        back = round_state.back
-        if back is None or text:
-            round_state.plays, round_state.back = False, None
+    back = round_state.take_back(refuse=bool(text))
     if back is not None and text and not back.done.done():
         back.done.set_exception(Refused(RefusalReason.CLOSED, text))
     return back is None
@@ -219,24 +223,23 @@ def _go_back(ledger: FederationStore, round_state: RoundState, network: NetworkC
     try:
         note = round_state.facts.note
         found = roll_back(ledger, back.round, by=back.by, reason=back.reason, note=note)
-        round_state.gone_back(found["to"], raised(ledger))
+        round_state.follow()
         network.forget()
     except Exception as error:
         told = error if isinstance(error, MusterError) else RunError(f"it failed: {error}")
-        round_state.back = None
+        round_state.came_back()
         back.done.set_exception(told)
         if not isinstance(error, MusterError):
             raise
         return
-    round_state.back = None
+    round_state.came_back()
     back.done.set_result(found)
 
 
-def _pause(ledger: FederationStore, round_state: RoundState, why: str) -> None:
-    """Begin no round until an operator has looked and says `muster resume`."""
+def _pause(round_state: RoundState, why: str) -> None:
+    """No round begins until an operator has looked and says `muster resume`."""
     round_state.facts.note("server", "paused", why=why)
-    ledger.want("pause")
-    round_state.want("pause")
+    round_state.order("pause")
 
 
 @dataclass(frozen=True)

@@ -387,14 +387,9 @@ class _Server:
             self.ledger.note(
                 carrier="plain" if self.plain else "TLS"
             )  # one life in the clear lasts
-        if self.ledger.wanted() in ("drain", "stop"):  # that was the last life of this run
-            self.ledger.want("run")
-            self.round_state.want("run")
-        self.round_state.excluded.update(self.ledger.excluded())
-        if self.round_state.facts.raised != raised(self.ledger):  # by a leader that is gone
-            self.round_state.gone_back(self.ledger.latest_round(), raised(self.ledger))
-        for record in self.ledger.history()[-1:]:  # of a leader that is gone
-            self.round_state.settled(record["round"], record["accepted"])
+        self.round_state.follow()  # all that a leader wrote which is gone
+        if self.round_state.wanted in ("drain", "stop"):  # that was the last life of this run
+            self.round_state.order("run")
         watch = partial(self._committed, self.options.watch)
         at = partial(_given_back, self.options.at)
         options = replace(self.options, watch=watch, entropy=federation.entropy, at=at)
@@ -432,16 +427,14 @@ class _Server:
         round_state = self.round_state
         round_state.end(text)
 
-        def heard() -> bool:
-            return self.stop.is_set() or {m.client for m in round_state.here()} <= round_state.told
-
         def wait() -> None:
-            until = (
-                round_state.clock() + round_state.facts.lease / 2
-            )  # sites come back within a third of it
-            with round_state.changed:
-                while not heard() and round_state.clock() < until:
-                    round_state.changed.wait(until - round_state.clock())
+            # Sites come back within a third of it.
+            until = round_state.clock() + round_state.facts.lease / 2
+            while True:
+                seen, left = round_state.news.count, until - round_state.clock()
+                if left <= 0 or self.stop.is_set() or round_state.heard_all():
+                    return
+                round_state.news.wait(seen, left)
 
         await asyncio.to_thread(wait)
 

@@ -14,7 +14,7 @@ from safetensors.numpy import load, save
 from muster.errors import RunError
 from muster.store.blob import plain
 from muster.store.records import Transition
-from muster.store.sql import seats, states
+from muster.store.sql import states, steps
 from muster.store.sql.states import States
 from muster.store.sql.transact import Transactions, Turn
 from muster.store.sqlite import Snapshot, not_kept
@@ -86,10 +86,6 @@ class RoundTables(ABC):
     def round_record(self, round: int) -> dict[str, Any] | None:
         """Return the record of one committed round; None for a round that is not committed."""
         return self._transactions.read(lambda c: states.recorded(c, round))
-
-    def latest_round(self) -> int:
-        """Return the last committed round, by any server; 0 before the first."""
-        return self._transactions.read(seats.last_round)
 
     def last_line(self) -> str:
         """Return the record of the last committed round as JSON, without the line's end."""
@@ -170,8 +166,8 @@ class RoundTables(ABC):
 
         def body(turn: Turn) -> None:
             self._may(turn, round)
-            states.advance(turn, drawn, line, kept, stays)
-            seats.recorded(turn, [step])
+            states.advance(turn, drawn, line, kept, stays, accepted)
+            steps.recorded(turn, [step])
             self._at("commit: before the transaction ends")
 
         try:
@@ -200,10 +196,10 @@ class RoundTables(ABC):
         def body(turn: Turn) -> set[str]:
             turn.fence(self._epoch)
             before = states.files(turn.connection)
-            states.go_back(turn, round, number)
+            states.go_back(turn, round, number, facts.get("raised") or ())
             if rows:
                 states.note(turn, rows)
-            seats.recorded(turn, [step])
+            steps.recorded(turn, [step])
             self._at("going back: before the transaction ends")
             return before
 

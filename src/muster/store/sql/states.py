@@ -23,17 +23,15 @@ from muster.errors import DataError, RunError
 from muster.mapped import own
 from muster.store.blob import checksum, plain
 from muster.store.blobs import Blobs
+from muster.store.records import JournalRow, name_of
+from muster.store.sql import journal
 from muster.store.sql.tables import (
     memory,
     meta,
-    name_of,
-    opened,
     rounds,
-    seats,
     state,
     superseded,
     versions,
-    words,
 )
 from muster.store.sql.transact import Turn
 from muster.types import ClientId
@@ -49,6 +47,7 @@ __all__ = [
     "history",
     "kept",
     "last_line",
+    "last_round",
     "note",
     "recorded",
     "remembered",
@@ -167,6 +166,11 @@ def recorded(connection: Connection, round: int) -> dict[str, Any] | None:
     return None if line is None else dict(json.loads(line))
 
 
+def last_round(connection: Connection) -> int:
+    """Return the last committed round, or 0."""
+    return connection.execute(select(func.max(rounds.c.round))).scalar() or 0
+
+
 def last_line(connection: Connection) -> str | None:
     """Return the record of the last committed round as JSON."""
     query = select(rounds.c.record).order_by(rounds.c.round.desc()).limit(1)
@@ -231,9 +235,10 @@ def advance(
     drawn: Drawn,
     line: str,
     staged: Mapping[ClientId, bytes],
-    stays: Collection[int] = (),
+    stays: Collection[int],
+    accepted: Sequence[ClientId],
 ) -> None:
-    """Write a commit's rows: state, record, memories; what was open of this round is over.
+    """Write a commit's rows: state, record, memories, and its event, which ends what was open.
 
     Of the versions that are kept, those in `stays` stay beside it; the others go.
     """
@@ -256,15 +261,14 @@ def advance(
             connection.execute(NEEDLESS.where(memory.c.client == client))
     if gone:  # some of the memories were theirs alone
         connection.execute(NEEDLESS)
-    for table in (seats, opened, words):
-        connection.execute(delete(table).where(table.c.round <= round))
-    turn.touched = True
+    journal.append(turn, [JournalRow("committed", round, "", {"accepted": [*accepted]})])
 
 
-def go_back(turn: Turn, round: int, number: int) -> None:
+def go_back(turn: Turn, round: int, number: int, raised: Sequence[int]) -> None:
     """Write a rollback's rows: a kept version is last, nothing is open, records are set aside.
 
-    What was committed after it goes: versions, memories. `number` is that of the rollback.
+    What was committed after it goes: versions, memories. `number` is that of the rollback; behind
+    the rounds that are `raised`, a federation began a new attempt.
     """
     connection = turn.connection
     found = version(connection, round)
@@ -277,9 +281,7 @@ def go_back(turn: Turn, round: int, number: int) -> None:
     later = select(literal(number), rounds.c.round, rounds.c.record).where(rounds.c.round > round)
     connection.execute(insert(superseded).from_select(["number", "round", "record"], later))
     connection.execute(delete(rounds).where(rounds.c.round > round))
-    for table in (seats, opened, words):
-        connection.execute(delete(table))
-    turn.touched = True
+    journal.append(turn, [JournalRow("went back", round, "", {"raised": [*raised]})])
 
 
 def amend(turn: Turn, drawn: Drawn) -> str | None:

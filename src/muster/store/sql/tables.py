@@ -2,13 +2,12 @@
 """The tables of a federation, and its records as their rows.
 
 `meta`, `rounds`, `state` and `memory` are those that SQLiteStore reads. What a table is made of
-stands in the migrations; here is what is asked of it. A client's id is kept as JSON, so that 1
-and "1" are two clients.
+stands in the migrations; here is what is asked of it. `control.version` is the position of the
+newest row of the journal.
 """
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from sqlalchemy import (
@@ -24,37 +23,23 @@ from sqlalchemy import (
     Text,
 )
 
-from muster.errors import RunError
-from muster.store.records import Assignment, Member, OpenWork, SecAggEvent, Transition
-from muster.types import ClientId
+from muster.store.records import Transition, client_of, name_of
 
 __all__ = [
     "blobs",
     "chunks",
-    "client_of",
     "control",
-    "member",
-    "members",
+    "journal",
     "memory",
     "meta",
-    "name_of",
-    "opened",
-    "opened_row",
-    "opening",
     "progress",
     "rounds",
-    "seat",
-    "seat_row",
-    "seats",
     "state",
     "superseded",
     "transition",
     "transition_row",
     "transitions",
     "versions",
-    "word",
-    "word_row",
-    "words",
 ]
 
 _all = MetaData()
@@ -90,52 +75,15 @@ memory = Table(
     Column("round", Integer, primary_key=True),
     Column("arrays", LargeBinary),
 )
-members = Table(
-    "members",
+journal = Table(
+    "journal",
     _all,
-    Column("name", Text, primary_key=True),
-    Column("client", Text, unique=True),
-    Column("rows", BigInteger),
-    Column("certificate", Text),
-)
-opened = Table(
-    "opened",
-    _all,
-    Column("round", Integer, primary_key=True),
-    Column("kind", Text, primary_key=True),
-    Column("cohort", JSON),
-    Column("times", JSON),
-    Column("roster", JSON),
-    Column("model", Text),
-    Column("since", Double),
-    Column("groups", JSON),
-    Column("counted", JSON),
-)
-seats = Table(
-    "seats",
-    _all,
-    Column("round", Integer, primary_key=True),
-    Column("kind", Text, primary_key=True),
-    Column("client", Text, primary_key=True),
-    Column("standing", Text),
-    Column("reason", Text),
-    Column("text", Text),
-    Column("digest", Text),
-    Column("size", BigInteger),
-    Column("weight", Double),
-    Column("metrics", JSON),
-)
-words = Table(
-    "words",
-    _all,
-    Column("round", Integer, primary_key=True),
-    Column("number", Integer, primary_key=True),
-    Column("name", Text),
-    Column("kind", Text),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("topic", Text),
+    Column("round", Integer),
+    Column("key", Text),
+    Column("body", JSON),
     Column("data", LargeBinary),
-    Column("blob", Text),
-    Column("digest", Text),
-    Column("metrics", JSON),
 )
 transitions = Table(
     "transitions",
@@ -154,7 +102,6 @@ control = Table(
     Column("one", Integer, primary_key=True),
     Column("epoch", BigInteger),
     Column("version", BigInteger),
-    Column("wanted", Text),
 )
 progress = Table(
     "progress", _all, Column("client", Text, primary_key=True), Column("amount", BigInteger)
@@ -173,80 +120,6 @@ chunks = Table(
     Column("start", BigInteger, primary_key=True),
     Column("data", LargeBinary),
 )
-
-
-def name_of(client: ClientId) -> str:
-    """Return a client's id as the tables keep it.
-
-    >>> name_of(1), name_of("1")
-    ('1', '"1"')
-    """
-    return json.dumps(client)
-
-
-def client_of(name: Any) -> Any:
-    """Return the client's id that a table keeps; None for what is none.
-
-    >>> client_of("1"), client_of('"1"'), client_of("eve")
-    (1, '1', None)
-    """
-    try:
-        found = json.loads(name)
-    except (ValueError, TypeError, RecursionError):
-        return None
-    return found if isinstance(found, int | str) and not isinstance(found, bool) else None
-
-
-def member(row: Any) -> Member:
-    """Return a row of `members`, whatever it holds."""
-    return Member(row.name, client_of(row.client), row.rows, row.certificate)
-
-
-def opening(row: Any) -> OpenWork:
-    """Return a row of `opened`.
-
-    Raises `RunError` where it is none: nobody but the server wrote it.
-    """
-    try:
-        roster = tuple((client, rows) for client, rows in row.roster)
-        groups, counted = tuple(map(tuple, row.groups)), tuple(row.counted)
-        about = (row.round, row.kind, tuple(row.cohort), tuple(row.times), roster)
-    except (TypeError, ValueError) as error:
-        raise RunError(
-            f"what round {row.round} was opened for is damaged ({error}); restore the run from a "
-            f"copy, or start a new one"
-        ) from error
-    return OpenWork(*about, row.model, row.since, groups, counted)
-
-
-def opened_row(one: OpenWork) -> dict[str, Any]:
-    """Return the inverse of `opening`."""
-    lists: dict[str, Any] = {name: [*vars(one)[name]] for name in ("cohort", "times", "counted")}
-    lists["groups"] = [*map(list, one.groups)]
-    return vars(one) | lists | {"roster": [[client, rows] for client, rows in one.roster]}
-
-
-def seat(row: Any) -> Assignment:
-    """Return a row of `seats`, whatever it holds."""
-    fields = ("standing", "reason", "text", "digest", "size", "weight", "metrics")
-    return Assignment(client_of(row.client), *(getattr(row, field) for field in fields))
-
-
-def seat_row(round: int, kind: str, one: Assignment) -> dict[str, Any]:
-    """Return the inverse of `seat`."""
-    place = {"round": round, "kind": kind, "client": name_of(one.client)}
-    return vars(one) | place | {"metrics": dict(one.metrics)}
-
-
-def word(row: Any) -> SecAggEvent:
-    """Return a row of `words`."""
-    found = (row.name, row.kind, row.data, row.blob, row.digest, row.metrics, row.number)
-    return SecAggEvent(*found)
-
-
-def word_row(round: int, one: SecAggEvent) -> dict[str, Any]:
-    """Return the inverse of `word`."""
-    return vars(one) | {"round": round, "metrics": dict(one.metrics)}
 
 
 def transition(row: Any) -> Transition:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, select, text, update
+from sqlalchemy import Connection, Engine, select, text
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from muster.errors import NoRoom, RunError
@@ -24,23 +24,25 @@ from muster.store.sql.tables import control
 __all__ = ["Transactions", "Turn", "full"]
 
 T = TypeVar("T")
-HELD = select(control.c.epoch, text("pg_current_xact_id()::text")).with_for_update()
+SEEN = select(control.c.version)
+HELD = select(
+    control.c.epoch, control.c.version, text("pg_current_xact_id()::text")
+).with_for_update()
 FATE = text("SELECT pg_xact_status(CAST(:id AS xid8))")
-TOUCH = update(control).values(version=control.c.version + 1)
 
 
 @dataclass
 class Turn:
     """A turn to write: the connection, and the epoch of whoever leads (None: the folder's lock).
 
-    `touched` asks for a new version at the end.
+    `position` is that of the newest row of the journal.
     """
 
     connection: Connection
     name: str
     epoch: int | None = None
     id: str = ""
-    touched: bool = False
+    position: int = 0
 
     def fence(self, epoch: int | None) -> None:
         """Raise `RunError` unless the lead of this epoch still stands."""
@@ -103,8 +105,6 @@ class Transactions:
                         if fate is not None and _lives(connection, fate[0]):
                             return fate[1]
                         result = body(turn)
-                        if turn.touched:
-                            connection.execute(TOUCH)
                         fate = turn.id, result
                         whole.commit()
                         return result
@@ -149,9 +149,9 @@ class Transactions:
 
     def _turn(self, connection: Connection) -> Turn:
         if not self.shared:
-            return Turn(connection, self.name)
-        epoch, id = connection.execute(HELD).one()
-        return Turn(connection, self.name, epoch, id)
+            return Turn(connection, self.name, position=connection.execute(SEEN).scalar_one())
+        epoch, position, id = connection.execute(HELD).one()
+        return Turn(connection, self.name, epoch, id, position)
 
 
 def _lives(connection: Connection, id: str) -> bool:

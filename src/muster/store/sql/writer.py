@@ -99,7 +99,7 @@ class WriterThread:
 
 
 def _saved(turn: Turn, job: _Job[T]) -> tuple[T | None, Exception | None]:
-    say = turn.connection.exec_driver_sql
+    say, position = turn.connection.exec_driver_sql, turn.position
     try:
         say("SAVEPOINT job")
         result = job.body(turn)
@@ -108,5 +108,6 @@ def _saved(turn: Turn, job: _Job[T]) -> tuple[T | None, Exception | None]:
         if turn.lost(error):
             raise
         say("ROLLBACK TO SAVEPOINT job")
+        turn.position = position
         return None, error
     return result, None
