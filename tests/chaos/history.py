@@ -182,7 +182,12 @@ def played(plan, people, history):
     """The state and the memories of a replay of who was invited and accepted."""
     cohorts = {r["round"]: Cohort(tuple(r["invited"]), None) for r in history}
     absent = {r["round"]: frozenset(r["invited"]) - frozenset(r["accepted"]) for r in history}
-    again = replace(plan, sampling=Recorded(cohorts, plan.sampling), overselect=1.0, minimum=1)
+    again = replace(
+        plan,
+        sampling=Recorded(cohorts, dict.fromkeys(cohorts), plan.sampling),
+        overselect=1.0,
+        minimum=1,
+    )
     choice, executor = choose(plan, people, 1, "loop"), LocalExecutor(plan, "loop", people)
     clients = Simulation(plan, people, store := MemoryStore(), choice, executor, absent)
     state = start(plan)
