@@ -25,7 +25,7 @@ EXTRAS := torch,jax,sklearn,report,postgres,privacy
 RANGES ?= $(addprefix tests/,aggregation algorithms data laws local pipeline plan sampling secagg \
 	store tasks transport web) $(filter-out %/test_house.py,$(wildcard tests/test_*.py))
 
-# What most changes break first, in under a minute.
+# What most changes break first.
 QUICK ?= $(addprefix tests/,aggregation algorithms local metrics pipeline plan sampling) \
 	$(filter-out %/test_goldens.py %/test_from_scratch.py,$(wildcard tests/test_*.py))
 
@@ -46,7 +46,7 @@ run: $(VENV)/.run ## train a federated digits model in demo/, next to its baseli
 test: $(VENV)/.dev ## run every test, doctests included
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
-quick: $(VENV)/.dev ## run what most changes break first, in under a minute
+quick: $(VENV)/.dev ## run what most changes break first
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" $(QUICK) $(ARGS)
 
 test-lowest: .venv-lowest/.ready ## run the tests on the lowest releases that the ranges admit, in .venv-lowest
